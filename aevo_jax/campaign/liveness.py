@@ -1,0 +1,53 @@
+"""Is every binding live? A binding is live if moving it alone changes the trial's fingerprint; a recipe with a dead one is refused."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import tokenizers
+
+from aevo_jax.config.search_space import SearchSpace, perturb
+from aevo_jax.config.statements import Binding
+from aevo_jax.training.fingerprint import components
+from aevo_jax.training.recipe import Recipe
+
+
+class DeadBindingError(ValueError):
+  """Bindings that change nothing, by name."""
+
+
+def with_value(recipe: Recipe, selector: str, value: object) -> Recipe:
+  """The recipe with one field replaced."""
+  section, _, field = selector.rpartition('.')
+  return dataclasses.replace(recipe, **{section: dataclasses.replace(getattr(recipe, section), **{field: value})})
+
+
+def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
+               tokens: int, steps: int) -> dict[str, str]:
+  """Perturbs each binding of the overlay and compares fingerprints.
+
+  Args:
+    tokens, steps: the trial's budget.
+
+  Returns:
+    selector -> the component of the fingerprint that changed.
+
+  Raises:
+    DeadBindingError: naming every binding whose perturbation changes nothing.
+  """
+  def parts(candidate: Recipe):
+    return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps))
+
+  base, known, changed, dead = parts(recipe), {}, {}, []
+  for binding in overlay:
+    moved = parts(with_value(recipe, binding.selector, perturb(space.parameter(binding.selector), binding.value)))
+    for name, compute in moved.items():
+      if name not in known:
+        known[name] = base[name]()
+      if compute() != known[name]:
+        changed[binding.selector] = name
+        break
+    else:
+      dead.append(binding.selector)
+  if dead:
+    raise DeadBindingError(f'dead bindings, which nothing reads under this recipe: {", ".join(dead)}; remove them or meet the conditions that make them live')
+  return changed

@@ -1,0 +1,116 @@
+"""The worker process: one trial, from its spec to its exported weights.
+
+  python -m aevo_jax.campaign.worker TRIAL_DIR
+
+It pins its threads and locks itself in before anything heavy is imported, then: verify the fork, parse the recipe once, check liveness, train,
+export. It exits 0 whenever it could say what happened; `result.json` holds the status ('trained', 'refused', 'failed') and the cause.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+import traceback
+
+from aevo_jax.campaign import sandbox
+from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
+from aevo_jax.runtime import die_with_parent, pin_threads, unpin
+
+
+def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
+  """Runs the trial in this process and returns its claim."""
+  # Imported late: confinement and pinning must come first.
+  import jax
+  jax.devices()
+  from aevo_jax.campaign.liveness import DeadBindingError, check_live
+  from aevo_jax.checkpoint.digest import ManifestError
+  from aevo_jax.config import loading
+  from aevo_jax.config.search_space import SearchSpace
+  from aevo_jax.config.statements import parse_statements, render
+  from aevo_jax.data import pipeline, tokenizer as tokenizers
+  from aevo_jax.models import hf_checkpoint, lora
+  from aevo_jax.substrate.build import SubstrateMismatchError, load_base
+  from aevo_jax.substrate.store import open_fork
+  from aevo_jax.training import fingerprint, recipe as recipe_lib, train_loop
+  from aevo_jax.training.optimizer import transformation
+
+  started = time.monotonic()
+  try:
+    base_directory = open_fork(directory, expected=spec.substrate)
+    base = load_base(base_directory, logical_digest=spec.base_digest)
+  except (ManifestError, SubstrateMismatchError) as error:
+    return {'status': 'failed', 'cause': 'substrate', 'message': str(error)}
+
+  try:
+    bindings = parse_statements(spec.recipe)
+    loading.load([], [render([b]) for b in bindings], search_paths=())
+    recipe = recipe_lib.from_gin()
+    resolved = {b.selector: b.value for b in loading.resolved_bindings(recipe_lib.NAMES)}
+    for binding in bindings:
+      if resolved[binding.selector] != binding.value:
+        raise loading.LoadError(f'{binding.selector} was bound to {binding.value!r} and resolved to {resolved[binding.selector]!r}')
+    steps = recipe.train.steps_within(spec.tokens, spec.steps)
+    (directory / 'resolved.json').write_text(json.dumps(resolved | {'steps_run': steps}, indent=1, sort_keys=True) + '\n')
+    tokenizer = tokenizers.load(str(base_directory))
+    live = check_live(recipe, parse_statements(spec.overlay), SearchSpace.from_literals(spec.axes), tokenizer, size=spec.size, seed=spec.seed,
+                      tokens=spec.tokens, steps=spec.steps)
+    (directory / 'liveness.json').write_text(json.dumps(live, indent=1, sort_keys=True) + '\n')
+  except (loading.LoadError, DeadBindingError, ValueError) as error:
+    return {'status': 'refused', 'cause': type(error).__name__, 'message': str(error)}
+
+  config = hf_checkpoint.read_config(base_directory)
+  structure, params, frozen = fingerprint.adapted(config, recipe, base, spec.seed)
+  batches = pipeline.batches(fingerprint.source(recipe, tokenizer, size=spec.size, seed=spec.seed), rows=recipe.train.batch_rows,
+                             row_length=recipe.train.row_length)
+  ready = time.monotonic()
+  try:
+    state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer, steps), batches, steps=steps, directory=directory,
+                             label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
+  except train_loop.NonFiniteError as error:
+    return {'status': 'failed', 'cause': 'non_finite', 'message': str(error)}
+  trained = time.monotonic()
+  final = {**frozen, **state.final_params()}
+  if frozen:
+    final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
+  (directory / EXPORT).parent.mkdir(exist_ok=True)
+  hf_checkpoint.save_weights(directory / EXPORT, final)
+  tokens = steps * recipe.train.batch_rows * recipe.train.row_length
+  return {'status': 'trained', 'steps': steps, 'tokens': tokens,
+          'flops': 6 * sum(p.size for p in final.values()) * tokens,
+          'seconds': {'start': ready - started, 'train': trained - ready, 'export': time.monotonic() - trained}}
+
+
+def main(argv: list[str]) -> int:
+  die_with_parent()
+  directory = pathlib.Path(argv[1]).absolute()
+  spec = TrialSpec.read(directory)
+  cores = os.sched_getaffinity(0)
+  pin_threads(spec.threads)
+  os.environ['TMPDIR'] = str(directory / 'tmp')
+  (directory / 'tmp').mkdir(exist_ok=True)
+  if spec.locked:
+    package = pathlib.Path(__file__).resolve().parent.parent
+    cache = (pathlib.Path(spec.cache),) if spec.cache else ()
+    sandbox.confine(sandbox.Confinement(read=(*sandbox.system_read_paths(), package, pathlib.Path(spec.store) / spec.substrate, *cache),
+                                        write=(*sandbox.system_write_paths(), directory)))
+  import jax
+  if spec.cache:
+    # Read-only: whoever can write the cache can run code in its readers, so no entry is ever long enough in the making to be saved.
+    jax.config.update('jax_compilation_cache_dir', spec.cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1e9)
+  jax.devices()
+  unpin(cores)
+  try:
+    claim = run(directory, spec)
+  except MemoryError:
+    claim = {'status': 'failed', 'cause': 'out_of_memory', 'message': traceback.format_exc(limit=3)}
+  temporary = directory / (RESULT + '.tmp')
+  temporary.write_text(json.dumps(claim, indent=1, sort_keys=True) + '\n')
+  temporary.rename(directory / RESULT)
+  print(json.dumps(claim))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

@@ -1,0 +1,231 @@
+"""The constitution: what counts as improvement, and everything else that no agent may change.
+
+`constitution.gin` holds literals only. At the start of a campaign it is read together with the operator's own gin, the arbiter's commitment
+is filled in, and the result is rendered canonically into the run directory; from then on only that file counts, and its digest is in the
+first ledger record. An agent's text can only bind selectors of the search space, and no name below is in it.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from aevo_jax.config.configurables import check_type, configurable, resolve
+from aevo_jax.config.loading import LoadError
+from aevo_jax.config.nearest import suggestion
+from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.config.statements import Binding, parse_statements, render
+
+MAX_BYTES = 64 * 1024
+
+
+@configurable('objective')
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is optimised and how an answer is judged.
+
+  Attributes:
+    target: the authoritative score; 'external' is the only one.
+    size: puzzle size, 'micro' or 'standard'.
+    verifier: 'strict' or 'challenge', of every score.
+    max_new_tokens: generation limit of every evaluation.
+  """
+
+  target: str = 'external'
+  size: str = 'micro'
+  verifier: str = 'strict'
+  max_new_tokens: int = 40
+
+  def __post_init__(self):
+    if self.target != 'external':
+      raise ValueError(f"target must be 'external', got {self.target!r}; dev is a proxy and never the target")
+    if self.verifier not in ('strict', 'challenge'):
+      raise ValueError(f"verifier must be 'strict' or 'challenge', got {self.verifier!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSet:
+  """A set of items: how many, and of which mixture (family -> weight, family -> share of the rarer rule kind; families left out keep defaults)."""
+
+  items: int
+  family_weight: dict[str, float] = dataclasses.field(default_factory=dict)
+  rare_share: dict[str, float] = dataclasses.field(default_factory=dict)
+  magnitude: float = 1.0
+  extra_examples: int = 0
+
+  def __post_init__(self):
+    if self.items < 1:
+      raise ValueError(f'items must be >= 1, got {self.items}')
+
+
+@configurable('dev_set')
+@dataclasses.dataclass(frozen=True)
+class DevSet(EvalSet):
+  """The internal proxy. Its seed is public."""
+
+  items: int = 1200
+  seed: int = 0
+
+
+@configurable('external_set')
+@dataclasses.dataclass(frozen=True)
+class ExternalSet(EvalSet):
+  """The arbiter's private set, drawn with the arbiter's secret."""
+
+  items: int = 3000
+
+
+@configurable('final_set')
+@dataclasses.dataclass(frozen=True)
+class FinalSet(EvalSet):
+  """Scored once, after the last round."""
+
+  items: int = 3000
+
+
+@configurable('holdout')
+@dataclasses.dataclass(frozen=True)
+class Holdout:
+  """`commitment`: SHA-256 of the arbiter's secret, filled in when the campaign starts; the secret is revealed after the final score."""
+
+  commitment: str = ''
+
+
+@configurable('budget')
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """Tokens and steps bind a trial; the deadline only fails it.
+
+  Attributes:
+    rounds, workers: rounds of the campaign; trials a round, worker 0 being the anchor.
+    noise_seeds: trials of the starting recipe in round 0. final_seeds: retrainings of each recipe for the final score.
+    trial_tokens: padded tokens (steps x rows x row length) a trial may train on. trial_steps: optimizer steps at most.
+    trial_deadline_s: wall-clock seconds after which a worker is killed. retries: of infrastructure failures, a trial.
+  """
+
+  rounds: int = 4
+  workers: int = 8
+  noise_seeds: int = 3
+  final_seeds: int = 3
+  trial_tokens: int = 122_880
+  trial_steps: int = 480
+  trial_deadline_s: float = 300.0
+  retries: int = 2
+
+  def __post_init__(self):
+    for field, least in (('rounds', 1), ('workers', 2), ('noise_seeds', 2), ('final_seeds', 1), ('trial_tokens', 1), ('trial_steps', 1), ('retries', 0)):
+      if getattr(self, field) < least:
+        raise ValueError(f'budget.{field} must be >= {least}, got {getattr(self, field)}')
+
+
+@configurable('promotion')
+@dataclasses.dataclass(frozen=True)
+class Promotion:
+  """A gain counts if it is at least `min_gain` and its one-sided t statistic against the noise floor reaches `confidence`.
+
+  `seed_sd_floor` is the least standard deviation between training seeds that is ever assumed: three seeds can look alike by luck.
+  """
+
+  confidence: float = 0.9
+  min_gain: float = 0.01
+  seed_sd_floor: float = 0.005
+
+  def __post_init__(self):
+    if not 0.5 <= self.confidence < 1:
+      raise ValueError(f'promotion.confidence must lie in [0.5, 1), got {self.confidence}')
+
+
+@configurable('release')
+@dataclasses.dataclass(frozen=True)
+class Release:
+  """How many external scores the arbiter gives out a round, and with how many decimals."""
+
+  per_round: int = 4
+  decimals: int = 2
+
+  def __post_init__(self):
+    if self.per_round < 1:
+      raise ValueError(f'release.per_round must be >= 1 (the anchor needs one), got {self.per_round}')
+
+
+@configurable('search_space')
+@dataclasses.dataclass(frozen=True)
+class SearchSpaceText:
+  """`axes`: axis name -> selector -> spec, as `config.search_space` reads it."""
+
+  axes: dict = dataclasses.field(default_factory=dict)
+
+
+_SECTIONS = {'objective': Objective, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
+             'promotion': Promotion, 'release': Release, 'search_space': SearchSpaceText}
+
+
+@dataclasses.dataclass(frozen=True)
+class Constitution:
+  """All sections. Two constitutions with equal `text()` are the same constitution."""
+
+  objective: Objective
+  dev_set: DevSet
+  external_set: ExternalSet
+  final_set: FinalSet
+  holdout: Holdout
+  budget: Budget
+  promotion: Promotion
+  release: Release
+  search_space: SearchSpaceText
+
+  def text(self) -> str:
+    """Canonical gin text, every field spelled out."""
+    return render(Binding(f'{name}.{field.name}', getattr(getattr(self, name), field.name))
+                  for name, cls in _SECTIONS.items() for field in dataclasses.fields(cls))
+
+  def digest(self) -> str:
+    """SHA-256 of the canonical text."""
+    return hashlib.sha256(self.text().encode()).hexdigest()
+
+  def space(self) -> SearchSpace:
+    """What agents may bind."""
+    return SearchSpace.from_literals(self.search_space.axes)
+
+  def committed(self, commitment: str) -> 'Constitution':
+    """The same constitution with the arbiter's commitment in it."""
+    return dataclasses.replace(self, holdout=Holdout(commitment))
+
+
+def from_gin() -> Constitution:
+  """The constitution of the loaded gin configuration (see `loading.load`)."""
+  constitution = Constitution(**{name: resolve(name) for name in _SECTIONS})
+  constitution.space()  # a malformed space is an error now, not in round 1
+  return constitution
+
+
+def read(path: pathlib.Path) -> Constitution:
+  """Reads a rendered constitution without running gin.
+
+  Raises:
+    StatementError: not literal statements. LoadError: unknown names or wrong types.
+  """
+  values: dict[str, dict] = {name: {} for name in _SECTIONS}
+  for binding in parse_statements(path.read_text(), max_bytes=MAX_BYTES):
+    name, _, field = binding.selector.rpartition('.')
+    known = {f.name: f.type for f in dataclasses.fields(_SECTIONS[name])} if name in _SECTIONS else {}
+    if field not in known:
+      legal = [f'{n}.{f.name}' for n, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
+      raise LoadError(f'{path}: the constitution has no {binding.selector}' + suggestion(binding.selector, legal))
+    values[name][field] = check_type(binding.value, known[field], binding.selector)
+  return Constitution(**{name: cls(**values[name]) for name, cls in _SECTIONS.items()})
+
+
+def check_literal_only(text: str) -> None:
+  """Raises StatementError unless `text` is nothing but literal bindings."""
+  parse_statements(text, max_bytes=MAX_BYTES)
+
+
+def owned_names() -> Sequence[str]:
+  """Configurables that belong to the constitution."""
+  return tuple(_SECTIONS)
+
+
+def foreign(bindings: Iterable[Binding]) -> list[str]:
+  """Selectors among `bindings` that the constitution owns."""
+  return [b.selector for b in bindings if b.selector.rpartition('.')[0] in _SECTIONS]

@@ -1,0 +1,1 @@
+"""From items to batches: tokenizer, chat format, Grain pipeline with packing."""

@@ -1,0 +1,64 @@
+r"""How an item becomes a training or evaluation sequence.
+
+    chat:   <|user|> question <|assistant|> reasoning \boxed{answer} <|eos|>     the task's form
+    plain:  <|bos|> examples query>answer <|eos|>                                what the base was pretrained on
+    worked: <|bos|> examples query: reasoning>answer <|eos|>                     the same, with the worked solution
+
+Loss weights are per token: 0 on the prompt, `reasoning_weight` on the worked solution, 1 on the boxed answer and the end token.
+"""
+
+import dataclasses
+
+import numpy as np
+import tokenizers
+
+from aevo_jax.data.tokenizer import ASSISTANT, BOS, EOS, USER
+from aevo_jax.tasks.item import Item
+
+REASONING_STYLES = ('worked', 'none')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+  """tokens [n] int32; weights [n] float32, the loss weight of *predicting* each token."""
+
+  tokens: np.ndarray
+  weights: np.ndarray
+
+
+def prompt_text(question: str) -> str:
+  """The user's turn and the opening of the model's, as `chat_template` with add_generation_prompt renders it."""
+  return f'{USER}{question}{ASSISTANT}'
+
+
+def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, reasoning_style: str = 'worked', reasoning_weight: float = 1.0) -> Sequence:
+  """An item in the task's form."""
+  if reasoning_style not in REASONING_STYLES:
+    raise ValueError(f'reasoning style must be one of {REASONING_STYLES}, got {reasoning_style!r}')
+  reasoning = item.reasoning if reasoning_style == 'worked' else ''
+  pieces = ((prompt_text(item.question), 0.0), (reasoning, reasoning_weight), (f'\\boxed{{{item.answer}}}{EOS}', 1.0))
+  encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text, _ in pieces]
+  return Sequence(np.concatenate([np.asarray(e, np.int32) for e in encoded]),
+                  np.concatenate([np.full(len(e), w, np.float32) for e, (_, w) in zip(encoded, pieces)]))
+
+
+def plain_sequence(text: str, tokenizer: tokenizers.Tokenizer, *, given_weight: float = 1.0) -> Sequence:
+  """Untagged text, all of it trained on.
+
+  Args:
+    given_weight: loss weight of what nobody can predict, the inputs of examples. In the micro format, outputs follow `>` or `=` up to the next
+      space and a worked solution follows `:` up to the end; those weigh 1. With 1 every token weighs the same.
+  """
+  tokens = np.asarray(tokenizer.encode(f'{BOS}{text}{EOS}', add_special_tokens=False).ids, np.int32)
+  weights = np.full(len(tokens), given_weight, np.float32)
+  marks, space, end = {tokenizer.token_to_id('>'), tokenizer.token_to_id('=')}, tokenizer.token_to_id(' '), tokenizer.token_to_id(EOS)
+  solution, output = tokenizer.token_to_id(':'), False
+  for i, token in enumerate(tokens.tolist()):
+    if output or token == end:
+      weights[i] = 1.0
+    output = (output or token in marks) and token != space
+    if token == solution:
+      weights[i + 1:] = 1.0
+      break
+  weights[0] = 0.0
+  return Sequence(tokens, weights)

@@ -1,0 +1,91 @@
+"""The Grain pipeline: item i -> tokens -> first-fit packed rows -> batches. Deterministic, random access at its source, checkpointable.
+
+A batch is {'tokens', 'weights', 'segment_ids'}, each [rows, row_length]; segment 0 is padding. `weights[:, t]` is the loss weight of
+predicting token t, so prompts and padding weigh nothing.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+import tokenizers
+from grain import experimental as grain_experimental
+
+from aevo_jax.data.chat_format import Sequence, chat_sequence, plain_sequence
+from aevo_jax.tasks.mixture import Mixture, item_at
+from aevo_jax.tasks.skills import skill_text
+
+STREAM_LENGTH = 2**40  # items of an endless stream; Grain wants a length
+PACKING_BINS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class SftSource:
+  """Puzzles in chat form, a `plain_share` of them as plain text (replay of the base's own format)."""
+
+  seed: int
+  mixture: Mixture
+  tokenizer: tokenizers.Tokenizer
+  reasoning_style: str = 'worked'
+  reasoning_weight: float = 1.0
+  plain_share: float = 0.0
+
+  def __len__(self) -> int:
+    return STREAM_LENGTH
+
+  def __getitem__(self, index: int) -> Sequence:
+    item = item_at(self.seed, 'train', int(index), self.mixture)
+    if self.plain_share and random.Random(f'{self.seed}|plain|{index}').random() < self.plain_share:
+      return plain_sequence(item.plain, self.tokenizer)
+    return chat_sequence(item, self.tokenizer, reasoning_style=self.reasoning_style, reasoning_weight=self.reasoning_weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainSource:
+  """Plain puzzles, a `worked_share` of them with their solution, the skills under them, and a trace of the chat form."""
+
+  seed: int
+  mixture: Mixture
+  tokenizer: tokenizers.Tokenizer
+  skill_share: float
+  chat_share: float
+  worked_share: float
+  given_weight: float
+
+  def __len__(self) -> int:
+    return STREAM_LENGTH
+
+  def __getitem__(self, index: int) -> Sequence:
+    rng = random.Random(f'{self.seed}|pretrain|{index}')
+    u = rng.random()
+    if u < self.skill_share:
+      return plain_sequence(skill_text(rng, self.mixture.size), self.tokenizer, given_weight=self.given_weight)
+    item = item_at(self.seed, 'train', int(index), self.mixture)
+    if u < self.skill_share + self.chat_share:
+      return chat_sequence(item, self.tokenizer)
+    text = item.plain
+    if rng.random() < self.worked_share:
+      text = f'{text.removesuffix(f">{item.answer}")}: {item.reasoning}>{item.answer}'
+    return plain_sequence(text, self.tokenizer, given_weight=self.given_weight)
+
+
+def _features(row_length: int) -> Callable[[Sequence], dict[str, np.ndarray]]:
+  def features(sequence: Sequence) -> dict[str, np.ndarray]:
+    if len(sequence.tokens) > row_length:
+      raise ValueError(f'a sequence of {len(sequence.tokens)} tokens does not fit train.row_length = {row_length}; raise it or use size "micro"')
+    return {'tokens': sequence.tokens, 'weights': sequence.weights}
+  return features
+
+
+def _batch(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {'tokens': packed['tokens'], 'weights': packed['weights'], 'segment_ids': packed['tokens_segment_ids']}
+
+
+def batches(source: SftSource | PretrainSource, *, rows: int, row_length: int) -> Iterator[dict[str, np.ndarray]]:
+  """An endless Grain iterator of packed batches; `get_state` / `set_state` resume it exactly."""
+  dataset = grain.MapDataset.source(source).map(_features(row_length)).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  dataset = grain_experimental.FirstFitPackIterDataset(
+      dataset, length_struct={'tokens': row_length, 'weights': row_length}, num_packing_bins=PACKING_BINS, shuffle_bins=False)
+  return iter(dataset.batch(rows, drop_remainder=True).map(_batch))

@@ -1,0 +1,51 @@
+"""The base model's tokenizer, made with the `tokenizers` library: one token per character, plus a few words of the puzzles' own language.
+
+Any engine that reads `tokenizer.json` (vLLM, Hugging Face) gets the same ids. Words such as `bits` or `boxed` are single tokens wherever
+they occur; everything else printable is spelled. Text outside ASCII becomes <|unk|>.
+"""
+
+import functools
+import json
+import pathlib
+import string
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+PAD, BOS, EOS, USER, ASSISTANT, UNK = '<|pad|>', '<|bos|>', '<|eos|>', '<|user|>', '<|assistant|>', '<|unk|>'
+SPECIALS = (PAD, BOS, EOS, USER, ASSISTANT, UNK)
+WORDS = ('bits', 'code', 'roman', 'unit', 'fall', 'calc', 'boxed', 'rot', 'shl', 'shr', 'xor', 'and', 'maj', 'add', 'sub', 'mul', 'abs', 'cat', 'rev', 'swap')
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
+
+
+def build() -> tokenizers.Tokenizer:
+  """The tokenizer from scratch: a closed vocabulary, no training involved."""
+  characters = [c for c in string.printable if c in ' \n' or not c.isspace()]
+  vocabulary = {token: i for i, token in enumerate([*SPECIALS, *WORDS, *characters])}
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+  tokenizer.add_special_tokens(list(SPECIALS))
+  pattern = '|'.join([*sorted(WORDS, key=len, reverse=True), r'[\s\S]'])
+  tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior='isolated')
+  tokenizer.decoder = decoders.Fuse()
+  return tokenizer
+
+
+def save(directory: pathlib.Path, model_max_length: int) -> None:
+  """Writes tokenizer.json and tokenizer_config.json (with the chat template)."""
+  build().save(str(directory / 'tokenizer.json'))
+  config = {
+      'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': PAD, 'bos_token': BOS, 'eos_token': EOS, 'unk_token': UNK,
+      'model_max_length': model_max_length, 'clean_up_tokenization_spaces': False, 'chat_template': CHAT_TEMPLATE}
+  (directory / 'tokenizer_config.json').write_text(json.dumps(config, indent=2) + '\n')
+
+
+@functools.cache
+def load(path: str) -> tokenizers.Tokenizer:
+  """Reads a tokenizer.json; `path` is the file or the directory that holds it."""
+  file = pathlib.Path(path)
+  file = file / 'tokenizer.json' if file.is_dir() else file
+  if not file.exists():
+    raise FileNotFoundError(f'no tokenizer at {file}; a base directory needs tokenizer.json beside its weights')
+  return tokenizers.Tokenizer.from_file(str(file))

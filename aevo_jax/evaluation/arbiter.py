@@ -1,0 +1,176 @@
+"""The arbiter process: alone it knows the holdout's secret, draws the external and final sets in memory, and tells little.
+
+  python -m aevo_jax.evaluation.arbiter --home=DIR --holdout=NAME --campaign=NAME ... (and the evaluator's arguments)
+
+The secret is HMAC(the machine's arbiter key, holdout name), and the name is made of constitution and campaign seed: a campaign repeated on this
+machine meets the same holdout. The constitution holds only the secret's commitment. Scores lie in `home`/campaigns/<campaign>, out of every worker's reach, until `reveal`.
+
+  score   trial, weights, file_digest      -> {}                      scored and kept; nothing is told
+  ranks   trials, seed                     -> {"ranks"}               0 = lowest external score; ties broken by the seeded coin
+  release round, trials                    -> {"scores"}              rounded, at most release.per_round trials a round
+  final   candidate, weights, file_digest  -> {}                      scores a candidate of the final, once each
+  final_scores                             -> {"scores"}              summaries of all that `final` scored
+  reveal  out                              -> {"secret"}              ends the secrecy: everything is written to `out`
+"""
+
+import functools
+import hmac
+import json
+import os
+import pathlib
+import random
+import secrets
+import shutil
+
+from aevo_jax.evaluation import server
+from aevo_jax.evaluation.evaluator import load_sealed, parse_arguments, write_scores
+
+KEY = 'arbiter.key'
+
+
+def default_home() -> pathlib.Path:
+  """Where the arbiter keeps its key and scores: $AEVO_ARBITER_HOME, or the user's state directory."""
+  return pathlib.Path(os.environ.get('AEVO_ARBITER_HOME') or pathlib.Path.home() / '.local' / 'state' / 'aevo' / 'arbiter')
+
+
+def machine_key(home: pathlib.Path) -> bytes:
+  """This machine's key, made at random on first use, readable by its owner alone."""
+  home.mkdir(parents=True, exist_ok=True, mode=0o700)
+  path = home / KEY
+  try:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+  except FileExistsError:
+    key = path.read_bytes()
+    if len(key) != 32:
+      raise ValueError(f'{path} is damaged (32 bytes expected); move it away to start a new arbiter') from None
+    return key
+  with os.fdopen(descriptor, 'wb') as file:
+    key = secrets.token_bytes(32)
+    file.write(key)
+    file.flush()
+    os.fsync(file.fileno())
+  return key
+
+
+def holdout_secret(home: pathlib.Path, holdout: str) -> bytes:
+  """The secret of one holdout, derived from the machine's key."""
+  return hmac.digest(machine_key(home), f'holdout|{holdout}'.encode(), 'sha256')
+
+
+class Quota:
+  """Which scores were released in which round; kept on disk, so that a restart does not refill it."""
+
+  def __init__(self, path: pathlib.Path, per_round: int):
+    self._path, self._per_round = path, per_round
+    self._released: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
+
+  def take(self, round_: int, trials: list[str]) -> None:
+    """Books releases; asking again for what was released is free.
+
+    Raises:
+      RequestError: more than the round allows. Nothing is booked.
+    """
+    booked = [*self._released.get(str(round_), [])]
+    booked += [t for t in trials if t not in booked]
+    if len(booked) > self._per_round:
+      raise server.RequestError(f'round {round_} may have {self._per_round} external scores released, and {len(booked)} were asked for')
+    self._released[str(round_)] = booked
+    temporary = self._path.with_suffix('.tmp')
+    temporary.write_text(json.dumps(self._released))
+    temporary.rename(self._path)
+
+
+class Arbiter:
+  """The arbiter's operations, given something that scores weights on a set."""
+
+  def __init__(self, *, private: pathlib.Path, secret: bytes, constitution, score):
+    self._private, self._secret, self._constitution, self._score = private, secret, constitution, score
+    private.mkdir(parents=True, exist_ok=True, mode=0o700)
+    self._quota = Quota(private / 'released.json', constitution.release.per_round)
+
+  def _path(self, split: str, name: str) -> pathlib.Path:
+    if not name.isalnum():
+      raise server.RequestError(f'{name!r} is not a trial name')
+    return self._private / f'{name}.{split}.json'
+
+  def _accuracy(self, trial: str) -> float:
+    path = self._path('external', trial)
+    if not path.exists():
+      raise server.RequestError(f'{trial} has no external score yet')
+    return json.loads(path.read_text())['summary']['overall']['accuracy']
+
+  def score(self, request: dict) -> dict:
+    return self._keep('external', request['trial'], request)
+
+  def final(self, request: dict) -> dict:
+    return self._keep('final', request['candidate'], request)
+
+  def _keep(self, split: str, name: str, request: dict) -> dict:
+    path = self._path(split, name)
+    if path.exists():
+      known = json.loads(path.read_text())['file_digest']
+      if known != request['file_digest']:
+        raise server.RequestError(f'{name} was scored before with other weights ({known}); a {split} score is given once')
+      return {}
+    results, summary = self._score(split, pathlib.Path(request['weights']), request['file_digest'])
+    write_scores(path, results, summary, file_digest=request['file_digest'])
+    return {}
+
+  def ranks(self, request: dict) -> dict:
+    coin = random.Random(request['seed'])
+    order = sorted((self._accuracy(t), coin.random(), t) for t in sorted(request['trials']))
+    return {'ranks': {trial: rank for rank, (_, _, trial) in enumerate(order)}}
+
+  def release(self, request: dict) -> dict:
+    scores = {t: round(self._accuracy(t), self._constitution.release.decimals) for t in request['trials']}
+    self._quota.take(request['round'], request['trials'])
+    return {'scores': scores}
+
+  def final_scores(self, request: dict) -> dict:
+    del request
+    return {'scores': {path.name.split('.')[0]: json.loads(path.read_text())['summary'] for path in sorted(self._private.glob('*.final.json'))}}
+
+  def reveal(self, request: dict) -> dict:
+    out = pathlib.Path(request['out'])
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(self._private.glob('*.*.json')):
+      shutil.copyfile(path, out / path.name)
+    return {'secret': self._secret.hex()}
+
+
+def main() -> None:
+  parser = parse_arguments('external and final scores')
+  parser.add_argument('--home', required=True, type=pathlib.Path)
+  parser.add_argument('--holdout', required=True, help='name the secret is derived from')
+  parser.add_argument('--campaign', required=True, help='name of the private directory')
+  arguments = parser.parse_args()
+  server.start(arguments.threads, arguments.cache)
+  from aevo_jax.config import constitution as constitution_lib
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.evaluation import scoring, sets
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.params import outline
+
+  secret = holdout_secret(arguments.home, arguments.holdout)
+  constitution = constitution_lib.read(arguments.constitution)
+  if constitution.holdout.commitment != sets.commitment(secret):
+    raise SystemExit(f'the constitution commits to {constitution.holdout.commitment or "nothing"}, and this machine\'s arbiter holds '
+                     f'{sets.commitment(secret)}: the run was started on another machine, or its constitution was edited')
+  config = hf_checkpoint.read_config(arguments.base)
+  structure, _ = outline(config)
+
+  @functools.cache
+  def scorer(split: str):
+    items = sets.private_items(constitution, split, secret)
+    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), items, max_new_tokens=constitution.objective.max_new_tokens)
+
+  def score(split: str, weights: pathlib.Path, file_digest: str):
+    results = scorer(split)(load_sealed(weights, file_digest, config))
+    return results, scoring.summary(results, constitution.objective.verifier)
+
+  arbiter = Arbiter(private=arguments.home / 'campaigns' / arguments.campaign, secret=secret, constitution=constitution, score=score)
+  server.serve({name: getattr(arbiter, name) for name in ('score', 'ranks', 'release', 'final', 'final_scores', 'reveal')})
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,49 @@
+"""A trusted server process on a pipe: one JSON request a line on standard input, one JSON reply a line on standard output.
+
+Evaluator and arbiter are such processes. They stay warm between trials, end when their controller does, and answer an error as
+{"error": ...} without ending. Anything else printed goes to standard error.
+"""
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+
+Handler = Callable[[dict], dict]
+
+
+class RequestError(ValueError):
+  """The request cannot be served; the message goes back to the controller."""
+
+
+def serve(handlers: Mapping[str, Handler]) -> None:
+  """Answers requests {"op": name, ...} until standard input ends."""
+  # Replies own the real stdout; a stray print of a library must not break the protocol.
+  replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+  for line in sys.stdin:
+    request = json.loads(line)
+    try:
+      if request['op'] not in handlers:
+        raise RequestError(f'unknown operation {request["op"]!r}; this server knows {sorted(handlers)}')
+      reply = handlers[request['op']](request)
+    except (RequestError, OSError, ValueError, KeyError) as error:
+      reply = {'error': f'{type(error).__name__}: {error}'}
+    replies.write(json.dumps(reply) + '\n')
+    replies.flush()
+
+
+def start(threads: int, cache: str) -> None:
+  """Pins threads and opens the compilation cache; to be called before anything else imports JAX."""
+  from aevo_jax.runtime import die_with_parent, pin_threads, unpin
+  die_with_parent()
+  cores = os.sched_getaffinity(0)
+  pin_threads(threads)
+  import jax
+  if cache:
+    pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
+    jax.config.update('jax_compilation_cache_dir', cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  jax.devices()
+  unpin(cores)

@@ -1,0 +1,89 @@
+"""A policy: the standing recipe, what is known of each axis, dead ends, and who tests what next. Written as gin overlays and policy.json."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from aevo_jax.config.statements import Binding, render
+
+ANCHOR = 'anchor'
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+  """What one worker runs: `overlay`, which is the standing one with `changes` on top. axis 'anchor' changes nothing."""
+
+  axis: str
+  changes: dict[str, Any]
+  overlay: dict[str, Any]
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadEnd:
+  """A region not to be tried again before round `expires`: `changes` on `axis` lost `-gain`, with one-sided `confidence`."""
+
+  axis: str
+  changes: dict[str, Any]
+  gain: float
+  confidence: float
+  round: int
+  expires: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """What a round runs.
+
+  Attributes:
+    round: the round it is for. parent: digest of the policy before, '' for the first.
+    standing: the standing recipe's overlay. promoted: axis -> the changes that made it in. demoted: axes shown to lose.
+    dead_ends: registry. assignments: one per worker, the anchor first. reasons: one sentence per change of policy.
+  """
+
+  round: int
+  parent: str
+  standing: dict[str, Any]
+  promoted: dict[str, dict[str, Any]]
+  demoted: tuple[str, ...]
+  dead_ends: tuple[DeadEnd, ...]
+  assignments: tuple[Assignment, ...]
+  reasons: tuple[str, ...]
+
+  def overlay(self, worker: int) -> str:
+    """Gin text a worker runs over the default recipe."""
+    return render_overlay(self.assignments[worker].overlay)
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  def digest(self) -> str:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+  def write(self, directory: pathlib.Path) -> None:
+    """Writes standing.gin, w0.gin ... and policy.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / 'standing.gin').write_text(render_overlay(self.standing))
+    for worker in range(len(self.assignments)):
+      (directory / f'w{worker}.gin').write_text(self.overlay(worker))
+    (directory / 'policy.json').write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + '\n')
+
+
+def render_overlay(values: dict[str, Any]) -> str:
+  """Canonical gin text of selector -> value."""
+  return render(Binding(selector, value) for selector, value in values.items())
+
+
+def from_json(fields: dict[str, Any]) -> Policy:
+  """Inverse of `Policy.to_json` after a trip through JSON."""
+  return Policy(**fields | {
+      'assignments': tuple(Assignment(**a) for a in fields['assignments']), 'dead_ends': tuple(DeadEnd(**d) for d in fields['dead_ends']),
+      'demoted': tuple(fields['demoted']), 'reasons': tuple(fields['reasons'])})
+
+
+def starting(seeds: int) -> Policy:
+  """Round 0: the starting recipe on several seeds, for the noise floor."""
+  return Policy(0, '', {}, {}, (), (), tuple(Assignment(ANCHOR, {}, {}, 'the starting recipe, for the noise floor') for _ in range(seeds)), ())

@@ -1,0 +1,67 @@
+"""Causal grouped-query attention without positional encoding, as in Nemotron-H (the mamba blocks carry position).
+
+`__call__` sees whole rows, packed: a token attends to earlier tokens of its own segment only. `prefill` is the same and returns the
+key/value cache; `step` extends it by one token.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.layers import Linear
+
+
+class KVCache(NamedTuple):
+  """keys, values [b, t, k, h]; t is prompt length + room for generated tokens."""
+
+  keys: jax.Array
+  values: jax.Array
+
+
+def _attend(q_btnh: jax.Array, k_bskh: jax.Array, v_bskh: jax.Array, mask_bts: jax.Array) -> jax.Array:
+  """Softmax attention; each of the k key heads serves n / k query heads. Rows whose mask is empty give finite values that nobody reads."""
+  b, t, n, h = q_btnh.shape
+  k = k_bskh.shape[2]
+  q = q_btnh.reshape(b, t, k, n // k, h) / math.sqrt(h)
+  scores = jnp.einsum('btkqh,bskh->bkqts', q, k_bskh).astype(jnp.float32)
+  scores = jnp.where(mask_bts[:, None, None], scores, -1e30)
+  probs = jax.nn.softmax(scores, axis=-1).astype(v_bskh.dtype)
+  return jnp.einsum('bkqts,bskh->btkqh', probs, v_bskh).reshape(b, t, n * h)
+
+
+class Attention(nnx.Module):
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    d, h = config.hidden_size, config.head_dim
+    self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, h
+    self.q_proj = Linear(d, self.heads * h, ('embed', 'heads'), rngs=rngs)
+    self.k_proj = Linear(d, self.kv_heads * h, ('embed', 'kv_heads'), rngs=rngs)
+    self.v_proj = Linear(d, self.kv_heads * h, ('embed', 'kv_heads'), rngs=rngs)
+    self.o_proj = Linear(self.heads * h, d, ('heads', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)))
+
+  def _qkv(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    b, t, _ = x_btd.shape
+    split = lambda y, heads: y.reshape(b, t, heads, self.head_dim)
+    return split(self.q_proj(x_btd), self.heads), split(self.k_proj(x_btd), self.kv_heads), split(self.v_proj(x_btd), self.kv_heads)
+
+  def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
+    return self.prefill(x_btd, segment_ids_bt, room=0)[0]
+
+  def prefill(self, x_btd: jax.Array, segment_ids_bt: jax.Array, room: int) -> tuple[jax.Array, KVCache]:
+    """Whole-row attention, and the cache with `room` empty places behind it."""
+    t = x_btd.shape[1]
+    q, k, v = self._qkv(x_btd)
+    mask = jnp.tril(jnp.ones((t, t), bool)) & (segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :])
+    grow = lambda y: jnp.pad(y, ((0, 0), (0, room), (0, 0), (0, 0)))
+    return self.o_proj(_attend(q, k, v, mask)), KVCache(grow(k), grow(v))
+
+  def step(self, x_bd: jax.Array, cache: KVCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache]:
+    """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new one included."""
+    q, k, v = self._qkv(x_bd[:, None])
+    write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new, position, axis=1)
+    cache = KVCache(write(cache.keys, k), write(cache.values, v))
+    return self.o_proj(_attend(q, cache.keys, cache.values, valid_bt[:, None]))[:, 0], cache

@@ -1,0 +1,62 @@
+"""The small parts every block is made of: a linear map (with room for a LoRA adapter), RMSNorm and the relu^2 MLP.
+
+Every parameter carries `logical_axes`, the names that sharding rules map to mesh axes.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from aevo_jax.models.config import ModelConfig
+
+
+def param(value: jax.Array, *logical_axes: str) -> nnx.Param:
+  """A parameter with one logical axis name per dimension."""
+  if value.ndim != len(logical_axes):
+    raise ValueError(f'{value.ndim} dimensions need as many logical axes, got {logical_axes}')
+  return nnx.Param(value, logical_axes=logical_axes)
+
+
+class Linear(nnx.Module):
+  """y = x W (+ scale (x A) B once an adapter is attached). `kernel` is [in, out]."""
+
+  def __init__(self, in_features: int, out_features: int, axes: tuple[str, str], *, rngs: nnx.Rngs, scale: float = 1.0):
+    std = scale / math.sqrt(in_features)
+    self.kernel = param(std * jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32), *axes)
+    self.lora_a = nnx.data(None)
+    self.lora_b = nnx.data(None)
+    self.lora_scale = 0.0
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = x @ self.kernel[...].astype(x.dtype)
+    if self.lora_a is not None:
+      y = y + self.lora_scale * ((x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
+    return y
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * scale over the last axis, computed in float32; over `groups` equal parts of it if groups > 1."""
+
+  def __init__(self, width: int, epsilon: float, axis: str = 'embed', groups: int = 1):
+    self.scale = param(jnp.ones(width, jnp.float32), axis)
+    self.epsilon = epsilon
+    self.groups = groups
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    grouped = x32.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
+    normed = grouped * jax.lax.rsqrt(jnp.mean(grouped * grouped, axis=-1, keepdims=True) + self.epsilon)
+    return (normed.reshape(x.shape) * self.scale[...]).astype(x.dtype)
+
+
+class MLP(nnx.Module):
+  """Ungated MLP with squared ReLU: down(relu(up(x))^2)."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.up_proj = Linear(config.hidden_size, config.intermediate_size, ('embed', 'mlp'), rngs=rngs)
+    self.down_proj = Linear(config.intermediate_size, config.hidden_size, ('mlp', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.down_proj(jnp.square(jax.nn.relu(self.up_proj(x))))

@@ -1,0 +1,54 @@
+"""Models as functions of a flat dictionary of arrays, {'layers.0.mixer.in_proj.kernel': array}.
+
+Training, checkpoints, digests and export all speak of parameters by these names; Flax NNX keeps the structure.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import Decoder, create
+
+Params = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+  """A decoder without its arrays. Hashable, so it can be a static argument of a jitted function."""
+
+  graphdef: Any
+
+  def bind(self, params: Mapping[str, jax.Array]) -> Decoder:
+    """The decoder that uses these arrays (all of them, by name)."""
+    return nnx.merge(self.graphdef, nnx.from_flat_state({tuple(_part(p) for p in name.split('.')): nnx.Param(value)
+                                                         for name, value in params.items()}))
+
+
+def _part(text: str) -> str | int:
+  return int(text) if text.isdigit() else text
+
+
+def unbind(model: Decoder) -> tuple[Structure, Params]:
+  """Splits a decoder into structure and named arrays."""
+  graphdef, state = nnx.split(model)
+  return Structure(graphdef), {'.'.join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+
+
+def outline(config: ModelConfig) -> tuple[Structure, dict[str, jax.ShapeDtypeStruct]]:
+  """Structure and shapes of a decoder, without making its arrays."""
+  graphdef, state = nnx.split(nnx.eval_shape(lambda: create(config, 0)))
+  return Structure(graphdef), {'.'.join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def logical_axes(model: Decoder) -> dict[str, tuple[str, ...]]:
+  """{parameter name: one logical axis name per dimension}."""
+  return {'.'.join(map(str, path)): variable.get_metadata()['logical_axes'] for path, variable in nnx.to_flat_state(nnx.state(model))}
+
+
+def is_adapter(name: str) -> bool:
+  """Whether a parameter belongs to a LoRA adapter."""
+  return name.rsplit('.', 1)[-1] in ('lora_a', 'lora_b')

@@ -1,0 +1,34 @@
+"""What every child process does first: end with its parent, and pin its threads. Imports the standard library only."""
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+  """Has the kernel kill this process when the thread that started it ends: no orphans after kill -9 of the controller."""
+  ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def pin_threads(threads: int) -> None:
+  """Makes XLA, BLAS and friends size their thread pools to `threads`; to be called before they are imported.
+
+  Weights repeat exactly for a fixed number of threads. The affinity that XLA reads is widened again by `unpin`.
+  """
+  for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
+    os.environ[name] = str(threads)
+  allowed = sorted(os.sched_getaffinity(0))
+  if threads > len(allowed):
+    raise ValueError(f'{threads} threads a worker, but only {len(allowed)} cores; lower campaign.threads')
+  os.sched_setaffinity(0, allowed[:threads])
+
+
+def unpin(cores: set[int]) -> None:
+  """Lets the scheduler place this process' threads anywhere again, once XLA's pools exist."""
+  for task in os.listdir('/proc/self/task'):
+    try:
+      os.sched_setaffinity(int(task), cores)
+    except ProcessLookupError:
+      continue  # a thread that ended meanwhile

@@ -1,0 +1,60 @@
+"""The skills under the puzzles, as plain text for pretraining: products, sums, rotations, masks, numerals, reversals.
+
+Nothing here is a puzzle, and no split applies: these are facts such as `7*2.40=16.80`, not hidden rules.
+"""
+
+import random
+
+from aevo_jax.tasks.bit_manipulation import BITS, rot
+from aevo_jax.tasks.numeral_conversion import LARGEST, roman_parts, to_roman
+from aevo_jax.tasks.unit_conversion import hundredths_text
+
+
+def _product(rng: random.Random, size: str) -> str:
+  factor, x = rng.randint(20, 999), rng.choice((*range(1, 10), 16, 25, 36))
+  return f'{x}*{hundredths_text(factor)}={hundredths_text(x * factor)}'
+
+
+def _quotient(rng: random.Random, size: str) -> str:
+  factor, x = rng.randint(20, 999), rng.choice((*range(1, 10), 16, 25, 36))
+  return f'{hundredths_text(x * factor)}/{x}={hundredths_text(factor)}'
+
+
+def _sum(rng: random.Random, size: str) -> str:
+  a, b = rng.randint(1, 99), rng.randint(1, 99)
+  sign = rng.choice('+-*')
+  return f'{a}{sign}{b}={ {"+": a + b, "-": a - b, "*": a * b}[sign]}'
+
+
+def _reverse(rng: random.Random, size: str) -> str:
+  a, b = rng.randint(1, 99), rng.randint(1, 99)
+  return rng.choice((f'rev {a}={str(a)[::-1]}', f'cat {a} {b}={a}{b}', f'abs {a}-{b}={abs(a - b)}'))
+
+
+def _numeral(rng: random.Random, size: str) -> str:
+  number, notation = rng.randint(1, LARGEST[size]), rng.choice(('subtractive', 'additive'))
+  return f'{number} {" ".join(roman_parts(number, notation))}={to_roman(number, notation)}'
+
+
+def _bits(rng: random.Random, size: str) -> str:
+  n = BITS[size]
+  x, y, k = rng.randrange(1 << n), rng.randrange(1 << n), rng.randrange(1, n)
+  text = lambda v: format(v, f'0{n}b')
+  full = (1 << n) - 1
+  return rng.choice((f'{text(x)} xor {text(y)}={text(x ^ y)}', f'{text(x)} and {text(y)}={text(x & y)}', f'{text(x)} or {text(y)}={text(x | y)}',
+                     f'rot{k} {text(x)}={text(rot(x, k, n))}', f'shl{k} {text(x)}={text((x << k) & full)}', f'shr{k} {text(x)}={text(x >> k)}'))
+
+
+def _letters(rng: random.Random, size: str) -> str:
+  letters = rng.sample('abcdefgh', 5)
+  images = rng.sample('abcdefgh', 5)
+  asked = rng.choices(range(5), k=4)
+  return (' '.join(f'{a}>{b}' for a, b in zip(letters, images)) + ' ' + ''.join(letters[i] for i in asked) + '>' + ''.join(images[i] for i in asked))
+
+
+_SKILLS = (_product, _quotient, _sum, _reverse, _numeral, _bits, _letters)
+
+
+def skill_text(rng: random.Random, size: str) -> str:
+  """One fact, drawn uniformly over the kinds of skill."""
+  return rng.choice(_SKILLS)(rng, size)

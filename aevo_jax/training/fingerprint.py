@@ -1,0 +1,86 @@
+"""What a recipe does, as digests: two recipes with equal fingerprints train the same thing.
+
+Reading a value into a dataclass proves nothing about its use, so the fingerprint is taken from what acts: the first batches, the learning
+rate at every step, the trained parameters at step 0, and the jaxpr of the whole training step. The jaxpr is that of a small stand-in with one
+block of each kind, since no recipe value depends on the model's width; everything else is the real thing.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+
+from aevo_jax.data import pipeline
+from aevo_jax.models import lora
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import Params, Structure, is_adapter, unbind
+from aevo_jax.training import optimizer as optimizer_lib
+from aevo_jax.training.recipe import Recipe
+from aevo_jax.training.train_state import TrainState
+from aevo_jax.training.train_step import make_train_step
+
+ITEMS_COMPARED = 256
+
+
+def adapted(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray] | None, seed: int) -> tuple[Structure, Params, Params]:
+  """The model a recipe trains.
+
+  Args:
+    base: the base checkpoint's arrays by name; None uses fresh ones.
+
+  Returns:
+    structure, trained parameters, frozen parameters. Under full fine-tuning nothing is frozen.
+  """
+  model = create(config, seed)
+  if recipe.adaptation.method == 'lora':
+    lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=seed)
+  structure, params = unbind(model)
+  if base is not None:
+    params |= {name: jnp.asarray(value) for name, value in base.items()}
+  if recipe.adaptation.method == 'full':
+    return structure, params, {}
+  return structure, {k: v for k, v in params.items() if is_adapter(k)}, {k: v for k, v in params.items() if not is_adapter(k)}
+
+
+def source(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> pipeline.SftSource:
+  """The recipe's item stream."""
+  return pipeline.SftSource(seed, recipe.mixture(size), tokenizer, recipe.data.reasoning_style, recipe.loss.reasoning_weight, recipe.data.plain_share)
+
+
+def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int) -> dict[str, Callable[[], str]]:
+  """Digests by name, cheapest first, each computed when called."""
+  return {
+      'stop': lambda: _digest(str((steps, recipe.train.batch_rows, recipe.train.row_length))),
+      'schedule': lambda: _digest(np.asarray([optimizer_lib.schedule(recipe.optimizer, steps)(i) for i in range(steps)], np.float32).tobytes()),
+      'batches': lambda: _batches_digest(recipe, tokenizer, size, seed),
+      'step': lambda: _step_digest(recipe, steps),
+  }
+
+
+def _batches_digest(recipe: Recipe, tokenizer: tokenizers.Tokenizer, size: str, seed: int) -> str:
+  stream, state = source(recipe, tokenizer, size=size, seed=seed), hashlib.sha256()
+  for index in range(ITEMS_COMPARED):
+    sequence = stream[index]
+    state.update(sequence.tokens.tobytes() + sequence.weights.tobytes())
+  return state.hexdigest()
+
+
+def _step_digest(recipe: Recipe, steps: int) -> str:
+  stand_in = ModelConfig(vocab_size=8, hidden_size=64, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=32, intermediate_size=64,
+                         mamba_num_heads=2, mamba_head_dim=16, ssm_state_size=8, chunk_size=8)
+  structure, params, frozen = adapted(stand_in, recipe, None, seed=0)
+  transformation = optimizer_lib.transformation(recipe.optimizer, steps)
+  step = make_train_step(structure, transformation, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
+  batch = {'tokens': jnp.zeros((1, 8), jnp.int32), 'weights': jnp.ones((1, 8)), 'segment_ids': jnp.ones((1, 8), jnp.int32)}
+  state = TrainState.create(params, transformation, recipe.train.ema_decay)
+  jaxpr = jax.make_jaxpr(step)(state, frozen, batch)
+  shapes = sorted((name, value.shape) for name, value in params.items())
+  return _digest(f'{jaxpr}|{shapes}')
+
+
+def _digest(content: str | bytes) -> str:
+  return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -1,0 +1,1 @@
+"""Losses: each maps logits and a batch to a WeightedSum."""

@@ -1,0 +1,176 @@
+"""What a trial may choose: the recipe, one frozen dataclass per gin configurable.
+
+The field names below are the selectors people and agents bind, e.g. `optimizer.learning_rate = 1e-3`. Gin is read once, by `from_gin`; the
+training code sees plain dataclasses.
+"""
+
+import dataclasses
+
+from aevo_jax.config.configurables import configurable, resolve
+from aevo_jax.data.chat_format import REASONING_STYLES
+from aevo_jax.tasks.item import Difficulty
+from aevo_jax.tasks.mixture import FamilyWeights, Mixture, RareKindShare
+
+SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
+OPTIMIZERS = ('adamw', 'lion', 'muon')
+METHODS = ('full', 'lora')
+
+
+def _choice(name: str, value: str, options: tuple[str, ...]) -> None:
+  if value not in options:
+    raise ValueError(f'{name} must be one of {options}, got {value!r}')
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+  if not low <= value <= high:
+    raise ValueError(f'{name} must lie in [{low}, {high}], got {value}')
+
+
+def _positive(name: str, value: float) -> None:
+  if not value > 0:
+    raise ValueError(f'{name} must be > 0, got {value}')
+
+
+@configurable('optimizer')
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """Optax update rule and learning-rate schedule.
+
+  Attributes:
+    schedule: after a linear warm-up over `warmup_fraction` of the steps: constant, linear or cosine to 0, or wsd (constant, then linear to 0
+      over the last `decay_fraction` of the steps).
+    clip_norm: global gradient norm above which gradients are scaled down.
+  """
+
+  name: str = 'adamw'
+  learning_rate: float = 1e-3
+  schedule: str = 'cosine'
+  warmup_fraction: float = 0.1
+  decay_fraction: float = 0.3
+  weight_decay: float = 0.01
+  b1: float = 0.9
+  b2: float = 0.99
+  clip_norm: float = 1.0
+
+  def __post_init__(self):
+    _choice('optimizer.name', self.name, OPTIMIZERS)
+    _choice('optimizer.schedule', self.schedule, SCHEDULES)
+    _between('optimizer.learning_rate', self.learning_rate, 0, 10)
+    for field in ('warmup_fraction', 'decay_fraction'):
+      _between(f'optimizer.{field}', getattr(self, field), 0, 1)
+    for field in ('b1', 'b2'):  # at 1 the moments never move, and their bias correction divides by 0
+      _between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
+    _between('optimizer.weight_decay', self.weight_decay, 0, 10)
+    _positive('optimizer.clip_norm', self.clip_norm)
+
+
+@configurable('train')
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """How long: `steps` optimizer steps on `batch_rows` packed rows of `row_length` tokens.
+
+  Attributes:
+    steps: 0 means as many as the trial's budget allows.
+    ema_decay: of the weights' moving average, which is what a trial hands in; 0 hands in the last weights.
+  """
+
+  steps: int = 0
+  batch_rows: int = 16
+  row_length: int = 128
+  ema_decay: float = 0.0
+
+  def __post_init__(self):
+    for field, least in (('steps', 0), ('batch_rows', 1), ('row_length', 2)):
+      if getattr(self, field) < least:
+        raise ValueError(f'train.{field} must be >= {least}, got {getattr(self, field)}')
+    _between('train.ema_decay', self.ema_decay, 0, 0.9999)
+
+  def steps_within(self, token_budget: int, step_budget: int) -> int:
+    """Steps to run under a budget of padded tokens and of steps.
+
+    Raises:
+      ValueError: the recipe asks for more than the budget.
+    """
+    allowed = min(token_budget // (self.batch_rows * self.row_length), step_budget)
+    if self.steps > allowed or allowed < 1:
+      raise ValueError(f'train.steps = {self.steps} with {self.batch_rows} rows of {self.row_length} tokens exceeds the budget of {token_budget} tokens '
+                       f'and {step_budget} steps; at most {allowed} steps fit')
+    return self.steps or allowed
+
+
+@configurable('loss')
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """`reasoning_weight`: weight of worked-solution tokens against 1 for the boxed answer."""
+
+  reasoning_weight: float = 1.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    _between('loss.reasoning_weight', self.reasoning_weight, 0, 100)
+    _between('loss.label_smoothing', self.label_smoothing, 0, 0.5)
+
+
+@configurable('data')
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """`reasoning_style`: worked solutions or bare answers; `plain_share`: share of items replayed in the base's plain format."""
+
+  reasoning_style: str = 'worked'
+  plain_share: float = 0.0
+
+  def __post_init__(self):
+    _choice('data.reasoning_style', self.reasoning_style, REASONING_STYLES)
+    _between('data.plain_share', self.plain_share, 0, 1)
+
+
+@configurable('adaptation')
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+  """Full fine-tuning, or a LoRA adapter (see `lora`)."""
+
+  method: str = 'full'
+
+  def __post_init__(self):
+    _choice('adaptation.method', self.method, METHODS)
+
+
+@configurable('lora')
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Adapter shape; `targets` is a key of models.lora.TARGETS or a regular expression over module names."""
+
+  rank: int = 16
+  alpha: float = 32.0
+  targets: str = 'all'
+
+  def __post_init__(self):
+    _positive('lora.rank', self.rank)
+    _positive('lora.alpha', self.alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Everything a trial may choose."""
+
+  optimizer: Optimizer = Optimizer()
+  train: Train = Train()
+  loss: Loss = Loss()
+  data: Data = Data()
+  adaptation: Adaptation = Adaptation()
+  lora: Lora = Lora()
+  family_weight: FamilyWeights = FamilyWeights()
+  rare_share: RareKindShare = RareKindShare()
+  difficulty: Difficulty = Difficulty()
+
+  def mixture(self, size: str) -> Mixture:
+    """The training mixture in puzzles of `size`."""
+    return Mixture(size, self.family_weight, self.rare_share, self.difficulty)
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Recipe))
+
+
+def from_gin() -> Recipe:
+  """The recipe of the loaded gin configuration."""
+  return Recipe(**{name: resolve(name) for name in NAMES})

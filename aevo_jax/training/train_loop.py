@@ -1,0 +1,72 @@
+"""The training loop: next batch, step, check, log, save.
+
+It stops at once when the loss or the gradient is NaN or infinite, and continues from the latest checkpoint, data position included, when
+called again on the same directory.
+"""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import optax
+
+from aevo_jax.checkpoint import orbax_io
+from aevo_jax.models.params import Params, Structure
+from aevo_jax.training.metrics import MetricsWriter
+from aevo_jax.training.train_state import TrainState
+from aevo_jax.training.train_step import make_train_step
+
+
+class NonFiniteError(RuntimeError):
+  """Loss or gradient norm was NaN or infinite; the run stopped there."""
+
+
+def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *, steps: int,
+          directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, checkpoint_every: int = 0,
+          on_step: Callable[[int, dict[str, float]], None] | None = None) -> TrainState:
+  """Trains for `steps` steps and saves the last state under `directory`/checkpoints.
+
+  Args:
+    structure: the model without arrays. params: what is trained. frozen: the rest of the model's arrays.
+    batches: a Grain iterator of batches (see data.pipeline).
+    checkpoint_every: also save every so many steps; 0 saves only the last state.
+    on_step: called after each step with the metrics, e.g. to evaluate.
+
+  Raises:
+    NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
+  """
+  step_fn = jax.jit(make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay), donate_argnums=0)
+  state = TrainState.create(params, transformation, ema_decay)
+  checkpoints = directory / 'checkpoints'
+  latest = orbax_io.latest_step(checkpoints)
+  if latest is not None:
+    path = orbax_io.step_directory(checkpoints, latest)
+    state = jax.tree.map(jax.numpy.asarray, orbax_io.restore(path, state))
+    batches.set_state(json.loads(orbax_io.read_data_state(path)))
+
+  with MetricsWriter(directory) as metrics:
+    for step in range(int(state.step), steps):
+      started = time.perf_counter()
+      batch = next(batches)
+      state, scalars = step_fn(state, frozen, batch)
+      scalars = {name: float(value) for name, value in scalars.items()}
+      # Not the clock of the machine: a step's length, for throughput only.
+      scalars['seconds'] = time.perf_counter() - started
+      metrics.write(step, scalars)
+      if not (math.isfinite(scalars['loss']) and math.isfinite(scalars['grad_norm'])):
+        raise NonFiniteError(f'step {step}: loss {scalars["loss"]}, gradient norm {scalars["grad_norm"]}; lower optimizer.learning_rate or clip_norm')
+      done = step + 1
+      if done == steps or (checkpoint_every and done % checkpoint_every == 0):
+        _save(checkpoints, done, state, batches)
+      if on_step is not None:
+        on_step(step, scalars)
+  return state
+
+
+def _save(checkpoints: pathlib.Path, step: int, state: TrainState, batches: Iterator) -> None:
+  host = jax.tree.map(np.asarray, state)
+  orbax_io.save(orbax_io.step_directory(checkpoints, step), host, metadata={'step': step}, data_state=json.dumps(batches.get_state()).encode())

@@ -1,0 +1,113 @@
+"""Run a campaign: rounds of workers post-train the base, a meta agent rewrites the policy, a report says what happened.
+
+  aevo campaign --gin_file=configs/campaigns/demo.gin --run=runs/demo
+  aevo campaign --gin_file=configs/campaigns/demo.gin --dry_run
+  aevo campaign --resume=runs/demo
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import sys
+
+from absl import app, flags
+
+from aevo_jax import layout
+from aevo_jax.campaign import setup
+from aevo_jax.campaign.campaign import Campaign
+from aevo_jax.campaign.processes import ServerError
+from aevo_jax.campaign.sandbox import SandboxUnavailableError
+from aevo_jax.campaign.state import fold
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import flags as gin_flags
+from aevo_jax.config.configurables import resolve
+from aevo_jax.ledger.append import Ledger, read
+from aevo_jax.ledger.records import LedgerError
+from aevo_jax.report import html
+from aevo_jax.report.final_table import final_table
+from aevo_jax.report.progress import Progress
+from aevo_jax.substrate.build import SubstrateMismatchError
+
+_RUN = flags.DEFINE_string('run', None, 'Directory of a new run.')
+_RESUME = flags.DEFINE_string('resume', None, 'Directory of an interrupted run to finish.')
+_IF_EXISTS = flags.DEFINE_enum('if_exists', 'error', ['error', 'continue'], 'What to do when --run exists: refuse, or resume it if it is unfinished and '
+                               'otherwise start RUN-2, RUN-3 ...')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say how many trials, hours and how much disk the campaign takes, and stop.')
+
+SECONDS_PER_TOKEN = 1.0 / 9000  # one core of a laptop, micro model; the report prints what this machine reached
+SCORE_SECONDS = 12.0
+DISK_PER_TRIAL = 14e6
+
+
+def main(argv: list[str]) -> None:
+  if argv[1:]:
+    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
+    raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
+  try:
+    if _RESUME.value is not None:
+      go_on(pathlib.Path(_RESUME.value))
+      return
+    gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
+    constitution, settings = constitution_lib.from_gin(), resolve('campaign')
+    if _DRY_RUN.value:
+      dry_run(constitution, settings)
+      return
+    run = pathlib.Path(_RUN.value)
+    if run.exists() and _IF_EXISTS.value == 'continue':
+      if not finished(run):
+        print(f'{run} is unfinished; resuming it')
+        go_on(run)
+        return
+      run = next(p for p in (run.with_name(f'{run.name}-{i}') for i in range(2, 10_000)) if not p.exists())
+    settings.locked()  # a sandbox that is asked for and missing is an error before anything is made
+    setup.prepare(run, constitution, settings)
+    go_on(run)
+  except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError) as error:
+    sys.exit(f'campaign: {error}')
+  except KeyboardInterrupt:
+    sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={_RESUME.value or _RUN.value}')
+
+
+def finished(run: pathlib.Path) -> bool:
+  """Whether the run's last record says so."""
+  ledger = run / setup.LEDGER
+  return ledger.exists() and fold(read(ledger, strict=False)).finished is not None
+
+
+def go_on(run: pathlib.Path) -> None:
+  """Runs a prepared or interrupted campaign to its end and writes the report."""
+  inputs, settings = setup.reload(run)
+  run = run.absolute()
+  with Ledger.open(run / setup.LEDGER) as ledger, Progress(inputs.constitution, fold(ledger.records)) as progress:
+    if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
+      sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
+    Campaign(run, ledger, settings, inputs, progress).run()
+  path = html.write(run)
+  print(final_table(run))
+  print(f'report: {path}')
+
+
+def dry_run(constitution: constitution_lib.Constitution, settings) -> None:
+  """Prints trials, time and disk of a campaign."""
+  budget = constitution.budget
+  trials = budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds
+  slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
+  seconds = trials * (budget.trial_tokens * SECONDS_PER_TOKEN + SCORE_SECONDS) / slots
+  rows = {
+      'trials': f'{trials} ({budget.noise_seeds} for the noise floor, {budget.rounds} rounds of {budget.workers}, {2 * budget.final_seeds} final)',
+      'training tokens': f'{trials * budget.trial_tokens:,} ({budget.trial_tokens:,} a trial)',
+      'processes at a time': f'{slots}',
+      'time': f'about {seconds / 3600:.2f} h on cores that train 9,000 tokens a second (micro model)',
+      'disk': f'about {trials * DISK_PER_TRIAL / 1e6:.0f} MB; {shutil.disk_usage(".").free / 1e9:.1f} GB are free here',
+      'settings': str(dataclasses.asdict(settings)),
+      'constitution': constitution.digest(),
+  }
+  for name, value in rows.items():
+    print(f'{name:<20} {value}')
+
+
+if __name__ == '__main__':
+  gin_flags.define()
+  app.run(main, flags_parser=gin_flags.parse)

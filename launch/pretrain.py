@@ -1,0 +1,127 @@
+"""Train a base checkpoint from procedural data: plain puzzles, the skills under them, a trace of the task's form.
+
+  aevo pretrain --gin_file=configs/models/micro_nemotron_h.gin --out=my_base
+
+Writes model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json and pretrain.json (command, seed, loss
+curve, accuracy per family) into --out; checkpoints and metrics into --out/run. Run again after an interrupt, it continues.
+"""
+
+import dataclasses
+import json
+import pathlib
+import platform
+import sys
+
+from absl import app, flags, logging
+
+from aevo_jax import layout
+from aevo_jax.config import flags as gin_flags
+from aevo_jax.config.configurables import configurable, resolve
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.tasks.mixture import Mixture
+from aevo_jax.training import recipe as recipe_lib
+
+_OUT = flags.DEFINE_string('out', None, 'Directory of the new base.', required=True)
+
+
+@configurable('pretrain')
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+  """What a base is trained on, and for how long.
+
+  Attributes:
+    steps: optimizer steps of `rows` packed rows of `row_length` tokens.
+    skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with their solution.
+    given_weight: loss weight of the inputs of examples, which cannot be predicted.
+    checkpoint_every: steps between checkpoints. eval_items: dev items in the accuracies of pretrain.json.
+  """
+
+  steps: int
+  seed: int = 0
+  size: str = 'micro'
+  rows: int = 32
+  row_length: int = 128
+  skill_share: float = 0.15
+  chat_share: float = 0.005
+  worked_share: float = 0.5
+  given_weight: float = 0.1
+  checkpoint_every: int = 1000
+  eval_items: int = 1200
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  gin_flags.load_from_flags(layout.search_paths())
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.data import pipeline, tokenizer as tokenizers
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.decoder import create
+  from aevo_jax.models.params import unbind
+  from aevo_jax.training import train_loop
+  from aevo_jax.training.optimizer import transformation
+
+  settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
+  optimizer, mixture = recipe.optimizer, recipe.mixture(settings.size)
+  out = pathlib.Path(_OUT.value)
+  out.mkdir(parents=True, exist_ok=True)
+  tokenizers.save(out, config.max_position_embeddings)
+  tokenizer = tokenizers.load(str(out))
+  if tokenizer.get_vocab_size() != config.vocab_size:
+    raise app.UsageError(f'model.vocab_size = {config.vocab_size}, but the tokenizer has {tokenizer.get_vocab_size()} entries; bind that number')
+  structure, params = unbind(create(config, settings.seed))
+  logging.info('%d parameters', sum(p.size for p in params.values()))
+  source = pipeline.PretrainSource(settings.seed, mixture, tokenizer, settings.skill_share, settings.chat_share,
+                                   settings.worked_share, settings.given_weight)
+
+  def on_step(step, scalars):
+    if step % 100 == 0:
+      logging.info('step %d of %d: loss %.4f', step, settings.steps, scalars['loss'])
+
+  state = train_loop.train(
+      structure, params, {}, transformation(optimizer, settings.steps), pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
+      steps=settings.steps, directory=out / 'run', checkpoint_every=settings.checkpoint_every, on_step=on_step)
+
+  hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params())
+  eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)
+  _write_json(out / hf_checkpoint.CONFIG, hf_checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad))
+  _write_json(out / 'generation_config.json', {'do_sample': False, 'eos_token_id': eos, 'pad_token_id': pad, 'max_new_tokens': 40})
+  losses = [(r['step'], r['loss']) for r in map(json.loads, (out / 'run' / 'metrics.jsonl').read_text().splitlines())]
+  _write_json(out / 'pretrain.json', {
+      'command': ' '.join(['aevo', 'pretrain', *sys.argv[1:]]), 'seed': settings.seed, 'settings': dataclasses.asdict(settings),
+      'model': dataclasses.asdict(config), 'optimizer': dataclasses.asdict(optimizer), 'machine': f'{platform.machine()}, {platform.python_version()}',
+      'tokens': settings.steps * settings.rows * settings.row_length, 'accuracy': _accuracies(structure, state.final_params(), tokenizer, settings, mixture),
+      'loss_curve': losses[::max(1, len(losses) // 200)]})
+  print(f'base written to {out}; see {out}/pretrain.json')
+
+
+def _model() -> ModelConfig:
+  return resolve('model')
+
+
+def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixture) -> dict:
+  """Accuracy per family on dev rules, answering in the plain form and in the task's (chat, boxed) form."""
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.evaluation.scoring import Scorer, summary
+  from aevo_jax.generation.sampler import Sampler
+  from aevo_jax.tasks import verify
+  from aevo_jax.tasks.mixture import draw_set
+
+  items = draw_set(settings.seed, 'dev', settings.eval_items, mixture)
+  chat = summary(Scorer(structure, tokenizer, items, max_new_tokens=40)(params), 'strict')
+  sampler = Sampler(structure, eos_id=tokenizer.token_to_id(tokenizers.EOS), pad_id=tokenizer.token_to_id(tokenizers.PAD), max_new_tokens=24)
+  prompts = [tokenizer.encode(f'{tokenizers.BOS}{i.plain.removesuffix(i.answer)}', add_special_tokens=False).ids for i in items]
+  plain = {}
+  for item, ids in zip(items, sampler(params, prompts)):
+    plain.setdefault(item.family, []).append(verify.strict(item.family, tokenizer.decode(ids, skip_special_tokens=False), item.answer))
+  return {'plain': {name: round(sum(v) / len(v), 4) for name, v in sorted(plain.items())},
+          'task_form': {name: v['accuracy'] for name, v in chat['by_family'].items()} | {'overall': chat['overall']['accuracy']},
+          'items': len(items)}
+
+
+def _write_json(path: pathlib.Path, value: dict) -> None:
+  path.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+if __name__ == '__main__':
+  gin_flags.define()
+  app.run(main, flags_parser=gin_flags.parse)

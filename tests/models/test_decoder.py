@@ -1,0 +1,142 @@
+"""Decode equals full forward, packed equals separate, and every parameter is named for sharding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevo_jax.models import lora
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import logical_axes, unbind
+from aevo_jax.training.losses.sft import sft_loss
+
+LENGTH, NEW, ROOM = 11, 8, 10
+PROMPTS = (1, 2, 7, 11)  # real tokens of each left-padded row; chunks are 4 long, so prompts and decoding end inside and across chunks
+
+
+def config(pattern='M-*-', **fields):
+  return ModelConfig(**{'vocab_size': 13, 'hidden_size': 16, 'pattern': pattern, 'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 4,
+                        'intermediate_size': 24, 'mamba_num_heads': 4, 'mamba_head_dim': 6, 'n_groups': 2, 'ssm_state_size': 8, 'chunk_size': 4} | fields)
+
+
+@functools.cache
+def model(pattern='M-*-', **fields):
+  """A decoder and its jitted forward."""
+  structure, params = unbind(create(config(pattern, **fields), seed=0))
+  return structure, params, jax.jit(lambda params, tokens, segments: structure.bind(params)(tokens, segments))
+
+
+def decode(pattern, tokens, **fields):
+  """Logits [b, NEW + 1, v] of a prefill on left-padded prompts and NEW steps fed with given tokens."""
+  structure, params, _ = model(pattern, **fields)
+  left = np.zeros((len(PROMPTS), LENGTH), np.int32)
+  for row, prompt in enumerate(PROMPTS):
+    left[row, LENGTH - prompt:] = tokens[row, :prompt]
+  logits, state = jax.jit(lambda p, t, v: structure.bind(p).prefill(t, v, ROOM))(params, left, np.arange(LENGTH) >= LENGTH - np.array(PROMPTS)[:, None])
+  step, out = jax.jit(lambda p, t, s: structure.bind(p).step(t, s)), [logits]
+  for i in range(NEW):
+    logits, state = step(params, jnp.asarray([tokens[row, prompt + i] for row, prompt in enumerate(PROMPTS)]), state)
+    out.append(logits)
+  return np.stack(out, axis=1)
+
+
+def full_forward(pattern, tokens, **fields):
+  """The same places' logits from whole rows, each starting at place 0, without any cache."""
+  _, params, forward = model(pattern, **fields)
+  logits = np.asarray(forward(params, tokens, np.ones_like(tokens)))
+  return np.stack([logits[row, prompt - 1:prompt + NEW] for row, prompt in enumerate(PROMPTS)])
+
+
+@pytest.mark.parametrize('pattern', ['M', '*', '-', 'M-*-M-*-'])
+def test_decode_is_the_full_forward(pattern):
+  tokens = np.random.default_rng(0).integers(0, 13, (len(PROMPTS), LENGTH + NEW)).astype(np.int32)
+  np.testing.assert_allclose(decode(pattern, tokens), full_forward(pattern, tokens), rtol=0, atol=1e-5)
+
+
+def test_decode_in_bfloat16_is_the_full_forward_as_far_as_bfloat16_goes():
+  tokens = np.random.default_rng(0).integers(0, 13, (len(PROMPTS), LENGTH + NEW)).astype(np.int32)
+  exact = full_forward('M*', tokens)
+  decoded, full = decode('M*', tokens, compute_dtype='bfloat16'), full_forward('M*', tokens, compute_dtype='bfloat16')
+  assert decoded.dtype == np.float32
+  # bfloat16 keeps 8 bits, so sums over values of order 1 differ by some hundredths.
+  assert np.abs(decoded - full).mean() < 0.03 * exact.std() and np.abs(decoded - exact).mean() < 0.03 * exact.std()
+
+
+def test_logits_depend_on_the_past_only():
+  _, params, forward = model()
+  tokens = np.random.default_rng(1).integers(0, 13, (1, 12)).astype(np.int32)
+  changed = tokens.copy()
+  changed[0, 7] = (tokens[0, 7] + 1) % 13
+  before, after = (np.asarray(forward(params, t, np.ones_like(t))) for t in (tokens, changed))
+  np.testing.assert_array_equal(before[:, :7], after[:, :7])
+  assert (np.abs(before[:, 7:] - after[:, 7:]).max(axis=-1) > 1e-4).all()
+
+
+def test_packed_rows_are_separate_sequences():
+  _, params, forward = model('M-*-')
+  rng, lengths = np.random.default_rng(2), (5, 9, 5, 5)  # only the first begins where a chunk does
+  sequences = [rng.integers(0, 13, n).astype(np.int32) for n in lengths]
+  weights = [rng.uniform(0.1, 2, n).astype(np.float32) for n in lengths]
+  total = sum(lengths) + 3
+  packed = {'tokens': np.zeros((1, total), np.int32), 'weights': np.zeros((1, total), np.float32), 'segment_ids': np.zeros((1, total), np.int32)}
+  starts = np.cumsum((0, *lengths))
+  for i, (sequence, weight) in enumerate(zip(sequences, weights)):
+    here = slice(starts[i], starts[i + 1])
+    packed['tokens'][0, here], packed['weights'][0, here], packed['segment_ids'][0, here] = sequence, weight, i + 1
+  packed_logits = np.asarray(forward(params, packed['tokens'], packed['segment_ids']))
+  packed_loss = sft_loss(packed_logits, packed)
+
+  # Each sequence alone, unpadded: no segment can reach it.
+  loss = count = 0.0
+  for i, (sequence, weight) in enumerate(zip(sequences, weights)):
+    logits = np.asarray(forward(params, sequence[None], np.ones((1, len(sequence)), np.int32)))
+    np.testing.assert_allclose(packed_logits[:, starts[i]:starts[i + 1]], logits, rtol=0, atol=1e-5)
+    logits64 = logits[0, :-1].astype(np.float64)
+    log_probs = logits64 - np.log(np.exp(logits64).sum(-1, keepdims=True))
+    loss -= (weight[1:] * log_probs[np.arange(len(sequence) - 1), sequence[1:]]).sum()
+    count += weight[1:].sum()
+  np.testing.assert_allclose(packed_loss.count, count, rtol=1e-6)
+  np.testing.assert_allclose(packed_loss.mean(), loss / count, rtol=0, atol=1e-5)
+
+
+def test_every_parameter_names_its_axes():
+  decoder = create(config('M-*-'), seed=0)
+  lora.attach(decoder, rank=2, alpha=4.0, targets='all', seed=0)
+  _, params = unbind(decoder)
+  axes = logical_axes(decoder)
+  assert axes.keys() == params.keys()
+  assert {name: len(a) for name, a in axes.items()} == {name: p.ndim for name, p in params.items()}
+  assert axes['embedding'] == ('vocab', 'embed') and axes['layers.2.mixer.k_proj.kernel'] == ('embed', 'kv_heads')
+  assert axes['layers.0.mixer.out_proj.lora_a'] == ('mamba_inner', 'lora_rank') and axes['layers.1.mixer.up_proj.lora_b'] == ('lora_rank', 'mlp')
+
+
+def test_structures_of_one_configuration_are_equal():
+  """So that one compiled program serves every trial."""
+  (first, params), (second, others) = unbind(create(config(), seed=0)), unbind(create(config(), seed=1))
+  assert first == second and hash(first) == hash(second)
+  assert any((params[name] != others[name]).any() for name in params)
+  assert unbind(create(config('M-M-'), seed=0))[0] != first
+
+
+def test_bind_uses_the_arrays_it_is_given():
+  structure, params, _ = model()
+  _, again = unbind(structure.bind({name: value + 1 for name, value in params.items()}))
+  assert again.keys() == params.keys()
+  for name, value in params.items():
+    np.testing.assert_array_equal(again[name], value + 1)
+
+
+@pytest.mark.parametrize('fields, message', [
+    ({'pattern': 'M-x-'}, r"model\.pattern 'M-x-'.*'x'"),
+    ({'pattern': ''}, r'model\.pattern.*nothing'),
+    ({'num_attention_heads': 3}, r'model\.num_attention_heads \(3\).*num_key_value_heads \(2\)'),
+    ({'mamba_num_heads': 3}, r'model\.mamba_num_heads \(3\).*n_groups \(2\)'),
+    ({'compute_dtype': 'float16'}, r"model\.compute_dtype.*'float16'"),
+    ({'chunk_size': 0}, r'model\.chunk_size must be >= 1, got 0'),
+])
+def test_a_shape_that_cannot_be_is_refused_by_name(fields, message):
+  with pytest.raises(ValueError, match=message):
+    config(**fields)

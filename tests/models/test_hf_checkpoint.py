@@ -1,0 +1,103 @@
+"""The base's layout on disk: names, orientation and refusals."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import unbind
+
+CONFIG = ModelConfig(vocab_size=11, hidden_size=12, pattern='M*-', num_attention_heads=4, num_key_value_heads=2, head_dim=5, intermediate_size=20,
+                     mamba_num_heads=2, mamba_head_dim=8, n_groups=2, ssm_state_size=3, conv_kernel=4, chunk_size=8, max_position_embeddings=64)
+
+# Names and shapes of transformers' NemotronHForCausalLM with this configuration. Linear weights are [out, in].
+HF_SHAPES = {
+    'model.embeddings.weight': (11, 12), 'lm_head.weight': (11, 12), 'model.norm_f.weight': (12,),
+    'model.layers.0.norm.weight': (12,), 'model.layers.1.norm.weight': (12,), 'model.layers.2.norm.weight': (12,),
+    'model.layers.0.mixer.in_proj.weight': (46, 12),  # gate 16, x 16, B 6, C 6, dt 2
+    'model.layers.0.mixer.conv1d.weight': (28, 1, 4), 'model.layers.0.mixer.conv1d.bias': (28,),
+    'model.layers.0.mixer.A_log': (2,), 'model.layers.0.mixer.D': (2,), 'model.layers.0.mixer.dt_bias': (2,),
+    'model.layers.0.mixer.norm.weight': (16,), 'model.layers.0.mixer.out_proj.weight': (12, 16),
+    'model.layers.1.mixer.q_proj.weight': (20, 12), 'model.layers.1.mixer.k_proj.weight': (10, 12), 'model.layers.1.mixer.v_proj.weight': (10, 12),
+    'model.layers.1.mixer.o_proj.weight': (12, 20),
+    'model.layers.2.mixer.up_proj.weight': (20, 12), 'model.layers.2.mixer.down_proj.weight': (12, 20),
+}
+
+
+@pytest.fixture(scope='module')
+def params():
+  """Distinct values everywhere."""
+  rng = np.random.default_rng(0)
+  return {name: rng.normal(size=value.shape).astype(np.float32) for name, value in unbind(create(CONFIG, seed=0))[1].items()}
+
+
+@pytest.fixture
+def directory(tmp_path, params):
+  """A saved base."""
+  hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, params)
+  (tmp_path / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)))
+  return tmp_path, params
+
+
+def test_names_shapes_and_orientation_are_hugging_faces(directory):
+  path, params = directory
+  stored = load_file(path / 'model.safetensors')
+  assert {name: value.shape for name, value in stored.items()} == HF_SHAPES
+  assert {value.dtype for value in stored.values()} == {np.dtype('float32')}
+  assert stored['model.layers.0.mixer.in_proj.weight'][45, 3] == params['layers.0.mixer.in_proj.kernel'][3, 45]
+  assert stored['model.layers.0.mixer.conv1d.weight'][27, 0, 1] == params['layers.0.mixer.conv_kernel'][1, 27]
+  np.testing.assert_array_equal(stored['model.embeddings.weight'], params['embedding'])
+
+
+def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
+  path, params = directory
+  decoder, loaded = hf_checkpoint.load(path)
+  assert decoder.config == CONFIG and loaded.keys() == params.keys()
+  for name, value in params.items():
+    assert np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape, name
+  hf_checkpoint.save_weights(path / 'again.safetensors', loaded)
+  assert (path / 'again.safetensors').read_bytes() == (path / hf_checkpoint.WEIGHTS).read_bytes()
+
+
+def test_every_tensor_that_does_not_fit_is_named(directory):
+  path, _ = directory
+  stored = load_file(path / hf_checkpoint.WEIGHTS)
+  del stored['model.layers.1.mixer.q_proj.weight'], stored['lm_head.weight']
+  stored['model.layers.1.mixer.q_proj.bias'] = np.zeros(20, np.float32)
+  stored['model.layers.2.mixer.up_proj.weight'] = np.zeros((12, 20), np.float32)  # not transposed
+  stored['model.layers.0.mixer.conv1d.weight'] = np.zeros((28, 4), np.float32)  # a dimension too few
+  save_file(stored, path / hf_checkpoint.WEIGHTS)
+  with pytest.raises(ValueError) as error:
+    hf_checkpoint.load(path)
+  message = str(error.value)
+  for part in (str(path / hf_checkpoint.WEIGHTS), 'missing lm_head.weight', 'missing model.layers.1.mixer.q_proj.weight',
+               'unexpected model.layers.1.mixer.q_proj.bias', 'model.layers.2.mixer.up_proj.weight has shape (12, 20)',
+               'model.layers.0.mixer.conv1d.weight has shape (28, 4)'):
+    assert part in message
+  assert 'k_proj' not in message
+
+
+def test_config_is_strict_json_and_comes_back(directory):
+  path, _ = directory
+
+  def refuse(constant):
+    raise AssertionError(f'{constant} is not JSON')
+
+  fields = json.loads((path / hf_checkpoint.CONFIG).read_text(), parse_constant=refuse)
+  assert hf_checkpoint.read_config(path) == hf_checkpoint.config_from_hf(fields) == CONFIG
+  assert fields['architectures'] == ['NemotronHForCausalLM'] and fields['model_type'] == 'nemotron_h'
+  assert 0 < fields['time_step_min'] < 1e-20, 'transformers would clamp dt at 1e-3, and its logits differ from ours by 1e-3'
+  assert (fields['hybrid_override_pattern'], fields['num_hidden_layers']) == ('M*-', 3)
+  assert (fields['eos_token_id'], fields['pad_token_id'], fields['bos_token_id']) == (2, 0, None)
+
+
+def test_config_of_another_model_or_with_gaps_is_refused():
+  fields = hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
+  with pytest.raises(ValueError, match="model_type 'llama'"):
+    hf_checkpoint.config_from_hf(fields | {'model_type': 'llama'})
+  with pytest.raises(ValueError, match=r"lacks \['head_dim', 'n_groups'\]"):
+    hf_checkpoint.config_from_hf({name: value for name, value in fields.items() if name not in ('head_dim', 'n_groups')})

@@ -1,0 +1,114 @@
+"""Completion-only cross-entropy against numpy float64, and what must not reach it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevo_jax.training.losses.sft import sft_loss
+from aevo_jax.training.masked import WeightedSum
+
+
+def example(seed=0, rows=3, length=8, vocabulary=7):
+  rng = np.random.default_rng(seed)
+  batch = {'tokens': rng.integers(0, vocabulary, (rows, length)).astype(np.int32),
+           'weights': (rng.random((rows, length)) < 0.7).astype(np.float32) * rng.uniform(0.2, 3, (rows, length)).astype(np.float32),
+           'segment_ids': np.array([[1] * 8, [1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 2, 3, 3, 0, 0, 0]], np.int32)}
+  batch['weights'][batch['segment_ids'] == 0] = 0
+  return 3 * rng.normal(size=(rows, length, vocabulary)), batch
+
+
+def predictions(batch):
+  """(row, place) of every token that its predecessor, in the same segment, is asked to predict."""
+  rows, length = batch['tokens'].shape
+  return [(row, t) for row in range(rows) for t in range(1, length)
+          if batch['segment_ids'][row, t] == batch['segment_ids'][row, t - 1] and batch['weights'][row, t] > 0]
+
+
+def reference(logits, batch, smoothing):
+  """Cross-entropy with the distribution (1 - s) one-hot + s / V, one place at a time."""
+  total = count = 0.0
+  for row, t in predictions(batch):
+    z = logits[row, t - 1]
+    log_probs = z - z.max() - np.log(np.exp(z - z.max()).sum())
+    target = np.full(len(z), smoothing / len(z))
+    target[batch['tokens'][row, t]] += 1 - smoothing
+    weight = float(batch['weights'][row, t])
+    total, count = total - weight * (target @ log_probs), count + weight
+  return total, count
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1, 0.5])
+def test_loss_is_the_weighted_cross_entropy(smoothing):
+  logits, batch = example()
+  total, count = reference(logits, batch, smoothing)
+  loss = sft_loss(jnp.asarray(logits, jnp.float32), batch, label_smoothing=smoothing)
+  np.testing.assert_allclose(loss.total, total, rtol=1e-5)
+  np.testing.assert_allclose(loss.count, count, rtol=1e-6)
+  np.testing.assert_allclose(loss.mean(), total / count, rtol=1e-5)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_gradient_is_weight_times_softmax_minus_target(smoothing):
+  logits, batch = example()
+  expected = np.zeros_like(logits)
+  _, count = reference(logits, batch, smoothing)
+  for row, t in predictions(batch):
+    z = np.exp(logits[row, t - 1] - logits[row, t - 1].max())
+    target = np.full(len(z), smoothing / len(z))
+    target[batch['tokens'][row, t]] += 1 - smoothing
+    expected[row, t - 1] = batch['weights'][row, t] * (z / z.sum() - target) / count
+  gradient = jax.grad(lambda x: sft_loss(x, batch, label_smoothing=smoothing).mean())(jnp.asarray(logits, jnp.float32))
+  np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_no_token_is_predicted_across_segments():
+  """Row 1's place 3 and row 2's places 2, 3 begin a segment: their weights, tokens and the logits before them count for nothing."""
+  logits, batch = example()
+  batch['weights'][:, :] = np.where(batch['segment_ids'] > 0, 1.0, 0.0)
+  assert float(sft_loss(jnp.asarray(logits, jnp.float32), batch).count) == 7 + (2 + 4) + (1 + 0 + 1)
+  changed_logits, changed = logits.copy(), {name: value.copy() for name, value in batch.items()}
+  for row, start in ((1, 3), (2, 2), (2, 3)):
+    changed_logits[row, start - 1] += 5
+    changed['tokens'][row, start] = (changed['tokens'][row, start] + 1) % 7
+    changed['weights'][row, start] = 100
+  before, after = (sft_loss(jnp.asarray(x, jnp.float32), b) for x, b in ((logits, batch), (changed_logits, changed)))
+  assert (float(before.total), float(before.count)) == (float(after.total), float(after.count))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_what_is_masked_may_be_anything(bad, smoothing):
+  """Neither the loss nor its gradient sees logits that predict nothing."""
+  logits, batch = example()
+  total, count = reference(logits, batch, smoothing)
+  spoiled, used = logits.copy(), np.zeros(logits.shape[:2], bool)
+  for row, t in predictions(batch):
+    used[row, t - 1] = True
+  assert not used.all()
+  spoiled[~used] = bad
+  value, gradient = jax.value_and_grad(lambda x: sft_loss(x, batch, label_smoothing=smoothing).mean())(jnp.asarray(spoiled, jnp.float32))
+  np.testing.assert_allclose(value, total / count, rtol=1e-5)
+  assert np.isfinite(gradient).all() and not gradient[~used].any()
+
+
+def test_nan_in_a_counted_place_is_seen():
+  logits, batch = example()
+  row, t = predictions(batch)[0]
+  logits[row, t - 1, 0] = np.nan
+  assert np.isnan(sft_loss(jnp.asarray(logits, jnp.float32), batch).mean())
+
+
+def test_pairs_merge_over_microbatches():
+  logits, batch = example()
+  whole = sft_loss(jnp.asarray(logits, jnp.float32), batch)
+  parts = [sft_loss(jnp.asarray(logits[i:i + 1], jnp.float32), {name: value[i:i + 1] for name, value in batch.items()}) for i in range(3)]
+  merged = WeightedSum(sum(p.total for p in parts), sum(p.count for p in parts))
+  np.testing.assert_allclose(merged.mean(), whole.mean(), rtol=1e-6)
+
+
+def test_nothing_counted_is_zero_and_not_nan():
+  logits, batch = example()
+  batch['weights'][:] = 0
+  value, gradient = jax.value_and_grad(lambda x: sft_loss(x, batch).mean())(jnp.asarray(logits, jnp.float32))
+  assert float(value) == 0 and not gradient.any()

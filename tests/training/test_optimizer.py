@@ -1,0 +1,89 @@
+"""Schedules at points computed by hand, and update rules against numpy."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevo_jax.training.optimizer import schedule, transformation
+from aevo_jax.training.recipe import OPTIMIZERS, Optimizer
+
+COSINE_EIGHTH = (1 + math.cos(math.pi / 8)) / 2
+
+
+# 20 steps, of which 4 warm up: peak 1 is reached at step 4, through 1/5, 2/5, 3/5, 4/5; 16 steps are left.
+@pytest.mark.parametrize('name, points', [
+    ('constant', {0: 0.2, 1: 0.4, 3: 0.8, 4: 1.0, 11: 1.0, 19: 1.0}),
+    ('linear', {0: 0.2, 3: 0.8, 4: 1.0, 5: 15 / 16, 12: 0.5, 19: 1 / 16, 20: 0.0}),
+    ('cosine', {0: 0.2, 3: 0.8, 4: 1.0, 6: COSINE_EIGHTH, 12: 0.5, 18: 1 - COSINE_EIGHTH, 20: 0.0}),
+    # wsd: the last 0.25 * 20 = 5 steps fall to 0, so step 15 is still at the peak.
+    ('wsd', {0: 0.2, 3: 0.8, 4: 1.0, 10: 1.0, 15: 1.0, 16: 0.8, 19: 0.2, 20: 0.0}),
+])
+def test_schedules_with_warm_up(name, points):
+  rate = schedule(Optimizer(learning_rate=1.0, schedule=name, warmup_fraction=0.2, decay_fraction=0.25), 20)
+  np.testing.assert_allclose([rate(step) for step in points], list(points.values()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name, points', [
+    ('constant', {0: 3.0, 9: 3.0}), ('linear', {0: 3.0, 5: 1.5, 9: 0.3}), ('cosine', {0: 3.0, 5: 1.5}), ('wsd', {0: 3.0, 5: 3.0, 7: 3.0, 8: 2.0, 9: 1.0})])
+def test_schedules_without_warm_up_begin_at_the_peak(name, points):
+  rate = schedule(Optimizer(learning_rate=3.0, schedule=name, warmup_fraction=0.0, decay_fraction=0.3), 10)
+  np.testing.assert_allclose([rate(step) for step in points], list(points.values()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['constant', 'linear', 'cosine', 'wsd'])
+@pytest.mark.parametrize('warmup', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('steps', [1, 2, 7])
+def test_every_step_of_a_short_run_moves(name, warmup, steps):
+  rate = schedule(Optimizer(learning_rate=1.0, schedule=name, warmup_fraction=warmup, decay_fraction=1.0), steps)
+  rates = np.array([rate(step) for step in range(steps)])
+  assert (rates > 0).all() and (rates <= 1 + 1e-6).all()
+
+
+def test_adamw_is_the_papers_first_two_steps():
+  """Decoupled weight decay (1711.05101), bias-corrected moments, after clipping by the global norm."""
+  config = Optimizer(name='adamw', learning_rate=0.1, schedule='constant', warmup_fraction=0.0, weight_decay=0.05, b1=0.8, b2=0.95, clip_norm=1.0)
+  tx = transformation(config, 10)
+  params = {'w': np.array([[1.0, -2.0], [0.5, 3.0]]), 'b': np.array([0.3, -0.7])}
+  grads = [{'w': np.array([[0.1, 0.2], [-0.3, 0.4]]), 'b': np.array([0.2, -0.1])},  # norm 0.59: kept
+           {'w': np.array([[3.0, -1.0], [2.0, 0.5]]), 'b': np.array([-1.0, 4.0])}]  # norm 5.59: scaled to 1
+  state, ours = tx.init({k: jnp.asarray(v, jnp.float32) for k, v in params.items()}), {k: jnp.asarray(v, jnp.float32) for k, v in params.items()}
+  m, v = ({k: np.zeros_like(p) for k, p in params.items()} for _ in range(2))
+  for t, grad in enumerate(grads, start=1):
+    updates, state = tx.update({k: jnp.asarray(g, jnp.float32) for k, g in grad.items()}, state, ours)
+    ours = jax.tree.map(jnp.add, ours, updates)
+    norm = math.sqrt(sum((g**2).sum() for g in grad.values()))
+    for k, g in grad.items():
+      g = g * min(1, 1 / norm)
+      m[k], v[k] = 0.8 * m[k] + 0.2 * g, 0.95 * v[k] + 0.05 * g**2
+      step = (m[k] / (1 - 0.8**t)) / (np.sqrt(v[k] / (1 - 0.95**t)) + 1e-8)
+      params[k] = params[k] - 0.1 * (step + 0.05 * params[k])
+      np.testing.assert_allclose(ours[k], params[k], rtol=1e-5)
+
+
+def test_lion_moves_by_the_sign():
+  config = Optimizer(name='lion', learning_rate=0.1, schedule='constant', warmup_fraction=0.0, weight_decay=0.0, clip_norm=100.0)
+  tx, params = transformation(config, 10), {'w': jnp.zeros((2, 2))}
+  updates, _ = tx.update({'w': jnp.array([[2.0, -3.0], [1e-3, 0.0]])}, tx.init(params), params)
+  np.testing.assert_allclose(updates['w'], [[-0.1, 0.1], [-0.1, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_every_update_rule_descends(name):
+  """On ||W - T||^2 + ||b||^2, whose minimum is T, 0, with a matrix (muon treats those alone) and a vector."""
+  target = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+  loss = lambda p: jnp.sum((p['w'] - target)**2) + jnp.sum(p['b']**2)
+  tx = transformation(Optimizer(name=name, learning_rate=0.1, schedule='linear', warmup_fraction=0.1, weight_decay=0.0), 60)
+  params = {'w': jnp.zeros((6, 4)), 'b': jnp.ones(3)}
+  state, start = tx.init(params), float(loss(params))
+
+  @jax.jit
+  def step(params, state):
+    updates, state = tx.update(jax.grad(loss)(params), state, params)
+    return jax.tree.map(jnp.add, params, updates), state
+
+  for _ in range(60):
+    params, state = step(params, state)
+  assert float(loss(params)) < 0.05 * start
