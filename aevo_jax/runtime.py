@@ -3,13 +3,18 @@
 import ctypes
 import os
 import signal
+import sys
 
+PARENT = 'AEVO_PARENT_PID'  # set by whoever starts a child process of ours
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
   """Has the kernel kill this process when the thread that started it ends: no orphans after kill -9 of the controller."""
   ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  # The parent may have ended before this line was reached; then no signal will ever come.
+  if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
+    sys.exit('the process that started this one has ended')
 
 
 def pin_threads(threads: int) -> None:

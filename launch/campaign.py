@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -45,16 +46,16 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
     raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
+  run = pathlib.Path(_RESUME.value or _RUN.value or '')
   try:
     if _RESUME.value is not None:
-      go_on(pathlib.Path(_RESUME.value))
+      go_on(run)
       return
     gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
     constitution, settings = constitution_lib.from_gin(), resolve('campaign')
     if _DRY_RUN.value:
       dry_run(constitution, settings)
       return
-    run = pathlib.Path(_RUN.value)
     if run.exists() and _IF_EXISTS.value == 'continue':
       if not finished(run):
         print(f'{run} is unfinished; resuming it')
@@ -63,11 +64,13 @@ def main(argv: list[str]) -> None:
       run = next(p for p in (run.with_name(f'{run.name}-{i}') for i in range(2, 10_000)) if not p.exists())
     settings.locked()  # a sandbox that is asked for and missing is an error before anything is made
     setup.prepare(run, constitution, settings)
+    (run / 'command.json').write_text(json.dumps({'command': ' '.join(['aevo', 'campaign', *sys.argv[1:]]), 'gin_files': flags.FLAGS.gin_file,
+                                                  'size': constitution.objective.size}) + '\n')
     go_on(run)
   except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError) as error:
     sys.exit(f'campaign: {error}')
   except KeyboardInterrupt:
-    sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={_RESUME.value or _RUN.value}')
+    sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={run}')
 
 
 def finished(run: pathlib.Path) -> bool:

@@ -20,30 +20,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import aevo_jax
-from aevo_jax.campaign import sandbox
-from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign import decisions, sandbox
+from aevo_jax.campaign.decisions import AGENTS, FINAL
+from aevo_jax.campaign.gate import RecipeRefusedError, admit, full_recipe
 from aevo_jax.campaign.processes import Server, Worker
-from aevo_jax.campaign.seal import UnsealableError, seal
+from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
 from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.config.statements import parse_statements, render
+from aevo_jax.config.statements import render
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.ledger.records import Record
-from aevo_jax.meta_agent import evidence as evidence_lib
-from aevo_jax.meta_agent import random_agent, statistical_agent
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.policy import ANCHOR, Policy
+from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate.build import load_base
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
-FINAL = -1  # the round number of final retrainings in trial records
 POLL_SECONDS = 0.02
 
 
@@ -118,7 +116,6 @@ class Campaign:
     self.state = CampaignState()
     for record in ledger.records:
       self.state.apply(record)
-    self._defaults = default_values(inputs.recipe)
     self._locked = settings.locked()
     self._slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
     base = str(pathlib.Path(inputs.store) / inputs.substrate_object)
@@ -171,17 +168,15 @@ class Campaign:
     policy = self._policy(round_)
     for worker, assignment in enumerate(policy.assignments):
       trial = f'r{round_}w{worker}'
-      if trial not in self.state.trials:
-        self._assign(trial, round_, worker, assignment.axis, policy.overlay(worker))
+      self._assign(trial, round_, worker, assignment.axis, policy.overlay(worker))
     trials = self.state.of_round(round_)
     if round_ == 0 and self.state.base is None:
       self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
     self._work(trials)
     self._release(round_, trials)
-    evidence = self._evidence(round_, policy, trials)
+    text = decisions.evidence_text(decisions.round_evidence(self.state, round_, policy, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps(evidence, indent=1, sort_keys=True) + '\n'
     path.write_text(text)
     if round_ not in self.state.evidence:
       self._append('evidence_written', {'round': round_, 'digest': _sha256(text)})
@@ -201,12 +196,17 @@ class Campaign:
     self._append('policy_written', {'round': policy.round, 'digest': policy.digest(), 'policy': policy.to_json()})
 
   def _assign(self, trial: str, round_: int, worker: int, axis: str, overlay: str, seed_name: str = '') -> None:
+    """Enters a trial and the gate's verdict on it; nothing if both are in the ledger."""
+    known = self.state.trials.get(trial)
+    if known is not None and (known.recipe or known.done):
+      return
     seed = trial_seed(self._settings.seed, seed_name or trial)
     payload = {'trial': trial, 'round': round_, 'worker': worker, 'axis': axis, 'overlay': overlay, 'recipe': '', 'seed': seed}
     try:
       bindings = admit(overlay, self._inputs.constitution, self._inputs.recipe)
     except RecipeRefusedError as error:
-      self._append('trial_assigned', payload)
+      if known is None:  # else the controller ended between these two records
+        self._append('trial_assigned', payload)
       self._append('trial_refused', {'trial': trial, 'cause': str(error)})
       return
     payload |= {'overlay': render(bindings), 'recipe': _sha256(full_recipe(bindings, self._inputs.recipe))}
@@ -216,12 +216,9 @@ class Campaign:
 
   def spec(self, trial: TrialState) -> TrialSpec:
     """A trial's whole input."""
-    constitution = self._inputs.constitution
-    return TrialSpec(
-        trial=trial.trial, store=self._inputs.store, substrate=self._inputs.substrate_object, base_digest=self._inputs.base_digest,
-        constitution=constitution.digest(), recipe=full_recipe(parse_statements(trial.overlay), self._inputs.recipe), overlay=trial.overlay,
-        seed=trial.seed, size=constitution.objective.size, tokens=constitution.budget.trial_tokens, steps=constitution.budget.trial_steps,
-        threads=self._settings.threads, axes=constitution.search_space.axes, cache=self._inputs.cache, locked=self._locked)
+    return decisions.trial_spec(
+        trial, self._inputs.constitution, recipe=self._inputs.recipe, store=self._inputs.store, substrate=self._inputs.substrate_object,
+        base_digest=self._inputs.base_digest, threads=self._settings.threads, cache=self._inputs.cache, locked=self._locked)
 
   def _work(self, trials: list[TrialState]) -> None:
     """Trains, seals and scores trials until nothing is left, `slots` processes computing at a time."""
@@ -260,7 +257,8 @@ class Campaign:
       self._conclude(trial, 0, timed_out=False)
       if trial.status == 'sealed':
         self._submit_scores(trial)
-      return False
+      if trial.done:
+        return False
     if directory.exists():
       shutil.rmtree(directory)
     directory.mkdir(parents=True)
@@ -278,19 +276,19 @@ class Campaign:
                                     'message': f'killed after {self._inputs.constitution.budget.trial_deadline_s:g} s'})
       return
     if status == 0 and (directory / RESULT).exists():
-      claim = json.loads((directory / RESULT).read_text())
-      if claim['status'] == 'refused':
-        self._append('trial_refused', {'trial': trial.trial, 'cause': claim['message']})
-        return
-      if claim['status'] == 'failed':
-        self._append('trial_failed', {'trial': trial.trial, 'cause': claim['cause'], 'final': True, 'message': claim['message']})
-        return
       try:
+        claim = read_claim(directory)
+        if claim['status'] == 'refused':
+          self._append('trial_refused', {'trial': trial.trial, 'cause': claim['message']})
+          return
+        if claim['status'] == 'failed':
+          self._append('trial_failed', {'trial': trial.trial, 'cause': claim['cause'], 'final': True, 'message': claim['message']})
+          return
         sealed = seal(directory)
         self._append('trial_sealed', {'trial': trial.trial, 'digest': sealed.digest, 'candidate': self._logical(directory), 'export_file': sealed.export_file,
                                       'claim': sealed.claim})
         return
-      except (UnsealableError, ManifestError, ValueError) as error:
+      except (UnsealableError, ManifestError, SafetensorError) as error:
         message = str(error)
     else:
       tail = (directory / 'log.txt').read_text(errors='replace')[-2000:] if (directory / 'log.txt').exists() else ''
@@ -301,8 +299,17 @@ class Campaign:
                                   'message': message})
 
   def _logical(self, directory: pathlib.Path) -> str:
-    """The candidate's identity, computed here from the exported file and not taken from the worker's claim."""
-    return logical_digest(load_file(directory / EXPORT))
+    """The candidate's identity, computed here from the exported file and not taken from the worker's claim.
+
+    Raises:
+      UnsealableError: the weights are not of the base's model, so that no server could score them.
+    """
+    candidate, base = load_file(directory / EXPORT), load_file(self._base_weights()['weights'])
+    differing = sorted(name for name in candidate.keys() | base.keys()
+                       if name not in candidate or name not in base or (candidate[name].shape, candidate[name].dtype) != (base[name].shape, base[name].dtype))
+    if differing:
+      raise UnsealableError(f'the exported weights are not of the base model: {", ".join(differing[:5])}')
+    return logical_digest(candidate)
 
   def _submit_scores(self, trial: TrialState) -> None:
     request = {'weights': str(self._directory(trial) / EXPORT), 'file_digest': trial.export_file}
@@ -330,51 +337,33 @@ class Campaign:
     if not scored:
       return
     if round_ not in self.state.ranks:
-      reply = self._arbiter.call({'op': 'ranks', 'trials': [t.trial for t in scored], 'seed': trial_seed(self._settings.seed, f'ties{round_}')})
+      reply = self._arbiter.call({'op': 'ranks', 'trials': [t.trial for t in scored], 'seed': decisions.tie_seed(self._settings.seed, round_)})
       self._append('external_ranked', {'round': round_, 'ranks': reply['ranks']})
-    order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -t.dev['overall']['accuracy'], t.worker))
-    chosen = [t.trial for t in order[:self._inputs.constitution.release.per_round]]
+    chosen = decisions.to_release(scored, self._inputs.constitution.release.per_round)
     if any(self.state.trials[t].released is None for t in chosen):
       scores = self._arbiter.call({'op': 'release', 'round': round_, 'trials': chosen})['scores']
       for trial in chosen:
         if self.state.trials[trial].released is None:
           self._append('external_released', {'trial': trial, 'round': round_, 'score': scores[trial]})
 
-  def _evidence(self, round_: int, policy: Policy, trials: list[TrialState]) -> dict[str, Any]:
-    groups = collections.defaultdict(list)
-    for trial in self.state.trials.values():
-      if trial.axis == ANCHOR and trial.dev is not None:
-        groups[trial.overlay].append(trial.dev['overall']['accuracy'])
-    noise = evidence_lib.seed_noise(list(groups.values()), self._inputs.constitution.promotion.seed_sd_floor)
-    ranks = self.state.ranks.get(round_, {})
-    rows = [evidence_lib.trial_row(
-        trial=t.trial, worker=t.worker, axis=t.axis, changes=policy.assignments[t.worker].changes, status=t.status, cause=t.cause, dev=t.dev,
-        external=t.released, external_rank=ranks.get(t.trial), cost={k: t.claim.get(k, 0) for k in ('tokens', 'steps', 'flops')}) for t in trials]
-    return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise)
-
   def _decide(self, round_: int, policy: Policy) -> None:
     history = [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(round_ + 1)]
     if round_ + 1 not in self.state.policies:
-      decide = AGENTS[self._settings.agent]
-      following = decide(history, policy, self._inputs.constitution, self._defaults, trial_seed(self._settings.seed, f'agent{round_}'))
-      self._write_policy(following)
+      self._write_policy(decisions.next_policy(history, policy, self._inputs.constitution, recipe=self._inputs.recipe, agent=self._settings.agent,
+                                               campaign_seed=self._settings.seed))
     following = policy_lib.from_json(self.state.policies[round_ + 1]['policy'])
     if round_ not in self.state.promotions:
-      self._append('promotion_decided', {'round': round_, 'promoted': following.standing, 'before': policy.standing, 'reasons': list(following.reasons)})
+      self._append('promotion_decided', decisions.promotion(policy, following))
 
   # -- the end -------------------------------------------------------------------------------------------------------------------------------
 
   def _final(self) -> None:
     """Retrains the promoted and the starting recipe on fresh seeds and has them and the base scored, once, on the final set."""
     promoted = policy_lib.from_json(self.state.policies[self._inputs.constitution.budget.rounds + 1]['policy']).standing
-    recipes = {'starting': '', 'promoted': policy_lib.render_overlay(promoted)}
     trials = []
-    for i, (axis, overlay) in enumerate(recipes.items()):
-      for k in range(self._inputs.constitution.budget.final_seeds):
-        name = f'{axis}{k}'
-        if name not in self.state.trials:
-          self._assign(name, FINAL, i * self._inputs.constitution.budget.final_seeds + k, axis, overlay, seed_name=f'final{k}|{axis}')
-        trials.append(self.state.trials[name])
+    for name, worker, axis, overlay, seed_name in decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds):
+      self._assign(name, FINAL, worker, axis, overlay, seed_name=seed_name)
+      trials.append(self.state.trials[name])
     self._arbiter.submit((None, 'base'), {'op': 'final', 'candidate': 'base', **self._base_weights()})
     self._work(trials)
     self._append('final_scored', {'scores': self._arbiter.call({'op': 'final_scores'})['scores']})
@@ -384,7 +373,9 @@ class Campaign:
     path = self._run / 'base.safetensors'
     if not path.exists():
       params = load_base(pathlib.Path(self._inputs.store) / self._inputs.substrate_object, logical_digest=self._inputs.base_digest)
-      hf_checkpoint.save_weights(path, params)
+      partial = path.with_name('.base.partial')  # a controller killed while writing must not leave half a base under the real name
+      hf_checkpoint.save_weights(partial, params)
+      partial.rename(path)
     return {'weights': str(path), 'file_digest': file_digest(path)}
 
   def _reveal(self) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from aevo_jax.runtime import PARENT
+
 
 class ServerError(RuntimeError):
   """A trusted server refused a request, or keeps dying."""
@@ -16,7 +18,8 @@ class ServerError(RuntimeError):
 def _environment() -> dict[str, str]:
   # Nothing of the caller's secrets reaches a child: only what Python and XLA need to start.
   kept = ('PATH', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PYTHONPATH', 'VIRTUAL_ENV', 'TZ', 'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES', 'XLA_FLAGS')
-  return {name: os.environ[name] for name in kept if name in os.environ} | {'PYTHONUNBUFFERED': '1', 'TF_CPP_MIN_LOG_LEVEL': '2'}
+  return {name: os.environ[name] for name in kept if name in os.environ} | {
+      'PYTHONUNBUFFERED': '1', 'TF_CPP_MIN_LOG_LEVEL': '2', PARENT: str(os.getpid())}
 
 
 class Worker:
@@ -129,4 +132,7 @@ class Server:
       except subprocess.TimeoutExpired:
         self._process.kill()
         self._process.wait()
+    if self._process is not None:
+      self._process.stdin.close()
+      self._process.stdout.close()
     self._process = None

@@ -11,10 +11,11 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.evaluation import arbiter
 from aevo_jax.evaluation.sets import commitment
-from aevo_jax.substrate import build
+from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 
 INPUTS, SETTINGS, CONSTITUTION, LEDGER = 'inputs.json', 'settings.json', 'constitution.gin', 'ledger.jsonl'
+SUBSTRATE = 'substrate.json'  # the digests behind the substrate's identity, file by file
 
 
 class RunDirectoryError(ValueError):
@@ -43,11 +44,13 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   run.mkdir(parents=True)
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   (run / CONSTITUTION).write_text(frozen.text())
+  manifest.write(run / SUBSTRATE, measured)
   (run / SETTINGS).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + '\n')
   fields = dataclasses.asdict(inputs)
   del fields['constitution']
   (run / INPUTS).write_text(json.dumps(fields, indent=1) + '\n')
-  return inputs
+  # As a resumed controller or an audit will read them: the order of the axes in the operator's gin must not steer an agent.
+  return reload(run)[0]
 
 
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:

@@ -26,6 +26,7 @@ class TrialState:
   external_scored: bool = False
   released: float | None = None
   final_scored: bool = False
+  recipe: str = ''  # digest of what it runs; '' until the gate has admitted it
 
   @property
   def done(self) -> bool:
@@ -65,7 +66,7 @@ class CampaignState:
       case 'policy_written':
         self.policies[p['round']] = p
       case 'trial_assigned':
-        self.trials[p['trial']] = TrialState(p['trial'], p['round'], p['worker'], p['axis'], p['overlay'], p['seed'])
+        self.trials[p['trial']] = TrialState(p['trial'], p['round'], p['worker'], p['axis'], p['overlay'], p['seed'], recipe=p['recipe'])
       case 'trial_sealed':
         trial = self.trials[p['trial']]
         trial.status, trial.candidate, trial.export_file, trial.claim = 'sealed', p['candidate'], p['export_file'], p['claim']

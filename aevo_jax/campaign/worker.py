@@ -28,12 +28,12 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   from aevo_jax.config import loading
   from aevo_jax.config.search_space import SearchSpace
   from aevo_jax.config.statements import parse_statements, render
-  from aevo_jax.data import pipeline, tokenizer as tokenizers
-  from aevo_jax.models import hf_checkpoint, lora
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.models import hf_checkpoint
   from aevo_jax.substrate.build import SubstrateMismatchError, load_base
   from aevo_jax.substrate.store import open_fork
-  from aevo_jax.training import fingerprint, recipe as recipe_lib, train_loop
-  from aevo_jax.training.optimizer import transformation
+  from aevo_jax.training import post_train, recipe as recipe_lib
+  from aevo_jax.training.train_loop import NonFiniteError
 
   started = time.monotonic()
   try:
@@ -59,20 +59,13 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   except (loading.LoadError, DeadBindingError, ValueError) as error:
     return {'status': 'refused', 'cause': type(error).__name__, 'message': str(error)}
 
-  config = hf_checkpoint.read_config(base_directory)
-  structure, params, frozen = fingerprint.adapted(config, recipe, base, spec.seed)
-  batches = pipeline.batches(fingerprint.source(recipe, tokenizer, size=spec.size, seed=spec.seed), rows=recipe.train.batch_rows,
-                             row_length=recipe.train.row_length)
+  prepared = post_train.prepare(hf_checkpoint.read_config(base_directory), recipe, base, tokenizer, size=spec.size, seed=spec.seed)
   ready = time.monotonic()
   try:
-    state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer, steps), batches, steps=steps, directory=directory,
-                             label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
-  except train_loop.NonFiniteError as error:
+    final = post_train.train(prepared, recipe, steps=steps, directory=directory)
+  except NonFiniteError as error:
     return {'status': 'failed', 'cause': 'non_finite', 'message': str(error)}
   trained = time.monotonic()
-  final = {**frozen, **state.final_params()}
-  if frozen:
-    final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
   (directory / EXPORT).parent.mkdir(exist_ok=True)
   hf_checkpoint.save_weights(directory / EXPORT, final)
   tokens = steps * recipe.train.batch_rows * recipe.train.row_length

@@ -57,6 +57,13 @@ def holdout_secret(home: pathlib.Path, holdout: str) -> bytes:
   return hmac.digest(machine_key(home), f'holdout|{holdout}'.encode(), 'sha256')
 
 
+def rank(accuracies: dict[str, float], seed: int) -> dict[str, int]:
+  """trial -> rank, 0 = lowest; ties are broken by a seeded coin that does not depend on the order of the trials."""
+  coin = random.Random(seed)
+  order = sorted((accuracies[trial], coin.random(), trial) for trial in sorted(accuracies))
+  return {trial: place for place, (_, _, trial) in enumerate(order)}
+
+
 class Quota:
   """Which scores were released in which round; kept on disk, so that a restart does not refill it."""
 
@@ -117,9 +124,7 @@ class Arbiter:
     return {}
 
   def ranks(self, request: dict) -> dict:
-    coin = random.Random(request['seed'])
-    order = sorted((self._accuracy(t), coin.random(), t) for t in sorted(request['trials']))
-    return {'ranks': {trial: rank for rank, (_, _, trial) in enumerate(order)}}
+    return {'ranks': rank({trial: self._accuracy(trial) for trial in request['trials']}, request['seed'])}
 
   def release(self, request: dict) -> dict:
     scores = {t: round(self._accuracy(t), self._constitution.release.decimals) for t in request['trials']}

@@ -63,13 +63,16 @@ class Policy:
     """SHA-256 of the canonical JSON."""
     return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
+  def files(self) -> dict[str, str]:
+    """File name -> text: standing.gin, w0.gin ... and policy.json."""
+    return {'standing.gin': render_overlay(self.standing)} | {f'w{worker}.gin': self.overlay(worker) for worker in range(len(self.assignments))} | {
+        'policy.json': json.dumps(self.to_json(), indent=1, sort_keys=True) + '\n'}
+
   def write(self, directory: pathlib.Path) -> None:
-    """Writes standing.gin, w0.gin ... and policy.json."""
+    """Writes `files` into the directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / 'standing.gin').write_text(render_overlay(self.standing))
-    for worker in range(len(self.assignments)):
-      (directory / f'w{worker}.gin').write_text(self.overlay(worker))
-    (directory / 'policy.json').write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + '\n')
+    for name, text in self.files().items():
+      (directory / name).write_text(text)
 
 
 def render_overlay(values: dict[str, Any]) -> str:

@@ -1,40 +1,69 @@
-"""The table a campaign ends with: base, starting and promoted recipe on the final set, and where the time went."""
+"""The table a campaign ends with, for a terminal: base, starting and promoted recipe on the final set, the gains, and where the time went."""
 
 import datetime
 import pathlib
 
-from aevo_jax.campaign.campaign import FINAL
+from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.state import fold
+from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read
-from aevo_jax.ledger.records import Record
+from aevo_jax.report.costs import PARTS, TRAINING, costs, wall_clock
+from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain, final_results
+
+__all__ = ['final_table', 'wall_clock']
+OVER = {BASE: 'the base', STARTING: 'the starting recipe'}
 
 
-def wall_clock(records: list[Record]) -> dict[str, float]:
-  """Seconds between the first and last record (pauses between a kill and its resume included), and the share not spent training.
-
-  The share is of processor slots: 1 - (seconds workers spent in training steps) / (wall seconds x slots).
-  """
-  started = next(r for r in records if r.kind == 'campaign_started')
-  wall = records[-1].time - started.time
-  training = sum(r.payload['claim'].get('seconds', {}).get('train', 0.0) for r in records if r.kind == 'trial_sealed')
-  return {'wall': wall, 'training': training, 'slots': started.payload['slots'], 'non_training_share': 1 - training / (wall * started.payload['slots'])}
+def verdict(gain: Gain, over: str) -> str:
+  """One sentence, e.g. 'gained +0.043 [+0.021, +0.066] over the starting recipe'."""
+  numbers = f'{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]'
+  return {'gain': f'gained {numbers} over {OVER[over]}', 'loss': f'LOST {numbers} against {OVER[over]}',
+          'noise': f'{numbers} against {OVER[over]}: within noise, no gain is shown'}[gain.verdict]
 
 
 def final_table(run: pathlib.Path) -> str:
-  """Plain text."""
+  """Plain text, at most 110 columns beside the reasons of promotions.
+
+  Raises:
+    LedgerError: the ledger is damaged. ScoreFileError: the score files are not those of the ledger.
+  """
   records = read(run / 'ledger.jsonl', strict=False)
   state = fold(records)
-  lines = ['', f'{"":<12} {"final accuracy [95%]":>28} {"seeds":>6}']
-  for group in ('base', 'starting', 'promoted'):
-    scores = [s['overall'] for name, s in sorted(state.final['scores'].items()) if name == group or name.rstrip('0123456789') == group]
-    if scores:
-      low, high = min(s['low'] for s in scores), max(s['high'] for s in scores)
-      accuracy = sum(s['accuracy'] for s in scores) / len(scores)
-      lines.append(f'{group:<12} {accuracy:>12.3f} [{low:.3f}, {high:.3f}] {len(scores):>6}')
-  clock = wall_clock(records)
-  failed = sum(t.status in ('failed', 'refused') for t in state.trials.values())
-  promoted = [r for p in sorted(state.promotions.items()) for r in p[1]['reasons']]
-  lines += ['', *(promoted or ['no promotion: nothing cleared the noise floor']), '',
-            f'{sum(t.round != FINAL for t in state.trials.values())} trials, {failed} failed or refused; wall time {datetime.timedelta(seconds=round(clock["wall"]))}, '
-            f'of the processors\' time {100 * clock["non_training_share"]:.0f}% was not training']
+  verifier = constitution_lib.read(run / 'constitution.gin').objective.verifier
+  results, clock = final_results(run, state, verifier), costs(records)
+  lines = ['']
+  if state.finished is None:
+    lines += [f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo campaign --resume={run}', '']
+  lines += _scores(results)
+  lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
+  promoted = [reason for _, p in sorted(state.promotions.items()) if p['promoted'] != p['before'] for reason in p['reasons']]
+  if state.promotions:
+    lines += ['', *([f'  {reason}' for reason in promoted] or ['nothing was promoted: no change cleared the noise floor'])]
+  campaign = [t for t in state.trials.values() if t.round != FINAL]
+  lost = [t for t in state.trials.values() if t.status in ('failed', 'refused')]
+  lines += ['', f'{len(campaign)} trials and {len(state.trials) - len(campaign)} final retrainings, {len(lost)} failed or refused; '
+            f'{clock.total("tokens"):,} tokens, {clock.total("steps"):,} steps',
+            f'wall time {_duration(clock.wall - clock.paused)}' + (f' (and {_duration(clock.paused)} interrupted, {state.resumes} resume(s))' if state.resumes else '')
+            + f'; of the time of {clock.slots} processor slot(s) {100 * clock.non_training_share:.0f}% was not training:']
+  spent = clock.processor_seconds or 1.0
+  lines += [f'  {100 * seconds / spent:5.1f}%  {PARTS[part]}' for part, seconds in sorted(clock.parts.items(), key=lambda item: -item[1])
+            if part != TRAINING and seconds / spent >= 0.0005]
   return '\n'.join(lines)
+
+
+def _scores(results: FinalResults) -> list[str]:
+  if not results.scores:
+    return ['the final set is not scored yet']
+  lines = [f'{"":<12} {"final accuracy [95%]":>24} {"seeds":>6} {"items":>6}']
+  for name in (BASE, STARTING, PROMOTED):
+    if name in results.scores:
+      score = results.scores[name]
+      interval = f'{score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]'
+      lines.append(f'{name:<12} {interval:>24} {score.seeds:>6} {score.items:>6}')
+  if PROMOTED not in results.scores:
+    lines.append('no retraining of the promoted recipe could be scored; see the failures in the report')
+  return [*lines, '']
+
+
+def _duration(seconds: float) -> str:
+  return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,6 +1,121 @@
-"""report.html (placeholder body until the full page is written)."""
+"""report.html: the campaign for a person, in one file that needs nothing else.
+
+`story` reads the run, `plots` draws, the template lays out and escapes. Recipes, reasons, causes and logs are free text of agents and workers: the
+template escapes everything, and only figures, whose text matplotlib escapes, go in as they are.
+"""
+
+import datetime
 import pathlib
+import shlex
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from aevo_jax.report import costs, gains, plots
+from aevo_jax.report.gains import Gain
+from aevo_jax.report.story import Measured, Round, Story
+
+REPORT, TEMPLATE = 'report.html', 'report.html.j2'
+
+
 def write(run: pathlib.Path) -> pathlib.Path:
-  path = run / 'report.html'
-  path.write_text('<html></html>')
+  """Writes report.html into the run directory; of an unfinished run, as far as it has come.
+
+  Raises:
+    NoRunError: nothing to report on. LedgerError, ScoreFileError: the run's files are damaged.
+  """
+  path = run / REPORT
+  temporary = path.with_name(f'.{REPORT}.new')
+  temporary.write_text(render(Story(run)), encoding='utf-8')
+  temporary.replace(path)
   return path
+
+
+def render(story: Story) -> str:
+  """The page."""
+  environment = jinja2.Environment(loader=jinja2.PackageLoader('aevo_jax', 'report'), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                   lstrip_blocks=True)
+  environment.filters |= {'signed': lambda x: f'{x:+.3f}'.replace('-', '\N{MINUS SIGN}'), 'accuracy': lambda x: f'{x:.3f}', 'percent': lambda x: f'{100 * x:.1f}%',
+                          'duration': duration, 'count': lambda n: f'{n:,}', 'words': lambda text: text.replace('_', ' '), 'when': when}
+  environment.globals |= {'strip': strip}
+  return environment.get_template(TEMPLATE).render(
+      story=story, state=story.state, started=story.started, constitution=story.constitution, results=story.results, costs=story.costs, parts=costs.PARTS,
+      training=costs.TRAINING, final_round=costs.FINAL, figures=figures(story), run=story.run.name, run_path=shlex.quote(str(story.run)), progress=progress(story),
+      head=story.records[-1], first=story.records[0])
+
+
+def progress(story: Story) -> dict[str, int]:
+  """How far the campaign has come, in trials."""
+  budget, trials = story.constitution.budget, story.state.trials.values()
+  return {'done': sum(t.done for t in trials), 'planned': budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds,
+          'failed': sum(t.status == 'failed' for t in trials), 'refused': sum(t.status == 'refused' for t in trials)}
+
+
+def duration(seconds: float) -> str:
+  """'48 s', '12 min 5 s', '3 h 20 min'."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours} h {minutes} min' if hours else f'{minutes} min {rest} s' if minutes else f'{rest} s'
+
+
+def when(seconds: float) -> str:
+  """Unix seconds as a date, in UTC: a report reads the same on every machine."""
+  return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime('%Y-%m-%d %H:%M UTC')
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def figures(story: Story) -> dict[str, Any]:
+  """'final', 'dev', 'external' -> SVG or None where there is nothing to draw; 'families' -> a list of (family, SVG, gap)."""
+  dev, external = _points(story.rounds, 'dev'), _points(story.rounds, 'external')
+  ylim = plots.limits(dev + external) if dev or external else (0.0, 1.0)
+  base = ('base', story.state.base['overall']['accuracy']) if story.state.base else None
+  drawn: dict[str, Any] = {'final': None, 'dev': None, 'external': None, 'families': []}
+  if story.results.scores:
+    bars = [plots.Bar(name, s.accuracy, s.low, s.high) for name in (gains.BASE, gains.STARTING, gains.PROMOTED) if (s := story.results.scores.get(name))]
+    drawn['final'] = _figure(plots.final(bars, name='final', alt='Final accuracy: ' + '; '.join(f'{b.name} {b.value:.3f} [{b.low:.3f}, {b.high:.3f}]' for b in bars)))
+  for name, points in (('dev', dev), ('external', external)):
+    if points:
+      drawn[name] = _figure(plots.rounds(points, name=name, ylim=ylim, reference=base if name == 'dev' else None,
+                                         alt=f'{name} accuracy of every trial by round; the table of each round below has the numbers'))
+  panels = {family: _points(story.rounds, 'dev', story.state, family) for family in story.families}
+  for family, points in panels.items():
+    if points:
+      gap = story.family_gap(family)
+      lenient = 2 if story.verifier == 'strict' else 1
+      other_name = 'challenge' if story.verifier == 'strict' else 'strict'
+      svg = plots.small(points, name=f'family-{family.replace("_", "-")}', ylim=(0.0, 1.0), other=[(row[0], row[lenient]) for row in gap], other_name=other_name,
+                        alt=f'dev accuracy on {family} by round, anchors and explorers')
+      drawn['families'].append((family, _figure(svg), gap[-1] if gap else None))
+  return drawn
+
+
+def _points(rounds: tuple[Round, ...], split: str, state=None, family: str = '') -> list[plots.Point]:
+  """Points of the trials that have a score; of one family on dev if it is named."""
+  points = []
+  for round_ in rounds:
+    for told in round_.trials:
+      if family:
+        dev = state.trials[told.trial].dev
+        measured = None if dev is None else Measured(*(dev['by_family'][family][k] for k in ('accuracy', 'low', 'high')))
+      else:
+        measured = getattr(told, split)
+      if measured is not None:
+        points.append(plots.Point(round_.number, measured.value, measured.low, measured.high, told.anchor, told.promoted,
+                                  told.axis.replace('_', ' ') if told.promoted and not family else ''))
+  return points
+
+
+def _figure(svg: str) -> markupsafe.Markup:
+  return markupsafe.Markup(svg)  # text inside is escaped by matplotlib
+
+
+def strip(gain: Gain, reach: float) -> markupsafe.Markup:
+  """A gain as a small picture: its interval on an axis from -reach to +reach with a tick at 0; arrowless clipping at the ends."""
+  place = lambda v: 50 + 50 * max(-1.0, min(1.0, v / reach))
+  return markupsafe.Markup(
+      f'<svg class="strip {gain.verdict}" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true"><line class="zero" x1="50" x2="50" y1="0" y2="12"/>'
+      f'<line class="range" x1="{place(gain.low):.1f}" x2="{place(gain.high):.1f}" y1="6" y2="6"/>'
+      f'<rect class="mean" x="{place(gain.value) - 1:.1f}" y="2" width="2" height="8"/></svg>')

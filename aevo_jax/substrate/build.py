@@ -43,14 +43,19 @@ class Substrate:
     recipe: str
 
 
+def weights_digest(weights: pathlib.Path, directory: pathlib.Path) -> str:
+    """Logical digest of a safetensors file of the model whose config.json is in `directory`, by our parameter names."""
+    return digest_lib.logical_digest(hf_checkpoint.load_weights(weights, hf_checkpoint.read_config(directory)))
+
+
 def measure(root: pathlib.Path, package_root: pathlib.Path) -> SubstrateManifest:
     """Digests of the substrate at `root` and of the code in `package_root`/aevo_jax."""
     base = root / BASE
-    params = hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(base))
+    tensors = weights_digest(base / hf_checkpoint.WEIGHTS, base)
     files = {name: digest_lib.file_digest(base / name) for name in (hf_checkpoint.WEIGHTS, *CARRIED)}
     code, code_files = code_digest.code_tree_digest(package_root)
     recipe = statements_digest(parse_statements((root / RECIPE).read_text()))
-    return SubstrateManifest(BaseCheckpoint(digest_lib.logical_digest(params), files), CodeTree(code, code_files), recipe)
+    return SubstrateManifest(BaseCheckpoint(tensors, files), CodeTree(code, code_files), recipe)
 
 
 def identity(measured: SubstrateManifest) -> str:

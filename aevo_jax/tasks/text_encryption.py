@@ -1,8 +1,8 @@
 """Phrases under one monoalphabetic substitution; the query is to be decrypted.
 
-Kinds: `involution` (letters swapped in pairs, some fixed) and `permutation` (any other). `standard` uses 26 letters and English
-words, `micro` the letters a-h, two-letter words as examples and queries of two or three letters. Published rule class: all substitutions of the alphabet, so an answer is unique
-exactly if every letter of the query occurs in an example, or all letters but one do. Split key: the whole substitution.
+Kinds: `involution` (letters swapped in pairs, some fixed) and `permutation` (any other). `standard` uses 26 letters and English words, `micro`
+the letters a-h, examples of one letter each and queries of two or three letters. Published rule class: all substitutions of the alphabet, so
+an answer is unique exactly if every letter of the query occurs in an example, or all letters but one do. Split key: the whole substitution.
 """
 
 import random
@@ -44,13 +44,10 @@ class TextEncryption:
     letters = ALPHABET[size]
     encrypt = draw_substitution(rng, kind, letters)
     if size == 'micro':
-      # Examples spell every letter at most twice: four two-letter words out of two shuffles of the alphabet.
-      stock = rng.sample(letters, len(letters))
-      words = [stock[i] + stock[i + 1] for i in range(0, len(stock), 2)]
-      words += [''.join(rng.sample(letters, 2)) for _ in range(difficulty.extra_examples)]
-      words = words[:3 + rng.randint(0, 1)] + words[4:]
-      length = rng.randint(2, 2 + round(difficulty.magnitude))
-      plain = ''.join(rng.choice(letters) for _ in range(length))
+      # Examples of one letter each, all but one of the alphabet unless more are asked for: longer words kept a small model at chance.
+      words = rng.sample(letters, min(len(letters), len(letters) - 1 + difficulty.extra_examples))
+      length = 2 + round(difficulty.magnitude)
+      plain = ''.join(rng.choice(words) for _ in range(length))
     else:
       words = [' '.join(rng.sample(WORDS, rng.randint(2, 4))) for _ in range(rng.randint(3, 5) + difficulty.extra_examples)]
       plain = ' '.join(rng.sample(WORDS, rng.randint(2, difficulty.upto(2, 4))))

@@ -26,9 +26,9 @@ CASES = list(itertools.product(('train', 'dev'), SIZES))
 # The first 50 items of seed 1, all fields. A base checkpoint and recorded scores rest on these streams: if a digest changes on purpose,
 # the base has to be trained again and the substrate's manifest rebuilt.
 GOLDEN = {
-    ('train', 'micro'): 'd6f1d5a1152ec044b603c994f6032f1e77f7b1def0ff0bf2fd7d655516ad0274',
+    ('train', 'micro'): '2225c65950c49a74d9cd4ee09dccfe7ff4b4123fea4a1dc889aee20e53b6f0a0',
     ('train', 'standard'): '01bb8a84036b414df3bc0d77d48600a75bd9c98657e436d2eab56b19af6e9304',
-    ('dev', 'micro'): '85b73fb4e406aac927e64ec7c17948ef0c5ee19ec3144a23007612bb76030ea0',
+    ('dev', 'micro'): 'bd756dbe49ad14c26f7a70a770fc98ce8ad78dcc1066d64b7dbac2f3be4655ed',
     ('dev', 'standard'): '1d662a2e77370dafc980a9d331d387972b789f4c1f6172ddd7fbca24e38d4bfa',
 }
 
@@ -120,7 +120,7 @@ def test_difficulty_is_live(family, size):
   }[family]
   assert measure(narrow) < measure(full)
   examples = lambda items: sum(i.question.count(mark) for i in items for mark in ('>', 'becomes', 'distance = ', ' = '))
-  assert examples(longer) > 1.15 * examples(full)
+  assert examples(longer) > 1.1 * examples(full)  # a micro cipher has room for one more example: eight letters instead of seven
 
 
 @pytest.mark.parametrize(('make', 'message'), [

@@ -1,0 +1,54 @@
+"""One training run of a recipe: a campaign's worker and `aevo train` both go through here, so they train the same thing.
+
+    prepare   the adapted model and its batches, at step 0
+    train     to the last step; adapters are merged, so that the result is a decoder's parameters again
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from aevo_jax.data import pipeline
+from aevo_jax.models import lora
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.params import Params, Structure
+from aevo_jax.training import fingerprint, train_loop
+from aevo_jax.training.optimizer import transformation
+from aevo_jax.training.recipe import Recipe
+
+
+class Prepared(NamedTuple):
+  """A run before its first step. `frozen` is empty under full fine-tuning."""
+
+  structure: Structure
+  params: Params
+  frozen: Params
+  batches: Iterator
+
+
+def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> Prepared:
+  """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`."""
+  structure, params, frozen = fingerprint.adapted(config, recipe, base, seed)
+  batches = pipeline.batches(fingerprint.source(recipe, tokenizer, size=size, seed=seed), rows=recipe.train.batch_rows, row_length=recipe.train.row_length)
+  return Prepared(structure, params, frozen, batches)
+
+
+def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.Path, checkpoint_every: int = 0,
+          on_step: Callable[[int, dict[str, float]], None] | None = None) -> Params:
+  """Trains for `steps` steps in all, continuing from `directory`/checkpoints if there are any, and returns every parameter of the decoder.
+
+  Raises:
+    NonFiniteError: loss, gradient or the last weights are not finite.
+  """
+  structure, params, frozen, batches = prepared
+  state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer, steps), batches, steps=steps, directory=directory,
+                           label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step)
+  final = {**frozen, **state.final_params()}
+  if frozen:
+    final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
+  if not all(np.isfinite(np.asarray(value)).all() for value in final.values()):
+    raise train_loop.NonFiniteError('the last update made weights that are not finite; lower optimizer.learning_rate')
+  return final

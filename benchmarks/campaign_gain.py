@@ -1,0 +1,107 @@
+"""What a campaign gains on the final set, beside random search with the same number of trials.
+
+  .venv/bin/python benchmarks/campaign_gain.py --seeds=5            runs what is missing, then prints the table
+  .venv/bin/python benchmarks/campaign_gain.py --seeds=5 --table    only the table of what has been run
+
+For each campaign seed: the demo's campaign with the statistical agent, and the same with random search, each ending with the promoted and the starting
+recipe retrained on three fresh seeds at equal budget. Differences of final-set accuracy (promoted minus base, promoted minus the round-1 standing
+recipe), with paired bootstrap 95% intervals over items and training seeds. Results accumulate in benchmarks/results/campaign_gain.json, keyed by
+constitution, base checkpoint, starting recipe, seed and agent; each row also names the code it ran on.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from aevo_jax import layout
+from aevo_jax.campaign.state import fold
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.evaluation.intervals import paired_bootstrap
+from aevo_jax.ledger.append import read
+from aevo_jax.substrate import build
+
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'campaign_gain.json'
+AGENTS = ('statistical', 'random')
+
+
+def correct(run: pathlib.Path, group: str, seeds: int) -> np.ndarray:
+  """[seeds, items] of 0 / 1 on the final set."""
+  names = ['base'] if group == 'base' else [f'{group}{k}' for k in range(seeds)]
+  return np.asarray([[row[3] for row in json.loads((run / 'scores' / f'{n}.final.json').read_text())['items']] for n in names], np.int8)
+
+
+def outcome(run: pathlib.Path, constitution) -> dict:
+  """Gains of a finished run, with intervals."""
+  records = read(run / 'ledger.jsonl', strict=False)
+  state, seeds = fold(records), constitution.budget.final_seeds
+  groups = {g: correct(run, g, seeds) for g in ('base', 'starting', 'promoted')}
+  gains = {}
+  for other in ('base', 'starting'):
+    gain, interval = paired_bootstrap(groups['promoted'], groups[other], seed=0)
+    gains[f'promoted - {other}'] = {'gain': round(gain, 4), 'low': round(interval.low, 4), 'high': round(interval.high, 4)}
+  return {'accuracy': {g: round(float(c.mean()), 4) for g, c in groups.items()}, 'gains': gains,
+          'promoted': state.promotions[max(state.promotions)]['promoted'], 'reasons': [r for k in sorted(state.promotions) for r in state.promotions[k]['reasons']],
+          'trials': len(state.trials), 'seconds': round(records[-1].time - records[0].time)}
+
+
+def table(results: dict, keys: dict) -> str:
+  """Markdown: one row per campaign seed and agent."""
+  lines = ['| seed | agent | base | starting | promoted | promoted - base [95%] | promoted - starting [95%] |', '|---|---|---|---|---|---|---|']
+  wins = {a: [0, 0, 0] for a in AGENTS}
+  for (seed, agent), key in sorted(keys.items()):
+    if key not in results:
+      continue
+    r = results[key]
+    show = lambda g: f'{g["gain"]:+.3f} [{g["low"]:+.3f}, {g["high"]:+.3f}]'
+    a, b = r['gains']['promoted - base'], r['gains']['promoted - starting']
+    lines.append(f'| {seed} | {agent} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} |')
+    wins[agent][0] += 1
+    wins[agent][1] += a['low'] > 0
+    wins[agent][2] += b['low'] > 0
+  lines.append('')
+  lines += [f'{agent}: above base in {w[1]} of {w[0]}, above the starting recipe in {w[2]} of {w[0]} (interval above 0)' for agent, w in wins.items()]
+  return '\n'.join(lines)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--seeds', type=int, default=5)
+  parser.add_argument('--first_seed', type=int, default=0)
+  parser.add_argument('--agents', default=','.join(AGENTS))
+  parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'campaign_gain')
+  parser.add_argument('--gin_file', default='configs/campaigns/demo.gin')
+  parser.add_argument('--keep', action='store_true', help='keep trial directories of finished runs')
+  parser.add_argument('--table', action='store_true')
+  arguments = parser.parse_args()
+
+  loading.load([str(layout.root_file('constitution.gin')), arguments.gin_file], [], search_paths=layout.search_paths())
+  constitution = constitution_lib.from_gin()
+  measured = build.measure(layout.root_file('substrate'), pathlib.Path(layout.__file__).parent.parent)
+  inputs = f'{constitution.digest()[:12]}|{measured.base_checkpoint.logical_digest[:12]}|{measured.recipe[:12]}'
+  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+  keys = {(seed, agent): f'{inputs}|{seed}|{agent}'
+          for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds) for agent in arguments.agents.split(',')}
+  for (seed, agent), key in keys.items() if not arguments.table else ():
+    if key in results:
+      continue
+    run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
+    started = time.time()
+    subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}',
+                    f'--gin.campaign.agent="{agent}"', *([f'--resume={run}'] if run.exists() else [f'--run={run}'])], check=True)
+    results[key] = outcome(run, constitution) | {'code': measured.code_tree.digest, 'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime()), 'this_session_s': round(time.time() - started)}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
+    if not arguments.keep:
+      shutil.rmtree(run / 'trials')
+  print(table(results, keys))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,54 @@
+"""Audit a run: the ledger's chain, every digest, every score, every promotion, recomputed.
+
+  aevo audit runs/demo            one line a check; exit status 1 if any failed
+  aevo audit runs/demo --json
+
+Everything comes from the run directory and its substrate store; gin has no say in it.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from aevo_jax import faults
+from aevo_jax.campaign import setup
+from aevo_jax.config import flags as gin_flags
+
+_JSON = flags.DEFINE_bool('json', False, 'Print the findings as JSON.')
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 2:
+    raise app.UsageError('say which run: aevo audit RUN_DIRECTORY')
+  if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
+    raise app.UsageError('an audit takes its configuration from the run; leave out --gin_file and --gin_bindings')
+  logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
+  run = pathlib.Path(argv[1])
+  try:
+    setup.reload(run)  # not a run: said before JAX starts
+    from aevo_jax.report import audit
+    findings = []
+    for finding in audit.audit(run.absolute()):
+      findings.append(finding)
+      if not _JSON.value:
+        print(f'{finding.status:<8} {finding.check:<16} {finding.detail}', flush=True)
+  except setup.RunDirectoryError as error:
+    sys.exit(f'audit: {error}')
+  except OSError as error:
+    sys.exit(f'audit: {faults.explain(error)}')
+  except KeyboardInterrupt:
+    sys.exit('\naudit: interrupted; nothing was changed')
+  failed = sum(f.status == audit.FAILED for f in findings)
+  if _JSON.value:
+    print(json.dumps({'run': str(run), 'failed': failed, 'findings': [dataclasses.asdict(f) for f in findings]}, indent=2))
+  else:
+    print(f'{failed} of {len(findings)} checks failed' if failed else f'{len(findings)} checks, none failed')
+  sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+  gin_flags.define()
+  app.run(main, flags_parser=gin_flags.parse)

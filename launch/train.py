@@ -1,0 +1,123 @@
+"""Train one recipe on the base, outside of any campaign: what a trial does, in the foreground and as long as you like.
+
+  aevo train --out=my_run                                              the substrate's default recipe
+  aevo train --gin.optimizer.learning_rate=4e-3 --tokens=500000 --out=my_run
+  aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base (config.json, tokenizer.json, model.safetensors)
+
+Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and tokenizer: a base of its own) into --out.
+Run again after an interrupt with the same flags, it continues; `aevo evaluate my_run` scores it.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+
+from absl import app, flags, logging
+
+from aevo_jax import faults, layout
+from aevo_jax.config import flags as gin_flags
+
+_OUT = flags.DEFINE_string('out', None, 'Directory of the run; continued if it holds the same run.', required=True)
+_BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate's if not given.")
+_TOKENS = flags.DEFINE_integer('tokens', 122_880, 'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
+_SIZE = flags.DEFINE_enum('size', 'micro', ['micro', 'standard'], 'Puzzle size.')
+_CHECKPOINT_EVERY = flags.DEFINE_integer('checkpoint_every', 100, 'Steps between checkpoints, from which an interrupted run continues; 0 for the last only.',
+                                         lower_bound=0)
+
+STARTED_WITH = 'train.json'
+LINES = 20  # of progress
+
+
+def main(argv: list[str]) -> None:
+  if argv[1:]:
+    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  out = pathlib.Path(_OUT.value)
+  base = pathlib.Path(_BASE.value) if _BASE.value else layout.root_file('substrate') / 'base'
+  try:
+    train(out, base)
+  except OSError as error:
+    sys.exit(f'train: {faults.explain(error)}')
+  except KeyboardInterrupt:
+    sys.exit(f'\ntrain: interrupted; the same command continues from the last checkpoint in {out}')
+
+
+def train(out: pathlib.Path, base: pathlib.Path) -> None:
+  """Trains what the flags say."""
+  from aevo_jax.training import recipe as recipe_lib  # registers what gin may bind
+  gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('substrate') / 'recipe.gin')])
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from safetensors import SafetensorError
+
+  from aevo_jax.config.loading import LoadError
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.substrate import build
+  from aevo_jax.training import post_train
+  from aevo_jax.training.train_loop import NonFiniteError
+
+  logging.set_verbosity(logging.WARNING)
+  try:
+    recipe = recipe_lib.from_gin()
+    steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value)
+    config = hf_checkpoint.read_config(base)
+    parameters = hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config)
+    started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
+                    'base': build.weights_digest(base / hf_checkpoint.WEIGHTS, base)}
+    begin(out, started_with)
+    tokenizer = tokenizers.load(str(base))
+    prepared = post_train.prepare(config, recipe, parameters, tokenizer, size=_SIZE.value, seed=_SEED.value)
+  except (LoadError, ValueError, SafetensorError) as error:
+    sys.exit(f'train: {error}')
+
+  def on_step(step: int, scalars: dict[str, float]) -> None:
+    if (step + 1) % max(1, steps // LINES) == 0 or step + 1 == steps:
+      print(f'step {step + 1:>5} of {steps}  loss {scalars["loss"]:.4f}  {scalars["seconds"]:.2f} s', flush=True)
+
+  try:
+    final = post_train.train(prepared, recipe, steps=steps, directory=out, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step)
+  except NonFiniteError as error:
+    sys.exit(f'train: {error}')
+  export = out / 'export'
+  export.mkdir(exist_ok=True)
+  try:
+    hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final)
+  except SafetensorError as error:
+    sys.exit(f'train: {export / hf_checkpoint.WEIGHTS}: {error}')
+  for name in build.CARRIED:
+    shutil.copyfile(base / name, export / name)
+  print(f'weights written to {export}; score them with: aevo evaluate {out}')
+
+
+def begin(out: pathlib.Path, started_with: dict) -> None:
+  """Makes the run's directory, or checks that what lies there is this run.
+
+  Raises:
+    ValueError: another run lies there; the message says in what it differs.
+  """
+  out.mkdir(parents=True, exist_ok=True)
+  path = out / STARTED_WITH
+  if path.exists():
+    before, now = _flat(json.loads(path.read_text())), _flat(started_with)
+    differences = [f'{name} was {before.get(name)!r} and is {now.get(name)!r} now' for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if differences:
+      raise ValueError(f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or give the same settings to continue it')
+  elif any(out.iterdir()):
+    raise ValueError(f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); choose another --out')
+  else:
+    path.write_text(json.dumps(started_with, indent=1, sort_keys=True) + '\n')
+
+
+def _flat(values: dict, prefix: str = '') -> dict:
+  flat = {}
+  for name, value in values.items():
+    flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {f'{prefix}{name}': value}
+  return flat
+
+
+if __name__ == '__main__':
+  gin_flags.define()
+  app.run(main, flags_parser=gin_flags.parse)

@@ -1,0 +1,191 @@
+"""One trial of a run: what it was; with --rerun, the same trial again in the foreground.
+
+  aevo trial runs/demo r2w5             recipe, changes, scores, cost, failures
+  aevo trial runs/demo r2w5 --rerun     again, as confined as then; exit status 1 unless the candidate is the sealed one bit for bit
+
+A trial's input is fixed by its run, so gin has no say here; to try another recipe use `aevo train`.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+from absl import app, flags, logging
+
+from aevo_jax import faults
+from aevo_jax.campaign import decisions, setup
+from aevo_jax.campaign.gate import RecipeRefusedError, admit
+from aevo_jax.campaign.processes import Worker
+from aevo_jax.campaign.sandbox import available
+from aevo_jax.campaign.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.trial import EXPORT, RESULT
+from aevo_jax.checkpoint.digest import ManifestError
+from aevo_jax.config import flags as gin_flags
+from aevo_jax.config.nearest import suggestion
+from aevo_jax.config.statements import parse_statements
+from aevo_jax.ledger.append import read
+from aevo_jax.ledger.records import LedgerError, Record
+from aevo_jax.report.progress import score_text
+from aevo_jax.substrate.store import Store
+
+_RERUN = flags.DEFINE_bool('rerun', False, 'Run the trial again and compare its candidate with the sealed one.')
+_OUT = flags.DEFINE_string('out', None, 'With --rerun: a new directory for its files, which are otherwise deleted.')
+
+POLL_SECONDS = 0.2
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 3:
+    raise app.UsageError('say which trial of which run: aevo trial RUN_DIRECTORY r2w5')
+  if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
+    raise app.UsageError("a trial's input is fixed by its run; to try another recipe: aevo train --gin_bindings=...")
+  if _OUT.value is not None and not _RERUN.value:
+    raise app.UsageError('--out is for the files of --rerun')
+  logging.set_verbosity(logging.WARNING)
+  run, name = pathlib.Path(argv[1]), argv[2]
+  try:
+    inputs, _ = setup.reload(run)
+    records = read(run / setup.LEDGER, strict=False)
+    state = fold(records)
+    if name not in state.trials:
+      sys.exit(f'trial: {run} has no trial {name!r}{suggestion(name, state.trials)}')
+    trial = state.trials[name]
+    if not _RERUN.value:
+      print(describe(trial, state, records, inputs.recipe))
+    elif _OUT.value is None:
+      with tempfile.TemporaryDirectory(prefix='aevo-rerun-') as directory:
+        sys.exit(rerun(trial, state, inputs, pathlib.Path(directory)))
+    else:
+      pathlib.Path(_OUT.value).mkdir(parents=True)
+      sys.exit(rerun(trial, state, inputs, pathlib.Path(_OUT.value).absolute()))
+  except (setup.RunDirectoryError, LedgerError, ManifestError) as error:
+    sys.exit(f'trial: {error}')
+  except FileExistsError as error:
+    sys.exit(f'trial: {error.filename} exists; give --out a new directory')
+  except OSError as error:
+    sys.exit(f'trial: {faults.explain(error)}')
+  except KeyboardInterrupt:
+    sys.exit('\ntrial: interrupted; the run itself was not touched')
+
+
+def describe(trial: TrialState, state: CampaignState, records: list[Record], default_recipe: str) -> str:
+  """What the ledger knows of a trial."""
+  mine = [r for r in records if r.payload.get('trial') == trial.trial]
+  where = 'final retraining' if trial.round == decisions.FINAL else f'round {trial.round}, worker {trial.worker}'
+  lines = [f'{trial.trial}: {where}, axis {trial.axis}, seed {trial.seed}', f'status     {trial.status}' + (f' ({trial.cause})' if trial.cause else '')]
+  policy = state.policies.get(trial.round)
+  if policy is not None:
+    assignment = policy['policy']['assignments'][trial.worker]
+    lines.append(f'why        {assignment["reason"]}')
+    lines.append('changes    ' + (', '.join(f'{k} = {v!r}' for k, v in sorted(assignment['changes'].items())) or 'none: the standing recipe unchanged'))
+  lines += _scores(trial, state)
+  if trial.status == 'sealed':
+    claim = trial.claim
+    lines.append(f'cost       {claim["tokens"]:,} tokens, {claim["steps"]} steps, {claim["flops"]:.3g} FLOPs, '
+                 + ', '.join(f'{phase} {seconds:.1f} s' for phase, seconds in claim['seconds'].items()))
+    lines.append(f'candidate  {trial.candidate}')
+  attempts = sum(r.kind == 'trial_started' for r in mine)
+  lines.append(f'attempts   {attempts}')
+  lines += [f'           failed ({r.payload["cause"]}): {(r.payload.get("message", "").strip().splitlines() or [""])[-1]}' for r in mine if r.kind == 'trial_failed']
+  overlay = {b.selector for b in parse_statements(trial.overlay)} if trial.recipe else set()
+  lines.append('recipe')
+  merged = {b.selector: b.value for b in parse_statements(default_recipe)}
+  merged |= {b.selector: b.value for b in parse_statements(trial.overlay)} if trial.recipe else {}
+  lines += [f'  {"*" if selector in overlay else " "} {selector} = {value!r}' for selector, value in sorted(merged.items())]
+  return '\n'.join(lines + (['  (* differs from the substrate\'s default recipe)'] if overlay else []))
+
+
+def _scores(trial: TrialState, state: CampaignState) -> list[str]:
+  lines = []
+  if trial.dev is not None:
+    lines.append(f'dev        {score_text(trial.dev)} of {trial.dev["overall"]["total"]} items')
+    lines += [f'           {family:<24} {p["accuracy"]:.3f} [{p["low"]:.3f}, {p["high"]:.3f}]' for family, p in trial.dev['by_family'].items()]
+  if trial.released is not None:
+    lines.append(f'external   {trial.released:.2f} (released)')
+  rank = state.ranks.get(trial.round, {}).get(trial.trial)
+  if rank is not None:
+    lines.append(f'rank       {len(state.ranks[trial.round]) - rank} of {len(state.ranks[trial.round])} by external score in its round')
+  if state.final is not None and trial.trial in state.final['scores']:
+    lines.append(f'final      {score_text(state.final["scores"][trial.trial])}')
+  return lines
+
+
+def rerun(trial: TrialState, state: CampaignState, inputs: setup.Inputs, directory: pathlib.Path) -> int:
+  """Runs the trial again in `directory`; 0 if it ended as it did in the run, 1 if not."""
+  started = state.started
+  if not trial.recipe:
+    return _again_at_the_gate(trial, inputs)
+  usable, reason = available()
+  if started['locked'] and not usable:
+    sys.exit(f'trial: the run confined its workers, and here that is not possible: {reason}')
+  Store(inputs.store).verify(inputs.substrate_object)
+  spec = decisions.trial_spec(trial, inputs.constitution, recipe=inputs.recipe, store=inputs.store, substrate=inputs.substrate_object,
+                              base_digest=inputs.base_digest, threads=started['settings']['threads'], cache=inputs.cache, locked=started['locked'])
+  pathlib.Path(inputs.cache).mkdir(exist_ok=True)
+  spec.write(directory)
+  Store(inputs.store).fork(inputs.substrate_object, directory)
+  worker = Worker(trial.trial, directory, inputs.constitution.budget.trial_deadline_s)
+  try:
+    status = _watch(worker, directory)
+  finally:
+    worker.kill()
+  if worker.timed_out:
+    outcome, cause = 'failed', 'deadline'
+  elif status != 0 or not (directory / RESULT).exists():
+    sys.exit(f'trial: the worker ended with status {status}; end of its log:\n' + (directory / 'log.txt').read_text(errors='replace')[-2000:])
+  else:
+    claim = json.loads((directory / RESULT).read_text())
+    outcome, cause = {'trained': 'sealed'}.get(claim['status'], claim['status']), claim.get('message' if claim['status'] == 'refused' else 'cause', '')
+  return _compare(trial, outcome, cause, directory)
+
+
+def _watch(worker: Worker, directory: pathlib.Path) -> int:
+  """Prints metrics as they come; the worker's exit status."""
+  shown, metrics = 0, directory / 'metrics.jsonl'
+  while True:
+    status = worker.poll()
+    lines = metrics.read_text().split('\n')[:-1] if metrics.exists() else []
+    for record in map(json.loads, lines[shown:]):
+      print(f'step {record["step"]:>5}  ' + '  '.join(f'{k} {v:.4g}' for k, v in record.items() if k != 'step' and isinstance(v, float)), flush=True)
+    shown = len(lines)
+    if status is not None:
+      return status
+    time.sleep(POLL_SECONDS)
+
+
+def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
+  try:
+    admit(trial.overlay, inputs.constitution, inputs.recipe)
+  except RecipeRefusedError as error:
+    print(f'refused at the gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}')
+    return int(str(error) != trial.cause)
+  print(f'the gate admits it now; in the run it said: {trial.cause}')
+  return 1
+
+
+def _compare(trial: TrialState, outcome: str, cause: str, directory: pathlib.Path) -> int:
+  if trial.status == 'assigned':
+    print(f'{outcome} {cause}'.strip() + '; the run has no result of this trial to compare with')
+    return 0
+  if outcome != trial.status or (outcome != 'sealed' and cause != trial.cause):
+    print(f'NOT reproduced: it ended {outcome} {cause}'.rstrip() + f', in the run {trial.status} {trial.cause}'.rstrip())
+    return 1
+  if outcome != 'sealed':
+    print(f'reproduced: {outcome} again ({cause})')
+    return 0
+  from safetensors.numpy import load_file
+
+  from aevo_jax.checkpoint.digest import logical_digest
+  digest = logical_digest(load_file(directory / EXPORT))
+  if digest == trial.candidate:
+    print(f'reproduced bit for bit: candidate {digest}')
+    return 0
+  print(f'NOT reproduced: candidate {digest}, sealed was {trial.candidate}; weights repeat exactly on one CPU type, with the same code (`aevo audit`) and packages')
+  return 1
+
+
+if __name__ == '__main__':
+  gin_flags.define()
+  app.run(main, flags_parser=gin_flags.parse)

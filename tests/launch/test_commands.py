@@ -1,0 +1,211 @@
+"""audit, trial, train and evaluate as a person types them: each in a process of its own, judged by what it prints and its exit status."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from aevo_jax import layout
+from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.trial import EXPORT
+from aevo_jax.checkpoint.digest import logical_digest
+from aevo_jax.ledger.append import read
+
+REPOSITORY = pathlib.Path(layout.__file__).resolve().parent.parent
+# Stands for a full disk: every file a command itself writes meets ENOSPC.
+FULL_DISK = """
+import errno, pathlib, sys
+def full(self, *arguments, **options):
+  raise OSError(errno.ENOSPC, 'No space left on device', str(self))
+pathlib.Path.write_text = full
+from aevo_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def environment() -> dict[str, str]:
+  return os.environ | {'PYTHONPATH': os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])}
+
+
+def one_core() -> None:
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+
+
+def aevo(*arguments: str | pathlib.Path, program: tuple[str, ...] = ('-m', 'aevo_jax.cli')) -> subprocess.CompletedProcess:
+  return subprocess.run([sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, env=environment(), timeout=300, preexec_fn=one_core)
+
+
+def tensors(path: pathlib.Path) -> str:
+  return logical_digest(load_file(path))
+
+
+# -- audit ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_audit_prints_a_line_a_check_and_exits_0(tiny_run):
+  result = aevo('audit', tiny_run)
+  assert result.returncode == 0, result.stdout + result.stderr
+  lines = result.stdout.splitlines()
+  assert lines[0].split()[:2] == ['ok', 'ledger'] and lines[-1].endswith('none failed')
+  assert not any('FAILED' in line for line in lines)
+
+
+def test_audit_exits_1_on_a_failure_and_names_it(run_copy, rewrite):
+  rewrite(run_copy / 'evidence' / 'round_001.json', '{}')
+  result = aevo('audit', run_copy, '--json')
+  assert result.returncode == 1
+  findings = {f['check']: f for f in json.loads(result.stdout)['findings']}
+  assert [name for name, f in findings.items() if f['status'] == 'FAILED'] == ['evidence']
+  assert 'evidence/round_001.json' in findings['evidence']['detail']
+
+
+# -- trial ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_trial_says_what_it_was(tiny_run):
+  trial = fold(read(tiny_run / 'ledger.jsonl')).trials['r1w1']
+  result = aevo('trial', tiny_run, 'r1w1')
+  assert result.returncode == 0, result.stderr
+  for said in (trial.axis, 'sealed', '8,192 tokens', '4 steps', trial.candidate, f'{trial.released:.2f}', f'{trial.dev["overall"]["accuracy"]:.3f}', 'attempts   1',
+               *(f'* {line}' for line in trial.overlay.splitlines())):
+    assert said in result.stdout
+
+
+def test_trial_reruns_bit_for_bit_and_notices_other_weights(tiny_run, tmp_path):
+  candidate = fold(read(tiny_run / 'ledger.jsonl')).trials['r1w1'].candidate
+  result = aevo('trial', tiny_run, 'r1w1', '--rerun', f'--out={tmp_path / "again"}')
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert f'reproduced bit for bit: candidate {candidate}' in result.stdout and 'NOT' not in result.stdout
+  assert 'loss' in result.stdout.splitlines()[0]
+  assert tensors(tmp_path / 'again' / EXPORT) == candidate
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (('r1w7',), "did you mean 'r1w"), (('zzz',), 'has no trial'), ((), 'say which trial'), (('r1w1', '--out=x'), '--out is for'),
+    (('r1w1', '--gin.optimizer.learning_rate=1e-3'), 'aevo train')])
+def test_trial_answers_mistakes(tiny_run, arguments, said):
+  result = aevo('trial', tiny_run, *arguments)
+  assert result.returncode == 1 and said in result.stdout + result.stderr
+
+
+# -- train ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_train_does_what_a_trial_does(tiny_run, tmp_path):
+  """The starting recipe with a trial's seed and budget gives that trial's weights; its export is a base of its own, which evaluates."""
+  trial = fold(read(tiny_run / 'ledger.jsonl')).trials['starting0']
+  out = tmp_path / 'out'
+  result = aevo('train', f'--out={out}', f'--seed={trial.seed}', '--tokens=8192', '--steps=4')
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert tensors(out / EXPORT) == trial.candidate
+  again = aevo('train', f'--out={out}', f'--seed={trial.seed}', '--tokens=8192', '--steps=4', '--gin.optimizer.learning_rate=1e-4')
+  assert again.returncode == 1 and 'recipe.optimizer.learning_rate was 0.002 and is 0.0001 now' in again.stdout + again.stderr
+
+  # The final score of these weights is in the ledger; the revealed secret draws the same set again.
+  records = read(tiny_run / 'ledger.jsonl')
+  secret = next(r.payload['secrets']['holdout'] for r in records if r.kind == 'secrets_revealed')
+  (tmp_path / 'secret.json').write_text(json.dumps({'secret': secret}))
+  scored = aevo('evaluate', out, '--split=final', f'--secret_file={tmp_path / "secret.json"}', '--items=60', '--json')
+  assert scored.returncode == 0, scored.stderr
+  reply, recorded = json.loads(scored.stdout), fold(records).final['scores']['starting0']
+  assert {name: reply[name] for name in recorded} == recorded
+
+
+def test_train_continues_after_ctrl_c(tmp_path):
+  out = tmp_path / 'out'
+  command = [sys.executable, '-m', 'aevo_jax.cli', 'train', f'--out={out}', '--tokens=40960', '--steps=20', '--checkpoint_every=2']
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+  deadline = time.monotonic() + 200
+  while not (out / 'checkpoints' / 'step_00000002').exists() and process.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.05)
+  process.send_signal(signal.SIGINT)
+  said, _ = process.communicate(timeout=60)
+  assert process.returncode == 1 and 'interrupted; the same command continues' in said and 'Traceback' not in said
+  before = [json.loads(line)['step'] for line in (out / 'metrics.jsonl').read_text().splitlines()]
+  assert len(before) < 20 and not (out / EXPORT).exists()
+
+  result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+  assert result.returncode == 0, result.stdout + result.stderr
+  after = [json.loads(line)['step'] for line in (out / 'metrics.jsonl').read_text().splitlines()][len(before):]
+  assert after[0] >= 2 and after == list(range(after[0], 20))
+  assert (out / EXPORT).exists()
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (('--tokens=10',), 'at most 0 steps fit'), (('--stepps=3',), 'stepps'), (('--gin.optimizer.learning_rat=1',), "did you mean"),
+    (('--gin_file=configs/recipes/missing.gin',), 'missing.gin'), (('--base=/nowhere',), '/nowhere'), (('extra',), 'unexpected arguments'),
+    (("--gin.optimizer.name='sgdd'",), 'optimizer.name must be one of')])
+def test_train_answers_mistakes(tmp_path, arguments, said):
+  result = aevo('train', f'--out={tmp_path / "out"}', *arguments)
+  assert result.returncode == 1 and said in result.stdout + result.stderr
+  assert 'Traceback' not in result.stderr
+
+
+def test_train_names_the_path_on_a_full_disk(tmp_path):
+  result = aevo('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
+  assert result.returncode == 1
+  assert f'{tmp_path / "out" / "train.json"}: the disk is full' in result.stderr and 'Traceback' not in result.stderr
+
+
+def test_train_leaves_other_peoples_files_alone(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('years of work')
+  result = aevo('train', f'--out={tmp_path}')
+  assert result.returncode == 1 and 'is not empty' in result.stderr
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
+
+
+# -- evaluate ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_gives_the_ledgers_dev_score(tiny_run):
+  """Named by its file, with the constitution's 60 items as a binding."""
+  recorded = fold(read(tiny_run / 'ledger.jsonl')).trials['r0w0'].dev
+  result = aevo('evaluate', tiny_run / 'trials' / 'r0w0' / EXPORT, '--gin_bindings=dev_set.items = 60', '--json')
+  assert result.returncode == 0, result.stderr
+  reply = json.loads(result.stdout)
+  assert {name: reply[name] for name in recorded} == recorded
+
+
+def test_evaluate_prints_a_table_with_intervals(tmp_path):
+  result = aevo('evaluate', layout.root_file('substrate') / 'base', '--items=30', '--verifier=challenge')
+  assert result.returncode == 0, result.stderr
+  assert 'on 30 dev items, challenge verifier' in result.stdout and 'overall, strict verifier' in result.stdout
+  assert sum(line.startswith(('bit_', 'text_', 'numeral_', 'unit_', 'gravit', 'equation_')) and '[' in line for line in result.stdout.splitlines()) == 6
+
+
+def other_model(path: pathlib.Path) -> None:
+  save_file({'model.embeddings.weight': np.zeros((2, 2), np.float32)}, path)
+
+
+@pytest.mark.parametrize(('make', 'flags', 'said'), [
+    (None, (), 'there is no'), (lambda p: p.mkdir(), (), 'holds no model.safetensors'), (lambda p: p.write_bytes(b'not weights'), (), 'no safetensors file'),
+    (other_model, (), 'missing model.layers.0'), (other_model, ('--split=external',), 'give --secret_file'), (other_model, ('--secret_file=x',), 'leave out --secret_file'),
+    (other_model, ('--split=final', '--secret_file=/nowhere.json'), '/nowhere.json: there is no such file'), (other_model, ('--items=0',), 'items')])
+def test_evaluate_answers_mistakes(tmp_path, make, flags, said):
+  path = tmp_path / 'w'
+  if make is not None:
+    make(path)
+  result = aevo('evaluate', path, *flags)
+  assert result.returncode == 1 and said in result.stdout + result.stderr
+  assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('content', ['{}', '{"secret": "12"}', '{"secret": "zz"}', '[]', 'no json'])
+def test_evaluate_refuses_a_secret_that_is_none(tmp_path, content):
+  (tmp_path / 's.json').write_text(content)
+  other_model(tmp_path / 'w')
+  result = aevo('evaluate', tmp_path / 'w', '--split=external', f'--secret_file={tmp_path / "s.json"}')
+  assert result.returncode == 1 and 's.json' in result.stderr and 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('command', [('audit',), ('trial', 'r1w1')])
+def test_what_is_not_a_run_is_said_to_be_none(tmp_path, command):
+  result = aevo(command[0], tmp_path, *command[1:])
+  assert result.returncode == 1 and 'is not a run' in result.stderr and 'Traceback' not in result.stderr

@@ -1,0 +1,252 @@
+"""The statistical agent on simulated campaigns, where the truth is known.
+
+`campaign` plays the real rounds (release by dev within the quota, pooled seed noise, two-decimal external scores, evidence as the controller
+makes it) over a `World`: true accuracy = base + effect(overlay), and every trial adds a seed's luck, which its dev and external scores share,
+and a little of each set's own.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aevo_jax import layout
+from aevo_jax.campaign import decisions
+from aevo_jax.campaign.gate import default_values
+from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.config.parameter import SearchSpaceError
+from aevo_jax.config.statements import parse_statements
+from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent import random_agent, statistical_agent
+from aevo_jax.meta_agent.policy import ANCHOR
+
+RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
+DEFAULTS = default_values(RECIPE)
+BASE = 0.5
+
+
+@functools.cache
+def shipped() -> constitution_lib.Constitution:
+  loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
+  return constitution_lib.from_gin()
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """effect: of the bound values (defaults included) on accuracy; seed_sd, item_sd: shared and own noise; missing: share of trials that fail."""
+
+  effect: Callable[[dict[str, Any]], float] = lambda values: 0.0
+  seed_sd: float = 0.012
+  item_sd: float = 0.004
+  missing: float = 0.0
+
+
+def real_effects(values: dict[str, Any]) -> float:
+  """Two axes that help (averaging up to +.05, lighter solution text up to +.04), one with a steep optimum, one that only hurts."""
+  ema = 0.05 * min(1.0, values['train.ema_decay'] / 0.8)
+  light = 0.04 * max(0.0, 1 - abs(math.log10(values['loss.reasoning_weight'] / 0.3)) / math.log10(1 / 0.3))
+  rate = -0.15 * abs(math.log10(values['optimizer.learning_rate'] / DEFAULTS['optimizer.learning_rate']))
+  lora = -0.1 if values['adaptation.method'] == 'lora' else 0.0
+  bare = -0.2 if values['data.reasoning_style'] == 'none' else 0.0
+  return ema + (light if not bare else 0.0) + rate + lora + bare
+
+
+def row(accuracy: float) -> dict:
+  interval = {'correct': round(1200 * accuracy), 'total': 1200, 'accuracy': accuracy, 'low': accuracy, 'high': accuracy}
+  return {'overall': interval, 'by_family': {}, 'other_verifier': interval}
+
+
+def play(state: CampaignState, policy: policy_lib.Policy, world: World, rng: np.random.Generator, constitution) -> dict:
+  """One round: every assignment trained and scored, scores released, evidence taken."""
+  external = {}
+  for worker, assignment in enumerate(policy.assignments):
+    name = f'r{policy.round}w{worker}'
+    trial = state.trials[name] = TrialState(name, policy.round, worker, assignment.axis, policy.overlay(worker), 0, status='sealed')
+    if rng.random() < world.missing:
+      trial.status, trial.cause = 'failed', 'non_finite'
+      continue
+    truth = BASE + world.effect(DEFAULTS | assignment.overlay) + world.seed_sd * rng.standard_normal()
+    trial.dev = row(round(truth + world.item_sd * rng.standard_normal(), 6))
+    external[name] = truth + world.item_sd * rng.standard_normal()
+    trial.external_scored = True
+  for name in decisions.to_release(state.of_round(policy.round), constitution.release.per_round):
+    state.trials[name].released = round(external[name], constitution.release.decimals)
+  state.ranks[policy.round] = {name: rank for rank, name in enumerate(sorted(external, key=external.get))}
+  return json.loads(decisions.evidence_text(decisions.round_evidence(state, policy.round, policy, constitution)))
+
+
+def campaign(world: World, seed: int, *, constitution=None, decide=statistical_agent.decide, check: bool = False) -> list[policy_lib.Policy]:
+  """All policies of one simulated campaign; the last is the one whose standing recipe wins."""
+  constitution = constitution or shipped()
+  rng, state, history = np.random.default_rng([seed, 1]), CampaignState(), []
+  policies = [policy_lib.starting(constitution.budget.noise_seeds)]
+  for round_ in range(constitution.budget.rounds + 1):
+    history.append(play(state, policies[-1], world, rng, constitution))
+    policies.append(decide(history, policies[-1], constitution, DEFAULTS, seed=seed * 100 + round_))
+    if check:
+      space = constitution.space()
+      for worker in range(len(policies[-1].assignments)):
+        space.check(parse_statements(policies[-1].overlay(worker)), DEFAULTS)
+  return policies
+
+
+def changed_at_all(policies) -> bool:
+  return any(p.standing for p in policies)
+
+
+def gain(world: World, policies) -> float:
+  """True accuracy of what the campaign ends with, over the starting recipe."""
+  return world.effect(DEFAULTS | policies[-1].standing) - world.effect(DEFAULTS)
+
+
+# -- one round by hand ---------------------------------------------------------------------------------------------------------------------
+
+
+def evidence(round_: int, standing: dict, rows: list[tuple], *, seed_sd: float = 0.005, dof: int = 4) -> dict:
+  """rows: (axis, changes, dev accuracy or None, released external score or None)."""
+  trials = [{'trial': f'r{round_}w{w}', 'worker': w, 'axis': axis, 'changes': changes, 'status': 'failed' if dev is None else 'sealed', 'cause': '',
+             'dev': None if dev is None else row(dev), 'external': external, 'external_rank': None, 'cost': {'tokens': 0, 'steps': 0, 'flops': 0}}
+            for w, (axis, changes, dev, external) in enumerate(rows)]
+  return {'schema': 1, 'round': round_, 'standing': standing, 'trials': trials, 'noise': {'seed_sd': seed_sd, 'degrees_of_freedom': dof, 'replicates': dof + 1}}
+
+
+def policy_of(evidence_: dict, **fields) -> policy_lib.Policy:
+  """The policy that led to some evidence."""
+  return dataclasses.replace(policy_lib.starting(2), round=evidence_['round'], standing=evidence_['standing'], **fields)
+
+
+def after(*history: dict, constitution=None, **fields) -> policy_lib.Policy:
+  return statistical_agent.decide(history, policy_of(history[-1], **fields), constitution or shipped(), DEFAULTS, seed=3)
+
+
+EMA = {'train.ema_decay': 0.8}
+
+
+@pytest.mark.parametrize(('dev', 'external', 'seed_sd', 'promoted'), [
+    (0.60, 0.60, 0.005, True),      # +.10 at sd .005: t = .1 / (.005 sqrt 2) = 14
+    (0.60, None, 0.005, False),     # never released
+    (0.60, 0.50, 0.005, False),     # dev only: the external score alone decides
+    (0.51, 0.51, 0.02, False),      # +.01 at sd .02: t = .35
+    (0.60, 0.60, 0.2, False),       # +.10 at sd .2: t = .35
+    (0.44, 0.44, 0.005, False),     # a loss
+    (None, None, 0.005, False),     # failed
+])
+def test_promotion_needs_an_external_gain_beyond_the_noise(dev, external, seed_sd, promoted):
+  following = after(evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, dev, external)], seed_sd=seed_sd))
+  assert following.standing == (EMA if promoted else {})
+  assert following.promoted == ({'averaging': EMA} if promoted else {})
+  assert any('promoted averaging' in r for r in following.reasons) == promoted
+
+
+def test_a_gain_below_min_gain_is_none_however_sure():
+  ruled = dataclasses.replace(shipped(), promotion=constitution_lib.Promotion(confidence=0.5, min_gain=0.05, seed_sd_floor=1e-6))
+  round_ = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54)], seed_sd=1e-6)
+  assert after(round_, constitution=ruled).standing == {}
+  assert after(round_).standing == EMA  # min_gain .01
+
+
+def test_rollback_when_the_anchor_falls_after_a_promotion():
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.50), ('averaging', EMA, 0.6, 0.60)])
+  worse, same = (evidence(2, EMA, [(ANCHOR, {}, 0.45, score)]) for score in (0.45, 0.50))
+  back = after(first, worse, promoted={'averaging': EMA})
+  assert back.standing == {} and back.promoted == {} and 'rolled back' in back.reasons[0]
+  kept = after(first, same, promoted={'averaging': EMA})
+  assert kept.standing == EMA and kept.promoted == {'averaging': EMA}
+
+
+def test_dead_ends_are_entered_avoided_and_expire_and_two_of_them_demote_the_axis():
+  low, lower = {'optimizer.learning_rate': 1e-4}, {'optimizer.learning_rate': 3e-4}
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('learning_rate', low, 0.3, None)])
+  policy = after(first)
+  assert [(d.axis, d.changes, d.round, d.expires) for d in policy.dead_ends] == [('learning_rate', low, 1, 5)]
+  assert policy.dead_ends[0].gain == pytest.approx(-0.2) and policy.dead_ends[0].confidence > 0.9
+  assert policy.demoted == ()
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('learning_rate', lower, 0.3, None)])
+  policy = after(first, second, dead_ends=policy.dead_ends)
+  assert len(policy.dead_ends) == 2 and policy.demoted == ('learning_rate',)
+  assert 'learning_rate' not in [a.axis for a in policy.assignments]  # ten axes, seven explorers: the demoted one waits
+
+
+def test_new_settings_keep_away_from_live_dead_ends():
+  dead = policy_lib.DeadEnd('learning_rate', {'optimizer.learning_rate': 1e-3}, -0.1, 0.99, 1, 9)
+  one_axis = dataclasses.replace(shipped(), search_space=constitution_lib.SearchSpaceText({'learning_rate': shipped().search_space.axes['learning_rate']}))
+  distances = []
+  for seed in range(20):
+    policy = statistical_agent.decide([evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5)])], policy_of(evidence(1, {}, []), dead_ends=(dead,)), one_axis, DEFAULTS, seed)
+    distances += [abs(math.log(a.changes['optimizer.learning_rate'] / 1e-3)) / math.log(3e-2 / 1e-4) for a in policy.assignments if a.axis != ANCHOR]
+  assert len(distances) == 140 and min(distances) >= 0.2 - 1e-6
+
+
+def test_a_promising_setting_is_retested_and_its_looks_are_pooled():
+  weak = dict(seed_sd=0.03, dof=4)  # +.04 once: t = .94, p = .2; +.04 in two rounds: t = 1.33, still short; +.08 and +.08: t = 2.7
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54)], **weak)
+  policy = after(first)
+  assert policy.standing == {}
+  retest = [a for a in policy.assignments if a.axis == 'averaging']
+  assert [a.changes for a in retest] == [EMA] and 'retest' in retest[0].reason
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.56, 0.56)], **weak)  # t = 1.41, p = .11
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.56, 0.56)], **weak)  # n = 2: t = 2, p = .058
+  assert after(first).standing == {}
+  assert after(first, second).standing == EMA
+
+
+@pytest.mark.parametrize('rows', [
+    [],
+    [(ANCHOR, {}, None, None)],
+    [(ANCHOR, {}, None, None), ('averaging', EMA, 0.6, 0.6)],
+    [(ANCHOR, {}, 0.5, None), ('averaging', EMA, 0.6, 0.6)],
+    [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, None, None), ('adaptation', {'adaptation.method': 'lora'}, None, None)],
+])
+def test_missing_trials_are_no_evidence(rows):
+  for dof in (0, 3):
+    following = after(evidence(0, {}, [(ANCHOR, {}, None, None)] * 3, dof=0), evidence(1, {}, rows, dof=dof))
+    assert following.standing == {} and following.dead_ends == ()
+    assert len(following.assignments) == shipped().budget.workers and following.assignments[0].axis == ANCHOR
+
+
+# -- whole campaigns -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_decisions_repeat_and_depend_on_the_seed():
+  world = World(real_effects)
+  digests = [hashlib.sha256(json.dumps([p.to_json() for p in campaign(world, seed)], sort_keys=True).encode()).hexdigest() for seed in (1, 1, 2)]
+  assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_first_assignment_is_the_standing_recipe_and_every_other_differs_from_it():
+  for policy in campaign(World(real_effects), 5)[1:]:
+    assert policy.assignments[0].axis == ANCHOR and policy.assignments[0].overlay == policy.standing
+    overlays = [a.overlay for a in policy.assignments if a.axis != ANCHOR]
+    assert policy.standing not in overlays
+    assert len({json.dumps(o, sort_keys=True) for o in overlays}) == len(overlays)
+
+
+def test_renaming_axes_changes_no_number():
+  """Axis names are labels. Their *order* breaks ties between equally promising axes, so a permutation gives another, equally good campaign."""
+  axes = shipped().search_space.axes
+  names = {name: f'axis{i}' for i, name in enumerate(reversed(axes))}
+  renamed = dataclasses.replace(shipped(), search_space=constitution_lib.SearchSpaceText({names[k]: v for k, v in axes.items()}))
+  for seed in range(5):
+    plain, other = campaign(World(real_effects), seed), campaign(World(real_effects), seed, constitution=renamed)
+    assert [p.standing for p in plain] == [p.standing for p in other]
+    assert [[a.overlay for a in p.assignments] for p in plain] == [[a.overlay for a in p.assignments] for p in other]
+    assert [[names.get(a.axis, a.axis) for a in p.assignments] for p in plain] == [[a.axis for a in p.assignments] for p in other]
+
+
+@pytest.mark.parametrize('decide', [statistical_agent.decide, random_agent.decide], ids=['statistical', 'random'])
+def test_overlays_always_pass_the_gate(decide):
+  """250 campaigns each, also where a fifth of the trials fail, and the noise is wild enough to promote anything."""
+  for seed in range(250):
+    world = World(real_effects, seed_sd=(0.005, 0.02, 0.1)[seed % 3], missing=0.2 * (seed % 2))
+    try:
+      campaign(world, seed, decide=decide, check=True)
+    except SearchSpaceError as error:
+      pytest.fail(f'seed {seed}: {error}')
