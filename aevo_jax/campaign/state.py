@@ -70,6 +70,7 @@ class CampaignState:
       case 'trial_sealed':
         trial = self.trials[p['trial']]
         trial.status, trial.candidate, trial.export_file, trial.claim = 'sealed', p['candidate'], p['export_file'], p['claim']
+        trial.cause = ''  # of an attempt that failed before; evidence must not depend on the machine's accidents
       case 'trial_failed':
         trial = self.trials[p['trial']]
         trial.failures += 1

@@ -36,6 +36,8 @@ def final_table(run: pathlib.Path) -> str:
     lines += [f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo campaign --resume={run}', '']
   lines += _scores(results)
   lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
+  if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:
+    lines.append('(nothing was promoted, so both are the starting recipe: their difference is noise between seeds)')
   promoted = [reason for _, p in sorted(state.promotions.items()) if p['promoted'] != p['before'] for reason in p['reasons']]
   if state.promotions:
     lines += ['', *([f'  {reason}' for reason in promoted] or ['nothing was promoted: no change cleared the noise floor'])]

@@ -17,7 +17,7 @@ from aevo_jax.evaluation.intervals import paired_bootstrap, wilson
 from aevo_jax.evaluation.scoring import ItemResult, from_rows
 
 BASE, STARTING, PROMOTED = 'base', 'starting', 'promoted'
-BOOTSTRAP_SEED = 0
+BOOTSTRAP_SEED, RESAMPLES, RESAMPLES_OF_PARTS = 0, 2000, 800  # families and kinds are many, and rougher intervals do there
 
 
 class ScoreFileError(ValueError):
@@ -120,29 +120,29 @@ def final_results(run: pathlib.Path, state: CampaignState, verifier: str) -> Fin
   return FinalResults(scores, gains, _split(correct, families), _split(correct, kinds))
 
 
-def compare(correct: dict[str, np.ndarray]) -> tuple[dict[str, Score], dict[str, Gain]]:
+def compare(correct: dict[str, np.ndarray], resamples: int = RESAMPLES) -> tuple[dict[str, Score], dict[str, Gain]]:
   """Scores of each group and the gains of 'promoted'; correct: group -> [seeds, items] of bool, on the same items."""
-  scores = {name: _score(table) for name, table in correct.items()}
+  scores = {name: _score(table, resamples) for name, table in correct.items()}
   gains = {}
   if PROMOTED in correct:
     for over in (BASE, STARTING):
       if over in correct:
-        value, interval = paired_bootstrap(correct[PROMOTED], correct[over], seed=BOOTSTRAP_SEED)
+        value, interval = paired_bootstrap(correct[PROMOTED], correct[over], seed=BOOTSTRAP_SEED, resamples=resamples)
         gains[over] = Gain(value, *interval)
   return scores, gains
 
 
 def _split(correct: dict[str, np.ndarray], labels: Sequence[str]) -> dict[str, tuple[dict[str, Score], dict[str, Gain]]]:
   parts = np.array(labels)
-  return {label: compare({name: table[:, parts == label] for name, table in correct.items()}) for label in sorted(set(labels))}
+  return {label: compare({name: table[:, parts == label] for name, table in correct.items()}, RESAMPLES_OF_PARTS) for label in sorted(set(labels))}
 
 
-def _score(table: np.ndarray) -> Score:
+def _score(table: np.ndarray, resamples: int) -> Score:
   """Wilson over items for one set of weights, the bootstrap over seeds and items for several."""
   seeds, items = table.shape
   if seeds == 1:
     return _wilson(int(table.sum()), items)
-  value, interval = paired_bootstrap(table, np.zeros((1, items)), seed=BOOTSTRAP_SEED)
+  value, interval = paired_bootstrap(table, np.zeros((1, items)), seed=BOOTSTRAP_SEED, resamples=resamples)
   return Score(value, interval.low, interval.high, seeds, items)
 
 

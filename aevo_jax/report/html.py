@@ -7,6 +7,7 @@ template escapes everything, and only figures, whose text matplotlib escapes, go
 import datetime
 import pathlib
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 import jinja2
@@ -37,8 +38,9 @@ def render(story: Story) -> str:
   environment = jinja2.Environment(loader=jinja2.PackageLoader('aevo_jax', 'report'), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                    lstrip_blocks=True)
   environment.filters |= {'signed': lambda x: f'{x:+.3f}'.replace('-', '\N{MINUS SIGN}'), 'accuracy': lambda x: f'{x:.3f}', 'percent': lambda x: f'{100 * x:.1f}%',
-                          'duration': duration, 'count': lambda n: f'{n:,}', 'words': lambda text: text.replace('_', ' '), 'when': when}
-  environment.globals |= {'strip': strip}
+                          'duration': duration, 'count': lambda n: f'{n:,}', 'words': lambda text: text.replace('_', ' '), 'when': when, 'flops': flops,
+                          'breakable': breakable}
+  environment.globals |= {'strip': strip, 'reach': reach}
   return environment.get_template(TEMPLATE).render(
       story=story, state=story.state, started=story.started, constitution=story.constitution, results=story.results, costs=story.costs, parts=costs.PARTS,
       training=costs.TRAINING, final_round=costs.FINAL, figures=figures(story), run=story.run.name, run_path=shlex.quote(str(story.run)), progress=progress(story),
@@ -64,15 +66,28 @@ def when(seconds: float) -> str:
   return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime('%Y-%m-%d %H:%M UTC')
 
 
+def flops(n: float) -> str:
+  """'22 TFLOP', with two digits at least."""
+  for unit, size in (('E', 1e18), ('P', 1e15), ('T', 1e12), ('G', 1e9)):
+    if n >= size:
+      return f'{n / size:.1f} {unit}FLOP' if n < 10 * size else f'{n / size:,.0f} {unit}FLOP'
+  return f'{n / 1e6:.1f} MFLOP'
+
+
+def breakable(text: str) -> markupsafe.Markup:
+  """Escaped, with places where a narrow column may break a selector."""
+  return markupsafe.Markup(str(markupsafe.escape(text)).replace('.', '.<wbr>').replace('_', '_<wbr>'))
+
+
 # -- figures ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def figures(story: Story) -> dict[str, Any]:
-  """'final', 'dev', 'external' -> SVG or None where there is nothing to draw; 'families' -> a list of (family, SVG, gap)."""
+  """'final', 'dev', 'external' -> SVG or None where there is nothing to draw; 'families' -> a list of (family, SVG, gap); 'ylim' of dev and external."""
   dev, external = _points(story.rounds, 'dev'), _points(story.rounds, 'external')
   ylim = plots.limits(dev + external) if dev or external else (0.0, 1.0)
   base = ('base', story.state.base['overall']['accuracy']) if story.state.base else None
-  drawn: dict[str, Any] = {'final': None, 'dev': None, 'external': None, 'families': []}
+  drawn: dict[str, Any] = {'final': None, 'dev': None, 'external': None, 'families': [], 'ylim': ylim}
   if story.results.scores:
     bars = [plots.Bar(name, s.accuracy, s.low, s.high) for name in (gains.BASE, gains.STARTING, gains.PROMOTED) if (s := story.results.scores.get(name))]
     drawn['final'] = _figure(plots.final(bars, name='final', alt='Final accuracy: ' + '; '.join(f'{b.name} {b.value:.3f} [{b.low:.3f}, {b.high:.3f}]' for b in bars)))
@@ -84,9 +99,10 @@ def figures(story: Story) -> dict[str, Any]:
   for family, points in panels.items():
     if points:
       gap = story.family_gap(family)
-      lenient = 2 if story.verifier == 'strict' else 1
+      agree = all(strict == challenge for _, strict, challenge in gap)
+      column = 2 if story.verifier == 'strict' else 1
       other_name = 'challenge' if story.verifier == 'strict' else 'strict'
-      svg = plots.small(points, name=f'family-{family.replace("_", "-")}', ylim=(0.0, 1.0), other=[(row[0], row[lenient]) for row in gap], other_name=other_name,
+      svg = plots.small(points, name=f'family-{family.replace("_", "-")}', ylim=(0.0, 1.0), other=[] if agree else [(row[0], row[column]) for row in gap], other_name=other_name,
                         alt=f'dev accuracy on {family} by round, anchors and explorers')
       drawn['families'].append((family, _figure(svg), gap[-1] if gap else None))
   return drawn
@@ -112,8 +128,15 @@ def _figure(svg: str) -> markupsafe.Markup:
   return markupsafe.Markup(svg)  # text inside is escaped by matplotlib
 
 
+def reach(found: Iterable[Gain]) -> float:
+  """How far to either side small pictures of gains span: a round number that holds most of the intervals, so that one bad trial does not squeeze the rest."""
+  ends = sorted(max(abs(g.low), abs(g.high)) for g in found)
+  most = ends[(3 * len(ends)) // 4 - 1 if len(ends) > 3 else -1] if ends else 0.0
+  return next((r for r in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5) if r >= most), 1.0)
+
+
 def strip(gain: Gain, reach: float) -> markupsafe.Markup:
-  """A gain as a small picture: its interval on an axis from -reach to +reach with a tick at 0; arrowless clipping at the ends."""
+  """A gain as a small picture: its interval on an axis from -reach to +reach with a tick at 0; what lies beyond is cut off."""
   place = lambda v: 50 + 50 * max(-1.0, min(1.0, v / reach))
   return markupsafe.Markup(
       f'<svg class="strip {gain.verdict}" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true"><line class="zero" x1="50" x2="50" y1="0" y2="12"/>'

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 # What a figure is drawn with -> the page's variable (see report.html.j2). Values no one would choose, so that none occurs by chance.
 THEME = {'#010203': '--ink', '#040506': '--soft', '#070809': '--grid', '#0a0b0c': '--anchor', '#0d0e0f': '--explorer', '#101112': '--promoted', '#131415': '--card'}
 INK, SOFT, GRID, ANCHOR, EXPLORER, PROMOTED, CARD = THEME
 _PIXELS = 100  # an inch of a figure is 100 pixels of the page
 _STYLE = {
-    'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 8.5, 'font.family': 'DejaVu Sans', 'axes.edgecolor': GRID, 'axes.labelcolor': SOFT,
+    'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 8, 'font.family': 'DejaVu Sans', 'axes.edgecolor': GRID, 'axes.labelcolor': SOFT,
     'xtick.color': SOFT, 'ytick.color': SOFT, 'text.color': INK, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': 0.8,
     'xtick.major.size': 0, 'ytick.major.size': 0, 'axes.axisbelow': True}
 
@@ -48,13 +49,16 @@ class Bar:
 
 
 def limits(points: Sequence[Point]) -> tuple[float, float]:
-  """A range of accuracies that holds all intervals with some air, within [0, 1]; from 0 where that costs little."""
+  """A range of accuracies that holds all intervals with some air and room for labels; from 0 where that costs little."""
   low, high = min(p.low for p in points), max(p.high for p in points)
   air = max(0.05 * (high - low), 0.005)
-  return (0.0 if low < 0.35 * high else max(0.0, low - air)), min(1.0, high + air)
+  bottom = 0.0 if low < 0.35 * high else max(0.0, low - air)
+  # Names of promoted settings stand above their trials, one line each.
+  lines = max((sum(bool(q.label) for q in points if q.round == p.round) for p in points), default=0)
+  return bottom, min(1.0, high + air) + 0.06 * lines * (high - bottom)
 
 
-def rounds(points: Sequence[Point], *, name: str, ylim: tuple[float, float], alt: str, reference: tuple[str, float] | None = None, width: int = 420, height: int = 300) -> str:
+def rounds(points: Sequence[Point], *, name: str, ylim: tuple[float, float], alt: str, reference: tuple[str, float] | None = None, width: int = 370, height: int = 270) -> str:
   """Scores by round: anchors joined by a line, explorers beside them.
 
   Args:
@@ -73,24 +77,25 @@ def rounds(points: Sequence[Point], *, name: str, ylim: tuple[float, float], alt
 
 
 def small(points: Sequence[Point], *, name: str, ylim: tuple[float, float], alt: str, other: Sequence[tuple[int, float]], other_name: str,
-          width: int = 300, height: int = 185) -> str:
-  """One family's panel of the small multiples; other: (round, accuracy) of the anchors by the other comparison, drawn dashed."""
+          width: int = 300, height: int = 175) -> str:
+  """One family's panel of the small multiples; other: (round, accuracy) of the anchors by the other comparison, drawn dashed; empty for none."""
   with matplotlib.rc_context(_STYLE | {'svg.hashsalt': name}):
     figure, axes = _axes(width, height)
     numbers = sorted({p.round for p in points})
     axes.set(xlim=(numbers[0] - 0.5, numbers[-1] + 0.5), ylim=ylim)
+    places = _trials(axes, points, spread=0.66, size=0.72)
     if other:
-      axes.plot(*zip(*other), color=SOFT, lw=1, ls=(0, (3, 2)), marker='D', ms=3.2, mfc=CARD, mec=SOFT, zorder=3)
-      axes.annotate(other_name, other[-1], xytext=(4, 5), textcoords='offset points', ha='right', color=SOFT)
-    _trials(axes, points, spread=0.66, size=0.72)
+      line = [(places[number], value) for number, value in other]
+      axes.plot(*zip(*line), color=SOFT, lw=1, ls=(0, (3, 2)), marker='D', ms=3.2, mfc=CARD, mec=SOFT, zorder=3)
+      axes.annotate(other_name, line[0], xytext=(-6, 6), textcoords='offset points', ha='left', color=SOFT)
     _axis_labels(axes, numbers)
     return _svg(figure, name, alt)
 
 
-def final(bars: Sequence[Bar], *, name: str, alt: str, width: int = 420) -> str:
+def final(bars: Sequence[Bar], *, name: str, alt: str, width: int = 370) -> str:
   """Scores on the final set as points on an axis from 0."""
   with matplotlib.rc_context(_STYLE | {'svg.hashsalt': name}):
-    figure, axes = _axes(width, 62 + 44 * len(bars))
+    figure, axes = _axes(width, 50 + 40 * len(bars))
     colours = {'base': SOFT, 'starting': ANCHOR, 'promoted': PROMOTED}
     for y, bar in enumerate(reversed(bars)):
       colour = colours[bar.name]
@@ -122,9 +127,9 @@ def _axis_labels(axes, numbers: Sequence[int]) -> None:
   axes.yaxis.set_major_formatter(lambda value, _: f'{value:.2f}'.replace('0.', '.', 1) if value < 1 else '1')
 
 
-def _trials(axes, points: Sequence[Point], *, spread: float, size: float) -> None:
-  """Anchors at the left of their round, explorers beside them in worker order."""
-  line = []
+def _trials(axes, points: Sequence[Point], *, spread: float, size: float) -> dict[int, float]:
+  """Anchors and explorers side by side in worker order; returns round -> where the mean of its anchors stands."""
+  line = {}
   for number in sorted({p.round for p in points}):
     here = [p for p in points if p.round == number]
     step = spread / max(len(here) - 1, 1)
@@ -132,17 +137,27 @@ def _trials(axes, points: Sequence[Point], *, spread: float, size: float) -> Non
     for x, p in zip(places, here):
       colour = PROMOTED if p.promoted else ANCHOR if p.anchor else EXPLORER
       axes.plot([x, x], [p.low, p.high], color=colour, lw=(1.3 if p.anchor or p.promoted else 0.9) * size, zorder=2)
-      axes.plot([x], [p.value], marker='D' if p.anchor else 'o', ms=(5.2 if p.anchor or p.promoted else 4) * size, color=colour, zorder=5 if p.anchor else 4)
+      axes.plot([x], [p.value], marker='D' if p.anchor else 'o', ms=(5 if p.anchor or p.promoted else 3.6) * size, color=colour, zorder=5 if p.anchor else 4)
       if p.promoted:
-        axes.plot([x], [p.value], marker='o', ms=9 * size, mfc='none', mec=colour, mew=1, zorder=4)
-      if p.label:
-        rightmost = x > max(q.round for q in points)
-        axes.annotate(p.label, (x, p.high), xytext=(0, 4), textcoords='offset points', ha='right' if rightmost else 'center', color=PROMOTED if p.promoted else INK, zorder=6)
+        axes.plot([x], [p.value], marker='o', ms=8.5 * size, mfc='none', mec=colour, mew=1, zorder=4)
+    _labels(axes, [(x, p) for x, p in zip(places, here) if p.label], top=max(p.high for p in here), last=number == max(q.round for q in points))
     anchors = [(x, p.value) for x, p in zip(places, here) if p.anchor]
     if anchors:
-      line.append((sum(x for x, _ in anchors) / len(anchors), sum(v for _, v in anchors) / len(anchors)))
+      line[number] = (sum(x for x, _ in anchors) / len(anchors), sum(v for _, v in anchors) / len(anchors))
   if len(line) > 1:
-    axes.plot(*zip(*line), color=ANCHOR, lw=1.4 * size, zorder=3)
+    axes.plot(*zip(*line.values()), color=ANCHOR, lw=1.4 * size, zorder=3)
+  return {number: x for number, (x, _) in line.items()}
+
+
+def _labels(axes, labelled: Sequence[tuple[float, Point]], *, top: float, last: bool) -> None:
+  """Names above a round's trials, the rightmost lowest, each with a thin line down to its trial so that none overlap."""
+  for level, (x, p) in enumerate(reversed(labelled)):
+    axes.annotate(p.label, xy=(x, p.high), xycoords='data', xytext=(x, top), textcoords=axes.transData + _points_up(axes, 7 + 11 * level), ha='right' if last else 'center',
+                  color=PROMOTED, zorder=6, arrowprops={'arrowstyle': '-', 'color': PROMOTED, 'lw': 0.6, 'shrinkA': 0, 'shrinkB': 1})
+
+
+def _points_up(axes, points: float) -> ScaledTranslation:
+  return ScaledTranslation(0, points / 72, axes.figure.dpi_scale_trans)
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:

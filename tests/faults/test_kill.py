@@ -147,9 +147,11 @@ def test_three_kills_of_each_kind(start_tiny_campaign, capsys):
   assert_same(runs['twin'], runs['reference'])
 
   rng, begin = random.Random(7), time.monotonic()
-  points = sorted(rng.sample(range(2, length(runs['reference']) - 4), 3))
-  for records in points:
-    kill_controller(runs['controller'], records, delay_s=rng.uniform(0, 2))
+  third, points = (length(runs['reference']) - 8) // 3, []
+  for part in range(3):
+    # Past what is there, so that each kill hits a controller at work and not one that still starts.
+    points.append(max(2 + part * third + rng.randrange(third), length(runs['controller']) + 1))
+    kill_controller(runs['controller'], points[-1], delay_s=rng.uniform(0, 2))
   finish(started(runs['controller']), runs['controller'])
   seconds['controller'] = time.monotonic() - begin
   assert_same(runs['controller'], runs['reference'])

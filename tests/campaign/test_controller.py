@@ -1,0 +1,309 @@
+"""The controller's bookkeeping: what every way a worker can end becomes in the ledger, and that the campaign goes on.
+
+Workers and servers are stand-ins that end at once in the way a test asks for; ledger, gate, sealing, arbiter, evidence and agent are the real ones.
+The last tests run real worker processes.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from aevo_jax import layout
+from aevo_jax.campaign import campaign as campaign_lib
+from aevo_jax.campaign.campaign import Campaign, CampaignSettings, Inputs
+from aevo_jax.campaign.processes import Worker
+from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.config.statements import Binding, parse_statements, render
+from aevo_jax.evaluation import scoring
+from aevo_jax.evaluation.arbiter import Arbiter
+from aevo_jax.evaluation.scoring import ItemResult
+from aevo_jax.ledger.append import Ledger, read
+from aevo_jax.meta_agent.policy import Assignment
+
+RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
+WEIGHTS = {'w': np.arange(6, dtype=np.float32).reshape(2, 3)}
+CLAIM = {'status': 'trained', 'steps': 4, 'tokens': 8192, 'flops': 1, 'seconds': {}}
+
+
+def summary(right: int) -> dict:
+  return scoring.summary([ItemResult('family', 'kind', 'a', i < right, i < right) for i in range(100)], 'strict')
+
+
+class StandInWorker:
+  """Ends at once; `behaviour(trial, attempt)` writes into the directory and returns the exit status, or 'deadline'."""
+
+  behaviour = None
+  attempts: collections.Counter = collections.Counter()
+
+  def __init__(self, trial, directory, deadline_s):
+    self.trial, self.timed_out, self.attempts[trial] = trial, False, self.attempts[trial] + 1
+    self._status = type(self).behaviour(trial, self.attempts[trial], directory)
+    if self._status == 'deadline':
+      self._status, self.timed_out = -9, True
+
+  def poll(self):
+    return self._status
+
+  def kill(self):
+    pass
+
+
+class StandInServer:
+  """Answers at once; dev accuracy is .5 for everybody."""
+
+  def __init__(self, command, log):
+    self._queue, self.busy = collections.deque(), False
+    score = lambda split, weights, digest: ([ItemResult('family', 'kind', 'a', True, True)], summary(50))
+    self._arbiter = None
+    if command[2].endswith('arbiter'):
+      constitution = constitution_lib.read(pathlib.Path(command[command.index('--constitution') + 1]))
+      private = pathlib.Path(command[command.index('--home') + 1]) / command[command.index('--campaign') + 1]
+      self._arbiter = Arbiter(private=private, secret=b's' * 32, constitution=constitution, score=score)
+
+  def submit(self, tag, request):
+    self._queue.append((tag, request))
+
+  @property
+  def waiting(self):
+    return bool(self._queue) and not self.busy
+
+  def send_next(self):
+    self.busy = True
+
+  def poll(self):
+    if not self.busy:
+      return None
+    self.busy = False
+    tag, request = self._queue.popleft()
+    return tag, self.call(request)
+
+  def call(self, request):
+    return getattr(self._arbiter, request['op'])(request) if self._arbiter else {'summary': summary(50)}
+
+  def close(self):
+    pass
+
+
+def trains(trial, attempt, directory):
+  (directory / EXPORT).parent.mkdir()
+  save_file({'w': WEIGHTS['w'] + attempt}, directory / EXPORT)
+  (directory / RESULT).write_text(json.dumps(CLAIM))
+  return 0
+
+
+def claims(claim) -> object:
+  def behaviour(trial, attempt, directory):
+    trains(trial, attempt, directory)
+    (directory / RESULT).write_text(claim if isinstance(claim, str) else json.dumps(claim))
+    return 0
+  return behaviour
+
+
+def exits(status):
+  def behaviour(trial, attempt, directory):
+    (directory / 'log.txt').write_text('the last words')
+    return status
+  return behaviour
+
+
+def links(trial, attempt, directory):
+  (directory / 'passwords').symlink_to('/etc/passwd')
+  return trains(trial, attempt, directory)
+
+
+def exports(weights) -> object:
+  def behaviour(trial, attempt, directory):
+    trains(trial, attempt, directory)
+    if isinstance(weights, bytes):
+      (directory / EXPORT).write_bytes(weights)
+    else:
+      save_file(weights, directory / EXPORT)
+    return 0
+  return behaviour
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+  """run(behaviour, *bindings) -> (state, records) of a campaign of 2 rounds x 3 workers; called again it resumes."""
+  monkeypatch.setattr(campaign_lib, 'Worker', StandInWorker)
+  monkeypatch.setattr(campaign_lib, 'Server', StandInServer)
+  monkeypatch.setattr(StandInWorker, 'attempts', collections.Counter())
+  loading.load([str(layout.root_file('constitution.gin'))], ['budget.rounds = 2', 'budget.workers = 3', 'budget.noise_seeds = 2', 'budget.final_seeds = 1',
+                                                             'release.per_round = 2'], search_paths=layout.search_paths())
+  run = tmp_path / 'run'
+  run.mkdir()
+  constitution = constitution_lib.from_gin()
+  (run / 'constitution.gin').write_text(constitution.text())
+  save_file(WEIGHTS, run / 'base.safetensors')
+  inputs = Inputs(constitution=constitution_lib.read(run / 'constitution.gin'), holdout='h', arbiter_campaign='c', store=str(tmp_path), substrate_object='o', substrate_identity='i',
+                  base_digest='b', recipe=RECIPE, cache='', arbiter_home=str(tmp_path / 'home'))
+
+  def start(behaviour, observer=lambda record: None):
+    monkeypatch.setattr(StandInWorker, 'behaviour', staticmethod(behaviour))
+    with Ledger.open(run / 'ledger.jsonl') as ledger:
+      state = Campaign(run, ledger, CampaignSettings(sandbox='open', parallel=2), inputs, observer).run()
+    return state, read(run / 'ledger.jsonl')
+
+  start.run = run
+  return start
+
+
+def only(trials, behaviour):
+  return lambda trial, attempt, directory: (behaviour if trial in trials else trains)(trial, attempt, directory)
+
+
+def failures(records, trial):
+  return [(r.payload['cause'], r.payload['final']) for r in records if r.kind == 'trial_failed' and r.payload['trial'] == trial]
+
+
+@pytest.mark.parametrize(('behaviour', 'status', 'rows', 'message'), [
+    (exits(1), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'the last words'),
+    (exits(-signal.SIGSEGV), 'failed', [('signal_11', False), ('signal_11', False), ('signal_11', True)], 'the last words'),
+    (exits('deadline'), 'failed', [('deadline', True)], 'killed after 300 s'),
+    (exits(0), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'exit status 0'),
+    (claims({'status': 'failed', 'cause': 'non_finite', 'message': 'step 3: loss nan'}), 'failed', [('non_finite', True)], 'step 3'),
+    (claims({'status': 'failed', 'cause': 'out_of_memory', 'message': 'm'}), 'failed', [('out_of_memory', True)], 'm'),
+    (claims({'status': 'refused', 'cause': 'DeadBindingError', 'message': 'dead bindings: lora.rank'}), 'refused', [], 'lora.rank'),
+    (links, 'failed', [('crash', False), ('crash', False), ('crash', True)], 'passwords'),
+    (exports({'w': np.zeros((9, 9), np.float32)}), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'not of the base model: w'),
+    (exports({'v': WEIGHTS['w']}), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'not of the base model'),
+    (exports(b'no safetensors'), 'failed', [('crash', False), ('crash', False), ('crash', True)], ''),
+    (claims('{'), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'result.json'),
+    (claims('[]'), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'not a claim'),
+    (claims(CLAIM | {'status': 'promoted'}), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'not a claim'),
+    (claims(json.dumps(CLAIM).replace('8192', 'NaN')), 'failed', [('crash', False), ('crash', False), ('crash', True)], 'NaN'),
+], ids=['exception', 'signal', 'deadline', 'no result', 'nan', 'memory', 'refused', 'link', 'shape', 'names', 'not safetensors', 'torn claim', 'no claim', 'unknown status',
+        'claim of NaN'])
+def test_every_end_of_a_worker_is_a_row_and_the_campaign_goes_on(launch, behaviour, status, rows, message):
+  state, records = launch(only({'r1w1'}, behaviour))
+  trial = state.trials['r1w1']
+  assert trial.status == status and failures(records, 'r1w1') == rows
+  assert StandInWorker.attempts['r1w1'] == max(1, len(rows))
+  assert message in next(r.payload.get('message', r.payload['cause']) for r in records if r.kind in ('trial_failed', 'trial_refused'))
+  assert trial.dev is None and not trial.external_scored and trial.released is None
+  assert state.finished is not None and state.finished_rounds == {0, 1, 2}
+  assert all(t.status == 'sealed' for name, t in state.trials.items() if name != 'r1w1')
+  evidence = json.loads((launch.run / 'evidence' / 'round_001.json').read_text())
+  entry = evidence['trials'][1]
+  assert (entry['status'], entry['cause'], entry['dev'], entry['external']) == (status, trial.cause, None, None)
+
+
+def test_a_failed_attempt_is_retried_and_leaves_no_trace_in_the_evidence(launch):
+  state, records = launch(lambda trial, attempt, directory: trains(trial, 2, directory) if attempt == 2 or trial != 'r1w0' else -9)
+  assert failures(records, 'r1w0') == [('signal_9', False)] and state.trials['r1w0'].status == 'sealed'
+  assert json.loads((launch.run / 'evidence' / 'round_001.json').read_text())['trials'][0]['cause'] == ''
+
+
+@pytest.mark.parametrize('dead', [
+    {'r1w1', 'r1w2'}, {'r1w1', 'r1w2', 'r2w1', 'r2w2'}, {'r0w0', 'r0w1'}, {'r1w0', 'r2w0'}, {'r1w0', 'r1w1', 'r1w2'},
+    {f'r{r}w{w}' for r in range(3) for w in range(3)}, {'starting0', 'promoted0'}], ids=['explorers', 'all explorers', 'round 0', 'anchors', 'round 1', 'all rounds', 'final'])
+def test_a_campaign_survives_whole_groups_that_fail(launch, dead):
+  state, records = launch(only(dead, exits(1)))
+  assert state.finished is not None
+  assert {name for name, t in state.trials.items() if t.status == 'failed'} == dead & state.trials.keys()
+  assert all(len(failures(records, name)) == 3 for name in dead & state.trials.keys())
+  assert len(state.of_round(2)) == 3 and state.policies[3]['policy']['standing'] == {}
+  assert 'base' in state.final['scores']
+
+
+def test_a_refused_recipe_is_a_row_and_never_starts(launch, monkeypatch):
+  def decide(history, policy, constitution, recipe, agent, campaign_seed):
+    following = campaign_lib.policy_lib.starting(3)
+    bad = Assignment('batch', {}, {'budget.trial_tokens': 10**9}, 'greed')
+    return dataclasses.replace(following, round=policy.round + 1, assignments=(following.assignments[0], bad, following.assignments[2]))
+  monkeypatch.setattr(campaign_lib.decisions, 'next_policy', lambda history, policy, constitution, **k: decide(history, policy, constitution, **k))
+  state, records = launch(trains)
+  assert [state.trials[name].status for name in ('r1w0', 'r1w1', 'r1w2')] == ['sealed', 'refused', 'sealed']
+  assert 'budget.trial_tokens may not be bound' in state.trials['r1w1'].cause and StandInWorker.attempts['r1w1'] == 0
+  assert state.trials['r1w1'].recipe == ''
+
+
+class Killed(BaseException):
+  """Stands for kill -9: nothing after it runs."""
+
+
+def test_a_stop_after_every_single_record_resumes_to_the_same_end(launch, monkeypatch):
+  """The controller is stopped right after record 1, 2, 3 ... by turns, until it reaches the end; a refused recipe is among the trials."""
+  greedy = Assignment('batch', {}, {'train.batch_rows': 5}, 'not a choice')
+  real = campaign_lib.decisions.next_policy
+  def decide(history, policy, constitution, **k):
+    following = real(history, policy, constitution, **k)
+    return dataclasses.replace(following, assignments=(*following.assignments[:2], greedy))
+  monkeypatch.setattr(campaign_lib.decisions, 'next_policy', decide)
+  stopped_at = set()
+  def observer(record):
+    # Once at each event: a controller that is always stopped where a trial starts never gets on.
+    event = record and (record.kind, record.payload.get('trial'), record.payload.get('round'))
+    if record is not None and record.kind != 'controller_resumed' and event not in stopped_at:
+      stopped_at.add(event)
+      raise Killed
+  while True:
+    try:
+      state, records = launch(trains, observer)
+      break
+    except Killed:
+      assert len(stopped_at) < 200
+  stops = len(stopped_at)
+  kinds = collections.Counter(r.kind for r in records)
+  assert kinds['controller_resumed'] == stops - 1  # after the last record nothing is left to resume
+  assert kinds['trial_assigned'] == len(state.trials) == 2 + 3 + 3 + 2
+  assert kinds['trial_refused'] == 2 and kinds['trial_sealed'] == 8 and kinds['trial_scored'] == 6 and kinds['external_scored'] == 6
+  assert kinds['round_finished'] == 3 and kinds['policy_written'] == 4 and kinds['campaign_finished'] == 1 and kinds['base_scored'] == 1
+  assert kinds['evidence_written'] == 3 and kinds['promotion_decided'] == 3 and kinds['secrets_revealed'] == 1
+  assert not [name for name, t in state.trials.items() if t.status == 'refused' and StandInWorker.attempts[name]]
+
+
+def test_settings_say_what_is_wrong():
+  for field, value in {'agent': 'oracle', 'sandbox': 'maybe', 'parallel': -1, 'threads': 0}.items():
+    with pytest.raises(ValueError, match=field):
+      CampaignSettings(**{field: value})
+
+
+# -- real workers --------------------------------------------------------------------------------------------------------------------------
+
+
+def real_worker(tiny_run, directory, **changes) -> dict:
+  """A worker process on the spec of the finished run's r0w0 with some bindings changed; its claim."""
+  spec = TrialSpec.read(tiny_run / 'trials' / 'r0w0')
+  bindings = {b.selector: b.value for b in parse_statements(spec.recipe)} | changes.pop('recipe', {})
+  spec = dataclasses.replace(spec, recipe=render(Binding(k, v) for k, v in bindings.items()), **changes)
+  directory.mkdir()
+  spec.write(directory)
+  (directory / 'substrate.fork.json').write_text((tiny_run / 'trials' / 'r0w0' / 'substrate.fork.json').read_text())
+  worker = Worker('r0w0', directory, 300)
+  while worker.poll() is None:
+    time.sleep(0.05)
+  assert worker.poll() == 0, (directory / 'log.txt').read_text()[-2000:]
+  return json.loads((directory / RESULT).read_text())
+
+
+def test_a_diverging_recipe_of_the_operator_is_stopped_as_non_finite(tiny_run, tmp_path):
+  claim = real_worker(tiny_run, tmp_path / 't', recipe={'optimizer.learning_rate': 10.0, 'optimizer.name': 'lion', 'optimizer.warmup_fraction': 0.0})
+  assert (claim['status'], claim['cause']) == ('failed', 'non_finite')
+  assert not (tmp_path / 't' / EXPORT).exists()
+
+
+def test_a_dead_binding_past_the_gate_is_refused_by_the_worker(tiny_run, tmp_path):
+  claim = real_worker(tiny_run, tmp_path / 't', recipe={'lora.rank': 8}, overlay='lora.rank = 8\n')  # under full fine-tuning nobody reads it
+  assert claim['status'] == 'refused' and 'lora.rank' in claim['message']
+
+
+def test_a_worker_is_killed_at_its_deadline(tiny_run, tmp_path):
+  directory = tmp_path / 't'
+  directory.mkdir()
+  TrialSpec.read(tiny_run / 'trials' / 'r0w0').write(directory)
+  worker = Worker('r0w0', directory, 0.2)
+  while worker.poll() is None:
+    time.sleep(0.02)
+  assert worker.timed_out and worker.poll() == -signal.SIGKILL
+  assert not (directory / RESULT).exists()
+
