@@ -34,8 +34,8 @@ from aevo_jax.meta_agent.statistical_agent import prune
 from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
 
-LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-STEP_ROWS = ((120, 8), (60, 16), (30, 32))  # steps x rows of 128 tokens: equal tokens
+LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
+STEP_ROWS = ((240, 4), (120, 8), (60, 16), (30, 32))  # steps x rows of 128 tokens: equal tokens
 SHORTER = ((30, 16),)  # half the tokens, to show that the budget is worth using
 
 

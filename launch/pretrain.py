@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.models.decoder import create
   from aevo_jax.models.params import unbind
   from aevo_jax.training import train_loop
-  from aevo_jax.training.optimizer import transformation
+  from aevo_jax.training.optimizer import learning_rates, transformation
 
   settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
   optimizer, mixture = recipe.optimizer, recipe.mixture(settings.size)
@@ -80,8 +80,8 @@ def main(argv: list[str]) -> None:
       logging.info('step %d of %d: loss %.4f', step, settings.steps, scalars['loss'])
 
   state = train_loop.train(
-      structure, params, {}, transformation(optimizer, settings.steps), pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
-      steps=settings.steps, directory=out / 'run', checkpoint_every=settings.checkpoint_every, on_step=on_step)
+      structure, params, {}, transformation(optimizer), pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
+      learning_rates=learning_rates(optimizer, settings.steps), directory=out / 'run', checkpoint_every=settings.checkpoint_every, on_step=on_step)
 
   hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params())
   eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)

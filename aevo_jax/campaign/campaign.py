@@ -294,6 +294,7 @@ class Campaign:
       tail = (directory / 'log.txt').read_text(errors='replace')[-2000:] if (directory / 'log.txt').exists() else ''
       message = f'exit status {status}; end of log: {tail}'
     # Infrastructure: the machine's fault as far as anyone can tell, so it is tried again.
+    (directory / RESULT).unlink(missing_ok=True)  # judged; the next attempt must not take it for one that was not
     cause = f'signal_{-status}' if status < 0 else 'crash'
     self._append('trial_failed', {'trial': trial.trial, 'cause': cause, 'final': trial.failures >= self._inputs.constitution.budget.retries,
                                   'message': message})

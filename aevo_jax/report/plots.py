@@ -139,7 +139,7 @@ def _trials(axes, points: Sequence[Point], *, spread: float, size: float) -> dic
       axes.plot([x, x], [p.low, p.high], color=colour, lw=(1.3 if p.anchor or p.promoted else 0.9) * size, zorder=2)
       axes.plot([x], [p.value], marker='D' if p.anchor else 'o', ms=(5 if p.anchor or p.promoted else 3.6) * size, color=colour, zorder=5 if p.anchor else 4)
       if p.promoted:
-        axes.plot([x], [p.value], marker='o', ms=8.5 * size, mfc='none', mec=colour, mew=1, zorder=4)
+        axes.plot([x], [p.value], marker='o', ms=8.5 * size, color=colour, mfc='none', mew=1, zorder=4)
     _labels(axes, [(x, p) for x, p in zip(places, here) if p.label], top=max(p.high for p in here), last=number == max(q.round for q in points))
     anchors = [(x, p.value) for x, p in zip(places, here) if p.anchor]
     if anchors:

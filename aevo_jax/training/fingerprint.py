@@ -55,9 +55,9 @@ def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, se
   """Digests by name, cheapest first, each computed when called."""
   return {
       'stop': lambda: _digest(str((steps, recipe.train.batch_rows, recipe.train.row_length))),
-      'schedule': lambda: _digest(np.asarray([optimizer_lib.schedule(recipe.optimizer, steps)(i) for i in range(steps)], np.float32).tobytes()),
+      'schedule': lambda: _digest(optimizer_lib.learning_rates(recipe.optimizer, steps).tobytes()),
       'batches': lambda: _batches_digest(recipe, tokenizer, size, seed),
-      'step': lambda: _step_digest(recipe, steps),
+      'step': lambda: _step_digest(recipe),
       'later_batches': lambda: _later_batches_digest(recipe, tokenizer, size, seed, steps),
   }
 
@@ -81,15 +81,15 @@ def _later_batches_digest(recipe: Recipe, tokenizer: tokenizers.Tokenizer, size:
   return state.hexdigest()
 
 
-def _step_digest(recipe: Recipe, steps: int) -> str:
+def _step_digest(recipe: Recipe) -> str:
   stand_in = ModelConfig(vocab_size=8, hidden_size=64, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=32, intermediate_size=64,
                          mamba_num_heads=2, mamba_head_dim=16, ssm_state_size=8, chunk_size=8)
   structure, params, frozen = adapted(stand_in, recipe, None, seed=0)
-  transformation = optimizer_lib.transformation(recipe.optimizer, steps)
+  transformation = optimizer_lib.transformation(recipe.optimizer, baked=True)
   step = make_train_step(structure, transformation, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
   batch = {'tokens': jnp.zeros((1, 8), jnp.int32), 'weights': jnp.ones((1, 8)), 'segment_ids': jnp.ones((1, 8), jnp.int32)}
   state = TrainState.create(params, transformation, recipe.train.ema_decay)
-  jaxpr = jax.make_jaxpr(step)(state, frozen, batch)
+  jaxpr = jax.make_jaxpr(step)(state, frozen, batch, jnp.float32(0))
   shapes = sorted((name, value.shape) for name, value in params.items())
   return _digest(f'{jaxpr}|{shapes}')
 

@@ -1,5 +1,8 @@
 """Optax transformations from a recipe."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from aevo_jax.training.recipe import Optimizer
@@ -23,13 +26,29 @@ def schedule(config: Optimizer, steps: int) -> optax.Schedule:
   return optax.join_schedules([optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1)), body], [warmup])
 
 
-def transformation(config: Optimizer, steps: int) -> optax.GradientTransformation:
-  """Clip by global norm, then the named update rule with decoupled weight decay."""
-  rate = schedule(config, steps)
-  rules = {
-      'adamw': lambda: optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),
-      'lion': lambda: optax.lion(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),
-      'muon': lambda: optax.contrib.muon(rate, beta=config.b1, weight_decay=config.weight_decay, adam_b1=config.b1, adam_b2=config.b2,
-                                         adam_weight_decay=config.weight_decay),
-  }
-  return optax.chain(optax.clip_by_global_norm(config.clip_norm), rules[config.name]())
+def learning_rates(config: Optimizer, steps: int) -> np.ndarray:
+  """[steps] float32: the learning rate of each step."""
+  return np.asarray(jax.vmap(schedule(config, steps))(jnp.arange(steps)), np.float32)
+
+
+_RULES = {
+    'adamw': lambda rate, b1, b2, decay: optax.adamw(rate, b1=b1, b2=b2, weight_decay=decay),
+    'lion': lambda rate, b1, b2, decay: optax.lion(rate, b1=b1, b2=b2, weight_decay=decay),
+    'muon': lambda rate, b1, b2, decay: optax.contrib.muon(rate, beta=b1, weight_decay=decay, adam_b1=b1, adam_b2=b2, adam_weight_decay=decay),
+}
+
+
+def transformation(config: Optimizer, *, baked: bool = False) -> optax.GradientTransformation:
+  """Clip by global norm, then the named update rule with decoupled weight decay.
+
+  The numbers live in the optimizer's state (`optax.inject_hyperparams`), and the training step sets the learning rate of each step there; so
+  recipes that differ in numbers alone share one compiled program.
+
+  Args:
+    baked: makes the numbers constants of the program instead, so that a jaxpr shows which of them are used, and where.
+  """
+  def rule(learning_rate, b1, b2, weight_decay, clip_norm):
+    return optax.chain(optax.clip_by_global_norm(clip_norm), _RULES[config.name](learning_rate, b1, b2, weight_decay))
+
+  factory = rule if baked else optax.inject_hyperparams(rule)
+  return factory(learning_rate=config.learning_rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip_norm=config.clip_norm)

@@ -16,7 +16,7 @@ from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training import fingerprint, train_loop
-from aevo_jax.training.optimizer import transformation
+from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe import Recipe
 
 
@@ -44,8 +44,8 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
     NonFiniteError: loss, gradient or the last weights are not finite.
   """
   structure, params, frozen, batches = prepared
-  state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer, steps), batches, steps=steps, directory=directory,
-                           label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step)
+  state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
+                           learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step)
   final = {**frozen, **state.final_params()}
   if frozen:
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -25,14 +25,14 @@ class NonFiniteError(RuntimeError):
   """Loss or gradient norm was NaN or infinite; the run stopped there."""
 
 
-def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *, steps: int,
-          directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, checkpoint_every: int = 0,
+def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *,
+          learning_rates: Sequence[float], directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, checkpoint_every: int = 0,
           on_step: Callable[[int, dict[str, float]], None] | None = None) -> TrainState:
-  """Trains for `steps` steps and saves the last state under `directory`/checkpoints.
+  """Trains one step for each learning rate and saves the last state under `directory`/checkpoints.
 
   Args:
     structure: the model without arrays. params: what is trained. frozen: the rest of the model's arrays.
-    batches: a Grain iterator of batches (see data.pipeline).
+    batches: a Grain iterator of batches (see data.pipeline). learning_rates: of each step; their number is the number of steps.
     checkpoint_every: also save every so many steps; 0 saves only the last state.
     on_step: called after each step with the metrics, e.g. to evaluate.
 
@@ -41,7 +41,7 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
   """
   step_fn = jax.jit(make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay), donate_argnums=0)
   state = TrainState.create(params, transformation, ema_decay)
-  checkpoints = directory / 'checkpoints'
+  checkpoints, steps = directory / 'checkpoints', len(learning_rates)
   latest = orbax_io.latest_step(checkpoints)
   if latest is not None:
     path = orbax_io.step_directory(checkpoints, latest)
@@ -52,7 +52,7 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
     for step in range(int(state.step), steps):
       started = time.perf_counter()
       batch = next(batches)
-      state, scalars = step_fn(state, frozen, batch)
+      state, scalars = step_fn(state, frozen, batch, np.float32(learning_rates[step]))
       scalars = {name: float(value) for name, value in scalars.items()}
       # Not the clock of the machine: a step's length, for throughput only.
       scalars['seconds'] = time.perf_counter() - started

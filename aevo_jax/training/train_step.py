@@ -11,22 +11,25 @@ from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]
-Step = Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(structure: Structure, transformation: optax.GradientTransformation, *, label_smoothing: float, ema_decay: float) -> Step:
-  """Builds step(state, frozen, batch) -> (state, metrics); jit it with the state donated.
+  """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); jit it with the state donated.
 
-  Only `state.params` are differentiated; `frozen` holds the base's weights under a LoRA adapter and is empty for full fine-tuning.
+  The learning rate is an input; a transformation whose state holds none (its numbers are baked in) ignores it. Only `state.params` are differentiated; `frozen` holds the base's weights under a LoRA adapter and is empty for full fine-tuning.
   """
 
   def loss_fn(params: Params, frozen: Params, batch: Batch) -> jax.Array:
     logits = structure.bind({**frozen, **params})(batch['tokens'], batch['segment_ids'])
     return sft_loss(logits, batch, label_smoothing=label_smoothing).mean()
 
-  def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+  def step(state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     loss, grads = jax.value_and_grad(loss_fn)(state.params, frozen, batch)
-    updates, opt_state = transformation.update(grads, state.opt_state, state.params)
+    opt_state = state.opt_state
+    if optax.tree.get_all_with_path(opt_state, 'learning_rate'):
+      opt_state = optax.tree.set(opt_state, learning_rate=learning_rate)
+    updates, opt_state = transformation.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:

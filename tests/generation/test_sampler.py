@@ -26,14 +26,14 @@ STRUCTURE, UNTRAINED = unbind(create(CONFIG, seed=0))
 def trained():
   """A model that has begun to learn `letters > last letter, first letter, end`: it ends some sequences, late or early."""
   rng = np.random.default_rng(0)
-  tx = transformation(Optimizer(learning_rate=1e-2, warmup_fraction=0.0), 60)
+  tx = transformation(Optimizer(learning_rate=1e-2, warmup_fraction=0.0))
   step = jax.jit(make_train_step(STRUCTURE, tx, label_smoothing=0.0, ema_decay=0.0), donate_argnums=0)
   state = TrainState.create(UNTRAINED, tx, 0.0)
   for _ in range(60):
     letters = rng.integers(LETTERS[0], LETTERS[-1] + 1, (16, 4))
     tokens = np.concatenate([letters, np.full((16, 1), ARROW), letters[:, -1:], letters[:, :1], np.full((16, 1), EOS)], axis=1).astype(np.int32)
     weights = np.broadcast_to(np.arange(8) > 4, tokens.shape).astype(np.float32)
-    state, _ = step(state, {}, {'tokens': tokens, 'weights': weights, 'segment_ids': np.ones_like(tokens)})
+    state, _ = step(state, {}, {'tokens': tokens, 'weights': weights, 'segment_ids': np.ones_like(tokens)}, np.float32(1e-2))
   return state.params
 
 

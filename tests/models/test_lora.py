@@ -81,9 +81,9 @@ def test_only_adapters_are_trained():
   adapters = {name: value for name, value in params.items() if is_adapter(name)}
   frozen = {name: value for name, value in params.items() if not is_adapter(name)}
   before = {name: np.array(value) for name, value in frozen.items()}
-  tx = transformation(Optimizer(weight_decay=0.0, learning_rate=1e-2, schedule='constant'), 10)
+  tx = transformation(Optimizer(weight_decay=0.0, learning_rate=1e-2, schedule='constant'))
   batch = {'tokens': TOKENS, 'segment_ids': SEGMENTS, 'weights': np.ones(TOKENS.shape, np.float32)}
-  state, _ = jax.jit(make_train_step(structure, tx, label_smoothing=0.0, ema_decay=0.0))(TrainState.create(adapters, tx, 0.0), frozen, batch)
+  state, _ = jax.jit(make_train_step(structure, tx, label_smoothing=0.0, ema_decay=0.0))(TrainState.create(adapters, tx, 0.0), frozen, batch, np.float32(1e-2))
   assert state.params.keys() == adapters.keys() and all(map(is_adapter, state.params))
   for name, value in state.params.items():
     # dL/dA = s x^T (dL/dy B^T) vanishes while B is zero; dL/dB does not.

@@ -1,12 +1,14 @@
 """Campaigns that never ran: a ledger and score files with known numbers, for what reports say about them.
 
-`write_run(directory, ...)` writes them through the ledger's own writer. Item outcomes come from an `outcomes` table, so that tests can state what
+`make_run(...)` writes them through the ledger's own writer. Item outcomes come from an `outcomes` table, so that tests can state what
 the report must say without computing it the way the report does.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
+from unittest import mock
 
 import pytest
 
@@ -128,23 +130,30 @@ class Writer:
     add('round_finished', {'round': policy.round})
 
 
-def write_run(run: pathlib.Path, script: Script) -> pathlib.Path:
-  """Writes the run as far as `script.until`."""
+def written(run: pathlib.Path, script: Script) -> pathlib.Path:
+  """Writes the run as far as `script.until`; nothing here has to survive a power cut."""
+  with mock.patch.object(os, 'fsync', lambda descriptor: None):
+    _write(run, script)
+  return run
+
+
+def _write(run: pathlib.Path, script: Script) -> None:
   writer, text = Writer(run, script), script.text
   add, steps = writer.ledger.append, ORDER[:ORDER.index(script.until) + 1]
   rate = {'optimizer.learning_rate': 0.004}
   standing = rate if script.promote else {}
   anchor = Assignment(ANCHOR, {}, {}, 'the standing recipe unchanged')
+  dead_end = DeadEnd('schedule', {'optimizer.schedule': text}, -0.05, 0.97, 1, 5)
   policies = [
       policy_lib.starting(2),
       Policy(1, '', {}, {}, (), (), (anchor, Assignment('learning_rate', rate, rate, f'new setting ({text})'),
                                      Assignment('schedule', {'optimizer.schedule': text}, {'optimizer.schedule': text}, 'new setting'),
                                      Assignment('batch', {'train.batch_rows': 4}, {'train.batch_rows': 4}, 'new setting')), ()),
-      Policy(2, '', standing, {}, ('batch',), (DeadEnd('schedule', {'optimizer.schedule': text}, -0.05, 0.97, 1, 5),),
+      Policy(2, '', standing, {}, ('batch',), (dead_end,),
              (Assignment(ANCHOR, {}, standing, 'the standing recipe unchanged'),) + tuple(
                  Assignment('averaging', {'train.ema_decay': d}, standing | {'train.ema_decay': d}, 'new setting') for d in (0.5, 0.6, 0.7)),
              (f'promoted learning_rate: gained +0.100 {text}',) if script.promote else ()),
-      Policy(3, '', standing, {}, (), (), (), ())]
+      Policy(3, '', standing, {}, (), (dead_end,), (), ())]
   add('campaign_started', {
       'constitution': writer.constitution.digest(), 'commitment': commitment(SECRET), 'holdout': 'h-0', 'substrate': 'a' * 64, 'substrate_object': 'b' * 64,
       'base_digest': '9' * 64, 'seed': 0, 'settings': dataclasses.asdict(CampaignSettings()), 'locked': True, 'slots': 2, 'recipe': RECIPE, 'version': '0.1.0',
@@ -175,15 +184,18 @@ def write_run(run: pathlib.Path, script: Script) -> pathlib.Path:
   if 'finished' in steps:
     add('campaign_finished', {})
   writer.ledger.close()
-  return run
 
 
 ACCURACY = {'base': 0.1, 'starting0': 0.5, 'starting1': 0.5, 'promoted0': 0.7, 'promoted1': 0.7, 'r0w0': 0.5, 'r0w1': 0.55, 'r1w0': 0.5, 'r1w1': 0.65, 'r2w0': 0.65}
 
 
+@pytest.fixture(scope='session')
+def write_run():
+  """write_run(directory, **fields of Script) -> directory of a written run."""
+  return lambda run, **fields: written(run, Script(**{'accuracy': ACCURACY} | fields))
+
+
 @pytest.fixture
-def make_run(tmp_path):
+def make_run(write_run, tmp_path):
   """make_run(name='run', **fields of Script) -> directory of a written run."""
-  def make(name: str = 'run', **fields) -> pathlib.Path:
-    return write_run(tmp_path / name, Script(**{'accuracy': ACCURACY} | fields))
-  return make
+  return lambda name='run', **fields: write_run(tmp_path / name, **fields)

@@ -45,7 +45,7 @@ def test_every_step_of_a_short_run_moves(name, warmup, steps):
 def test_adamw_is_the_papers_first_two_steps():
   """Decoupled weight decay (1711.05101), bias-corrected moments, after clipping by the global norm."""
   config = Optimizer(name='adamw', learning_rate=0.1, schedule='constant', warmup_fraction=0.0, weight_decay=0.05, b1=0.8, b2=0.95, clip_norm=1.0)
-  tx = transformation(config, 10)
+  tx = transformation(config)
   params = {'w': np.array([[1.0, -2.0], [0.5, 3.0]]), 'b': np.array([0.3, -0.7])}
   grads = [{'w': np.array([[0.1, 0.2], [-0.3, 0.4]]), 'b': np.array([0.2, -0.1])},  # norm 0.59: kept
            {'w': np.array([[3.0, -1.0], [2.0, 0.5]]), 'b': np.array([-1.0, 4.0])}]  # norm 5.59: scaled to 1
@@ -65,7 +65,7 @@ def test_adamw_is_the_papers_first_two_steps():
 
 def test_lion_moves_by_the_sign():
   config = Optimizer(name='lion', learning_rate=0.1, schedule='constant', warmup_fraction=0.0, weight_decay=0.0, clip_norm=100.0)
-  tx, params = transformation(config, 10), {'w': jnp.zeros((2, 2))}
+  tx, params = transformation(config), {'w': jnp.zeros((2, 2))}
   updates, _ = tx.update({'w': jnp.array([[2.0, -3.0], [1e-3, 0.0]])}, tx.init(params), params)
   np.testing.assert_allclose(updates['w'], [[-0.1, 0.1], [-0.1, 0.0]], rtol=1e-6)
 
@@ -75,7 +75,7 @@ def test_every_update_rule_descends(name):
   """On ||W - T||^2 + ||b||^2, whose minimum is T, 0, with a matrix (muon treats those alone) and a vector."""
   target = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
   loss = lambda p: jnp.sum((p['w'] - target)**2) + jnp.sum(p['b']**2)
-  tx = transformation(Optimizer(name=name, learning_rate=0.1, schedule='linear', warmup_fraction=0.1, weight_decay=0.0), 60)
+  tx = transformation(Optimizer(name=name, learning_rate=0.1, schedule='linear', warmup_fraction=0.1, weight_decay=0.0))
   params = {'w': jnp.zeros((6, 4)), 'b': jnp.ones(3)}
   state, start = tx.init(params), float(loss(params))
 
@@ -87,3 +87,14 @@ def test_every_update_rule_descends(name):
   for _ in range(60):
     params, state = step(params, state)
   assert float(loss(params)) < 0.05 * start
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_baked_and_injected_numbers_update_alike(name):
+  """The liveness check traces the baked form, training runs the injected one."""
+  config = Optimizer(name=name, learning_rate=0.03, weight_decay=0.1, b1=0.8, b2=0.95, clip_norm=0.5)
+  params, grads = {'w': jnp.arange(6.0).reshape(2, 3)}, {'w': jnp.linspace(-1, 1, 6).reshape(2, 3)}
+  injected, baked = transformation(config), transformation(config, baked=True)
+  for tx in (injected, baked):
+    assert tx.update(grads, tx.init(params), params)[0]['w'].shape == (2, 3)
+  np.testing.assert_allclose(injected.update(grads, injected.init(params), params)[0]['w'], baked.update(grads, baked.init(params), params)[0]['w'], rtol=1e-5)

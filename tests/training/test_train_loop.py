@@ -12,7 +12,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.tasks.mixture import Mixture
-from aevo_jax.training.optimizer import transformation
+from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe import Optimizer
 from aevo_jax.training.train_loop import NonFiniteError, train
 from aevo_jax.training.train_state import TrainState
@@ -43,8 +43,10 @@ class Repeated:
     self.position = state['position']
 
 
-def optimizer(steps, **fields):
-  return transformation(Optimizer(**{'learning_rate': 1e-2, 'schedule': 'constant', 'weight_decay': 0.0} | fields), steps)
+def run_of(steps, **fields):
+  """The optimizer and its learning rates."""
+  config = Optimizer(**{'learning_rate': 1e-2, 'schedule': 'constant', 'weight_decay': 0.0} | fields)
+  return transformation(config), learning_rates(config, steps)
 
 
 def metrics(directory):
@@ -60,7 +62,8 @@ def assert_same_bits(one, other):
 
 def test_a_tiny_batch_is_learnt_by_heart(tmp_path):
   seen = []
-  state = train(STRUCTURE, PARAMS, {}, optimizer(120), Repeated(), steps=120, directory=tmp_path, on_step=lambda step, scalars: seen.append(step))
+  tx, rates = run_of(120)
+  state = train(STRUCTURE, PARAMS, {}, tx, Repeated(), learning_rates=rates, directory=tmp_path, on_step=lambda step, scalars: seen.append(step))
   rows = metrics(tmp_path)
   assert [row['step'] for row in rows] == seen == list(range(120)) and int(state.step) == 120
   assert rows[0]['loss'] > 3 and rows[-1]['loss'] < 0.05
@@ -86,7 +89,8 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
       del scalars
       if step + 1 == killed_after:
         raise Killed
-    return train(STRUCTURE, PARAMS, {}, optimizer(8, schedule='cosine', weight_decay=0.1), batches, steps=8, directory=directory, ema_decay=0.5,
+    tx, rates = run_of(8, schedule='cosine', weight_decay=0.1)
+    return train(STRUCTURE, PARAMS, {}, tx, batches, learning_rates=rates, directory=directory, ema_decay=0.5,
                  checkpoint_every=3, on_step=on_step)
 
   def batches():
@@ -109,9 +113,9 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
 
 def test_it_stops_at_nan_and_saves_nothing_from_there_on(tmp_path):
   """In its last step here, which would always have saved."""
-  seen = []
+  seen, (tx, rates) = [], run_of(3)
   with pytest.raises(NonFiniteError, match=r'step 2: loss nan.*optimizer\.learning_rate'):
-    train(STRUCTURE, PARAMS, {}, optimizer(3), Repeated(spoil_at=2), steps=3, directory=tmp_path, checkpoint_every=1,
+    train(STRUCTURE, PARAMS, {}, tx, Repeated(spoil_at=2), learning_rates=rates, directory=tmp_path, checkpoint_every=1,
           on_step=lambda step, scalars: seen.append(step))
   assert seen == [0, 1]
   assert orbax_io.latest_step(tmp_path / 'checkpoints') == 2
@@ -123,7 +127,7 @@ def test_it_stops_at_nan_and_saves_nothing_from_there_on(tmp_path):
 
 def test_metrics_moving_average_and_donation_of_a_step():
   """ema <- d ema + (1 - d) params with d = min(decay, (1 + t) / (10 + t)); the state given to a step is gone after it."""
-  tx, batch = optimizer(8), Repeated().batch
+  tx, batch = run_of(8)[0], Repeated().batch
   batch = batch | {'weights': np.broadcast_to(np.arange(12) > 8, (2, 12)).astype(np.float32)}
   logits = np.asarray(jax.jit(lambda p: STRUCTURE.bind(p)(batch['tokens'], batch['segment_ids']))(PARAMS), np.float64)
   log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -132,7 +136,7 @@ def test_metrics_moving_average_and_donation_of_a_step():
   state, ema = TrainState.create(PARAMS, tx, 0.25), {name: value.astype(np.float64) for name, value in BEFORE.items()}
   for t, decay in enumerate((1 / 10, 2 / 11, 3 / 12, 0.25)):  # 4 / 13 > 0.25
     given = state
-    state, scalars = step(state, {}, batch)
+    state, scalars = step(state, {}, batch, np.float32(1e-2))
     if t == 0:  # the loss of the parameters the step was given, over six predicted tokens
       np.testing.assert_allclose(scalars['loss'], first_loss, rtol=1e-5)
       assert int(scalars['loss_tokens']) == 6 and float(scalars['grad_norm']) > 0

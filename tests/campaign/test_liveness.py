@@ -1,0 +1,84 @@
+"""Liveness: every knob that agents are offered acts, and one that does not is refused by name."""
+
+import time
+
+import pytest
+
+from aevo_jax import layout
+from aevo_jax.campaign.gate import admit
+from aevo_jax.campaign.liveness import DeadBindingError, check_live, with_value
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.config.parameter import from_unit
+from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.config.statements import Binding, parse_statements, render
+from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.training import recipe as recipe_lib
+
+RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
+TOKENIZER = tokenizers.build()
+
+
+@pytest.fixture(scope='module')
+def constitution():
+  loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
+  return constitution_lib.from_gin()
+
+
+def recipe_of(overlay) -> recipe_lib.Recipe:
+  recipe = recipe_lib.Recipe()
+  for binding in (*parse_statements(RECIPE), *overlay):
+    recipe = with_value(recipe, binding.selector, binding.value)
+  return recipe
+
+
+def live(overlay, space, *, seed=1, tokens=122_880, steps=480):
+  return check_live(recipe_of(overlay), overlay, space, TOKENIZER, size='micro', seed=seed, tokens=tokens, steps=steps)
+
+
+def test_every_parameter_of_the_shipped_space_is_live(constitution, capsys):
+  """Each alone, with the conditions that it needs, at two places of its range; through the gate first."""
+  space, seconds, changed = constitution.space(), [], {}
+  for parameter in space.parameters:
+    conditions = [Binding(selector, values[0]) for selector, values in parameter.when.items()]
+    conditions = [c for c in conditions if not (c.selector, c.value) == ('data.reasoning_style', 'worked')]  # the default
+    for unit in (0.3, 0.75):
+      overlay = admit(render([*conditions, Binding(parameter.selector, from_unit(parameter, unit))]), constitution, RECIPE)
+      started = time.perf_counter()
+      changed[parameter.selector] = live(overlay, space)[parameter.selector]
+      seconds.append(time.perf_counter() - started)
+  assert changed.keys() == set(space.selectors)
+  assert {changed[s] for s in ('family_weight.bit_manipulation', 'rare_share.text_encryption', 'difficulty.magnitude', 'data.plain_share')} == {'batches'}
+  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'step'
+  with capsys.disabled():
+    print(f'\nliveness of {len(seconds)} overlays: median {sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s')
+
+
+def test_a_bound_of_a_family_too_rare_for_the_first_items_is_live_by_later_ones(constitution):
+  """Bit strings at the least weight among families at the greatest are 1.2% of the items, so 256 items may hold only one or two."""
+  weights = [Binding(s, 0.25 if s.endswith('bit_manipulation') else 4.0) for s in constitution.space().selectors if s.startswith('family_weight')]
+  overlay = (*weights, Binding('rare_share.bit_manipulation', 0.0))
+  components = {live(overlay, constitution.space(), seed=seed)['rare_share.bit_manipulation'] for seed in range(12)}
+  assert 'later_batches' in components  # else this test shows nothing
+
+
+@pytest.mark.parametrize(('selector', 'value'), [('lora.rank', 8), ('lora.alpha', 8.0), ('optimizer.decay_fraction', 0.5)])
+def test_a_knob_that_nothing_reads_is_refused_by_name(selector, value):
+  """Offered by an operator's space without its condition, so that the gate lets it through: full fine-tuning, a cosine schedule."""
+  kind = 'int' if type(value) is int else 'float'
+  low, high = (2, 32) if kind == 'int' else (0.1, 32.0)
+  space = SearchSpace.from_literals({'dead': {selector: {'kind': kind, 'low': low, 'high': high}},
+                                     'alive': {'optimizer.learning_rate': {'kind': 'float', 'low': 1e-4, 'high': 1e-2, 'scale': 'log'}}})
+  if selector == 'optimizer.decay_fraction':
+    space = SearchSpace.from_literals({'dead': {selector: {'kind': kind, 'low': 0.1, 'high': 0.9}}, 'alive': {
+        'optimizer.learning_rate': {'kind': 'float', 'low': 1e-4, 'high': 1e-2, 'scale': 'log'}}})
+  overlay = (Binding(selector, value), Binding('optimizer.learning_rate', 1e-3))
+  with pytest.raises(DeadBindingError, match=selector) as caught:
+    live(overlay, space)
+  assert 'optimizer.learning_rate' not in str(caught.value)
+
+
+def test_with_value_changes_one_field():
+  recipe = recipe_lib.Recipe()
+  moved = with_value(recipe, 'optimizer.b2', 0.95)
+  assert moved.optimizer.b2 == 0.95 and with_value(moved, 'optimizer.b2', recipe.optimizer.b2) == recipe

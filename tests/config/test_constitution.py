@@ -1,0 +1,97 @@
+"""The constitution: literals only, one canonical text, nothing in it that an agent may bind."""
+
+import dataclasses
+
+import pytest
+
+from aevo_jax import layout
+from aevo_jax.config import constitution as lib
+from aevo_jax.config import loading
+from aevo_jax.config.configurables import resolve
+from aevo_jax.config.statements import StatementError, parse_statements
+
+FILE = layout.root_file('constitution.gin')
+
+
+def shipped(*bindings: str) -> lib.Constitution:
+  loading.load([str(FILE)], bindings, search_paths=layout.search_paths())
+  return lib.from_gin()
+
+
+def test_the_shipped_file_is_literals_and_every_value_in_it_counts():
+  lib.check_literal_only(FILE.read_text())
+  constitution = shipped()
+  for binding in parse_statements(FILE.read_text(), max_bytes=lib.MAX_BYTES):
+    section, _, field = binding.selector.rpartition('.')
+    value = getattr(getattr(constitution, section), field)
+    assert value == binding.value, binding.selector
+
+
+@pytest.mark.parametrize('text', ["import os", "include 'x.gin'", 'budget.rounds = %N', 'budget.rounds = @f()', 'a/budget.rounds = 2', 'budget.rounds = 2\nbudget.rounds = 3'])
+def test_anything_but_literals_is_refused(text, tmp_path):
+  with pytest.raises(StatementError):
+    lib.check_literal_only(text)
+  (tmp_path / 'c.gin').write_text(text)
+  with pytest.raises(StatementError):
+    lib.read(tmp_path / 'c.gin')
+
+
+def test_rendered_text_reads_back_as_the_same_constitution(tmp_path):
+  constitution = shipped('budget.rounds = 7').committed('ab' * 32)
+  (tmp_path / 'c.gin').write_text(constitution.text())
+  again = lib.read(tmp_path / 'c.gin')
+  assert again == constitution and again.text() == constitution.text() and again.digest() == constitution.digest()
+  assert again.budget.rounds == 7 and again.holdout.commitment == 'ab' * 32
+
+
+def test_the_digest_sees_every_field(tmp_path):
+  constitution = shipped()
+  digests = {constitution.digest()}
+  for section in lib.owned_names():
+    value = getattr(constitution, section)
+    for field in dataclasses.fields(value):
+      old = getattr(value, field.name)
+      moved = {str: 'challenge' if old == 'strict' else f'{old}x', int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
+      if (section, field.name) == ('objective', 'target'):
+        continue  # 'external' is the only legal value
+      moved = moved if isinstance(moved, str) else moved()
+      digests.add(dataclasses.replace(constitution, **{section: dataclasses.replace(value, **{field.name: moved})}).digest())
+  assert len(digests) == sum(len(dataclasses.fields(getattr(constitution, s))) for s in lib.owned_names())
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('budget.round = 3', "did you mean 'budget.rounds'"), ('optimizer.learning_rate = 1.0', 'has no optimizer.learning_rate'),
+    ("budget.rounds = 'three'", 'expects int'), ('budget.rounds = True', 'expects int')])
+def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
+  (tmp_path / 'c.gin').write_text(text)
+  with pytest.raises(loading.LoadError, match=message):
+    lib.read(tmp_path / 'c.gin')
+
+
+@pytest.mark.parametrize('binding', [
+    "objective.target = 'dev'", "objective.verifier = 'kind'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 1', 'budget.noise_seeds = 1',
+    'budget.final_seeds = 0', 'budget.retries = -1', 'promotion.confidence = 1.0', 'promotion.confidence = 0.2', 'release.per_round = 0'])
+def test_values_without_sense_are_refused_by_name(binding):
+  section, field = binding.split(' = ')[0].split('.')
+  with pytest.raises(loading.LoadError, match=field):
+    shipped(binding)
+
+
+def test_a_malformed_space_is_an_error_at_the_start():
+  with pytest.raises(ValueError, match='axis x'):
+    shipped("search_space.axes = {'x': {'optimizer.learning_rate': {'kind': 'flaot'}}}")
+
+
+def test_no_agent_may_bind_what_the_constitution_owns():
+  constitution = shipped()
+  owned = [s for s in constitution.space().selectors if s.rpartition('.')[0] in lib.owned_names()]
+  assert owned == []
+  names = [f'{section}.{field.name}' for section in lib.owned_names() for field in dataclasses.fields(getattr(constitution, section))]
+  bindings = parse_statements('\n'.join(f'{name} = 1' for name in names) + '\noptimizer.b1 = 0.9', max_bytes=lib.MAX_BYTES)
+  assert sorted(lib.foreign(bindings)) == sorted(names)
+
+
+def test_each_configurable_resolves_to_its_section():
+  constitution = shipped()
+  for name in lib.owned_names():
+    assert resolve(name) == getattr(constitution, name)
