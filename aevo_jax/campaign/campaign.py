@@ -15,9 +15,10 @@ import os
 import pathlib
 import platform
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -26,11 +27,12 @@ from safetensors.numpy import load_file
 import aevo_jax
 from aevo_jax.campaign import decisions, sandbox
 from aevo_jax.campaign.decisions import AGENTS, FINAL
-from aevo_jax.campaign.gate import RecipeRefusedError, admit, full_recipe
-from aevo_jax.campaign.processes import Server, Worker
+from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.processes import Server, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
+from aevo_jax.campaign.warm import program
 from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.constitution import Constitution
@@ -126,6 +128,8 @@ class Campaign:
     self._arbiter = Server([sys.executable, '-m', 'aevo_jax.evaluation.arbiter', *shared, '--home', inputs.arbiter_home, '--holdout', inputs.holdout, '--campaign', inputs.arbiter_campaign],
                            logs / 'arbiter.log')
     self._workers: list[Worker] = []
+    self._compiler: subprocess.Popen | None = None
+    self._compiled: set[str] = set()
 
   # -- the state machine ---------------------------------------------------------------------------------------------------------------------
 
@@ -149,6 +153,8 @@ class Campaign:
     finally:
       for worker in self._workers:
         worker.kill()
+      if self._compiler is not None:
+        self._compiler.kill()
       self._evaluator.close()
       self._arbiter.close()
 
@@ -226,13 +232,16 @@ class Campaign:
     for trial in trials:
       if trial.status == 'sealed':
         self._submit_scores(trial)
-    while to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
-      busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy
+    self._compiler = self._compile(to_train)
+    while self._compiler or to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
+      if self._compiler is not None and self._compiler.poll() is not None:
+        self._compiler = None  # a failure costs time only: the workers compile for themselves
+      busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy + (self._compiler is not None)
       for server in (self._evaluator, self._arbiter):
         if busy < self._slots and server.waiting:
           server.send_next()
           busy += 1
-      while busy < self._slots and to_train:
+      while busy < self._slots and to_train and self._compiler is None:
         busy += self._launch(to_train.popleft())
       self._collect_scores()
       for worker in list(self._workers):
@@ -246,6 +255,21 @@ class Campaign:
             to_train.append(trial)
       self._observer(None)
       time.sleep(POLL_SECONDS)
+
+  def _compile(self, trials: Sequence[TrialState]) -> subprocess.Popen | None:
+    """Starts the compilation of every program that several of these trials share and that was not compiled for this run before."""
+    shared: dict[str, list[TrialState]] = collections.defaultdict(list)
+    for trial in trials:
+      shared[program(default_values(self.spec(trial).recipe))].append(trial)
+    wanted = {name: group[0] for name, group in shared.items() if len(group) > 1 and name not in self._compiled}
+    if not wanted or not self._inputs.cache:
+      return None
+    self._compiled |= wanted.keys()
+    paths = []
+    for i, trial in enumerate(wanted.values()):
+      paths.append(self._run / 'logs' / f'warm{i}.json')
+      paths[-1].write_text(json.dumps(dataclasses.asdict(self.spec(trial))))
+    return start_child(['aevo_jax.campaign.warm', *map(str, paths)], self._run / 'logs' / 'warm.log')
 
   def _directory(self, trial: TrialState) -> pathlib.Path:
     return self._run / 'trials' / trial.trial

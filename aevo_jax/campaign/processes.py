@@ -22,6 +22,13 @@ def _environment() -> dict[str, str]:
       'PYTHONUNBUFFERED': '1', 'TF_CPP_MIN_LOG_LEVEL': '2', PARENT: str(os.getpid())}
 
 
+def start_child(module: list[str], log: pathlib.Path) -> subprocess.Popen:
+  """Runs `python -m MODULE ARGUMENTS`, its output going to `log`."""
+  with log.open('ab') as file:
+    return subprocess.Popen([sys.executable, '-m', *module], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                            env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
+
+
 class Worker:
   """One attempt at a trial in its directory; output goes to log.txt."""
 
@@ -107,7 +114,8 @@ class Server:
       return tag, reply
     if self._process.poll() is not None:
       self._deaths += 1
-      status, self._process, self.busy = self._process.returncode, None, False
+      status, self.busy = self._process.returncode, False
+      self._forget()
       if self._deaths > self.RESTARTS:
         raise ServerError(f'{self._command[2]} ended {self._deaths} times, last with status {status}; see {self._log}')
     return None
@@ -133,6 +141,13 @@ class Server:
         self._process.kill()
         self._process.wait()
     if self._process is not None:
+      self._forget()
+
+  def _forget(self) -> None:
+    """Closes the pipes of a process that has ended."""
+    try:
       self._process.stdin.close()
-      self._process.stdout.close()
+    except BrokenPipeError:
+      pass  # a request that it never read
+    self._process.stdout.close()
     self._process = None

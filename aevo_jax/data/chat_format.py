@@ -15,8 +15,6 @@ import tokenizers
 from aevo_jax.data.tokenizer import ASSISTANT, BOS, EOS, USER
 from aevo_jax.tasks.item import Item
 
-REASONING_STYLES = ('worked', 'none')
-
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
@@ -31,11 +29,9 @@ def prompt_text(question: str) -> str:
   return f'{USER}{question}{ASSISTANT}'
 
 
-def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, reasoning_style: str = 'worked', reasoning_weight: float = 1.0) -> Sequence:
-  """An item in the task's form."""
-  if reasoning_style not in REASONING_STYLES:
-    raise ValueError(f'reasoning style must be one of {REASONING_STYLES}, got {reasoning_style!r}')
-  reasoning = item.reasoning if reasoning_style == 'worked' else ''
+def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, worked: bool = True, reasoning_weight: float = 1.0) -> Sequence:
+  """An item in the task's form, with its worked solution or with the bare answer."""
+  reasoning = item.reasoning if worked else ''
   pieces = ((prompt_text(item.question), 0.0), (reasoning, reasoning_weight), (f'\\boxed{{{item.answer}}}{EOS}', 1.0))
   encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text, _ in pieces]
   return Sequence(np.concatenate([np.asarray(e, np.int32) for e in encoded]),

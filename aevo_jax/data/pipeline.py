@@ -14,7 +14,7 @@ import tokenizers
 from grain import experimental as grain_experimental
 
 from aevo_jax.data.chat_format import Sequence, chat_sequence, plain_sequence
-from aevo_jax.tasks.mixture import Mixture, item_at
+from aevo_jax.tasks.mixture import Mixture, WorkedShare, item_at
 from aevo_jax.tasks.skills import skill_text
 
 STREAM_LENGTH = 2**40  # items of an endless stream; Grain wants a length
@@ -23,12 +23,12 @@ PACKING_BINS = 16
 
 @dataclasses.dataclass(frozen=True)
 class SftSource:
-  """Puzzles in chat form, a `plain_share` of them as plain text (replay of the base's own format)."""
+  """Puzzles in chat form, with or without their worked solution, a `plain_share` of them as plain text (replay of the base's own format)."""
 
   seed: int
   mixture: Mixture
   tokenizer: tokenizers.Tokenizer
-  reasoning_style: str = 'worked'
+  worked_share: WorkedShare = WorkedShare()
   reasoning_weight: float = 1.0
   plain_share: float = 0.0
 
@@ -39,7 +39,8 @@ class SftSource:
     item = item_at(self.seed, 'train', int(index), self.mixture)
     if self.plain_share and random.Random(f'{self.seed}|plain|{index}').random() < self.plain_share:
       return plain_sequence(item.plain, self.tokenizer)
-    return chat_sequence(item, self.tokenizer, reasoning_style=self.reasoning_style, reasoning_weight=self.reasoning_weight)
+    worked = random.Random(f'{self.seed}|worked|{index}').random() < getattr(self.worked_share, item.family)
+    return chat_sequence(item, self.tokenizer, worked=worked, reasoning_weight=self.reasoning_weight)
 
 
 @dataclasses.dataclass(frozen=True)

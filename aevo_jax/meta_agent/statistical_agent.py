@@ -2,13 +2,14 @@
 
 After each round it
   1. rolls the standing recipe back if the anchor shows that the last promotion lowered the external score;
-  2. promotes every axis whose change raised the released external score by at least `min_gain` and beyond the noise floor: gains of one
-     change are pooled over rounds, t = mean gain / (seed_sd sqrt((1 + 1/anchors) / n)) against Student's t with the noise's degrees of freedom;
+  2. promotes every axis whose change raised the released external score in at least two trials, by at least `min_gain` and beyond the noise
+     floor: gains of one change are pooled over rounds, t = mean gain / (seed_sd sqrt((1 + 1/anchors) / n)) against Student's t with the noise's
+     degrees of freedom, at the constitution's confidence divided (Bonferroni) among the explorers whose scores the round released;
   3. enters changes that lost on dev, by the same test, into the dead-end registry, and demotes axes with two of them and no gain;
-  4. assigns axes by optimistic value (best shrunk gain plus a bonus for few looks), refining settings that gained, retesting those that gained
-     without reaching significance, drawing new ones elsewhere, away from dead ends.
+  4. assigns axes: first those with a change that gained in its only trial, which is tried again; then by optimistic value (best shrunk gain plus a
+     bonus for few looks), refining settings that gained and drawing new ones elsewhere, away from dead ends.
 
-Dev decides whose external score is asked for; the external score alone decides promotions.
+One look at 90% would promote something in most campaigns without any effect (tests/meta_agent/test_statistical_agent.py simulates them). Dev decides whose external score is asked for; the external score alone decides promotions.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ PRIOR_SD = 0.03  # of an axis effect, for shrinkage and the bonus of axes seldom
 DEAD_END_ROUNDS = 3
 DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
 REFINE_STEP = 0.2
+LOOKS = 2  # trials whose released external score a promotion needs
 DRAWS = 40
 
 
@@ -88,7 +90,7 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   reasons += [f'demoted {axis}: {counts[axis]} dead ends and no gain' for axis in demoted if axis not in policy.demoted]
 
   assignments = [Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged')]
-  for axis, note in _choose_axes(space, observations, demoted, constitution.budget.workers - 1, rng):
+  for axis, note in _choose_axes(space, observations, demoted, constitution.budget.workers - 1, rule.min_gain, rng):
     assignments.append(_assign(axis, note, standing, observations, dead_ends, space, defaults, policy.round + 1, latest, rule, rng, assignments))
   return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), tuple(assignments), tuple(reasons))
 
@@ -133,12 +135,13 @@ def _tail(gain: float, n: int, noise: dict, evidence: dict) -> float:
 def _significant(observations: dict[str, Observation], latest: dict, rule) -> list[Observation]:
   """The best change of each axis that passes the promotion rule, looked at in the latest round, best first."""
   fresh = {f'{t["axis"]}|{render_overlay(t["changes"])}' for t in latest['trials']}
+  released = max(1, sum(t['axis'] != ANCHOR and t['external'] is not None for t in latest['trials']))
   best: dict[str, Observation] = {}
   for key, observation in observations.items():
-    if key not in fresh or not observation.external:
+    if key not in fresh or len(observation.external) < LOOKS:
       continue
     gain = float(np.mean(observation.external))
-    if gain >= rule.min_gain and _tail(gain, len(observation.external), latest['noise'], latest) <= 1 - rule.confidence:
+    if gain >= rule.min_gain and _tail(gain, len(observation.external), latest['noise'], latest) <= (1 - rule.confidence) / released:
       if observation.axis not in best or gain > np.mean(best[observation.axis].external):
         best[observation.axis] = observation
   return sorted(best.values(), key=lambda o: (-float(np.mean(o.external)), o.axis))
@@ -157,20 +160,27 @@ def _rollback(history: Sequence[dict], min_gain: float) -> tuple[dict, float] | 
   return dict(history[-2]['standing']), after - before
 
 
-def _choose_axes(space: SearchSpace, observations: dict[str, Observation], demoted: Sequence[str], count: int, rng: np.random.Generator) -> list[tuple[Axis, str]]:
+def _choose_axes(space: SearchSpace, observations: dict[str, Observation], demoted: Sequence[str], count: int, min_gain: float,
+                 rng: np.random.Generator) -> list[tuple[Axis, str]]:
   """The axes of the next round, most promising first; an axis comes twice only when there are fewer axes than workers."""
   looks = defaultdict(list)
   for observation in observations.values():
     looks[observation.axis] += observation.dev
   shrink = PRIOR_SD**2 / (PRIOR_SD**2 + 0.015**2)
+  pending = {o.axis for o in observations.values() if _to_retest(o, min_gain)}
   ranked = []
   for axis, tie in zip(space.axes, rng.permutation(len(space.axes))):
     seen = looks[axis.name]
     value = max((shrink * g for g in seen), default=0.0) + PRIOR_SD / math.sqrt(1 + len(seen))
-    ranked.append((axis.name in demoted, -round(value, 6) if seen else -math.inf, int(tie), axis, 'not looked at yet' if not seen else f'best gain so far {max(seen):+.3f}'))
-  ranked.sort(key=lambda row: row[:3])
+    ranked.append((axis.name not in pending, axis.name in demoted, -round(value, 6) if seen else -math.inf, int(tie), axis, 'not looked at yet' if not seen else f'best gain so far {max(seen):+.3f}'))
+  ranked.sort(key=lambda row: row[:4])
   chosen = [(axis, note) for *_, axis, note in ranked]
   return [chosen[i % len(chosen)] for i in range(count)]
+
+
+def _to_retest(observation: Observation, min_gain: float) -> bool:
+  """Gained in its only trial: worth a second look before anything else."""
+  return len(observation.dev) == 1 and observation.dev[0] >= min_gain
 
 
 def _assign(axis: Axis, note: str, standing: dict, observations: dict[str, Observation], dead_ends: Sequence[DeadEnd], space: SearchSpace, defaults: dict,
@@ -187,7 +197,7 @@ def _assign(axis: Axis, note: str, standing: dict, observations: dict[str, Obser
     same = all({**defaults, **base}.get(k) == v for k, v in changes.items())
     return None if same or render_overlay(overlay) in used else Assignment(axis.name, changes, overlay, reason)
 
-  if best is not None and len(best.dev) == 1 and np.mean(best.dev) >= rule.min_gain:
+  if best is not None and _to_retest(best, rule.min_gain):
     retest = assignment(best.changes, f'retest: gained {np.mean(best.dev):+.3f} on dev in one trial, not promoted')
     if retest is not None:
       return retest

@@ -51,6 +51,24 @@ class RareKindShare:
   equation_transformation: float = 0.5
 
 
+@configurable('worked_share')
+@dataclasses.dataclass(frozen=True)
+class WorkedShare:
+  """Share, in [0, 1], of a family's training items that show the worked solution before the answer; the others show the bare answer."""
+
+  bit_manipulation: float = 1.0
+  text_encryption: float = 1.0
+  numeral_conversion: float = 1.0
+  unit_conversion: float = 1.0
+  gravitational_constant: float = 1.0
+  equation_transformation: float = 1.0
+
+  def __post_init__(self):
+    for name, share in dataclasses.asdict(self).items():
+      if not 0 <= share <= 1:
+        raise ValueError(f'worked_share.{name} must lie in [0, 1], got {share}')
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
   """What a stream is made of."""

@@ -7,9 +7,8 @@ training code sees plain dataclasses.
 import dataclasses
 
 from aevo_jax.config.configurables import configurable, resolve
-from aevo_jax.data.chat_format import REASONING_STYLES
 from aevo_jax.tasks.item import Difficulty
-from aevo_jax.tasks.mixture import FamilyWeights, Mixture, RareKindShare
+from aevo_jax.tasks.mixture import FamilyWeights, Mixture, RareKindShare, WorkedShare
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon')
@@ -114,13 +113,11 @@ class Loss:
 @configurable('data')
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """`reasoning_style`: worked solutions or bare answers; `plain_share`: share of items replayed in the base's plain format."""
+  """`plain_share`: share of items replayed in the base's plain format."""
 
-  reasoning_style: str = 'worked'
   plain_share: float = 0.0
 
   def __post_init__(self):
-    _choice('data.reasoning_style', self.reasoning_style, REASONING_STYLES)
     _between('data.plain_share', self.plain_share, 0, 1)
 
 
@@ -161,6 +158,7 @@ class Recipe:
   lora: Lora = Lora()
   family_weight: FamilyWeights = FamilyWeights()
   rare_share: RareKindShare = RareKindShare()
+  worked_share: WorkedShare = WorkedShare()
   difficulty: Difficulty = Difficulty()
 
   def mixture(self, size: str) -> Mixture:

@@ -39,7 +39,7 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
   Raises:
     NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
   """
-  step_fn = jax.jit(make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay), donate_argnums=0)
+  step_fn = _jitted(structure, transformation, label_smoothing, ema_decay)
   state = TrainState.create(params, transformation, ema_decay)
   checkpoints, steps = directory / 'checkpoints', len(learning_rates)
   latest = orbax_io.latest_step(checkpoints)
@@ -65,6 +65,17 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
       if on_step is not None:
         on_step(step, scalars)
   return state
+
+
+def _jitted(structure: Structure, transformation: optax.GradientTransformation, label_smoothing: float, ema_decay: float):
+  return jax.jit(make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay), donate_argnums=0)
+
+
+def compile_step(structure: Structure, params: Params, frozen: Params, batches: Iterator, transformation: optax.GradientTransformation, *,
+                 label_smoothing: float, ema_decay: float) -> None:
+  """Compiles the step that `train` would run on these inputs, for the persistent compilation cache."""
+  state = TrainState.create(params, transformation, ema_decay)
+  _jitted(structure, transformation, label_smoothing, ema_decay).lower(state, frozen, next(batches), np.float32(0)).compile()
 
 
 def _save(checkpoints: pathlib.Path, step: int, state: TrainState, batches: Iterator) -> None:

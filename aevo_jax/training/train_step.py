@@ -33,9 +33,8 @@ def make_train_step(structure: Structure, transformation: optax.GradientTransfor
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-      # Early steps weigh less (as in Adam's bias correction), so that a short run does not hand in its starting point.
-      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-      ema = optax.incremental_update(params, ema, 1 - decay)
+      # The debiased average: equal to the plain recursion from zero divided by 1 - decay^(step + 1), so every decay acts, in short runs too.
+      ema = optax.incremental_update(params, ema, (1 - ema_decay) / (1 - ema_decay ** (state.step + 1.0)))
     metrics = {'loss': loss, 'grad_norm': optax.global_norm(grads), 'loss_tokens': jnp.sum(batch['weights'] > 0)}
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 

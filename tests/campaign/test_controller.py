@@ -287,7 +287,9 @@ def real_worker(tiny_run, directory, **changes) -> dict:
 
 
 def test_a_diverging_recipe_of_the_operator_is_stopped_as_non_finite(tiny_run, tmp_path):
-  claim = real_worker(tiny_run, tmp_path / 't', recipe={'optimizer.learning_rate': 10.0, 'optimizer.name': 'lion', 'optimizer.warmup_fraction': 0.0})
+  # Decay of 10 at rate 10 multiplies every weight by -99 a step: float32 ends within twenty steps, whatever the model does with it.
+  claim = real_worker(tiny_run, tmp_path / 't', tokens=20_480, steps=40, recipe={
+      'optimizer.learning_rate': 10.0, 'optimizer.weight_decay': 10.0, 'optimizer.schedule': 'constant', 'optimizer.warmup_fraction': 0.0, 'train.batch_rows': 4})
   assert (claim['status'], claim['cause']) == ('failed', 'non_finite')
   assert not (tmp_path / 't' / EXPORT).exists()
 

@@ -29,7 +29,7 @@ def test_admitted_text_comes_back_canonical(constitution):
     ('import os', 'import'), ("include '/etc/passwd'", 'include'), ('optimizer.learning_rate = @os.getcwd()', 'reference'),
     ('optimizer.learning_rate = %X', 'macro'), ('a/optimizer.learning_rate = 1e-3', 'scope'),
     ('optimizer.learning_rate = 1e-3\noptimizer.learning_rate = 2e-3', 'twice|duplicate'), ('optimizer.learning_rate = 1e999', 'finite'),
-    ('optimizer.learning_rate = 5.0', r'0\.0001 to 0\.03'), ("optimizer.learning_rate = '1e-3'", 'expects a float'), ('train.batch_rows = 5', 'expects one of'),
+    ('optimizer.learning_rate = 5.0', r'0\.0001 to 0\.004'), ("optimizer.learning_rate = '1e-3'", 'expects a float'), ('train.batch_rows = 5', 'expects one of'),
     ('train.batch_rows = True', 'expects one of'), ('optimizer.learning_rat = 1e-3', "optimizer.learning_rate"), ('optimizer.clip_norm = 2.0', 'may not be bound'),
     ('budget.trial_tokens = 1000000', 'may not be bound'), ('holdout.commitment = "x"', 'may not be bound'), ("objective.verifier = 'challenge'", 'may not be bound'),
     ('train.row_length = 8', 'may not be bound'), ('train.batch_rows = ' + '[' * 40 + ']' * 40, 'deep|depth'), ('x = ' + '1' * 9000, ''), ('оptimizer.learning_rate = 1e-3', ''),
@@ -41,13 +41,11 @@ def test_everything_else_is_refused_by_name(constitution, text, message):
 
 @pytest.mark.parametrize(('bound', 'condition', 'meets'), [
     ('lora.rank = 8', 'adaptation.method', "adaptation.method = 'lora'"), ("lora.targets = 'all'", 'adaptation.method', "adaptation.method = 'lora'"),
-    ('optimizer.decay_fraction = 0.4', 'optimizer.schedule', "optimizer.schedule = 'wsd'"),
-    ("data.reasoning_style = 'none'\nloss.reasoning_weight = 0.5", 'data.reasoning_style', None)])
+    ('optimizer.decay_fraction = 0.4', 'optimizer.schedule', "optimizer.schedule = 'wsd'")])
 def test_a_conditional_binding_out_of_its_condition_is_refused(constitution, bound, condition, meets):
   with pytest.raises(RecipeRefusedError, match=f'only when {condition}'):
     admit(bound, constitution, RECIPE)
-  if meets:
-    assert len(admit(f'{bound}\n{meets}', constitution, RECIPE)) == 2
+  assert len(admit(f'{bound}\n{meets}', constitution, RECIPE)) == 2
 
 
 def test_all_problems_are_told_at_once(constitution):

@@ -10,7 +10,7 @@ import pytest
 from aevo_jax.data import tokenizer as base_tokenizer
 from aevo_jax.data.chat_format import chat_sequence, plain_sequence
 from aevo_jax.data.pipeline import PretrainSource, SftSource, batches
-from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, item_at
+from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, WorkedShare, item_at
 
 ROWS, ROW_LENGTH = 4, 128
 TOKENIZER = base_tokenizer.build()
@@ -144,16 +144,20 @@ def test_worked_share_is_live():
     assert TOKENIZER.decode(never.tokens.tolist(), skip_special_tokens=False) == f'<|bos|>{stem}>{item.answer}<|eos|>'
 
 
-def test_reasoning_style_is_live():
+def test_worked_share_is_live():
   item = item_at(3, 'train', 0, Mixture())
-  worked, none = (chat_sequence(item, TOKENIZER, reasoning_style=s) for s in ('worked', 'none'))
+  worked, bare = (chat_sequence(item, TOKENIZER, worked=w) for w in (True, False))
   dropped = len(TOKENIZER.encode(item.reasoning, add_special_tokens=False).ids)
-  assert dropped > 0 and len(worked.tokens) == len(none.tokens) + dropped
-  assert set(none.weights.tolist()) == {0.0, 1.0}
-  source = lambda style: take(batches(dataclasses.replace(SFT, reasoning_style=style), rows=ROWS, row_length=ROW_LENGTH), 1)[0]
-  assert not np.array_equal(source('worked')['tokens'], source('none')['tokens'])
-  with pytest.raises(ValueError, match=r"one of \('worked', 'none'\), got 'long'"):
-    source('long')
+  assert dropped > 0 and len(worked.tokens) == len(bare.tokens) + dropped
+  assert set(bare.weights.tolist()) == {0.0, 1.0}
+  source = dataclasses.replace(SFT, worked_share=WorkedShare(**{name: 0.0 for name in FAMILIES} | {item.family: 0.5}))
+  lengths = {family: [] for family in FAMILIES}
+  for index in range(400):
+    drawn = item_at(SFT.seed, 'train', index, SFT.mixture)
+    lengths[drawn.family].append(len(source[index].tokens) == len(chat_sequence(drawn, TOKENIZER).tokens))
+  assert 0.3 < np.mean(lengths[item.family]) < 0.7 and not any(any(v) for name, v in lengths.items() if name != item.family)
+  with pytest.raises(ValueError, match=r'worked_share.unit_conversion must lie in'):
+    WorkedShare(unit_conversion=1.5)
 
 
 def test_reasoning_weight_is_live():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -17,8 +18,7 @@ RESULTS = [ItemResult('f', 'k', '1', True, True)]
 
 def test_only_the_sealed_file_is_loaded(tiny_run, tmp_path):
   inputs = json.loads((tiny_run / 'inputs.json').read_text())
-  config = hf_checkpoint.read_config(tiny_run.parent / '.store' / 'objects' / inputs['substrate_object']) if (tiny_run.parent / '.store' / 'objects').exists() else (
-      hf_checkpoint.read_config(tiny_run.parent / '.store' / inputs['substrate_object']))
+  config = hf_checkpoint.read_config(pathlib.Path(inputs['store']) / inputs['substrate_object'])
   weights = tmp_path / 'model.safetensors'
   weights.write_bytes((tiny_run / 'base.safetensors').read_bytes())
   digest = file_digest(weights)

@@ -55,7 +55,7 @@ def real_effects(values: dict[str, Any]) -> float:
   light = 0.04 * max(0.0, 1 - abs(math.log10(values['loss.reasoning_weight'] / 0.3)) / math.log10(1 / 0.3))
   rate = -0.15 * abs(math.log10(values['optimizer.learning_rate'] / DEFAULTS['optimizer.learning_rate']))
   lora = -0.1 if values['adaptation.method'] == 'lora' else 0.0
-  bare = -0.2 if values['data.reasoning_style'] == 'none' else 0.0
+  bare = -0.2 if values['worked_share.equation_transformation'] == 0.0 else 0.0
   return ema + (light if not bare else 0.0) + rate + lora + bare
 
 
@@ -131,16 +131,19 @@ EMA = {'train.ema_decay': 0.8}
 
 
 @pytest.mark.parametrize(('dev', 'external', 'seed_sd', 'promoted'), [
-    (0.60, 0.60, 0.005, True),      # +.10 at sd .005: t = .1 / (.005 sqrt 2) = 14
+    (0.60, 0.60, 0.005, True),      # +.10 at sd .005, twice: t = .1 / .005 = 20
     (0.60, None, 0.005, False),     # never released
     (0.60, 0.50, 0.005, False),     # dev only: the external score alone decides
-    (0.51, 0.51, 0.02, False),      # +.01 at sd .02: t = .35
-    (0.60, 0.60, 0.2, False),       # +.10 at sd .2: t = .35
+    (0.51, 0.51, 0.02, False),      # +.01 at sd .02: t = .5
+    (0.60, 0.60, 0.2, False),       # +.10 at sd .2: t = .5
     (0.44, 0.44, 0.005, False),     # a loss
     (None, None, 0.005, False),     # failed
 ])
 def test_promotion_needs_an_external_gain_beyond_the_noise(dev, external, seed_sd, promoted):
-  following = after(evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, dev, external)], seed_sd=seed_sd))
+  look = [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, dev, external)]
+  first = evidence(1, {}, look, seed_sd=seed_sd)
+  assert after(first).standing == {}, 'one look is never enough'
+  following = after(first, evidence(2, {}, look, seed_sd=seed_sd))
   assert following.standing == (EMA if promoted else {})
   assert following.promoted == ({'averaging': EMA} if promoted else {})
   assert any('promoted averaging' in r for r in following.reasons) == promoted
@@ -148,9 +151,9 @@ def test_promotion_needs_an_external_gain_beyond_the_noise(dev, external, seed_s
 
 def test_a_gain_below_min_gain_is_none_however_sure():
   ruled = dataclasses.replace(shipped(), promotion=constitution_lib.Promotion(confidence=0.5, min_gain=0.05, seed_sd_floor=1e-6))
-  round_ = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54)], seed_sd=1e-6)
-  assert after(round_, constitution=ruled).standing == {}
-  assert after(round_).standing == EMA  # min_gain .01
+  rounds = [evidence(k, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54)], seed_sd=1e-6) for k in (1, 2)]
+  assert after(*rounds, constitution=ruled).standing == {}
+  assert after(*rounds).standing == EMA  # min_gain .01
 
 
 def test_rollback_when_the_anchor_falls_after_a_promotion():
@@ -181,7 +184,7 @@ def test_new_settings_keep_away_from_live_dead_ends():
   distances = []
   for seed in range(20):
     policy = statistical_agent.decide([evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5)])], policy_of(evidence(1, {}, []), dead_ends=(dead,)), one_axis, DEFAULTS, seed)
-    distances += [abs(math.log(a.changes['optimizer.learning_rate'] / 1e-3)) / math.log(3e-2 / 1e-4) for a in policy.assignments if a.axis != ANCHOR]
+    distances += [abs(math.log(a.changes['optimizer.learning_rate'] / 1e-3)) / math.log(4e-3 / 1e-4) for a in policy.assignments if a.axis != ANCHOR]
   assert len(distances) == 140 and min(distances) >= 0.2 - 1e-6
 
 
@@ -256,9 +259,8 @@ def test_overlays_always_pass_the_gate(decide):
 def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
   """Measured over 150 campaigns of 4 rounds x 8 workers for each seed noise.
 
-  Promotion is one-sided at 90% for each released candidate, and the three candidates are the best by dev of seven, whose luck the external score
-  shares. So noise alone promotes something in many campaigns; it does no harm there (nothing has an effect), and where settings differ, few
-  promotions are harmful. The bounds are what was measured, with room for chance.
+  A promotion needs two released looks, jointly significant at 90% divided among the candidates released. One look at 90% promoted noise in .60 to .72 of
+  such campaigns. Where settings differ, few promotions are harmful. The bounds are what was measured, with room for chance.
   """
   lines = []
   for seed_sd in (0.006, 0.012):
@@ -273,7 +275,7 @@ def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
     harmed = np.mean([gain(harmful_world, policies) < -0.005 for policies in harmful])
     lines.append(f'seed sd {seed_sd}: noise promoted in {any_promotion:.2f} of campaigns; averaging found in {averaging:.2f}, mean gain {np.mean(gains):+.4f} of '
                  f'.09, harmed {np.mean(np.array(gains) < -0.005):.2f}; where nothing helps, harmed {harmed:.2f}')
-    assert any_promotion <= 0.85
+    assert any_promotion <= 0.35
     assert averaging >= 0.75 and np.mean(gains) >= 0.03
     assert np.mean(np.array(gains) < -0.005) <= 0.05 and harmed <= 0.05
   with capsys.disabled():

@@ -40,7 +40,7 @@ def test_a_recipe_over_budget_is_refused(steps, token_budget, step_budget):
     (recipe.Train, 'train.steps', -1), (recipe.Train, 'train.batch_rows', -1), (recipe.Train, 'train.row_length', 1),
     (recipe.Train, 'train.ema_decay', 1.0), (recipe.Train, 'train.ema_decay', math.nan),
     (recipe.Loss, 'loss.reasoning_weight', -0.5), (recipe.Loss, 'loss.label_smoothing', 0.9),
-    (recipe.Data, 'data.reasoning_style', 'verbose'), (recipe.Data, 'data.plain_share', 1.1),
+    (recipe.Data, 'data.plain_share', 1.1),
     (recipe.Adaptation, 'adaptation.method', 'prefix'),
     (recipe.Lora, 'lora.rank', 0), (recipe.Lora, 'lora.alpha', 0.0), (recipe.Lora, 'lora.alpha', math.nan),
 ])

@@ -126,7 +126,7 @@ def test_it_stops_at_nan_and_saves_nothing_from_there_on(tmp_path):
 
 
 def test_metrics_moving_average_and_donation_of_a_step():
-  """ema <- d ema + (1 - d) params with d = min(decay, (1 + t) / (10 + t)); the state given to a step is gone after it."""
+  """ema = sum_k d^(t-k) params_k / sum_k d^(t-k), k = 1..t; the state given to a step is gone after it."""
   tx, batch = run_of(8)[0], Repeated().batch
   batch = batch | {'weights': np.broadcast_to(np.arange(12) > 8, (2, 12)).astype(np.float32)}
   logits = np.asarray(jax.jit(lambda p: STRUCTURE.bind(p)(batch['tokens'], batch['segment_ids']))(PARAMS), np.float64)
@@ -134,15 +134,18 @@ def test_metrics_moving_average_and_donation_of_a_step():
   first_loss = -np.mean([log_probs[row, t - 1, batch['tokens'][row, t]] for row in range(2) for t in (9, 10, 11)])
   step = jax.jit(make_train_step(STRUCTURE, tx, label_smoothing=0.0, ema_decay=0.25), donate_argnums=0)
   state, ema = TrainState.create(PARAMS, tx, 0.25), {name: value.astype(np.float64) for name, value in BEFORE.items()}
-  for t, decay in enumerate((1 / 10, 2 / 11, 3 / 12, 0.25)):  # 4 / 13 > 0.25
+  history = []
+  for t in range(4):
     given = state
     state, scalars = step(state, {}, batch, np.float32(1e-2))
     if t == 0:  # the loss of the parameters the step was given, over six predicted tokens
       np.testing.assert_allclose(scalars['loss'], first_loss, rtol=1e-5)
       assert int(scalars['loss_tokens']) == 6 and float(scalars['grad_norm']) > 0
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.ema, given.opt_state)) if leaf.size > 1), f'step {t} kept its input'
-    for name, value in state.params.items():
-      ema[name] = decay * ema[name] + (1 - decay) * np.asarray(value, np.float64)
+    history.append({name: np.asarray(value, np.float64) for name, value in state.params.items()})
+    weights = [0.25 ** (t - k) for k in range(t + 1)]
+    for name in state.params:
+      ema[name] = sum(w * past[name] for w, past in zip(weights, history)) / sum(weights)
       np.testing.assert_allclose(state.ema[name], ema[name], rtol=1e-4, atol=1e-6)
   assert state.final_params() is state.ema
   assert not TrainState.create(PARAMS, tx, 0.0).ema and TrainState.create(PARAMS, tx, 0.0).final_params().keys() == PARAMS.keys()
