@@ -8,6 +8,7 @@ and exit code are its own. Adding a command is adding a file.
 import ast
 import difflib
 import logging
+import os
 import pathlib
 import runpy
 import sys
@@ -67,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # argv[0] is the file, as if Python ran it: absl files the app's own flags under it, and runpy insists on it anyway.
     sys.argv = [str(available[name]), *flags]
-    # JAX announces at INFO which accelerators it did not find; `aevo doctor` is where that belongs.
+    # JAX announces at INFO which accelerators it did not find (`aevo doctor` is where that belongs), and Orbax every save and load.
     logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
+    logging.getLogger('absl').addFilter(lambda record: record.levelno > logging.INFO or f'{os.sep}orbax{os.sep}' not in record.pathname)
     runpy.run_path(sys.argv[0], run_name='__main__')
     return 0
 
