@@ -132,7 +132,7 @@ def test_a_class_registered_after_loading_resolves_to_its_defaults():
     ('loadtest_optimiser.learning_rate = 1', "did you mean 'loadtest_optimizer.learning_rate'?"),
     ('# c\nloadtest_optimiser:\n  zzz = 1', "x.gin:3: no configurable 'loadtest_optimiser'"),
     ('LR = 1\nLRR = 9\nloadtest_optimizer.learning_rate = %LR', "x.gin:2: macro 'LRR' is defined but never used; did you mean 'LR'?"),
-    ('steps = 9', "did you mean 'loadtest_optimizer.steps'?"),
+    ('betas = 9', "did you mean 'loadtest_optimizer.betas'?"),  # no other configurable, whichever modules are imported, has such a field
     ('LR = 1\nloadtest_optimizer.learning_rate = %LRR', "macro '%LRR' is never defined; did you mean 'LR'?"),
     ('A = %B\nB = %A\nloadtest_optimizer.learning_rate = %A', "macro 'A' is defined by itself"),
     ('loadtest_optimizer.learning_rate = %gin.REQUIRED', "'loadtest_optimizer.learning_rate' is required but has no value"),

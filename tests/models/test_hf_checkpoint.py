@@ -55,8 +55,8 @@ def test_names_shapes_and_orientation_are_hugging_faces(directory):
 
 def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
   path, params = directory
-  decoder, loaded = hf_checkpoint.load(path)
-  assert decoder.config == CONFIG and loaded.keys() == params.keys()
+  loaded = hf_checkpoint.load_weights(path / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(path))
+  assert hf_checkpoint.read_config(path) == CONFIG and loaded.keys() == params.keys()
   for name, value in params.items():
     assert np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape, name
   hf_checkpoint.save_weights(path / 'again.safetensors', loaded)
@@ -72,7 +72,7 @@ def test_every_tensor_that_does_not_fit_is_named(directory):
   stored['model.layers.0.mixer.conv1d.weight'] = np.zeros((28, 4), np.float32)  # a dimension too few
   save_file(stored, path / hf_checkpoint.WEIGHTS)
   with pytest.raises(ValueError) as error:
-    hf_checkpoint.load(path)
+    hf_checkpoint.load_weights(path / hf_checkpoint.WEIGHTS, CONFIG)
   message = str(error.value)
   for part in (str(path / hf_checkpoint.WEIGHTS), 'missing lm_head.weight', 'missing model.layers.1.mixer.q_proj.weight',
                'unexpected model.layers.1.mixer.q_proj.bias', 'model.layers.2.mixer.up_proj.weight has shape (12, 20)',
