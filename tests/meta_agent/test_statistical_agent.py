@@ -259,8 +259,7 @@ def test_overlays_always_pass_the_gate(decide):
 def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
   """Measured over 150 campaigns of 4 rounds x 8 workers for each seed noise.
 
-  A promotion needs two released looks, jointly significant at 90% divided among the candidates released. One look at 90% promoted noise in .60 to .72 of
-  such campaigns. Where settings differ, few promotions are harmful. The bounds are what was measured, with room for chance.
+  A promotion needs two released looks, jointly significant at 90% divided among the candidates released. Where settings differ, few promotions are harmful. The bounds are what was measured, with room for chance.
   """
   lines = []
   for seed_sd in (0.006, 0.012):
