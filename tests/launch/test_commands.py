@@ -115,7 +115,9 @@ def test_train_does_what_a_trial_does(tiny_run, tmp_path):
 
 def test_train_continues_after_ctrl_c(tmp_path):
   out = tmp_path / 'out'
-  command = [sys.executable, '-m', 'aevo_jax.cli', 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--checkpoint_every=2']
+  # A shell's background job ignores Ctrl-C and so do its children, unless they ask for it.
+  program = 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from aevo_jax.cli import main; sys.exit(main())'
+  command = [sys.executable, '-c', program, 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--checkpoint_every=2']
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
   deadline = time.monotonic() + 200
   while not (out / 'checkpoints' / 'step_00000002').exists() and process.poll() is None and time.monotonic() < deadline:
