@@ -1,12 +1,13 @@
 """What a campaign gains on the final set, beside random search with the same number of trials.
 
-  .venv/bin/python benchmarks/campaign_gain.py --seeds=5            runs what is missing, then prints the table
-  .venv/bin/python benchmarks/campaign_gain.py --seeds=5 --table    only the table of what has been run
+  .venv/bin/python benchmarks/campaign_gain.py            runs what is missing of five seeds and both agents, then prints the table
+  .venv/bin/python benchmarks/campaign_gain.py --table    only the table of what has been run
 
 For each campaign seed: the demo's campaign with the statistical agent, and the same with random search, each ending with the promoted and the starting
 recipe retrained on three fresh seeds at equal budget. Differences of final-set accuracy (promoted minus base, promoted minus the round-1 standing
-recipe), with paired bootstrap 95% intervals over items and training seeds. Results accumulate in benchmarks/results/campaign_gain.json, keyed by
-constitution, base checkpoint, starting recipe, seed and agent; each row also names the code it ran on.
+recipe), with paired bootstrap 95% intervals over items and training seeds. Results accumulate in benchmarks/results/campaign_gain/, one file for each
+constitution, base checkpoint, starting recipe, seed and agent; each also names the code it ran on. So campaigns may run side by side, which leaves no core idle at
+the end of a round: one process with --agents=statistical --parallel=1, another with --agents=random --parallel=1.
 """
 
 import argparse
@@ -16,9 +17,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+import aevo_jax.campaign.campaign  # noqa: F401  registers campaign.*, which the gin file binds
 from aevo_jax import layout
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
@@ -27,7 +30,7 @@ from aevo_jax.evaluation.intervals import paired_bootstrap
 from aevo_jax.ledger.append import read
 from aevo_jax.substrate import build
 
-RESULTS = pathlib.Path(__file__).parent / 'results' / 'campaign_gain.json'
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'campaign_gain'
 AGENTS = ('statistical', 'random')
 
 
@@ -51,20 +54,16 @@ def outcome(run: pathlib.Path, constitution) -> dict:
           'trials': len(state.trials), 'seconds': round(records[-1].time - records[0].time)}
 
 
-def table(results: dict, keys: dict) -> str:
-  """Markdown: one row per campaign seed and agent."""
+def table(results: Sequence[dict]) -> str:
+  """Markdown: one row per campaign."""
   lines = ['| seed | agent | base | starting | promoted | promoted - base [95%] | promoted - starting [95%] |', '|---|---|---|---|---|---|---|']
   wins = {a: [0, 0, 0] for a in AGENTS}
-  for (seed, agent), key in sorted(keys.items()):
-    if key not in results:
-      continue
-    r = results[key]
+  for r in sorted(results, key=lambda r: (r['seed'], r['agent'])):
     show = lambda g: f'{g["gain"]:+.3f} [{g["low"]:+.3f}, {g["high"]:+.3f}]'
     a, b = r['gains']['promoted - base'], r['gains']['promoted - starting']
-    lines.append(f'| {seed} | {agent} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} |')
-    wins[agent][0] += 1
-    wins[agent][1] += a['low'] > 0
-    wins[agent][2] += b['low'] > 0
+    lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} |')
+    won = wins[r['agent']]
+    won[0], won[1], won[2] = won[0] + 1, won[1] + (a['low'] > 0), won[2] + (b['low'] > 0)
   lines.append('')
   lines += [f'{agent}: above base in {w[1]} of {w[0]}, above the starting recipe in {w[2]} of {w[0]} (interval above 0)' for agent, w in wins.items()]
   return '\n'.join(lines)
@@ -77,6 +76,7 @@ def main() -> None:
   parser.add_argument('--agents', default=','.join(AGENTS))
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'campaign_gain')
   parser.add_argument('--gin_file', default='configs/campaigns/demo.gin')
+  parser.add_argument('--parallel', type=int, default=0, help='processes of a campaign that compute at once; 0 is one per core')
   parser.add_argument('--keep', action='store_true', help='keep trial directories of finished runs')
   parser.add_argument('--table', action='store_true')
   arguments = parser.parse_args()
@@ -84,23 +84,22 @@ def main() -> None:
   loading.load([str(layout.root_file('constitution.gin')), arguments.gin_file], [], search_paths=layout.search_paths())
   constitution = constitution_lib.from_gin()
   measured = build.measure(layout.root_file('substrate'), pathlib.Path(layout.__file__).parent.parent)
-  inputs = f'{constitution.digest()[:12]}|{measured.base_checkpoint.logical_digest[:12]}|{measured.recipe[:12]}'
-  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-  keys = {(seed, agent): f'{inputs}|{seed}|{agent}'
+  inputs = f'{constitution.digest()[:12]}-{measured.base_checkpoint.logical_digest[:12]}-{measured.recipe[:12]}'
+  keys = {(seed, agent): f'{inputs}-{agent}{seed}'
           for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds) for agent in arguments.agents.split(',')}
   for (seed, agent), key in keys.items() if not arguments.table else ():
-    if key in results:
+    if (RESULTS / f'{key}.json').exists():
       continue
     run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
-    started = time.time()
     subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}',
-                    f'--gin.campaign.agent="{agent}"', *([f'--resume={run}'] if run.exists() else [f'--run={run}'])], check=True)
-    results[key] = outcome(run, constitution) | {'code': measured.code_tree.digest, 'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime()), 'this_session_s': round(time.time() - started)}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
+                    f'--gin.campaign.agent="{agent}"', f'--gin.campaign.parallel={arguments.parallel}', *([f'--resume={run}'] if run.exists() else [f'--run={run}'])], check=True)
+    result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': measured.code_tree.digest, 'parallel': arguments.parallel,
+                                           'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime())}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f'{key}.json').write_text(json.dumps(result, indent=1, sort_keys=True) + '\n')
     if not arguments.keep:
       shutil.rmtree(run / 'trials')
-  print(table(results, keys))
+  print(table([json.loads(path.read_text()) for key in keys.values() if (path := RESULTS / f'{key}.json').exists()]))
 
 
 if __name__ == '__main__':

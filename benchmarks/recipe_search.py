@@ -35,7 +35,7 @@ from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
 
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
-STEP_ROWS = ((240, 4), (120, 8), (60, 16), (30, 32))  # steps x rows of 128 tokens: equal tokens
+STEP_ROWS = ((480, 2), (240, 4), (120, 8), (60, 16))  # steps x rows of 128 tokens: equal tokens
 SHORTER = ((30, 16),)  # half the tokens, to show that the budget is worth using
 
 
@@ -117,7 +117,7 @@ def main() -> None:
       directory.mkdir()
       TrialSpec(trial=key, store=str(store.root), substrate=substrate.object, base_digest=measured.base_checkpoint.logical_digest,
                 constitution=constitution.digest(), recipe=recipe, overlay='', seed=seed, size=constitution.objective.size, tokens=budget.trial_tokens,
-                steps=budget.trial_steps, threads=1, axes=constitution.search_space.axes, cache='', locked=False).write(directory)
+                steps=budget.trial_steps, threads=1, axes=constitution.search_space.axes, cache=str(scratch / 'cache'), locked=False).write(directory)
       store.fork(substrate.object, directory)
       running[key] = (Worker(key, directory, budget.trial_deadline_s), job)
     answer = evaluator.poll()

@@ -33,7 +33,8 @@ class Pretrain:
 
   Attributes:
     steps: optimizer steps of `rows` packed rows of `row_length` tokens.
-    skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with their solution.
+    skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with their solution, a
+      steps_share of these with its intermediate results.
     given_weight: loss weight of the inputs of examples, which cannot be predicted.
     checkpoint_every: steps between checkpoints. eval_items: dev items in the accuracies of pretrain.json.
   """
@@ -46,6 +47,7 @@ class Pretrain:
   skill_share: float = 0.15
   chat_share: float = 0.005
   worked_share: float = 0.5
+  steps_share: float = 0.25
   given_weight: float = 0.1
   checkpoint_every: int = 1000
   eval_items: int = 1200
@@ -73,7 +75,7 @@ def main(argv: list[str]) -> None:
   structure, params = unbind(create(config, settings.seed))
   logging.info('%d parameters', sum(p.size for p in params.values()))
   source = pipeline.PretrainSource(settings.seed, mixture, tokenizer, settings.skill_share, settings.chat_share,
-                                   settings.worked_share, settings.given_weight)
+                                   settings.worked_share, settings.steps_share, settings.given_weight)
 
   def on_step(step, scalars):
     if step % 100 == 0:

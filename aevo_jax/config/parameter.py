@@ -95,7 +95,7 @@ def neighbour(value: Any, parameter: Parameter, rng: np.random.Generator, step: 
     if parameter.kind == 'choice':
         others = [choice for choice in parameter.choices if not _same(choice, value)]
         return others[int(rng.integers(len(others)))]
-    unit = (_to_unit(parameter, value) + step * rng.standard_normal()) % 2.0
+    unit = (to_unit(parameter, value) + step * rng.standard_normal()) % 2.0
     moved = from_unit(parameter, min(unit, 2.0 - unit))
     if parameter.kind == 'int' and moved == value:  # rounded back: the smallest step that there is
         moved = value + (1 if value < parameter.high and (rng.random() < 0.5 or value == parameter.low) else -1)
@@ -111,7 +111,7 @@ def perturb(parameter: Parameter, value: Any) -> Any:
     if parameter.kind == 'choice':
         position = next(i for i, choice in enumerate(parameter.choices) if _same(choice, value))
         return parameter.choices[(position + 1) % len(parameter.choices)]
-    unit = _to_unit(parameter, value)
+    unit = to_unit(parameter, value)
     moved = from_unit(parameter, unit + 0.25 if unit < 0.5 else unit - 0.25)
     if moved != value:
         return moved
@@ -204,7 +204,7 @@ def _matches(legal: Any, value: Any) -> bool:
     return _same(legal, value) or (type(legal) is float and type(value) is int and legal == value)
 
 
-def _to_unit(parameter: Parameter, value: float) -> float:
+def to_unit(parameter: Parameter, value: float) -> float:
     """Position of a number in its range, 0 to 1 on its scale."""
     scale = math.log if parameter.scale == 'log' else float
     low, high = scale(parameter.low), scale(parameter.high)

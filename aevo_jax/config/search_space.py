@@ -12,6 +12,7 @@ the defaults) is refused, because such a binding would be dead. `sample` draws a
 """
 
 import dataclasses
+import functools
 import graphlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -92,7 +93,7 @@ class SearchSpace:
             raise SearchSpaceError(problems)
         return cls(tuple(built))
 
-    @property
+    @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         return tuple(parameter for axis in self.axes for parameter in axis.parameters)
 

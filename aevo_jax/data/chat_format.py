@@ -29,10 +29,9 @@ def prompt_text(question: str) -> str:
   return f'{USER}{question}{ASSISTANT}'
 
 
-def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, worked: bool = True, reasoning_weight: float = 1.0) -> Sequence:
-  """An item in the task's form, with its worked solution or with the bare answer."""
-  reasoning = item.reasoning if worked else ''
-  pieces = ((prompt_text(item.question), 0.0), (reasoning, reasoning_weight), (f'\\boxed{{{item.answer}}}{EOS}', 1.0))
+def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, style: str = 'worked', reasoning_weight: float = 1.0) -> Sequence:
+  """An item in the task's form, with its solution in a style of `Item.solution`."""
+  pieces = ((prompt_text(item.question), 0.0), (item.solution(style), reasoning_weight), (f'\\boxed{{{item.answer}}}{EOS}', 1.0))
   encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text, _ in pieces]
   return Sequence(np.concatenate([np.asarray(e, np.int32) for e in encoded]),
                   np.concatenate([np.full(len(e), w, np.float32) for e, (_, w) in zip(encoded, pieces)]))

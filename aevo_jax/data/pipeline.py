@@ -14,7 +14,7 @@ import tokenizers
 from grain import experimental as grain_experimental
 
 from aevo_jax.data.chat_format import Sequence, chat_sequence, plain_sequence
-from aevo_jax.tasks.mixture import Mixture, WorkedShare, item_at
+from aevo_jax.tasks.mixture import Mixture, SolutionStyle, item_at
 from aevo_jax.tasks.skills import skill_text
 
 STREAM_LENGTH = 2**40  # items of an endless stream; Grain wants a length
@@ -23,12 +23,12 @@ PACKING_BINS = 16
 
 @dataclasses.dataclass(frozen=True)
 class SftSource:
-  """Puzzles in chat form, with or without their worked solution, a `plain_share` of them as plain text (replay of the base's own format)."""
+  """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as plain text (replay of the base's own format)."""
 
   seed: int
   mixture: Mixture
   tokenizer: tokenizers.Tokenizer
-  worked_share: WorkedShare = WorkedShare()
+  solution_style: SolutionStyle = SolutionStyle()
   reasoning_weight: float = 1.0
   plain_share: float = 0.0
 
@@ -39,13 +39,12 @@ class SftSource:
     item = item_at(self.seed, 'train', int(index), self.mixture)
     if self.plain_share and random.Random(f'{self.seed}|plain|{index}').random() < self.plain_share:
       return plain_sequence(item.plain, self.tokenizer)
-    worked = random.Random(f'{self.seed}|worked|{index}').random() < getattr(self.worked_share, item.family)
-    return chat_sequence(item, self.tokenizer, worked=worked, reasoning_weight=self.reasoning_weight)
+    return chat_sequence(item, self.tokenizer, style=getattr(self.solution_style, item.family), reasoning_weight=self.reasoning_weight)
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSource:
-  """Plain puzzles, a `worked_share` of them with their solution, the skills under them, and a trace of the chat form."""
+  """Plain puzzles, a `worked_share` of them with their solution (a `steps_share` of these with its intermediate results), the skills under them, and a trace of the chat form."""
 
   seed: int
   mixture: Mixture
@@ -53,6 +52,7 @@ class PretrainSource:
   skill_share: float
   chat_share: float
   worked_share: float
+  steps_share: float
   given_weight: float
 
   def __len__(self) -> int:
@@ -68,7 +68,8 @@ class PretrainSource:
       return chat_sequence(item, self.tokenizer)
     text = item.plain
     if rng.random() < self.worked_share:
-      text = f'{text.removesuffix(f">{item.answer}")}: {item.reasoning}>{item.answer}'
+      style = 'steps' if rng.random() < self.steps_share else 'worked'
+      text = f'{text.removesuffix(f">{item.answer}")}: {item.solution(style)}>{item.answer}'
     return plain_sequence(text, self.tokenizer, given_weight=self.given_weight)
 
 

@@ -1,7 +1,8 @@
 """Greedy decoding in one jitted program per (batch, prompt length) bucket: prefill, then a while_loop that ends when every row has ended.
 
-Prompts are sorted by length and left-padded to a multiple of `bucket`, so few programs are compiled and little padding is read. Every call
-with the same weights, prompts and thread count gives the same tokens.
+Prompts are left-padded to a multiple of `bucket` and sorted by that length, so few programs are compiled and little padding is read; among equals by
+their tokens, because prompts that begin alike end after about as many steps. Every call with the same weights, prompts and thread count
+gives the same tokens.
 """
 
 import functools
@@ -49,11 +50,11 @@ class Sampler:
 
   Args:
     structure: the model's structure; parameters are passed to each call, so one compiled program serves every trial.
-    batch: rows per program. bucket: prompt lengths are rounded up to a multiple of it.
+    batch: rows per program; a CPU's caches hold the activations of about 32 prompts. bucket: prompt lengths are rounded up to a multiple of it.
     max_new_tokens: generation stops there if no end token came.
   """
 
-  def __init__(self, structure: Structure, *, eos_id: int, pad_id: int, batch: int = 128, bucket: int = 16, max_new_tokens: int = 40):
+  def __init__(self, structure: Structure, *, eos_id: int, pad_id: int, batch: int = 32, bucket: int = 16, max_new_tokens: int = 40):
     self._structure, self._eos, self._pad = structure, eos_id, pad_id
     self._batch, self._bucket, self._max_new = batch, bucket, max_new_tokens
 
@@ -66,11 +67,12 @@ class Sampler:
     for i, prompt in enumerate(prompts):
       if not len(prompt):
         raise ValueError(f'prompt {i} is empty; give it at least one token, e.g. the tokenizer\'s <|bos|>')
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    padded = [-(-len(prompt) // self._bucket) * self._bucket for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (padded[i], tuple(prompts[i])))
     completions: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), self._batch):
       chosen = order[start:start + self._batch]
-      length = -(-max(len(prompts[i]) for i in chosen) // self._bucket) * self._bucket
+      length = padded[chosen[-1]]
       tokens = np.full((self._batch, length), self._pad, np.int32)
       valid = np.zeros((self._batch, length), bool)
       for row, i in enumerate(chosen):

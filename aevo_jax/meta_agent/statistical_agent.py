@@ -2,20 +2,23 @@
 
 After each round it
   1. rolls the standing recipe back if the anchor shows that the last promotion lowered the external score;
-  2. promotes every axis whose change raised the released external score in at least two trials, by at least `min_gain` and beyond the noise
-     floor: gains of one change are pooled over rounds, t = mean gain / (seed_sd sqrt((1 + 1/anchors) / n)) against Student's t with the noise's
-     degrees of freedom, at the constitution's confidence divided (Bonferroni) among the explorers whose scores the round released;
-  3. enters changes that lost on dev, by the same test, into the dead-end registry, and demotes axes with two of them and no gain;
-  4. assigns axes: first those with a change that gained in its only trial, which is tried again; then by optimistic value (best shrunk gain plus a
-     bonus for few looks), refining settings that gained and drawing new ones elsewhere, away from dead ends.
+  2. promotes the change that raised the released external score in at least two trials, by at least `min_gain` and beyond the noise floor: gains
+     of one change are pooled over rounds, t = mean gain / (seed_sd sqrt((1 + 1/anchors) / n)) against Student's t with the noise's degrees of
+     freedom, at the constitution's confidence divided (Bonferroni) among the explorers whose scores the round released;
+  3. estimates the effect of every axis' settings from the dev scores of all rounds (see `effects`), enters settings that lose beyond doubt into the
+     dead-end registry, and demotes axes with two of them and no setting that promises a gain;
+  4. assigns workers: changes that gained in their only trial are tried again; the others run recipes that change several axes at once, each the
+     best of many random ones under effects drawn from their posterior (Thompson 1933).
 
-One look at 90% would promote something in most campaigns without any effect (tests/meta_agent/test_statistical_agent.py simulates them). Dev decides whose external score is asked for; the external score alone decides promotions.
+Several axes a worker, because 28 trials of one axis each look at every axis twice, and 28 trials of four axes each eight times. One look at 90% would
+promote something in most campaigns without any effect (tests/meta_agent/test_statistical_agent.py simulates them). Dev decides whose external score is
+asked for; the external score alone decides promotions.
 """
 
 import dataclasses
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,20 +26,20 @@ from scipy import stats
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.parameter import unmet_conditions
-from aevo_jax.config.search_space import Axis, SearchSpace, neighbour, sample
+from aevo_jax.config.search_space import SearchSpace, neighbour, sample
+from aevo_jax.meta_agent import effects as effects_lib
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy, render_overlay
 
-PRIOR_SD = 0.03  # of an axis effect, for shrinkage and the bonus of axes seldom looked at
 DEAD_END_ROUNDS = 3
 DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
 REFINE_STEP = 0.2
-LOOKS = 2  # trials whose released external score a promotion needs
-DRAWS = 40
+CANDIDATES = 60  # recipes drawn in a round, of which each explorer runs one
+CHANGED, DEMOTED = 0.5, 0.05  # probability that a candidate changes an axis, and a demoted one
 
 
 @dataclasses.dataclass
 class Observation:
-  """All looks at one change: gains over the anchor of the same round."""
+  """All looks at one change, of one axis or several: gains over the anchor of the same round."""
 
   axis: str
   changes: dict[str, Any]
@@ -64,35 +67,36 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
     promoted = {axis: changes for axis, changes in promoted.items() if all(standing.get(k) == v for k, v in changes.items())}
     reasons.append(f'rolled back to the standing recipe before: the anchor scored {-lost:.3f} lower on external after the last promotion')
   else:
-    for observation in _significant(observations, latest, rule):
+    for observation in _significant(observations, history, rule):
       if all(standing.get(k) == v for k, v in observation.changes.items()):
         continue
       gain = float(np.mean(observation.external))
       standing = prune(standing | observation.changes, space, defaults)
-      promoted[observation.axis] = observation.changes
+      promoted |= _by_axis(observation.changes, space)
       reasons.append(f'promoted {observation.axis}: {_words(observation.changes)} gained {gain:+.3f} on external over {len(observation.external)} trial(s), '
                      f'beyond the noise floor (sd {latest["noise"]["seed_sd"]:.4f})')
 
+  effects = _effects(history, space, defaults)
   dead_ends = list(policy.dead_ends)
   known = {(d.axis, render_overlay(d.changes)) for d in dead_ends}
-  for observation in observations.values():
-    confidence = 1 - _tail(-float(np.mean(observation.dev)), len(observation.dev), latest['noise'], latest)
-    key = (observation.axis, render_overlay(observation.changes))
-    if float(np.mean(observation.dev)) <= -rule.min_gain and confidence >= rule.confidence and key not in known:
-      dead_ends.append(DeadEnd(*(observation.axis, observation.changes, round(float(np.mean(observation.dev)), 4), round(confidence, 4)), policy.round,
-                               policy.round + 1 + DEAD_END_ROUNDS))
-      reasons.append(f'dead end on {observation.axis}: {_words(observation.changes)} lost {-float(np.mean(observation.dev)):.3f} on dev')
-  counts = defaultdict(int)
-  for dead_end in dead_ends:
-    counts[dead_end.axis] += 1
-  gained = {o.axis for o in observations.values() if np.mean(o.dev) > 0}
-  demoted = tuple(sorted(axis for axis, n in counts.items() if n >= 2 and axis not in gained))
-  reasons += [f'demoted {axis}: {counts[axis]} dead ends and no gain' for axis in demoted if axis not in policy.demoted]
+  settings = _settings(observations.values(), space)
+  promising = set()
+  for axis, changes in settings:
+    gain, sd = effects.gain(standing, prune(standing | changes, space, defaults))
+    if gain > 0:
+      promising.add(axis)
+    confidence = float(stats.norm.sf(gain / sd)) if sd else 0.0  # sd 0: the standing recipe has it already
+    if gain <= -rule.min_gain and confidence >= rule.confidence and (axis, render_overlay(changes)) not in known:
+      dead_ends.append(DeadEnd(axis, changes, round(gain, 4), round(confidence, 4), policy.round, policy.round + 1 + DEAD_END_ROUNDS))
+      reasons.append(f'dead end on {axis}: {_words(changes)} costs {-gain:.3f} on dev')
+  counts = Counter(d.axis for d in dead_ends)
+  demoted = tuple(sorted(axis for axis, n in counts.items() if n >= 2 and axis not in promising))
+  reasons += [f'demoted {axis}: {counts[axis]} dead ends and no setting that promises a gain' for axis in demoted if axis not in policy.demoted]
 
-  assignments = [Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged')]
-  for axis, note in _choose_axes(space, observations, demoted, constitution.budget.workers - 1, rule.min_gain, rng):
-    assignments.append(_assign(axis, note, standing, observations, dead_ends, space, defaults, policy.round + 1, latest, rule, rng, assignments))
-  return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), tuple(assignments), tuple(reasons))
+  live = [d for d in dead_ends if d.expires >= policy.round + 1]
+  explorers = _explorers(space, observations, standing, defaults, demoted, live, effects, constitution.budget.workers - 1, rule.min_gain, rng)
+  assignments = (Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged'), *explorers)
+  return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), assignments, tuple(reasons))
 
 
 def observe(history: Sequence[dict]) -> dict[str, Observation]:
@@ -132,19 +136,19 @@ def _tail(gain: float, n: int, noise: dict, evidence: dict) -> float:
   return float(stats.t.sf(gain / error, max(noise['degrees_of_freedom'], 1)))
 
 
-def _significant(observations: dict[str, Observation], latest: dict, rule) -> list[Observation]:
-  """The best change of each axis that passes the promotion rule, looked at in the latest round, best first."""
+def _significant(observations: dict[str, Observation], history: Sequence[dict], rule) -> list[Observation]:
+  """The best change that passes the promotion rule, looked at in the latest round; or none."""
+  latest = history[-1]
   fresh = {f'{t["axis"]}|{render_overlay(t["changes"])}' for t in latest['trials']}
-  released = max(1, sum(t['axis'] != ANCHOR and t['external'] is not None for t in latest['trials']))
-  best: dict[str, Observation] = {}
+  explored = sum(t['axis'] != ANCHOR and t['dev'] is not None for evidence in history for t in evidence['trials'])
+  passed = []
   for key, observation in observations.items():
-    if key not in fresh or len(observation.external) < LOOKS:
+    if key not in fresh or not observation.external:
       continue
     gain = float(np.mean(observation.external))
-    if gain >= rule.min_gain and _tail(gain, len(observation.external), latest['noise'], latest) <= (1 - rule.confidence) / released:
-      if observation.axis not in best or gain > np.mean(best[observation.axis].external):
-        best[observation.axis] = observation
-  return sorted(best.values(), key=lambda o: (-float(np.mean(o.external)), o.axis))
+    if gain >= rule.min_gain and _tail(gain, len(observation.external), latest['noise'], latest) <= (1 - rule.confidence) / explored:
+      passed.append(observation)
+  return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
 
 
 def _rollback(history: Sequence[dict], min_gain: float) -> tuple[dict, float] | None:
@@ -160,22 +164,31 @@ def _rollback(history: Sequence[dict], min_gain: float) -> tuple[dict, float] | 
   return dict(history[-2]['standing']), after - before
 
 
-def _choose_axes(space: SearchSpace, observations: dict[str, Observation], demoted: Sequence[str], count: int, min_gain: float,
-                 rng: np.random.Generator) -> list[tuple[Axis, str]]:
-  """The axes of the next round, most promising first; an axis comes twice only when there are fewer axes than workers."""
-  looks = defaultdict(list)
-  for observation in observations.values():
-    looks[observation.axis] += observation.dev
-  shrink = PRIOR_SD**2 / (PRIOR_SD**2 + 0.015**2)
-  pending = {o.axis for o in observations.values() if _to_retest(o, min_gain)}
-  ranked = []
-  for axis, tie in zip(space.axes, rng.permutation(len(space.axes))):
-    seen = looks[axis.name]
-    value = max((shrink * g for g in seen), default=0.0) + PRIOR_SD / math.sqrt(1 + len(seen))
-    ranked.append((axis.name not in pending, axis.name in demoted, -round(value, 6) if seen else -math.inf, int(tie), axis, 'not looked at yet' if not seen else f'best gain so far {max(seen):+.3f}'))
-  ranked.sort(key=lambda row: row[:4])
-  chosen = [(axis, note) for *_, axis, note in ranked]
-  return [chosen[i % len(chosen)] for i in range(count)]
+def _effects(history: Sequence[dict], space: SearchSpace, defaults: dict[str, Any]) -> effects_lib.Effects:
+  """What the dev scores of all rounds say of every setting."""
+  trials = []
+  for evidence in history:
+    anchors = [t['dev']['overall']['accuracy'] for t in evidence['trials'] if t['axis'] == ANCHOR and t['dev'] is not None]
+    if not anchors:
+      continue
+    noise = history[-1]['noise']['seed_sd'] * math.sqrt(1 + 1 / len(anchors))
+    for trial in evidence['trials']:
+      if trial['axis'] != ANCHOR and trial['dev'] is not None:
+        standing = prune(evidence['standing'], space, defaults)
+        trials.append((standing, prune(standing | trial['changes'], space, defaults), trial['dev']['overall']['accuracy'] - float(np.mean(anchors)), noise))
+  return effects_lib.fit(space, defaults, trials)
+
+
+def _by_axis(changes: dict[str, Any], space: SearchSpace) -> dict[str, dict[str, Any]]:
+  """Axis -> its part of the changes."""
+  parts = {axis.name: {p.selector: changes[p.selector] for p in axis.parameters if p.selector in changes} for axis in space.axes}
+  return {name: part for name, part in parts.items() if part}
+
+
+def _settings(observations: Iterable[Observation], space: SearchSpace) -> list[tuple[str, dict[str, Any]]]:
+  """Every (axis, changes) that some trial ran, each once."""
+  found = {(name, render_overlay(part)): (name, part) for o in observations for name, part in _by_axis(o.changes, space).items()}
+  return list(found.values())
 
 
 def _to_retest(observation: Observation, min_gain: float) -> bool:
@@ -183,35 +196,58 @@ def _to_retest(observation: Observation, min_gain: float) -> bool:
   return len(observation.dev) == 1 and observation.dev[0] >= min_gain
 
 
-def _assign(axis: Axis, note: str, standing: dict, observations: dict[str, Observation], dead_ends: Sequence[DeadEnd], space: SearchSpace, defaults: dict,
-            round_: int, latest: dict, rule, rng: np.random.Generator, taken: Sequence[Assignment]) -> Assignment:
-  """A setting for one axis that differs from the standing recipe."""
-  mine = sorted((o for o in observations.values() if o.axis == axis.name), key=lambda o: -float(np.mean(o.dev)))
-  best = mine[0] if mine and np.mean(mine[0].dev) > 0 else None
-  used = {render_overlay(a.overlay) for a in taken}
+def _explorers(space: SearchSpace, observations: dict[str, Observation], standing: dict[str, Any], defaults: dict[str, Any], demoted: Sequence[str],
+               dead_ends: Sequence[DeadEnd], effects: effects_lib.Effects, count: int, min_gain: float, rng: np.random.Generator) -> list[Assignment]:
+  """What the explorers run: second looks, half of them at most, then the candidates that effects drawn from the posterior favour."""
   base = prune(dict(standing), space, defaults)
+  chosen: dict[str, Assignment] = {}
 
-  def assignment(changes: dict[str, Any], reason: str) -> Assignment | None:
+  def offer(changes: dict[str, Any], reason: str) -> None:
     overlay = prune(base | changes, space, defaults)
-    changes = {k: v for k, v in changes.items() if k in overlay}
-    same = all({**defaults, **base}.get(k) == v for k, v in changes.items())
-    return None if same or render_overlay(overlay) in used else Assignment(axis.name, changes, overlay, reason)
+    changes = {k: v for k, v in changes.items() if k in overlay and v != {**defaults, **base}.get(k)}
+    if changes and len(chosen) < count:
+      axes = list(_by_axis(changes, space))
+      axis = ' + '.join(axes) if len(axes) <= 2 else f'{len(axes)} axes'
+      chosen.setdefault(render_overlay(overlay), Assignment(axis, changes, overlay, reason))
 
-  if best is not None and _to_retest(best, rule.min_gain):
-    retest = assignment(best.changes, f'retest: gained {np.mean(best.dev):+.3f} on dev in one trial, not promoted')
-    if retest is not None:
-      return retest
-  for draw in range(DRAWS):
-    if best is not None and draw < DRAWS // 2 and any(space.parameter(k).kind in ('float', 'int') for k in best.changes):
-      changes = {k: neighbour(v, space.parameter(k), rng, REFINE_STEP) if space.parameter(k).kind in ('float', 'int') else v for k, v in best.changes.items()}
-      reason = f'refine {_words(best.changes)} ({note})'
+  gained = sorted((o for o in observations.values() if _to_retest(o, min_gain)), key=lambda o: -o.dev[0])
+  for observation in gained[:(count + 1) // 2]:
+    offer(observation.changes, f'retest: gained {observation.dev[0]:+.3f} on dev in one trial, not promoted')
+
+  seen = {render_overlay(prune(base | o.changes, space, defaults)) for o in observations.values()}
+  past = defaultdict(list)
+  for axis, setting in _settings(observations.values(), space):
+    past[axis].append(setting)
+  candidates = [c for c in (_candidate(space, past, base, defaults, demoted, dead_ends, rng) for _ in range(CANDIDATES))
+                if c and render_overlay(prune(base | c, space, defaults)) not in seen]
+  moves = [effects.features(prune(base | c, space, defaults)) - effects.features(base) for c in candidates]
+  while candidates and len(chosen) < count:
+    weights = effects.draw(rng)
+    best = max(range(len(candidates)), key=lambda i: float(moves[i] @ weights))
+    changes = candidates.pop(best)
+    moves.pop(best)
+    expected, sd = effects.gain(base, prune(base | changes, space, defaults))
+    offer(changes, f'expected {expected:+.3f} +- {sd:.3f} on dev, the most promising of {CANDIDATES} draws under one draw of the effects')
+  further = Assignment(ANCHOR, {}, dict(standing), 'a further anchor: no new setting was found')
+  return [*chosen.values(), *[further] * (count - len(chosen))]
+
+
+def _candidate(space: SearchSpace, past: Mapping[str, Sequence[dict[str, Any]]], base: dict[str, Any], defaults: dict[str, Any], demoted: Sequence[str],
+               dead_ends: Sequence[DeadEnd], rng: np.random.Generator) -> dict[str, Any]:
+  """Changes of a random subset of the axes: new settings, or past ones of some trial, their numbers moved a little."""
+  changes: dict[str, Any] = {}
+  for axis in space.axes:
+    if rng.random() >= (DEMOTED if axis.name in demoted else CHANGED):
+      continue
+    if past[axis.name] and rng.random() < 0.5:
+      setting = past[axis.name][rng.integers(len(past[axis.name]))]
+      numeric = lambda k: space.parameter(k).kind in ('float', 'int')
+      setting = {k: neighbour(v, space.parameter(k), rng, REFINE_STEP) if numeric(k) else v for k, v in setting.items()}
     else:
-      changes, reason = {b.selector: b.value for b in sample(axis, rng, {**defaults, **standing})}, f'new setting ({note})'
-    near = any(_distance(changes, d.changes, space) < DEAD_END_DISTANCE for d in dead_ends if d.axis == axis.name and d.expires >= round_)
-    found = None if near and draw < DRAWS - 1 else assignment(changes, reason)
-    if found is not None:
-      return found
-  return Assignment(ANCHOR, {}, dict(standing), f'a further anchor: no new setting of {axis.name} in {DRAWS} draws')
+      setting = {b.selector: b.value for b in sample(axis, rng, {**defaults, **base, **changes})}
+    if not any(_distance(setting, d.changes, space) < DEAD_END_DISTANCE for d in dead_ends if d.axis == axis.name):
+      changes |= setting
+  return prune(changes, space, {**defaults, **base})
 
 
 def _distance(a: dict[str, Any], b: dict[str, Any], space: SearchSpace) -> float:

@@ -19,6 +19,29 @@ def param(value: jax.Array, *logical_axes: str) -> nnx.Param:
   return nnx.Param(value, logical_axes=logical_axes)
 
 
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """x [..., in] @ kernel [in, out].
+
+  Differentiated like any product; only, the weight gradient x^T g multiplies a transposed copy of x. XLA would fold the transpose into the product,
+  and on CPUs that product runs at 0.6 of the speed of a plain one (benchmarks/train_step.py).
+  """
+  return x @ kernel
+
+
+def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x, kernel = saved
+  transposed = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
+  return g @ kernel.T, transposed @ g.reshape(-1, g.shape[-1])
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
 class Linear(nnx.Module):
   """y = x W (+ scale (x A) B once an adapter is attached). `kernel` is [in, out]."""
 
@@ -30,7 +53,7 @@ class Linear(nnx.Module):
     self.lora_scale = 0.0
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = x @ self.kernel[...].astype(x.dtype)
+    y = matmul(x, self.kernel[...].astype(x.dtype))
     if self.lora_a is not None:
       y = y + self.lora_scale * ((x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
     return y

@@ -132,7 +132,10 @@ class Mamba2(nnx.Module):
     gate, channels, dt = self._split(x_btd)
     mixed = causal_conv(channels, self.conv_kernel[...].astype(channels.dtype), self.conv_bias[...].astype(channels.dtype), segment_ids_bt)
     x, b, c = self._heads(jax.nn.silu(mixed))
+    # Whole arrays in and out: fused with its neighbours, the scan makes XLA's CPU compiler compute these several times over.
+    x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))
     y, state = ssd(x, dt, -jnp.exp(self.A_log[...]), b, c, segment_ids_bt, self.config.chunk_size)
+    y = jax.lax.optimization_barrier(y)
     # The scan's float32 must not leak into the residual stream: prefill and step have to agree on the dtype.
     y = y.astype(x.dtype) + x * self.D[...].astype(x.dtype)[:, None]
     # The last kernel - 1 inputs of the last segment; zeros stand before a sequence shorter than that.

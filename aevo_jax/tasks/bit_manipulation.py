@@ -84,9 +84,11 @@ class BitManipulation:
       return None
     text = lambda x: format(x, f'0{n}b')
     rule = f'{name} xor {text(mask)}'
+    shown, answer = text(table[query]), text(table[query] ^ mask)
     return Puzzle(
-        rule=rule, examples=tuple((text(x), text(y)) for x, y in pairs), query=text(query), answer=text(table[query] ^ mask),
-        reasoning=f'{name} {text(table[query])} xor {text(mask)} ', key=f'{n}|{name}|{table[0] ^ mask}')
+        rule=rule, examples=tuple((text(x), text(y)) for x, y in pairs), query=text(query), answer=answer,
+        reasoning=f'{name} {shown} xor {text(mask)} ', key=f'{n}|{name}|{table[0] ^ mask}',
+        steps=f'{name} {text(query)}={shown} {shown} xor {text(mask)}={answer} ')
 
   def describe(self, puzzle: Puzzle) -> str:
     return ('A hidden rule turns each bit string into another.\n' + shown_lines(puzzle, '->')

@@ -33,6 +33,21 @@ RULES = {
 ALL_RULES = {name: rule for rules in RULES.values() for name, rule in rules.items()}
 
 
+def _steps(name: str, a: int, b: int) -> str:
+  """A rule's intermediate results, in the notation of tasks.skills."""
+  if name in ('sub', 'abs'):
+    return f'{a}-{b}={a - b}'
+  if name.startswith(('add', 'mul')):
+    return f'{a}+{b}={a + b}' if name.startswith('add') else f'{a}*{b}={a * b}'
+  if name == 'cat':
+    return f'cat {a} {b}={a}{b}'
+  if name == 'swap cat':
+    return f'cat {b} {a}={b}{a}'
+  p, q = _reverse(a), _reverse(b)
+  last = f'cat {p} {q}={p}{q}' if name == 'rev cat' else f'{int(p)}+{int(q)}={int(p) + int(q)}'
+  return f'rev {a}={p} rev {b}={q} {last}'
+
+
 def consistent_answers(pairs: list[tuple[int, int, str]], a: int, b: int) -> set[str]:
   """Every answer to (a, b) that some rule gives which fits all (a, b, result) in pairs."""
   return {rule(a, b) for rule in ALL_RULES.values() if all(rule(x, y) == r for x, y, r in pairs)}
@@ -68,7 +83,7 @@ class EquationTransformation:
     answer = ALL_RULES[asked_name](*query)
     return Puzzle(
         rule=asked_name, examples=tuple((f'{a}{s}{b}', r) for a, b, s, r in examples), query=f'{query[0]}{asked}{query[1]}', answer=answer,
-        reasoning=f'{asked_name} {query[0]} {query[1]} ', key=f'{asked_name}|{query[0]}|{query[1]}')
+        reasoning=f'{asked_name} {query[0]} {query[1]} ', key=f'{asked_name}|{query[0]}|{query[1]}', steps=f'{asked_name} {_steps(asked_name, *query)} ')
 
   def _draw_glyphs(self, rng: random.Random, difficulty: Difficulty) -> Puzzle | None:
     """Symbol strings: each glyph becomes a glyph or vanishes. All 6^5 tables are tried for uniqueness."""

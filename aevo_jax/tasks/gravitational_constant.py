@@ -7,7 +7,7 @@ kept only if every such g that reproduces the shown roundings gives the same rou
 import random
 
 from aevo_jax.tasks.item import Difficulty, Puzzle
-from aevo_jax.tasks.unit_conversion import draw_hundredths, hundredths_text, multipliers, round_div
+from aevo_jax.tasks.unit_conversion import draw_hundredths, hundredths_text, long_product, multipliers, round_div
 
 HALF_G = {'standard': (100, 1200), 'micro': (50, 999)}  # hundredths
 EXAMPLES = {'standard': (3, 5), 'micro': (3, 3)}
@@ -36,9 +36,11 @@ class GravitationalConstant:
       return None
     t_text = str if size == 'micro' else hundredths_text
     squared = str(ts[-1] ** 2) if size == 'micro' else f'{t_text(ts[-1])}^2'
+    reasoning = f'{squared}*{hundredths_text(half_g)} '
+    steps = reasoning + f'{long_product(half_g, ts[-1] ** 2)} ' if size == 'micro' else ''  # standard rounds
     return Puzzle(
         rule=hundredths_text(2 * half_g), examples=tuple((t_text(t), hundredths_text(d)) for t, d in zip(ts[:-1], ds)), query=t_text(ts[-1]),
-        answer=hundredths_text(ds[-1]), reasoning=f'{squared}*{hundredths_text(half_g)} ', key=f'{2 * half_g}')
+        answer=hundredths_text(ds[-1]), reasoning=reasoning, key=f'{2 * half_g}', steps=steps)
 
   def describe(self, puzzle: Puzzle) -> str:
     lines = '\n'.join(f't = {t} s, distance = {d} m' for t, d in puzzle.examples)

@@ -11,6 +11,7 @@ from typing import Protocol
 from aevo_jax.config.configurables import configurable
 
 SIZES = ('micro', 'standard')
+SOLUTION_STYLES = ('worked', 'steps', 'bare')
 
 
 @configurable('difficulty')
@@ -48,6 +49,7 @@ class Puzzle:
     answer: the unique output every rule of the class that fits the examples gives.
     reasoning: the worked solution, short, ending where the boxed answer begins.
     key: what the splits are made by: the rule, or (rule, query) where rules are too few.
+    steps: a longer solution with its intermediate results; the same as `reasoning` where that leaves none out.
   """
 
   rule: str
@@ -56,6 +58,7 @@ class Puzzle:
   answer: str
   reasoning: str
   key: str
+  steps: str = ''
 
 
 class Family(Protocol):
@@ -86,6 +89,15 @@ class Item:
   answer: str
   reasoning: str
   plain: str
+  steps: str
+
+  def solution(self, style: str) -> str:
+    """What stands before the boxed answer.
+
+    Args:
+      style: 'worked' (short), 'steps' (with intermediate results) or 'bare' (nothing).
+    """
+    return {'worked': self.reasoning, 'steps': self.steps, 'bare': ''}[style]
 
 
 def render(family: Family, kind: str, puzzle: Puzzle, size: str) -> Item:
@@ -97,7 +109,8 @@ def render(family: Family, kind: str, puzzle: Puzzle, size: str) -> Item:
   else:
     question = family.describe(puzzle)
     plain = f'{question}\n{puzzle.answer}'
-  return Item(family.name, kind, puzzle.rule, f'{family.name}|{puzzle.key}', question, puzzle.answer, puzzle.reasoning, plain)
+  return Item(family.name, kind, puzzle.rule, f'{family.name}|{puzzle.key}', question, puzzle.answer, puzzle.reasoning, plain,
+              puzzle.steps or puzzle.reasoning)
 
 
 def shown_lines(puzzle: Puzzle, middle: str) -> str:

@@ -15,7 +15,7 @@ from aevo_jax.config.configurables import configurable
 from aevo_jax.tasks.bit_manipulation import BitManipulation
 from aevo_jax.tasks.equation_transformation import EquationTransformation
 from aevo_jax.tasks.gravitational_constant import GravitationalConstant
-from aevo_jax.tasks.item import SIZES, Difficulty, Item, render
+from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Difficulty, Item, render
 from aevo_jax.tasks.numeral_conversion import NumeralConversion
 from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, split_of
 from aevo_jax.tasks.text_encryption import TextEncryption
@@ -51,22 +51,22 @@ class RareKindShare:
   equation_transformation: float = 0.5
 
 
-@configurable('worked_share')
+@configurable('solution_style')
 @dataclasses.dataclass(frozen=True)
-class WorkedShare:
-  """Share, in [0, 1], of a family's training items that show the worked solution before the answer; the others show the bare answer."""
+class SolutionStyle:
+  """What a family's training items show before the boxed answer; see `Item.solution`."""
 
-  bit_manipulation: float = 1.0
-  text_encryption: float = 1.0
-  numeral_conversion: float = 1.0
-  unit_conversion: float = 1.0
-  gravitational_constant: float = 1.0
-  equation_transformation: float = 1.0
+  bit_manipulation: str = 'worked'
+  text_encryption: str = 'worked'
+  numeral_conversion: str = 'worked'
+  unit_conversion: str = 'worked'
+  gravitational_constant: str = 'worked'
+  equation_transformation: str = 'worked'
 
   def __post_init__(self):
-    for name, share in dataclasses.asdict(self).items():
-      if not 0 <= share <= 1:
-        raise ValueError(f'worked_share.{name} must lie in [0, 1], got {share}')
+    for name, style in dataclasses.asdict(self).items():
+      if style not in SOLUTION_STYLES:
+        raise ValueError(f'solution_style.{name} must be one of {SOLUTION_STYLES}, got {style!r}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The skills under the puzzles, as plain text for pretraining: products, sums, rotations, masks, numerals, reversals.
+"""The skills under the puzzles, as plain text for pretraining: products, digits with carries, sums, rotations, masks, numerals, reversals.
 
 Nothing here is a puzzle, and no split applies: these are facts such as `7*2.40=16.80`, not hidden rules.
 """
@@ -20,10 +20,21 @@ def _quotient(rng: random.Random, size: str) -> str:
   return f'{hundredths_text(x * factor)}/{x}={hundredths_text(factor)}'
 
 
-def _sum(rng: random.Random, size: str) -> str:
-  a, b = rng.randint(1, 99), rng.randint(1, 99)
-  sign = rng.choice('+-*')
-  return f'{a}{sign}{b}={ {"+": a + b, "-": a - b, "*": a * b}[sign]}'
+def _carries(rng: random.Random, size: str) -> str:
+  facts = []
+  for _ in range(8):
+    x = rng.choice((*range(1, 10), 16, 25, 36))
+    digit, carry = rng.randrange(10), rng.randrange(x)
+    facts.append(rng.choice((f'{digit}*{x}+{carry}={digit * x + carry}', f'{digit}*{x}={digit * x}')))
+  return ' '.join(facts)
+
+
+def _sums(rng: random.Random, size: str) -> str:
+  facts = []
+  for sign in rng.choices('+-*', k=8):
+    a, b = (rng.randint(1, 19 if sign == '*' else 99) for _ in 'ab')
+    facts.append(f'{a}{sign}{b}={ {"+": a + b, "-": a - b, "*": a * b}[sign]}')
+  return ' '.join(facts)
 
 
 def _reverse(rng: random.Random, size: str) -> str:
@@ -55,9 +66,9 @@ def _letters(rng: random.Random, size: str) -> str:
   return ' '.join(f'{a}>{image[a]}' for a in rng.choices(letters, k=24))
 
 
-_SKILLS = {_product: 1, _quotient: 1, _sum: 1, _reverse: 1, _numeral: 0.5, _bits: 1.5, _letters: 3}
+_SKILLS = {_product: 1, _quotient: 0.5, _carries: 2, _sums: 2, _reverse: 1, _numeral: 0.5, _bits: 1.5, _letters: 3}
 
 
 def skill_text(rng: random.Random, size: str) -> str:
-  """One fact; mappings of letters come most often."""
+  """One text of a random skill; mappings of letters come most often."""
   return rng.choices(list(_SKILLS), list(_SKILLS.values()))[0](rng, size)

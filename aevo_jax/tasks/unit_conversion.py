@@ -23,6 +23,16 @@ def round_div(numerator: int, denominator: int) -> int:
   return (2 * numerator + denominator) // (2 * denominator)
 
 
+def long_product(number: int, x: int) -> str:
+  """number * x digit by digit from the right, with carries: 444 * 8 is `4*8=32 4*8+3=35 4*8+3=35`, read 35 5 2."""
+  lines, carry = [], 0
+  for digit in map(int, reversed(str(number))):
+    value = digit * x + carry
+    lines.append(f'{digit}*{x}+{carry}={value}' if lines else f'{digit}*{x}={value}')
+    carry = value // 10
+  return ' '.join(lines)
+
+
 def multipliers(value: int, multiplicand: int, denominator: int) -> range:
   """All integers f with round_div(f * multiplicand, denominator) == value: an interval, since rounding is monotone."""
   first = -(-(2 * value - 1) * denominator // (2 * multiplicand))
@@ -64,9 +74,11 @@ class UnitConversion:
       return None
     x_text = str if size == 'micro' else hundredths_text
     answer = hundredths_text(ys[-1])
+    reasoning = f'{x_text(xs[-1])}*{hundredths_text(factor)} '
+    steps = reasoning + f'{long_product(factor, xs[-1])} ' if size == 'micro' else ''  # standard rounds
     return Puzzle(
         rule=hundredths_text(factor), examples=tuple((x_text(x), hundredths_text(y)) for x, y in zip(xs[:-1], ys)), query=x_text(xs[-1]),
-        answer=answer, reasoning=f'{x_text(xs[-1])}*{hundredths_text(factor)} ', key=f'{factor}')
+        answer=answer, reasoning=reasoning, key=f'{factor}', steps=steps)
 
   def describe(self, puzzle: Puzzle) -> str:
     lines = '\n'.join(f'{x} m becomes {y}' for x, y in puzzle.examples)

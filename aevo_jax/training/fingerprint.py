@@ -48,7 +48,7 @@ def adapted(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray] 
 
 def source(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> pipeline.SftSource:
   """The recipe's item stream."""
-  return pipeline.SftSource(seed, recipe.mixture(size), tokenizer, recipe.worked_share, recipe.loss.reasoning_weight, recipe.data.plain_share)
+  return pipeline.SftSource(seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share)
 
 
 def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int) -> dict[str, Callable[[], str]]:

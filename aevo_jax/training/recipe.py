@@ -8,7 +8,7 @@ import dataclasses
 
 from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
-from aevo_jax.tasks.mixture import FamilyWeights, Mixture, RareKindShare, WorkedShare
+from aevo_jax.tasks.mixture import FamilyWeights, Mixture, RareKindShare, SolutionStyle
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon')
@@ -158,7 +158,7 @@ class Recipe:
   lora: Lora = Lora()
   family_weight: FamilyWeights = FamilyWeights()
   rare_share: RareKindShare = RareKindShare()
-  worked_share: WorkedShare = WorkedShare()
+  solution_style: SolutionStyle = SolutionStyle()
   difficulty: Difficulty = Difficulty()
 
   def mixture(self, size: str) -> Mixture:

@@ -10,13 +10,13 @@ import pytest
 from aevo_jax.data import tokenizer as base_tokenizer
 from aevo_jax.data.chat_format import chat_sequence, plain_sequence
 from aevo_jax.data.pipeline import PretrainSource, SftSource, batches
-from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, WorkedShare, item_at
+from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, SolutionStyle, item_at
 
 ROWS, ROW_LENGTH = 4, 128
 TOKENIZER = base_tokenizer.build()
 ID = {token: TOKENIZER.token_to_id(token) for token in base_tokenizer.SPECIALS}
 SFT = SftSource(3, Mixture(), TOKENIZER)
-PRETRAIN = PretrainSource(3, Mixture(), TOKENIZER, skill_share=0.4, chat_share=0.2, worked_share=0.3, given_weight=1.0)
+PRETRAIN = PretrainSource(3, Mixture(), TOKENIZER, skill_share=0.4, chat_share=0.2, worked_share=0.3, steps_share=0.5, given_weight=1.0)
 MIXED = dataclasses.replace(SFT, plain_share=0.5, reasoning_weight=0.25)
 SOURCES = pytest.mark.parametrize('source', [SFT, MIXED, PRETRAIN], ids=['sft', 'mixed', 'pretrain'])
 
@@ -133,31 +133,34 @@ def test_given_weight_by_hand():
   assert light['weights'].sum() < full['weights'].sum()
 
 
-def test_worked_share_is_live():
+@pytest.mark.parametrize('style', ['worked', 'steps'])
+def test_worked_and_steps_share_of_pretraining_are_live(style):
   """A worked plain puzzle spells its solution between `: ` and the answer."""
-  source = dataclasses.replace(PRETRAIN, skill_share=0.0, chat_share=0.0, worked_share=1.0)
+  source = dataclasses.replace(PRETRAIN, skill_share=0.0, chat_share=0.0, worked_share=1.0, steps_share=float(style == 'steps'))
   for index in range(20):
     item = item_at(3, 'train', index, Mixture())
     stem = item.question.removesuffix('=?')
-    assert TOKENIZER.decode(source[index].tokens.tolist(), skip_special_tokens=False) == f'<|bos|>{stem}: {item.reasoning}>{item.answer}<|eos|>'
+    assert TOKENIZER.decode(source[index].tokens.tolist(), skip_special_tokens=False) == f'<|bos|>{stem}: {item.solution(style)}>{item.answer}<|eos|>'
     never = dataclasses.replace(source, worked_share=0.0)[index]
     assert TOKENIZER.decode(never.tokens.tolist(), skip_special_tokens=False) == f'<|bos|>{stem}>{item.answer}<|eos|>'
 
 
-def test_worked_share_is_live():
+def test_solution_style_is_live():
   item = item_at(3, 'train', 0, Mixture())
-  worked, bare = (chat_sequence(item, TOKENIZER, worked=w) for w in (True, False))
+  worked, bare = (chat_sequence(item, TOKENIZER, style=style) for style in ('worked', 'bare'))
   dropped = len(TOKENIZER.encode(item.reasoning, add_special_tokens=False).ids)
   assert dropped > 0 and len(worked.tokens) == len(bare.tokens) + dropped
   assert set(bare.weights.tolist()) == {0.0, 1.0}
-  source = dataclasses.replace(SFT, worked_share=WorkedShare(**{name: 0.0 for name in FAMILIES} | {item.family: 0.5}))
-  lengths = {family: [] for family in FAMILIES}
-  for index in range(400):
+  source = dataclasses.replace(SFT, solution_style=SolutionStyle(unit_conversion='steps', bit_manipulation='bare'))
+  seen = set()
+  for index in range(100):
     drawn = item_at(SFT.seed, 'train', index, SFT.mixture)
-    lengths[drawn.family].append(len(source[index].tokens) == len(chat_sequence(drawn, TOKENIZER).tokens))
-  assert 0.3 < np.mean(lengths[item.family]) < 0.7 and not any(any(v) for name, v in lengths.items() if name != item.family)
-  with pytest.raises(ValueError, match=r'worked_share.unit_conversion must lie in'):
-    WorkedShare(unit_conversion=1.5)
+    style = {'unit_conversion': 'steps', 'bit_manipulation': 'bare'}.get(drawn.family, 'worked')
+    np.testing.assert_array_equal(source[index].tokens, chat_sequence(drawn, TOKENIZER, style=style).tokens)
+    seen.add(drawn.family)
+  assert seen == set(FAMILIES)
+  with pytest.raises(ValueError, match=r"solution_style.unit_conversion must be one of .* got 'long'"):
+    SolutionStyle(unit_conversion='long')
 
 
 def test_reasoning_weight_is_live():

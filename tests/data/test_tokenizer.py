@@ -9,7 +9,7 @@ import tokenizers
 
 from aevo_jax.data import tokenizer as base_tokenizer
 from aevo_jax.data.chat_format import chat_sequence, plain_sequence, prompt_text
-from aevo_jax.tasks.item import SIZES, Puzzle, render
+from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Puzzle, render
 from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, RareKindShare, item_at
 from aevo_jax.tasks.skills import skill_text
 
@@ -111,9 +111,9 @@ def test_chat_template_is_the_training_format(tokenizer, size):
     item = item_at(4, 'train', index, Mixture(size, rare_share=RareKindShare(equation_transformation=0.0)))
     user = {'role': 'user', 'content': item.question}
     assert render_chat([user], True) == prompt_text(item.question)
-    for worked in (True, False):
-      answer = (item.reasoning if worked else '') + rf'\boxed{{{item.answer}}}'
+    for style in SOLUTION_STYLES:
+      answer = item.solution(style) + rf'\boxed{{{item.answer}}}'
       whole = render_chat([user, {'role': 'assistant', 'content': answer}], False)
-      tokens = chat_sequence(item, tokenizer, worked=worked).tokens.tolist()
+      tokens = chat_sequence(item, tokenizer, style=style).tokens.tolist()
       assert tokens == ids_of(tokenizer, whole)
       assert tokens[:len(ids_of(tokenizer, prompt_text(item.question)))] == ids_of(tokenizer, prompt_text(item.question))

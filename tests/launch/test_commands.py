@@ -117,7 +117,7 @@ def test_train_continues_after_ctrl_c(tmp_path):
   out = tmp_path / 'out'
   # A shell's background job ignores Ctrl-C and so do its children, unless they ask for it.
   program = 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from aevo_jax.cli import main; sys.exit(main())'
-  command = [sys.executable, '-c', program, 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--checkpoint_every=2']
+  command = [sys.executable, '-c', program, 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--gin.train.batch_rows=4', '--checkpoint_every=2']
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
   deadline = time.monotonic() + 200
   while not (out / 'checkpoints' / 'step_00000002').exists() and process.poll() is None and time.monotonic() < deadline:

@@ -55,7 +55,7 @@ def real_effects(values: dict[str, Any]) -> float:
   light = 0.04 * max(0.0, 1 - abs(math.log10(values['loss.reasoning_weight'] / 0.3)) / math.log10(1 / 0.3))
   rate = -0.15 * abs(math.log10(values['optimizer.learning_rate'] / DEFAULTS['optimizer.learning_rate']))
   lora = -0.1 if values['adaptation.method'] == 'lora' else 0.0
-  bare = -0.2 if values['worked_share.equation_transformation'] == 0.0 else 0.0
+  bare = -0.2 if values['solution_style.equation_transformation'] == 'bare' else 0.0
   return ema + (light if not bare else 0.0) + rate + lora + bare
 
 
@@ -135,6 +135,7 @@ EMA = {'train.ema_decay': 0.8}
     (0.60, None, 0.005, False),     # never released
     (0.60, 0.50, 0.005, False),     # dev only: the external score alone decides
     (0.51, 0.51, 0.02, False),      # +.01 at sd .02: t = .5
+    (0.53, 0.53, 0.02, False),      # +.03 at sd .02, twice: t = 1.5, p = .10 > .1 / 2
     (0.60, 0.60, 0.2, False),       # +.10 at sd .2: t = .5
     (0.44, 0.44, 0.005, False),     # a loss
     (None, None, 0.005, False),     # failed
@@ -142,7 +143,6 @@ EMA = {'train.ema_decay': 0.8}
 def test_promotion_needs_an_external_gain_beyond_the_noise(dev, external, seed_sd, promoted):
   look = [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, dev, external)]
   first = evidence(1, {}, look, seed_sd=seed_sd)
-  assert after(first).standing == {}, 'one look is never enough'
   following = after(first, evidence(2, {}, look, seed_sd=seed_sd))
   assert following.standing == (EMA if promoted else {})
   assert following.promoted == ({'averaging': EMA} if promoted else {})
@@ -167,37 +167,38 @@ def test_rollback_when_the_anchor_falls_after_a_promotion():
 
 def test_dead_ends_are_entered_avoided_and_expire_and_two_of_them_demote_the_axis():
   low, lower = {'optimizer.learning_rate': 1e-4}, {'optimizer.learning_rate': 3e-4}
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('learning_rate', low, 0.3, None)])
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('update_rule', low, 0.3, None)])
   policy = after(first)
-  assert [(d.axis, d.changes, d.round, d.expires) for d in policy.dead_ends] == [('learning_rate', low, 1, 5)]
-  assert policy.dead_ends[0].gain == pytest.approx(-0.2) and policy.dead_ends[0].confidence > 0.9
+  assert [(d.axis, d.changes, d.round, d.expires) for d in policy.dead_ends] == [('update_rule', low, 1, 5)]
+  assert -0.2 <= policy.dead_ends[0].gain < -0.05 and policy.dead_ends[0].confidence > 0.9  # shrunk towards 0
   assert policy.demoted == ()
-  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('learning_rate', lower, 0.3, None)])
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('update_rule', lower, 0.3, None)])
   policy = after(first, second, dead_ends=policy.dead_ends)
-  assert len(policy.dead_ends) == 2 and policy.demoted == ('learning_rate',)
-  assert 'learning_rate' not in [a.axis for a in policy.assignments]  # ten axes, seven explorers: the demoted one waits
+  assert len(policy.dead_ends) == 2 and policy.demoted == ('update_rule',)
+  previous = policy_of(second, dead_ends=policy.dead_ends)
+  drawn = [statistical_agent.decide((first, second), previous, shipped(), DEFAULTS, seed=k).assignments for k in range(10)]
+  assert sum('optimizer.learning_rate' in a.changes for assignments in drawn for a in assignments) <= 0.2 * 70  # drawn for one candidate in twenty, not in two
 
 
 def test_new_settings_keep_away_from_live_dead_ends():
-  dead = policy_lib.DeadEnd('learning_rate', {'optimizer.learning_rate': 1e-3}, -0.1, 0.99, 1, 9)
-  one_axis = dataclasses.replace(shipped(), search_space=constitution_lib.SearchSpaceText({'learning_rate': shipped().search_space.axes['learning_rate']}))
+  dead = policy_lib.DeadEnd('averaging', {'train.ema_decay': 0.7}, -0.1, 0.99, 1, 9)
+  one_axis = dataclasses.replace(shipped(), search_space=constitution_lib.SearchSpaceText({'averaging': shipped().search_space.axes['averaging']}))
   distances = []
   for seed in range(20):
     policy = statistical_agent.decide([evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5)])], policy_of(evidence(1, {}, []), dead_ends=(dead,)), one_axis, DEFAULTS, seed)
-    distances += [abs(math.log(a.changes['optimizer.learning_rate'] / 1e-3)) / math.log(4e-3 / 1e-4) for a in policy.assignments if a.axis != ANCHOR]
+    distances += [abs(a.changes['train.ema_decay'] - 0.7) / (0.99 - 0.5) for a in policy.assignments if a.axis != ANCHOR]
   assert len(distances) == 140 and min(distances) >= 0.2 - 1e-6
 
 
 def test_a_promising_setting_is_retested_and_its_looks_are_pooled():
-  weak = dict(seed_sd=0.03, dof=4)  # +.04 once: t = .94, p = .2; +.04 in two rounds: t = 1.33, still short; +.08 and +.08: t = 2.7
-  others = [(axis, {next(iter(parameters)): 0.5}, 0.49, None) for axis, parameters in shipped().search_space.axes.items() if axis != 'averaging']
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54), *others], **weak)  # every axis looked at: new ones would come first
+  weak = dict(seed_sd=0.03, dof=4)
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54), ('moments', {'optimizer.b2': 0.95}, 0.5, None)], **weak)  # t = .94, p = .2
   policy = after(first)
   assert policy.standing == {}
   retest = [a for a in policy.assignments if a.axis == 'averaging']
   assert [a.changes for a in retest] == [EMA] and 'retest' in retest[0].reason
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.56, 0.56)], **weak)  # t = 1.41, p = .11
-  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.56, 0.56)], **weak)  # n = 2: t = 2, p = .058
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.56, 0.56)], **weak)  # t = 1.41, p = .11 > .1 / 1
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.57, 0.57)], **weak)  # t = 2.17, p = .048 < .1 / 2
   assert after(first).standing == {}
   assert after(first, second).standing == EMA
 
@@ -242,13 +243,14 @@ def test_renaming_axes_changes_no_number():
     plain, other = campaign(World(real_effects), seed), campaign(World(real_effects), seed, constitution=renamed)
     assert [p.standing for p in plain] == [p.standing for p in other]
     assert [[a.overlay for a in p.assignments] for p in plain] == [[a.overlay for a in p.assignments] for p in other]
-    assert [[names.get(a.axis, a.axis) for a in p.assignments] for p in plain] == [[a.axis for a in p.assignments] for p in other]
+    renamed_label = lambda label: ' + '.join(names.get(part, part) for part in label.split(' + '))
+    assert [[renamed_label(a.axis) for a in p.assignments] for p in plain] == [[a.axis for a in p.assignments] for p in other]
 
 
 @pytest.mark.parametrize('decide', [statistical_agent.decide, random_agent.decide], ids=['statistical', 'random'])
 def test_overlays_always_pass_the_gate(decide):
-  """250 campaigns each, also where a fifth of the trials fail, and the noise is wild enough to promote anything."""
-  for seed in range(250):
+  """45 campaigns each, also where a fifth of the trials fail, and the noise is wild enough to promote anything."""
+  for seed in range(45):
     world = World(real_effects, seed_sd=(0.005, 0.02, 0.1)[seed % 3], missing=0.2 * (seed % 2))
     try:
       campaign(world, seed, decide=decide, check=True)
@@ -257,17 +259,18 @@ def test_overlays_always_pass_the_gate(decide):
 
 
 def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
-  """Measured over 150 campaigns of 4 rounds x 8 workers for each seed noise.
+  """Measured over 40 campaigns of 4 rounds x 8 workers for each seed noise.
 
-  A promotion needs two released looks, jointly significant at 90% divided among the candidates released. Where settings differ, few promotions are harmful. The bounds are what was measured, with room for chance.
+  A promotion needs released looks, jointly significant at 90% divided among all explorers so far. Where settings differ, few promotions are harmful. The bounds are what was
+  measured, with room for chance.
   """
   lines = []
   for seed_sd in (0.006, 0.012):
-    null = [campaign(World(seed_sd=seed_sd), seed) for seed in range(150)]
+    null = [campaign(World(seed_sd=seed_sd), seed) for seed in range(40)]
     world = World(real_effects, seed_sd=seed_sd)
-    real = [campaign(world, seed) for seed in range(150)]
+    real = [campaign(world, seed) for seed in range(40)]
     harmful_world = World(lambda values: real_effects({**values, 'train.ema_decay': 0.0, 'loss.reasoning_weight': 1.0}), seed_sd=seed_sd)
-    harmful = [campaign(harmful_world, seed) for seed in range(150)]
+    harmful = [campaign(harmful_world, seed) for seed in range(40)]
     any_promotion = np.mean([changed_at_all(policies) for policies in null])
     averaging = np.mean(['train.ema_decay' in policies[-1].standing for policies in real])
     gains = [gain(world, policies) for policies in real]

@@ -307,6 +307,56 @@ def test_worked_solution_leads_to_the_answer(family, kind, size):
     check_reasoning(item, parse(item, size)[1], size)
 
 
+EQUALITY = re.compile(
+    r'(?P<rule>(?:xor |and |or )?[a-z]+\d*) (?P<x>[01]{4,})=(?P<image>[01]+)|(?P<a>[01]{4,}) xor (?P<b>[01]{4,})=(?P<c>[01]+)|'
+    r'cat (?P<head>\d+) (?P<tail>\d+)=(?P<joined>\d+)|rev (?P<text>\d+)=(?P<reversed>\d+)|'
+    r'(?P<p>\d+)(?P<sign>[-+*])(?P<q>\d+)(?:\+(?P<carry>\d+))?=(?P<value>-?\d+)')
+
+
+def equalities(steps: str) -> list[dict[str, str]]:
+  return [match.groupdict() for match in EQUALITY.finditer(steps)]
+
+
+def holds(e: dict[str, str]) -> bool:
+  if e['rule']:
+    return bit_functions(len(e['x']))[e['rule']](e['x']) == e['image']
+  if e['a']:
+    return _xor(e['a'], e['b']) == e['c']
+  if e['head']:
+    return e['head'] + e['tail'] == e['joined']
+  if e['text']:
+    return e['text'][::-1] == e['reversed']
+  p, q = int(e['p']), int(e['q'])
+  return {'+': p + q, '-': p - q, '*': p * q}[e['sign']] + int(e['carry'] or 0) == int(e['value'])
+
+
+@pytest.mark.parametrize(('family', 'kind', 'size'), CASES)
+def test_intermediate_results_hold_and_lead_to_the_answer(family, kind, size):
+  for item in items(family, kind, size)[::5]:
+    found = equalities(item.steps)
+    assert all(map(holds, found)) and len(found) == len(re.findall(r'\w=', item.steps)), item.steps
+    if family == 'bit_manipulation':
+      assert len(found) == 2 and found[0]['x'] == parse(item, size)[1] and found[0]['image'] == found[1]['a'] and found[1]['c'] == item.answer
+    elif family in ('unit_conversion', 'gravitational_constant') and size == 'micro':
+      x, factor = item.steps.split(' ')[0].split('*')
+      digits = str(int(factor.replace('.', '')))[::-1]
+      assert [(e['p'], e['q']) for e in found] == [(digit, x) for digit in digits]
+      assert [int(e['carry'] or 0) for e in found] == [0] + [int(e['value']) // 10 for e in found[:-1]]
+      assert int(found[-1]['value'] + ''.join(e['value'][-1] for e in reversed(found[:-1]))) == int(item.answer.replace('.', ''))
+    elif family == 'equation_transformation' and found:
+      last = found[-1]['joined'] or found[-1]['value']
+      off = {'+1': 1, '-1': -1}.get(item.rule[3:5], 0)
+      result = last[::-1] if item.rule == 'rev add rev' else str(abs(int(last))) if item.rule == 'abs' else last
+      assert (str(int(result) + off) if off else result) == item.answer, item
+    else:
+      assert item.steps == item.reasoning and not found
+
+
+def test_a_wrong_intermediate_result_is_noticed():
+  for wrong in ('rot2 1001=0111', '0110 xor 1001=1110', 'cat 5 18=185', 'rev 12=12', '4*8+3=36', '5-12=7'):
+    assert [holds(e) for e in equalities(wrong)] == [False], wrong
+
+
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('difficulty', [Difficulty(0.3, 2), Difficulty(0.03, 0)], ids=str)
@@ -326,6 +376,9 @@ def test_numerals_of_a_tiny_range_show_what_there_is():
 
 
 def skill_holds(text: str) -> bool:
+  facts = text.split(' ')
+  if len(facts) == 8 and all('=' in fact for fact in facts):
+    return all(holds(e) for fact in facts for e in equalities(fact)) and sum(len(equalities(fact)) for fact in facts) == 8
   left, right = text.rsplit('=' if '=' in text else '>', 1)
   if match := re.fullmatch(r'(\d+(?:\.\d\d)?)([*/])(\d+(?:\.\d\d)?)', left):
     a, sign, b = match.groups()

@@ -1,0 +1,88 @@
+"""What the model's and the sampler's concessions to XLA's CPU compiler buy, each beside the plain form in the same run.
+
+  taskset -c 0 .venv/bin/python benchmarks/cpu_choices.py
+
+Prints two ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
+without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length.
+"""
+
+import os
+
+for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+  os.environ[name] = '1'
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import jax
+import numpy as np
+
+from aevo_jax import layout
+from aevo_jax.data import pipeline
+from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.data.chat_format import prompt_text
+from aevo_jax.generation.sampler import Sampler
+from aevo_jax.models import hf_checkpoint, layers
+from aevo_jax.models.params import outline
+from aevo_jax.tasks.mixture import Mixture, draw_set
+from aevo_jax.training.losses.sft import sft_loss
+
+REPEATS = 9
+
+
+def best(call: Callable[[], object]) -> float:
+  """The shortest of several timings, in seconds; the first call compiles."""
+  jax.block_until_ready(call())
+  times = []
+  for _ in range(REPEATS):
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - started)
+  return min(times)
+
+
+def plain_form() -> contextlib.ExitStack:
+  """While entered, models trace without our product and without barriers."""
+  stack = contextlib.ExitStack()
+  stack.enter_context(mock.patch.object(layers, 'matmul', lambda x, kernel: x @ kernel))
+  stack.enter_context(mock.patch.object(jax.lax, 'optimization_barrier', lambda values: values))
+  return stack
+
+
+def read_base(base: pathlib.Path):
+  config = hf_checkpoint.read_config(base)
+  return outline(config)[0], hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config)
+
+
+def gradient_seconds(base: pathlib.Path, tokenizer, rows: int) -> float:
+  structure, params = read_base(base)
+  batch = next(pipeline.batches(pipeline.SftSource(0, Mixture(), tokenizer), rows=rows, row_length=128))
+  gradient = jax.jit(jax.grad(lambda p: sft_loss(structure.bind(p)(batch['tokens'], batch['segment_ids']), batch).mean()))
+  return best(lambda: gradient(params))
+
+
+def main() -> None:
+  base = layout.root_file('substrate') / 'base'
+  tokenizer = tokenizers.load(str(base))
+  for rows in (4, 16):
+    ours = gradient_seconds(base, tokenizer, rows)
+    with plain_form():
+      plain = gradient_seconds(base, tokenizer, rows)
+    print(f'gradient of {rows} x 128 tokens: {rows * 128 / ours:,.0f} tok/s, plain form {rows * 128 / plain:,.0f} tok/s, ratio {plain / ours:.2f}')
+
+  structure, params = read_base(base)
+  prompts = [tokenizer.encode(prompt_text(item.question), add_special_tokens=False).ids for item in draw_set(0, 'dev', 512, Mixture())]
+  prompts.sort(key=len)
+  seconds = {}
+  for batch in (32, 128):
+    sampler = Sampler(structure, eos_id=tokenizer.token_to_id(tokenizers.EOS), pad_id=tokenizer.token_to_id(tokenizers.PAD), batch=batch)
+    seconds[batch] = best(lambda: sampler(params, prompts))
+  print(f'greedy answers of {len(prompts)} dev prompts: {len(prompts) / seconds[32]:,.0f} items/s in batches of 32, '
+        f'{len(prompts) / seconds[128]:,.0f} in batches of 128, ratio {seconds[128] / seconds[32]:.2f}')
+
+
+if __name__ == '__main__':
+  main()
