@@ -1,7 +1,7 @@
 """What every setting does to accuracy, estimated from all trials at once: Bayesian linear regression on the settings.
 
-Accuracy is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number. A trial's gain over its anchor is then
-linear in the difference of their features, with normal weights of standard deviation `PRIOR_SD` (ridge), so the posterior has a closed form
+Accuracy is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; and of what changing an axis costs on
+average, since most changes of a good recipe lose. A trial's gain over its anchor is then linear in the difference of their features, with normal weights of standard deviation `PRIOR_SD` (ridge), so the posterior has a closed form
 (Bishop 2006, eq. 3.49-3.51) and a few trials that each change several axes already say something about each of them.
 """
 
@@ -43,7 +43,7 @@ class Effects:
 
   def features(self, overlay: Mapping[str, Any]) -> np.ndarray:
     """[f] of a recipe."""
-    return features(self.space, {**self.defaults, **overlay})
+    return features(self.space, self.defaults, overlay)
 
   def gain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
     """Posterior mean and standard deviation of the accuracy of `after` minus that of `before`."""
@@ -55,9 +55,11 @@ class Effects:
     return self.mean + self.root @ rng.standard_normal(len(self.mean))
 
 
-def features(space: SearchSpace, values: Mapping[str, Any]) -> np.ndarray:
-  """[f]: the features of all parameters, in the space's order."""
-  return np.asarray([f for parameter in space.parameters for f in _features(parameter, values)])
+def features(space: SearchSpace, defaults: Mapping[str, Any], overlay: Mapping[str, Any]) -> np.ndarray:
+  """[f]: the number of axes that differ from the defaults, then the features of all parameters in the space's order."""
+  changed = sum(any(overlay.get(p.selector, defaults[p.selector]) != defaults[p.selector] for p in axis.parameters) for axis in space.axes)
+  values = {**defaults, **overlay}
+  return np.asarray([changed, *(f for parameter in space.parameters for f in _features(parameter, values))])
 
 
 def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[tuple[Mapping[str, Any], Mapping[str, Any], float, float]]) -> Effects:
@@ -67,10 +69,10 @@ def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[tuple[
     space: the search space. defaults: selector -> value where an overlay binds nothing.
     trials: (overlay of the anchor, overlay of the trial, gain, standard deviation of the gain's noise).
   """
-  size = len(features(space, defaults))
+  size = len(features(space, defaults, {}))
   precision, weighted = np.eye(size) / PRIOR_SD**2, np.zeros(size)
   for before, after, gain, noise in trials:
-    row = features(space, {**defaults, **after}) - features(space, {**defaults, **before})
+    row = features(space, defaults, after) - features(space, defaults, before)
     weight = 1 / (noise**2 + MISFIT_SD**2)
     precision += weight * np.outer(row, row)
     weighted += weight * gain * row

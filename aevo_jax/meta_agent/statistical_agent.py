@@ -34,7 +34,8 @@ DEAD_END_ROUNDS = 3
 DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
 REFINE_STEP = 0.2
 CANDIDATES = 60  # recipes drawn in a round, of which each explorer runs one
-CHANGED, DEMOTED = 0.5, 0.05  # probability that a candidate changes an axis, and a demoted one
+CHANGED = (0.1, 0.5)  # range of the probability that a candidate changes an axis
+DEMOTED = 0.05  # the same of a demoted axis
 
 
 @dataclasses.dataclass
@@ -236,8 +237,9 @@ def _candidate(space: SearchSpace, past: Mapping[str, Sequence[dict[str, Any]]],
                dead_ends: Sequence[DeadEnd], rng: np.random.Generator) -> dict[str, Any]:
   """Changes of a random subset of the axes: new settings, or past ones of some trial, their numbers moved a little."""
   changes: dict[str, Any] = {}
+  share = rng.uniform(*CHANGED)
   for axis in space.axes:
-    if rng.random() >= (DEMOTED if axis.name in demoted else CHANGED):
+    if rng.random() >= (DEMOTED if axis.name in demoted else share):
       continue
     if past[axis.name] and rng.random() < 0.5:
       setting = past[axis.name][rng.integers(len(past[axis.name]))]
