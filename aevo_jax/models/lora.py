@@ -3,8 +3,8 @@
 import math
 import re
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from aevo_jax.models.decoder import Decoder
@@ -23,6 +23,8 @@ TARGETS = {
 def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int) -> list[str]:
   """Adds adapters in place to every Linear whose dotted name matches `targets` (a key of TARGETS or a regular expression).
 
+  The model may be abstract (`nnx.eval_shape`); its adapters are arrays all the same.
+
   Returns:
     The names of the adapted maps.
 
@@ -39,10 +41,12 @@ def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int) 
   adapted = sorted(name for name in linears if pattern.search(name))
   if not adapted:
     raise ValueError(f'lora.targets = {targets!r} matches none of {sorted(linears)}; use one of {sorted(TARGETS)} or another expression')
-  for key, name in zip(jax.random.split(jax.random.key(seed), len(adapted)), adapted):
+  for index, name in enumerate(adapted):
+    # numpy, not jax.random: as many programs to compile as there are shapes would take longer than the adapters' first steps.
+    rng = np.random.default_rng([seed, index])
     linear = linears[name]
     (rows, columns), axes = linear.kernel.shape, linear.kernel.get_metadata()['logical_axes']
-    linear.lora_a = param(jax.random.normal(key, (rows, rank), jnp.float32) / math.sqrt(rows), axes[0], 'lora_rank')
+    linear.lora_a = param(jnp.asarray(rng.standard_normal((rows, rank), np.float32) / math.sqrt(rows), jnp.float32), axes[0], 'lora_rank')
     linear.lora_b = param(jnp.zeros((rank, columns), jnp.float32), 'lora_rank', axes[1])
     linear.lora_scale = alpha / rank
   return adapted

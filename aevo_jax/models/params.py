@@ -33,15 +33,19 @@ def _part(text: str) -> str | int:
 
 
 def unbind(model: Decoder) -> tuple[Structure, Params]:
-  """Splits a decoder into structure and named arrays."""
+  """Splits a decoder into structure and named arrays; shapes in their place where the decoder is abstract."""
   graphdef, state = nnx.split(model)
-  return Structure(graphdef), {'.'.join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+  return Structure(graphdef), {'.'.join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def abstract(config: ModelConfig) -> Decoder:
+  """A decoder of shapes instead of arrays."""
+  return nnx.eval_shape(lambda: create(config, 0))
 
 
 def outline(config: ModelConfig) -> tuple[Structure, dict[str, jax.ShapeDtypeStruct]]:
   """Structure and shapes of a decoder, without making its arrays."""
-  graphdef, state = nnx.split(nnx.eval_shape(lambda: create(config, 0)))
-  return Structure(graphdef), {'.'.join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+  return unbind(abstract(config))
 
 
 def logical_axes(model: Decoder) -> dict[str, tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """What a recipe does, as digests: two recipes with equal fingerprints train the same thing.
 
 Reading a value into a dataclass proves nothing about its use, so the fingerprint is taken from what acts: the items, the learning
-rate at every step, the trained parameters at step 0, and the jaxpr of the whole training step. The jaxpr is that of a small stand-in with one
+rate at every step, the layout of the training state, and the jaxpr of the whole training step. State and jaxpr are those of a small stand-in with one
 block of each kind, since no recipe value depends on the model's width; everything else is the real thing.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tokenizers
 
 from aevo_jax.data import pipeline
 from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.decoder import create
-from aevo_jax.models.params import Params, Structure, is_adapter, unbind
+from aevo_jax.models.params import Params, Structure, abstract, is_adapter, unbind
 from aevo_jax.training import optimizer as optimizer_lib
 from aevo_jax.training.recipe import Recipe
 from aevo_jax.training.train_state import TrainState
@@ -30,12 +30,13 @@ def adapted(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray] 
   """The model a recipe trains.
 
   Args:
-    base: the base checkpoint's arrays by name; None uses fresh ones.
+    base: the base checkpoint's arrays by name; None leaves shapes in their place.
+    seed: of the adapters.
 
   Returns:
     structure, trained parameters, frozen parameters. Under full fine-tuning nothing is frozen.
   """
-  model = create(config, seed)
+  model = abstract(config)
   if recipe.adaptation.method == 'lora':
     lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=seed)
   structure, params = unbind(model)
@@ -57,6 +58,7 @@ def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, se
       'stop': lambda: _digest(str((steps, recipe.train.batch_rows, recipe.train.row_length))),
       'schedule': lambda: _digest(optimizer_lib.learning_rates(recipe.optimizer, steps).tobytes()),
       'batches': lambda: _batches_digest(recipe, tokenizer, size, seed),
+      'state': lambda: _digest(_stand_in_state(recipe)[-1]),
       'step': lambda: _step_digest(recipe),
       'later_batches': lambda: _later_batches_digest(recipe, tokenizer, size, seed, steps),
   }
@@ -81,17 +83,22 @@ def _later_batches_digest(recipe: Recipe, tokenizer: tokenizers.Tokenizer, size:
   return state.hexdigest()
 
 
-def _step_digest(recipe: Recipe) -> str:
+def _stand_in_state(recipe: Recipe) -> tuple[Structure, optax.GradientTransformation, TrainState, Params, str]:
+  """structure, transformation, state and frozen parameters (shapes, no arrays) of the small stand-in, and a text that tells its layout."""
   stand_in = ModelConfig(vocab_size=8, hidden_size=64, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=32, intermediate_size=64,
                          mamba_num_heads=2, mamba_head_dim=16, ssm_state_size=8, chunk_size=8)
   structure, params, frozen = adapted(stand_in, recipe, None, seed=0)
   transformation = optimizer_lib.transformation(recipe.optimizer, baked=True)
+  shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in params.items()}
+  state = jax.eval_shape(lambda p: TrainState.create(p, transformation, recipe.train.ema_decay), shapes)
+  return structure, transformation, state, frozen, str(jax.tree_util.tree_flatten_with_path(state))
+
+
+def _step_digest(recipe: Recipe) -> str:
+  structure, transformation, state, frozen, _ = _stand_in_state(recipe)
   step = make_train_step(structure, transformation, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
   batch = {'tokens': jnp.zeros((1, 8), jnp.int32), 'weights': jnp.ones((1, 8)), 'segment_ids': jnp.ones((1, 8), jnp.int32)}
-  state = TrainState.create(params, transformation, recipe.train.ema_decay)
-  jaxpr = jax.make_jaxpr(step)(state, frozen, batch, jnp.float32(0))
-  shapes = sorted((name, value.shape) for name, value in params.items())
-  return _digest(f'{jaxpr}|{shapes}')
+  return _digest(str(jax.make_jaxpr(step)(state, frozen, batch, jnp.float32(0))))
 
 
 def _digest(content: str | bytes) -> str:
