@@ -1,21 +1,37 @@
-"""What every setting does to accuracy, estimated from all trials at once: Bayesian linear regression on the settings.
+"""What every setting does to accuracy, estimated from all trials at once: Bayesian linear regression on the settings, family by family.
 
-Accuracy is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; and of what changing an axis costs on
-average, since most changes of a good recipe lose. A trial's gain over its anchor is then linear in the difference of their features, with normal weights of standard deviation `PRIOR_SD` (ridge), so the posterior has a closed form
-(Bishop 2006, eq. 3.49-3.51) and a few trials that each change several axes already say something about each of them.
+Accuracy on a family is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; and of what changing an
+axis costs on average, since most changes of a good recipe lose. A trial's gain over its anchor is then linear in the difference of their features, with
+normal weights (ridge), so the posterior has a closed form (Bishop 2006, eq. 3.49-3.51) and a few trials that each change several axes already say
+something about each of them. The families' posteriors add up, weighted by their items, to that of overall accuracy.
+
+A parameter named after a family (`solution_style.unit_conversion`) is expected to move that family a lot and the others little. So its effect
+shows in the accuracy of its own family even where the trial's other changes hide it overall.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aevo_jax.config.parameter import Parameter, to_unit, unmet_conditions
 from aevo_jax.config.search_space import SearchSpace
 
-PRIOR_SD = 0.04  # of a weight: how much a setting is expected to move accuracy
+PRIOR_SD = 0.04  # of a weight: how much a setting is expected to move overall accuracy
+OWN_SD = 0.3  # the same of a parameter named after a family, on that family
+FOREIGN_SD = 0.03  # and on another family
 MISFIT_SD = 0.01  # of what a sum of single effects leaves out
+
+
+class Trial(NamedTuple):
+  """before, after: overlays of the anchor and the trial. gains: by family, in accuracy. noise: standard deviation of the overall gain's noise."""
+
+  before: Mapping[str, Any]
+  after: Mapping[str, Any]
+  gains: Mapping[str, float]
+  noise: float
 
 
 def _features(parameter: Parameter, values: Mapping[str, Any]) -> list[float]:
@@ -34,25 +50,26 @@ def _features(parameter: Parameter, values: Mapping[str, Any]) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Effects:
-  """The posterior of all weights: mean [f] and a square root of the covariance [f, f]."""
+  """The posterior of all weights, of F families: shares [F] of the items, means [F, f], square roots of the covariances [F, f, f]."""
 
   space: SearchSpace
   defaults: Mapping[str, Any]
-  mean: np.ndarray
-  root: np.ndarray
+  shares: np.ndarray
+  means: np.ndarray
+  roots: np.ndarray
 
   def features(self, overlay: Mapping[str, Any]) -> np.ndarray:
     """[f] of a recipe."""
     return features(self.space, self.defaults, overlay)
 
   def gain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
-    """Posterior mean and standard deviation of the accuracy of `after` minus that of `before`."""
+    """Posterior mean and standard deviation of the overall accuracy of `after` minus that of `before`."""
     difference = self.features(after) - self.features(before)
-    return float(difference @ self.mean), float(np.linalg.norm(difference @ self.root))
+    return float(self.shares @ self.means @ difference), float(np.linalg.norm(self.shares[:, None] * (difference @ self.roots)))
 
   def draw(self, rng: np.random.Generator) -> np.ndarray:
-    """[f] weights from the posterior."""
-    return self.mean + self.root @ rng.standard_normal(len(self.mean))
+    """[f] weights of overall accuracy, from the posterior."""
+    return self.shares @ (self.means + np.einsum('kij,kj->ki', self.roots, rng.standard_normal(self.means.shape)))
 
 
 def features(space: SearchSpace, defaults: Mapping[str, Any], overlay: Mapping[str, Any]) -> np.ndarray:
@@ -62,19 +79,35 @@ def features(space: SearchSpace, defaults: Mapping[str, Any], overlay: Mapping[s
   return np.asarray([changed, *(f for parameter in space.parameters for f in _features(parameter, values))])
 
 
-def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[tuple[Mapping[str, Any], Mapping[str, Any], float, float]]) -> Effects:
+def _prior(space: SearchSpace, family: str, families: Iterable[str], share: float) -> np.ndarray:
+  """[f] standard deviations of the weights for one family. Those of overall accuracy grow by 1 / sqrt(share), so that independent families add up to them."""
+  others, general = set(families) - {family}, PRIOR_SD / math.sqrt(share)
+  deviations = [general]
+  for parameter in space.parameters:
+    named = parameter.selector.rpartition('.')[2]
+    deviation = OWN_SD if named == family else FOREIGN_SD if named in others else general
+    deviations += [deviation] * (len(parameter.choices) if parameter.kind == 'choice' else 2 if parameter.kind == 'bool' else 3)
+  return np.asarray(deviations)
+
+
+def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[Trial], shares: Mapping[str, float]) -> Effects:
   """The posterior after some trials.
 
   Args:
     space: the search space. defaults: selector -> value where an overlay binds nothing.
-    trials: (overlay of the anchor, overlay of the trial, gain, standard deviation of the gain's noise).
+    shares: family -> its share of the items; they add up to 1. Every trial has a gain for each.
   """
-  size = len(features(space, defaults, {}))
-  precision, weighted = np.eye(size) / PRIOR_SD**2, np.zeros(size)
-  for before, after, gain, noise in trials:
-    row = features(space, defaults, after) - features(space, defaults, before)
-    weight = 1 / (noise**2 + MISFIT_SD**2)
-    precision += weight * np.outer(row, row)
-    weighted += weight * gain * row
-  inverse_root = np.linalg.inv(np.linalg.cholesky(precision))  # covariance = inverse_root^T inverse_root
-  return Effects(space, defaults, inverse_root.T @ (inverse_root @ weighted), inverse_root.T)
+  trials = list(trials)
+  rows = [features(space, defaults, t.after) - features(space, defaults, t.before) for t in trials]
+  means, roots = [], []
+  for family, share in shares.items():
+    precision = np.diag(_prior(space, family, shares, share) ** -2.0)
+    weighted = np.zeros(len(precision))
+    for row, trial in zip(rows, trials):
+      weight = share / (trial.noise**2 + MISFIT_SD**2)
+      precision += weight * np.outer(row, row)
+      weighted += weight * trial.gains[family] * row
+    inverse_root = np.linalg.inv(np.linalg.cholesky(precision))  # covariance = inverse_root^T inverse_root
+    means.append(inverse_root.T @ (inverse_root @ weighted))
+    roots.append(inverse_root.T)
+  return Effects(space, defaults, np.asarray(list(shares.values())), np.asarray(means), np.asarray(roots))

@@ -2,11 +2,11 @@
 
 After each round it
   1. rolls the standing recipe back if the anchor shows that the last promotion lowered the external score;
-  2. promotes the change that raised the released external score in at least two trials, by at least `min_gain` and beyond the noise floor: gains
-     of one change are pooled over rounds, t = mean gain / (seed_sd sqrt((1 + 1/anchors) / n)) against Student's t with the noise's degrees of
-     freedom, at the constitution's confidence divided (Bonferroni) among the explorers whose scores the round released;
-  3. estimates the effect of every axis' settings from the dev scores of all rounds (see `effects`), enters settings that lose beyond doubt into the
-     dead-end registry, and demotes axes with two of them and no setting that promises a gain;
+  2. promotes the one change that raised the released external score most, by at least `min_gain` and beyond the noise floor: gains of one change are
+     pooled over rounds, t = mean gain / (seed_sd sqrt(1/n + 1/anchors)) against Student's t with the noise's degrees of freedom, at the
+     constitution's confidence divided (Bonferroni) among all explorers so far;
+  3. estimates the effect of every axis' settings from the dev scores of all rounds, family by family (see `effects`), enters settings that lose beyond
+     doubt into the dead-end registry, and demotes axes with two of them and no setting that promises a gain;
   4. assigns workers: changes that gained in their only trial are tried again; the others run recipes that change several axes at once, each the
      best of many random ones under effects drawn from their posterior (Thompson 1933).
 
@@ -34,7 +34,7 @@ DEAD_END_ROUNDS = 3
 DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
 REFINE_STEP = 0.2
 CANDIDATES = 60  # recipes drawn in a round, of which each explorer runs one
-CHANGED = (0.1, 0.5)  # range of the probability that a candidate changes an axis
+CHANGED = (0.05, 0.3)  # range of the probability that a candidate changes an axis
 DEMOTED = 0.05  # the same of a demoted axis
 
 
@@ -46,6 +46,7 @@ class Observation:
   changes: dict[str, Any]
   dev: list[float] = dataclasses.field(default_factory=list)
   external: list[float] = dataclasses.field(default_factory=list)
+  anchors: int = 0  # that each external gain is taken over, at least
 
 
 def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, defaults: dict[str, Any], seed: int) -> Policy:
@@ -101,23 +102,26 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
 
 
 def observe(history: Sequence[dict]) -> dict[str, Observation]:
-  """Gains of every change over its round's anchors, pooled over rounds."""
+  """Gains of every change over the anchors of the standing recipe it was tried on, pooled over rounds."""
   observations: dict[str, Observation] = {}
   for evidence in history:
-    anchors = [t for t in evidence['trials'] if t['axis'] == ANCHOR and t['dev'] is not None]
-    if not anchors:
-      continue
-    anchor_dev = float(np.mean([t['dev']['overall']['accuracy'] for t in anchors]))
-    released = [t['external'] for t in anchors if t['external'] is not None]
+    anchors = _anchor_trials(history, evidence['standing'])
+    dev, released = [t['dev']['overall']['accuracy'] for t in anchors], [t['external'] for t in anchors if t['external'] is not None]
     for trial in evidence['trials']:
-      if trial['axis'] == ANCHOR or trial['dev'] is None:
+      if trial['axis'] == ANCHOR or trial['dev'] is None or not dev:
         continue
       key = f'{trial["axis"]}|{render_overlay(trial["changes"])}'
       observation = observations.setdefault(key, Observation(trial['axis'], trial['changes']))
-      observation.dev.append(trial['dev']['overall']['accuracy'] - anchor_dev)
+      observation.dev.append(trial['dev']['overall']['accuracy'] - float(np.mean(dev)))
       if trial['external'] is not None and released:
         observation.external.append(trial['external'] - float(np.mean(released)))
+        observation.anchors = min(observation.anchors or len(released), len(released))
   return observations
+
+
+def _anchor_trials(history: Sequence[dict], standing: dict[str, Any]) -> list[dict]:
+  """Every scored anchor that ran this standing recipe, in any round: each trial has a seed of its own, and a round adds nothing to it."""
+  return [t for evidence in history if evidence['standing'] == standing for t in evidence['trials'] if t['axis'] == ANCHOR and t['dev'] is not None]
 
 
 def prune(overlay: dict[str, Any], space: SearchSpace, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -130,11 +134,10 @@ def prune(overlay: dict[str, Any], space: SearchSpace, defaults: dict[str, Any])
     overlay = {s: v for s, v in overlay.items() if s not in unmet}
 
 
-def _tail(gain: float, n: int, noise: dict, evidence: dict) -> float:
-  """One-sided p value of a mean gain over `n` trials against the anchors."""
-  anchors = max(1, sum(t['axis'] == ANCHOR and t['dev'] is not None for t in evidence['trials']))
-  error = noise['seed_sd'] * math.sqrt((1 + 1 / anchors) / n)
-  return float(stats.t.sf(gain / error, max(noise['degrees_of_freedom'], 1)))
+def _tail(observation: Observation, noise: dict) -> float:
+  """One-sided p value of the mean external gain of a change."""
+  error = noise['seed_sd'] * math.sqrt(1 / len(observation.external) + 1 / observation.anchors)
+  return float(stats.t.sf(float(np.mean(observation.external)) / error, max(noise['degrees_of_freedom'], 1)))
 
 
 def _significant(observations: dict[str, Observation], history: Sequence[dict], rule) -> list[Observation]:
@@ -147,7 +150,7 @@ def _significant(observations: dict[str, Observation], history: Sequence[dict], 
     if key not in fresh or not observation.external:
       continue
     gain = float(np.mean(observation.external))
-    if gain >= rule.min_gain and _tail(gain, len(observation.external), latest['noise'], latest) <= (1 - rule.confidence) / explored:
+    if gain >= rule.min_gain and _tail(observation, latest['noise']) <= (1 - rule.confidence) / explored:
       passed.append(observation)
   return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
 
@@ -167,17 +170,27 @@ def _rollback(history: Sequence[dict], min_gain: float) -> tuple[dict, float] | 
 
 def _effects(history: Sequence[dict], space: SearchSpace, defaults: dict[str, Any]) -> effects_lib.Effects:
   """What the dev scores of all rounds say of every setting."""
-  trials = []
+  trials, shares = [], {'overall': 1.0}
   for evidence in history:
-    anchors = [t['dev']['overall']['accuracy'] for t in evidence['trials'] if t['axis'] == ANCHOR and t['dev'] is not None]
+    anchors = [t['dev'] for t in _anchor_trials(history, evidence['standing'])]
     if not anchors:
       continue
+    standing, before = prune(evidence['standing'], space, defaults), _family_accuracies(anchors)
     noise = history[-1]['noise']['seed_sd'] * math.sqrt(1 + 1 / len(anchors))
     for trial in evidence['trials']:
       if trial['axis'] != ANCHOR and trial['dev'] is not None:
-        standing = prune(evidence['standing'], space, defaults)
-        trials.append((standing, prune(standing | trial['changes'], space, defaults), trial['dev']['overall']['accuracy'] - float(np.mean(anchors)), noise))
-  return effects_lib.fit(space, defaults, trials)
+        after = _family_accuracies([trial['dev']])
+        trials.append(effects_lib.Trial(standing, prune(standing | trial['changes'], space, defaults), {f: after[f] - before[f] for f in after}, noise))
+        totals = {f: point['total'] for f, point in trial['dev']['by_family'].items()} or {'overall': 1}
+        shares = {f: total / sum(totals.values()) for f, total in totals.items()}
+  return effects_lib.fit(space, defaults, trials, shares)
+
+
+def _family_accuracies(scores: Sequence[dict]) -> dict[str, float]:
+  """Mean accuracy of each family over some dev scores; of 'overall' where no families are told apart."""
+  if not scores[0]['by_family']:
+    return {'overall': float(np.mean([s['overall']['accuracy'] for s in scores]))}
+  return {f: float(np.mean([s['by_family'][f]['accuracy'] for s in scores])) for f in scores[0]['by_family']}
 
 
 def _by_axis(changes: dict[str, Any], space: SearchSpace) -> dict[str, dict[str, Any]]:
