@@ -2,8 +2,9 @@
 
   taskset -c 0 .venv/bin/python benchmarks/cpu_choices.py
 
-Prints two ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
-without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length.
+Prints three ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
+without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length;
+and of the seconds in which a training step compiles at LLVM's default level and at the first (`runtime.compile_quickly`), with how fast it then runs.
 """
 
 import os
@@ -12,7 +13,10 @@ for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
   os.environ[name] = '1'
 
 import contextlib
+import json
 import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from unittest import mock
@@ -64,9 +68,33 @@ def gradient_seconds(base: pathlib.Path, tokenizer, rows: int) -> float:
   return best(lambda: gradient(params))
 
 
+def compiled_gradient(base: pathlib.Path, tokenizer) -> dict[str, float]:
+  """Seconds to compile the gradient of 8 x 128 tokens, and to run it once."""
+  structure, params = read_base(base)
+  batch = next(pipeline.batches(pipeline.SftSource(0, Mixture(), tokenizer), rows=8, row_length=128))
+  lowered = jax.jit(jax.value_and_grad(lambda p: sft_loss(structure.bind(p)(batch['tokens'], batch['segment_ids']), batch).mean())).lower(params)
+  started = time.perf_counter()
+  gradient = lowered.compile()
+  compile_ = time.perf_counter() - started
+  loss = float(gradient(params)[0])
+  return {'compile': compile_, 'run': best(lambda: gradient(params)), 'loss': loss}
+
+
+def at_level(flags: str) -> dict[str, float]:
+  """`compiled_gradient` in a process of its own, since XLA reads its flags once."""
+  process = subprocess.run([sys.executable, __file__, '--compiled_gradient'], env=os.environ | {'XLA_FLAGS': flags}, check=True, stdout=subprocess.PIPE, text=True)
+  return json.loads(process.stdout.splitlines()[-1])
+
+
 def main() -> None:
   base = layout.root_file('substrate') / 'base'
   tokenizer = tokenizers.load(str(base))
+  if sys.argv[1:] == ['--compiled_gradient']:
+    print(json.dumps(compiled_gradient(base, tokenizer)))
+    return
+  default, quick = at_level(''), at_level('--xla_backend_optimization_level=1')
+  print(f'a gradient compiles in {default["compile"]:.1f} s, at level 1 in {quick["compile"]:.1f} s, ratio {default["compile"] / quick["compile"]:.2f}; it then runs at '
+        f'{default["run"] / quick["run"]:.2f} of the speed, loss {default["loss"]:.9g} and {quick["loss"]:.9g}')
   for rows in (4, 16):
     ours = gradient_seconds(base, tokenizer, rows)
     with plain_form():

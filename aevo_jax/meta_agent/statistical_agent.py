@@ -234,7 +234,8 @@ def _explorers(space: SearchSpace, observations: dict[str, Observation], standin
     past[axis].append(setting)
   candidates = [c for c in (_candidate(space, past, base, defaults, demoted, dead_ends, rng) for _ in range(CANDIDATES))
                 if c and render_overlay(prune(base | c, space, defaults)) not in seen]
-  moves = [effects.features(prune(base | c, space, defaults)) - effects.features(base) for c in candidates]
+  start = effects.features(base)
+  moves = [effects.features(prune(base | c, space, defaults)) - start for c in candidates]
   while candidates and len(chosen) < count:
     weights = effects.draw(rng)
     best = max(range(len(candidates)), key=lambda i: float(moves[i] @ weights))

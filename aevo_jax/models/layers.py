@@ -24,7 +24,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """x [..., in] @ kernel [in, out].
 
   Differentiated like any product; only, the weight gradient x^T g multiplies a transposed copy of x. XLA would fold the transpose into the product,
-  and on CPUs that product runs at 0.6 of the speed of a plain one (benchmarks/train_step.py).
+  and on CPUs that product runs at 0.6 of the speed of a plain one (benchmarks/cpu_choices.py).
   """
   return x @ kernel
 

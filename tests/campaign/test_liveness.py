@@ -48,7 +48,7 @@ def test_every_parameter_of_the_shipped_space_is_live(constitution, capsys):
     seconds.append(time.perf_counter() - started)
   assert changed.keys() == set(space.selectors)
   assert {changed[s] for s in ('family_weight.bit_manipulation', 'rare_share.text_encryption', 'difficulty.magnitude', 'data.plain_share')} == {'batches'}
-  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'step'
+  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'state' and changed['optimizer.b2'] == 'step'
   with capsys.disabled():
     print(f'\nliveness of {len(seconds)} overlays: median {sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s')
 
