@@ -6,7 +6,8 @@
 For each campaign seed: the demo's campaign with the statistical agent, and the same with random search, each ending with the promoted and the starting
 recipe retrained on three fresh seeds at equal budget. Differences of final-set accuracy (promoted minus base, promoted minus the round-1 standing
 recipe), with paired bootstrap 95% intervals over items and training seeds. Results accumulate in benchmarks/results/campaign_gain/, one file for each
-constitution, base checkpoint, starting recipe, seed and agent; each also names the code it ran on. So campaigns may run side by side, which leaves no core idle at
+constitution, base checkpoint, starting recipe, seed and agent; each also names the code it ran on, as the table does (an agent that changed needs
+its files deleted and run again). So campaigns may run side by side, which leaves no core idle at
 the end of a round: one process with --agents=statistical --parallel=1, another with --agents=random --parallel=1.
 """
 
@@ -23,28 +24,33 @@ import numpy as np
 
 import aevo_jax.campaign.campaign  # noqa: F401  registers campaign.*, which the gin file binds
 from aevo_jax import layout
+from aevo_jax.campaign import setup
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation.intervals import paired_bootstrap
+from aevo_jax.evaluation.scoring import from_rows
 from aevo_jax.ledger.append import read
-from aevo_jax.substrate import build
+from aevo_jax.substrate import build, manifest
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'campaign_gain'
 AGENTS = ('statistical', 'random')
 
 
-def correct(run: pathlib.Path, group: str, seeds: int) -> np.ndarray:
-  """[seeds, items] of 0 / 1 on the final set."""
+def correct(run: pathlib.Path, group: str, seeds: int, verifier: str) -> np.ndarray:
+  """[seeds, items] of 0 / 1 on the final set; a retraining that failed is left out."""
   names = ['base'] if group == 'base' else [f'{group}{k}' for k in range(seeds)]
-  return np.asarray([[row[3] for row in json.loads((run / 'scores' / f'{n}.final.json').read_text())['items']] for n in names], np.int8)
+  files = [path for n in names if (path := run / 'scores' / f'{n}.final.json').exists()]
+  if not files:
+    raise SystemExit(f'{run}: no retraining of the {group} recipe was scored; see `aevo trial {run} {names[0]}`')
+  return np.asarray([[getattr(result, verifier) for result in from_rows(json.loads(path.read_text())['items'])] for path in files], np.int8)
 
 
 def outcome(run: pathlib.Path, constitution) -> dict:
   """Gains of a finished run, with intervals."""
   records = read(run / 'ledger.jsonl', strict=False)
   state, seeds = fold(records), constitution.budget.final_seeds
-  groups = {g: correct(run, g, seeds) for g in ('base', 'starting', 'promoted')}
+  groups = {g: correct(run, g, seeds, constitution.objective.verifier) for g in ('base', 'starting', 'promoted')}
   gains = {}
   for other in ('base', 'starting'):
     gain, interval = paired_bootstrap(groups['promoted'], groups[other], seed=0)
@@ -56,12 +62,12 @@ def outcome(run: pathlib.Path, constitution) -> dict:
 
 def table(results: Sequence[dict]) -> str:
   """Markdown: one row per campaign."""
-  lines = ['| seed | agent | base | starting | promoted | promoted - base [95%] | promoted - starting [95%] |', '|---|---|---|---|---|---|---|']
+  lines = ['| seed | agent | base | starting | promoted | promoted - base [95%] | promoted - starting [95%] | code |', '|---|---|---|---|---|---|---|---|']
   wins = {a: [0, 0, 0] for a in AGENTS}
   for r in sorted(results, key=lambda r: (r['seed'], r['agent'])):
     show = lambda g: f'{g["gain"]:+.3f} [{g["low"]:+.3f}, {g["high"]:+.3f}]'
     a, b = r['gains']['promoted - base'], r['gains']['promoted - starting']
-    lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} |')
+    lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} | {r["code"][:8]} |')
     won = wins[r['agent']]
     won[0], won[1], won[2] = won[0] + 1, won[1] + (a['low'] > 0), won[2] + (b['low'] > 0)
   lines.append('')
@@ -93,7 +99,7 @@ def main() -> None:
     run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
     subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}',
                     f'--gin.campaign.agent="{agent}"', f'--gin.campaign.parallel={arguments.parallel}', *([f'--resume={run}'] if run.exists() else [f'--run={run}'])], check=True)
-    result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': measured.code_tree.digest, 'parallel': arguments.parallel,
+    result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest, 'parallel': arguments.parallel,
                                            'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime())}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f'{key}.json').write_text(json.dumps(result, indent=1, sort_keys=True) + '\n')

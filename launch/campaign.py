@@ -16,19 +16,22 @@ from absl import app, flags
 
 from aevo_jax import layout
 from aevo_jax.campaign import setup
-from aevo_jax.campaign.campaign import Campaign
+from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.processes import ServerError
 from aevo_jax.campaign.sandbox import SandboxUnavailableError
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.config.configurables import resolve
+from aevo_jax.config.configurables import LoadError, resolve
+from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
+from aevo_jax.substrate import manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
+from aevo_jax.substrate.code_digest import code_tree_digest
 
 _RUN = flags.DEFINE_string('run', None, 'Directory of a new run.')
 _RESUME = flags.DEFINE_string('resume', None, 'Directory of an interrupted run to finish.')
@@ -46,6 +49,8 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
     raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
+  if _RESUME.value is not None and (_DRY_RUN.value or flags.FLAGS.gin_file or flags.FLAGS.gin_bindings):
+    raise app.UsageError('an interrupted run goes on as it began: --resume takes neither --dry_run nor gin; start another one with --run')
   run = pathlib.Path(_RESUME.value or _RUN.value or '')
   try:
     if _RESUME.value is not None:
@@ -58,6 +63,9 @@ def main(argv: list[str]) -> None:
       return
     if run.exists() and _IF_EXISTS.value == 'continue':
       if not finished(run):
+        began = setup.reload(run)
+        if (constitution.digest(), settings) != (dataclasses.replace(began[0].constitution, holdout=constitution.holdout).digest(), began[1]):
+          sys.exit(f'campaign: {run} is unfinished and was begun with other gin; finish it with --resume={run}, or choose another --run')
         print(f'{run} is unfinished; resuming it')
         go_on(run)
         return
@@ -67,8 +75,10 @@ def main(argv: list[str]) -> None:
     (run / 'command.json').write_text(json.dumps({'command': ' '.join(['aevo', 'campaign', *sys.argv[1:]]), 'gin_files': flags.FLAGS.gin_file,
                                                   'size': constitution.objective.size}) + '\n')
     go_on(run)
-  except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError) as error:
+  except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError, FrozenInputsError) as error:
     sys.exit(f'campaign: {error}')
+  except (LoadError, SearchSpaceError) as error:
+    sys.exit(f'configuration error: {error}')
   except KeyboardInterrupt:
     sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={run}')
 
@@ -79,11 +89,19 @@ def finished(run: pathlib.Path) -> bool:
   return ledger.exists() and fold(read(ledger, strict=False)).finished is not None
 
 
+def code_changed(run: pathlib.Path) -> bool:
+  """Whether the package is not the one that a run's substrate pins."""
+  return manifest.read(run / setup.SUBSTRATE).code_tree.digest != code_tree_digest(pathlib.Path(layout.__file__).parent.parent)[0]
+
+
 def go_on(run: pathlib.Path) -> None:
   """Runs a prepared or interrupted campaign to its end and writes the report."""
   inputs, settings = setup.reload(run)
   run = run.absolute()
   with Ledger.open(run / setup.LEDGER) as ledger, Progress(inputs.constitution, fold(ledger.records)) as progress:
+    if code_changed(run):
+      sys.exit(f'campaign: {run} was begun with other code of aevo_jax, whose trials could not be compared with the rest; finish it with that code, '
+               'or choose another --run')
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
     Campaign(run, ledger, settings, inputs, progress).run()

@@ -5,7 +5,6 @@ schedulers and the viewers. Each row is found or missing, with a command that me
 bubblewrap that is installed but may not create namespaces counts as missing. Exits with 1 only if the demo could not run.
 """
 
-import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -22,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from aevo_jax import layout
+from aevo_jax.campaign.sandbox import available
+from aevo_jax.config import flags as gin_flags
 
 _JSON = flags.DEFINE_bool('json', False, 'Print the rows as JSON instead of a table.')
 _RUN = flags.DEFINE_string('run', 'runs', 'Run directory whose disk is measured; it need not exist yet.')
@@ -119,11 +120,9 @@ def disk_row(run: str) -> Row:
 
 
 def landlock_row() -> Row:
-    """The kernel's Landlock ABI: landlock_create_ruleset(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION), 444 on every architecture."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    abi = libc.syscall(444, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    detail = f'ABI {abi}' if abi > 0 else os.strerror(ctypes.get_errno())
-    return _row('landlock', abi > 0, detail, 'a kernel >= 5.13 booted with landlock in lsm=; without it only unlocked mode runs')
+    """Whether workers can be confined, as the sandbox itself judges."""
+    usable, said = available()
+    return _row('sandbox', usable, said, f'{said}; without it only unlocked mode runs', False)
 
 
 def bubblewrap_row() -> Row:
@@ -213,4 +212,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    gin_flags.define()  # every command takes them; nothing of the machine depends on them
+    app.run(main, flags_parser=gin_flags.parse)

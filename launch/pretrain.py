@@ -1,6 +1,6 @@
 """Train a base checkpoint from procedural data: plain puzzles, the skills under them, a trace of the task's form.
 
-  aevo pretrain --gin_file=configs/models/micro_nemotron_h.gin --out=my_base
+  aevo pretrain --gin_file=configs/recipes/pretrain_micro.gin --out=my_base
 
 Writes model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json and pretrain.json (command, seed, loss
 curve, accuracy per family) into --out; checkpoints and metrics into --out/run. Run again after an interrupt, it continues.
@@ -18,8 +18,9 @@ from absl import app, flags, logging
 
 from aevo_jax import layout
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.config.configurables import configurable, resolve
+from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.runtime import compile_quickly
 from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training import recipe as recipe_lib
 
@@ -36,6 +37,7 @@ class Pretrain:
     skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with their solution, a
       steps_share of these with its intermediate results.
     given_weight: loss weight of the inputs of examples, which cannot be predicted.
+    max_new_tokens: longest answer, when it is scored and in generation_config.json.
     checkpoint_every: steps between checkpoints. eval_items: dev items in the accuracies of pretrain.json.
   """
 
@@ -49,11 +51,13 @@ class Pretrain:
   worked_share: float = 0.5
   steps_share: float = 0.25
   given_weight: float = 0.1
+  max_new_tokens: int = 56
   checkpoint_every: int = 1000
   eval_items: int = 1200
 
 
 def main(argv: list[str]) -> None:
+  compile_quickly()  # as trials and the evaluator do
   del argv
   gin_flags.load_from_flags(layout.search_paths())
   # Imported here, so that a wrong flag is answered before JAX starts.
@@ -64,7 +68,10 @@ def main(argv: list[str]) -> None:
   from aevo_jax.training import train_loop
   from aevo_jax.training.optimizer import learning_rates, transformation
 
-  settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
+  try:
+    settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
+  except LoadError as error:
+    sys.exit(f'configuration error: {error}')
   optimizer, mixture = recipe.optimizer, recipe.mixture(settings.size)
   out = pathlib.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +95,7 @@ def main(argv: list[str]) -> None:
   hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params())
   eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)
   _write_json(out / hf_checkpoint.CONFIG, hf_checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad))
-  _write_json(out / 'generation_config.json', {'do_sample': False, 'eos_token_id': eos, 'pad_token_id': pad, 'max_new_tokens': 40})
+  _write_json(out / 'generation_config.json', {'do_sample': False, 'eos_token_id': eos, 'pad_token_id': pad, 'max_new_tokens': settings.max_new_tokens})
   losses = [(r['step'], r['loss']) for r in map(json.loads, (out / 'run' / 'metrics.jsonl').read_text().splitlines())]
   _write_json(out / 'pretrain.json', {
       'command': ' '.join(['aevo', 'pretrain', *sys.argv[1:]]), 'seed': settings.seed, 'settings': dataclasses.asdict(settings),
@@ -112,7 +119,7 @@ def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixtu
   from aevo_jax.tasks.mixture import draw_set
 
   items = draw_set(settings.seed, 'dev', settings.eval_items, mixture)
-  chat = summary(Scorer(structure, tokenizer, items, max_new_tokens=40)(params), 'strict')
+  chat = summary(Scorer(structure, tokenizer, items, max_new_tokens=settings.max_new_tokens)(params), 'strict')
   sampler = Sampler(structure, eos_id=tokenizer.token_to_id(tokenizers.EOS), pad_id=tokenizer.token_to_id(tokenizers.PAD), max_new_tokens=24)
   prompts = [tokenizer.encode(f'{tokenizers.BOS}{i.plain.removesuffix(i.answer)}', add_special_tokens=False).ids for i in items]
   plain = {}

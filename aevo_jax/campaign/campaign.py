@@ -106,11 +106,18 @@ class Inputs:
   arbiter_home: str
 
 
+class FrozenInputsError(ValueError):
+  """A campaign would go on under other rules, inputs or confinement than it began with."""
+
+
 class Campaign:
   """One campaign in its run directory.
 
   Args:
     run: the run directory, which exists. ledger: open, owned. observer: called with every new record, and with None while waiting.
+
+  Raises:
+    FrozenInputsError: the ledger was begun with another constitution, substrate or settings, or with workers confined otherwise.
   """
 
   def __init__(self, run: pathlib.Path, ledger: Ledger, settings: CampaignSettings, inputs: Inputs, observer: Callable[[Record | None], None]):
@@ -120,6 +127,8 @@ class Campaign:
       self.state.apply(record)
     self._locked = settings.locked()
     self._slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
+    if self.state.started is not None:
+      self._check_frozen()
     base = str(pathlib.Path(inputs.store) / inputs.substrate_object)
     shared = ['--base', base, '--constitution', str(run / 'constitution.gin'), '--threads', str(settings.threads), '--cache', inputs.cache]
     logs = run / 'logs'
@@ -163,12 +172,24 @@ class Campaign:
     self.state.apply(record)
     self._observer(record)
 
+  def _frozen(self) -> dict[str, Any]:
+    """What the first record fixes for the whole campaign."""
+    return {'constitution': self._inputs.constitution.digest(), 'commitment': self._inputs.constitution.holdout.commitment, 'holdout': self._inputs.holdout,
+            'substrate': self._inputs.substrate_identity, 'substrate_object': self._inputs.substrate_object, 'base_digest': self._inputs.base_digest,
+            'seed': self._settings.seed, 'settings': dataclasses.asdict(self._settings), 'locked': self._locked, 'recipe': self._inputs.recipe}
+
+  def _check_frozen(self) -> None:
+    changed = [name for name, value in self._frozen().items() if self.state.started[name] != value]
+    if changed == ['locked']:
+      wanted = 'locked' if self.state.started['locked'] else 'open'
+      raise FrozenInputsError(f'the campaign began with its workers {wanted}, and this machine would go on otherwise; finish it where it began, or start anew')
+    if changed:
+      raise FrozenInputsError(f'{", ".join(changed)} of {self._run} is not what the campaign began with; put its files back, or start anew with --run')
+
   def _start(self) -> None:
-    self._append('campaign_started', {
-        'constitution': self._inputs.constitution.digest(), 'commitment': self._inputs.constitution.holdout.commitment, 'holdout': self._inputs.holdout,
-        'substrate': self._inputs.substrate_identity, 'substrate_object': self._inputs.substrate_object, 'base_digest': self._inputs.base_digest,
-        'seed': self._settings.seed, 'settings': dataclasses.asdict(self._settings), 'locked': self._locked, 'slots': self._slots,
-        'recipe': self._inputs.recipe, 'version': aevo_jax.__version__, 'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}'})
+    self._append('campaign_started', self._frozen() | {
+        'slots': self._slots, 'version': aevo_jax.__version__,
+        'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}'})
 
   def _round(self, round_: int) -> None:
     policy = self._policy(round_)

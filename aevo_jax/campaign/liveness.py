@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import tokenizers
 
-from aevo_jax.config.search_space import SearchSpace, perturb
+from aevo_jax.config.search_space import SearchSpace, perturbations
 from aevo_jax.config.statements import Binding
 from aevo_jax.training.fingerprint import components
 from aevo_jax.training.recipe import Recipe
@@ -38,16 +38,25 @@ def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, t
     return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps))
 
   base, known, changed, dead = parts(recipe), {}, {}, []
+  def first_difference(binding: Binding) -> str | None:
+    for value in perturbations(space.parameter(binding.selector), binding.value):
+      try:
+        moved = parts(with_value(recipe, binding.selector, value))
+      except ValueError:
+        continue  # impossible beside the rest of the recipe, e.g. more steps than the budget has
+      for name, compute in moved.items():
+        if name not in known:
+          known[name] = base[name]()
+        if compute() != known[name]:
+          return name
+    return None
+
   for binding in overlay:
-    moved = parts(with_value(recipe, binding.selector, perturb(space.parameter(binding.selector), binding.value)))
-    for name, compute in moved.items():
-      if name not in known:
-        known[name] = base[name]()
-      if compute() != known[name]:
-        changed[binding.selector] = name
-        break
-    else:
+    name = first_difference(binding)
+    if name is None:
       dead.append(binding.selector)
+    else:
+      changed[binding.selector] = name
   if dead:
     raise DeadBindingError(f'dead bindings, which nothing reads under this recipe: {", ".join(dead)}; remove them or meet the conditions that make them live')
   return changed

@@ -34,7 +34,7 @@ class Objective:
   target: str = 'external'
   size: str = 'micro'
   verifier: str = 'strict'
-  max_new_tokens: int = 40
+  max_new_tokens: int = 56
 
   def __post_init__(self):
     if self.target != 'external':

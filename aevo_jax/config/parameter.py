@@ -120,6 +120,17 @@ def perturb(parameter: Parameter, value: Any) -> Any:
     return parameter.low if value != parameter.low else parameter.high
 
 
+def perturbations(parameter: Parameter, value: Any) -> list[Any]:
+    """Returns legal values different from `value`, always the same ones, the one of `perturb` first: every other choice, or also the ends of the
+    range. Two choices may mean the same for a task, and one number may be impossible beside the rest of a recipe."""
+    first = perturb(parameter, value)
+    if parameter.kind == 'bool':
+        return [first]
+    others = parameter.choices if parameter.kind == 'choice' else (parameter.low, parameter.high)
+    value = _checked(parameter, value)
+    return [first, *(other for other in others if not _same(other, value) and not _same(other, first))]
+
+
 def value_problem(parameter: Parameter, value: Any) -> str | None:
     """Returns a sentence that names selector, what was expected and what came, or None if the value is legal."""
     selector, kind = parameter.selector, parameter.kind

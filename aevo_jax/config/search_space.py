@@ -21,10 +21,10 @@ import numpy as np
 
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.parameter import (Parameter, SearchSpaceError, canonical, from_unit, neighbour, parameter_from_literal,
-                                       perturb, unmet_conditions, value_problem)
+                                       perturb, perturbations, unmet_conditions, value_problem)
 from aevo_jax.config.statements import Binding
 
-__all__ = ['Axis', 'Parameter', 'SearchSpace', 'SearchSpaceError', 'neighbour', 'perturb', 'sample']
+__all__ = ['Axis', 'Parameter', 'SearchSpace', 'SearchSpaceError', 'neighbour', 'perturb', 'perturbations', 'sample']
 
 
 @dataclasses.dataclass(frozen=True)

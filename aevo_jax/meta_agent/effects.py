@@ -26,12 +26,14 @@ MISFIT_SD = 0.01  # of what a sum of single effects leaves out
 
 
 class Trial(NamedTuple):
-  """before, after: overlays of the anchor and the trial. gains: by family, in accuracy. noise: standard deviation of the overall gain's noise."""
+  """before, after: overlays of the anchors and the trial. gains: over the anchors' mean, by family, in accuracy. noise, anchor_noise: standard deviations of
+  the trial's overall accuracy and of the anchors' mean, which all trials with the same `before` share."""
 
   before: Mapping[str, Any]
   after: Mapping[str, Any]
   gains: Mapping[str, float]
   noise: float
+  anchor_noise: float
 
 
 def _features(parameter: Parameter, values: Mapping[str, Any]) -> list[float]:
@@ -58,25 +60,28 @@ class Effects:
   means: np.ndarray
   roots: np.ndarray
 
-  def features(self, overlay: Mapping[str, Any]) -> np.ndarray:
-    """[f] of a recipe."""
-    return features(self.space, self.defaults, overlay)
+  def difference(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> np.ndarray:
+    """[f]: what `after` has more of than `before`."""
+    return difference(self.space, self.defaults, before, after)
 
-  def gain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
-    """Posterior mean and standard deviation of the overall accuracy of `after` minus that of `before`."""
-    difference = self.features(after) - self.features(before)
-    return float(self.shares @ self.means @ difference), float(np.linalg.norm(self.shares[:, None] * (difference @ self.roots)))
+  def gain(self, before: Mapping[str, Any], after: Mapping[str, Any], *, own: bool = False) -> tuple[float, float]:
+    """Posterior mean and standard deviation of the overall accuracy of `after` minus that of `before`; `own` leaves out what any change costs on average."""
+    step = self.difference(before, after)
+    if own:
+      step[0] = 0.0
+    return float(self.shares @ self.means @ step), float(np.linalg.norm(self.shares[:, None] * (step @ self.roots)))
 
   def draw(self, rng: np.random.Generator) -> np.ndarray:
     """[f] weights of overall accuracy, from the posterior."""
     return self.shares @ (self.means + np.einsum('kij,kj->ki', self.roots, rng.standard_normal(self.means.shape)))
 
 
-def features(space: SearchSpace, defaults: Mapping[str, Any], overlay: Mapping[str, Any]) -> np.ndarray:
-  """[f]: the number of axes that differ from the defaults, then the features of all parameters in the space's order."""
-  changed = sum(any(overlay.get(p.selector, defaults[p.selector]) != defaults[p.selector] for p in axis.parameters) for axis in space.axes)
-  values = {**defaults, **overlay}
-  return np.asarray([changed, *(f for parameter in space.parameters for f in _features(parameter, values))])
+def difference(space: SearchSpace, defaults: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> np.ndarray:
+  """[f]: the number of axes that differ, then the difference of the features of all parameters in the space's order."""
+  old, new = {**defaults, **before}, {**defaults, **after}
+  changed = sum(any(old[p.selector] != new[p.selector] for p in axis.parameters) for axis in space.axes)
+  features = lambda values: np.asarray([f for parameter in space.parameters for f in _features(parameter, values)])
+  return np.concatenate([[changed], features(new) - features(old)])
 
 
 def _prior(space: SearchSpace, family: str, families: Iterable[str], share: float) -> np.ndarray:
@@ -98,16 +103,19 @@ def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[Trial]
     shares: family -> its share of the items; they add up to 1. Every trial has a gain for each.
   """
   trials = list(trials)
-  rows = [features(space, defaults, t.after) - features(space, defaults, t.before) for t in trials]
+  rows = np.asarray([difference(space, defaults, t.before, t.after) for t in trials])
+  size = len(difference(space, defaults, {}, {}))
+  # The luck of each standing recipe's anchors is estimated along with the weights, since it is in the gains of all who are compared with them.
+  names = [repr(sorted(t.before.items())) for t in trials]
+  anchors = {name: t.anchor_noise for name, t in zip(names, trials)}
+  shared = np.asarray([[float(name == anchor) for anchor in anchors] for name in names])
+  design = np.hstack([rows, shared]) if trials else np.zeros((0, size))
   means, roots = [], []
   for family, share in shares.items():
-    precision = np.diag(_prior(space, family, shares, share) ** -2.0)
-    weighted = np.zeros(len(precision))
-    for row, trial in zip(rows, trials):
-      weight = share / (trial.noise**2 + MISFIT_SD**2)
-      precision += weight * np.outer(row, row)
-      weighted += weight * trial.gains[family] * row
-    inverse_root = np.linalg.inv(np.linalg.cholesky(precision))  # covariance = inverse_root^T inverse_root
-    means.append(inverse_root.T @ (inverse_root @ weighted))
-    roots.append(inverse_root.T)
+    deviations = np.concatenate([_prior(space, family, shares, share), np.asarray(list(anchors.values())) / math.sqrt(share)])
+    weight = np.asarray([share / (t.noise**2 + MISFIT_SD**2) for t in trials])
+    precision = np.diag(deviations**-2.0) + design.T @ (weight[:, None] * design)
+    covariance = np.linalg.inv(precision)
+    means.append((covariance @ design.T @ (weight * [t.gains[family] for t in trials]))[:size])
+    roots.append(np.linalg.cholesky(covariance[:size, :size]))
   return Effects(space, defaults, np.asarray(list(shares.values())), np.asarray(means), np.asarray(roots))

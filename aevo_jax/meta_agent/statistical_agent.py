@@ -1,18 +1,18 @@
 """The default meta agent: statistics only, offline, a pure function of the evidence.
 
 After each round it
-  1. rolls the standing recipe back if the anchor shows that the last promotion lowered the external score;
+  1. rolls the standing recipe back if the anchors show that the last promotion lowered the external score, beyond the noise floor;
   2. promotes the one change that raised the released external score most, by at least `min_gain` and beyond the noise floor: gains of one change are
      pooled over rounds, t = mean gain / (seed_sd sqrt(1/n + 1/anchors)) against Student's t with the noise's degrees of freedom, at the
-     constitution's confidence divided (Bonferroni) among all explorers so far;
+     constitution's confidence divided (Bonferroni) among all explorers of the campaign;
   3. estimates the effect of every axis' settings from the dev scores of all rounds, family by family (see `effects`), enters settings that lose beyond
-     doubt into the dead-end registry, and demotes axes with two of them and no setting that promises a gain;
+     doubt into the dead-end registry, and demotes axes with two of them and no setting that may gain;
   4. assigns workers: changes that gained in their only trial are tried again; the others run recipes that change several axes at once, each the
      best of many random ones under effects drawn from their posterior (Thompson 1933).
 
-Several axes a worker, because 28 trials of one axis each look at every axis twice, and 28 trials of four axes each eight times. One look at 90% would
-promote something in most campaigns without any effect (tests/meta_agent/test_statistical_agent.py simulates them). Dev decides whose external score is
-asked for; the external score alone decides promotions.
+Several axes a worker, because 28 trials of one axis each look at every axis of twelve about twice, and 28 trials of two or three each five times. Dev
+decides whose external score is asked for; the external score alone decides promotions. tests/meta_agent/test_statistical_agent.py simulates how often
+noise is promoted.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ REFINE_STEP = 0.2
 CANDIDATES = 60  # recipes drawn in a round, of which each explorer runs one
 CHANGED = (0.05, 0.3)  # range of the probability that a candidate changes an axis
 DEMOTED = 0.05  # the same of a demoted axis
+PROBES = 20  # settings of an axis that are looked at before it is demoted
 
 
 @dataclasses.dataclass
@@ -63,13 +64,13 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   latest = history[-1]
   standing, promoted, reasons = dict(policy.standing), dict(policy.promoted), []
 
-  previous = _rollback(history, rule.min_gain)
+  previous = _rollback(history, rule)
   if previous is not None:
     standing, lost = previous
     promoted = {axis: changes for axis, changes in promoted.items() if all(standing.get(k) == v for k, v in changes.items())}
-    reasons.append(f'rolled back to the standing recipe before: the anchor scored {-lost:.3f} lower on external after the last promotion')
+    reasons.append(f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on external since the last promotion, beyond the noise floor')
   else:
-    for observation in _significant(observations, history, rule):
+    for observation in _significant(observations, history, constitution):
       if all(standing.get(k) == v for k, v in observation.changes.items()):
         continue
       gain = float(np.mean(observation.external))
@@ -80,22 +81,19 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
 
   effects = _effects(history, space, defaults)
   dead_ends = list(policy.dead_ends)
-  known = {(d.axis, render_overlay(d.changes)) for d in dead_ends}
-  settings = _settings(observations.values(), space)
-  promising = set()
-  for axis, changes in settings:
-    gain, sd = effects.gain(standing, prune(standing | changes, space, defaults))
-    if gain > 0:
-      promising.add(axis)
+  known = {(d.axis, render_overlay(d.changes)) for d in dead_ends if d.expires > policy.round}
+  for axis, changes in _settings(observations.values(), space):
+    gain, sd = effects.gain(standing, prune(standing | changes, space, defaults), own=True)
     confidence = float(stats.norm.sf(gain / sd)) if sd else 0.0  # sd 0: the standing recipe has it already
     if gain <= -rule.min_gain and confidence >= rule.confidence and (axis, render_overlay(changes)) not in known:
       dead_ends.append(DeadEnd(axis, changes, round(gain, 4), round(confidence, 4), policy.round, policy.round + 1 + DEAD_END_ROUNDS))
       reasons.append(f'dead end on {axis}: {_words(changes)} costs {-gain:.3f} on dev')
-  counts = Counter(d.axis for d in dead_ends)
-  demoted = tuple(sorted(axis for axis, n in counts.items() if n >= 2 and axis not in promising))
-  reasons += [f'demoted {axis}: {counts[axis]} dead ends and no setting that promises a gain' for axis in demoted if axis not in policy.demoted]
+  live = [d for d in dead_ends if d.expires > policy.round + 1]
+  counts = Counter(d.axis for d in live)
+  demoted = tuple(axis.name for axis in space.axes if counts[axis.name] >= 2 and axis.name not in promoted
+                  and not _may_gain(axis, effects, standing, space, defaults, rule.min_gain, rng))
+  reasons += [f'demoted {axis}: {counts[axis]} dead ends, and none of {PROBES} other settings may gain' for axis in demoted if axis not in policy.demoted]
 
-  live = [d for d in dead_ends if d.expires >= policy.round + 1]
   explorers = _explorers(space, observations, standing, defaults, demoted, live, effects, constitution.budget.workers - 1, rule.min_gain, rng)
   assignments = (Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged'), *explorers)
   return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), assignments, tuple(reasons))
@@ -140,32 +138,35 @@ def _tail(observation: Observation, noise: dict) -> float:
   return float(stats.t.sf(float(np.mean(observation.external)) / error, max(noise['degrees_of_freedom'], 1)))
 
 
-def _significant(observations: dict[str, Observation], history: Sequence[dict], rule) -> list[Observation]:
+def _significant(observations: dict[str, Observation], history: Sequence[dict], constitution: Constitution) -> list[Observation]:
   """The best change that passes the promotion rule, looked at in the latest round; or none."""
-  latest = history[-1]
+  latest, rule, budget = history[-1], constitution.promotion, constitution.budget
   fresh = {f'{t["axis"]}|{render_overlay(t["changes"])}' for t in latest['trials']}
-  explored = sum(t['axis'] != ANCHOR and t['dev'] is not None for evidence in history for t in evidence['trials'])
+  level = (1 - rule.confidence) / (budget.rounds * (budget.workers - 1))  # of every explorer that the campaign will have had
   passed = []
   for key, observation in observations.items():
     if key not in fresh or not observation.external:
       continue
-    gain = float(np.mean(observation.external))
-    if gain >= rule.min_gain and _tail(observation, latest['noise']) <= (1 - rule.confidence) / explored:
+    # Rounded: scores have two decimals, and .03 - .02 < .01 in floating point.
+    if round(float(np.mean(observation.external)), 9) >= rule.min_gain and _tail(observation, latest['noise']) <= level:
       passed.append(observation)
   return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
 
 
-def _rollback(history: Sequence[dict], min_gain: float) -> tuple[dict, float] | None:
-  """(the overlay to return to, loss) if the latest standing recipe scored lower on external than the one it replaced."""
-  def external(evidence):
-    scores = [t['external'] for t in evidence['trials'] if t['axis'] == ANCHOR and t['external'] is not None]
-    return float(np.mean(scores)) if scores else None
-  if len(history) < 2 or history[-1]['standing'] == history[-2]['standing']:
+def _rollback(history: Sequence[dict], rule) -> tuple[dict, float] | None:
+  """The standing recipe before the last change of it, and the (negative) difference, if all anchors since show a loss beyond the noise floor."""
+  current, noise = history[-1]['standing'], history[-1]['noise']
+  earlier = [evidence['standing'] for evidence in history if evidence['standing'] != current]
+  if not earlier:
     return None
-  before, after = external(history[-2]), external(history[-1])
-  if before is None or after is None or after >= before - min_gain:
+  before, after = ([t['external'] for t in _anchor_trials(history, s) if t['external'] is not None] for s in (earlier[-1], current))
+  if not before or not after:
     return None
-  return dict(history[-2]['standing']), after - before
+  lost = float(np.mean(after) - np.mean(before))
+  error = noise['seed_sd'] * math.sqrt(1 / len(before) + 1 / len(after))
+  if round(lost, 9) > -rule.min_gain or stats.t.cdf(lost / error, max(noise['degrees_of_freedom'], 1)) > 1 - rule.confidence:
+    return None
+  return dict(earlier[-1]), lost
 
 
 def _effects(history: Sequence[dict], space: SearchSpace, defaults: dict[str, Any]) -> effects_lib.Effects:
@@ -176,11 +177,12 @@ def _effects(history: Sequence[dict], space: SearchSpace, defaults: dict[str, An
     if not anchors:
       continue
     standing, before = prune(evidence['standing'], space, defaults), _family_accuracies(anchors)
-    noise = history[-1]['noise']['seed_sd'] * math.sqrt(1 + 1 / len(anchors))
+    noise = history[-1]['noise']['seed_sd']
     for trial in evidence['trials']:
       if trial['axis'] != ANCHOR and trial['dev'] is not None:
         after = _family_accuracies([trial['dev']])
-        trials.append(effects_lib.Trial(standing, prune(standing | trial['changes'], space, defaults), {f: after[f] - before[f] for f in after}, noise))
+        trials.append(effects_lib.Trial(standing, prune(standing | trial['changes'], space, defaults), {f: after[f] - before[f] for f in after}, noise,
+                                        noise / math.sqrt(len(anchors))))
         totals = {f: point['total'] for f, point in trial['dev']['by_family'].items()} or {'overall': 1}
         shares = {f: total / sum(totals.values()) for f, total in totals.items()}
   return effects_lib.fit(space, defaults, trials, shares)
@@ -203,6 +205,17 @@ def _settings(observations: Iterable[Observation], space: SearchSpace) -> list[t
   """Every (axis, changes) that some trial ran, each once."""
   found = {(name, render_overlay(part)): (name, part) for o in observations for name, part in _by_axis(o.changes, space).items()}
   return list(found.values())
+
+
+def _may_gain(axis, effects: effects_lib.Effects, standing: dict[str, Any], space: SearchSpace, defaults: dict[str, Any], min_gain: float,
+              rng: np.random.Generator) -> bool:
+  """Whether some random setting of the axis gains `min_gain` or more at one standard deviation above what is expected of it."""
+  for _ in range(PROBES):
+    changes = {b.selector: b.value for b in sample(axis, rng, {**defaults, **standing})}
+    gain, sd = effects.gain(standing, prune(standing | changes, space, defaults), own=True)
+    if gain + sd >= min_gain:
+      return True
+  return False
 
 
 def _to_retest(observation: Observation, min_gain: float) -> bool:
@@ -234,8 +247,7 @@ def _explorers(space: SearchSpace, observations: dict[str, Observation], standin
     past[axis].append(setting)
   candidates = [c for c in (_candidate(space, past, base, defaults, demoted, dead_ends, rng) for _ in range(CANDIDATES))
                 if c and render_overlay(prune(base | c, space, defaults)) not in seen]
-  start = effects.features(base)
-  moves = [effects.features(prune(base | c, space, defaults)) - start for c in candidates]
+  moves = [effects.difference(base, prune(base | c, space, defaults)) for c in candidates]
   while candidates and len(chosen) < count:
     weights = effects.draw(rng)
     best = max(range(len(candidates)), key=lambda i: float(moves[i] @ weights))

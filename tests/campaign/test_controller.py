@@ -231,6 +231,27 @@ class Killed(BaseException):
   """Stands for kill -9: nothing after it runs."""
 
 
+@pytest.mark.parametrize(('what', 'changed', 'said'), [
+    (constitution_lib.Constitution, {'digest': lambda self: 'other rules'}, 'constitution of .* is not what the campaign began with'),
+    (CampaignSettings, {'locked': lambda self: True}, 'began with its workers open')])
+def test_a_campaign_does_not_go_on_under_other_rules(launch, monkeypatch, what, changed, said):
+  def stop(record):
+    if record is not None and record.kind == 'trial_started':
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    launch(trains, stop)
+  records = read(launch.run / 'ledger.jsonl')
+  with monkeypatch.context() as patch:
+    for name, function in changed.items():
+      patch.setattr(what, name, function)
+    with pytest.raises(campaign_lib.FrozenInputsError, match=said):
+      launch(trains)
+  assert read(launch.run / 'ledger.jsonl') == records
+  state, _ = launch(trains)
+  assert state.finished is not None
+
+
 def test_a_stop_after_every_single_record_resumes_to_the_same_end(launch, monkeypatch):
   """The controller is stopped right after record 1, 2, 3 ... by turns, until it reaches the end; a refused recipe is among the trials."""
   greedy = Assignment('batch', {}, {'train.batch_rows': 5}, 'not a choice')

@@ -81,6 +81,32 @@ def test_a_knob_that_nothing_reads_is_refused_by_name(selector, value):
   assert 'optimizer.learning_rate' not in str(caught.value)
 
 
+@pytest.mark.parametrize(('method', 'dead'), [('lora', True), ('full', False)])
+def test_adams_moment_is_dead_under_muon_where_every_parameter_is_a_matrix(constitution, method, dead):
+  """Adapters are matrices, so Muon's Adam branch holds nothing; its debiasing is in the program all the same, and nobody reads it."""
+  overlay = (Binding('adaptation.method', method), Binding('optimizer.b2', 0.95), Binding('optimizer.name', 'muon'))
+  if method == 'full':
+    overlay = overlay[1:]
+  if dead:
+    with pytest.raises(DeadBindingError, match='optimizer.b2'):
+      live(overlay, constitution.space())
+  else:
+    assert live(overlay, constitution.space())['optimizer.b2'] == 'step'
+
+
+def test_a_value_whose_next_neighbour_means_the_same_or_is_impossible_is_live():
+  steps = SearchSpace.from_literals({'length': {'train.steps': {'kind': 'int', 'low': 30, 'high': 480}}})
+  recipe = with_value(with_value(recipe_of(()), 'train.batch_rows', 8), 'train.steps', 100)
+  overlay = (Binding('train.steps', 100),)
+  # 122,880 tokens are 120 steps of 8 rows, and a quarter of the range further is more than that.
+  assert check_live(recipe, overlay, steps, TOKENIZER, size='micro', seed=1, tokens=122_880, steps=480) == {'train.steps': 'stop'}
+  style = SearchSpace.from_literals({'style': {'solution_style.unit_conversion': {'kind': 'choice', 'choices': ['worked', 'steps', 'bare']}}})
+  overlay = (Binding('solution_style.unit_conversion', 'worked'),)
+  # In the standard size worked solutions have no intermediate results to add.
+  assert check_live(recipe_of(overlay), overlay, style, TOKENIZER, size='standard', seed=1, tokens=122_880, steps=480) == {
+      'solution_style.unit_conversion': 'batches'}
+
+
 def test_with_value_changes_one_field():
   recipe = recipe_lib.Recipe()
   moved = with_value(recipe, 'optimizer.b2', 0.95)

@@ -63,3 +63,15 @@ def test_coverage_of_the_bootstrap():
     interval = paired_bootstrap(a, b, seed=trial, resamples=300)[1]
     hits += interval.low <= 0.1 <= interval.high
   assert 88 <= hits <= 100
+
+
+@pytest.mark.parametrize('seed_sd', [0.005, 0.02])
+def test_coverage_with_three_seeds_on_each_side(seed_sd):
+  """The final comparison: items of differing difficulty, which both sides share, and luck of each training seed."""
+  rng, hits, trials = np.random.default_rng(4), 0, 300
+  for trial in range(trials):
+    easy = rng.uniform(0.1, 0.8, 1000)
+    draw = lambda shift: np.stack([rng.random(1000) < easy + shift + seed_sd * rng.standard_normal() for _ in range(3)])
+    interval = paired_bootstrap(draw(0.05), draw(0.0), seed=trial, resamples=300)[1]
+    hits += interval.low <= 0.05 <= interval.high
+  assert 0.92 <= hits / trials <= 0.99

@@ -31,7 +31,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def environment() -> dict[str, str]:
-  return os.environ | {'PYTHONPATH': os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])}
+  """A user's: without the compiler's flags that the suite sets for itself."""
+  path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])
+  return {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'} | {'PYTHONPATH': path}
 
 
 def aevo(*arguments: str | pathlib.Path, program: tuple[str, ...] = ('-m', 'aevo_jax.cli'), prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:

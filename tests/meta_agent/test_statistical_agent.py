@@ -41,9 +41,9 @@ def shipped() -> constitution_lib.Constitution:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  """effect: of the bound values (defaults included) on accuracy; seed_sd, item_sd: shared and own noise; missing: share of trials that fail."""
+  """effect: of the bound values (defaults included) on accuracy, or on that of each of equally many items of some families; seed_sd, item_sd: shared and own noise; missing: share of trials that fail."""
 
-  effect: Callable[[dict[str, Any]], float] = lambda values: 0.0
+  effect: Callable[[dict[str, Any]], float | dict[str, float]] = lambda values: 0.0
   seed_sd: float = 0.012
   item_sd: float = 0.004
   missing: float = 0.0
@@ -59,9 +59,10 @@ def real_effects(values: dict[str, Any]) -> float:
   return ema + (light if not bare else 0.0) + rate + lora + bare
 
 
-def row(accuracy: float) -> dict:
-  interval = {'correct': round(1200 * accuracy), 'total': 1200, 'accuracy': accuracy, 'low': accuracy, 'high': accuracy}
-  return {'overall': interval, 'by_family': {}, 'other_verifier': interval}
+def row(accuracy: float, families: dict[str, float] | None = None) -> dict:
+  interval = lambda a, total: {'correct': round(total * a), 'total': total, 'accuracy': a, 'low': a, 'high': a}
+  by_family = {family: interval(a, 200) for family, a in (families or {}).items()}
+  return {'overall': interval(accuracy, 1200), 'by_family': by_family, 'other_verifier': interval(accuracy, 1200)}
 
 
 def play(state: CampaignState, policy: policy_lib.Policy, world: World, rng: np.random.Generator, constitution) -> dict:
@@ -73,9 +74,14 @@ def play(state: CampaignState, policy: policy_lib.Policy, world: World, rng: np.
     if rng.random() < world.missing:
       trial.status, trial.cause = 'failed', 'non_finite'
       continue
-    truth = BASE + world.effect(DEFAULTS | assignment.overlay) + world.seed_sd * rng.standard_normal()
-    trial.dev = row(round(truth + world.item_sd * rng.standard_normal(), 6))
-    external[name] = truth + world.item_sd * rng.standard_normal()
+    effect = world.effect(DEFAULTS | assignment.overlay)
+    families = effect if isinstance(effect, dict) else {'': effect}
+    # Independent luck on each family, so that overall luck has the standard deviation asked for.
+    wider = math.sqrt(len(families))
+    truth = {f: BASE + e + wider * world.seed_sd * rng.standard_normal() for f, e in families.items()}
+    dev = {f: t + wider * world.item_sd * rng.standard_normal() for f, t in truth.items()}
+    trial.dev = row(round(float(np.mean(list(dev.values()))), 6), dev if isinstance(effect, dict) else None)
+    external[name] = float(np.mean(list(truth.values()))) + world.item_sd * rng.standard_normal()
     trial.external_scored = True
   for name in decisions.to_release(state.of_round(policy.round), constitution.release.per_round):
     state.trials[name].released = round(external[name], constitution.release.decimals)
@@ -104,7 +110,8 @@ def changed_at_all(policies) -> bool:
 
 def gain(world: World, policies) -> float:
   """True accuracy of what the campaign ends with, over the starting recipe."""
-  return world.effect(DEFAULTS | policies[-1].standing) - world.effect(DEFAULTS)
+  total = lambda effect: float(np.mean(list(effect.values()))) if isinstance(effect, dict) else effect
+  return total(world.effect(DEFAULTS | policies[-1].standing)) - total(world.effect(DEFAULTS))
 
 
 # -- one round by hand ---------------------------------------------------------------------------------------------------------------------
@@ -135,7 +142,7 @@ EMA = {'train.ema_decay': 0.8}
     (0.60, None, 0.005, False),     # never released
     (0.60, 0.50, 0.005, False),     # dev only: the external score alone decides
     (0.51, 0.51, 0.02, False),      # +.01 at sd .02: t = .5
-    (0.53, 0.53, 0.02, False),      # +.03 at sd .02, twice: t = 1.5, p = .10 > .1 / 2
+    (0.53, 0.53, 0.02, False),      # +.03 at sd .02, twice: t = 1.5, p = .10 > .1 / 28
     (0.60, 0.60, 0.2, False),       # +.10 at sd .2: t = .5
     (0.44, 0.44, 0.005, False),     # a loss
     (None, None, 0.005, False),     # failed
@@ -165,19 +172,53 @@ def test_rollback_when_the_anchor_falls_after_a_promotion():
   assert kept.standing == EMA and kept.promoted == {'averaging': EMA}
 
 
-def test_dead_ends_are_entered_avoided_and_expire_and_two_of_them_demote_the_axis():
-  low, lower = {'optimizer.learning_rate': 1e-4}, {'optimizer.learning_rate': 3e-4}
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('update_rule', low, 0.3, None)])
-  policy = after(first)
-  assert [(d.axis, d.changes, d.round, d.expires) for d in policy.dead_ends] == [('update_rule', low, 1, 5)]
-  assert -0.2 <= policy.dead_ends[0].gain < -0.05 and policy.dead_ends[0].confidence > 0.9  # shrunk towards 0
-  assert policy.demoted == ()
-  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('update_rule', lower, 0.3, None)])
-  policy = after(first, second, dead_ends=policy.dead_ends)
-  assert len(policy.dead_ends) == 2 and policy.demoted == ('update_rule',)
+def test_a_fall_within_the_noise_is_not_rolled_back():
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.50), (ANCHOR, {}, 0.5, 0.50), ('averaging', EMA, 0.6, 0.60)])
+  second = lambda sd: evidence(2, EMA, [(ANCHOR, {}, 0.48, 0.48)], seed_sd=sd)  # t = -.02 / (sd sqrt(1 + 1/2)): -3.3 and -.8
+  assert after(first, second(0.005), promoted={'averaging': EMA}).standing == {}
+  assert after(first, second(0.02), promoted={'averaging': EMA}).standing == EMA
+
+
+DECAYS = [{'train.ema_decay': decay} for decay in (0.6, 0.8, 0.95)]
+
+
+def averaging_hurts() -> tuple[dict, dict, tuple]:
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', DECAYS[0], 0.3, None)])
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', DECAYS[1], 0.3, None), ('averaging', DECAYS[2], 0.3, None)])
+  return first, second, after(first).dead_ends
+
+
+def test_dead_ends_are_entered_and_where_nothing_else_may_gain_they_demote_the_axis():
+  first, second, dead_ends = averaging_hurts()
+  assert [(d.axis, d.changes, d.round, d.expires) for d in dead_ends] == [('averaging', DECAYS[0], 1, 5)]
+  assert -0.2 <= dead_ends[0].gain < -0.05 and dead_ends[0].confidence > 0.9  # shrunk towards 0
+  assert after(first).demoted == ()
+  policy = after(first, second, dead_ends=dead_ends)
+  assert len(policy.dead_ends) == 3 and policy.demoted == ('averaging',)
   previous = policy_of(second, dead_ends=policy.dead_ends)
   drawn = [statistical_agent.decide((first, second), previous, shipped(), DEFAULTS, seed=k).assignments for k in range(10)]
-  assert sum('optimizer.learning_rate' in a.changes for assignments in drawn for a in assignments) <= 0.2 * 70  # drawn for one candidate in twenty, not in two
+  assert sum('train.ema_decay' in a.changes for assignments in drawn for a in assignments) <= 0.1 * 70  # drawn for one candidate in twenty
+
+
+def test_an_axis_is_not_demoted_while_a_setting_of_it_was_never_tried_or_one_was_promoted():
+  rates = [{'optimizer.learning_rate': rate} for rate in (1e-4, 3e-3)]
+  slow = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), *(('update_rule', rate, 0.3, None) for rate in rates)])
+  policy = after(slow)
+  assert len(policy.dead_ends) == 2 and policy.demoted == ()  # other rules than AdamW may gain
+  first, second, dead_ends = averaging_hurts()
+  assert after(first, second, dead_ends=dead_ends, promoted={'averaging': EMA}).demoted == ()
+
+
+def test_a_dead_end_expires_and_can_be_entered_again():
+  dead = policy_lib.DeadEnd('averaging', {'train.ema_decay': 0.7}, -0.1, 0.99, 1, 5)
+  one_axis = dataclasses.replace(shipped(), search_space=constitution_lib.SearchSpaceText({'averaging': shipped().search_space.axes['averaging']}))
+  for round_, avoided in ((1, True), (3, True), (4, False)):  # rounds 2, 3 and 4 avoid it
+    quiet = evidence(round_, {}, [(ANCHOR, {}, 0.5, 0.5)])
+    near = [abs(a.changes['train.ema_decay'] - 0.7) < 0.09 for seed in range(10) for a in statistical_agent.decide(
+        [quiet], policy_of(quiet, dead_ends=(dead,)), one_axis, DEFAULTS, seed).assignments if a.axis != ANCHOR]
+    assert any(near) != avoided
+  again = evidence(6, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', dead.changes, 0.3, None)])
+  assert [(d.round, d.expires) for d in after(again, dead_ends=(dead,)).dead_ends] == [(1, 5), (6, 10)]
 
 
 def test_new_settings_keep_away_from_live_dead_ends():
@@ -197,8 +238,8 @@ def test_a_promising_setting_is_retested_and_its_looks_are_pooled():
   assert policy.standing == {}
   retest = [a for a in policy.assignments if a.axis == 'averaging']
   assert [a.changes for a in retest] == [EMA] and 'retest' in retest[0].reason
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.56, 0.56)], **weak)  # t = 1.41, p = .11 > .1 / 1
-  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.57, 0.57)], **weak)  # t = 2.17, p = .048 < .1 / 2
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.63, 0.63)], **weak)  # t = .13 / (.03 sqrt(1 + 1)) = 3.06, p = .019 > .1 / 28
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.69, 0.69)], **weak)  # t = .16 / (.03 sqrt(1/2 + 1/2)) = 5.33, p = .003
   assert after(first).standing == {}
   assert after(first, second).standing == EMA
 
@@ -258,11 +299,40 @@ def test_overlays_always_pass_the_gate(decide):
       pytest.fail(f'seed {seed}: {error}')
 
 
+FAMILIES = ('bit_manipulation', 'text_encryption', 'numeral_conversion', 'unit_conversion', 'gravitational_constant', 'equation_transformation')
+
+
+def effects_on_families(values: dict[str, Any]) -> dict[str, float]:
+  """Solutions with intermediate results gain .25 on units and .3 on gravity, .09 overall; most other changes lose on all families, as in the real runs kept in
+  benchmarks/results."""
+  distance = math.log10(values['optimizer.learning_rate'] / DEFAULTS['optimizer.learning_rate']) - 0.6 * (values['optimizer.name'] == 'muon')
+  common = -min((0.12 if distance > 0 else 0.06) * distance**2, 0.3) - 0.03 * abs(math.log10(values['loss.reasoning_weight']))
+  common -= 0.2 * max(0.0, distance + 0.8) * (values['optimizer.name'] == 'lion') + 0.05 * (values['adaptation.method'] == 'lora')
+  common -= {16: 0.02, 32: 0.05}.get(values['train.batch_rows'], 0.0) + 0.05 * values['data.plain_share'] + 0.03 * (1 - values['difficulty.magnitude'])
+  common -= 0.03 * (values['optimizer.schedule'] == 'constant') + 0.03 * (values['train.ema_decay'] > 0.95)
+  effect = {family: common + 0.06 * min(0.0, math.log2(values[f'family_weight.{family}'])) for family in FAMILIES}
+  effect['unit_conversion'] += {'steps': 0.25, 'worked': 0.0, 'bare': -0.05}[values['solution_style.unit_conversion']]
+  effect['gravitational_constant'] += {'steps': 0.3, 'worked': 0.0, 'bare': -0.1}[values['solution_style.gravitational_constant']]
+  effect['equation_transformation'] -= 0.2 * (values['solution_style.equation_transformation'] == 'bare')
+  return effect
+
+
+def test_what_helps_one_family_is_found_among_changes_that_hurt_all(capsys):
+  """Beside the same agent that is shown overall accuracy only, over 25 campaigns."""
+  found = {}
+  for shown, effect in (('families', effects_on_families), ('overall accuracy', lambda values: float(np.mean(list(effects_on_families(values).values()))))):
+    world = World(effect, seed_sd=0.009)
+    gains = [gain(world, campaign(world, seed)) for seed in range(25)]
+    found[shown] = np.mean(np.asarray(gains) > 0.02)
+    with capsys.disabled():
+      print(f'\nshown {shown}: more than .02 promoted in {found[shown]:.2f} of campaigns, mean gain {np.mean(gains):+.4f} of .09')
+  assert found['families'] >= 0.75 and found['families'] > found['overall accuracy']
+
+
 def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
   """Measured over 40 campaigns of 4 rounds x 8 workers for each seed noise.
 
-  A promotion needs released looks, jointly significant at 90% divided among all explorers so far. Where settings differ, few promotions are harmful. The bounds are what was
-  measured, with room for chance.
+  A promotion needs released looks, jointly significant at 90% divided among all explorers of the campaign. Where settings differ, few promotions are harmful.
   """
   lines = []
   for seed_sd in (0.006, 0.012):
@@ -277,7 +347,7 @@ def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
     harmed = np.mean([gain(harmful_world, policies) < -0.005 for policies in harmful])
     lines.append(f'seed sd {seed_sd}: noise promoted in {any_promotion:.2f} of campaigns; averaging found in {averaging:.2f}, mean gain {np.mean(gains):+.4f} of '
                  f'.09, harmed {np.mean(np.array(gains) < -0.005):.2f}; where nothing helps, harmed {harmed:.2f}')
-    assert any_promotion <= 0.35
+    assert any_promotion <= 0.2  # nominal .1: more than 8 of 40 have probability .04
     assert averaging >= 0.6 and np.mean(gains) >= 0.03
     assert np.mean(np.array(gains) < -0.005) <= 0.05 and harmed <= 0.05
   with capsys.disabled():
