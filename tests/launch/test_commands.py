@@ -71,7 +71,7 @@ def test_trial_says_what_it_was(tiny_run):
   trial = fold(read(tiny_run / 'ledger.jsonl')).trials['r1w1']
   result = aevo('trial', tiny_run, 'r1w1')
   assert result.returncode == 0, result.stderr
-  for said in (trial.axis, 'sealed', f'{trial.claim["tokens"]:,} tokens', '4 steps', trial.candidate, f'{trial.released:.2f}', f'{trial.dev["overall"]["accuracy"]:.3f}', 'attempts   1',
+  for said in (trial.axis, 'sealed', f'{trial.claim["tokens"]:,} tokens', f'{trial.claim["steps"]} steps', trial.candidate, f'{trial.released:.2f}', f'{trial.dev["overall"]["accuracy"]:.3f}', 'attempts   1',
                *(f'* {line}' for line in trial.overlay.splitlines())):
     assert said in result.stdout
 
