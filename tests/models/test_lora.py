@@ -48,7 +48,8 @@ def test_a_fresh_adapter_is_the_base():
   base_structure, base = unbind(create(CONFIG, seed=0))
   names, structure, params = adapted()
   assert {name for name in params if not is_adapter(name)} == base.keys()
-  np.testing.assert_array_equal(forward(structure, params), forward(base_structure, base))
+  # Two programs, whose sums XLA may round differently.
+  np.testing.assert_allclose(forward(structure, params), forward(base_structure, base), rtol=1e-5, atol=1e-6)
   for name in names:
     rows, columns = base[f'{name}.kernel'].shape
     assert params[f'{name}.lora_a'].shape == (rows, RANK) and params[f'{name}.lora_b'].shape == (RANK, columns)
