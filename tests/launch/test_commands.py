@@ -64,6 +64,22 @@ def test_audit_exits_1_on_a_failure_and_names_it(run_copy, rewrite):
   assert 'evidence/round_001.json' in findings['evidence']['detail']
 
 
+# -- campaign ---------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('flag', ['--dry_run', '--gin.budget.rounds=1', '--gin_file=configs/campaigns/smoke.gin'])
+def test_an_interrupted_campaign_goes_on_as_it_began(tmp_path, flag):
+  result = aevo('campaign', f'--resume={tmp_path / "run"}', flag)
+  assert result.returncode == 1 and '--resume takes neither --dry_run nor gin' in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(('flag', 'said'), [
+    ('--gin.budget.rounds=0', 'budget.rounds must be >= 1'), ("--gin.budget.noise_seeds='x'", 'expects int'), ('--gin.budgt.rounds=1', 'budget')])
+def test_a_wrong_budget_is_a_sentence(flag, said):
+  result = aevo('campaign', '--dry_run', flag)
+  assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
+
+
 # -- trial ------------------------------------------------------------------------------------------------------------------------------------
 
 
