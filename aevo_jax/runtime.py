@@ -33,7 +33,7 @@ def pin_threads(threads: int) -> None:
 def compile_quickly() -> None:
   """Has XLA's CPU compiler stop at LLVM's first level, unless XLA_FLAGS says otherwise; to be called before jax is imported.
 
-  A training step compiles in four fifths of the time and runs as fast, since its matrix products are a library's (benchmarks/cpu_choices.py).
+  A training step compiles sooner and runs as fast, since its matrix products are a library's; benchmarks/cpu_choices.py prints both ratios.
   """
   flags, name = os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level'
   if name not in flags:

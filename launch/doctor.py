@@ -119,7 +119,7 @@ def disk_row(run: str) -> Row:
     return _row('disk', writable and free >= _MIN_DISK, detail, f'put the run where {_MIN_DISK // _GIB} GiB are free: --run=/elsewhere', True)
 
 
-def landlock_row() -> Row:
+def sandbox_row() -> Row:
     """Whether workers can be confined, as the sandbox itself judges."""
     usable, said = available()
     return _row('sandbox', usable, said, f'{said}; without it only unlocked mode runs', False)
@@ -175,7 +175,7 @@ def examine(run: str) -> list[Row]:
         cores_row(),
         memory_row(),
         disk_row(run),
-        landlock_row(),
+        sandbox_row(),
         bubblewrap_row(),
         unshare_row(),
         vllm_row(),
