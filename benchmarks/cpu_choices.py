@@ -4,7 +4,7 @@
 
 Prints three ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
 without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length;
-and of the seconds in which a training step compiles at LLVM's default level and at the first (`runtime.compile_quickly`), with how fast it then runs.
+and of the seconds in which a training step compiles at LLVM's default level and at the first (`runtime.tune_for_cpu`), with how fast it then runs.
 """
 
 import os

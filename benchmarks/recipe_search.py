@@ -35,8 +35,8 @@ from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
 
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
-STEP_ROWS = ((480, 2), (240, 4), (120, 8), (60, 16))  # steps x rows of 128 tokens: equal tokens
-SHORTER = ((30, 16),)  # half the tokens, to show that the budget is worth using
+STEP_ROWS = ((384, 2), (192, 4), (96, 8), (48, 16))  # steps x rows of 128 tokens: equal tokens
+SHORTER = ((24, 16),)  # half the tokens, to show that the budget is worth using
 
 
 def grid() -> list[dict]:

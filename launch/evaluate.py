@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from aevo_jax import faults, layout
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.runtime import compile_quickly
+from aevo_jax.runtime import tune_for_cpu
 
 _BASE = flags.DEFINE_string('base', None, "Directory with the weights' config.json and tokenizer.json; where the weights lie if they are there, else the substrate's base.")
 _SPLIT = flags.DEFINE_enum('split', 'dev', ['dev', 'external', 'final'], 'Which set. External and final need --secret_file.')
@@ -35,7 +35,7 @@ class EvaluateError(ValueError):
 
 
 def main(argv: list[str]) -> None:
-  compile_quickly()  # as trials and the evaluator do
+  tune_for_cpu()  # as trials and the evaluator do
   if len(argv) != 2:
     raise app.UsageError('say which weights: aevo evaluate WEIGHTS_OR_DIRECTORY')
   if (_SPLIT.value == 'dev') != (_SECRET.value is None):

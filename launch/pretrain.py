@@ -20,7 +20,7 @@ from aevo_jax import layout
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.runtime import compile_quickly
+from aevo_jax.runtime import tune_for_cpu
 from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training import recipe as recipe_lib
 
@@ -57,7 +57,7 @@ class Pretrain:
 
 
 def main(argv: list[str]) -> None:
-  compile_quickly()  # as trials and the evaluator do
+  tune_for_cpu()  # as trials and the evaluator do
   del argv
   gin_flags.load_from_flags(layout.search_paths())
   # Imported here, so that a wrong flag is answered before JAX starts.

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from aevo_jax import faults, layout
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.runtime import compile_quickly
+from aevo_jax.runtime import tune_for_cpu
 
 _OUT = flags.DEFINE_string('out', None, 'Directory of the run; continued if it holds the same run.', required=True)
 _BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate's if not given.")
@@ -34,7 +34,7 @@ LINES = 20  # of progress
 
 
 def main(argv: list[str]) -> None:
-  compile_quickly()  # as trials and the evaluator do
+  tune_for_cpu()  # as trials and the evaluator do
   if argv[1:]:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   out = pathlib.Path(_OUT.value)

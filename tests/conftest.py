@@ -20,9 +20,9 @@ import pytest
 
 import aevo_jax
 from aevo_jax import layout
-from aevo_jax.runtime import compile_quickly
+from aevo_jax.runtime import tune_for_cpu
 
-compile_quickly()  # before anything imports JAX
+tune_for_cpu()  # before anything imports JAX
 
 TINY = (
     'budget.rounds = 1', 'budget.workers = 2', 'budget.noise_seeds = 2', 'budget.final_seeds = 1', 'budget.trial_tokens = 8192', 'budget.trial_steps = 4',

@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 from aevo_jax.campaign.trial import TrialSpec
-from aevo_jax.runtime import compile_quickly, die_with_parent, pin_threads
+from aevo_jax.runtime import tune_for_cpu, die_with_parent, pin_threads
 
 # What a recipe's compiled program depends on; every other number is an input of it.
 _SHAPES = ('adaptation.method', 'lora.rank', 'lora.alpha', 'lora.targets', 'loss.label_smoothing', 'optimizer.name', 'train.batch_rows', 'train.row_length',
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
   die_with_parent()
   specs = [TrialSpec(**json.loads(pathlib.Path(path).read_text())) for path in argv[1:]]
   pin_threads(specs[0].threads)
-  compile_quickly()
+  tune_for_cpu()
   import jax
   jax.config.update('jax_compilation_cache_dir', specs[0].cache)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

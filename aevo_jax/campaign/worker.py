@@ -15,7 +15,7 @@ import traceback
 
 from aevo_jax.campaign import sandbox
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
-from aevo_jax.runtime import compile_quickly, die_with_parent, pin_threads, unpin
+from aevo_jax.runtime import tune_for_cpu, die_with_parent, pin_threads, unpin
 
 
 def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
   spec = TrialSpec.read(directory)
   cores = os.sched_getaffinity(0)
   pin_threads(spec.threads)
-  compile_quickly()
+  tune_for_cpu()
   os.environ['TMPDIR'] = str(directory / 'tmp')
   (directory / 'tmp').mkdir(exist_ok=True)
   if spec.locked:

@@ -36,11 +36,11 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 
 def start(threads: int, cache: str) -> None:
   """Pins threads and opens the compilation cache; to be called before anything else imports JAX."""
-  from aevo_jax.runtime import compile_quickly, die_with_parent, pin_threads, unpin
+  from aevo_jax.runtime import tune_for_cpu, die_with_parent, pin_threads, unpin
   die_with_parent()
   cores = os.sched_getaffinity(0)
   pin_threads(threads)
-  compile_quickly()
+  tune_for_cpu()
   import jax
   if cache:
     pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
