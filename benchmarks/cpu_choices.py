@@ -2,21 +2,26 @@
 
   taskset -c 0 .venv/bin/python benchmarks/cpu_choices.py
 
-Prints three ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
-without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length;
-and of the seconds in which a training step compiles at LLVM's default level and at the first (`runtime.tune_for_cpu`), with how fast it then runs.
+Prints ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
+without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length,
+and what the two settings of `runtime.tune_for_cpu` do to a gradient: the seconds in which it compiles at LLVM's first level beside the default one, and
+the time of a run at that level with malloc's defaults beside the same with memory kept.
 """
 
 import os
+import sys
+
+from aevo_jax.runtime import tune_for_cpu
 
 for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
   os.environ[name] = '1'
+if sys.argv[1:] in ([], ['tuned']):
+  tune_for_cpu()  # before JAX is imported
 
 import contextlib
 import json
 import pathlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from unittest import mock
@@ -80,21 +85,23 @@ def compiled_gradient(base: pathlib.Path, tokenizer) -> dict[str, float]:
   return {'compile': compile_, 'run': best(lambda: gradient(params)), 'loss': loss}
 
 
-def at_level(flags: str) -> dict[str, float]:
-  """`compiled_gradient` in a process of its own, since XLA reads its flags once."""
-  process = subprocess.run([sys.executable, __file__, '--compiled_gradient'], env=os.environ | {'XLA_FLAGS': flags}, check=True, stdout=subprocess.PIPE, text=True)
+def in_own_process(how: str) -> dict[str, float]:
+  """`compiled_gradient` in a process of its own, since XLA reads its flags and malloc its settings once."""
+  flags = '--xla_backend_optimization_level=1' if how == 'level 1' else ''
+  process = subprocess.run([sys.executable, __file__, how], env=os.environ | {'XLA_FLAGS': flags}, check=True, stdout=subprocess.PIPE, text=True)
   return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
   base = layout.root_file('substrate') / 'base'
   tokenizer = tokenizers.load(str(base))
-  if sys.argv[1:] == ['--compiled_gradient']:
+  if sys.argv[1:]:  # a child's part
     print(json.dumps(compiled_gradient(base, tokenizer)))
     return
-  default, quick = at_level(''), at_level('--xla_backend_optimization_level=1')
-  print(f'a gradient compiles in {default["compile"]:.1f} s, at level 1 in {quick["compile"]:.1f} s, ratio {default["compile"] / quick["compile"]:.2f}; it then runs at '
-        f'{default["run"] / quick["run"]:.2f} of the speed, loss {default["loss"]:.9g} and {quick["loss"]:.9g}')
+  default, quick, tuned = (in_own_process(how) for how in ('default', 'level 1', 'tuned'))
+  print(f'a gradient of 8 x 128 tokens compiles in {default["compile"]:.1f} s, at level 1 in {quick["compile"]:.1f} s, ratio {default["compile"] / quick["compile"]:.2f}; '
+        f'it then runs at {default["run"] / quick["run"]:.2f} of the speed, loss {default["loss"]:.9g} and {quick["loss"]:.9g}')
+  print(f'at level 1 it runs in {quick["run"] * 1e3:.0f} ms, with memory kept in {tuned["run"] * 1e3:.0f} ms, ratio {quick["run"] / tuned["run"]:.2f}, loss {tuned["loss"]:.9g}')
   for rows in (4, 16):
     ours = gradient_seconds(base, tokenizer, rows)
     with plain_form():

@@ -34,9 +34,9 @@ from aevo_jax.meta_agent.statistical_agent import prune
 from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
 
-LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
-STEP_ROWS = ((384, 2), (192, 4), (96, 8), (48, 16))  # steps x rows of 128 tokens: equal tokens
-SHORTER = ((24, 16),)  # half the tokens, to show that the budget is worth using
+LEARNING_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
+STEP_ROWS = ((320, 2), (160, 4), (80, 8), (40, 16))  # steps x rows of 128 tokens: equal tokens
+SHORTER = ((20, 16),)  # half the tokens, to show that the budget is worth using
 
 
 def grid() -> list[dict]:

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -253,17 +253,19 @@ class Campaign:
     for trial in trials:
       if trial.status == 'sealed':
         self._submit_scores(trial)
-    self._compiler = self._compile(to_train)
+    programs = {t.trial: program(default_values(self.spec(t).recipe)) for t in to_train}
+    self._compiler, compiling = self._compile(to_train, programs)
     while self._compiler or to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
       if self._compiler is not None and self._compiler.poll() is not None:
-        self._compiler = None  # a failure costs time only: the workers compile for themselves
+        self._compiler, compiling = None, set()  # a failure costs time only: the workers compile for themselves
       busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy + (self._compiler is not None)
       for server in (self._evaluator, self._arbiter):
         if busy < self._slots and server.waiting:
           server.send_next()
           busy += 1
-      while busy < self._slots and to_train and self._compiler is None:
-        busy += self._launch(to_train.popleft())
+      while busy < self._slots and (ready := next((t for t in to_train if programs[t.trial] not in compiling), None)):
+        to_train.remove(ready)
+        busy += self._launch(ready)
       self._collect_scores()
       for worker in list(self._workers):
         if (status := worker.poll()) is not None:
@@ -277,20 +279,20 @@ class Campaign:
       self._observer(None)
       time.sleep(POLL_SECONDS)
 
-  def _compile(self, trials: Sequence[TrialState]) -> subprocess.Popen | None:
-    """Starts the compilation of every program that several of these trials share and that was not compiled for this run before."""
+  def _compile(self, trials: Sequence[TrialState], programs: Mapping[str, str]) -> tuple[subprocess.Popen | None, set[str]]:
+    """Starts the compilation of every program that several of these trials share and that was not compiled for this run before; also names them."""
     shared: dict[str, list[TrialState]] = collections.defaultdict(list)
     for trial in trials:
-      shared[program(default_values(self.spec(trial).recipe))].append(trial)
+      shared[programs[trial.trial]].append(trial)
     wanted = {name: group[0] for name, group in shared.items() if len(group) > 1 and name not in self._compiled}
     if not wanted or not self._inputs.cache:
-      return None
+      return None, set()
     self._compiled |= wanted.keys()
     paths = []
     for i, trial in enumerate(wanted.values()):
       paths.append(self._run / 'logs' / f'warm{i}.json')
       paths[-1].write_text(json.dumps(dataclasses.asdict(self.spec(trial))))
-    return start_child(['aevo_jax.campaign.warm', *map(str, paths)], self._run / 'logs' / 'warm.log')
+    return start_child(['aevo_jax.campaign.warm', *map(str, paths)], self._run / 'logs' / 'warm.log'), set(wanted)
 
   def _directory(self, trial: TrialState) -> pathlib.Path:
     return self._run / 'trials' / trial.trial

@@ -57,7 +57,10 @@ class Attention(nnx.Module):
     q, k, v = self._qkv(x_btd)
     mask = jnp.tril(jnp.ones((t, t), bool)) & (segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :])
     grow = lambda y: jnp.pad(y, ((0, 0), (0, room), (0, 0), (0, 0)))
-    return self.o_proj(_attend(q, k, v, mask)), KVCache(grow(k), grow(v))
+    # Whole arrays in and out, as around the scan of mamba2: XLA's CPU compiler would fuse neighbours in and compute them several times over.
+    q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
+    y = jax.lax.optimization_barrier(_attend(q, k, v, mask))
+    return self.o_proj(y), KVCache(grow(k), grow(v))
 
   def step(self, x_bd: jax.Array, cache: KVCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache]:
     """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new one included."""
