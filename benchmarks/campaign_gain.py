@@ -57,7 +57,7 @@ def outcome(run: pathlib.Path, constitution) -> dict:
     gains[f'promoted - {other}'] = {'gain': round(gain, 4), 'low': round(interval.low, 4), 'high': round(interval.high, 4)}
   return {'accuracy': {g: round(float(c.mean()), 4) for g, c in groups.items()}, 'gains': gains,
           'promoted': state.promotions[max(state.promotions)]['promoted'], 'reasons': [r for k in sorted(state.promotions) for r in state.promotions[k]['reasons']],
-          'trials': len(state.trials), 'seconds': round(records[-1].time - records[0].time)}
+          'trials': len(state.trials), 'parallel': records[0].payload['slots'], 'seconds': round(records[-1].time - records[0].time)}
 
 
 def table(results: Sequence[dict]) -> str:
@@ -99,7 +99,7 @@ def main() -> None:
     run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
     subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}',
                     f'--gin.campaign.agent="{agent}"', f'--gin.campaign.parallel={arguments.parallel}', *([f'--resume={run}'] if run.exists() else [f'--run={run}'])], check=True)
-    result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest, 'parallel': arguments.parallel,
+    result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest,
                                            'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime())}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f'{key}.json').write_text(json.dumps(result, indent=1, sort_keys=True) + '\n')
