@@ -29,7 +29,7 @@ def test_admitted_text_comes_back_canonical(constitution):
     ('import os', 'import'), ("include '/etc/passwd'", 'include'), ('optimizer.learning_rate = @os.getcwd()', 'reference'),
     ('optimizer.learning_rate = %X', 'macro'), ('a/optimizer.learning_rate = 1e-3', 'scope'),
     ('optimizer.learning_rate = 1e-3\noptimizer.learning_rate = 2e-3', 'twice|duplicate'), ('optimizer.learning_rate = 1e999', 'finite'),
-    ('optimizer.learning_rate = 5.0', r'0\.0001 to 0\.01'), ("optimizer.learning_rate = '1e-3'", 'expects a float'), ('train.batch_rows = 5', 'expects one of'),
+    ('optimizer.learning_rate = 5.0', r'5e-05 to 0\.005'), ("optimizer.learning_rate = '1e-3'", 'expects a float'), ('train.batch_rows = 5', 'expects one of'),
     ('train.batch_rows = True', 'expects one of'), ('optimizer.learning_rat = 1e-3', "optimizer.learning_rate"), ('optimizer.clip_norm = 2.0', 'may not be bound'),
     ('budget.trial_tokens = 1000000', 'may not be bound'), ('holdout.commitment = "x"', 'may not be bound'), ("objective.verifier = 'challenge'", 'may not be bound'),
     ('train.row_length = 8', 'may not be bound'), ('train.batch_rows = ' + '[' * 40 + ']' * 40, 'deep|depth'), ('x = ' + '1' * 9000, ''), ('оptimizer.learning_rate = 1e-3', ''),
