@@ -18,13 +18,18 @@ def die_with_parent() -> None:
     sys.exit('the process that started this one has ended')
 
 
+def single_threaded_blas() -> None:
+  """Keeps numpy's BLAS from starting threads; to be called before numpy is imported. XLA brings its own."""
+  for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
+    os.environ[name] = '1'
+
+
 def pin_threads(threads: int) -> None:
-  """Makes XLA, BLAS and friends size their thread pools to `threads`; to be called before they are imported.
+  """Makes XLA size its thread pools to `threads`; to be called before its devices are made.
 
   Weights repeat exactly for a fixed number of threads. The affinity that XLA reads is widened again by `unpin`.
   """
-  for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
-    os.environ[name] = str(threads)
+  single_threaded_blas()
   allowed = sorted(os.sched_getaffinity(0))
   if threads > len(allowed):
     raise ValueError(f'{threads} threads a worker, but only {len(allowed)} cores; lower campaign.threads')

@@ -22,7 +22,7 @@ import numpy as np
 
 from aevo_jax import layout
 from aevo_jax.campaign.gate import admit, default_values, full_recipe
-from aevo_jax.campaign.processes import Server, Worker
+from aevo_jax.campaign.processes import Nursery, Server, Worker
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
@@ -96,6 +96,7 @@ def main() -> None:
 
   evaluator = Server([sys.executable, '-m', 'aevo_jax.evaluation.evaluator', '--base', str(store.path(substrate.object)), '--constitution',
                       str(scratch / 'constitution.gin'), '--cache', str(scratch / 'cache')], scratch / 'evaluator.log')
+  nursery = Nursery(scratch / 'nursery.log')
   running, budget = {}, constitution.budget
 
   def finish(key: str, worker: Worker, job) -> None:
@@ -119,7 +120,7 @@ def main() -> None:
                 constitution=constitution.digest(), recipe=recipe, overlay='', seed=seed, size=constitution.objective.size, tokens=budget.trial_tokens,
                 steps=budget.trial_steps, threads=1, axes=constitution.search_space.axes, cache=str(scratch / 'cache'), locked=False).write(directory)
       store.fork(substrate.object, directory)
-      running[key] = (Worker(key, directory, budget.trial_deadline_s), job)
+      running[key] = (nursery.start(key, directory, budget.trial_deadline_s), job)
     answer = evaluator.poll()
     if answer is not None:
       (key, job, claim, directory), reply = answer
@@ -136,6 +137,7 @@ def main() -> None:
         finish(key, worker, job)
     time.sleep(0.02)
   evaluator.close()
+  nursery.close()
   arguments.out.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
   shutil.rmtree(scratch)
   ranked = sorted((r for r in results['runs'].values() if 'accuracy' in r), key=lambda r: -r['accuracy'])

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from aevo_jax import faults
 from aevo_jax.campaign import decisions, setup
 from aevo_jax.campaign.gate import RecipeRefusedError, admit
-from aevo_jax.campaign.processes import Worker
+from aevo_jax.campaign.processes import Nursery, Worker
 from aevo_jax.campaign.sandbox import available
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial import EXPORT, RESULT
@@ -126,11 +126,12 @@ def rerun(trial: TrialState, state: CampaignState, inputs: setup.Inputs, directo
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   spec.write(directory)
   Store(inputs.store).fork(inputs.substrate_object, directory)
-  worker = Worker(trial.trial, directory, inputs.constitution.budget.trial_deadline_s)
+  nursery = Nursery(directory / 'nursery.log')
   try:
+    worker = nursery.start(trial.trial, directory, inputs.constitution.budget.trial_deadline_s)
     status = _watch(worker, directory)
   finally:
-    worker.kill()
+    nursery.close()
   if worker.timed_out:
     outcome, cause = 'failed', 'deadline'
   elif status != 0 or not (directory / RESULT).exists():

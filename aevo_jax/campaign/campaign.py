@@ -10,6 +10,7 @@ walking through the same steps again.
 import collections
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ import aevo_jax
 from aevo_jax.campaign import decisions, sandbox
 from aevo_jax.campaign.decisions import AGENTS, FINAL
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
-from aevo_jax.campaign.processes import Server, Worker, start_child
+from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
@@ -136,9 +137,9 @@ class Campaign:
     self._evaluator = Server([sys.executable, '-m', 'aevo_jax.evaluation.evaluator', *shared], logs / 'evaluator.log')
     self._arbiter = Server([sys.executable, '-m', 'aevo_jax.evaluation.arbiter', *shared, '--home', inputs.arbiter_home, '--holdout', inputs.holdout, '--campaign', inputs.arbiter_campaign],
                            logs / 'arbiter.log')
+    self._nursery = Nursery(logs / 'nursery.log')
     self._workers: list[Worker] = []
     self._compiler: subprocess.Popen | None = None
-    self._compiled: set[str] = set()
 
   # -- the state machine ---------------------------------------------------------------------------------------------------------------------
 
@@ -164,8 +165,8 @@ class Campaign:
         worker.kill()
       if self._compiler is not None:
         self._compiler.kill()
-      self._evaluator.close()
-      self._arbiter.close()
+      for process in (self._nursery, self._evaluator, self._arbiter):
+        process.close()
 
   def _append(self, kind: str, payload: dict[str, Any]) -> None:
     record = self._ledger.append(kind, payload)
@@ -253,17 +254,19 @@ class Campaign:
     for trial in trials:
       if trial.status == 'sealed':
         self._submit_scores(trial)
-    programs = {t.trial: program(default_values(self.spec(t).recipe)) for t in to_train}
-    self._compiler, compiling = self._compile(to_train, programs)
+    if to_train:
+      self._nursery.open()
+    markers = {t.trial: self._marker(t) for t in to_train}
+    self._compiler = self._compile(to_train, markers)
     while self._compiler or to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
       if self._compiler is not None and self._compiler.poll() is not None:
-        self._compiler, compiling = None, set()  # a failure costs time only: the workers compile for themselves
+        self._compiler = None  # a failure costs time only: the workers compile for themselves
       busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy + (self._compiler is not None)
       for server in (self._evaluator, self._arbiter):
         if busy < self._slots and server.waiting:
           server.send_next()
           busy += 1
-      while busy < self._slots and (ready := next((t for t in to_train if programs[t.trial] not in compiling), None)):
+      while busy < self._slots and (ready := next((t for t in to_train if self._compiler is None or markers[t.trial].exists()), None)):
         to_train.remove(ready)
         busy += self._launch(ready)
       self._collect_scores()
@@ -279,20 +282,24 @@ class Campaign:
       self._observer(None)
       time.sleep(POLL_SECONDS)
 
-  def _compile(self, trials: Sequence[TrialState], programs: Mapping[str, str]) -> tuple[subprocess.Popen | None, set[str]]:
-    """Starts the compilation of every program that several of these trials share and that was not compiled for this run before; also names them."""
-    shared: dict[str, list[TrialState]] = collections.defaultdict(list)
+  def _marker(self, trial: TrialState) -> pathlib.Path:
+    """The file in the cache that says that the trial's program was compiled, by this run or another."""
+    key = [program(default_values(self.spec(trial).recipe)), self._inputs.substrate_identity, self._settings.threads, platform.machine(), importlib.metadata.version('jax')]
+    return pathlib.Path(self._inputs.cache) / 'programs' / _sha256(json.dumps(key))
+
+  def _compile(self, trials: Sequence[TrialState], markers: Mapping[str, pathlib.Path]) -> subprocess.Popen | None:
+    """Starts the compilation of every program of these trials that no run has compiled yet, those that most trials wait for first."""
+    waiting: dict[pathlib.Path, list[TrialState]] = collections.defaultdict(list)
     for trial in trials:
-      shared[programs[trial.trial]].append(trial)
-    wanted = {name: group[0] for name, group in shared.items() if len(group) > 1 and name not in self._compiled}
-    if not wanted or not self._inputs.cache:
-      return None, set()
-    self._compiled |= wanted.keys()
+      if not markers[trial.trial].exists():
+        waiting[markers[trial.trial]].append(trial)
+    if not waiting or not self._inputs.cache:
+      return None
     paths = []
-    for i, trial in enumerate(wanted.values()):
+    for i, (marker, group) in enumerate(sorted(waiting.items(), key=lambda item: -len(item[1]))):
       paths.append(self._run / 'logs' / f'warm{i}.json')
-      paths[-1].write_text(json.dumps(dataclasses.asdict(self.spec(trial))))
-    return start_child(['aevo_jax.campaign.warm', *map(str, paths)], self._run / 'logs' / 'warm.log'), set(wanted)
+      paths[-1].write_text(json.dumps({'marker': str(marker), 'spec': dataclasses.asdict(self.spec(group[0]))}))
+    return start_child(['aevo_jax.campaign.warm', *map(str, paths)], self._run / 'logs' / 'warm.log')
 
   def _directory(self, trial: TrialState) -> pathlib.Path:
     return self._run / 'trials' / trial.trial
@@ -312,7 +319,7 @@ class Campaign:
     spec.write(directory)
     (directory / 'substrate.fork.json').write_text(json.dumps({'schema': 1, 'digest': spec.substrate, 'store': spec.store}) + '\n')
     self._append('trial_started', {'trial': trial.trial, 'attempt': trial.failures + 1})
-    self._workers.append(Worker(trial.trial, directory, self._inputs.constitution.budget.trial_deadline_s))
+    self._workers.append(self._nursery.start(trial.trial, directory, self._inputs.constitution.budget.trial_deadline_s))
     return True
 
   def _conclude(self, trial: TrialState, status: int, timed_out: bool) -> None:

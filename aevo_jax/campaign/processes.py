@@ -1,9 +1,12 @@
-"""Child processes of the controller: workers that run once, servers that stay. All non-blocking; the controller has one thread."""
+"""Child processes of the controller: workers that run once, the nursery that forks them, servers that stay. All non-blocking; the controller has one thread."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -29,34 +32,113 @@ def start_child(module: list[str], log: pathlib.Path) -> subprocess.Popen:
                             env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
 
 
-class Worker:
-  """One attempt at a trial in its directory; output goes to log.txt."""
+class Nursery:
+  """The process that forks workers (`campaign.nursery`); started by the first worker or `open`, and again if it dies."""
 
-  def __init__(self, trial: str, directory: pathlib.Path, deadline_s: float):
-    self.trial, self.directory = trial, directory
-    with (directory / 'log.txt').open('ab') as log:
-      self._process = subprocess.Popen([sys.executable, '-m', 'aevo_jax.campaign.worker', str(directory)], stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=subprocess.STDOUT, env=_environment() | {'HOME': str(directory)}, cwd=directory, start_new_session=True)
+  def __init__(self, log: pathlib.Path):
+    self._log = log
+    self._pids: dict[str, int] = {}
+    self._statuses: dict[str, int] = {}
+    self._process: subprocess.Popen | None = None
+    self._buffer = b''
+
+  def open(self) -> None:
+    """Starts the process ahead of the first worker: it takes seconds to import what they need."""
+    if self._process is not None:
+      return
+    self._buffer = b''
+    with self._log.open('ab') as log:
+      self._process = subprocess.Popen([sys.executable, '-m', 'aevo_jax.campaign.nursery'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                                       env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
+
+  def start(self, trial: str, directory: pathlib.Path, deadline_s: float) -> 'Worker':
+    """A worker on the trial whose spec lies in `directory`; its output goes to log.txt there.
+
+    Raises:
+      ServerError: no process could be had.
+    """
+    name = str(directory.absolute())
+    self._listen(0)
+    self._pids.pop(name, None)
+    self._statuses.pop(name, None)
+    for _ in range(2):
+      self.open()
+      try:
+        self._process.stdin.write(json.dumps({'directory': name}).encode() + b'\n')
+        self._process.stdin.flush()
+      except BrokenPipeError:
+        pass  # it died; listening finds that out
+      while self._process is not None and name not in self._pids:
+        self._listen(1)
+      if name in self._pids:
+        return Worker(trial, directory, self._pids[name], deadline_s, self)
+    raise ServerError(f'the process that starts workers ended twice; see {self._log}')
+
+  def status(self, directory: pathlib.Path) -> int | None:
+    """Exit status of the last worker started in `directory`, None while it runs."""
+    self._listen(0)
+    return self._statuses.get(str(directory.absolute()))
+
+  def close(self) -> None:
+    """Ends the nursery, and every worker of it."""
+    if self._process is not None:
+      self._process.kill()
+      self._lost()
+
+  def _listen(self, seconds: float) -> None:
+    """Takes in what the nursery has said, waiting so long for a first word."""
+    while self._process is not None and select.select([self._process.stdout], [], [], seconds)[0]:
+      data = os.read(self._process.stdout.fileno(), 1 << 16)
+      if not data:
+        self._lost()
+        return
+      *lines, self._buffer = (self._buffer + data).split(b'\n')
+      for message in map(json.loads, lines):
+        if 'pid' in message:
+          self._pids[message['directory']] = message['pid']
+        else:
+          self._statuses[message['directory']] = message['status']
+      seconds = 0
+
+  def _lost(self) -> None:
+    # The kernel kills workers whose nursery ends.
+    self._process.wait()
+    try:
+      self._process.stdin.close()
+    except BrokenPipeError:
+      pass  # a request that it never read
+    self._process.stdout.close()
+    self._process = None
+    self._statuses |= {name: -signal.SIGKILL for name in self._pids if name not in self._statuses}
+
+
+class Worker:
+  """One attempt at a trial in its directory. Made by `Nursery.start`."""
+
+  def __init__(self, trial: str, directory: pathlib.Path, pid: int, deadline_s: float, nursery: Nursery):
+    self.trial, self.directory, self.pid = trial, directory, pid
+    self._nursery = nursery
     self._deadline = time.monotonic() + deadline_s
     self.timed_out = False
 
-  @property
-  def pid(self) -> int:
-    return self._process.pid
-
   def poll(self) -> int | None:
     """Exit status once the process has ended; kills it past its deadline."""
-    status = self._process.poll()
+    status = self._nursery.status(self.directory)
     if status is None and time.monotonic() > self._deadline and not self.timed_out:
       self.timed_out = True
-      self._process.kill()
+      self._signal()
     return status
 
   def kill(self) -> None:
     """Ends the process now."""
-    if self._process.poll() is None:
-      self._process.kill()
-      self._process.wait()
+    if self._nursery.status(self.directory) is None:
+      self._signal()
+      while self._nursery.status(self.directory) is None:
+        time.sleep(0.005)
+
+  def _signal(self) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself, and the nursery is about to say so
+      os.kill(self.pid, signal.SIGKILL)
 
 
 class Server:

@@ -1,9 +1,10 @@
 """Compiles training steps ahead of the workers: a trusted process, the only one that writes the compilation cache.
 
-  python -m aevo_jax.campaign.warm SPEC.json ...      each a trial's spec; its program is compiled, nothing is trained
+  python -m aevo_jax.campaign.warm REQUEST.json ...      each {"spec", "marker"}: the spec's program is compiled, nothing is trained, and the marker made
 
 Compiling takes a third of a short trial. Recipes that differ in numbers alone share a program (`program`), so one compilation serves most of a
-round. Workers can read the cache and never write it: whoever writes it could run code in its readers.
+round, and with the marker left in the cache the next run of the same substrate needs none. Workers can read the cache and never write it: whoever
+writes it could run code in its readers.
 """
 
 import json
@@ -11,7 +12,7 @@ import pathlib
 import sys
 
 from aevo_jax.campaign.trial import TrialSpec
-from aevo_jax.runtime import tune_for_cpu, die_with_parent, pin_threads
+from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu
 
 # What a recipe's compiled program depends on; every other number is an input of it.
 _SHAPES = ('adaptation.method', 'lora.rank', 'lora.alpha', 'lora.targets', 'loss.label_smoothing', 'optimizer.name', 'train.batch_rows', 'train.row_length',
@@ -26,7 +27,8 @@ def program(values: dict[str, object]) -> str:
 
 def main(argv: list[str]) -> int:
   die_with_parent()
-  specs = [TrialSpec(**json.loads(pathlib.Path(path).read_text())) for path in argv[1:]]
+  requests = [json.loads(pathlib.Path(path).read_text()) for path in argv[1:]]
+  specs = [TrialSpec(**request['spec']) for request in requests]
   pin_threads(specs[0].threads)
   tune_for_cpu()
   import jax
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int:
   from aevo_jax.substrate.build import load_base
   from aevo_jax.training import post_train, recipe as recipe_lib, train_loop
 
-  for spec in specs:
+  for spec, request in zip(specs, requests):
     base_directory = pathlib.Path(spec.store) / spec.substrate
     loading.load([], [render([b]) for b in parse_statements(spec.recipe)], search_paths=())
     recipe = recipe_lib.from_gin()
@@ -48,6 +50,9 @@ def main(argv: list[str]) -> int:
                                   tokenizers.load(str(base_directory)), size=spec.size, seed=spec.seed)
     train_loop.compile_step(*prepared, post_train.transformation(recipe.optimizer), label_smoothing=recipe.loss.label_smoothing,
                             ema_decay=recipe.train.ema_decay)
+    made = pathlib.Path(request['marker'])
+    made.parent.mkdir(exist_ok=True)
+    made.touch()
   return 0
 
 

@@ -1,28 +1,23 @@
-"""The worker process: one trial, from its spec to its exported weights.
+"""The worker: one trial, from its spec to its exported weights, in a process of its own that the nursery forked.
 
-  python -m aevo_jax.campaign.worker TRIAL_DIR
-
-It pins its threads and locks itself in before anything heavy is imported, then: verify the fork, parse the recipe once, check liveness, train,
+It pins its threads and locks itself in before anything runs, then: verify the fork, parse the recipe once, check liveness, train,
 export. It exits 0 whenever it could say what happened; `result.json` holds the status ('trained', 'refused', 'failed') and the cause.
 """
 
 import json
 import os
 import pathlib
-import sys
 import time
 import traceback
 
 from aevo_jax.campaign import sandbox
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
-from aevo_jax.runtime import tune_for_cpu, die_with_parent, pin_threads, unpin
+from aevo_jax.runtime import die_with_parent, pin_threads, unpin
 
 
 def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   """Runs the trial in this process and returns its claim."""
-  # Imported late: confinement and pinning must come first.
-  import jax
-  jax.devices()
+  # Imported here and by the nursery, in this order: threads and malloc must be set first.
   from aevo_jax.campaign.liveness import DeadBindingError, check_live
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.config import loading
@@ -74,13 +69,13 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
           'seconds': {'start': ready - started, 'train': trained - ready, 'export': time.monotonic() - trained}}
 
 
-def main(argv: list[str]) -> int:
+def main(directory: str | pathlib.Path) -> int:
+  """Runs the trial in `directory`; the exit status."""
   die_with_parent()
-  directory = pathlib.Path(argv[1]).absolute()
+  directory = pathlib.Path(directory).absolute()
   spec = TrialSpec.read(directory)
   cores = os.sched_getaffinity(0)
   pin_threads(spec.threads)
-  tune_for_cpu()
   os.environ['TMPDIR'] = str(directory / 'tmp')
   (directory / 'tmp').mkdir(exist_ok=True)
   if spec.locked:
@@ -104,7 +99,3 @@ def main(argv: list[str]) -> int:
   temporary.rename(directory / RESULT)
   print(json.dumps(claim))
   return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main(sys.argv))

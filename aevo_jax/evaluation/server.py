@@ -36,7 +36,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 
 def start(threads: int, cache: str) -> None:
   """Pins threads and opens the compilation cache; to be called before anything else imports JAX."""
-  from aevo_jax.runtime import tune_for_cpu, die_with_parent, pin_threads, unpin
+  from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu, unpin
   die_with_parent()
   cores = os.sched_getaffinity(0)
   pin_threads(threads)

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from aevo_jax import layout
 from aevo_jax.campaign import campaign as campaign_lib
 from aevo_jax.campaign.campaign import Campaign, CampaignSettings, Inputs
-from aevo_jax.campaign.processes import Worker
+from aevo_jax.campaign.processes import Nursery
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
@@ -54,6 +54,19 @@ class StandInWorker:
     return self._status
 
   def kill(self):
+    pass
+
+
+class StandInNursery:
+  start = staticmethod(StandInWorker)
+
+  def __init__(self, log):
+    pass
+
+  def open(self):
+    pass
+
+  def close(self):
     pass
 
 
@@ -134,7 +147,7 @@ def exports(weights) -> object:
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
   """run(behaviour, *bindings) -> (state, records) of a campaign of 2 rounds x 3 workers; called again it resumes."""
-  monkeypatch.setattr(campaign_lib, 'Worker', StandInWorker)
+  monkeypatch.setattr(campaign_lib, 'Nursery', StandInNursery)
   monkeypatch.setattr(campaign_lib, 'Server', StandInServer)
   monkeypatch.setattr(StandInWorker, 'attempts', collections.Counter())
   loading.load([str(layout.root_file('constitution.gin'))], ['budget.rounds = 2', 'budget.workers = 3', 'budget.noise_seeds = 2', 'budget.final_seeds = 1',
@@ -300,9 +313,11 @@ def real_worker(tiny_run, directory, **changes) -> dict:
   directory.mkdir()
   spec.write(directory)
   (directory / 'substrate.fork.json').write_text((tiny_run / 'trials' / 'r0w0' / 'substrate.fork.json').read_text())
-  worker = Worker('r0w0', directory, 300)
+  nursery = Nursery(directory / 'nursery.log')
+  worker = nursery.start('r0w0', directory, 300)
   while worker.poll() is None:
     time.sleep(0.05)
+  nursery.close()
   assert worker.poll() == 0, (directory / 'log.txt').read_text()[-2000:]
   return json.loads((directory / RESULT).read_text())
 
@@ -318,15 +333,3 @@ def test_a_diverging_recipe_of_the_operator_is_stopped_as_non_finite(tiny_run, t
 def test_a_dead_binding_past_the_gate_is_refused_by_the_worker(tiny_run, tmp_path):
   claim = real_worker(tiny_run, tmp_path / 't', recipe={'lora.rank': 8}, overlay='lora.rank = 8\n')  # under full fine-tuning nobody reads it
   assert claim['status'] == 'refused' and 'lora.rank' in claim['message']
-
-
-def test_a_worker_is_killed_at_its_deadline(tiny_run, tmp_path):
-  directory = tmp_path / 't'
-  directory.mkdir()
-  TrialSpec.read(tiny_run / 'trials' / 'r0w0').write(directory)
-  worker = Worker('r0w0', directory, 0.2)
-  while worker.poll() is None:
-    time.sleep(0.02)
-  assert worker.timed_out and worker.poll() == -signal.SIGKILL
-  assert not (directory / RESULT).exists()
-

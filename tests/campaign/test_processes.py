@@ -10,7 +10,7 @@ import pytest
 
 from aevo_jax import runtime
 from aevo_jax.campaign import processes
-from aevo_jax.campaign.processes import Server, ServerError
+from aevo_jax.campaign.processes import Nursery, Server, ServerError
 
 REPOSITORY = pathlib.Path(runtime.__file__).resolve().parents[1]
 ECHO = """
@@ -73,6 +73,74 @@ def test_close_ends_it_and_is_harmless_twice(server):
   server.close()
   with pytest.raises(ProcessLookupError):
     os.kill(pid, 0)
+
+
+@pytest.fixture
+def nursery(tmp_path):
+  made = Nursery(tmp_path / 'nursery.log')
+  yield made
+  made.close()
+
+
+@pytest.fixture
+def waiting_worker(nursery, tmp_path):
+  """start(deadline_s) -> a worker that waits for its spec, a pipe that nobody writes to."""
+  def start(deadline_s=300):
+    directory = tmp_path / f'trial{len(list(tmp_path.iterdir()))}'
+    directory.mkdir()
+    os.mkfifo(directory / 'spec.json')
+    return nursery.start('r0w0', directory, deadline_s)
+  return start
+
+
+def ended(worker) -> int:
+  """Exit status, once there is one."""
+  while worker.poll() is None:
+    time.sleep(0.01)
+  return worker.poll()
+
+
+def test_a_worker_without_a_spec_ends_with_its_reason_in_its_log(nursery, tmp_path):
+  (tmp_path / 'trial').mkdir()
+  assert ended(nursery.start('r0w0', tmp_path / 'trial', 300)) == 1
+  assert 'FileNotFoundError' in (tmp_path / 'trial' / 'log.txt').read_text()
+
+
+def test_a_worker_is_a_process_of_its_own_that_holds_nothing_of_the_nursery(waiting_worker):
+  first, second = waiting_worker(), waiting_worker()
+  assert first.pid != second.pid
+  for worker in (first, second):
+    process = pathlib.Path(f'/proc/{worker.pid}')
+    while not (process / 'cwd').readlink() == worker.directory:
+      time.sleep(0.01)  # it is still on its way
+    assert len(list((process / 'task').iterdir())) == 1 and os.getsid(worker.pid) == worker.pid
+    files = {int(f.name): str(f.readlink()) for f in (process / 'fd').iterdir()}
+    assert files == {0: '/dev/null', 1: str(worker.directory / 'log.txt'), 2: str(worker.directory / 'log.txt')}
+  second.kill()
+  assert second.poll() == -9 and first.poll() is None
+
+
+def test_a_worker_is_killed_at_its_deadline(waiting_worker):
+  late, other = waiting_worker(0.2), waiting_worker()
+  assert ended(late) == -9 and late.timed_out
+  assert other.poll() is None and not other.timed_out
+
+
+def test_workers_end_with_their_nursery_and_the_next_one_gets_another(nursery, waiting_worker):
+  worker = waiting_worker()
+  os.kill(nursery._process.pid, 9)
+  assert ended(worker) == -9
+  deadline = time.monotonic() + 10
+  while pathlib.Path(f'/proc/{worker.pid}').exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert not pathlib.Path(f'/proc/{worker.pid}').exists()
+  assert waiting_worker().poll() is None
+
+
+def test_a_nursery_that_cannot_start_is_an_error(nursery, monkeypatch, tmp_path):
+  monkeypatch.setattr(sys, 'executable', '/bin/false')
+  with pytest.raises(ServerError, match='ended twice'):
+    nursery.start('r0w0', tmp_path, 300)
 
 
 def test_children_get_no_secrets(monkeypatch):
