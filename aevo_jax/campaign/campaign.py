@@ -111,6 +111,12 @@ class FrozenInputsError(ValueError):
   """A campaign would go on under other rules, inputs or confinement than it began with."""
 
 
+def compiled_marker(spec: TrialSpec, substrate: str) -> pathlib.Path:
+  """The file in the cache that says that the trial's program was compiled, by this run or another; `substrate` is the digest of base, code and recipe."""
+  key = [program(default_values(spec.recipe)), substrate, spec.threads, platform.machine(), importlib.metadata.version('jax')]
+  return pathlib.Path(spec.cache) / 'programs' / _sha256(json.dumps(key))
+
+
 class Campaign:
   """One campaign in its run directory.
 
@@ -256,7 +262,7 @@ class Campaign:
         self._submit_scores(trial)
     if to_train:
       self._nursery.open()
-    markers = {t.trial: self._marker(t) for t in to_train}
+    markers = {t.trial: compiled_marker(self.spec(t), self._inputs.substrate_identity) for t in to_train}
     self._compiler = self._compile(to_train, markers)
     while self._compiler or to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
       if self._compiler is not None and self._compiler.poll() is not None:
@@ -281,11 +287,6 @@ class Campaign:
             to_train.append(trial)
       self._observer(None)
       time.sleep(POLL_SECONDS)
-
-  def _marker(self, trial: TrialState) -> pathlib.Path:
-    """The file in the cache that says that the trial's program was compiled, by this run or another."""
-    key = [program(default_values(self.spec(trial).recipe)), self._inputs.substrate_identity, self._settings.threads, platform.machine(), importlib.metadata.version('jax')]
-    return pathlib.Path(self._inputs.cache) / 'programs' / _sha256(json.dumps(key))
 
   def _compile(self, trials: Sequence[TrialState], markers: Mapping[str, pathlib.Path]) -> subprocess.Popen | None:
     """Starts the compilation of every program of these trials that no run has compiled yet, those that most trials wait for first."""

@@ -70,6 +70,29 @@ class StandInNursery:
     pass
 
 
+class StandInCompiler:
+  """Compiles one more program whenever it is asked whether it has ended; a `broken` one ends at once."""
+
+  broken = False
+  asked: list[pathlib.Path] = []
+
+  def __init__(self, module, log):
+    self._left = [pathlib.Path(json.loads(pathlib.Path(path).read_text())['marker']) for path in module[1:]]
+    self.asked.extend(self._left)
+
+  def poll(self):
+    if self.broken:
+      return 1
+    if not self._left:
+      return 0
+    self._left[0].parent.mkdir(parents=True, exist_ok=True)
+    self._left.pop(0).touch()
+    return None
+
+  def kill(self):
+    pass
+
+
 class StandInServer:
   """Answers at once; dev accuracy is .5 for everybody."""
 
@@ -149,7 +172,9 @@ def launch(tmp_path, monkeypatch):
   """run(behaviour, *bindings) -> (state, records) of a campaign of 2 rounds x 3 workers; called again it resumes."""
   monkeypatch.setattr(campaign_lib, 'Nursery', StandInNursery)
   monkeypatch.setattr(campaign_lib, 'Server', StandInServer)
+  monkeypatch.setattr(campaign_lib, 'start_child', StandInCompiler)
   monkeypatch.setattr(StandInWorker, 'attempts', collections.Counter())
+  monkeypatch.setattr(StandInCompiler, 'asked', [])
   loading.load([str(layout.root_file('constitution.gin'))], ['budget.rounds = 2', 'budget.workers = 3', 'budget.noise_seeds = 2', 'budget.final_seeds = 1',
                                                              'release.per_round = 2'], search_paths=layout.search_paths())
   run = tmp_path / 'run'
@@ -158,7 +183,7 @@ def launch(tmp_path, monkeypatch):
   (run / 'constitution.gin').write_text(constitution.text())
   save_file(WEIGHTS, run / 'base.safetensors')
   inputs = Inputs(constitution=constitution_lib.read(run / 'constitution.gin'), holdout='h', arbiter_campaign='c', store=str(tmp_path), substrate_object='o', substrate_identity='i',
-                  base_digest='b', recipe=RECIPE, cache='', arbiter_home=str(tmp_path / 'home'))
+                  base_digest='b', recipe=RECIPE, cache=str(tmp_path / 'cache'), arbiter_home=str(tmp_path / 'home'))
 
   def start(behaviour, observer=lambda record: None):
     monkeypatch.setattr(StandInWorker, 'behaviour', staticmethod(behaviour))
@@ -300,6 +325,25 @@ def test_settings_say_what_is_wrong():
   for field, value in {'agent': 'oracle', 'sandbox': 'maybe', 'parallel': -1, 'threads': 0}.items():
     with pytest.raises(ValueError, match=field):
       CampaignSettings(**{field: value})
+
+
+@pytest.mark.parametrize('broken', [False, True])
+def test_a_trial_waits_for_the_compilation_of_its_own_program_only(launch, monkeypatch, broken):
+  """Round 0 has one program, the following ones several; each is asked for once, unless compiling failed, when the workers do without."""
+  monkeypatch.setattr(StandInCompiler, 'broken', broken)
+  compiled_at_start = []
+
+  def behaviour(trial, attempt, directory):
+    marker = campaign_lib.compiled_marker(TrialSpec.read(directory), 'i')
+    compiled_at_start.append((marker.exists(), all(path.exists() for path in StandInCompiler.asked)))
+    return trains(trial, attempt, directory)
+
+  state, _ = launch(behaviour)
+  assert state.finished is not None and len(compiled_at_start) == len(state.trials)
+  assert {own for own, _ in compiled_at_start} == {not broken}
+  if not broken:
+    assert len(set(StandInCompiler.asked)) == len(StandInCompiler.asked) > 1
+    assert not all(everything for _, everything in compiled_at_start), 'some trial started while other programs were being compiled'
 
 
 # -- real workers --------------------------------------------------------------------------------------------------------------------------
