@@ -1,6 +1,7 @@
 """What every setting does to accuracy, estimated from all trials at once: Bayesian linear regression on the settings, family by family.
 
-Accuracy on a family is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; and of what changing an
+Accuracy on a family is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; of one per pair of parameters
+of an axis, one of which is a choice, since an axis is what may act together (an update rule has learning rates of its own); and of what changing an
 axis costs on average, since most changes of a good recipe lose. A trial's gain over its anchor is then linear in the difference of their features, with
 normal weights (ridge), so the posterior has a closed form (Bishop 2006, eq. 3.49-3.51) and a few trials that each change several axes already say
 something about each of them. The families' posteriors add up, weighted by their items, to that of overall accuracy.
@@ -10,17 +11,20 @@ shows in the accuracy of its own family even where the trial's other changes hid
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from aevo_jax.config.parameter import Parameter, to_unit, unmet_conditions
-from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.config.search_space import Axis, SearchSpace
 
 PRIOR_SD = 0.04  # of a weight: how much a setting is expected to move overall accuracy
-OWN_SD = 0.3  # the same of a parameter named after a family, on that family
+OWN_SD = 0.3  # the same of a choice named after a family, on that family
+OWN_NUMBER_SD = 0.1  # of a number named after a family: amounts move less than kinds
+PAIR = 0.7  # of these, for a pair of parameters
 FOREIGN_SD = 0.03  # and on another family
 MISFIT_SD = 0.01  # of what a sum of single effects leaves out
 
@@ -48,6 +52,18 @@ def _features(parameter: Parameter, values: Mapping[str, Any]) -> list[float]:
     return [0.0] * 3
   position = 2 * to_unit(parameter, value) - 1
   return [1.0, position, position * position]
+
+
+def _pairs(axis: Axis) -> Iterator[tuple[Parameter, Parameter]]:
+  """The pairs of an axis whose joint effect is estimated."""
+  return (pair for pair in itertools.combinations(axis.parameters, 2) if any(p.kind in ('choice', 'bool') for p in pair))
+
+
+def _axis_features(axis: Axis, values: Mapping[str, Any]) -> list[float]:
+  """The features of every parameter, then the products of those of every pair."""
+  single = {p.selector: _features(p, values) for p in axis.parameters}
+  joint = [x * y for first, second in _pairs(axis) for x in single[first.selector] for y in single[second.selector]]
+  return [*itertools.chain(*single.values()), *joint]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +96,24 @@ def difference(space: SearchSpace, defaults: Mapping[str, Any], before: Mapping[
   """[f]: the number of axes that differ, then the difference of the features of all parameters in the space's order."""
   old, new = {**defaults, **before}, {**defaults, **after}
   changed = sum(any(old[p.selector] != new[p.selector] for p in axis.parameters) for axis in space.axes)
-  features = lambda values: np.asarray([f for parameter in space.parameters for f in _features(parameter, values)])
+  features = lambda values: np.asarray([f for axis in space.axes for f in _axis_features(axis, values)])
   return np.concatenate([[changed], features(new) - features(old)])
 
 
 def _prior(space: SearchSpace, family: str, families: Iterable[str], share: float) -> np.ndarray:
   """[f] standard deviations of the weights for one family. Those of overall accuracy grow by 1 / sqrt(share), so that independent families add up to them."""
   others, general = set(families) - {family}, PRIOR_SD / math.sqrt(share)
-  deviations = [general]
-  for parameter in space.parameters:
+
+  def deviation(parameter: Parameter) -> float:
     named = parameter.selector.rpartition('.')[2]
-    deviation = OWN_SD if named == family else FOREIGN_SD if named in others else general
-    deviations += [deviation] * (len(parameter.choices) if parameter.kind == 'choice' else 2 if parameter.kind == 'bool' else 3)
+    own = OWN_NUMBER_SD if parameter.kind in ('float', 'int') else OWN_SD
+    return own if named == family else FOREIGN_SD if named in others else general
+
+  size = lambda parameter: len(parameter.choices) if parameter.kind == 'choice' else 2 if parameter.kind == 'bool' else 3
+  deviations = [general]
+  for axis in space.axes:
+    deviations += [deviation(p) for p in axis.parameters for _ in range(size(p))]
+    deviations += [PAIR * max(deviation(first), deviation(second)) for first, second in _pairs(axis) for _ in range(size(first) * size(second))]
   return np.asarray(deviations)
 
 

@@ -18,7 +18,7 @@ noise is promoted.
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,17 @@ from scipy import stats
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.parameter import unmet_conditions
-from aevo_jax.config.search_space import SearchSpace, neighbour, sample
+from aevo_jax.config.search_space import Axis, SearchSpace, neighbour, sample
 from aevo_jax.meta_agent import effects as effects_lib
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy, render_overlay
 
 DEAD_END_ROUNDS = 3
 DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
 REFINE_STEP = 0.2
-CANDIDATES = 60  # recipes drawn in a round, of which each explorer runs one
-CHANGED = (0.05, 0.3)  # range of the probability that a candidate changes an axis
+NEW, PAST = 15, 10  # random and past settings of an axis to choose from in a round
+SUBSETS = 60  # sets of axes, of which an explorer takes the best
+ATTEMPTS = 5  # draws of the effects for each explorer, until its recipe is a new one
+CHANGED = (0.05, 0.2)  # range of the probability that a set has an axis
 DEMOTED = 0.05  # the same of a demoted axis
 PROBES = 20  # settings of an axis that are looked at before it is demoted
 
@@ -245,37 +247,40 @@ def _explorers(space: SearchSpace, observations: dict[str, Observation], standin
   past = defaultdict(list)
   for axis, setting in _settings(observations.values(), space):
     past[axis].append(setting)
-  candidates = [c for c in (_candidate(space, past, base, defaults, demoted, dead_ends, rng) for _ in range(CANDIDATES))
-                if c and render_overlay(prune(base | c, space, defaults)) not in seen]
-  moves = [effects.difference(base, prune(base | c, space, defaults)) for c in candidates]
-  while candidates and len(chosen) < count:
+  menus = {axis.name: _menu(axis, past[axis.name], base, space, defaults, [d for d in dead_ends if d.axis == axis.name], rng) for axis in space.axes}
+  menus = {name: menu for name, menu in menus.items() if menu}
+  moves = {name: np.stack([effects.difference(base, prune(base | setting, space, defaults)) for setting in menu]) for name, menu in menus.items()}
+  for _ in range(ATTEMPTS * count):
+    if len(chosen) == count:
+      break
     weights = effects.draw(rng)
-    best = max(range(len(candidates)), key=lambda i: float(moves[i] @ weights))
-    changes = candidates.pop(best)
-    moves.pop(best)
-    expected, sd = effects.gain(base, prune(base | changes, space, defaults))
-    offer(changes, f'expected {expected:+.3f} +- {sd:.3f} on dev, the most promising of {CANDIDATES} draws under one draw of the effects')
+    values = {name: steps @ weights for name, steps in moves.items()}
+    best = {name: int(np.argmax(v)) for name, v in values.items()}
+    subsets = (_subset(list(menus), demoted, rng) for _ in range(SUBSETS))
+    subset = max((s for s in subsets if s), key=lambda names: sum(values[n][best[n]] for n in names), default=())
+    changes = {k: v for name in subset for k, v in menus[name][best[name]].items()}
+    if changes and render_overlay(prune(base | changes, space, defaults)) not in seen:
+      expected, sd = effects.gain(base, prune(base | changes, space, defaults))
+      offer(changes, f'expected {expected:+.3f} +- {sd:.3f} on dev, the most promising of {SUBSETS} sets of axes under one draw of the effects')
   further = Assignment(ANCHOR, {}, dict(standing), 'a further anchor: no new setting was found')
   return [*chosen.values(), *[further] * (count - len(chosen))]
 
 
-def _candidate(space: SearchSpace, past: Mapping[str, Sequence[dict[str, Any]]], base: dict[str, Any], defaults: dict[str, Any], demoted: Sequence[str],
-               dead_ends: Sequence[DeadEnd], rng: np.random.Generator) -> dict[str, Any]:
-  """Changes of a random subset of the axes: new settings, or past ones of some trial, their numbers moved a little."""
-  changes: dict[str, Any] = {}
+def _menu(axis: Axis, past: Sequence[dict[str, Any]], base: dict[str, Any], space: SearchSpace, defaults: dict[str, Any], dead_ends: Sequence[DeadEnd],
+          rng: np.random.Generator) -> list[dict[str, Any]]:
+  """Settings of one axis to choose from, none of them near a dead end: random ones, and those of past trials with their numbers moved a little."""
+  settings = [{b.selector: b.value for b in sample(axis, rng, {**defaults, **base})} for _ in range(NEW)]
+  for index in rng.permutation(len(past))[:PAST]:
+    settings.append({k: neighbour(v, space.parameter(k), rng, REFINE_STEP) if space.parameter(k).kind in ('float', 'int') else v for k, v in past[index].items()})
+  here = prune(base, space, defaults)
+  settings = {render_overlay(s): s for s in settings if prune(base | s, space, defaults) != here}
+  return [s for s in settings.values() if not any(_distance(s, d.changes, space) < DEAD_END_DISTANCE for d in dead_ends)]
+
+
+def _subset(axes: Sequence[str], demoted: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+  """Axes to change together, each with the same random probability."""
   share = rng.uniform(*CHANGED)
-  for axis in space.axes:
-    if rng.random() >= (DEMOTED if axis.name in demoted else share):
-      continue
-    if past[axis.name] and rng.random() < 0.5:
-      setting = past[axis.name][rng.integers(len(past[axis.name]))]
-      numeric = lambda k: space.parameter(k).kind in ('float', 'int')
-      setting = {k: neighbour(v, space.parameter(k), rng, REFINE_STEP) if numeric(k) else v for k, v in setting.items()}
-    else:
-      setting = {b.selector: b.value for b in sample(axis, rng, {**defaults, **base, **changes})}
-    if not any(_distance(setting, d.changes, space) < DEAD_END_DISTANCE for d in dead_ends if d.axis == axis.name):
-      changes |= setting
-  return prune(changes, space, {**defaults, **base})
+  return tuple(name for name in axes if rng.random() < (DEMOTED if name in demoted else share))
 
 
 def _distance(a: dict[str, Any], b: dict[str, Any], space: SearchSpace) -> float:

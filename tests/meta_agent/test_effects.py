@@ -22,10 +22,11 @@ HALVES = {'unit_conversion': 0.5, 'numeral_conversion': 0.5}
 
 def test_a_difference_counts_changed_axes_and_leaves_out_what_a_condition_leaves_out():
   most = LORA | {'lora.rank': 32, 'optimizer.learning_rate': 1e-2}
-  # [axes, rate: in range, position, square, full, lora, rank: in range, position, square, worked, steps, bare]
-  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, {}, most), [2, 0, 1, 1, -1, 1, 1, 1, 1, 0, 0, 0], atol=1e-12)
-  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, most, {}), [2, 0, -1, -1, 1, -1, -1, -1, -1, 0, 0, 0], atol=1e-12)  # undoing is a change too
-  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, {}, {'lora.rank': 32}), [1] + [0] * 11, atol=1e-12)  # no rank without LoRA
+  # [axes, rate: in range, position, square, full, lora, rank: in range, position, square, full x rank, lora x rank, worked, steps, bare]
+  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, {}, most), [2, 0, 1, 1, -1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], atol=1e-12)
+  undone = [2, 0, -1, -1, 1, -1, -1, -1, -1, 0, 0, 0, -1, -1, -1, 0, 0, 0]  # undoing is a change too
+  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, most, {}), undone, atol=1e-12)
+  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, {}, {'lora.rank': 32}), [1] + [0] * 17, atol=1e-12)  # no rank without LoRA
 
 
 def test_the_posterior_is_that_of_gaussian_conditioning():
@@ -37,7 +38,9 @@ def test_the_posterior_is_that_of_gaussian_conditioning():
   trials = [Trial(s, s | o, {'overall': float(rng.normal(0, 0.05))}, float(rng.uniform(0.005, 0.02)), 0.004 if s else 0.007) for s, o in zip(standing, overlays)]
   found = effects.fit(SPACE, DEFAULTS, trials, {'overall': 1.0})
   x = np.asarray([found.difference(t.before, t.after) for t in trials])
-  p, s = np.eye(x.shape[1]) * effects.PRIOR_SD**2, np.diag([t.noise**2 + effects.MISFIT_SD**2 for t in trials])
+  deviations = np.full(18, effects.PRIOR_SD)
+  deviations[9:15] *= effects.PAIR
+  p, s = np.diag(deviations**2), np.diag([t.noise**2 + effects.MISFIT_SD**2 for t in trials])
   s[:3, :3] += 0.007**2
   s[3:, 3:] += 0.004**2
   gain = p @ x.T @ np.linalg.inv(x @ p @ x.T + s)

@@ -329,6 +329,21 @@ def test_what_helps_one_family_is_found_among_changes_that_hurt_all(capsys):
   assert found['families'] >= 0.75 and found['families'] > found['overall accuracy']
 
 
+def together(values: dict[str, Any]) -> float:
+  """Two choices of one axis that gain .06 together and lose .01 alone; every other change is as in real_effects, without averaging's gain."""
+  both = [values[f'solution_style.{f}'] == 'steps' for f in ('unit_conversion', 'gravitational_constant')]
+  return real_effects(values | {'train.ema_decay': DEFAULTS['train.ema_decay']}) + (0.06 if all(both) else -0.01 * any(both))
+
+
+def test_choices_of_one_axis_that_gain_only_together_are_tried_together():
+  tried = 0
+  for seed in range(20):
+    policies = campaign(World(together), seed)
+    tried += any(a.overlay.get('solution_style.unit_conversion') == a.overlay.get('solution_style.gravitational_constant') == 'steps'
+                 for policy in policies for a in policy.assignments[1:])
+  assert tried >= 17
+
+
 def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
   """Measured over 40 campaigns of 4 rounds x 8 workers for each seed noise.
 
