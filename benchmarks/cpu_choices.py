@@ -2,7 +2,7 @@
 
   taskset -c 0 .venv/bin/python benchmarks/cpu_choices.py
 
-Prints ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around the scan against the plain products
+Prints ratios: tokens a second of a training step's gradient with `layers.matmul` and the barriers around scan and attention against the plain products
 without barriers, and of greedy decoding of dev prompts in batches of 32 sorted by length and tokens against batches of 128 sorted by length,
 and what the two settings of `runtime.tune_for_cpu` do to a gradient: the seconds in which it compiles at LLVM's first level beside the default one, and
 the time of a run at that level with malloc's defaults beside the same with memory kept.

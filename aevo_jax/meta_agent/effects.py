@@ -59,6 +59,16 @@ def _pairs(axis: Axis) -> Iterator[tuple[Parameter, Parameter]]:
   return (pair for pair in itertools.combinations(axis.parameters, 2) if any(p.kind in ('choice', 'bool') for p in pair))
 
 
+def _size(parameter: Parameter) -> int:
+  """The number of its features."""
+  return len(parameter.choices) if parameter.kind == 'choice' else 2 if parameter.kind == 'bool' else 3
+
+
+def _width(axis: Axis) -> int:
+  """The number of features of an axis."""
+  return sum(map(_size, axis.parameters)) + sum(_size(first) * _size(second) for first, second in _pairs(axis))
+
+
 def _axis_features(axis: Axis, values: Mapping[str, Any]) -> list[float]:
   """The features of every parameter, then the products of those of every pair."""
   single = {p.selector: _features(p, values) for p in axis.parameters}
@@ -95,9 +105,15 @@ class Effects:
 def difference(space: SearchSpace, defaults: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> np.ndarray:
   """[f]: the number of axes that differ, then the difference of the features of all parameters in the space's order."""
   old, new = {**defaults, **before}, {**defaults, **after}
-  changed = sum(any(old[p.selector] != new[p.selector] for p in axis.parameters) for axis in space.axes)
-  features = lambda values: np.asarray([f for axis in space.axes for f in _axis_features(axis, values)])
-  return np.concatenate([[changed], features(new) - features(old)])
+  differs = lambda selectors: any(old[s] != new[s] for s in selectors)
+  changed, steps = 0, []
+  for axis in space.axes:
+    changed += differs(p.selector for p in axis.parameters)
+    if differs(s for p in axis.parameters for s in (p.selector, *p.when)):
+      steps += [y - x for x, y in zip(_axis_features(axis, old), _axis_features(axis, new))]
+    else:
+      steps += [0.0] * _width(axis)
+  return np.asarray([changed, *steps], float)
 
 
 def _prior(space: SearchSpace, family: str, families: Iterable[str], share: float) -> np.ndarray:
@@ -109,11 +125,10 @@ def _prior(space: SearchSpace, family: str, families: Iterable[str], share: floa
     own = OWN_NUMBER_SD if parameter.kind in ('float', 'int') else OWN_SD
     return own if named == family else FOREIGN_SD if named in others else general
 
-  size = lambda parameter: len(parameter.choices) if parameter.kind == 'choice' else 2 if parameter.kind == 'bool' else 3
   deviations = [general]
   for axis in space.axes:
-    deviations += [deviation(p) for p in axis.parameters for _ in range(size(p))]
-    deviations += [PAIR * max(deviation(first), deviation(second)) for first, second in _pairs(axis) for _ in range(size(first) * size(second))]
+    deviations += [deviation(p) for p in axis.parameters for _ in range(_size(p))]
+    deviations += [PAIR * max(deviation(first), deviation(second)) for first, second in _pairs(axis) for _ in range(_size(first) * _size(second))]
   return np.asarray(deviations)
 
 

@@ -119,7 +119,7 @@ def test_train_does_what_a_trial_does(tiny_run, tmp_path):
   assert result.returncode == 0, result.stdout + result.stderr
   assert tensors(out / EXPORT) == trial.candidate
   again = aevo('train', f'--out={out}', f'--seed={trial.seed}', '--tokens=8192', '--steps=4', '--gin.optimizer.learning_rate=1e-4')
-  assert again.returncode == 1 and 'recipe.optimizer.learning_rate was 0.0005 and is 0.0001 now' in again.stdout + again.stderr
+  assert again.returncode == 1 and 'recipe.optimizer.learning_rate was 0.00025 and is 0.0001 now' in again.stdout + again.stderr
 
   # The final score of these weights is in the ledger; the revealed secret draws the same set again.
   records = read(tiny_run / 'ledger.jsonl')
