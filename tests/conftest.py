@@ -20,9 +20,10 @@ import pytest
 
 import aevo_jax
 from aevo_jax import layout
-from aevo_jax.runtime import tune_for_cpu
+from aevo_jax.runtime import single_threaded_blas, tune_for_cpu
 
 tune_for_cpu()  # before anything imports JAX
+single_threaded_blas()  # small matrices; threads only get into each other's way
 
 TINY = (
     'budget.rounds = 1', 'budget.workers = 2', 'budget.noise_seeds = 2', 'budget.final_seeds = 1', 'budget.trial_tokens = 8192', 'budget.trial_steps = 4',

@@ -49,7 +49,7 @@ class Nursery:
     self._buffer = b''
     with self._log.open('ab') as log:
       self._process = subprocess.Popen([sys.executable, '-m', 'aevo_jax.campaign.nursery'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                       env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
+                                       env=_environment() | {'HOME': os.environ.get('HOME', '/')}, cwd=self._log.parent, start_new_session=True)
 
   def start(self, trial: str, directory: pathlib.Path, deadline_s: float) -> 'Worker':
     """A worker on the trial whose spec lies in `directory`; its output goes to log.txt there.

@@ -33,16 +33,19 @@ def started(run: pathlib.Path) -> subprocess.Popen:
 
 
 def processes_of(run: pathlib.Path, pattern: str = '') -> list[int]:
-  """Live processes whose command line names something inside of the run directory."""
+  """Live processes that work inside of the run directory or whose command line names something there."""
   found = []
   for entry in pathlib.Path('/proc').iterdir():
     try:
-      command = (entry / 'cmdline').read_bytes().decode(errors='replace') if entry.name.isdigit() else ''
+      command = f"{(entry / 'cmdline').read_bytes().decode(errors='replace')} {(entry / 'cwd').readlink()}/" if entry.name.isdigit() else ''
     except OSError:
       continue  # it ended meanwhile
     if f'{run}/' in command and re.search(pattern, command):
       found.append(int(entry.name))
   return found
+
+
+WORKER = r'campaign\.nursery.*/trials/'  # forked from the nursery, at work in a trial's directory
 
 
 def length(run: pathlib.Path) -> int:
@@ -77,9 +80,9 @@ def kill_worker(run: pathlib.Path, controller: subprocess.Popen, rng: random.Ran
   """Kills some worker that is alive once the ledger has `at` records, at a random time of its life."""
   wait_until(lambda: length(run) >= at, controller, run)
   while True:
-    victim = rng.choice(wait_until(lambda: processes_of(run, r'campaign\.worker'), controller, run))
-    time.sleep(rng.uniform(0, 4))
-    if victim in processes_of(run, r'campaign\.worker'):
+    victim = rng.choice(wait_until(lambda: processes_of(run, WORKER), controller, run))
+    time.sleep(rng.uniform(0, 1))
+    if victim in processes_of(run, WORKER):
       os.kill(victim, signal.SIGKILL)
       return
 
