@@ -97,8 +97,9 @@ def main() -> None:
     if (RESULTS / f'{key}.json').exists():
       continue
     run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
-    subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}',
-                    f'--gin.campaign.agent="{agent}"', f'--gin.campaign.parallel={arguments.parallel}', *([f'--resume={run}'] if run.exists() else [f'--run={run}'])], check=True)
+    start = [f'--run={run}', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}', f'--gin.campaign.agent="{agent}"',
+             f'--gin.campaign.parallel={arguments.parallel}']
+    subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', *([f'--resume={run}'] if run.exists() else start)], check=True)
     result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest,
                                            'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime())}
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,8 @@ def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, t
       except ValueError:
         continue  # impossible beside the rest of the recipe, e.g. more steps than the budget has
       for name, compute in moved.items():
+        if compute.args == base[name].args:
+          continue
         if name not in known:
           known[name] = base[name]()
         if compute() != known[name]:

@@ -31,8 +31,9 @@ class Prepared(NamedTuple):
 
 def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> Prepared:
   """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`."""
-  structure, params, frozen = fingerprint.adapted(config, recipe, base, seed)
-  batches = pipeline.batches(fingerprint.source(recipe, tokenizer, size=size, seed=seed), rows=recipe.train.batch_rows, row_length=recipe.train.row_length)
+  structure, params, frozen = fingerprint.adapted(config, recipe.adaptation, recipe.lora, base, seed)
+  source = pipeline.SftSource(*fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed))
+  batches = pipeline.batches(source, rows=recipe.train.batch_rows, row_length=recipe.train.row_length)
   return Prepared(structure, params, frozen, batches)
 
 

@@ -48,7 +48,7 @@ def test_every_parameter_of_the_shipped_space_is_live(constitution, capsys):
     seconds.append(time.perf_counter() - started)
   assert changed.keys() == set(space.selectors)
   assert {changed[s] for s in ('family_weight.bit_manipulation', 'rare_share.text_encryption', 'difficulty.magnitude', 'data.plain_share')} == {'batches'}
-  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'state' and changed['optimizer.b2'] == 'step'
+  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'state' and changed['optimizer.b2'] == 'update'
   with capsys.disabled():
     print(f'\nliveness of {len(seconds)} overlays: median {sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s')
 
@@ -91,7 +91,7 @@ def test_adams_moment_is_dead_under_muon_where_every_parameter_is_a_matrix(const
     with pytest.raises(DeadBindingError, match='optimizer.b2'):
       live(overlay, constitution.space())
   else:
-    assert live(overlay, constitution.space())['optimizer.b2'] == 'step'
+    assert live(overlay, constitution.space())['optimizer.b2'] == 'update'
 
 
 def test_a_value_whose_next_neighbour_means_the_same_or_is_impossible_is_live():
