@@ -15,6 +15,8 @@ PYTEST_ARGS ?=
 # Fetching an interpreter is the user's decision: `UV_PYTHON_DOWNLOADS=automatic make setup` allows it.
 UV_PYTHON_DOWNLOADS ?= never
 export UV_PYTHON_DOWNLOADS
+# A campaign starts a dozen processes: without bytecode in .venv, which is this project's own, each compiles hundreds of modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 UV := .bootstrap/bin/uv
 UV_READY := .bootstrap/uv-$(UV_VERSION)

@@ -32,6 +32,12 @@ def start_child(module: list[str], log: pathlib.Path) -> subprocess.Popen:
                             env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
 
 
+def _close_pipes(process: subprocess.Popen) -> None:
+  with contextlib.suppress(BrokenPipeError):  # a request that it never read
+    process.stdin.close()
+  process.stdout.close()
+
+
 class Nursery:
   """The process that forks workers (`campaign.nursery`); started by the first worker or `open`, and again if it dies."""
 
@@ -103,11 +109,7 @@ class Nursery:
   def _lost(self) -> None:
     # The kernel kills workers whose nursery ends.
     self._process.wait()
-    try:
-      self._process.stdin.close()
-    except BrokenPipeError:
-      pass  # a request that it never read
-    self._process.stdout.close()
+    _close_pipes(self._process)
     self._process = None
     self._statuses |= {name: -signal.SIGKILL for name in self._pids if name not in self._statuses}
 
@@ -197,7 +199,8 @@ class Server:
     if self._process.poll() is not None:
       self._deaths += 1
       status, self.busy = self._process.returncode, False
-      self._forget()
+      _close_pipes(self._process)
+      self._process = None
       if self._deaths > self.RESTARTS:
         raise ServerError(f'{self._command[2]} ended {self._deaths} times, last with status {status}; see {self._log}')
     return None
@@ -223,13 +226,5 @@ class Server:
         self._process.kill()
         self._process.wait()
     if self._process is not None:
-      self._forget()
-
-  def _forget(self) -> None:
-    """Closes the pipes of a process that has ended."""
-    try:
-      self._process.stdin.close()
-    except BrokenPipeError:
-      pass  # a request that it never read
-    self._process.stdout.close()
-    self._process = None
+      _close_pipes(self._process)
+      self._process = None

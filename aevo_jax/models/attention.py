@@ -16,7 +16,7 @@ from aevo_jax.models.layers import Linear
 
 
 class KVCache(NamedTuple):
-  """keys, values [b, t, k, h]; t is prompt length + room for generated tokens."""
+  """keys, values [b, k, t, h], the order in which `step` reads them; t is prompt length + room for generated tokens."""
 
   keys: jax.Array
   values: jax.Array
@@ -43,20 +43,16 @@ class Attention(nnx.Module):
     self.v_proj = Linear(d, self.kv_heads * h, ('embed', 'kv_heads'), rngs=rngs)
     self.o_proj = Linear(self.heads * h, d, ('heads', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)))
 
-  def _qkv(self, x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    b, t, _ = x_btd.shape
-    split = lambda y, heads: y.reshape(b, t, heads, self.head_dim)
-    return split(self.q_proj(x_btd), self.heads), split(self.k_proj(x_btd), self.kv_heads), split(self.v_proj(x_btd), self.kv_heads)
-
   def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     return self.prefill(x_btd, segment_ids_bt, room=0)[0]
 
-  def prefill(self, x_btd: jax.Array, segment_ids_bt: jax.Array, room: int) -> tuple[jax.Array, KVCache]:
-    """Whole-row attention, and the cache with `room` empty places behind it."""
-    t = x_btd.shape[1]
-    q, k, v = self._qkv(x_btd)
-    mask = jnp.tril(jnp.ones((t, t), bool)) & (segment_ids_bt[:, :, None] == segment_ids_bt[:, None, :])
-    grow = lambda y: jnp.pad(y, ((0, 0), (0, room), (0, 0), (0, 0)))
+  def prefill(self, x_btd: jax.Array, segment_ids_bt: jax.Array, room: int, queries: slice = slice(None)) -> tuple[jax.Array, KVCache]:
+    """Whole-row attention, and the cache with `room` empty places behind it; only the places that `queries` selects get an output."""
+    b, t, _ = x_btd.shape
+    split = lambda y, heads: y.reshape(b, -1, heads, self.head_dim)
+    q, k, v = split(self.q_proj(x_btd[:, queries]), self.heads), split(self.k_proj(x_btd), self.kv_heads), split(self.v_proj(x_btd), self.kv_heads)
+    mask = jnp.tril(jnp.ones((t, t), bool))[queries] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
+    grow = lambda y: jnp.pad(jnp.swapaxes(y, 1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
     # Whole arrays in and out, as around the scan of mamba2: XLA's CPU compiler would fuse neighbours in and compute them several times over.
     q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
     y = jax.lax.optimization_barrier(_attend(q, k, v, mask))
@@ -64,7 +60,10 @@ class Attention(nnx.Module):
 
   def step(self, x_bd: jax.Array, cache: KVCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache]:
     """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new one included."""
-    q, k, v = self._qkv(x_bd[:, None])
-    write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new, position, axis=1)
-    cache = KVCache(write(cache.keys, k), write(cache.values, v))
-    return self.o_proj(_attend(q, cache.keys, cache.values, valid_bt[:, None]))[:, 0], cache
+    b, k, h = x_bd.shape[0], self.kv_heads, self.head_dim
+    q = self.q_proj(x_bd).reshape(b, k, self.heads // k, h) / math.sqrt(h)
+    write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position, axis=2)
+    cache = KVCache(write(cache.keys, self.k_proj(x_bd)), write(cache.values, self.v_proj(x_bd)))
+    scores = jnp.einsum('bkqh,bksh->bkqs', q, cache.keys).astype(jnp.float32)
+    probs = jax.nn.softmax(jnp.where(valid_bt[:, None, None], scores, -1e30), axis=-1).astype(cache.values.dtype)
+    return self.o_proj(jnp.einsum('bkqs,bksh->bkqh', probs, cache.values).reshape(b, -1)), cache

@@ -68,15 +68,19 @@ class Decoder(nnx.Module):
     """
     segment_ids = valid_bt.astype(jnp.int32)
     x, caches = self._embed(tokens_bt), []
-    for kind, block in zip(self.config.pattern, self.layers):
+    # From the last block that keeps a state on, only the last place is read.
+    last_stateful = max((i for i, kind in enumerate(self.config.pattern) if kind != '-'), default=-1)
+    for i, (kind, block) in enumerate(zip(self.config.pattern, self.layers)):
+      wanted = slice(-1, None) if i >= last_stateful else slice(None)
       normed, cache = block.norm(x), None
       if kind == 'M':
         y, cache = block.mixer.prefill(normed, segment_ids)
+        y = y[:, wanted]
       elif kind == '*':
-        y, cache = block.mixer.prefill(normed, segment_ids, room)
+        y, cache = block.mixer.prefill(normed, segment_ids, room, wanted)
       else:
         y = block.mixer(normed)
-      x = x + y
+      x = x[:, wanted] + y
       caches.append(cache)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
     return self._logits(x[:, -1]), DecodeState(tuple(caches), valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
