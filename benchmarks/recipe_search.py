@@ -8,6 +8,7 @@ accumulate in --out, keyed by recipe, seed and base: run again, it continues. Th
 """
 
 import argparse
+import collections
 import hashlib
 import itertools
 import json
@@ -17,6 +18,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,6 +61,88 @@ def random_recipes(constitution, defaults, count: int, seed: int) -> list[dict]:
   return recipes
 
 
+class Job(NamedTuple):
+  """One recipe to train and score; `key` names it in the results."""
+
+  key: str
+  overlay: dict
+  recipe: str
+  seed: int
+
+
+class Search:
+  """Trains and scores jobs in a scratch store, at most `parallel` processes at a time, and adds what they gave to `results`, which is saved in `out`."""
+
+  def __init__(self, constitution, out: pathlib.Path, parallel: int):
+    self.constitution, self._out, self._parallel = constitution, out, parallel
+    self._scratch = pathlib.Path(tempfile.mkdtemp(prefix='aevo-search-'))
+    self._store = Store(self._scratch / 'store')
+    root = layout.root_file('substrate')
+    measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
+    self._substrate, self._base_digest = build.build(root, measured, self._store), measured.base_checkpoint.logical_digest
+    (self._scratch / 'constitution.gin').write_text(constitution.text())
+    self.starting = self._substrate.recipe
+    self.results = json.loads(out.read_text()) if out.exists() else {'command': '', 'runs': {}}
+    self.results['command'] = 'python ' + ' '.join(sys.argv)
+
+  def job(self, overlay: dict, seed: int) -> Job:
+    recipe = full_recipe(parse_statements(render_overlay(overlay)), self.starting)
+    key = hashlib.sha256(f'{recipe}|{seed}|{self._base_digest}|{self.constitution.dev_set}'.encode()).hexdigest()[:16]
+    return Job(key, overlay, recipe, seed)
+
+  def run(self, jobs: Iterable[Job]) -> None:
+    """Trains and scores every job."""
+    jobs, running = collections.deque(jobs), {}
+    evaluator = Server([sys.executable, '-m', 'aevo_jax.evaluation.evaluator', '--base', str(self._store.path(self._substrate.object)), '--constitution',
+                        str(self._scratch / 'constitution.gin'), '--cache', str(self._scratch / 'cache')], self._scratch / 'evaluator.log')
+    nursery = Nursery(self._scratch / 'nursery.log')
+    while jobs or running or evaluator.waiting or evaluator.busy:
+      if evaluator.waiting and len(running) + evaluator.busy < self._parallel:
+        evaluator.send_next()
+      while jobs and len(running) + evaluator.busy < self._parallel:
+        job = jobs.popleft()
+        running[job.key] = job, nursery.start(job.key, self._prepare(job), self.constitution.budget.trial_deadline_s)
+      if (answer := evaluator.poll()) is not None:
+        (job, claim), reply = answer
+        self._scored(job, claim, reply['summary'])
+      for key in [key for key, (_, worker) in running.items() if worker.poll() is not None]:
+        self._ended(*running.pop(key), evaluator)
+      time.sleep(0.02)
+    evaluator.close()
+    nursery.close()
+    self._save()
+    shutil.rmtree(self._scratch)
+
+  def _prepare(self, job: Job) -> pathlib.Path:
+    directory, budget = self._scratch / job.key, self.constitution.budget
+    directory.mkdir()
+    TrialSpec(trial=job.key, store=str(self._store.root), substrate=self._substrate.object, base_digest=self._base_digest, constitution=self.constitution.digest(),
+              recipe=job.recipe, overlay='', seed=job.seed, size=self.constitution.objective.size, tokens=budget.trial_tokens, steps=budget.trial_steps,
+              threads=1, axes=self.constitution.search_space.axes, cache=str(self._scratch / 'cache'), locked=False).write(directory)
+    self._store.fork(self._substrate.object, directory)
+    return directory
+
+  def _ended(self, job: Job, worker: Worker, evaluator: Server) -> None:
+    claim = json.loads((worker.directory / RESULT).read_text()) if (worker.directory / RESULT).exists() else {'status': 'crashed'}
+    if claim['status'] != 'trained':
+      self.results['runs'][job.key] = {'overlay': job.overlay, 'seed': job.seed, 'claim': claim}
+      return
+    weights = worker.directory / EXPORT
+    evaluator.submit((job, claim), {'op': 'score', 'weights': str(weights), 'file_digest': file_digest(weights), 'out': str(worker.directory / 'dev.json')})
+
+  def _scored(self, job: Job, claim: dict, summary: dict) -> None:
+    overall, families = summary['overall'], {name: score['accuracy'] for name, score in summary['by_family'].items()}
+    self.results['runs'][job.key] = {'overlay': job.overlay, 'seed': job.seed, 'accuracy': overall['accuracy'], 'low': overall['low'], 'high': overall['high'],
+                                     'by_family': families, 'claim': claim}
+    print(f'{overall["accuracy"]:.3f}  {job.overlay}  ' + ' '.join(f'{name[:4]}={accuracy:.2f}' for name, accuracy in families.items()), flush=True)
+    self._save()
+    shutil.rmtree(self._scratch / job.key)
+
+  def _save(self) -> None:
+    self._out.parent.mkdir(parents=True, exist_ok=True)
+    self._out.write_text(json.dumps(self.results, indent=1, sort_keys=True) + '\n')
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('mode', choices=['grid', 'random', 'overlays'])
@@ -71,76 +156,20 @@ def main() -> None:
 
   loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
   constitution = constitution_lib.from_gin()
-  root = layout.root_file('substrate')
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix='aevo-search-'))
-  store = Store(scratch / 'store')
-  measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
-  substrate = build.build(root, measured, store)
-  (scratch / 'constitution.gin').write_text(constitution.text())
-  defaults = default_values(substrate.recipe)
-  overlays = {'grid': grid, 'random': lambda: random_recipes(constitution, defaults, arguments.count, arguments.seed),
-              'overlays': lambda: json.loads(arguments.overlays.read_text())}[arguments.mode]()
-
-  results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {'command': '', 'runs': {}}
-  results['command'] = 'python ' + ' '.join(sys.argv)
-  jobs = []
-  for overlay, k in itertools.product(overlays, range(arguments.seeds)):
-    recipe = full_recipe(parse_statements(render_overlay(overlay)), substrate.recipe)
-    if arguments.mode == 'random':
-      admit(render_overlay(overlay), constitution, substrate.recipe)
-    seed = arguments.seed + k
-    key = hashlib.sha256(f'{recipe}|{seed}|{measured.base_checkpoint.logical_digest}|{constitution.dev_set}'.encode()).hexdigest()[:16]
-    if key not in results['runs']:
-      jobs.append((key, overlay, recipe, seed))
-  print(f'{len(jobs)} of {len(overlays) * arguments.seeds} to run')
-
-  evaluator = Server([sys.executable, '-m', 'aevo_jax.evaluation.evaluator', '--base', str(store.path(substrate.object)), '--constitution',
-                      str(scratch / 'constitution.gin'), '--cache', str(scratch / 'cache')], scratch / 'evaluator.log')
-  nursery = Nursery(scratch / 'nursery.log')
-  running, budget = {}, constitution.budget
-
-  def finish(key: str, worker: Worker, job) -> None:
-    claim = json.loads((worker.directory / RESULT).read_text()) if (worker.directory / RESULT).exists() else {'status': 'crashed'}
-    if claim['status'] != 'trained':
-      results['runs'][key] = {'overlay': job[1], 'seed': job[3], 'claim': claim}
-    else:
-      weights = worker.directory / EXPORT
-      evaluator.submit((key, job, claim, worker.directory), {'op': 'score', 'weights': str(weights), 'file_digest': file_digest(weights),
-                                                             'out': str(worker.directory / 'dev.json')})
-
-  while jobs or running or evaluator.waiting or evaluator.busy:
-    if evaluator.waiting and len(running) + evaluator.busy < arguments.parallel:
-      evaluator.send_next()
-    while jobs and len(running) + evaluator.busy < arguments.parallel:
-      job = jobs.pop(0)
-      key, overlay, recipe, seed = job
-      directory = scratch / key
-      directory.mkdir()
-      TrialSpec(trial=key, store=str(store.root), substrate=substrate.object, base_digest=measured.base_checkpoint.logical_digest,
-                constitution=constitution.digest(), recipe=recipe, overlay='', seed=seed, size=constitution.objective.size, tokens=budget.trial_tokens,
-                steps=budget.trial_steps, threads=1, axes=constitution.search_space.axes, cache=str(scratch / 'cache'), locked=False).write(directory)
-      store.fork(substrate.object, directory)
-      running[key] = (nursery.start(key, directory, budget.trial_deadline_s), job)
-    answer = evaluator.poll()
-    if answer is not None:
-      (key, job, claim, directory), reply = answer
-      overall = reply['summary']['overall']
-      results['runs'][key] = {'overlay': job[1], 'seed': job[3], 'accuracy': overall['accuracy'], 'low': overall['low'], 'high': overall['high'],
-                              'by_family': {n: s['accuracy'] for n, s in reply['summary']['by_family'].items()}, 'claim': claim}
-      print(f'{overall["accuracy"]:.3f}  {job[1]}  ' + ' '.join(f'{n[:4]}={s["accuracy"]:.2f}' for n, s in reply['summary']['by_family'].items()), flush=True)
-      arguments.out.parent.mkdir(parents=True, exist_ok=True)
-      arguments.out.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
-      shutil.rmtree(directory)
-    for key, (worker, job) in list(running.items()):
-      if worker.poll() is not None:
-        del running[key]
-        finish(key, worker, job)
-    time.sleep(0.02)
-  evaluator.close()
-  nursery.close()
-  arguments.out.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
-  shutil.rmtree(scratch)
-  ranked = sorted((r for r in results['runs'].values() if 'accuracy' in r), key=lambda r: -r['accuracy'])
+  search = Search(constitution, arguments.out, arguments.parallel)
+  if arguments.mode == 'grid':
+    overlays = grid()
+  elif arguments.mode == 'random':
+    overlays = random_recipes(constitution, default_values(search.starting), arguments.count, arguments.seed)
+    for overlay in overlays:
+      admit(render_overlay(overlay), constitution, search.starting)
+  else:
+    overlays = json.loads(arguments.overlays.read_text())
+  jobs = [search.job(overlay, arguments.seed + k) for overlay in overlays for k in range(arguments.seeds)]
+  missing = [job for job in jobs if job.key not in search.results['runs']]
+  print(f'{len(missing)} of {len(jobs)} to run')
+  search.run(missing)
+  ranked = sorted((r for r in search.results['runs'].values() if 'accuracy' in r), key=lambda r: -r['accuracy'])
   for run in ranked[:10]:
     print(f'{run["accuracy"]:.3f} [{run["low"]:.3f}, {run["high"]:.3f}]  seed {run["seed"]}  {run["overlay"]}')
 
