@@ -1,10 +1,11 @@
-"""What every setting does to accuracy, estimated from all trials at once: Bayesian linear regression on the settings, family by family.
+"""What every setting does to accuracy, estimated from all trials at once: Bayesian linear regression of log-odds on the settings, family by family.
 
-Accuracy on a family is taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; of one per pair of parameters
-of an axis, one of which is a choice, since an axis is what may act together (an update rule has learning rates of its own); and of what changing an
-axis costs on average, since most changes of a good recipe lose. A trial's gain over its anchor is then linear in the difference of their features, with
-normal weights (ridge), so the posterior has a closed form (Bishop 2006, eq. 3.49-3.51) and a few trials that each change several axes already say
-something about each of them. The families' posteriors add up, weighted by their items, to that of overall accuracy.
+The log-odds of a family's items are taken to be a sum of one function per parameter: a level for each choice, a parabola for a number; of one per pair of
+parameters of an axis, one of which is a choice, since an axis is what may act together (an update rule has learning rates of its own); and of what
+changing an axis costs on average, since most changes of a good recipe lose. Log-odds, because what helps one family by half helps little where
+another change has brought the family down, and nothing falls below 0 or rises above 1. A trial's step from its anchors is then linear in the
+difference of their features, with normal weights (ridge), so the posterior has a closed form (Bishop 2006, eq. 3.49-3.51) and a few trials that each
+change several axes already say something about each of them.
 
 A parameter named after a family (`solution_style.unit_conversion`) is expected to move that family a lot and the others little. So its effect
 shows in the accuracy of its own family even where the trial's other changes hide it overall.
@@ -21,23 +22,42 @@ import numpy as np
 from aevo_jax.config.parameter import Parameter, to_unit, unmet_conditions
 from aevo_jax.config.search_space import Axis, SearchSpace
 
-PRIOR_SD = 0.04  # of a weight: how much a setting is expected to move overall accuracy
-OWN_SD = 0.3  # the same of a choice named after a family, on that family
-OWN_NUMBER_SD = 0.1  # of a number named after a family: amounts move less than kinds
-PAIR = 0.7  # of these, for a pair of parameters
-FOREIGN_SD = 0.03  # and on another family
-MISFIT_SD = 0.01  # of what a sum of single effects leaves out
+# Standard deviations in log-odds. Those marked * are of overall accuracy; of a family's they are larger by 1 / sqrt(its share of the items), so that
+# independent families add up to them.
+PRIOR_SD = 0.12  # * of a weight: how much a setting is expected to do
+OWN_SD = 1.0  # the same of a choice named after a family, to that family
+OWN_NUMBER_SD = 0.6  # of a number named after a family: amounts move less than kinds
+FOREIGN_SD = 0.1  # and to another family
+PAIR = 1.0  # of these, for a pair of parameters
+SEED_SD = 0.02  # * between seeds of one recipe, beside the items' luck
+MISFIT_SD = 0.08  # * of what a sum of effects leaves out, times the root of the number of axes that are changed
+
+
+class Count(NamedTuple):
+  """Items of a family, and how many were right."""
+
+  correct: int
+  total: int
+
+  @property
+  def log_odds(self) -> float:
+    """With half an item added on each side, so that none is infinite."""
+    return math.log((self.correct + 0.5) / (self.total - self.correct + 0.5))
+
+  @property
+  def variance(self) -> float:
+    """Of the log-odds, by the items' luck."""
+    return 1 / (self.correct + 0.5) + 1 / (self.total - self.correct + 0.5)
 
 
 class Trial(NamedTuple):
-  """before, after: overlays of the anchors and the trial. gains: over the anchors' mean, by family, in accuracy. noise, anchor_noise: standard deviations of
-  the trial's overall accuracy and of the anchors' mean, which all trials with the same `before` share."""
+  """before, after: overlays of the anchors and the trial. anchors: by family, all anchors of `before` together, `replicates` of them, which all trials with the same `before` share."""
 
   before: Mapping[str, Any]
   after: Mapping[str, Any]
-  gains: Mapping[str, float]
-  noise: float
-  anchor_noise: float
+  counts: Mapping[str, Count]
+  anchors: Mapping[str, Count]
+  replicates: int
 
 
 def _features(parameter: Parameter, values: Mapping[str, Any]) -> list[float]:
@@ -76,12 +96,18 @@ def _axis_features(axis: Axis, values: Mapping[str, Any]) -> list[float]:
   return [*itertools.chain(*single.values()), *joint]
 
 
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+  return 1 / (1 + np.exp(-x))
+
+
 @dataclasses.dataclass(frozen=True)
 class Effects:
-  """The posterior of all weights, of F families: shares [F] of the items, means [F, f], square roots of the covariances [F, f, f]."""
+  """The posterior of all weights, of F families: levels [F], the standing recipe's log-odds; shares [F] of the items; means [F, f], square roots of the
+  covariances [F, f, f]."""
 
   space: SearchSpace
   defaults: Mapping[str, Any]
+  levels: np.ndarray
   shares: np.ndarray
   means: np.ndarray
   roots: np.ndarray
@@ -90,16 +116,23 @@ class Effects:
     """[f]: what `after` has more of than `before`."""
     return difference(self.space, self.defaults, before, after)
 
+  def overall(self, steps: np.ndarray) -> np.ndarray:
+    """[...]: the overall accuracy that the standing recipe gains if its families' log-odds move by steps [..., F]."""
+    return (_sigmoid(self.levels + steps) - _sigmoid(self.levels)) @ self.shares
+
   def gain(self, before: Mapping[str, Any], after: Mapping[str, Any], *, own: bool = False) -> tuple[float, float]:
-    """Posterior mean and standard deviation of the overall accuracy of `after` minus that of `before`; `own` leaves out what any change costs on average."""
+    """Overall accuracy of `after` minus that of `before`, the standing recipe: at the posterior mean, and its standard deviation to first order; `own`
+    leaves out what any change costs on average."""
     step = self.difference(before, after)
     if own:
       step[0] = 0.0
-    return float(self.shares @ self.means @ step), float(np.linalg.norm(self.shares[:, None] * (step @ self.roots)))
+    means, deviations = self.means @ step, np.linalg.norm(step @ self.roots, axis=-1)
+    spread = (_sigmoid(self.levels + means + deviations) - _sigmoid(self.levels + means - deviations)) / 2
+    return float(self.overall(means)), float(np.linalg.norm(self.shares * spread))
 
   def draw(self, rng: np.random.Generator) -> np.ndarray:
-    """[f] weights of overall accuracy, from the posterior."""
-    return self.shares @ (self.means + np.einsum('kij,kj->ki', self.roots, rng.standard_normal(self.means.shape)))
+    """[F, f] weights, from the posterior."""
+    return self.means + np.einsum('kij,kj->ki', self.roots, rng.standard_normal(self.means.shape))
 
 
 def difference(space: SearchSpace, defaults: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> np.ndarray:
@@ -117,7 +150,7 @@ def difference(space: SearchSpace, defaults: Mapping[str, Any], before: Mapping[
 
 
 def _prior(space: SearchSpace, family: str, families: Iterable[str], share: float) -> np.ndarray:
-  """[f] standard deviations of the weights for one family. Those of overall accuracy grow by 1 / sqrt(share), so that independent families add up to them."""
+  """[f] standard deviations of the weights for one family."""
   others, general = set(families) - {family}, PRIOR_SD / math.sqrt(share)
 
   def deviation(parameter: Parameter) -> float:
@@ -132,27 +165,31 @@ def _prior(space: SearchSpace, family: str, families: Iterable[str], share: floa
   return np.asarray(deviations)
 
 
-def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[Trial], shares: Mapping[str, float]) -> Effects:
+def fit(space: SearchSpace, defaults: Mapping[str, Any], trials: Iterable[Trial], standing: Mapping[str, Count]) -> Effects:
   """The posterior after some trials.
 
   Args:
     space: the search space. defaults: selector -> value where an overlay binds nothing.
-    shares: family -> its share of the items; they add up to 1. Every trial has a gain for each.
+    standing: by family, what the standing recipe got right. Every trial has counts of the same families.
   """
   trials = list(trials)
   rows = np.asarray([difference(space, defaults, t.before, t.after) for t in trials])
   size = len(difference(space, defaults, {}, {}))
-  # The luck of each standing recipe's anchors is estimated along with the weights, since it is in the gains of all who are compared with them.
+  # The luck of each standing recipe's anchors is estimated along with the weights, since all who are compared with them share it.
   names = [repr(sorted(t.before.items())) for t in trials]
-  anchors = {name: t.anchor_noise for name, t in zip(names, trials)}
+  anchors = {name: t for name, t in zip(names, trials)}
   shared = np.asarray([[float(name == anchor) for anchor in anchors] for name in names])
   design = np.hstack([rows, shared]) if trials else np.zeros((0, size))
+  total = sum(count.total for count in standing.values())
+  shares = np.asarray([count.total / total for count in standing.values()]) if total else np.full(len(standing), 1 / len(standing))
   means, roots = [], []
-  for family, share in shares.items():
-    deviations = np.concatenate([_prior(space, family, shares, share), np.asarray(list(anchors.values())) / math.sqrt(share)])
-    weight = np.asarray([share / (t.noise**2 + MISFIT_SD**2) for t in trials])
+  for family, share in zip(standing, shares):
+    luck = [math.sqrt(t.anchors[family].variance + SEED_SD**2 / share / t.replicates) for t in anchors.values()]
+    deviations = np.concatenate([_prior(space, family, standing, share), luck])
+    steps = [t.counts[family].log_odds - t.anchors[family].log_odds for t in trials]
+    weight = np.asarray([1 / (t.counts[family].variance + (SEED_SD**2 + MISFIT_SD**2 * row[0]) / share) for t, row in zip(trials, rows)])
     precision = np.diag(deviations**-2.0) + design.T @ (weight[:, None] * design)
     covariance = np.linalg.inv(precision)
-    means.append((covariance @ design.T @ (weight * [t.gains[family] for t in trials]))[:size])
+    means.append((covariance @ design.T @ (weight * steps))[:size])
     roots.append(np.linalg.cholesky(covariance[:size, :size]))
-  return Effects(space, defaults, np.asarray(list(shares.values())), np.asarray(means), np.asarray(roots))
+  return Effects(space, defaults, np.asarray([count.log_odds for count in standing.values()]), shares, np.asarray(means), np.asarray(roots))

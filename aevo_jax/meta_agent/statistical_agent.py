@@ -7,8 +7,8 @@ After each round it
      constitution's confidence divided (Bonferroni) among all explorers of the campaign;
   3. estimates the effect of every axis' settings from the dev scores of all rounds, family by family (see `effects`), enters settings that lose beyond
      doubt into the dead-end registry, and demotes axes with two of them and no setting that may gain;
-  4. assigns workers: changes that gained in their only trial are tried again; the others run recipes that change several axes at once, each the
-     best of many random ones under effects drawn from their posterior (Thompson 1933).
+  4. assigns workers: changes that gained in their only trial are tried again; one runs the recipe that is expected to be best; the others run recipes that
+     change several axes at once, each the best of many random ones under effects drawn from their posterior (Thompson 1933).
 
 Several axes a worker, because 28 trials of one axis each look at every axis of twelve about twice, and 28 trials of two or three each five times. Dev
 decides whose external score is asked for; the external score alone decides promotions. tests/meta_agent/test_statistical_agent.py simulates how often
@@ -81,7 +81,7 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
       reasons.append(f'promoted {observation.axis}: {_words(observation.changes)} gained {gain:+.3f} on external over {len(observation.external)} trial(s), '
                      f'beyond the noise floor (sd {latest["noise"]["seed_sd"]:.4f})')
 
-  effects = _effects(history, space, defaults)
+  effects = _effects(history, standing, space, defaults)
   dead_ends = list(policy.dead_ends)
   known = {(d.axis, render_overlay(d.changes)) for d in dead_ends if d.expires > policy.round}
   for axis, changes in _settings(observations.values(), space):
@@ -171,30 +171,29 @@ def _rollback(history: Sequence[dict], rule) -> tuple[dict, float] | None:
   return dict(earlier[-1]), lost
 
 
-def _effects(history: Sequence[dict], space: SearchSpace, defaults: dict[str, Any]) -> effects_lib.Effects:
-  """What the dev scores of all rounds say of every setting."""
-  trials, shares = [], {'overall': 1.0}
+def _effects(history: Sequence[dict], standing: dict[str, Any], space: SearchSpace, defaults: dict[str, Any]) -> effects_lib.Effects:
+  """What the dev scores of all rounds say of every setting, and of the standing recipe."""
+  trials = []
   for evidence in history:
     anchors = [t['dev'] for t in _anchor_trials(history, evidence['standing'])]
     if not anchors:
       continue
-    standing, before = prune(evidence['standing'], space, defaults), _family_accuracies(anchors)
-    noise = history[-1]['noise']['seed_sd']
-    for trial in evidence['trials']:
-      if trial['axis'] != ANCHOR and trial['dev'] is not None:
-        after = _family_accuracies([trial['dev']])
-        trials.append(effects_lib.Trial(standing, prune(standing | trial['changes'], space, defaults), {f: after[f] - before[f] for f in after}, noise,
-                                        noise / math.sqrt(len(anchors))))
-        totals = {f: point['total'] for f, point in trial['dev']['by_family'].items()} or {'overall': 1}
-        shares = {f: total / sum(totals.values()) for f, total in totals.items()}
-  return effects_lib.fit(space, defaults, trials, shares)
+    before, counts = prune(evidence['standing'], space, defaults), _counts(anchors)
+    trials += [effects_lib.Trial(before, prune(before | t['changes'], space, defaults), _counts([t['dev']]), counts, len(anchors))
+               for t in evidence['trials'] if t['axis'] != ANCHOR and t['dev'] is not None]
+  return effects_lib.fit(space, defaults, trials, _counts(_looks(history, standing, space, defaults)))
 
 
-def _family_accuracies(scores: Sequence[dict]) -> dict[str, float]:
-  """Mean accuracy of each family over some dev scores; of 'overall' where no families are told apart."""
-  if not scores[0]['by_family']:
-    return {'overall': float(np.mean([s['overall']['accuracy'] for s in scores]))}
-  return {f: float(np.mean([s['by_family'][f]['accuracy'] for s in scores])) for f in scores[0]['by_family']}
+def _looks(history: Sequence[dict], standing: dict[str, Any], space: SearchSpace, defaults: dict[str, Any]) -> list[dict]:
+  """Dev scores of all trials that ran a recipe, under whatever name; of every trial if none did, so that there is something to go by."""
+  scored = [(prune(evidence['standing'] | t['changes'], space, defaults), t['dev']) for evidence in history for t in evidence['trials'] if t['dev'] is not None]
+  return [dev for overlay, dev in scored if overlay == prune(standing, space, defaults)] or [dev for _, dev in scored]
+
+
+def _counts(scores: Sequence[dict]) -> dict[str, effects_lib.Count]:
+  """What several dev scores got right of each family; of 'overall' where no families are told apart."""
+  parts = [s['by_family'] or {'overall': s['overall']} for s in scores]
+  return {f: effects_lib.Count(sum(p[f]['correct'] for p in parts), sum(p[f]['total'] for p in parts)) for f in parts[0]} if parts else {'overall': effects_lib.Count(0, 0)}
 
 
 def _by_axis(changes: dict[str, Any], space: SearchSpace) -> dict[str, dict[str, Any]]:
@@ -250,18 +249,21 @@ def _explorers(space: SearchSpace, observations: dict[str, Observation], standin
   menus = {axis.name: _menu(axis, past[axis.name], base, space, defaults, [d for d in dead_ends if d.axis == axis.name], rng) for axis in space.axes}
   menus = {name: menu for name, menu in menus.items() if menu}
   moves = {name: np.stack([effects.difference(base, prune(base | setting, space, defaults)) for setting in menu]) for name, menu in menus.items()}
+  # The first round has nothing to go by; from the second on, one explorer runs what is expected to be best, and is tried again if it gains.
+  greedy = bool(observations)
   for _ in range(ATTEMPTS * count):
     if len(chosen) == count:
       break
-    weights = effects.draw(rng)
-    values = {name: steps @ weights for name, steps in moves.items()}
-    best = {name: int(np.argmax(v)) for name, v in values.items()}
+    weights, how = (effects.means, 'expected') if greedy else (effects.draw(rng), 'drawn')
+    greedy = False
+    steps = {name: features @ weights.T for name, features in moves.items()}
+    best = {name: int(np.argmax(effects.overall(s))) for name, s in steps.items()}
     subsets = (_subset(list(menus), demoted, rng) for _ in range(SUBSETS))
-    subset = max((s for s in subsets if s), key=lambda names: sum(values[n][best[n]] for n in names), default=())
+    subset = max((s for s in subsets if s), key=lambda names: effects.overall(sum(steps[n][best[n]] for n in names)), default=())
     changes = {k: v for name in subset for k, v in menus[name][best[name]].items()}
     if changes and render_overlay(prune(base | changes, space, defaults)) not in seen:
-      expected, sd = effects.gain(base, prune(base | changes, space, defaults))
-      offer(changes, f'expected {expected:+.3f} +- {sd:.3f} on dev, the most promising of {SUBSETS} sets of axes under one draw of the effects')
+      gain, sd = effects.gain(base, prune(base | changes, space, defaults))
+      offer(changes, f'expected {gain:+.3f} +- {sd:.3f} on dev, the most promising of {SUBSETS} sets of axes under {how} effects')
   further = Assignment(ANCHOR, {}, dict(standing), 'a further anchor: no new setting was found')
   return [*chosen.values(), *[further] * (count - len(chosen))]
 

@@ -60,7 +60,7 @@ def real_effects(values: dict[str, Any]) -> float:
 
 
 def row(accuracy: float, families: dict[str, float] | None = None) -> dict:
-  interval = lambda a, total: {'correct': round(total * a), 'total': total, 'accuracy': a, 'low': a, 'high': a}
+  interval = lambda a, total: {'correct': round(total * min(max(a, 0), 1)), 'total': total, 'accuracy': a, 'low': a, 'high': a}
   by_family = {family: interval(a, 200) for family, a in (families or {}).items()}
   return {'overall': interval(accuracy, 1200), 'by_family': by_family, 'other_verifier': interval(accuracy, 1200)}
 
