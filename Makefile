@@ -12,6 +12,8 @@ VLLM_VERSION := 0.32.0
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=
+# Test processes; each runs campaigns of its own, so more than a few want memory.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 # Fetching an interpreter is the user's decision: `UV_PYTHON_DOWNLOADS=automatic make setup` allows it.
 UV_PYTHON_DOWNLOADS ?= never
 export UV_PYTHON_DOWNLOADS
@@ -66,7 +68,7 @@ smoke: $(READY)  ## the shortest real campaign: two rounds of four workers
 	@.venv/bin/aevo campaign --gin_file=configs/campaigns/smoke.gin --run=$(SMOKE_RUN) --if_exists=continue
 
 test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
 
 test-all: $(READY)  ## the suite with the slow tests
 	@$(functions)
