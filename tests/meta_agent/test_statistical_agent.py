@@ -294,9 +294,10 @@ def test_overlays_always_pass_the_gate(decide):
   for seed in range(45):
     world = World(real_effects, seed_sd=(0.005, 0.02, 0.1)[seed % 3], missing=0.2 * (seed % 2))
     try:
-      campaign(world, seed, decide=decide, check=True)
+      policies = campaign(world, seed, decide=decide, check=True)
     except SearchSpaceError as error:
       pytest.fail(f'seed {seed}: {error}')
+    assert sum(bool(a.overlay) for policy in policies[1:] for a in policy.assignments) >= 28  # so many overlays were there to be checked
 
 
 FAMILIES = ('bit_manipulation', 'text_encryption', 'numeral_conversion', 'unit_conversion', 'gravitational_constant', 'equation_transformation')

@@ -50,7 +50,7 @@ def full_forward(pattern, tokens, **fields):
   return np.stack([logits[row, prompt - 1:prompt + NEW] for row, prompt in enumerate(PROMPTS)])
 
 
-@pytest.mark.parametrize('pattern', ['M', '*', '-', 'M-*-M-*-'])
+@pytest.mark.parametrize('pattern', ['M', '*', '-', '*-M-', 'M-*-M-*-'])
 def test_decode_is_the_full_forward(pattern):
   tokens = np.random.default_rng(0).integers(0, 13, (len(PROMPTS), LENGTH + NEW)).astype(np.int32)
   np.testing.assert_allclose(decode(pattern, tokens), full_forward(pattern, tokens), rtol=0, atol=1e-5)
