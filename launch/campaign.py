@@ -29,6 +29,7 @@ from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
+from aevo_jax.report.story import Story
 from aevo_jax.substrate import manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
@@ -105,8 +106,9 @@ def go_on(run: pathlib.Path) -> None:
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
     Campaign(run, ledger, settings, inputs, progress).run()
-  path = html.write(run)
-  print(final_table(run))
+  story = Story(run)
+  path = html.write(story)
+  print(final_table(story))
   print(f'report: {path}')
 
 

@@ -24,10 +24,11 @@ def main(argv: list[str]) -> None:
   from aevo_jax.report import html
   from aevo_jax.report.final_table import final_table
   from aevo_jax.report.gains import ScoreFileError
-  from aevo_jax.report.story import NoRunError
+  from aevo_jax.report.story import NoRunError, Story
   try:
-    path = html.write(run.absolute())
-    print(final_table(run))
+    story = Story(run.absolute())
+    path = html.write(story)
+    print(final_table(story))
     print(f'report: {path}')
   except (NoRunError, LedgerError, ScoreFileError) as error:
     sys.exit(f'report: {error}')

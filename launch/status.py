@@ -15,7 +15,7 @@ from absl import app, flags
 from aevo_jax import layout
 from aevo_jax.campaign.state import fold
 from aevo_jax.ledger.append import read
-from aevo_jax.report.final_table import wall_clock
+from aevo_jax.report.costs import wall_clock
 
 _ADD = flags.DEFINE_multi_string('add', [], 'A finished run directory to record.')
 

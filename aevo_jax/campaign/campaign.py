@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -206,7 +206,8 @@ class Campaign:
     trials = self.state.of_round(round_)
     if round_ == 0 and self.state.base is None:
       self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
-    self._work(trials)
+    # What the final needs whatever is promoted is trained where a round would leave a processor idle.
+    self._work(trials, spare=self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
     self._release(round_, trials)
     text = decisions.evidence_text(decisions.round_evidence(self.state, round_, policy, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
@@ -254,9 +255,11 @@ class Campaign:
         trial, self._inputs.constitution, recipe=self._inputs.recipe, store=self._inputs.store, substrate=self._inputs.substrate_object,
         base_digest=self._inputs.base_digest, threads=self._settings.threads, cache=self._inputs.cache, locked=self._locked)
 
-  def _work(self, trials: list[TrialState]) -> None:
-    """Trains, seals and scores trials until nothing is left, `slots` processes computing at a time."""
-    to_train = collections.deque(t for t in trials if not t.done)
+  def _work(self, trials: Sequence[TrialState], spare: Sequence[TrialState] = ()) -> None:
+    """Trains, seals and scores trials until none is left, `slots` processes computing at a time; begins a `spare` one where a slot would be idle, and does not
+    wait for it."""
+    wanted, running = {t.trial for t in trials}, {worker.trial for worker in self._workers}
+    to_train = collections.deque(t for t in (*trials, *spare) if not t.done and t.trial not in running)
     for trial in trials:
       if trial.status == 'sealed':
         self._submit_scores(trial)
@@ -264,11 +267,12 @@ class Campaign:
       self._nursery.open()
     markers = {t.trial: compiled_marker(self.spec(t), self._inputs.substrate_identity) for t in to_train}
     self._compiler = self._compile(to_train, markers)
-    while self._compiler or to_train or self._workers or self._evaluator.waiting or self._evaluator.busy or self._arbiter.waiting or self._arbiter.busy:
+    servers = (self._evaluator, self._arbiter)
+    while self._compiler or wanted & {x.trial for x in (*to_train, *self._workers)} or any(server.waiting or server.busy for server in servers):
       if self._compiler is not None and self._compiler.poll() is not None:
         self._compiler = None  # a failure costs time only: the workers compile for themselves
       busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy + (self._compiler is not None)
-      for server in (self._evaluator, self._arbiter):
+      for server in servers:
         if busy < self._slots and server.waiting:
           server.send_next()
           busy += 1
@@ -284,7 +288,7 @@ class Campaign:
           if trial.status == 'sealed':
             self._submit_scores(trial)
           elif not trial.done:
-            to_train.append(trial)
+            to_train.appendleft(trial)
       self._observer(None)
       time.sleep(POLL_SECONDS)
 
@@ -370,7 +374,7 @@ class Campaign:
   def _submit_scores(self, trial: TrialState) -> None:
     request = {'weights': str(self._directory(trial) / EXPORT), 'file_digest': trial.export_file}
     if trial.round == FINAL:
-      if not trial.final_scored:
+      if not trial.final_scored and len(self.state.finished_rounds) > self._inputs.constitution.budget.rounds:
         self._arbiter.submit(('final_candidate_scored', trial.trial), request | {'op': 'final', 'candidate': trial.trial})
       return
     if trial.dev is None:
@@ -416,13 +420,21 @@ class Campaign:
   def _final(self) -> None:
     """Retrains the promoted and the starting recipe on fresh seeds and has them and the base scored, once, on the final set."""
     promoted = policy_lib.from_json(self.state.policies[self._inputs.constitution.budget.rounds + 1]['policy']).standing
-    trials = []
-    for name, worker, axis, overlay, seed_name in decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds):
-      self._assign(name, FINAL, worker, axis, overlay, seed_name=seed_name)
-      trials.append(self.state.trials[name])
+    trials = self._retrain(self._retrainings(promoted))
     self._arbiter.submit((None, 'base'), {'op': 'final', 'candidate': 'base', **self._base_weights()})
     self._work(trials)
     self._append('final_scored', {'scores': self._arbiter.call({'op': 'final_scores'})['scores']})
+
+  def _retrainings(self, promoted: dict[str, Any]) -> list[decisions.Retraining]:
+    return decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds)
+
+  def _retrain(self, retrainings: Iterable[decisions.Retraining]) -> list[TrialState]:
+    """The trials of these retrainings, assigned."""
+    trials = []
+    for name, worker, recipe, overlay, seed_name in retrainings:
+      self._assign(name, FINAL, worker, recipe, overlay, seed_name=seed_name)
+      trials.append(self.state.trials[name])
+    return trials
 
   def _base_weights(self) -> dict[str, str]:
     """The base as a file that evaluator and arbiter read like any candidate."""

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
   tune_for_cpu()
   import jax
   jax.config.update('jax_compilation_cache_dir', specs[0].cache)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.devices()
   from aevo_jax.config import loading
   from aevo_jax.config.statements import parse_statements, render

@@ -291,7 +291,7 @@ def _syntax_message(error: SyntaxError, text: str, source: str, in_file: bool) -
 
 
 def _missing_file(path: str, search_paths: Sequence[str], parents: tuple[str, ...]) -> str:
-    searched = [os.getcwd(), *map(str, search_paths)]
+    searched = list(dict.fromkeys([os.getcwd(), *map(str, search_paths)]))
     files = []
     for root in search_paths:
         for directory, names, found in os.walk(root):

@@ -28,7 +28,6 @@ PRIOR_SD = 0.12  # * of a weight: how much a setting is expected to do
 OWN_SD = 1.0  # the same of a choice named after a family, to that family
 OWN_NUMBER_SD = 0.6  # of a number named after a family: amounts move less than kinds
 FOREIGN_SD = 0.1  # and to another family
-PAIR = 1.0  # of these, for a pair of parameters
 SEED_SD = 0.02  # * between seeds of one recipe, beside the items' luck
 MISFIT_SD = 0.08  # * of what a sum of effects leaves out, times the root of the number of axes that are changed
 
@@ -51,7 +50,8 @@ class Count(NamedTuple):
 
 
 class Trial(NamedTuple):
-  """before, after: overlays of the anchors and the trial. anchors: by family, all anchors of `before` together, `replicates` of them, which all trials with the same `before` share."""
+  """before, after: overlays of the anchors and the trial. anchors: by family, all anchors of `before` together, `replicates` of them, which all trials with
+  the same `before` share."""
 
   before: Mapping[str, Any]
   after: Mapping[str, Any]
@@ -161,7 +161,7 @@ def _prior(space: SearchSpace, family: str, families: Iterable[str], share: floa
   deviations = [general]
   for axis in space.axes:
     deviations += [deviation(p) for p in axis.parameters for _ in range(_size(p))]
-    deviations += [PAIR * max(deviation(first), deviation(second)) for first, second in _pairs(axis) for _ in range(_size(first) * _size(second))]
+    deviations += [max(deviation(first), deviation(second)) for first, second in _pairs(axis) for _ in range(_size(first) * _size(second))]
   return np.asarray(deviations)
 
 

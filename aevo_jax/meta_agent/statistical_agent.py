@@ -193,7 +193,9 @@ def _looks(history: Sequence[dict], standing: dict[str, Any], space: SearchSpace
 def _counts(scores: Sequence[dict]) -> dict[str, effects_lib.Count]:
   """What several dev scores got right of each family; of 'overall' where no families are told apart."""
   parts = [s['by_family'] or {'overall': s['overall']} for s in scores]
-  return {f: effects_lib.Count(sum(p[f]['correct'] for p in parts), sum(p[f]['total'] for p in parts)) for f in parts[0]} if parts else {'overall': effects_lib.Count(0, 0)}
+  if not parts:
+    return {'overall': effects_lib.Count(0, 0)}
+  return {f: effects_lib.Count(sum(p[f]['correct'] for p in parts), sum(p[f]['total'] for p in parts)) for f in parts[0]}
 
 
 def _by_axis(changes: dict[str, Any], space: SearchSpace) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -47,11 +48,12 @@ def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int) 
     linear = linears[name]
     (rows, columns), axes = linear.kernel.shape, linear.kernel.get_metadata()['logical_axes']
     linear.lora_a = param(jnp.asarray(rng.standard_normal((rows, rank), np.float32) / math.sqrt(rows), jnp.float32), axes[0], 'lora_rank')
-    linear.lora_b = param(jnp.zeros((rank, columns), jnp.float32), 'lora_rank', axes[1])
+    linear.lora_b = param(jnp.asarray(np.zeros((rank, columns), np.float32)), 'lora_rank', axes[1])
     linear.lora_scale = alpha / rank
   return adapted
 
 
+@jax.jit
 def merge(params: Params, scale: float) -> Params:
   """Folds adapters into their kernels: the same function without adapter parameters."""
   merged = {name: value for name, value in params.items() if not name.endswith(('.lora_a', '.lora_b'))}

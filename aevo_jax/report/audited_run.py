@@ -125,8 +125,9 @@ class AuditedRun:
   def assignment(self, trial: TrialState) -> tuple[str, str, str] | None:
     """(axis, overlay text, name its seed is made of) of a trial, from the policies."""
     if trial.round == FINAL:
-      promoted = self.policies[self.constitution.budget.rounds + 1].standing
-      found = [r for r in decisions.retrainings(promoted, self.constitution.budget.final_seeds) if (r.trial, r.worker) == (trial.trial, trial.worker)]
+      last = self.policies.get(self.constitution.budget.rounds + 1)  # until it is written, only the starting recipe is known
+      found = [r for r in decisions.retrainings(last.standing if last else {}, self.constitution.budget.final_seeds)
+               if (r.trial, r.worker) == (trial.trial, trial.worker) and (last or r.recipe == 'starting')]
       return (found[0].recipe, found[0].overlay, found[0].seed_name) if found else None
     policy = self.policies[trial.round]
     if trial.worker >= len(policy.assignments) or trial.trial != f'r{trial.round}w{trial.worker}':

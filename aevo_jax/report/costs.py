@@ -71,8 +71,12 @@ def costs(records: list[Record]) -> Costs:
         began.clear()
         passed = 0.0
       case 'trial_assigned':
-        current = rounds[p['trial']] = p['round']
-        phases.setdefault(current, Phase(current)).trials += 1
+        rounds[p['trial']] = p['round']
+        phases.setdefault(p['round'], Phase(p['round'])).trials += 1
+        if p['round'] != FINAL:  # some retrainings of the final are assigned early
+          current = p['round']
+      case 'round_finished':
+        current = FINAL  # unless another round follows, which its first trial shows
       case 'trial_started':
         began[p['trial']] = record.time
       case 'trial_failed' | 'trial_refused' if p['trial'] in began:

@@ -1,16 +1,12 @@
 """The table a campaign ends with, for a terminal: base, starting and promoted recipe on the final set, the gains, and where the time went."""
 
 import datetime
-import pathlib
 
 from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.campaign.state import fold
-from aevo_jax.config import constitution as constitution_lib
-from aevo_jax.ledger.append import read
-from aevo_jax.report.costs import PARTS, TRAINING, costs, wall_clock
-from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain, final_results
+from aevo_jax.report.costs import PARTS, TRAINING
+from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain
+from aevo_jax.report.story import Story
 
-__all__ = ['final_table', 'wall_clock']
 OVER = {BASE: 'the base', STARTING: 'the starting recipe'}
 
 
@@ -21,19 +17,16 @@ def verdict(gain: Gain, over: str) -> str:
           'noise': f'{numbers} against {OVER[over]}: within noise, no gain is shown'}[gain.verdict]
 
 
-def final_table(run: pathlib.Path) -> str:
+def final_table(story: Story) -> str:
   """Plain text, at most 110 columns beside the reasons of promotions.
 
   Raises:
-    LedgerError: the ledger is damaged. ScoreFileError: the score files are not those of the ledger.
+    ScoreFileError: the score files are not those of the ledger.
   """
-  records = read(run / 'ledger.jsonl', strict=False)
-  state = fold(records)
-  verifier = constitution_lib.read(run / 'constitution.gin').objective.verifier
-  results, clock = final_results(run, state, verifier), costs(records)
+  state, results, clock = story.state, story.results, story.costs
   lines = ['']
   if state.finished is None:
-    lines += [f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo campaign --resume={run}', '']
+    lines += [f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo campaign --resume={story.run}', '']
   lines += _scores(results)
   lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
   if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:

@@ -20,15 +20,15 @@ from aevo_jax.report.story import Measured, Round, Story
 REPORT, TEMPLATE = 'report.html', 'report.html.j2'
 
 
-def write(run: pathlib.Path) -> pathlib.Path:
+def write(story: Story) -> pathlib.Path:
   """Writes report.html into the run directory; of an unfinished run, as far as it has come.
 
   Raises:
-    NoRunError: nothing to report on. LedgerError, ScoreFileError: the run's files are damaged.
+    ScoreFileError: the run's files are damaged.
   """
-  path = run / REPORT
+  path = story.run / REPORT
   temporary = path.with_name(f'.{REPORT}.new')
-  temporary.write_text(render(Story(run)), encoding='utf-8')
+  temporary.write_text(render(story), encoding='utf-8')
   temporary.replace(path)
   return path
 

@@ -72,13 +72,14 @@ class Progress:
 
   def _table(self) -> Table:
     left = self.time_left()
-    rounds = [t.round for t in self.state.trials.values()]
-    current = FINAL if FINAL in rounds else max(rounds, default=0)
+    round_ = len(self.state.finished_rounds)
+    current = FINAL if round_ > self._constitution.budget.rounds else round_
     phase = 'final' if current == FINAL else f'round {current} of {self._constitution.budget.rounds}'
     table = Table(title=f'{phase}, ' + ('estimating the time left' if left is None else f'about {left / 60:.1f} min left'))
     for column in ('trial', 'axis', 'state', 'dev [95%]', 'external'):
       table.add_column(column)
-    for trial in self.state.of_round(current):
+    early = [t for t in self.state.of_round(FINAL) if t.trial in self._running and current != FINAL]
+    for trial in (*self.state.of_round(current), *early):
       table.add_row(trial.trial, trial.axis, self._phase(trial), score_text(trial.dev), '' if trial.released is None else f'{trial.released:.2f}')
     return table
 

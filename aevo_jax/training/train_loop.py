@@ -40,7 +40,7 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
     NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
   """
   step_fn = _jitted(structure, transformation, label_smoothing, ema_decay)
-  state = TrainState.create(params, transformation, ema_decay)
+  state = _initial_state(params, transformation, ema_decay)
   checkpoints, steps = directory / 'checkpoints', len(learning_rates)
   latest = orbax_io.latest_step(checkpoints)
   if latest is not None:
@@ -71,10 +71,14 @@ def _jitted(structure: Structure, transformation: optax.GradientTransformation, 
   return jax.jit(make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay), donate_argnums=0)
 
 
+def _initial_state(params: Params, transformation: optax.GradientTransformation, ema_decay: float) -> TrainState:
+  return jax.jit(lambda p: TrainState.create(p, transformation, ema_decay))(params)  # one program, which the cache holds, not one for each shape
+
+
 def compile_step(structure: Structure, params: Params, frozen: Params, batches: Iterator, transformation: optax.GradientTransformation, *,
                  label_smoothing: float, ema_decay: float) -> None:
-  """Compiles the step that `train` would run on these inputs, for the persistent compilation cache."""
-  state = TrainState.create(params, transformation, ema_decay)
+  """Compiles what `train` would run on these inputs, for the persistent compilation cache."""
+  state = _initial_state(params, transformation, ema_decay)
   _jitted(structure, transformation, label_smoothing, ema_decay).lower(state, frozen, next(batches), np.float32(0)).compile()
 
 

@@ -39,19 +39,22 @@ def summary(right: int) -> dict:
 
 
 class StandInWorker:
-  """Ends at once; `behaviour(trial, attempt)` writes into the directory and returns the exit status, or 'deadline'."""
+  """Ends at once, or after being asked `questions[trial]` times; `behaviour(trial, attempt)` writes into the directory and returns the exit status, or
+  'deadline'."""
 
   behaviour = None
+  questions: dict[str, int] = {}
   attempts: collections.Counter = collections.Counter()
 
   def __init__(self, trial, directory, deadline_s):
     self.trial, self.timed_out, self.attempts[trial] = trial, False, self.attempts[trial] + 1
-    self._status = type(self).behaviour(trial, self.attempts[trial], directory)
+    self._status, self._left = type(self).behaviour(trial, self.attempts[trial], directory), self.questions.get(trial, 0)
     if self._status == 'deadline':
       self._status, self.timed_out = -9, True
 
   def poll(self):
-    return self._status
+    self._left -= 1
+    return self._status if self._left < 0 else None
 
   def kill(self):
     pass
@@ -323,6 +326,22 @@ def test_a_stop_after_every_single_record_resumes_to_the_same_end(launch, monkey
   assert kinds['round_finished'] == 3 and kinds['policy_written'] == 4 and kinds['campaign_finished'] == 1 and kinds['base_scored'] == 1
   assert kinds['evidence_written'] == 3 and kinds['promotion_decided'] == 3 and kinds['secrets_revealed'] == 1
   assert not [name for name, t in state.trials.items() if t.status == 'refused' and StandInWorker.attempts[name]]
+
+
+@pytest.mark.parametrize('slow', [{'r0w1': 8}, {'r1w2': 8, 'starting0': 40}])
+def test_a_retraining_of_the_starting_recipe_fills_an_idle_slot_and_keeps_nothing_waiting(launch, monkeypatch, slow):
+  """In the second case it still trains when the round's own trials and scores are done: the next round begins beside it, and the final waits for it."""
+  monkeypatch.setattr(StandInWorker, 'questions', slow)
+  _, records = launch(only(['starting0'], lambda trial, attempt, directory: trains(trial, attempt, directory) if attempt > 1 else 1))
+  at = lambda kind, trial=None, round_=None: [i for i, r in enumerate(records) if r.kind == kind and trial in (None, r.payload.get('trial'))
+                                              and round_ in (None, r.payload.get('round'))]
+  first, _ = at('trial_started', 'starting0')
+  assert max(at('trial_started', 'r0w0') + at('trial_started', 'r0w1')) < first < at('round_finished', round_=0)[0]
+  assert failures(records, 'starting0') == [('crash', False)]
+  if 'starting0' in slow:
+    assert first < at('trial_started', 'r1w0')[0] < at('trial_failed', 'starting0')[0]
+  assert max(at('round_finished')) < at('final_candidate_scored', 'starting0')[0] < at('final_scored')[0]
+  assert max(at('round_finished')) < at('trial_assigned', 'promoted0')[0]
 
 
 def test_settings_say_what_is_wrong():

@@ -56,7 +56,6 @@ def test_the_posterior_is_that_of_gaussian_conditioning():
   found = effects.fit(SPACE, DEFAULTS, trials, anchors({}))
   x = np.asarray([found.difference(t.before, t.after) for t in trials])
   deviations = np.full(18, effects.PRIOR_SD)
-  deviations[9:15] *= effects.PAIR
   p = np.diag(deviations**2)
   s = np.diag([t.counts['numeral_conversion'].variance + effects.SEED_SD**2 + effects.MISFIT_SD**2 * row[0] for t, row in zip(trials, x)])
   s[:3, :3] += anchors({})['numeral_conversion'].variance + effects.SEED_SD**2 / 3

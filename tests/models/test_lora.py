@@ -66,7 +66,7 @@ def test_merge_is_w_plus_alpha_over_rank_a_b():
     w, a, b = (np.asarray(params[f'{name}.{leaf}'], np.float64) for leaf in ('kernel', 'lora_a', 'lora_b'))
     np.testing.assert_allclose(merged[f'{name}.kernel'], w + 4.0 * a @ b, rtol=1e-5, atol=1e-6)
   untouched = merged.keys() - {f'{name}.kernel' for name in names}
-  assert all(merged[name] is params[name] for name in untouched)
+  assert all(np.array_equal(merged[name], params[name]) for name in untouched)
 
 
 def test_the_merged_model_is_the_adapted_one():

@@ -53,13 +53,13 @@ class Page(HTMLParser):
 @pytest.fixture
 def page(make_run):
   """page(**fields of Script) -> Page."""
-  return lambda **fields: Page(html.write(make_run(**fields)).read_text())
+  return lambda **fields: Page(html.write(Story(make_run(**fields))).read_text())
 
 
 @pytest.fixture(scope='module')
 def finished(write_run, tmp_path_factory) -> str:
   """The page of the finished run, as text."""
-  return html.write(write_run(tmp_path_factory.mktemp('finished') / 'run')).read_text()
+  return html.write(Story(write_run(tmp_path_factory.mktemp('finished') / 'run'))).read_text()
 
 
 def test_the_headline_says_what_was_promoted_and_gained(finished):
@@ -152,7 +152,7 @@ def test_figures_use_the_themes_colours_alone(finished):
 
 @pytest.mark.parametrize('until', ['round 2', 'finished'])
 def test_no_text_of_a_run_becomes_markup(make_run, until):
-  path = html.write(make_run('<b>run</b>'.replace('/', '\N{DIVISION SLASH}'), text=HOSTILE, until=until))
+  path = html.write(Story(make_run('<b>run</b>'.replace('/', '\N{DIVISION SLASH}'), text=HOSTILE, until=until)))
   raw, found = path.read_text(), Page(path.read_text())
   assert found.tags['script'] == found.tags['img'] == 0 and '<script' not in raw and '<img' not in raw and '{{ 7*7 }}' in found.text
   assert '<b>run' not in raw
@@ -194,13 +194,13 @@ def test_after_the_reveal_all_external_scores_are_shown(make_run):
 
 def test_writing_again_gives_the_same_bytes(make_run):
   run = make_run()
-  first = html.write(run).read_bytes()
-  assert html.write(run).read_bytes() == first and not list(run.glob('.report*'))
+  first = html.write(Story(run)).read_bytes()
+  assert html.write(Story(run)).read_bytes() == first and not list(run.glob('.report*'))
 
 
 def test_no_run(tmp_path):
   with pytest.raises(NoRunError, match='is not a run: it has no ledger.jsonl, constitution.gin'):
-    html.write(tmp_path)
+    Story(tmp_path)
 
 
 def test_words():
