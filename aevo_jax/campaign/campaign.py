@@ -267,18 +267,21 @@ class Campaign:
       self._nursery.open()
     markers = {t.trial: compiled_marker(self.spec(t), self._inputs.substrate_identity) for t in to_train}
     self._compiler = self._compile(to_train, markers)
-    servers = (self._evaluator, self._arbiter)
+    servers = (self._arbiter, self._evaluator)  # first the one that takes longer
+    ready = lambda: next((t for t in to_train if self._compiler is None or markers[t.trial].exists()), None)
     while self._compiler or wanted & {x.trial for x in (*to_train, *self._workers)} or any(server.waiting or server.busy for server in servers):
       if self._compiler is not None and self._compiler.poll() is not None:
         self._compiler = None  # a failure costs time only: the workers compile for themselves
       busy = len(self._workers) + self._evaluator.busy + self._arbiter.busy + (self._compiler is not None)
       for server in servers:
-        if busy < self._slots and server.waiting:
+        # One at a time while a trial of the round could start instead, which has the longer way to go.
+        alone = not any(s.busy for s in servers) or (following := ready()) is None or following.trial not in wanted
+        if busy < self._slots and server.waiting and alone:
           server.send_next()
           busy += 1
-      while busy < self._slots and (ready := next((t for t in to_train if self._compiler is None or markers[t.trial].exists()), None)):
-        to_train.remove(ready)
-        busy += self._launch(ready)
+      while busy < self._slots and (following := ready()):
+        to_train.remove(following)
+        busy += self._launch(following)
       self._collect_scores()
       for worker in list(self._workers):
         if (status := worker.poll()) is not None:

@@ -1,7 +1,6 @@
 """Optax transformations from a recipe."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -28,7 +27,7 @@ def schedule(config: Optimizer, steps: int) -> optax.Schedule:
 
 def learning_rates(config: Optimizer, steps: int) -> np.ndarray:
   """[steps] float32: the learning rate of each step."""
-  return np.asarray(jax.jit(jax.vmap(schedule(config, steps)))(jnp.arange(steps)), np.float32)  # jit: one program to compile, not one for each operation
+  return np.asarray(jax.jit(jax.vmap(schedule(config, steps)))(np.arange(steps)), np.float32)  # jit: one program to compile, not one for each operation
 
 
 _RULES = {
