@@ -63,15 +63,18 @@ def outcome(run: pathlib.Path, constitution) -> dict:
 def table(results: Sequence[dict]) -> str:
   """Markdown: one row per campaign."""
   lines = ['| seed | agent | base | starting | promoted | promoted - base [95%] | promoted - starting [95%] | code |', '|---|---|---|---|---|---|---|---|']
-  wins = {a: [0, 0, 0] for a in AGENTS}
+  gains: dict[str, list[tuple[dict, dict]]] = {a: [] for a in AGENTS}
   for r in sorted(results, key=lambda r: (r['seed'], r['agent'])):
     show = lambda g: f'{g["gain"]:+.3f} [{g["low"]:+.3f}, {g["high"]:+.3f}]'
     a, b = r['gains']['promoted - base'], r['gains']['promoted - starting']
     lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} | {r["code"][:8]} |')
-    won = wins[r['agent']]
-    won[0], won[1], won[2] = won[0] + 1, won[1] + (a['low'] > 0), won[2] + (b['low'] > 0)
+    gains[r['agent']].append((a, b))
   lines.append('')
-  lines += [f'{agent}: above base in {w[1]} of {w[0]}, above the starting recipe in {w[2]} of {w[0]} (interval above 0)' for agent, w in wins.items()]
+  for agent, pairs in gains.items():
+    above = [sum(gain['low'] > 0 for gain in side) for side in zip(*pairs)]
+    if pairs:
+      mean = np.mean([b['gain'] for _, b in pairs])
+      lines.append(f'{agent}: above base in {above[0]} of {len(pairs)}, above the starting recipe in {above[1]} of {len(pairs)} (interval above 0), by {mean:+.3f} on average')
   return '\n'.join(lines)
 
 
