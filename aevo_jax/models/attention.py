@@ -37,11 +37,12 @@ class Attention(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     d, h = config.hidden_size, config.head_dim
-    self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, h
-    self.q_proj = Linear(d, self.heads * h, ('embed', 'heads'), rngs=rngs)
-    self.k_proj = Linear(d, self.kv_heads * h, ('embed', 'kv_heads'), rngs=rngs)
-    self.v_proj = Linear(d, self.kv_heads * h, ('embed', 'kv_heads'), rngs=rngs)
-    self.o_proj = Linear(self.heads * h, d, ('heads', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)))
+    self.heads, self.kv_heads, self.head_dim, self.window = config.num_attention_heads, config.num_key_value_heads, h, config.sliding_window
+    linear = lambda width, axis: Linear(d, width, ('embed', axis), rngs=rngs, bias=config.attention_bias)
+    self.q_proj = linear(self.heads * h, 'heads')
+    self.k_proj = linear(self.kv_heads * h, 'kv_heads')
+    self.v_proj = linear(self.kv_heads * h, 'kv_heads')
+    self.o_proj = Linear(self.heads * h, d, ('heads', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)), bias=config.attention_bias)
 
   def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     return self.prefill(x_btd, segment_ids_bt, room=0)[0]
@@ -51,12 +52,17 @@ class Attention(nnx.Module):
     b, t, _ = x_btd.shape
     split = lambda y, heads: y.reshape(b, -1, heads, self.head_dim)
     q, k, v = split(self.q_proj(x_btd[:, queries]), self.heads), split(self.k_proj(x_btd), self.kv_heads), split(self.v_proj(x_btd), self.kv_heads)
-    mask = jnp.tril(jnp.ones((t, t), bool))[queries] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
+    mask = self._visible(t)[queries] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
     grow = lambda y: jnp.pad(jnp.swapaxes(y, 1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
     # Whole arrays in and out, as around the scan of mamba2: XLA's CPU compiler would fuse neighbours in and compute them several times over.
     q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
     y = jax.lax.optimization_barrier(_attend(q, k, v, mask))
     return self.o_proj(y), KVCache(grow(k), grow(v))
+
+  def _visible(self, t: int) -> jax.Array:
+    """[t, s] places that a place may look at: itself and those before it, within the window."""
+    causal = jnp.tril(jnp.ones((t, t), bool))
+    return causal & ~jnp.tril(causal, -self.window) if self.window else causal
 
   def step(self, x_bd: jax.Array, cache: KVCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache]:
     """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new one included."""
@@ -64,6 +70,8 @@ class Attention(nnx.Module):
     q = self.q_proj(x_bd).reshape(b, k, self.heads // k, h) / math.sqrt(h)
     write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position, axis=2)
     cache = KVCache(write(cache.keys, self.k_proj(x_bd)), write(cache.values, self.v_proj(x_bd)))
+    if self.window:
+      valid_bt = valid_bt & (jnp.arange(valid_bt.shape[1]) > position - self.window)
     scores = jnp.einsum('bkqh,bksh->bkqs', q, cache.keys).astype(jnp.float32)
     probs = jax.nn.softmax(jnp.where(valid_bt[:, None, None], scores, -1e30), axis=-1).astype(cache.values.dtype)
     return self.o_proj(jnp.einsum('bkqs,bksh->bkqh', probs, cache.values).reshape(b, -1)), cache

@@ -1,10 +1,11 @@
-"""The model's shape, in Nemotron-H's terms."""
+"""The model's shape, in the terms of Nemotron-H's config.json."""
 
 import dataclasses
+import math
 
 from aevo_jax.config.configurables import configurable
 
-BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp'}
+BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -14,8 +15,17 @@ class ModelConfig:
   """A Nemotron-H decoder. Defaults are the micro model.
 
   Attributes:
-    pattern: one character per block: M mamba-2, * attention, - dense relu^2 MLP (Hugging Face's hybrid_override_pattern).
+    pattern: one character per block: M mamba-2, * attention, - dense relu^2 MLP, E mixture of experts (Hugging Face's hybrid_override_pattern).
+    sliding_window: a token attends to so many tokens, itself included; 0 to all before it.
+    attention_bias, mlp_bias, use_bias, use_conv_bias: biases of attention, of MLPs and experts' shared parts, of mamba's projections and convolution.
+    time_step_low, time_step_high: mamba's dt is cut to this range (time_step_limit).
     chunk_size: length of the blocks of the chunked SSD scan; changes speed, not results.
+    n_routed_experts, num_experts_per_tok: experts of an E block, and how many of them a token goes to.
+    moe_intermediate_size, moe_shared_expert_intermediate_size: widths of a routed and of the shared expert.
+    moe_latent_size: routed experts work in a projection of this width; 0 works in hidden_size.
+    n_group, topk_group: experts are chosen from the topk_group best of n_group groups.
+    moe_implementation: see `grouped_matmul`; changes speed, not results.
+    norm_topk_prob, routed_scaling_factor: the chosen experts' weights sum to 1 before they are scaled by the factor.
     compute_dtype: of activations and matrix products; parameters are float32.
   """
 
@@ -25,21 +35,39 @@ class ModelConfig:
   num_attention_heads: int = 4
   num_key_value_heads: int = 2
   head_dim: int = 32
+  sliding_window: int = 0
+  attention_bias: bool = False
   intermediate_size: int = 512
+  mlp_bias: bool = False
   mamba_num_heads: int = 4
   mamba_head_dim: int = 32
   n_groups: int = 1
   ssm_state_size: int = 32
   conv_kernel: int = 4
+  use_bias: bool = False
+  use_conv_bias: bool = True
+  time_step_low: float = 0.0
+  time_step_high: float = math.inf
   chunk_size: int = 64
+  n_routed_experts: int = 8
+  num_experts_per_tok: int = 2
+  moe_intermediate_size: int = 128
+  moe_shared_expert_intermediate_size: int = 128
+  moe_latent_size: int = 0
+  n_group: int = 1
+  topk_group: int = 1
+  norm_topk_prob: bool = True
+  routed_scaling_factor: float = 1.0
+  moe_implementation: str = 'tiled'
   layer_norm_epsilon: float = 1e-5
   max_position_embeddings: int = 2048
   compute_dtype: str = 'float32'
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      if field.type is int and getattr(self, field.name) < 1:
-        raise ValueError(f'model.{field.name} must be >= 1, got {getattr(self, field.name)}')
+      least = 0 if field.name in ('sliding_window', 'moe_latent_size') else 1
+      if field.type is int and getattr(self, field.name) < least:
+        raise ValueError(f'model.{field.name} must be >= {least}, got {getattr(self, field.name)}')
     wrong = sorted(set(self.pattern) - set(BLOCKS))
     if wrong or not self.pattern:
       raise ValueError(f'model.pattern {self.pattern!r} may hold only {sorted(BLOCKS)}; found {wrong or "nothing"}')
@@ -47,6 +75,14 @@ class ModelConfig:
       raise ValueError(f'model.num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads ({self.num_key_value_heads})')
     if self.mamba_num_heads % self.n_groups:
       raise ValueError(f'model.mamba_num_heads ({self.mamba_num_heads}) must be a multiple of n_groups ({self.n_groups})')
+    if not 0 <= self.time_step_low < self.time_step_high:
+      raise ValueError(f'model.time_step_low must be >= 0 and below time_step_high, got {self.time_step_low} and {self.time_step_high}')
+    if self.n_routed_experts % self.n_group or self.topk_group > self.n_group:
+      raise ValueError(f'model.n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group ({self.n_group}), and topk_group ({self.topk_group}) '
+                       'no more than n_group')
+    eligible = self.n_routed_experts // self.n_group * self.topk_group
+    if self.num_experts_per_tok > eligible:
+      raise ValueError(f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the {eligible} experts of topk_group groups')
     if self.compute_dtype not in DTYPES:
       raise ValueError(f'model.compute_dtype must be one of {DTYPES}, got {self.compute_dtype!r}')
 

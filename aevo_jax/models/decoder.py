@@ -13,12 +13,14 @@ from aevo_jax.models.attention import Attention, KVCache
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import MLP, Linear, RMSNorm, param
 from aevo_jax.models.mamba2 import Mamba2, MambaCache
+from aevo_jax.models.moe import MoE
 
-_MIXERS = {'M': Mamba2, '*': Attention, '-': MLP}
+_MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
+_STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
 
 
 class DecodeState(NamedTuple):
-  """caches: one per block (None for MLP); valid [b, t]: places that hold tokens; position: the next place, a scalar."""
+  """caches: one per block (None for MLP and MoE); valid [b, t]: places that hold tokens; position: the next place, a scalar."""
 
   caches: tuple[KVCache | MambaCache | None, ...]
   valid: jax.Array
@@ -53,7 +55,7 @@ class Decoder(nnx.Module):
     x = self._embed(tokens_bt)
     for kind, block in zip(self.config.pattern, self.layers):
       normed = block.norm(x)
-      x = x + (block.mixer(normed) if kind == '-' else block.mixer(normed, segment_ids_bt))
+      x = x + (block.mixer(normed, segment_ids_bt) if kind in _STATEFUL else block.mixer(normed))
     return self._logits(x)
 
   def prefill(self, tokens_bt: jax.Array, valid_bt: jax.Array, room: int) -> tuple[jax.Array, DecodeState]:
@@ -69,7 +71,7 @@ class Decoder(nnx.Module):
     segment_ids = valid_bt.astype(jnp.int32)
     x, caches = self._embed(tokens_bt), []
     # From the last block that keeps a state on, only the last place is read.
-    last_stateful = max((i for i, kind in enumerate(self.config.pattern) if kind != '-'), default=-1)
+    last_stateful = max((i for i, kind in enumerate(self.config.pattern) if kind in _STATEFUL), default=-1)
     for i, (kind, block) in enumerate(zip(self.config.pattern, self.layers)):
       wanted = slice(-1, None) if i >= last_stateful else slice(None)
       normed, cache = block.norm(x), None

@@ -43,17 +43,20 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(nnx.Module):
-  """y = x W (+ scale (x A) B once an adapter is attached). `kernel` is [in, out]."""
+  """y = x W (+ b) (+ scale (x A) B once an adapter is attached). `kernel` is [in, out]."""
 
-  def __init__(self, in_features: int, out_features: int, axes: tuple[str, str], *, rngs: nnx.Rngs, scale: float = 1.0):
+  def __init__(self, in_features: int, out_features: int, axes: tuple[str, str], *, rngs: nnx.Rngs, scale: float = 1.0, bias: bool = False):
     std = scale / math.sqrt(in_features)
     self.kernel = param(std * jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32), *axes)
+    self.bias = nnx.data(param(jnp.zeros(out_features, jnp.float32), axes[1]) if bias else None)
     self.lora_a = nnx.data(None)
     self.lora_b = nnx.data(None)
     self.lora_scale = 0.0
 
   def __call__(self, x: jax.Array) -> jax.Array:
     y = matmul(x, self.kernel[...].astype(x.dtype))
+    if self.bias is not None:
+      y = y + self.bias[...].astype(x.dtype)
     if self.lora_a is not None:
       y = y + self.lora_scale * ((x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
     return y
@@ -75,11 +78,12 @@ class RMSNorm(nnx.Module):
 
 
 class MLP(nnx.Module):
-  """Ungated MLP with squared ReLU: down(relu(up(x))^2)."""
+  """Ungated MLP with squared ReLU: down(relu(up(x))^2); of `width`, or the config's intermediate_size."""
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.up_proj = Linear(config.hidden_size, config.intermediate_size, ('embed', 'mlp'), rngs=rngs)
-    self.down_proj = Linear(config.intermediate_size, config.hidden_size, ('mlp', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)))
+  def __init__(self, config: ModelConfig, width: int = 0, *, rngs: nnx.Rngs):
+    width = width or config.intermediate_size
+    self.up_proj = Linear(config.hidden_size, width, ('embed', 'mlp'), rngs=rngs, bias=config.mlp_bias)
+    self.down_proj = Linear(width, config.hidden_size, ('mlp', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)), bias=config.mlp_bias)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.down_proj(jnp.square(jax.nn.relu(self.up_proj(x))))

@@ -97,12 +97,12 @@ class Mamba2(nnx.Module):
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
     inner, channels, n = config.mamba_inner, config.conv_width, config.mamba_num_heads
-    self.in_proj = Linear(config.hidden_size, inner + channels + n, ('embed', 'mamba_inner'), rngs=rngs)
-    self.out_proj = Linear(inner, config.hidden_size, ('mamba_inner', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)))
+    self.in_proj = Linear(config.hidden_size, inner + channels + n, ('embed', 'mamba_inner'), rngs=rngs, bias=config.use_bias)
+    self.out_proj = Linear(inner, config.hidden_size, ('mamba_inner', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)), bias=config.use_bias)
     self.norm = RMSNorm(inner, config.layer_norm_epsilon, 'mamba_inner', groups=config.n_groups)
     bound = 1 / math.sqrt(config.conv_kernel)
     self.conv_kernel = param(jax.random.uniform(rngs.params(), (config.conv_kernel, channels), minval=-bound, maxval=bound), 'conv', 'mamba_inner')
-    self.conv_bias = param(jnp.zeros(channels, jnp.float32), 'mamba_inner')
+    self.conv_bias = nnx.data(param(jnp.zeros(channels, jnp.float32), 'mamba_inner') if config.use_conv_bias else None)
     # dt starts log-uniform in [1e-3, 1e-1], through the inverse of softplus, as in the reference.
     dt = jnp.exp(jax.random.uniform(rngs.params(), (n,)) * (math.log(1e-1) - math.log(1e-3)) + math.log(1e-3))
     self.dt_bias = param(dt + jnp.log(-jnp.expm1(-dt)), 'mamba_heads')
@@ -112,7 +112,14 @@ class Mamba2(nnx.Module):
   def _split(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     c = self.config
     gate, channels, dt = jnp.split(self.in_proj(x), (c.mamba_inner, c.mamba_inner + c.conv_width), axis=-1)
-    return gate, channels, jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...])
+    dt = jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...])
+    if (c.time_step_low, c.time_step_high) != (0.0, math.inf):
+      dt = jnp.clip(dt, c.time_step_low, c.time_step_high)
+    return gate, channels, dt
+
+  def _conv_parameters(self, dtype) -> tuple[jax.Array, jax.Array]:
+    """Kernel [k, c] and bias [c] or 0."""
+    return self.conv_kernel[...].astype(dtype), jnp.zeros((), dtype) if self.conv_bias is None else self.conv_bias[...].astype(dtype)
 
   def _heads(self, channels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Splits activated channels into x [..., n, p], B and C [..., g, r]."""
@@ -130,7 +137,7 @@ class Mamba2(nnx.Module):
   def prefill(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, MambaCache]:
     """Whole rows, and the state after the last token."""
     gate, channels, dt = self._split(x_btd)
-    mixed = causal_conv(channels, self.conv_kernel[...].astype(channels.dtype), self.conv_bias[...].astype(channels.dtype), segment_ids_bt)
+    mixed = causal_conv(channels, *self._conv_parameters(channels.dtype), segment_ids_bt)
     x, b, c = self._heads(jax.nn.silu(mixed))
     # Whole arrays in and out: fused with its neighbours, the scan makes XLA's CPU compiler compute these several times over.
     x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))
@@ -147,7 +154,8 @@ class Mamba2(nnx.Module):
     """One token of the recurrence."""
     gate, channels, dt_bn = self._split(x_bd)
     window = jnp.concatenate([cache.conv, channels[:, None]], axis=1)
-    mixed = jnp.einsum('bkc,kc->bc', window, self.conv_kernel[...].astype(window.dtype)) + self.conv_bias[...].astype(window.dtype)
+    kernel, bias = self._conv_parameters(window.dtype)
+    mixed = jnp.einsum('bkc,kc->bc', window, kernel) + bias
     x_bnp, b_bgr, c_bgr = self._heads(jax.nn.silu(mixed))
     repeat = self.config.mamba_num_heads // self.config.n_groups
     b_bnr, c_bnr = jnp.repeat(b_bgr, repeat, axis=1), jnp.repeat(c_bgr, repeat, axis=1)

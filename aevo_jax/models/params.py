@@ -53,6 +53,11 @@ def logical_axes(model: Decoder) -> dict[str, tuple[str, ...]]:
   return {'.'.join(map(str, path)): variable.get_metadata()['logical_axes'] for path, variable in nnx.to_flat_state(nnx.state(model))}
 
 
+def is_router_bias(name: str) -> bool:
+  """Whether a parameter is the bias by which a router chooses experts; whoever trains the router sets it from the experts' load."""
+  return name.endswith('.e_score_correction_bias')
+
+
 def is_adapter(name: str) -> bool:
   """Whether a parameter belongs to a LoRA adapter."""
   return name.rsplit('.', 1)[-1] in ('lora_a', 'lora_b')

@@ -19,7 +19,7 @@ from jax.interpreters import partial_eval
 from aevo_jax.data import pipeline
 from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import Params, Structure, abstract, is_adapter, unbind
+from aevo_jax.models.params import Params, Structure, abstract, is_adapter, is_router_bias, unbind
 from aevo_jax.training import optimizer as optimizer_lib
 from aevo_jax.training.recipe import Adaptation, Lora, Optimizer, Recipe
 from aevo_jax.training.train_state import TrainState
@@ -37,7 +37,7 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
     seed: of the adapters.
 
   Returns:
-    structure, trained parameters, frozen parameters. Under full fine-tuning nothing is frozen.
+    structure, trained parameters, frozen parameters. Under full fine-tuning only routers' biases are frozen, which no gradient moves but weight decay would.
   """
   model = abstract(config)
   if adaptation.method == 'lora':
@@ -45,9 +45,8 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
   structure, params = unbind(model)
   if base is not None:
     params |= {name: jnp.asarray(value) for name, value in base.items()}
-  if adaptation.method == 'full':
-    return structure, params, {}
-  return structure, {k: v for k, v in params.items() if is_adapter(k)}, {k: v for k, v in params.items() if not is_adapter(k)}
+  trained = is_adapter if adaptation.method == 'lora' else lambda name: not is_router_bias(name)
+  return structure, {k: v for k, v in params.items() if trained(k)}, {k: v for k, v in params.items() if not trained(k)}
 
 
 def source_inputs(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> tuple:

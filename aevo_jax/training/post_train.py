@@ -21,7 +21,7 @@ from aevo_jax.training.recipe import Recipe
 
 
 class Prepared(NamedTuple):
-  """A run before its first step. `frozen` is empty under full fine-tuning."""
+  """A run before its first step; see `fingerprint.adapted` for what is frozen."""
 
   structure: Structure
   params: Params
@@ -48,7 +48,7 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
   state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
                            learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step)
   final = {**frozen, **state.final_params()}
-  if frozen:
+  if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
   if not all(np.isfinite(np.asarray(value)).all() for value in final.values()):
     raise train_loop.NonFiniteError('the last update made weights that are not finite; lower optimizer.learning_rate')

@@ -50,10 +50,34 @@ def full_forward(pattern, tokens, **fields):
   return np.stack([logits[row, prompt - 1:prompt + NEW] for row, prompt in enumerate(PROMPTS)])
 
 
-@pytest.mark.parametrize('pattern', ['M', '*', '-', '*-M-', 'M-*-M-*-'])
-def test_decode_is_the_full_forward(pattern):
+@pytest.mark.parametrize(('pattern', 'fields'), [
+    ('M', {}), ('*', {}), ('-', {}), ('E', {}), ('*-M-', {}), ('M-*-M-*-', {}), ('ME*E', {'moe_latent_size': 6, 'n_group': 4, 'topk_group': 2}),
+    ('M*', {'sliding_window': 3, 'time_step_low': 0.05, 'time_step_high': 0.06}), ('M*-E', {'attention_bias': True, 'mlp_bias': True, 'use_bias': True, 'use_conv_bias': False}),
+])
+def test_decode_is_the_full_forward(pattern, fields):
   tokens = np.random.default_rng(0).integers(0, 13, (len(PROMPTS), LENGTH + NEW)).astype(np.int32)
-  np.testing.assert_allclose(decode(pattern, tokens), full_forward(pattern, tokens), rtol=0, atol=1e-5)
+  np.testing.assert_allclose(decode(pattern, tokens, **fields), full_forward(pattern, tokens, **fields), rtol=0, atol=1e-5)
+
+
+def test_a_sliding_window_sees_its_own_tokens_only():
+  # Two attention blocks with a window of 3: a token reaches the 2 places after it, and through the second block 4.
+  _, params, forward = model('**', sliding_window=3)
+  tokens = np.random.default_rng(1).integers(0, 13, (1, 12)).astype(np.int32)
+  changed = tokens.copy()
+  changed[0, 3] = (tokens[0, 3] + 1) % 13
+  moved = np.abs(np.asarray(forward(params, tokens, np.ones_like(tokens))) - np.asarray(forward(params, changed, np.ones_like(tokens)))).max(axis=-1)[0]
+  assert (moved[3:8] > 1e-5).all() and not moved[:3].any() and not moved[8:].any()
+
+
+def test_dt_stays_within_its_limits():
+  # A model whose dt is cut to (almost) one value is one whose dt_bias does not matter.
+  _, params, forward = model('M', time_step_low=0.05, time_step_high=0.050001)
+  _, _, free = model('M')
+  tokens = np.arange(12, dtype=np.int32)[None]
+  segments = np.ones_like(tokens)
+  moved = {name: value + 1.0 if name.endswith('dt_bias') else value for name, value in params.items()}
+  np.testing.assert_allclose(forward(params, tokens, segments), forward(moved, tokens, segments), rtol=0, atol=1e-5)
+  assert np.abs(np.asarray(free(params, tokens, segments)) - np.asarray(free(moved, tokens, segments))).max() > 1e-3
 
 
 def test_decode_in_bfloat16_is_the_full_forward_as_far_as_bfloat16_goes():
@@ -103,12 +127,13 @@ def test_packed_rows_are_separate_sequences():
 
 
 def test_every_parameter_names_its_axes():
-  decoder = create(config('M-*-'), seed=0)
+  decoder = create(config('M-*-E'), seed=0)
   lora.attach(decoder, rank=2, alpha=4.0, targets='all', seed=0)
   _, params = unbind(decoder)
   axes = logical_axes(decoder)
   assert axes.keys() == params.keys()
   assert {name: len(a) for name, a in axes.items()} == {name: p.ndim for name, p in params.items()}
+  assert axes['layers.4.mixer.experts.up_proj'] == ('experts', 'embed', 'mlp')
   assert axes['embedding'] == ('vocab', 'embed') and axes['layers.2.mixer.k_proj.kernel'] == ('embed', 'kv_heads')
   assert axes['layers.0.mixer.out_proj.lora_a'] == ('mamba_inner', 'lora_rank') and axes['layers.1.mixer.up_proj.lora_b'] == ('lora_rank', 'mlp')
 
@@ -130,6 +155,9 @@ def test_bind_uses_the_arrays_it_is_given():
 
 
 @pytest.mark.parametrize('fields, message', [
+    ({'time_step_low': 0.2, 'time_step_high': 0.1}, r'time_step_low.*0\.2 and 0\.1'),
+    ({'n_routed_experts': 6, 'n_group': 4}, r'n_routed_experts \(6\).*n_group \(4\)'),
+    ({'n_routed_experts': 8, 'n_group': 4, 'num_experts_per_tok': 3}, r'num_experts_per_tok \(3\).*2 experts'),
     ({'pattern': 'M-x-'}, r"model\.pattern 'M-x-'.*'x'"),
     ({'pattern': ''}, r'model\.pattern.*nothing'),
     ({'num_attention_heads': 3}, r'model\.num_attention_heads \(3\).*num_key_value_heads \(2\)'),

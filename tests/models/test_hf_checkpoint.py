@@ -1,5 +1,6 @@
 """The base's layout on disk: names, orientation and refusals."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -61,6 +62,46 @@ def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
     assert np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape, name
   hf_checkpoint.save_weights(path / 'again.safetensors', loaded)
   assert (path / 'again.safetensors').read_bytes() == (path / hf_checkpoint.WEIGHTS).read_bytes()
+
+
+def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
+  config = ModelConfig(**{**dataclasses.asdict(CONFIG), 'pattern': 'ME*-', 'n_routed_experts': 3, 'moe_intermediate_size': 6, 'moe_latent_size': 4})
+  rng = np.random.default_rng(0)
+  params = {name: rng.normal(size=value.shape).astype(np.float32) for name, value in unbind(create(config, seed=0))[1].items()}
+  hf_checkpoint.save_weights(tmp_path / 'new.safetensors', params)
+  old = {}
+  for name, value in load_file(tmp_path / 'new.safetensors').items():
+    name = name.replace('model.', 'backbone.', 1)
+    if '.experts.' in name:
+      stem, leaf = name.rsplit('.', 1)
+      old |= {f'{stem}.{e}.{leaf}.weight': np.ascontiguousarray(value[e]) for e in range(3)}
+    else:
+      old[name] = value
+  assert old['backbone.layers.1.mixer.experts.2.up_proj.weight'].shape == (6, 4)  # [out, in], as torch has it
+  save_file(old, tmp_path / 'old.safetensors')
+  loaded = hf_checkpoint.load_weights(tmp_path / 'old.safetensors', config)
+  assert loaded.keys() == params.keys() and all(np.array_equal(loaded[name], params[name]) for name in params)
+
+  fields = hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
+  del fields['hybrid_override_pattern']
+  for types in (['mamba', 'moe', 'attention', 'mlp'], ['linear_attention', 'moe', 'full_attention', 'mlp']):
+    assert hf_checkpoint.config_from_hf(fields | {'layers_block_type': types}) == config
+  with pytest.raises(ValueError, match=r"block types \['gru'\]"):
+    hf_checkpoint.config_from_hf(fields | {'layers_block_type': ['mamba', 'gru']})
+  with pytest.raises(ValueError, match='hybrid_override_pattern'):
+    hf_checkpoint.config_from_hf(fields)
+
+  del old['backbone.layers.1.mixer.experts.1.up_proj.weight']
+  save_file(old, tmp_path / 'old.safetensors')
+  with pytest.raises(ValueError, match=r'experts\.up_proj has experts \[0, 2\]'):
+    hf_checkpoint.load_weights(tmp_path / 'old.safetensors', config)
+
+
+def test_a_config_that_this_decoder_does_not_compute_is_refused():
+  fields = hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
+  for changed in ({'mlp_hidden_act': 'silu'}, {'tie_word_embeddings': True}, {'n_shared_experts': 2}):
+    with pytest.raises(ValueError, match=f'{next(iter(changed))} = '):
+      hf_checkpoint.config_from_hf(fields | changed)
 
 
 def test_every_tensor_that_does_not_fit_is_named(directory):

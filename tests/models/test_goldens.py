@@ -1,0 +1,33 @@
+"""Logits and gradients of Hugging Face's Nemotron-H, written down by `make parity PYTEST_ARGS=--write_goldens`, and checked here without torch."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.params import outline
+
+GOLDENS = sorted((pathlib.Path(__file__).parent / 'goldens').iterdir())
+
+
+@pytest.mark.parametrize('directory', GOLDENS, ids=lambda path: path.name)
+def test_logits_and_gradients_are_the_references(directory):
+  config = hf_checkpoint.read_config(directory)
+  structure, params = outline(config)[0], hf_checkpoint.load_weights(directory / hf_checkpoint.WEIGHTS, config)
+  inputs, theirs = load_file(directory / 'inputs.safetensors'), load_file(directory / 'outputs.safetensors')
+
+  def loss(p):
+    logits = structure.bind(p)(inputs['tokens'], inputs['mask'])
+    return jnp.sum(inputs['weights'][..., None] * jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32)) * jax.nn.log_softmax(logits)), logits
+
+  grads, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+  at = inputs['mask'].astype(bool)
+  np.testing.assert_allclose(np.asarray(logits)[at], theirs['logits'][at], rtol=0, atol=2e-4 * np.abs(theirs['logits'][at]).max())
+  for name in params:
+    stored = f'grad.{hf_checkpoint.hf_name(name)}'
+    if stored in theirs:  # but for routers' biases
+      np.testing.assert_allclose(hf_checkpoint.to_hf(name, np.asarray(grads[name])), theirs[stored], rtol=0, atol=1e-3 * np.abs(theirs[stored]).max(), err_msg=name)

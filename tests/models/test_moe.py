@@ -1,0 +1,96 @@
+"""Routing and experts against a loop over tokens in float64; the grouped product against one product per group; memory that does not grow with experts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.grouped_matmul import IMPLEMENTATIONS, TILE, grouped_matmul
+from aevo_jax.models.moe import MoE
+
+
+def config(**fields):
+  return ModelConfig(**{'hidden_size': 12, 'pattern': 'E', 'n_routed_experts': 8, 'num_experts_per_tok': 3, 'moe_intermediate_size': 10,
+                        'moe_shared_expert_intermediate_size': 14} | fields)
+
+
+def block(c, seed=0):
+  """A block whose every parameter is random, the router's bias too."""
+  moe, rng = MoE(c, rngs=nnx.Rngs(params=seed)), np.random.default_rng(seed)
+  nnx.update(moe, jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape) * 0.5, jnp.float32), nnx.state(moe)))
+  return moe
+
+
+def by_the_paper(moe, c, x):
+  """Token by token, expert by expert (2412.19437, eq. 12-16), in float64."""
+  get = lambda value: np.asarray(value[...], np.float64)
+  relu2 = lambda v: np.maximum(v, 0) ** 2
+  out = []
+  for token in np.asarray(x, np.float64):
+    scores = 1 / (1 + np.exp(-token @ get(moe.gate.kernel)))
+    choice = scores + get(moe.gate.e_score_correction_bias)
+    groups = choice.reshape(c.n_group, -1)
+    best = np.argsort(-np.sort(groups, axis=1)[:, -2:].sum(axis=1))[:c.topk_group]
+    eligible = [e for e in range(c.n_routed_experts) if e // groups.shape[1] in best]
+    chosen = sorted(eligible, key=lambda e: -choice[e])[:c.num_experts_per_tok]
+    total = sum(scores[e] for e in chosen) if c.norm_topk_prob else 1.0
+    inner = token if not c.moe_latent_size else token @ get(moe.fc1_latent_proj.kernel)
+    y = sum(scores[e] / total * c.routed_scaling_factor * (relu2(inner @ get(moe.experts.up_proj)[e]) @ get(moe.experts.down_proj)[e]) for e in chosen)
+    y = y if not c.moe_latent_size else y @ get(moe.fc2_latent_proj.kernel)
+    out.append(y + relu2(token @ get(moe.shared_experts.up_proj.kernel)) @ get(moe.shared_experts.down_proj.kernel))
+  return np.stack(out)
+
+
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+@pytest.mark.parametrize('fields', [{}, {'n_group': 4, 'topk_group': 2}, {'moe_latent_size': 5, 'norm_topk_prob': False, 'routed_scaling_factor': 2.5}])
+def test_a_block_is_the_papers(fields, implementation):
+  c = config(moe_implementation=implementation, **fields)
+  moe, x = block(c), np.random.default_rng(1).standard_normal((2, 90, 12)).astype(np.float32)
+  expected = by_the_paper(moe, c, x.reshape(-1, 12)).reshape(x.shape)
+  np.testing.assert_allclose(moe(jnp.asarray(x)), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+@pytest.mark.parametrize('sizes', [(TILE, TILE), (0, 5, 0, 2 * TILE - 5, 0), (1, TILE + 7, 3, 0, 2 * TILE, 9), (3,)])
+def test_grouped_products_and_their_gradients(sizes, implementation):
+  """Groups that end inside tiles and at their ends, empty ones, and several in one tile."""
+  rng = np.random.default_rng(0)
+  x, w = rng.standard_normal((sum(sizes), 6)).astype(np.float32), rng.standard_normal((len(sizes), 6, 5)).astype(np.float32)
+  g = rng.standard_normal((sum(sizes), 5)).astype(np.float32)
+  y, back = jax.vjp(lambda a, b: grouped_matmul(a, b, jnp.asarray(sizes, jnp.int32), implementation), x, w)
+  dx, dw = back(g)
+  ends = np.cumsum(sizes)
+  for e, (size, end) in enumerate(zip(sizes, ends)):
+    rows = slice(end - size, end)
+    np.testing.assert_allclose(y[rows], x[rows] @ w[e], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dx[rows], g[rows] @ w[e].T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dw[e], x[rows].T @ g[rows], rtol=1e-4, atol=1e-4)
+
+
+def test_memory_grows_with_tokens_and_top_k_and_not_with_experts():
+  """Temporary memory of a compiled forward and backward pass, beside the weights and their gradients (which are results)."""
+  def temporary(tokens, **fields):
+    c = config(hidden_size=64, moe_intermediate_size=64, moe_shared_expert_intermediate_size=8, **fields)
+    graph, state = nnx.split(MoE(c, rngs=nnx.Rngs(params=0)))
+    step = jax.jit(jax.grad(lambda s, x: jnp.square(nnx.merge(graph, s)(x)).sum()))
+    return step.lower(state, jnp.zeros((tokens, 64))).compile().memory_analysis().temp_size_in_bytes
+
+  few, many = temporary(2048, n_routed_experts=8), temporary(2048, n_routed_experts=64)
+  assert many < 1.5 * few, f'{few:,} bytes with 8 experts, {many:,} with 64'
+  assert many < 2048 * 64 * 64 * 4 / 2, 'less than an array of tokens, experts and width'
+  assert 1.5 < temporary(4096, n_routed_experts=8) / few < 2.5
+  assert temporary(2048, n_routed_experts=8, num_experts_per_tok=6) > 1.3 * few
+
+
+def test_the_routers_bias_chooses_and_gets_no_gradient():
+  c = config()
+  moe, x = block(c), jnp.asarray(np.random.default_rng(1).standard_normal((40, 12)), jnp.float32)
+  gradient = nnx.grad(lambda m: jnp.square(m(x)).sum())(moe)
+  assert not np.any(gradient['gate']['e_score_correction_bias'][...]) and np.any(gradient['gate']['kernel'][...])
+  before = moe.gate(x)
+  moe.gate.e_score_correction_bias[...] = moe.gate.e_score_correction_bias[...].at[5].add(10.0)
+  after = moe.gate(x)
+  assert (np.asarray(after.experts) == 5).any(axis=1).all() and not (np.asarray(before.experts) == 5).any(axis=1).all()
+  np.testing.assert_allclose(after.weights.sum(axis=1), 1.0, rtol=1e-5)

@@ -1,0 +1,40 @@
+"""The reference as a process of its own environment (`make parity`)."""
+
+import json
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+FOLDER = pathlib.Path(__file__).parents[2] / 'third_party' / 'parity'
+
+
+def pytest_addoption(parser):
+  parser.addoption('--write_goldens', action='store_true', help='write tests/models/goldens anew, from the reference')
+
+
+@pytest.fixture(scope='session')
+def reference(tmp_path_factory):
+  """reference(directory, tokens, mask, weights) -> {'logits', 'grad.NAME'}, see third_party/parity/reference.py."""
+  log = (tmp_path_factory.mktemp('reference') / 'log.txt').open('w+')
+  process = subprocess.Popen([FOLDER / '.venv' / 'bin' / 'python', FOLDER / 'reference.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+
+  def ask(directory: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    save_file({'tokens': tokens.astype(np.int32), 'mask': mask.astype(np.int32), 'weights': weights.astype(np.float32)}, directory / 'inputs.safetensors')
+    process.stdin.write(f'{directory}\n')
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+      log.seek(0)
+      pytest.fail(f'the reference ended: {log.read()[-3000:]}')
+    reply = json.loads(line)
+    assert reply['ok'], reply['error']
+    return load_file(directory / 'outputs.safetensors')
+
+  yield ask
+  process.stdin.close()
+  process.stdout.close()
+  process.wait(timeout=60)
+  log.close()
