@@ -124,7 +124,7 @@ $(VLLM_READY): | $(UV_READY)
 	own_environment vllm "$${VLLM_PYTHON:-3.12 3.11}" "$${options[@]}" "$${requirements[@]}"
 	touch $@
 
-parity: $(READY) $(PARITY_READY)  ## compare models, gradients and adapters live with Hugging Face's and PEFT's (own environment with torch)
+parity: $(READY) $(PARITY_READY)  ## compare logits and gradients live with Hugging Face's (own environment with torch)
 	@.venv/bin/python -m pytest -m parity --durations=10 $(PYTEST_ARGS) tests/parity
 
 $(PARITY_READY): | $(UV_READY)

@@ -7,6 +7,7 @@ from aevo_jax.config.configurables import configurable
 
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
+MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot')
 
 
 @configurable('model')
@@ -83,6 +84,8 @@ class ModelConfig:
     eligible = self.n_routed_experts // self.n_group * self.topk_group
     if self.num_experts_per_tok > eligible:
       raise ValueError(f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the {eligible} experts of topk_group groups')
+    if self.moe_implementation not in MOE_IMPLEMENTATIONS:
+      raise ValueError(f'model.moe_implementation must be one of {MOE_IMPLEMENTATIONS}, got {self.moe_implementation!r}')
     if self.compute_dtype not in DTYPES:
       raise ValueError(f'model.compute_dtype must be one of {DTYPES}, got {self.compute_dtype!r}')
 

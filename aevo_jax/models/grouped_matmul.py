@@ -12,19 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-IMPLEMENTATIONS = ('ragged_dot', 'tiled')
 TILE = 64
 
 
 def grouped_matmul(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array, implementation: str = 'tiled') -> jax.Array:
   """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group, which add up to s."""
-  if implementation == 'ragged_dot':
-    return jax.lax.ragged_dot(x_sd, w_edf, sizes_e)
-  if implementation != 'tiled':
-    raise ValueError(f'model.moe_implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}')
+  return {'ragged_dot': jax.lax.ragged_dot, 'tiled': _padded}[implementation](x_sd, w_edf, sizes_e)
+
+
+def _padded(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
   rows = x_sd.shape[0]
-  padded = jnp.pad(x_sd, ((0, -rows % TILE), (0, 0)))
-  return _tiled(padded, jnp.asarray(w_edf), sizes_e)[:rows]
+  return _tiled(jnp.pad(x_sd, ((0, -rows % TILE), (0, 0))), jnp.asarray(w_edf), sizes_e)[:rows]
 
 
 def _visits(sizes_e: jax.Array):

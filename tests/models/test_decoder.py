@@ -158,6 +158,7 @@ def test_bind_uses_the_arrays_it_is_given():
     ({'time_step_low': 0.2, 'time_step_high': 0.1}, r'time_step_low.*0\.2 and 0\.1'),
     ({'n_routed_experts': 6, 'n_group': 4}, r'n_routed_experts \(6\).*n_group \(4\)'),
     ({'n_routed_experts': 8, 'n_group': 4, 'num_experts_per_tok': 3}, r'num_experts_per_tok \(3\).*2 experts'),
+    ({'moe_implementation': 'dense'}, r"moe_implementation.*'dense'"),
     ({'pattern': 'M-x-'}, r"model\.pattern 'M-x-'.*'x'"),
     ({'pattern': ''}, r'model\.pattern.*nothing'),
     ({'num_attention_heads': 3}, r'model\.num_attention_heads \(3\).*num_key_value_heads \(2\)'),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.grouped_matmul import IMPLEMENTATIONS, TILE, grouped_matmul
+from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
+from aevo_jax.models.grouped_matmul import TILE, grouped_matmul
 from aevo_jax.models.moe import MoE
+from aevo_jax.training.fingerprint import adapted
+from aevo_jax.training.recipe import Adaptation, Lora
 
 
 def config(**fields):
@@ -43,7 +45,7 @@ def by_the_paper(moe, c, x):
   return np.stack(out)
 
 
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+@pytest.mark.parametrize('implementation', MOE_IMPLEMENTATIONS)
 @pytest.mark.parametrize('fields', [{}, {'n_group': 4, 'topk_group': 2}, {'moe_latent_size': 5, 'norm_topk_prob': False, 'routed_scaling_factor': 2.5}])
 def test_a_block_is_the_papers(fields, implementation):
   c = config(moe_implementation=implementation, **fields)
@@ -52,7 +54,7 @@ def test_a_block_is_the_papers(fields, implementation):
   np.testing.assert_allclose(moe(jnp.asarray(x)), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+@pytest.mark.parametrize('implementation', MOE_IMPLEMENTATIONS)
 @pytest.mark.parametrize('sizes', [(TILE, TILE), (0, 5, 0, 2 * TILE - 5, 0), (1, TILE + 7, 3, 0, 2 * TILE, 9), (3,)])
 def test_grouped_products_and_their_gradients(sizes, implementation):
   """Groups that end inside tiles and at their ends, empty ones, and several in one tile."""
@@ -94,3 +96,11 @@ def test_the_routers_bias_chooses_and_gets_no_gradient():
   after = moe.gate(x)
   assert (np.asarray(after.experts) == 5).any(axis=1).all() and not (np.asarray(before.experts) == 5).any(axis=1).all()
   np.testing.assert_allclose(after.weights.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_no_way_of_training_trains_the_routers_bias():
+  """Weight decay would move it though it has no gradient."""
+  for method in ('full', 'lora'):
+    _, trained, frozen = adapted(config(pattern='ME'), Adaptation(method=method), Lora(), None, seed=0)
+    assert 'layers.1.mixer.gate.e_score_correction_bias' in frozen and not trained.keys() & frozen.keys()
+    assert ('layers.1.mixer.gate.kernel' in trained) == (method == 'full')

@@ -109,6 +109,15 @@ def test_costs_add_up(make_run):
   assert found.non_training_share == pytest.approx(1 - 180 / (2 * found.wall))
 
 
+def test_a_retraining_that_is_assigned_early_leaves_the_time_with_its_round(make_run):
+  records = read(make_run() / 'ledger.jsonl')
+  final = [r for r in records if r.kind == 'trial_assigned' and r.payload['round'] == -1]
+  last = max(i for i, r in enumerate(records) if r.kind == 'trial_assigned' and r.payload['round'] == 1)
+  early = [*records[:last + 1], dataclasses.replace(final[0], time=records[last].time), *(r for r in records[last + 1:] if r is not final[0])]
+  walls = lambda found: {phase.round: phase.wall for phase in costs_lib.costs(found).phases}
+  assert all(walls(early)[k] == pytest.approx(walls(records)[k], abs=1.1) for k in (0, 1, 2)) and walls(records)[1] > 10
+
+
 def test_time_between_kill_and_resume_is_no_cost(make_run):
   plain, interrupted = (costs_lib.wall_clock(read(make_run(name, pause=pause) / 'ledger.jsonl')) for name, pause in (('a', 0.0), ('b', 5000.0)))
   assert interrupted['paused'] == pytest.approx(5001)
