@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
       structure, params, {}, transformation(optimizer), pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
       learning_rates=learning_rates(optimizer, settings.steps), directory=out / 'run', checkpoint_every=settings.checkpoint_every, on_step=on_step)
 
-  hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params())
+  hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params(), config)
   eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)
   _write_json(out / hf_checkpoint.CONFIG, hf_checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad))
   _write_json(out / 'generation_config.json', {'do_sample': False, 'eos_token_id': eos, 'pad_token_id': pad, 'max_new_tokens': settings.max_new_tokens})

@@ -86,7 +86,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   export = out / 'export'
   export.mkdir(exist_ok=True)
   try:
-    hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final)
+    hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final, config)
   except SafetensorError as error:
     sys.exit(f'train: {export / hf_checkpoint.WEIGHTS}: {error}')
   for name in build.CARRIED:

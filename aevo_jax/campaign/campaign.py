@@ -443,9 +443,10 @@ class Campaign:
     """The base as a file that evaluator and arbiter read like any candidate."""
     path = self._run / 'base.safetensors'
     if not path.exists():
-      params = load_base(pathlib.Path(self._inputs.store) / self._inputs.substrate_object, logical_digest=self._inputs.base_digest)
+      base = pathlib.Path(self._inputs.store) / self._inputs.substrate_object
+      params = load_base(base, logical_digest=self._inputs.base_digest)
       partial = path.with_name('.base.partial')  # a controller killed while writing must not leave half a base under the real name
-      hf_checkpoint.save_weights(partial, params)
+      hf_checkpoint.save_weights(partial, params, hf_checkpoint.read_config(base))
       partial.rename(path)
     return {'weights': str(path), 'file_digest': file_digest(path)}
 

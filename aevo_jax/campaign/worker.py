@@ -54,7 +54,8 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   except (loading.LoadError, DeadBindingError, ValueError) as error:
     return {'status': 'refused', 'cause': type(error).__name__, 'message': str(error)}
 
-  prepared = post_train.prepare(hf_checkpoint.read_config(base_directory), recipe, base, tokenizer, size=spec.size, seed=spec.seed)
+  config = hf_checkpoint.read_config(base_directory)
+  prepared = post_train.prepare(config, recipe, base, tokenizer, size=spec.size, seed=spec.seed)
   ready = time.monotonic()
   try:
     final = post_train.train(prepared, recipe, steps=steps, directory=directory)
@@ -62,7 +63,7 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
     return {'status': 'failed', 'cause': 'non_finite', 'message': str(error)}
   trained = time.monotonic()
   (directory / EXPORT).parent.mkdir(exist_ok=True)
-  hf_checkpoint.save_weights(directory / EXPORT, final)
+  hf_checkpoint.save_weights(directory / EXPORT, final, config)
   tokens = steps * recipe.train.batch_rows * recipe.train.row_length
   return {'status': 'trained', 'steps': steps, 'tokens': tokens,
           'flops': 6 * sum(p.size for p in final.values()) * tokens,

@@ -36,8 +36,9 @@ _ONE_EXPERT = re.compile(r'(.*\.experts)\.(\d+)\.(up_proj|down_proj)\.weight')
 _LEAVES = {'scale': 'weight', 'conv_kernel': 'conv1d.weight', 'conv_bias': 'conv1d.bias', 'kernel': 'weight'}
 
 
-def hf_name(name: str) -> str:
-  """Our parameter name in Hugging Face's spelling: 'layers.0.mixer.in_proj.kernel' -> 'model.layers.0.mixer.in_proj.weight'."""
+def hf_name(name: str, config: ModelConfig) -> str:
+  """Our parameter name in the spelling of the config's family in Hugging Face: 'layers.0.mixer.in_proj.kernel' -> 'model.layers.0.mixer.in_proj.weight'."""
+  del config  # one family so far
   if name == 'embedding':
     return 'model.embeddings.weight'
   stem, _, leaf = name.rpartition('.')
@@ -130,9 +131,9 @@ def _pattern(fields: dict) -> str:
   return ''.join(_SYMBOLS[t] for t in types)
 
 
-def save_weights(path: pathlib.Path, params: Params) -> None:
+def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> None:
   """Writes every parameter of a decoder (adapters merged beforehand) as one safetensors file."""
-  save_file({hf_name(name): to_hf(name, np.asarray(value)) for name, value in sorted(params.items())}, path, metadata={'format': 'pt'})
+  save_file({hf_name(name, config): to_hf(name, np.asarray(value)) for name, value in sorted(params.items())}, path, metadata={'format': 'pt'})
 
 
 def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
@@ -143,7 +144,7 @@ def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
   """
   stored = canonical(load_file(path))
   _, wanted = outline(config)
-  names = {hf_name(name): name for name in wanted}
+  names = {hf_name(name, config): name for name in wanted}
   problems = [f'missing {name}' for name in sorted(names.keys() - stored.keys())]
   problems += [f'unexpected {name}' for name in sorted(stored.keys() - names.keys())]
   params = {}

@@ -28,6 +28,6 @@ def test_logits_and_gradients_are_the_references(directory):
   at = inputs['mask'].astype(bool)
   np.testing.assert_allclose(np.asarray(logits)[at], theirs['logits'][at], rtol=0, atol=2e-4 * np.abs(theirs['logits'][at]).max())
   for name in params:
-    stored = f'grad.{hf_checkpoint.hf_name(name)}'
+    stored = f'grad.{hf_checkpoint.hf_name(name, config)}'
     if stored in theirs:  # but for routers' biases
       np.testing.assert_allclose(hf_checkpoint.to_hf(name, np.asarray(grads[name])), theirs[stored], rtol=0, atol=1e-3 * np.abs(theirs[stored]).max(), err_msg=name)

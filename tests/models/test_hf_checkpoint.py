@@ -39,7 +39,7 @@ def params():
 @pytest.fixture
 def directory(tmp_path, params):
   """A saved base."""
-  hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, params)
+  hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, params, CONFIG)
   (tmp_path / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)))
   return tmp_path, params
 
@@ -60,7 +60,7 @@ def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
   assert hf_checkpoint.read_config(path) == CONFIG and loaded.keys() == params.keys()
   for name, value in params.items():
     assert np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape, name
-  hf_checkpoint.save_weights(path / 'again.safetensors', loaded)
+  hf_checkpoint.save_weights(path / 'again.safetensors', loaded, CONFIG)
   assert (path / 'again.safetensors').read_bytes() == (path / hf_checkpoint.WEIGHTS).read_bytes()
 
 
@@ -68,7 +68,7 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
   config = ModelConfig(**{**dataclasses.asdict(CONFIG), 'pattern': 'ME*-', 'n_routed_experts': 3, 'moe_intermediate_size': 6, 'moe_latent_size': 4})
   rng = np.random.default_rng(0)
   params = {name: rng.normal(size=value.shape).astype(np.float32) for name, value in unbind(create(config, seed=0))[1].items()}
-  hf_checkpoint.save_weights(tmp_path / 'new.safetensors', params)
+  hf_checkpoint.save_weights(tmp_path / 'new.safetensors', params, config)
   old = {}
   for name, value in load_file(tmp_path / 'new.safetensors').items():
     name = name.replace('model.', 'backbone.', 1)

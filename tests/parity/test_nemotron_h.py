@@ -62,7 +62,7 @@ def rows(seed: int, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def ask(reference, directory, config, params, tokens, mask, weights) -> dict[str, np.ndarray]:
   """The reference's answer about a checkpoint that we write."""
-  hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params)
+  hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params, config)
   (directory / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0), indent=1) + '\n')
   return reference(directory, tokens, mask, weights)
 
@@ -102,7 +102,7 @@ def test_logits_and_gradients_are_hugging_faces(reference, config, seed):
 
   # A single expert's normalised weight is 1 whatever the router says: where the true gradient is 0, rounding is all there is.
   floor = 1e-3 * max(np.abs(value).max() for name, value in theirs.items() if name.startswith('grad.'))
-  names = {hf_checkpoint.hf_name(name): name for name in params}
+  names = {hf_checkpoint.hf_name(name, config): name for name in params}
   compared = 0
   for name, ours in names.items():
     gradient = theirs.get(f'grad.{name}')
