@@ -49,11 +49,13 @@ def main(argv: list[str]) -> None:
 
 def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """Trains what the flags say."""
-  from aevo_jax.training import recipe as recipe_lib  # registers what gin may bind
+  from aevo_jax.models import config as model_config  # registers what gin may bind, as does
+  from aevo_jax.training import recipe as recipe_lib
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('substrate') / 'recipe.gin')])
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
+  from aevo_jax.config.configurables import override
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
@@ -65,9 +67,10 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   try:
     recipe = recipe_lib.from_gin()
     steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value)
-    config = hf_checkpoint.read_config(base)
+    config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     parameters = hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config)
     started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
+                    'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': build.weights_digest(base / hf_checkpoint.WEIGHTS, base)}
     begin(out, started_with)
     tokenizer = tokenizers.load(str(base))

@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     recipe = recipe_lib.from_gin()
     prepared = post_train.prepare(hf_checkpoint.read_config(base_directory), recipe, load_base(base_directory, logical_digest=spec.base_digest),
                                   tokenizers.load(str(base_directory)), size=spec.size, seed=spec.seed)
-    train_loop.compile_step(*prepared, post_train.transformation(recipe.optimizer), label_smoothing=recipe.loss.label_smoothing,
+    train_loop.compile_step(prepared.structure, prepared.params, prepared.frozen, prepared.batches, post_train.transformation(recipe.optimizer),
+                            label_smoothing=recipe.loss.label_smoothing,
                             ema_decay=recipe.train.ema_decay)
     made = pathlib.Path(request['marker'])
     made.parent.mkdir(exist_ok=True)

@@ -104,6 +104,23 @@ def resolve(name: str) -> Any:
         raise LoadError(f'{name}: {error}') from error
 
 
+def override(name: str, instance: Any, fields: Iterable[str]) -> Any:
+    """Returns `instance`, of the class registered as `name`, with what is bound in place of its own values.
+
+    Raises:
+        LoadError: as `resolve`, or a field is bound that is not among `fields`.
+    """
+    fields = tuple(fields)
+    resolved, bound = resolve(name), gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False)
+    for field in bound:
+        if field not in fields:
+            raise LoadError(f'{name}.{field} cannot be chosen here, it is given; bind only {", ".join(f"{name}.{f}" for f in fields)}')
+    try:
+        return dataclasses.replace(instance, **{field: getattr(resolved, field) for field in bound})
+    except ValueError as error:
+        raise LoadError(f'{name}: {error}') from error
+
+
 def resolved_bindings(names: Iterable[str]) -> tuple[Binding, ...]:
     """Returns every field of the named configurables, as resolved, sorted by selector. Raises as `resolve`."""
     result = []

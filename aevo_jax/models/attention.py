@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import Linear
 
@@ -56,7 +57,7 @@ class Attention(nnx.Module):
     grow = lambda y: jnp.pad(jnp.swapaxes(y, 1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
     # Whole arrays in and out, as around the scan of mamba2: XLA's CPU compiler would fuse neighbours in and compute them several times over.
     q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
-    y = jax.lax.optimization_barrier(_attend(q, k, v, mask))
+    y = remat.context(jax.lax.optimization_barrier(_attend(q, k, v, mask)))
     return self.o_proj(y), KVCache(grow(k), grow(v))
 
   def _visible(self, t: int) -> jax.Array:

@@ -8,6 +8,8 @@ from aevo_jax.config.configurables import configurable
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
 MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot')
+REMAT_POLICIES = ('none', 'dots', 'block')
+EXECUTION = ('compute_dtype', 'moe_implementation', 'remat_policy', 'scan')  # how a model is computed: to be chosen anew whatever the checkpoint
 
 
 @configurable('model')
@@ -27,7 +29,9 @@ class ModelConfig:
     n_group, topk_group: experts are chosen from the topk_group best of n_group groups.
     moe_implementation: see `grouped_matmul`; changes speed, not results.
     norm_topk_prob, routed_scaling_factor: the chosen experts' weights sum to 1 before they are scaled by the factor.
-    compute_dtype: of activations and matrix products; parameters are float32.
+    compute_dtype: of activations and matrix products; parameters that are trained are float32.
+    remat_policy: what the forward pass keeps for the backward pass, see `remat`; changes memory and speed, not results.
+    scan: blocks that repeat are compiled once and looped over, see `scan_layers`; changes compile time and the names of parameters while training.
   """
 
   vocab_size: int = 122
@@ -63,6 +67,8 @@ class ModelConfig:
   layer_norm_epsilon: float = 1e-5
   max_position_embeddings: int = 2048
   compute_dtype: str = 'float32'
+  remat_policy: str = 'none'
+  scan: bool = False
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -84,10 +90,9 @@ class ModelConfig:
     eligible = self.n_routed_experts // self.n_group * self.topk_group
     if self.num_experts_per_tok > eligible:
       raise ValueError(f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the {eligible} experts of topk_group groups')
-    if self.moe_implementation not in MOE_IMPLEMENTATIONS:
-      raise ValueError(f'model.moe_implementation must be one of {MOE_IMPLEMENTATIONS}, got {self.moe_implementation!r}')
-    if self.compute_dtype not in DTYPES:
-      raise ValueError(f'model.compute_dtype must be one of {DTYPES}, got {self.compute_dtype!r}')
+    for name, choices in (('moe_implementation', MOE_IMPLEMENTATIONS), ('compute_dtype', DTYPES), ('remat_policy', REMAT_POLICIES)):
+      if getattr(self, name) not in choices:
+        raise ValueError(f'model.{name} must be one of {choices}, got {getattr(self, name)!r}')
 
   @property
   def mamba_inner(self) -> int:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from aevo_jax.models import remat
 from aevo_jax.models.attention import Attention, KVCache
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import MLP, Linear, RMSNorm, param
@@ -16,13 +17,15 @@ from aevo_jax.models.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.moe import MoE
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
-_STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
+STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
+
+Cache = KVCache | MambaCache | None
 
 
 class DecodeState(NamedTuple):
   """caches: one per block (None for MLP and MoE); valid [b, t]: places that hold tokens; position: the next place, a scalar."""
 
-  caches: tuple[KVCache | MambaCache | None, ...]
+  caches: tuple
   valid: jax.Array
   position: jax.Array
 
@@ -31,11 +34,44 @@ class Block(nnx.Module):
   """x + mixer(norm(x))."""
 
   def __init__(self, kind: str, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.kind = kind
     self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
     self.mixer = _MIXERS[kind](config, rngs=rngs)
 
+  def __call__(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Packed rows; and of an E block, how many of their tokens each expert got, [e] float32."""
+    normed = self.norm(x)
+    if self.kind == 'E':
+      y, load = self.mixer.with_load(normed, segment_ids_bt > 0)
+      return x + y, load
+    return x + (self.mixer(normed, segment_ids_bt) if self.kind in STATEFUL else self.mixer(normed)), None
+
+  def prefill(self, x: jax.Array, segment_ids_bt: jax.Array, room: int, wanted: slice = slice(None)) -> tuple[jax.Array, Cache]:
+    """Prompts; only the places in `wanted` go on to the next block."""
+    normed, cache = self.norm(x), None
+    if self.kind == 'M':
+      y, cache = self.mixer.prefill(normed, segment_ids_bt)
+      y = y[:, wanted]
+    elif self.kind == '*':
+      y, cache = self.mixer.prefill(normed, segment_ids_bt, room, wanted)
+    else:
+      y = self.mixer(normed)
+    return x[:, wanted] + y, cache
+
+  def step(self, x: jax.Array, cache: Cache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, Cache]:
+    """One token more."""
+    normed = self.norm(x)
+    if self.kind == 'M':
+      y, cache = self.mixer.step(normed, cache)
+    elif self.kind == '*':
+      y, cache = self.mixer.step(normed, cache, position, valid_bt)
+    else:
+      y = self.mixer(normed)
+    return x + y, cache
+
 
 class Decoder(nnx.Module):
+  """Every block is written out; `scan_layers.Scanned` runs the same blocks period by period."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
@@ -52,11 +88,19 @@ class Decoder(nnx.Module):
 
   def __call__(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     """Next-token logits [b, t, v] float32 of packed rows; segment id 0 is padding, whose logits mean nothing."""
-    x = self._embed(tokens_bt)
-    for kind, block in zip(self.config.pattern, self.layers):
-      normed = block.norm(x)
-      x = x + (block.mixer(normed, segment_ids_bt) if kind in _STATEFUL else block.mixer(normed))
-    return self._logits(x)
+    return self.with_loads(tokens_bt, segment_ids_bt)[0]
+
+  def with_loads(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The logits, and [E blocks, experts] float32: how many tokens each expert got; None without such blocks."""
+    x, loads = self._blocks(self._embed(tokens_bt), segment_ids_bt)
+    return self._logits(x), jnp.stack(loads) if loads else None
+
+  def _blocks(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    loads = []
+    for block in self.layers:
+      x, load = run_block(self.config.remat_policy, block, x, segment_ids_bt)
+      loads += [] if load is None else [load]
+    return x, loads
 
   def prefill(self, tokens_bt: jax.Array, valid_bt: jax.Array, room: int) -> tuple[jax.Array, DecodeState]:
     """Reads left-padded prompts.
@@ -68,40 +112,39 @@ class Decoder(nnx.Module):
     Returns:
       Logits [b, v] after the last prompt token, and the state to continue from.
     """
-    segment_ids = valid_bt.astype(jnp.int32)
-    x, caches = self._embed(tokens_bt), []
-    # From the last block that keeps a state on, only the last place is read.
-    last_stateful = max((i for i, kind in enumerate(self.config.pattern) if kind in _STATEFUL), default=-1)
-    for i, (kind, block) in enumerate(zip(self.config.pattern, self.layers)):
-      wanted = slice(-1, None) if i >= last_stateful else slice(None)
-      normed, cache = block.norm(x), None
-      if kind == 'M':
-        y, cache = block.mixer.prefill(normed, segment_ids)
-        y = y[:, wanted]
-      elif kind == '*':
-        y, cache = block.mixer.prefill(normed, segment_ids, room, wanted)
-      else:
-        y = block.mixer(normed)
-      x = x[:, wanted] + y
-      caches.append(cache)
+    x, caches = self._prefill_blocks(self._embed(tokens_bt), valid_bt.astype(jnp.int32), room)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
-    return self._logits(x[:, -1]), DecodeState(tuple(caches), valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
+    return self._logits(x[:, -1]), DecodeState(caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
+
+  def _prefill_blocks(self, x: jax.Array, segment_ids_bt: jax.Array, room: int) -> tuple[jax.Array, tuple]:
+    caches = []
+    # From the last block that keeps a state on, only the last place is read.
+    last_stateful = max((i for i, kind in enumerate(self.config.pattern) if kind in STATEFUL), default=-1)
+    for i, block in enumerate(self.layers):
+      x, cache = block.prefill(x, segment_ids_bt, room, slice(-1, None) if i >= last_stateful else slice(None))
+      caches.append(cache)
+    return x, tuple(caches)
 
   def step(self, token_b: jax.Array, state: DecodeState) -> tuple[jax.Array, DecodeState]:
     """Appends one token to every sequence; returns logits [b, v] after it."""
-    x, caches = self._embed(token_b), []
     valid = jax.lax.dynamic_update_slice_in_dim(state.valid, jnp.ones_like(state.valid[:, :1]), state.position, axis=1)
-    for kind, block, cache in zip(self.config.pattern, self.layers, state.caches):
-      normed = block.norm(x)
-      if kind == 'M':
-        y, cache = block.mixer.step(normed, cache)
-      elif kind == '*':
-        y, cache = block.mixer.step(normed, cache, state.position, valid)
-      else:
-        y = block.mixer(normed)
-      x = x + y
-      caches.append(cache)
-    return self._logits(x), DecodeState(tuple(caches), valid, state.position + 1)
+    x, caches = self._step_blocks(self._embed(token_b), state.caches, state.position, valid)
+    return self._logits(x), DecodeState(caches, valid, state.position + 1)
+
+  def _step_blocks(self, x: jax.Array, caches: tuple, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, tuple]:
+    after = []
+    for block, cache in zip(self.layers, caches):
+      x, cache = block.step(x, cache, position, valid_bt)
+      after.append(cache)
+    return x, tuple(after)
+
+
+def run_block(policy: str, block: Block, x: jax.Array, segment_ids_bt: jax.Array, *, scanned: bool = False) -> tuple[jax.Array, jax.Array | None]:
+  """A block on packed rows under a remat policy."""
+  if policy == 'none':
+    return block(x, segment_ids_bt)
+  graphdef, state = nnx.split(block)
+  return remat.apply(policy, lambda state, x: nnx.merge(graphdef, state)(x, segment_ids_bt), scanned=scanned)(state, x)
 
 
 def create(config: ModelConfig, seed: int) -> Decoder:

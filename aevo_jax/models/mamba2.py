@@ -6,6 +6,7 @@ chunks, one state per head. Packed rows: at a segment boundary the convolution, 
     state_t = exp(dt_t A) state_{t-1} + dt_t B_t x_t^T,    y_t = C_t state_t + D x_t
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import Linear, RMSNorm, param
 
@@ -40,15 +42,16 @@ def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array,
   """Chunked selective scan.
 
   Args:
-    x_btnp: inputs. dt_btn: step sizes >= 0, float32. a_n: negative decay rates, float32.
+    x_btnp: inputs; products have operands of their dtype and accumulate in float32. dt_btn: step sizes >= 0, float32. a_n: negative decay rates, float32.
     b_btgr, c_btgr: input and output maps, shared by the n / g heads of a group.
     segment_ids_bt: contiguous segments; the state starts at zero in each.
     chunk: chunk length; t is padded up to a multiple of it.
 
   Returns:
-    y_btnp without the D term, and the state after the last token, [b, n, p, r] float32.
+    y_btnp without the D term, float32, and the state after the last token, [b, n, p, r] float32.
   """
   b, t, n, p = x_btnp.shape
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   g, r = b_btgr.shape[2:]
   chunk = min(chunk, t)
   extra = -t % chunk
@@ -68,12 +71,12 @@ def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array,
   decay_last = jnp.moveaxis(decay, 2, -1)  # b z g q t
   difference = decay_last[..., :, None] - decay_last[..., None, :]
   weights = jnp.exp(jnp.where(mask[:, :, None, None], difference, -jnp.inf))
-  scores = jnp.einsum('bztgr,bzsgr->bzgts', c_out, b_in)
-  y = jnp.einsum('bzgqts,bzsgqp->bztgqp', (scores[:, :, :, None] * weights).astype(xdt.dtype), xdt)
+  scores = product('bztgr,bzsgr->bzgts', c_out, b_in)
+  y = product('bzgqts,bzsgqp->bztgqp', (scores[:, :, :, None] * weights).astype(x_btnp.dtype), xdt.astype(x_btnp.dtype))
 
   # What each chunk adds to the state at its end, from tokens of its last segment.
   to_end = jnp.where((segment == segment[..., -1:])[..., None, None], jnp.exp(decay[:, :, -1:] - decay), 0)
-  added = jnp.einsum('bzsgr,bzsgqp->bzgqpr', b_in, xdt * to_end[..., None].astype(xdt.dtype)).astype(jnp.float32)
+  added = product('bzsgr,bzsgqp->bzgqpr', b_in, (xdt * to_end[..., None]).astype(x_btnp.dtype))
   if z == 1:
     return y.reshape(b, z * chunk, n, p)[:, :t], added[:, 0].reshape(b, n, p, r)
 
@@ -87,8 +90,8 @@ def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array,
 
   last, entering = jax.lax.scan(advance, jnp.zeros_like(added[:, 0]), (jnp.moveaxis(keeps, 1, 0), jnp.moveaxis(added, 1, 0)))
   from_start = jnp.where((segment == before[..., None])[..., None, None], jnp.exp(decay), 0)
-  carried = jnp.einsum('bztgr,bzgqpr->bztgqp', c_out, jnp.moveaxis(entering, 0, 1).astype(c_out.dtype))
-  y = y + carried * from_start[..., None].astype(carried.dtype)
+  carried = product('bztgr,bzgqpr->bztgqp', c_out, jnp.moveaxis(entering, 0, 1).astype(c_out.dtype))
+  y = y + carried * from_start[..., None]
   return y.reshape(b, z * chunk, n, p)[:, :t], last.reshape(b, n, p, r)
 
 
@@ -129,7 +132,8 @@ class Mamba2(nnx.Module):
             out.reshape(*lead, c.n_groups, c.ssm_state_size))
 
   def _finish(self, y: jax.Array, gate: jax.Array) -> jax.Array:
-    return self.out_proj(self.norm(y.reshape(gate.shape) * jax.nn.silu(gate)))
+    gated = self.norm(y.reshape(gate.shape) * jax.nn.silu(gate.astype(jnp.float32)))  # float32 up to here, as the reference
+    return self.out_proj(gated.astype(gate.dtype))
 
   def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     return self.prefill(x_btd, segment_ids_bt)[0]
@@ -142,9 +146,8 @@ class Mamba2(nnx.Module):
     # Whole arrays in and out: fused with its neighbours, the scan makes XLA's CPU compiler compute these several times over.
     x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))
     y, state = ssd(x, dt, -jnp.exp(self.A_log[...]), b, c, segment_ids_bt, self.config.chunk_size)
-    y = jax.lax.optimization_barrier(y)
-    # The scan's float32 must not leak into the residual stream: prefill and step have to agree on the dtype.
-    y = y.astype(x.dtype) + x * self.D[...].astype(x.dtype)[:, None]
+    y = remat.context(jax.lax.optimization_barrier(y))
+    y = y + x.astype(jnp.float32) * self.D[...][:, None]
     # The last kernel - 1 inputs of the last segment; zeros stand before a sequence shorter than that.
     own = jnp.where((segment_ids_bt == segment_ids_bt[:, -1:])[..., None], channels, 0)
     conv = jnp.pad(own, ((0, 0), (self.config.conv_kernel - 1, 0), (0, 0)))[:, channels.shape[1]:]
@@ -161,5 +164,5 @@ class Mamba2(nnx.Module):
     b_bnr, c_bnr = jnp.repeat(b_bgr, repeat, axis=1), jnp.repeat(c_bgr, repeat, axis=1)
     keep_bn = jnp.exp(-dt_bn * jnp.exp(self.A_log[...]))
     state = keep_bn[..., None, None] * cache.ssm + (dt_bn[..., None] * x_bnp)[..., None] * b_bnr[:, :, None]
-    y = jnp.einsum('bnpr,bnr->bnp', state, c_bnr.astype(jnp.float32)).astype(x_bnp.dtype) + x_bnp * self.D[...].astype(x_bnp.dtype)[:, None]
+    y = jnp.einsum('bnpr,bnr->bnp', state, c_bnr.astype(jnp.float32)) + x_bnp.astype(jnp.float32) * self.D[...][:, None]
     return self._finish(y, gate), MambaCache(window[:, 1:], state)

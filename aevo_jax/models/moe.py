@@ -81,9 +81,18 @@ class MoE(nnx.Module):
     self.fc2_latent_proj = nnx.data(Linear(latent, d, ('moe_latent', 'embed'), bias=config.mlp_bias, rngs=rngs) if latent else None)
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    return self._run(x)[0]
+
+  def with_load(self, x: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The output, and how many of the tokens that are `counted` (bool, as x without its last axis) each expert got, [e] float32."""
+    y, routing = self._run(x)
+    counts = jnp.repeat(counted.reshape(-1), routing.experts.shape[1]).astype(jnp.float32)
+    return y, jnp.zeros(self.experts.up_proj.shape[0]).at[routing.experts.reshape(-1)].add(counts)
+
+  def _run(self, x: jax.Array) -> tuple[jax.Array, Routing]:
     flat = x.reshape(-1, x.shape[-1])
     routing = self.gate(flat)
     inner = flat if self.fc1_latent_proj is None else self.fc1_latent_proj(flat)
     y = self.experts(inner, routing)
     y = y if self.fc2_latent_proj is None else self.fc2_latent_proj(y)
-    return y.reshape(x.shape) + self.shared_experts(x)
+    return y.reshape(x.shape) + self.shared_experts(x), routing

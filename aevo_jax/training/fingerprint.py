@@ -17,7 +17,7 @@ import tokenizers
 from jax.interpreters import partial_eval
 
 from aevo_jax.data import pipeline
-from aevo_jax.models import lora
+from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure, abstract, is_adapter, is_router_bias, unbind
 from aevo_jax.training import optimizer as optimizer_lib
@@ -45,6 +45,8 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
   structure, params = unbind(model)
   if base is not None:
     params |= {name: jnp.asarray(value) for name, value in base.items()}
+  if config.scan:
+    structure, params = unbind(scan_layers.Scanned(model))[0], scan_layers.stack(params, config.pattern)
   trained = is_adapter if adaptation.method == 'lora' else lambda name: not is_router_bias(name)
   return structure, {k: v for k, v in params.items() if trained(k)}, {k: v for k, v in params.items() if not trained(k)}
 
@@ -115,7 +117,7 @@ def _update_digest(adaptation: Adaptation, adapter: Lora, optimizer: Optimizer, 
 def _gradient_digest(adaptation: Adaptation, adapter: Lora, label_smoothing: float) -> str:
   structure, params, frozen = _stand_in(adaptation, adapter)
   batch = {'tokens': jnp.zeros((1, 8), jnp.int32), 'weights': jnp.ones((1, 8)), 'segment_ids': jnp.ones((1, 8), jnp.int32)}
-  return _jaxpr_digest(jax.grad(make_loss(structure, label_smoothing=label_smoothing)), params, frozen, batch)
+  return _jaxpr_digest(jax.grad(make_loss(structure, label_smoothing=label_smoothing), has_aux=True), params, frozen, batch)
 
 
 def _jaxpr_digest(function: Callable, *arguments) -> str:

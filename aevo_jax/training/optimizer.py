@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import optax
 
+from aevo_jax.models import scan_layers
+from aevo_jax.models.params import Params
 from aevo_jax.training.recipe import Optimizer
 
 
@@ -30,10 +32,21 @@ def learning_rates(config: Optimizer, steps: int) -> np.ndarray:
   return np.asarray(jax.jit(jax.vmap(schedule(config, steps)))(np.arange(steps)), np.float32)  # jit: one program to compile, not one for each operation
 
 
+def _matrices(params: Params) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+  """Which parameters Muon orthogonalizes, and over which axes: matrices, one by one where they lie stacked by layer or by expert. The rest is Adam's."""
+  def axes(name: str, value: jax.Array | optax.MaskedNode) -> optax.contrib.MuonDimensionNumbers | None:
+    leading = scan_layers.is_stacked(name) + ('.experts.' in name)
+    matrix = not isinstance(value, optax.MaskedNode) and value.ndim == leading + 2  # Optax masks what it gave to Adam
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=leading, output_axis=leading + 1) if matrix else None
+
+  return {name: axes(name, value) for name, value in params.items()}
+
+
 _RULES = {
     'adamw': lambda rate, b1, b2, decay: optax.adamw(rate, b1=b1, b2=b2, weight_decay=decay),
     'lion': lambda rate, b1, b2, decay: optax.lion(rate, b1=b1, b2=b2, weight_decay=decay),
-    'muon': lambda rate, b1, b2, decay: optax.contrib.muon(rate, beta=b1, weight_decay=decay, adam_b1=b1, adam_b2=b2, adam_weight_decay=decay),
+    'muon': lambda rate, b1, b2, decay: optax.contrib.muon(rate, beta=b1, weight_decay=decay, adam_b1=b1, adam_b2=b2, adam_weight_decay=decay,
+                                                           muon_weight_dimension_numbers=_matrices),
 }
 
 

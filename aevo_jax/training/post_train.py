@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.data import pipeline
-from aevo_jax.models import lora
+from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training import fingerprint, train_loop
@@ -21,8 +21,9 @@ from aevo_jax.training.recipe import Recipe
 
 
 class Prepared(NamedTuple):
-  """A run before its first step; see `fingerprint.adapted` for what is frozen."""
+  """A run before its first step; see `fingerprint.adapted` for what is frozen, and for when parameters are stacked."""
 
+  config: ModelConfig
   structure: Structure
   params: Params
   frozen: Params
@@ -34,7 +35,7 @@ def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
   structure, params, frozen = fingerprint.adapted(config, recipe.adaptation, recipe.lora, base, seed)
   source = pipeline.SftSource(*fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed))
   batches = pipeline.batches(source, rows=recipe.train.batch_rows, row_length=recipe.train.row_length)
-  return Prepared(structure, params, frozen, batches)
+  return Prepared(config, structure, params, frozen, batches)
 
 
 def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.Path, checkpoint_every: int = 0,
@@ -44,12 +45,14 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
   Raises:
     NonFiniteError: loss, gradient or the last weights are not finite.
   """
-  structure, params, frozen, batches = prepared
+  config, structure, params, frozen, batches = prepared
   state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
                            learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step)
   final = {**frozen, **state.final_params()}
   if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
+  if config.scan:
+    final = scan_layers.unstack(final, config.pattern)
   if not all(np.isfinite(np.asarray(value)).all() for value in final.values()):
     raise train_loop.NonFiniteError('the last update made weights that are not finite; lower optimizer.learning_rate')
   return final

@@ -11,17 +11,20 @@ from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]
-Loss = Callable[[Params, Params, Batch], jax.Array]
+Loss = Callable[[Params, Params, Batch], tuple[jax.Array, jax.Array | None]]
 Update = Callable[[TrainState, Params, jax.Array], TrainState]
 Step = Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_loss(structure: Structure, *, label_smoothing: float) -> Loss:
-  """Builds loss(params, frozen, batch), a scalar; `frozen` holds the base's weights under a LoRA adapter and is empty for full fine-tuning."""
+  """Builds loss(params, frozen, batch), a scalar, and the experts' loads (`Decoder.with_loads`).
 
-  def loss(params: Params, frozen: Params, batch: Batch) -> jax.Array:
-    logits = structure.bind({**frozen, **params})(batch['tokens'], batch['segment_ids'])
-    return sft_loss(logits, batch, label_smoothing=label_smoothing).mean()
+  `frozen` holds the base's weights under a LoRA adapter; under full fine-tuning it has routers' biases at most.
+  """
+
+  def loss(params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+    logits, loads = structure.bind({**frozen, **params}).with_loads(batch['tokens'], batch['segment_ids'])
+    return sft_loss(logits, batch, label_smoothing=label_smoothing).mean(), loads
 
   return loss
 
@@ -47,13 +50,24 @@ def make_update(transformation: optax.GradientTransformation, *, ema_decay: floa
   return update
 
 
+def balance(loads_be: jax.Array) -> dict[str, jax.Array]:
+  """How evenly tokens spread over experts, of the worst of b blocks.
+
+  expert_load_max: the busiest expert's tokens over the mean (1 is even, the number of experts is one for all). experts_unused: share without a token.
+  """
+  mean = jnp.maximum(loads_be.mean(axis=1), 1e-9)
+  return {'expert_load_max': jnp.max(loads_be.max(axis=1) / mean), 'experts_unused': jnp.max(jnp.mean(loads_be == 0, axis=1))}
+
+
 def make_train_step(structure: Structure, transformation: optax.GradientTransformation, *, label_smoothing: float, ema_decay: float) -> Step:
   """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); jit it with the state donated. Only `state.params` are differentiated."""
   loss, update = make_loss(structure, label_smoothing=label_smoothing), make_update(transformation, ema_decay=ema_decay)
 
   def step(state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-    value, grads = jax.value_and_grad(loss)(state.params, frozen, batch)
+    (value, loads), grads = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch)
     metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), 'loss_tokens': jnp.sum(batch['weights'] > 0)}
+    if loads is not None:
+      metrics |= balance(loads)
     return update(state, grads, learning_rate), metrics
 
   return step

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe import Optimizer
 from aevo_jax.training.train_loop import NonFiniteError, train
 from aevo_jax.training.train_state import TrainState
-from aevo_jax.training.train_step import make_train_step
+from aevo_jax.training.train_step import balance, make_train_step
 
 CONFIG = ModelConfig(vocab_size=tokenizer.build().get_vocab_size(), hidden_size=16, pattern='M*', num_attention_heads=2, num_key_value_heads=1, head_dim=8,
                      intermediate_size=32, mamba_num_heads=2, mamba_head_dim=8, ssm_state_size=8, chunk_size=32)
@@ -149,3 +150,9 @@ def test_metrics_moving_average_and_donation_of_a_step():
       np.testing.assert_allclose(state.ema[name], ema[name], rtol=1e-4, atol=1e-6)
   assert state.final_params() is state.ema
   assert not TrainState.create(PARAMS, tx, 0.0).ema and TrainState.create(PARAMS, tx, 0.0).final_params().keys() == PARAMS.keys()
+
+
+def test_balance_is_of_the_worst_block():
+  even, one_for_all = [2.0, 2.0, 2.0, 2.0], [8.0, 0.0, 0.0, 0.0]
+  assert {name: float(value) for name, value in balance(jnp.array([even, one_for_all])).items()} == {'expert_load_max': 4.0, 'experts_unused': 0.75}
+  assert {name: float(value) for name, value in balance(jnp.array([even])).items()} == {'expert_load_max': 1.0, 'experts_unused': 0.0}

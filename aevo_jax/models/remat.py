@@ -1,0 +1,31 @@
+"""What a block's forward pass keeps for its backward pass, by name (`model.remat_policy`); what is not kept is computed again.
+
+    none    everything
+    dots    the outputs of products with weights, and what attention and scan give ('context'); norms, activations, attention and scan are computed again
+    block   only the block's input
+
+See Chen et al. (1604.06174) for the trade, and `aevo shapes` for what it saves.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import ad_checkpoint
+
+CONTEXT = 'context'  # what attention and the selective scan give, by the name under which 'dots' keeps it
+
+_policies = jax.checkpoint_policies
+_KEPT = {
+    'dots': _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(CONTEXT)),
+    'block': _policies.nothing_saveable,
+}
+
+
+def context(x: jax.Array) -> jax.Array:
+  """Marks what attention or scan gave."""
+  return ad_checkpoint.checkpoint_name(x, CONTEXT)
+
+
+def apply(policy: str, function: Callable, *, scanned: bool = False) -> Callable:
+  """The same function under a policy. `scanned`: it is the body of a scan, where no common subexpression can undo the recomputation."""
+  return function if policy == 'none' else jax.checkpoint(function, policy=_KEPT[policy], prevent_cse=not scanned)
