@@ -7,7 +7,7 @@ from aevo_jax.config.configurables import configurable
 
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
-MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot')
+MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot', 'mosaic')
 REMAT_POLICIES = ('none', 'dots', 'block')
 EXECUTION = ('compute_dtype', 'moe_implementation', 'remat_policy', 'scan')  # how a model is computed: to be chosen anew whatever the checkpoint
 

@@ -2,9 +2,10 @@
 
     y_sf = rows of x_sd in group e, times w_edf[e]
 
-Rows lie sorted by group; no array has both a row and a group axis. Two implementations with equal results (`model.moe_implementation`):
+Rows lie sorted by group; no array has both a row and a group axis. Implementations with equal results (`model.moe_implementation`):
 
     'ragged_dot'  jax.lax.ragged_dot, which XLA maps to grouped kernels on TPU and GPU. On CPU it multiplies every row with every matrix.
+    'mosaic'      tokamax's Mosaic kernels for GPU and TPU; needs the package tokamax (`aevo-jax[kernels]`).
     'tiled'       a loop over the tiles of rows that a group touches, as in MegaBlocks (2211.15841); what CPUs want.
 """
 
@@ -17,7 +18,15 @@ TILE = 64
 
 def grouped_matmul(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array, implementation: str = 'tiled') -> jax.Array:
   """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group, which add up to s."""
-  return {'ragged_dot': jax.lax.ragged_dot, 'tiled': _padded}[implementation](x_sd, w_edf, sizes_e)
+  return {'ragged_dot': jax.lax.ragged_dot, 'mosaic': _mosaic, 'tiled': _padded}[implementation](x_sd, w_edf, sizes_e)
+
+
+def _mosaic(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
+  try:
+    import tokamax
+  except ImportError as error:
+    raise ImportError("model.moe_implementation = 'mosaic' needs tokamax: install aevo-jax[kernels], or bind 'ragged_dot'") from error
+  return tokamax.ragged_dot(x_sd, w_edf, group_sizes=sizes_e, implementation='mosaic')  # no other: a slower one must not take its place unseen
 
 
 def _padded(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Routing and experts against a loop over tokens in float64; the grouped product against one product per group; memory that does not grow with experts."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,9 @@ from aevo_jax.models.grouped_matmul import TILE, grouped_matmul
 from aevo_jax.models.moe import MoE
 from aevo_jax.training.fingerprint import adapted
 from aevo_jax.training.recipe import Adaptation, Lora
+
+
+HERE = [name for name in MOE_IMPLEMENTATIONS if name != 'mosaic']  # which runs on GPU and TPU only
 
 
 def config(**fields):
@@ -45,7 +50,7 @@ def by_the_paper(moe, c, x):
   return np.stack(out)
 
 
-@pytest.mark.parametrize('implementation', MOE_IMPLEMENTATIONS)
+@pytest.mark.parametrize('implementation', HERE)
 @pytest.mark.parametrize('fields', [{}, {'n_group': 4, 'topk_group': 2}, {'moe_latent_size': 5, 'norm_topk_prob': False, 'routed_scaling_factor': 2.5}])
 def test_a_block_is_the_papers(fields, implementation):
   c = config(moe_implementation=implementation, **fields)
@@ -54,7 +59,7 @@ def test_a_block_is_the_papers(fields, implementation):
   np.testing.assert_allclose(moe(jnp.asarray(x)), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('implementation', MOE_IMPLEMENTATIONS)
+@pytest.mark.parametrize('implementation', HERE)
 @pytest.mark.parametrize('sizes', [(TILE, TILE), (0, 5, 0, 2 * TILE - 5, 0), (1, TILE + 7, 3, 0, 2 * TILE, 9), (3,)])
 def test_grouped_products_and_their_gradients(sizes, implementation):
   """Groups that end inside tiles and at their ends, empty ones, and several in one tile."""
@@ -104,3 +109,9 @@ def test_no_way_of_training_trains_the_routers_bias():
     _, trained, frozen = adapted(config(pattern='ME'), Adaptation(method=method), Lora(), None, seed=0)
     assert 'layers.1.mixer.gate.e_score_correction_bias' in frozen and not trained.keys() & frozen.keys()
     assert ('layers.1.mixer.gate.kernel' in trained) == (method == 'full')
+
+
+def test_mosaic_without_tokamax_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tokamax', None)
+  with pytest.raises(ImportError, match=r"'mosaic' needs tokamax: install aevo-jax\[kernels\], or bind 'ragged_dot'"):
+    grouped_matmul(jnp.zeros((2, 3)), jnp.zeros((1, 3, 4)), jnp.array([2]), 'mosaic')

@@ -1,0 +1,78 @@
+"""The chunked selective scan beside the plain recurrence, one step a token, on the same inputs: ratio of times, and how far they differ.
+
+  python benchmarks/ssd_vs_scan.py --out=benchmarks/results/ssd_vs_scan.json
+
+Forward, and forward with gradient, of one Mamba-2 scan (no projections) in float32. The two alternate; the ratio is of medians, with a bootstrap interval.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from aevo_jax.models.mamba2 import ssd
+
+_LENGTH = flags.DEFINE_integer('length', 2048, 'Tokens.', lower_bound=1)
+_CHUNK = flags.DEFINE_integer('chunk', 128, 'Chunk length.', lower_bound=1)
+_PAIRS = flags.DEFINE_integer('pairs', 11, 'Alternating pairs of runs.', lower_bound=3)
+_OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
+
+B, N, P, G, R = 1, 8, 64, 1, 64  # rows, heads, head width, groups, state
+
+
+def recurrence(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array, c_btgr: jax.Array) -> jax.Array:
+  """state_t = exp(dt_t a) state_{t-1} + dt_t B_t x_t^T, y_t = C_t state_t (2405.21060, equation 2), in a loop over tokens."""
+  heads = lambda y: jnp.repeat(y, N // G, axis=2)
+
+  def advance(state, inputs):
+    x, dt, b, c = inputs
+    state = jnp.exp(dt * a_n)[..., None, None] * state + (dt[..., None] * x)[..., None] * b[:, :, None]
+    return state, jnp.einsum('bnpr,bnr->bnp', state, c)
+
+  over_time = tuple(jnp.moveaxis(y, 1, 0) for y in (x_btnp, dt_btn, heads(b_btgr), heads(c_btgr)))
+  return jnp.moveaxis(jax.lax.scan(advance, jnp.zeros((x_btnp.shape[0], N, P, R)), over_time)[1], 0, 1)
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  t, rng = _LENGTH.value, np.random.default_rng(0)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  inputs = (normal(B, t, N, P), jax.nn.softplus(normal(B, t, N) - 2), -jnp.exp(normal(N)), normal(B, t, G, R) / R**0.5, normal(B, t, G, R))
+  one = jnp.ones((B, t), jnp.int32)
+  chunked = lambda *a: ssd(*a, one, _CHUNK.value)[0]
+  results = {'length': t, 'chunk': _CHUNK.value, 'shape': {'rows': B, 'heads': N, 'head_dim': P, 'groups': G, 'state': R}, 'jax': jax.__version__,
+             'machine': platform.machine(), 'cores': os.cpu_count()}
+  for what, wrap in (('forward', lambda f: f), ('gradient', lambda f: jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1, 2, 3, 4)))):
+    ours, plain = jax.jit(wrap(chunked)), jax.jit(wrap(recurrence))
+    results[what] = compare(ours, plain, inputs)
+    print(what, json.dumps(results[what]), flush=True)
+  if _OUT.value:
+    pathlib.Path(_OUT.value).write_text(json.dumps(results | {'command': ' '.join(['python', *sys.argv])}, indent=1) + '\n')
+
+
+def compare(ours, plain, inputs) -> dict[str, float]:
+  """Relative difference of results, then times of alternating calls."""
+  difference = max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in zip(jax.tree.leaves(ours(*inputs)), jax.tree.leaves(plain(*inputs))))
+
+  def seconds(function):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*inputs))
+    return time.perf_counter() - start
+
+  times = np.array([(seconds(ours), seconds(plain)) for _ in range(_PAIRS.value)])
+  draws = np.random.default_rng(0).integers(0, len(times), (10_000, len(times)))
+  ratios = np.median(times[draws, 1], axis=1) / np.median(times[draws, 0], axis=1)
+  low, high = np.quantile(ratios, [0.025, 0.975])
+  return {'relative_difference': difference, 'chunked_ms': 1e3 * float(np.median(times[:, 0])), 'recurrence_ms': 1e3 * float(np.median(times[:, 1])),
+          'ratio': float(np.median(times[:, 1]) / np.median(times[:, 0])), 'ratio_low': float(low), 'ratio_high': float(high)}
+
+
+if __name__ == '__main__':
+  app.run(main)
