@@ -80,9 +80,9 @@ class Attention(nnx.Module):
     b, k, h = x_bd.shape[0], self.kv_heads, self.head_dim
     place_b1 = jnp.sum(valid_bt, axis=1, keepdims=True) - 1 if self.theta else None
     q = self._placed(self.q_proj(x_bd).reshape(b, k, self.heads // k, h), self.q_norm, place_b1) / math.sqrt(h)
-    new = self._placed(self.k_proj(x_bd).reshape(b, k, 1, h), self.k_norm, place_b1)
+    keys = self._placed(self.k_proj(x_bd).reshape(b, k, 1, h), self.k_norm, place_b1)
     write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position, axis=2)
-    cache = KVCache(write(cache.keys, new), write(cache.values, self.v_proj(x_bd)))
+    cache = KVCache(write(cache.keys, keys), write(cache.values, self.v_proj(x_bd)))
     if self.window:
       valid_bt = valid_bt & (jnp.arange(valid_bt.shape[1]) > position - self.window)
     scores = jnp.einsum('bkqh,bksh->bkqs', q, cache.keys).astype(jnp.float32)

@@ -17,7 +17,7 @@ FIXED = {
     'E': {'router': 'softmax', 'moe_shared_expert_intermediate_size': 0, 'moe_latent_size': 0, 'n_group': 1, 'topk_group': 1, 'routed_scaling_factor': 1.0},
 }
 NEEDED = {'*': ('rope_theta',)}
-EXPERTS_APART = True  # as published; vLLM reads nothing else
+EXPERTS_APART = True  # as published, and as transformers saves them
 
 # Their names and ours.
 _OF_ALL = {'vocab_size': 'vocab_size', 'hidden_size': 'hidden_size', 'num_attention_heads': 'num_attention_heads', 'num_key_value_heads': 'num_key_value_heads',
@@ -95,12 +95,13 @@ def _rope_theta(fields: Mapping[str, Any]) -> float:
 
 def _window(fields: Mapping[str, Any], layers: int) -> int:
   """The sliding window of every layer, 0 for none."""
-  window = fields.get('sliding_window') if fields.get('use_sliding_window') else None
-  first = fields.get('max_window_layers', 28 if fields['model_type'] == _DENSE else 0) if window else layers
+  window, dense = fields.get('sliding_window') if fields.get('use_sliding_window') else None, fields['model_type'] == _DENSE
+  first = fields.get('max_window_layers', 28 if dense else 0) if window else layers
   kinds = set(fields.get('layer_types') or ['full_attention' if i < first else 'sliding_attention' for i in range(layers)])
-  if kinds == {'full_attention'}:
+  if window and kinds == {'sliding_attention'}:
+    return window
+  # With experts, transformers 5 slides in every layer, whatever max_window_layers says; those before it did not.
+  if kinds == {'full_attention'} and (dense or not window):
     return 0
-  if kinds != {'sliding_attention'} or not window:
-    raise ValueError(f'config.json gives its layers attention of types {sorted(kinds)} (layer_types, or max_window_layers = {first}) with sliding_window = {window}; '
-                     'this decoder computes one window for all layers, or none')
-  return window
+  raise ValueError(f'config.json gives its layers attention of types {sorted(kinds)} (layer_types, or max_window_layers = {first}) with sliding_window = {window}; '
+                   'this decoder computes one window for all layers, or none')
