@@ -15,8 +15,8 @@ from aevo_jax.models.params import Params
 TARGETS = {
     'attention': r'\.(q|k|v|o)_proj$',
     'mamba': r'\.(in|out)_proj$',
-    'mlp': r'\.(up|down)_proj$',
-    'attention_mlp': r'\.(q|k|v|o|up|down)_proj$',
+    'mlp': r'\.(gate|up|down)_proj$',
+    'attention_mlp': r'\.(q|k|v|o|gate|up|down)_proj$',
     'all': r'_proj$',
 }
 
