@@ -1,7 +1,8 @@
 """Mixture of experts as Nemotron-H uses it (sigmoid router, ungated experts, optionally in a latent space, one shared expert) or Qwen3 (softmax router, gated).
 
-Nemotron-H's routing is DeepSeek-V3's (2412.19437, section 2.1.2): a bias, which no gradient moves, decides with the score which experts are chosen; the weights
-come from the scores alone. Qwen3's scores are a softmax over all experts, without a bias. Every token reaches all of its experts (nothing is dropped): tokens are sorted by expert and multiplied group by group.
+Nemotron-H's routing is DeepSeek-V3's (2412.19437, section 2.1.2): a bias, which no gradient moves, decides with the score which experts are chosen; the
+weights come from the scores alone. Qwen3's scores are a softmax over all experts, without a bias. Every token reaches all of its experts (nothing is dropped):
+tokens are sorted by expert and multiplied group by group.
 """
 
 import math

@@ -76,10 +76,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _pattern(fields: Mapping[str, Any]) -> str:
   """A layer has experts unless it is listed among those without, or lies between two steps."""
   layers = range(fields['num_hidden_layers'])
-  if fields['model_type'] == _DENSE or not fields.get('num_experts', 0):
+  if fields['model_type'] == _DENSE:
     return '*-' * len(layers)
+  require(fields, ('num_experts',))
   dense, step = fields.get('mlp_only_layers') or [], fields.get('decoder_sparse_step', 1)
-  return ''.join('*-' if i in dense or (i + 1) % step else '*E' for i in layers)
+  return ''.join('*-' if not fields['num_experts'] or i in dense or (i + 1) % step else '*E' for i in layers)
 
 
 def _rope_theta(fields: Mapping[str, Any]) -> float:

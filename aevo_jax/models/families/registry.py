@@ -33,4 +33,5 @@ def refusals(config: 'ModelConfig') -> list[str]:
     said.append(f'pattern = {config.pattern!r} (only {words})')
   said += [f'{field} = {getattr(config, field)!r} (only {value!r})' for fixed in of_pattern(family.FIXED) for field, value in fixed.items()
            if getattr(config, field) != value]
-  return said + [f'{field} = {getattr(config, field)!r} (only more than 0)' for needed in of_pattern(family.NEEDED) for field in needed if not getattr(config, field)]
+  said += [f'{field} = {getattr(config, field)!r} (only more than 0)' for needed in of_pattern(family.NEEDED) for field in needed if not getattr(config, field)]
+  return said

@@ -116,6 +116,7 @@ def test_config_json_comes_back(config):
 @pytest.mark.parametrize('changed, expected', [
     ({'mlp_only_layers': [], 'num_hidden_layers': 4, 'decoder_sparse_step': 2}, {'pattern': '*-*E*-*E'}),
     ({'mlp_only_layers': None, 'decoder_sparse_step': 1}, {'pattern': '*E*E'}),
+    ({'num_local_experts': 0}, {'pattern': '*-*-'}),
     ({'rope_parameters': None, 'rope_theta': 77}, {'rope_theta': 77.0}),
     ({'rope_scaling': {'type': 'default'}, 'rope_parameters': None, 'rope_theta': 77}, {'rope_theta': 77.0}),
     ({'use_sliding_window': True, 'sliding_window': 9}, {'sliding_window': 9}),
@@ -146,3 +147,5 @@ def test_a_config_that_this_decoder_does_not_compute_is_refused(changed, message
 def test_what_a_config_lacks_is_named():
   with pytest.raises(ValueError, match=r"lacks \['rms_norm_eps', 'moe_intermediate_size'\]"):
     hf_checkpoint.config_from_hf({name: value for name, value in SAVED.items() if name not in ('rms_norm_eps', 'moe_intermediate_size')})
+  with pytest.raises(ValueError, match=r"lacks \['num_experts'\]"):
+    hf_checkpoint.config_from_hf({name: value for name, value in SAVED.items() if name != 'num_local_experts'})
