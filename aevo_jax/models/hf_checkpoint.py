@@ -58,7 +58,7 @@ def to_hf(name: str, value: np.ndarray) -> np.ndarray:
   return value
 
 
-def _from_hf(name: str, value: np.ndarray) -> np.ndarray:
+def from_hf(name: str, value: np.ndarray) -> np.ndarray:
   if name.endswith('.kernel'):
     return value.T
   if name.endswith('.conv_kernel'):
@@ -137,11 +137,15 @@ def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> Non
 
 
 def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
-  """Reads a safetensors file for a decoder of this shape.
+  """Reads a safetensors file for a decoder of this shape, or the shards of a directory (of the file's, where only shards lie there).
 
   Raises:
     ValueError: tensors missing, extra or of a wrong shape, each by name.
   """
+  from aevo_jax.models import hf_stream  # which reads with this module's names
+  directory = path if path.is_dir() else path.parent
+  if path.is_dir() or not path.exists() and (directory / hf_stream.INDEX).exists():
+    return hf_stream.load_parameters(hf_stream.Reader(directory, config), dtype=np.dtype('float32'))
   stored = canonical(load_file(path))
   _, wanted = outline(config)
   names = {hf_name(name, config): name for name in wanted}
@@ -154,7 +158,7 @@ def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
       if value.shape != needed:
         problems.append(f'{stored_name} has shape {value.shape} where {needed} is needed')
       else:
-        params[name] = jnp.asarray(_from_hf(name, value), jnp.float32)
+        params[name] = jnp.asarray(from_hf(name, value), jnp.float32)
   if problems:
     raise ValueError(f'{path} does not fit the model of its config.json: ' + '; '.join(problems))
   return params
