@@ -49,6 +49,15 @@ class Router(nnx.Module):
     return Routing(experts, weights * c.routed_scaling_factor)
 
 
+class ExpertAdapter(nnx.Module):
+  """LoRA of one stacked weight [e, d, f]: lora_a [e, d, r], lora_b [e, r, f]."""
+
+  def __init__(self):
+    self.lora_a = nnx.data(None)
+    self.lora_b = nnx.data(None)
+    self.lora_scale = 0.0
+
+
 class Experts(nnx.Module):
   """The routed experts' weights: up_proj [e, d, f], down_proj [e, f, d]."""
 
@@ -57,6 +66,7 @@ class Experts(nnx.Module):
     self.implementation = config.moe_implementation
     self.up_proj = param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', 'embed', 'mlp')
     self.down_proj = param(jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)), 'experts', 'mlp', 'embed')
+    self.adapters = nnx.data({})  # {'up_proj': ExpertAdapter} once one is attached
 
   def __call__(self, x_sd: jax.Array, routing: Routing) -> jax.Array:
     """The weighted sum of each token's experts, [s, d]."""
@@ -65,8 +75,13 @@ class Experts(nnx.Module):
     order = jnp.argsort(flat)  # stable: a token's place in its group does not depend on its weight
     sizes = jnp.bincount(flat, length=self.up_proj.shape[0]).astype(jnp.int32)
     product = lambda rows, weights: grouped_matmul(rows, weights[...].astype(rows.dtype), sizes, self.implementation)
-    hidden = jnp.square(jax.nn.relu(product(x_sd[order // k], self.up_proj)))
-    weighted = product(hidden, self.down_proj) * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
+
+    def project(rows: jax.Array, name: str) -> jax.Array:
+      y, adapter = product(rows, getattr(self, name)), self.adapters.get(name)
+      return y if adapter is None else y + adapter.lora_scale * product(product(rows, adapter.lora_a), adapter.lora_b)
+
+    hidden = jnp.square(jax.nn.relu(project(x_sd[order // k], 'up_proj')))
+    weighted = project(hidden, 'down_proj') * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
     return jnp.zeros((tokens, weighted.shape[1]), weighted.dtype).at[order // k].add(weighted)
 
 
