@@ -32,7 +32,7 @@ TARGETS = {
 
 def hf_module(name: str, config: ModelConfig) -> str:
   """The name in Hugging Face of a linear map of ours, 'layers.0.mixer.in_proj' -> 'model.layers.0.mixer.in_proj', or of experts' stacked weights."""
-  return hf_name(name, config) if '.experts.' in name else hf_name(f'{name}.kernel', config).removesuffix('.weight')
+  return hf_name(weight_of(name), config).removesuffix('.weight')
 
 
 def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int) -> list[str]:
@@ -90,10 +90,24 @@ def _maps(model: Decoder) -> dict[str, Linear | Experts]:
   return maps
 
 
-def adapted_weight(name: str) -> str:
-  """The parameter that an adapter's parameter adapts: '...in_proj.lora_a' -> '...in_proj.kernel', '...experts.adapters.up_proj.lora_a' -> '...experts.up_proj'."""
-  stem, _, leaf = name.rpartition('.')[0].rpartition('.')
-  return f'{stem.removesuffix(".adapters")}.{leaf}' if stem.endswith('.experts.adapters') else f'{stem}.{leaf}.kernel'.removeprefix('.')
+def map_names(model: Decoder) -> list[str]:
+  """Our names of everything that can have an adapter: linear maps, 'layers.0.mixer.in_proj', and experts' weights, 'layers.1.mixer.experts.up_proj'."""
+  return sorted(_maps(model))
+
+
+def weight_of(name: str) -> str:
+  """The parameter of a map."""
+  return name if '.experts.' in name else f'{name}.kernel'
+
+
+def adapter_of(name: str) -> str:
+  """What the names of a map's adapter begin with: lora_a and lora_b follow."""
+  return name.replace('.experts.', '.experts.adapters.')
+
+
+def map_of(name: str) -> str:
+  """The map that an adapter's parameter belongs to: '...experts.adapters.up_proj.lora_a' -> '...experts.up_proj'."""
+  return name.rpartition('.')[0].replace('.experts.adapters.', '.experts.')
 
 
 @jax.jit
@@ -102,6 +116,6 @@ def merge(params: Params, scale: float) -> Params:
   merged = {name: value for name, value in params.items() if not name.endswith(('.lora_a', '.lora_b'))}
   for name in params:
     if name.endswith('.lora_a'):
-      weight = adapted_weight(name)
+      weight = weight_of(map_of(name))
       merged[weight] = params[weight] + scale * (params[name] @ params[f'{name.removesuffix("a")}b'])
   return merged
