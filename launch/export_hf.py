@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     sys.exit(f'export_hf: {faults.explain(error)}')
   except KeyboardInterrupt:
     sys.exit(f'\nexport_hf: interrupted; nothing was left in {out}')
-  print(f'{out}: {len(list(out.glob("*.safetensors")))} safetensors files, {size / 1e9:.2f} GB')
+  print(f'{out}: {len(list(out.glob("*.safetensors")))} safetensors files, {size / 1e6:,.1f} MB')
 
 
 if __name__ == '__main__':

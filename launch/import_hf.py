@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
   except KeyboardInterrupt:
     sys.exit(f'\nimport_hf: interrupted; nothing was left in {out}')
   extra = f' and {done.extra} tensors that the forward does not use' if done.extra else ''
-  print(f'{out}: {done.parameters} parameters{extra}, {done.size / 1e9:.2f} GB, with {", ".join(done.carried)}')
+  print(f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with {", ".join(done.carried)}')
   if done.left:
     print(f'left behind: {", ".join(done.left)}')
 

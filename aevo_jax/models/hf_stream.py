@@ -125,10 +125,13 @@ class Reader:
   def __init__(self, directory: pathlib.Path, config: ModelConfig | None = None):
     if not (directory / hf_checkpoint.CONFIG).is_file():
       raise CheckpointError(f'{directory} has no {hf_checkpoint.CONFIG}; give a directory with a whole checkpoint in it')
-    fields = json.loads((directory / hf_checkpoint.CONFIG).read_text())
+    try:
+      fields = json.loads((directory / hf_checkpoint.CONFIG).read_text())
+    except ValueError as error:
+      raise CheckpointError(f'{directory / hf_checkpoint.CONFIG} is no JSON ({error}); download it again') from error
     self.config = config or hf_checkpoint.config_from_hf(fields)
     self.stored = Stored(directory)
-    carried = UNUSED.get(fields['model_type'])
+    carried = UNUSED.get(fields.get('model_type'))
     self.unused = tuple(name for name in self.stored.tensors if carried and carried.fullmatch(name))
     self.parts: dict[str, tuple[str, ...]] = {}
     self._stacked: set[str] = set()  # of our names, those whose parts are the slices of their first dimension

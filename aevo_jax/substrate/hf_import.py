@@ -99,7 +99,7 @@ def making(out: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
   parent = next(p for p in out.parents if p.exists())
   free = shutil.disk_usage(parent).free
   if free < size * ROOM:
-    raise TransferError(f'{out} needs {size * ROOM / 1e9:.2f} GB and {parent} has {free / 1e9:.2f} GB free; free space, or choose an --out on another disk')
+    raise TransferError(f'{out} needs {size * ROOM / 1e6:,.1f} MB and {parent} has {free / 1e6:,.1f} MB free; free space, or choose an --out on another disk')
   out.parent.mkdir(parents=True, exist_ok=True)
   temporary = out.with_name(f'.{out.name}.making')
   shutil.rmtree(temporary, ignore_errors=True)  # left by one that was killed

@@ -268,14 +268,16 @@ def test_files_that_are_missing_damaged_or_do_not_fit_the_index(checkpoint):
   assert 'holds neither model.safetensors nor' in fail(checkpoint)
   (checkpoint.path / 'pytorch_model.bin').write_bytes(b'\x80\x04.')
   assert 'pickle only (pytorch_model.bin), which can run code' in fail(checkpoint)
+  (checkpoint.path / 'config.json').write_text('{')
+  assert 'config.json is no JSON' in fail(checkpoint)
   (checkpoint.path / 'config.json').unlink()
   assert 'has no config.json' in fail(checkpoint)
 
 
 def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
-    patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=1000))
-    assert 'GB free; free space, or choose an --out on another disk' in fail(checkpoint, hf_import.TransferError)
+    patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=20))
+    assert '0.0 MB free; free space, or choose an --out on another disk' in fail(checkpoint, hf_import.TransferError)
   hf_import.import_hf(checkpoint.path, checkpoint.out)
   before = (checkpoint.out / 'source.json').read_bytes()
   with pytest.raises(hf_import.TransferError, match='base exists; choose another --out'):
