@@ -137,15 +137,14 @@ def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> Non
 
 
 def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
-  """Reads a safetensors file for a decoder of this shape, or the shards of a directory (of the file's, where only shards lie there).
+  """Reads a safetensors file, or a directory with one or with shards, for a decoder of this shape.
 
   Raises:
     ValueError: tensors missing, extra or of a wrong shape, each by name.
   """
-  from aevo_jax.models import hf_stream  # which reads with this module's names
-  directory = path if path.is_dir() else path.parent
-  if path.is_dir() or not path.exists() and (directory / hf_stream.INDEX).exists():
-    return hf_stream.load_parameters(hf_stream.Reader(directory, config), dtype=np.dtype('float32'))
+  if path.is_dir():
+    from aevo_jax.models import hf_stream  # which reads with this module's names
+    return hf_stream.load_parameters(hf_stream.Reader(path, config), dtype=np.dtype('float32'))
   stored = canonical(load_file(path))
   _, wanted = outline(config)
   names = {hf_name(name, config): name for name in wanted}

@@ -196,10 +196,9 @@ def test_each_device_gets_its_piece(checkpoint):
 
 
 def test_load_weights_reads_shards_as_float32(checkpoint):
-  for path in (checkpoint.path, checkpoint.path / 'model.safetensors'):
-    params = hf_checkpoint.load_weights(path, SMALL)
-    assert {value.dtype for value in params.values()} == {np.dtype('float32')}
-    np.testing.assert_array_equal(params['layers.2.mixer.o_proj.kernel'], checkpoint.tensors['backbone.layers.2.mixer.o_proj.weight'].T.astype(np.float32))
+  params = hf_checkpoint.load_weights(checkpoint.path, SMALL)
+  assert {value.dtype for value in params.values()} == {np.dtype('float32')}
+  np.testing.assert_array_equal(params['layers.2.mixer.o_proj.kernel'], checkpoint.tensors['backbone.layers.2.mixer.o_proj.weight'].T.astype(np.float32))
 
 
 def fail(checkpoint, expected=hf_stream.CheckpointError) -> str:
