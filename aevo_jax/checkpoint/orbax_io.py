@@ -14,17 +14,20 @@ the old state, and at most a `.saving` directory that the next save of that name
 first and then reads this checkpoint or raises: there is no falling back to an older one.
 """
 
+import dataclasses
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
 
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint import durable
@@ -35,12 +38,44 @@ DATA_STATE = "data_state.bin"
 _STEP = re.compile(r"step_(\d{8,})")
 
 
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """A leaf for `save` that is read when its turn comes and then forgotten, so that saving holds one array at a time.
+
+    Attributes:
+      shape, dtype: of the array. read: makes it, a numpy array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class _DeferredHandler(type_handlers.NumpyHandler):
+    """Writes Deferred leaves one after another, as the numpy arrays that they are once they lie on disk."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, values, infos, args=None):
+        for value, info, argument in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
+            await self._background_serialize([value.read()], [info], [argument])
+        return []
+
+    def memory_size(self, values):
+        return [(0, 0) for _ in values]  # (written, read): counts of a log line, for which no array is worth reading
+
+
 def save(directory: str | os.PathLike, tree: Any, *, metadata: Mapping[str, Any] | None = None, data_state: bytes | None = None) -> Path:
     """Saves a pytree of arrays durably as the new directory `directory` and returns its path.
 
     Args:
       directory: a local path that does not exist yet; missing parents are made.
-      tree: pytree whose leaves are numpy or JAX arrays with at least one element; `None` nodes are kept.
+      tree: pytree whose leaves are numpy or JAX arrays with at least one element, or Deferred ones; `None` nodes are kept.
       metadata: a JSON-able dict kept beside the arrays, read by `read_metadata`.
       data_state: the data iterator's state, read by `read_data_state`.
 
@@ -65,7 +100,7 @@ def save(directory: str | os.PathLike, tree: Any, *, metadata: Mapping[str, Any]
     if temporary.exists():
         shutil.rmtree(temporary)  # left by a save that was killed
     temporary.mkdir()
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with ocp.Checkpointer(_handler()) as checkpointer:
         checkpointer.save(temporary / ARRAYS, arrays)
     (temporary / METADATA).write_text(text + "\n", encoding="utf-8")
     if data_state is not None:
@@ -102,6 +137,27 @@ def restore(directory: str | os.PathLike, abstract_tree: Any = None) -> Any:
         return checkpointer.restore(directory / ARRAYS, item=abstract_tree, restore_args=arguments)
 
 
+def restore_each(directory: str | os.PathLike, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Verifies the manifest of `directory` and yields (name, numpy array) for each of `names`, reading one at a time.
+
+    Args:
+      directory: a checkpoint of a flat dict, written by `save`.
+
+    Raises:
+      ManifestError: as `restore`, before anything is read.
+      KeyError: a name that is not in the checkpoint.
+    """
+    directory = _local(directory)
+    digest_lib.verify_manifest(directory)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(directory / ARRAYS).item_metadata.tree
+        for name in names:
+            if name not in stored:
+                raise KeyError(f"{directory} holds no array {name!r}")
+            wanted = ocp.args.PyTreeRestore({name: 0}, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True)
+            yield name, checkpointer.restore(directory / ARRAYS, args=wanted)[name]
+
+
 def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:
     """The metadata given to `save`. Raises ManifestError if its bytes are not those written."""
     return json.loads(_verified_bytes(_local(directory), METADATA))
@@ -126,6 +182,13 @@ def latest_step(root: str | os.PathLike) -> int | None:
     return max((int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name))), default=None)
 
 
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Orbax's own handler, which also knows Deferred."""
+    usual = [(kind, type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)]
+    registry = type_handlers.create_type_handler_registry((Deferred, _DeferredHandler()), *usual)
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
 def _local(directory: str | os.PathLike) -> Path:
     if "://" in os.fspath(directory):
         raise ValueError(f"{os.fspath(directory)!r} is a URL; checkpoints are verified and fsynced on a local path, copy it there first")
@@ -136,7 +199,7 @@ def _checked_array(path: tuple, leaf: Any) -> np.ndarray | jax.Array:
     name = jax.tree_util.keystr(path)
     if isinstance(leaf, np.generic):
         leaf = np.asarray(leaf)
-    if not isinstance(leaf, (np.ndarray, jax.Array)):
+    if not isinstance(leaf, (np.ndarray, jax.Array, Deferred)):
         raise TypeError(f"leaf {name} is a {type(leaf).__name__}; wrap numbers in np.asarray, and put other facts into metadata")
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise TypeError(f"leaf {name} is a typed PRNG key; save jax.random.key_data(key)")

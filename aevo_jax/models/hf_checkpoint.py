@@ -21,8 +21,8 @@ from aevo_jax.models.params import Params, outline
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 _ONE_EXPERT = re.compile(r'(.*\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight')
-_GATE_UP = '.experts.gate_up_proj'
-_HEAD = 'lm_head.weight'
+GATE_UP = '.experts.gate_up_proj'
+HEAD = 'lm_head.weight'
 
 
 def hf_name(name: str, config: ModelConfig) -> str:
@@ -59,7 +59,7 @@ def canonical(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     name = re.sub(r'^backbone\.', 'model.', name)
     if one := _ONE_EXPERT.fullmatch(name):
       parts.setdefault(f'{one[1]}.{one[3]}', {})[int(one[2])] = value
-    elif name.endswith(_GATE_UP):
+    elif name.endswith(GATE_UP):
       stem = name.removesuffix('gate_up_proj')
       named[f'{stem}gate_proj'], named[f'{stem}up_proj'] = np.split(value, 2, axis=1)
     else:
@@ -103,18 +103,21 @@ def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> Non
 
 
 def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
-  """Reads a safetensors file for a decoder of this shape.
+  """Reads a safetensors file, or a directory with one or with shards, for a decoder of this shape.
 
   Raises:
     ValueError: tensors missing, extra or of a wrong shape, each by name.
   """
+  if path.is_dir():
+    from aevo_jax.models import hf_stream  # which reads with this module's names
+    return hf_stream.load_parameters(hf_stream.Reader(path, config), dtype=np.dtype('float32'))
   stored = canonical(load_file(path))
   _, wanted = outline(config)
   names = {hf_name(name, config): name for name in wanted}
   problems = []
   # Published checkpoints of tied models may hold the head all the same.
-  if config.tie_word_embeddings and _HEAD in stored:
-    problems += [] if np.array_equal(stored.pop(_HEAD), stored.get(hf_name('embedding', config))) else [f'{_HEAD} is not the embedding that it is tied to']
+  if config.tie_word_embeddings and HEAD in stored:
+    problems += [] if np.array_equal(stored.pop(HEAD), stored.get(hf_name('embedding', config))) else [f'{HEAD} is not the embedding that it is tied to']
   problems += [f'missing {name}' for name in sorted(names.keys() - stored.keys())]
   problems += [f'unexpected {name}' for name in sorted(stored.keys() - names.keys())]
   params = {}

@@ -52,6 +52,15 @@ class Router(nnx.Module):
     return Routing(experts, weights * c.routed_scaling_factor)
 
 
+class ExpertAdapter(nnx.Module):
+  """LoRA of one stacked weight [e, d, f]: lora_a [e, d, r], lora_b [e, r, f]."""
+
+  def __init__(self):
+    self.lora_a = nnx.data(None)
+    self.lora_b = nnx.data(None)
+    self.lora_scale = 0.0
+
+
 class Experts(nnx.Module):
   """The routed experts' weights: up_proj (and gate_proj) [e, d, f], down_proj [e, f, d]."""
 
@@ -62,6 +71,7 @@ class Experts(nnx.Module):
     self.down_proj = param(jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)), 'experts', 'mlp', 'embed')
     gated = config.mlp_activation == 'swiglu'
     self.gate_proj = nnx.data(param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', 'embed', 'mlp') if gated else None)
+    self.adapters = nnx.data({})  # {'up_proj': ExpertAdapter} once one is attached
 
   def __call__(self, x_sd: jax.Array, routing: Routing) -> jax.Array:
     """The weighted sum of each token's experts, [s, d]."""
@@ -70,9 +80,14 @@ class Experts(nnx.Module):
     order = jnp.argsort(flat)  # stable: a token's place in its group does not depend on its weight
     sizes = jnp.bincount(flat, length=self.up_proj.shape[0]).astype(jnp.int32)
     product = lambda rows, weights: grouped_matmul(rows, weights[...].astype(rows.dtype), sizes, self.implementation)
+
+    def project(rows: jax.Array, name: str) -> jax.Array:
+      y, adapter = product(rows, getattr(self, name)), self.adapters.get(name)
+      return y if adapter is None else y + adapter.lora_scale * product(product(rows, adapter.lora_a), adapter.lora_b)
+
     rows = x_sd[order // k]
-    hidden = activate(product(rows, self.up_proj), None if self.gate_proj is None else product(rows, self.gate_proj))
-    weighted = product(hidden, self.down_proj) * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
+    hidden = activate(project(rows, 'up_proj'), None if self.gate_proj is None else project(rows, 'gate_proj'))
+    weighted = project(hidden, 'down_proj') * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
     return jnp.zeros((tokens, weighted.shape[1]), weighted.dtype).at[order // k].add(weighted)
 
 

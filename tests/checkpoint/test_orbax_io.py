@@ -268,3 +268,35 @@ def test_a_full_disk_during_save_leaves_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         orbax_io.save(orbax_io.step_directory(tmp_path, 10), {"w": np.zeros(3)})
     assert orbax_io.latest_step(tmp_path) == 5
+
+
+def test_deferred_leaves_are_read_one_at_a_time_and_stored_like_arrays(tmp_path):
+    arrays = {f"layer.{i}": np.arange(6, dtype=np.float32).reshape(2, 3) + i for i in range(4)}
+    arrays["half"] = np.array([1.5, -2.0], ml_dtypes.bfloat16)
+    events = []
+
+    def read(name):
+        events.append(name)
+        return arrays[name]
+
+    leaves = {name: orbax_io.Deferred(a.shape, a.dtype, lambda name=name: read(name)) for name, a in arrays.items()}
+    orbax_io.save(tmp_path / "deferred", leaves | {"plain": jnp.ones(2)})
+    assert sorted(events) == sorted(arrays)
+    restored = orbax_io.restore(tmp_path / "deferred", {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()} | {"plain": np.ones(2, np.float32)})
+    for name, array in arrays.items():
+        assert np.asarray(restored[name]).tobytes() == array.tobytes() and restored[name].dtype == array.dtype
+    with pytest.raises(TypeError, match="no elements"):
+        orbax_io.save(tmp_path / "empty", {"w": orbax_io.Deferred((0, 3), np.dtype("float32"), None)})
+
+
+def test_arrays_are_restored_one_by_one_after_the_manifest_is_checked(tmp_path):
+    arrays = {"a.b": np.arange(4.0), "c": np.ones((2, 2), np.int32), "d": np.zeros(1)}
+    directory = orbax_io.save(tmp_path / "one", arrays)
+    found = dict(orbax_io.restore_each(directory, ["c", "a.b"]))
+    assert list(found) == ["c", "a.b"] and all(isinstance(v, np.ndarray) and v.dtype == arrays[n].dtype for n, v in found.items())
+    np.testing.assert_array_equal(found["c"], arrays["c"])
+    with pytest.raises(KeyError, match="no array 'x'"):
+        list(orbax_io.restore_each(directory, ["x"]))
+    (directory / "metadata.json").write_text("{}")
+    with pytest.raises(ManifestError):
+        next(orbax_io.restore_each(directory, ["c"]))

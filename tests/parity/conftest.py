@@ -38,3 +38,38 @@ def reference(tmp_path_factory):
   process.stdout.close()
   process.wait(timeout=60)
   log.close()
+
+
+@pytest.fixture(scope='session')
+def interop(tmp_path_factory):
+  """interop(do=..., ...) -> the answer of third_party/parity/interop.py, {'ok': ...}."""
+  log = (tmp_path_factory.mktemp('interop') / 'log.txt').open('w+')
+  process = subprocess.Popen([FOLDER / '.venv' / 'bin' / 'python', FOLDER / 'interop.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+
+  def ask(**request) -> dict:
+    process.stdin.write(json.dumps(request, default=str) + '\n')
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+      log.seek(0)
+      pytest.fail(f'interop.py ended: {log.read()[-3000:]}')
+    return json.loads(line)
+
+  yield ask
+  process.stdin.close()
+  process.stdout.close()
+  process.wait(timeout=60)
+  log.close()
+
+
+@pytest.fixture
+def theirs(interop, tmp_path):
+  """theirs(model directory, tokens, mask, adapter directory or None) -> Hugging Face's logits [b, t, v]."""
+
+  def logits(model: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, adapter: pathlib.Path | None = None) -> np.ndarray:
+    save_file({'tokens': tokens.astype(np.int32), 'mask': mask.astype(np.int32)}, tmp_path / 'inputs.safetensors')
+    reply = interop(do='logits', model=model, adapter=adapter and str(adapter), inputs=tmp_path / 'inputs.safetensors', out=tmp_path / 'outputs.safetensors')
+    assert reply['ok'], reply['error'] + reply['trace']
+    return load_file(tmp_path / 'outputs.safetensors')['logits']
+
+  return logits

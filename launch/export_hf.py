@@ -1,0 +1,39 @@
+"""Write an imported base as a Hugging Face checkpoint again: safetensors shards with an index, under the tensors' original names.
+
+  aevo export_hf BASE --out=DIR                         in the shards that were imported
+  aevo export_hf BASE --out=DIR --max_shard_size=5GB    in shards of at most that size
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from aevo_jax import faults
+
+_OUT = flags.DEFINE_string('out', None, 'Directory of the checkpoint; must not exist.', required=True)
+_MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', None, 'Most bytes of tensors in a file, such as 500MB or 5GB; if not given, the shards are those of the import.')
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 2:
+    raise app.UsageError('say what to export: aevo export_hf BASE --out=DIR')
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.checkpoint.digest import ManifestError
+  from aevo_jax.substrate import hf_export
+
+  logging.set_verbosity(logging.WARNING)
+  out = pathlib.Path(_OUT.value)
+  try:
+    size = hf_export.export_hf(pathlib.Path(argv[1]), out, max_shard_size=_MAX_SHARD_SIZE.value and hf_export.parse_size(_MAX_SHARD_SIZE.value))
+  except (ValueError, ManifestError) as error:
+    sys.exit(f'export_hf: {error}')
+  except OSError as error:
+    sys.exit(f'export_hf: {faults.explain(error)}')
+  except KeyboardInterrupt:
+    sys.exit(f'\nexport_hf: interrupted; nothing was left in {out}')
+  print(f'{out}: {len(list(out.glob("*.safetensors")))} safetensors files, {size / 1e6:,.1f} MB')
+
+
+if __name__ == '__main__':
+  app.run(main)

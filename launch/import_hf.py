@@ -1,0 +1,42 @@
+"""Make a base from a Hugging Face checkpoint, one tensor at a time, with all that gives it back byte for byte.
+
+  aevo import_hf DIR --out=BASE
+
+DIR holds config.json and model.safetensors, or shards with model.safetensors.index.json. Weights keep their dtypes; tokenizer files and tensors that the
+forward does not use are carried along. `aevo export_hf BASE --out=DIR` is the way back. See docs/import_export.md.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from aevo_jax import faults
+
+_OUT = flags.DEFINE_string('out', None, 'Directory of the new base; must not exist.', required=True)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 2:
+    raise app.UsageError('say what to import: aevo import_hf DIR --out=BASE')
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.substrate import hf_import
+
+  logging.set_verbosity(logging.WARNING)
+  out = pathlib.Path(_OUT.value)
+  try:
+    done = hf_import.import_hf(pathlib.Path(argv[1]), out)
+  except ValueError as error:
+    sys.exit(f'import_hf: {error}')
+  except OSError as error:
+    sys.exit(f'import_hf: {faults.explain(error)}')
+  except KeyboardInterrupt:
+    sys.exit(f'\nimport_hf: interrupted; nothing was left in {out}')
+  extra = f' and {done.extra} tensors that the forward does not use' if done.extra else ''
+  print(f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with {", ".join(done.carried)}')
+  if done.left:
+    print(f'left behind: {", ".join(done.left)}')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,329 @@
+"""Import and export of Hugging Face checkpoints: bytes come back, memory stays small, mistakes are answered, nothing half-made is left."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from types import SimpleNamespace
+
+import hypothesis
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from aevo_jax.checkpoint import orbax_io
+from aevo_jax.models import hf_checkpoint, hf_stream
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.params import outline
+from aevo_jax.substrate import hf_export, hf_import
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+SMALL = ModelConfig(vocab_size=19, hidden_size=8, pattern='ME*-', num_attention_heads=2, num_key_value_heads=1, head_dim=6, intermediate_size=10, mamba_num_heads=2,
+                    mamba_head_dim=4, ssm_state_size=4, chunk_size=8, n_routed_experts=3, num_experts_per_tok=2, moe_intermediate_size=5,
+                    moe_shared_expert_intermediate_size=7)
+CARRIED = {'tokenizer.json': b'{"a":\r\n 1}', 'tokenizer_config.json': b'{}', 'chat_template.jinja': b'{{ x }}\xc3\xa9', 'generation_config.json': b'{}\n\n'}
+
+
+def tensors_of(config, seed=0, *, backbone=False, per_expert=False, mtp=False, dtypes=(np.dtype('float32'),)) -> dict[str, np.ndarray]:
+  """Random tensors under the names and in the shapes that Hugging Face's Nemotron-H gives them, in one of the spellings."""
+  rng, tensors = np.random.default_rng(seed), {}
+  for name, value in outline(config)[1].items():
+    dtype, stored = dtypes[rng.integers(len(dtypes))], hf_checkpoint.hf_name(name, config)
+    full = hf_checkpoint.to_hf(name, rng.standard_normal(value.shape, np.float32)).astype(dtype)
+    if per_expert and '.experts.' in stored:
+      stem, leaf = stored.rsplit('.', 1)
+      tensors |= {f'{stem}.{e}.{leaf}.weight': np.ascontiguousarray(full[e]) for e in range(len(full))}
+    else:
+      tensors[stored] = full
+  if mtp:
+    tensors |= {'mtp.layers.0.eh_proj.weight': rng.standard_normal((4, 6)).astype(BF16), 'mtp.count': np.array(3, np.int64), 'mtp.on': np.array([True, False])}
+  return {name.replace('model.', 'backbone.', 1) if backbone else name: value for name, value in tensors.items()}
+
+
+def write(directory: pathlib.Path, config: ModelConfig, tensors: dict[str, np.ndarray], shards: int = 1, seed: int = 0) -> pathlib.Path:
+  """A checkpoint whose tensors lie in `shards` files, at random."""
+  directory.mkdir()
+  (directory / 'config.json').write_text(json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)))
+  for name, data in CARRIED.items():
+    (directory / name).write_bytes(data)
+  if shards == 1:
+    save_file(tensors, directory / 'model.safetensors', metadata={'format': 'pt', 'by': 'test'})
+    return directory
+  where = np.random.default_rng(seed).permutation(np.arange(len(tensors)) % shards)
+  weight_map = {name: f'model-{i + 1:05}-of-{shards:05}.safetensors' for name, i in zip(tensors, where)}
+  for file in set(weight_map.values()):
+    save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, directory / file, metadata={'format': 'pt'})
+  (directory / 'model.safetensors.index.json').write_text(json.dumps({'metadata': {}, 'weight_map': weight_map}))
+  return directory
+
+
+def read(directory: pathlib.Path) -> dict[str, tuple]:
+  """{tensor: (dtype, shape, bytes)} of every safetensors file, read with the safetensors library alone; the index must agree."""
+  found, where = {}, {}
+  for path in sorted(directory.glob('*.safetensors')):
+    for name, value in load_file(path).items():
+      assert name not in found
+      found[name], where[name] = (value.dtype, value.shape, value.tobytes()), path.name
+  index = directory / 'model.safetensors.index.json'
+  if index.exists():
+    assert json.loads(index.read_text())['weight_map'] == where
+  else:
+    assert set(where.values()) == {'model.safetensors'}
+  return found
+
+
+@st.composite
+def configs(draw) -> ModelConfig:
+  pick = lambda *values: draw(st.sampled_from(values))
+  return ModelConfig(
+      vocab_size=pick(7, 19), hidden_size=pick(4, 8), pattern=draw(st.text('M*-E', min_size=1, max_size=4)), num_attention_heads=2, num_key_value_heads=pick(1, 2),
+      head_dim=pick(4, 6), intermediate_size=10, mlp_bias=pick(False, True), mamba_num_heads=2, mamba_head_dim=4, n_groups=pick(1, 2), ssm_state_size=4,
+      use_bias=pick(False, True), use_conv_bias=pick(False, True), n_routed_experts=pick(1, 3), num_experts_per_tok=1, moe_intermediate_size=pick(5, 8),
+      moe_shared_expert_intermediate_size=7, moe_latent_size=pick(0, 3))
+
+
+@hypothesis.settings(max_examples=8, deadline=None, derandomize=True, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(config=configs(), seed=st.integers(0, 99), backbone=st.booleans(), per_expert=st.booleans(), mtp=st.booleans(), shards=st.integers(1, 3),
+                  limit=st.sampled_from([None, 1, 700, 10**9]), dtypes=st.sampled_from([('float32',), ('bfloat16',), ('float32', 'bfloat16', 'float16')]))
+def test_round_trip_gives_every_byte_back(config, seed, backbone, per_expert, mtp, shards, limit, dtypes):
+  tensors = tensors_of(config, seed, backbone=backbone, per_expert=per_expert, mtp=mtp, dtypes=[BF16 if d == 'bfloat16' else np.dtype(d) for d in dtypes])
+  with tempfile.TemporaryDirectory() as folder:
+    root = pathlib.Path(folder)
+    source = write(root / 'in', config, tensors, shards, seed)
+    done = hf_import.import_hf(source, root / 'base')
+    assert (done.parameters, done.extra, done.size) == (len(outline(config)[1]), 3 * mtp, sum(value.nbytes for value in tensors.values()))
+    assert hf_export.export_hf(root / 'base', root / 'out', max_shard_size=limit) == done.size
+    assert read(root / 'out') == {name: (value.dtype, value.shape, value.tobytes()) for name, value in tensors.items()}
+    files = sorted((root / 'out').glob('*.safetensors'))
+    if limit is None:  # the shards of the import
+      for path in files:
+        with safe_open(path, 'np') as ours, safe_open(source / path.name, 'np') as theirs:
+          assert (set(ours.keys()), ours.metadata()) == (set(theirs.keys()), theirs.metadata())
+    else:
+      sizes = [[value.nbytes for value in load_file(path).values()] for path in files]
+      assert all(sum(shard) <= limit or len(shard) == 1 for shard in sizes)
+      assert len(files) == len(tensors) if limit == 1 else len(files) > 1 if limit == 700 and done.size > 700 else len(files) >= 1
+    for name in (*CARRIED, 'config.json'):
+      assert (root / 'base' / name).read_bytes() == (root / 'out' / name).read_bytes() == (source / name).read_bytes()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+  """A checkpoint in three shards, old names, and its tensors."""
+  tensors = tensors_of(SMALL, backbone=True, per_expert=True, mtp=True, dtypes=(BF16,))
+  return SimpleNamespace(path=write(tmp_path / 'in', SMALL, tensors, shards=3), tensors=tensors, out=tmp_path / 'base')
+
+
+def test_the_base_holds_our_names_in_stored_dtypes_and_orientation(checkpoint):
+  hf_import.import_hf(checkpoint.path, checkpoint.out)
+  params = orbax_io.restore(checkpoint.out / 'checkpoint')
+  assert {name: value.shape for name, value in params.items()} == {name: value.shape for name, value in outline(SMALL)[1].items()}
+  assert {value.dtype for value in params.values()} == {BF16}
+  t = checkpoint.tensors
+  np.testing.assert_array_equal(params['layers.2.mixer.q_proj.kernel'], t['backbone.layers.2.mixer.q_proj.weight'].T)
+  np.testing.assert_array_equal(params['layers.0.mixer.conv_kernel'], t['backbone.layers.0.mixer.conv1d.weight'][:, 0].T)
+  np.testing.assert_array_equal(params['layers.1.mixer.experts.down_proj'][2], t['backbone.layers.1.mixer.experts.2.down_proj.weight'].T)
+  np.testing.assert_array_equal(orbax_io.restore(checkpoint.out / 'extra')['mtp.count'], 3)
+
+
+def test_other_weights_are_written_in_the_bases_names_and_dtypes(checkpoint, tmp_path):
+  hf_import.import_hf(checkpoint.path, checkpoint.out)
+  params = {name: np.asarray(value, np.float32) + 1 for name, value in orbax_io.restore(checkpoint.out / 'checkpoint').items()}
+  hf_export.export_hf(checkpoint.out, tmp_path / 'out', params=params)
+  written = read(tmp_path / 'out')
+  for name, value in checkpoint.tensors.items():
+    expected = value if name.startswith('mtp.') else (value.astype(np.float32) + 1).astype(BF16)
+    assert written[name] == (value.dtype, value.shape, expected.tobytes()), name
+  del params['embedding']
+  with pytest.raises(hf_import.TransferError, match=r"not those of .*\['embedding'\]"):
+    hf_export.export_hf(checkpoint.out, tmp_path / 'again', params=params)
+  assert not (tmp_path / 'again').exists()
+
+
+def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
+  reader = hf_stream.Reader(checkpoint.path)
+  numbers, pieces = [], {'layers.1.mixer.experts.up_proj': (slice(1, 3), slice(0, 4), slice(2, 5)), 'layers.0.mixer.conv_kernel': (slice(1, 2), slice(3, 9)),
+                         'layers.3.mixer.up_proj.kernel': (slice(4, 8), slice(None)), 'norm_f.scale': (slice(2, 3),)}
+  original = hf_stream.Stored.read
+
+  def counting(self, name, where=()):
+    numbers.append(original(self, name, where).size)
+    return original(self, name, where)
+
+  monkeypatch.setattr(hf_stream.Stored, 'read', counting)
+  for name, index in pieces.items():
+    whole = reader.read(name)
+    numbers.clear()
+    piece = reader.read(name, index)
+    np.testing.assert_array_equal(piece, whole[index])
+    assert sum(numbers) == piece.size < whole.size, name
+
+
+SHARDED = """
+import os, pathlib, sys
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from aevo_jax.models import hf_stream
+directory, name = pathlib.Path(sys.argv[1]), 'layers.1.mixer.experts.up_proj'
+mesh = jax.make_mesh((4,), ('x',))
+read, original = {}, hf_stream.Stored.read
+def counting(self, tensor, where=()):
+  value = original(self, tensor, where)
+  read[tensor] = read.get(tensor, 0) + value.size
+  return value
+hf_stream.Stored.read = counting
+got = hf_stream.load(directory, {name: NamedSharding(mesh, P(None, 'x')), 'layers.2.mixer.q_proj.kernel': NamedSharding(mesh, P('x', None))})
+for n in (name, 'layers.2.mixer.q_proj.kernel'):
+  assert len({s.device for s in got[n].addressable_shards}) == 4 and got[n].addressable_shards[0].data.size * 4 == got[n].size
+  np.testing.assert_array_equal(np.asarray(got[n]), hf_stream.Reader(directory).read(n))
+  assert got[n].dtype == 'bfloat16'
+sys.exit(0)
+"""
+
+
+def test_each_device_gets_its_piece(checkpoint):
+  done = subprocess.run([sys.executable, '-c', SHARDED, checkpoint.path], capture_output=True, text=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_load_weights_reads_shards_as_float32(checkpoint):
+  params = hf_checkpoint.load_weights(checkpoint.path, SMALL)
+  assert {value.dtype for value in params.values()} == {np.dtype('float32')}
+  np.testing.assert_array_equal(params['layers.2.mixer.o_proj.kernel'], checkpoint.tensors['backbone.layers.2.mixer.o_proj.weight'].T.astype(np.float32))
+
+
+def fail(checkpoint, expected=hf_stream.CheckpointError) -> str:
+  """The message with which an import is refused, and nothing left."""
+  with pytest.raises(expected) as error:
+    hf_import.import_hf(checkpoint.path, checkpoint.out)
+  assert [p for p in checkpoint.out.parent.iterdir() if 'base' in p.name] == []
+  return str(error.value)
+
+
+def index(checkpoint) -> dict[str, str]:
+  return json.loads((checkpoint.path / 'model.safetensors.index.json').read_text())['weight_map']
+
+
+def test_all_that_does_not_fit_is_in_one_message(checkpoint, tmp_path):
+  t = dict(checkpoint.tensors)
+  del t['backbone.layers.2.mixer.q_proj.weight']
+  t['backbone.layers.2.mixer.q_proj.bias'] = np.zeros(12, BF16)
+  t['backbone.layers.1.mixer.experts.1.up_proj.weight'] = np.zeros((8, 5), BF16)  # not transposed
+  t['lm_head.weight'] = np.zeros((19, 8), np.int32)
+  t['mtpx.weight'] = np.zeros(3, np.float32)
+  t |= {f'model.surprise.{i}': np.zeros(1, BF16) for i in range(20)}
+  checkpoint.path = write(tmp_path / 'wrong', SMALL, t)
+  message = fail(checkpoint)
+  for part in (str(tmp_path / 'wrong'), 'missing model.layers.2.mixer.q_proj.weight', 'unexpected backbone.layers.2.mixer.q_proj.bias', 'and 13 more (25 in all)'):
+    assert part in message, message
+  for name in [n for n in t if 'surprise' in n]:
+    del t[name]
+  checkpoint.path = write(tmp_path / 'fewer', SMALL, t)
+  message = fail(checkpoint)
+  for part in ('backbone.layers.1.mixer.experts.1.up_proj.weight has shape (8, 5) where (5, 8)', 'lm_head.weight has dtype I32 where one of F32, BF16, F16', 'unexpected mtpx.weight'):
+    assert part in message, message
+  assert 'more' not in message
+
+
+def test_experts_that_lack_or_differ_in_dtype(checkpoint, tmp_path):
+  t = dict(checkpoint.tensors)
+  del t['backbone.layers.1.mixer.experts.2.up_proj.weight']
+  t['backbone.layers.1.mixer.experts.1.down_proj.weight'] = t['backbone.layers.1.mixer.experts.1.down_proj.weight'].astype(np.float32)
+  checkpoint.path = write(tmp_path / 'wrong', SMALL, t)
+  message = fail(checkpoint)
+  assert 'model.layers.1.mixer.experts.up_proj has 2 experts where 3 are needed' in message
+  assert "model.layers.1.mixer.experts.down_proj has experts of dtypes ['BF16', 'F32']" in message
+
+
+def test_files_that_are_missing_damaged_or_do_not_fit_the_index(checkpoint):
+  shard = checkpoint.path / 'model-00002-of-00003.safetensors'
+  data = shard.read_bytes()
+  for wrong in (data[:-1], data[:20], b''):
+    shard.write_bytes(wrong)
+    message = fail(checkpoint)
+    assert str(shard) in message and 'truncated' in message and 'download it again' in message
+  shard.unlink()
+  message = fail(checkpoint)
+  assert 'lacks 1 of the 3 shards' in message and shard.name in message
+  moved = next(name for name, file in index(checkpoint).items() if file == shard.name)
+  tensors = {name: checkpoint.tensors[name] for name, file in index(checkpoint).items() if file == shard.name and name != moved}
+  save_file(tensors | {'new': np.zeros(1, BF16)}, shard)
+  message = fail(checkpoint)
+  assert f'absent {moved} (in {shard.name})' in message and f'not in the index new (in {shard.name})' in message
+  (checkpoint.path / 'model.safetensors.index.json').write_text('{"weight_map": {"a": "../other/model.safetensors"}}')
+  assert 'must name files beside it' in fail(checkpoint)
+  (checkpoint.path / 'model.safetensors.index.json').write_text('{"weight')
+  assert 'is no index of shards' in fail(checkpoint)
+  (checkpoint.path / 'model.safetensors.index.json').unlink()
+  assert 'holds neither model.safetensors nor' in fail(checkpoint)
+  (checkpoint.path / 'pytorch_model.bin').write_bytes(b'\x80\x04.')
+  assert 'pickle only (pytorch_model.bin), which can run code' in fail(checkpoint)
+  (checkpoint.path / 'config.json').write_text('{')
+  assert 'config.json is no JSON' in fail(checkpoint)
+  (checkpoint.path / 'config.json').unlink()
+  assert 'has no config.json' in fail(checkpoint)
+
+
+def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=20))
+    assert '0.0 MB free; free space, or choose an --out on another disk' in fail(checkpoint, hf_import.TransferError)
+  hf_import.import_hf(checkpoint.path, checkpoint.out)
+  before = (checkpoint.out / 'source.json').read_bytes()
+  with pytest.raises(hf_import.TransferError, match='base exists; choose another --out'):
+    hf_import.import_hf(checkpoint.path, checkpoint.out)
+  assert (checkpoint.out / 'source.json').read_bytes() == before
+  with pytest.raises(hf_import.TransferError, match='base exists'):
+    hf_export.export_hf(checkpoint.out, checkpoint.out)
+  with pytest.raises(hf_import.TransferError, match='is not a base that `aevo import_hf` made'):
+    hf_export.export_hf(checkpoint.path, tmp_path / 'out')
+  with pytest.raises(hf_import.TransferError, match='5G is no size.*such as 5GB'):
+    hf_export.parse_size('5G')
+  assert [hf_export.parse_size(text) for text in ('5GB', '1.5mb')] == [5 * 10**9, 1_500_000]
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, monkeypatch, error):
+  original, done = hf_stream.Stored.read, []
+
+  def interrupted(self, name, where=()):
+    done.append(name)
+    if len(done) > 5:
+      raise error
+    return original(self, name, where)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(hf_stream.Stored, 'read', interrupted)
+    fail(checkpoint, error)
+  assert len(done) == 6
+  hf_import.import_hf(checkpoint.path, checkpoint.out)
+
+  def put(*arguments):
+    raise error
+
+  with monkeypatch.context() as patch:
+    patch.setattr(hf_export, '_put', put)
+    with pytest.raises(error):
+      hf_export.export_hf(checkpoint.out, tmp_path / 'out')
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['base', 'in']
+
+
+def test_an_import_does_not_hold_the_checkpoint(tmp_path):
+  """Beyond what the libraries take, less than 120 MB. Saved from memory, the same checkpoint takes more than twice its size."""
+  root = pathlib.Path(hf_import.__file__).parents[2]
+  spec = importlib.util.spec_from_file_location('import_memory', root / 'benchmarks' / 'import_memory.py')
+  import_memory = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(import_memory)
+  (tmp_path / 'in').mkdir()
+  size = import_memory.write_checkpoint(tmp_path / 'in', 120, 3)
+  before, after, _ = import_memory.measure('import', tmp_path / 'in', tmp_path / 'base')
+  assert size > 100e6 and after - before < 0.85 * size, (size, before, after)
