@@ -14,6 +14,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import MLP, Linear, RMSNorm, param
 from aevo_jax.models.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.moe import MoE
+from aevo_jax.sharding.context import constrain
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 _STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -54,6 +55,7 @@ class Decoder(nnx.Module):
     """Next-token logits [b, t, v] float32 of packed rows; segment id 0 is padding, whose logits mean nothing."""
     x = self._embed(tokens_bt)
     for kind, block in zip(self.config.pattern, self.layers):
+      x = constrain(x, 'batch', 'length', None)
       normed = block.norm(x)
       x = x + (block.mixer(normed, segment_ids_bt) if kind in _STATEFUL else block.mixer(normed))
     return self._logits(x)

@@ -16,7 +16,7 @@ TILE = 64
 
 
 def grouped_matmul(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array, implementation: str = 'tiled') -> jax.Array:
-  """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group, which add up to s."""
+  """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group. Rows behind the last group are zero."""
   return {'ragged_dot': jax.lax.ragged_dot, 'tiled': _padded}[implementation](x_sd, w_edf, sizes_e)
 
 

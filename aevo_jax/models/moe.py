@@ -14,6 +14,7 @@ from flax import nnx
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers import MLP, Linear, param
+from aevo_jax.sharding.context import over_experts
 
 
 class Routing(NamedTuple):
@@ -60,13 +61,17 @@ class Experts(nnx.Module):
 
   def __call__(self, x_sd: jax.Array, routing: Routing) -> jax.Array:
     """The weighted sum of each token's experts, [s, d]."""
-    tokens, k = routing.experts.shape
-    flat = routing.experts.reshape(-1)
+    weight = lambda stacked: stacked[...].astype(x_sd.dtype)
+    return over_experts(self._local, x_sd, routing.experts, routing.weights, weight(self.up_proj), weight(self.down_proj))
+
+  def _local(self, x_sd: jax.Array, experts_sk: jax.Array, weights_sk: jax.Array, up_edf: jax.Array, down_efd: jax.Array) -> jax.Array:
+    """`__call__` with the experts given; the rows of an expert that is not among them are no group's, and so zero."""
+    tokens, k = experts_sk.shape
+    flat = experts_sk.reshape(-1)
     order = jnp.argsort(flat)  # stable: a token's place in its group does not depend on its weight
-    sizes = jnp.bincount(flat, length=self.up_proj.shape[0]).astype(jnp.int32)
-    product = lambda rows, weights: grouped_matmul(rows, weights[...].astype(rows.dtype), sizes, self.implementation)
-    hidden = jnp.square(jax.nn.relu(product(x_sd[order // k], self.up_proj)))
-    weighted = product(hidden, self.down_proj) * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
+    sizes = jnp.bincount(flat, length=up_edf.shape[0]).astype(jnp.int32)
+    hidden = jnp.square(jax.nn.relu(grouped_matmul(x_sd[order // k], up_edf, sizes, self.implementation)))
+    weighted = grouped_matmul(hidden, down_efd, sizes, self.implementation) * weights_sk.reshape(-1)[order, None].astype(x_sd.dtype)
     return jnp.zeros((tokens, weighted.shape[1]), weighted.dtype).at[order // k].add(weighted)
 
 
