@@ -28,7 +28,7 @@ class MeshConfig:
   def __post_init__(self):
     both = sorted(self.axes.keys() & self.hosts.keys())
     if both:
-      raise ValueError(f'mesh.axes and mesh.hosts both name {both}; give the axis across hosts another name, and a rule may list the two')
+      raise ValueError(f'axes and hosts both name {both}; give the axis across hosts another name, and a rule may list the two')
     sizes = self.hosts | self.axes
     for axis, size in sizes.items():
       if size < 1 and size != -1:
@@ -36,7 +36,7 @@ class MeshConfig:
     if list(sizes.values()).count(-1) > 1:
       raise ValueError(f'mesh axes {sizes}: only one size may be -1')
     if self.hosts and not self.axes:
-      raise ValueError('mesh.hosts without mesh.axes; a mesh that has no axis within a host binds mesh.axes alone')
+      raise ValueError('hosts without axes; a mesh that has no axis within a host binds axes alone')
 
   def sizes(self, devices: int) -> dict[str, int]:
     """{axis: size} on so many devices.

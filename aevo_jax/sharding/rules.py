@@ -37,14 +37,14 @@ class Sharding:
     known = PARAMETER_AXES + ACTIVATION_AXES
     for logical, axes in self.rules.items():
       if logical in UNSHARDED_AXES:
-        raise ValueError(f'sharding.rules: {logical!r} is never sharded; remove its rule')
+        raise ValueError(f'rules: {logical!r} is never sharded; remove its rule')
       if logical not in known:
-        raise ValueError(f'sharding.rules: no logical axis {logical!r}{suggestion(logical, known)}')
+        raise ValueError(f'rules: no logical axis {logical!r}{suggestion(logical, known)}')
       if not isinstance(axes, str) and len(set(axes)) != len(axes):
-        raise ValueError(f'sharding.rules: {logical!r} names a mesh axis twice in {axes}')
+        raise ValueError(f'rules: {logical!r} names a mesh axis twice in {axes}')
     doubled = sorted(set(self._axes('batch')) & set(self._axes('length')))
     if doubled:
-      raise ValueError(f"sharding.rules: 'batch' and 'length' both use mesh axis {doubled[0]!r}; take it out of one of the two")
+      raise ValueError(f"rules: 'batch' and 'length' both use mesh axis {doubled[0]!r}; take it out of one of the two")
 
   def _axes(self, logical: str) -> tuple[str, ...]:
     axes = self.rules.get(logical, ())
