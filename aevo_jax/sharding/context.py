@@ -1,28 +1,46 @@
 """The layout in use: what models ask while they are traced. Without one, every function here does nothing."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import ad_checkpoint
 from jax.sharding import Mesh, PartitionSpec
 
 from aevo_jax.sharding.rules import Layout
 
+
+class _InUse(NamedTuple):
+  layout: Layout
+  axes: tuple[tuple[str, tuple[str, ...]], ...]
+
+
 # Part of the key of every jitted function: other rules on the same mesh are another program.
-_LAYOUT = jax.make_user_context(None)
+_IN_USE = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, layout: Layout) -> Iterator[None]:
-  """Traces and runs on `mesh` by the layout's rules."""
-  with jax.set_mesh(mesh), _LAYOUT(layout):
+def use(mesh: Mesh, layout: Layout, axes: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
+  """Traces and runs on `mesh` by the layout's rules; `axes` are the logical axes of every parameter."""
+  with jax.set_mesh(mesh), _IN_USE(_InUse(layout, tuple(sorted(axes.items())))):
     yield
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
   """Lays x out by the logical axis of each of its dimensions."""
-  layout = _LAYOUT.value
-  return x if layout is None else jax.lax.with_sharding_constraint(x, layout.spec(*logical))
+  in_use = _IN_USE.value
+  return x if in_use is None else jax.lax.with_sharding_constraint(x, in_use.layout.spec(*logical))
+
+
+def constrain_parameters(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Lays out by name what has the parameters' shapes, e.g. gradients: left alone, XLA keeps many of them whole until their norm is known."""
+  in_use = _IN_USE.value
+  if in_use is None:
+    return values
+  axes = dict(in_use.axes)
+  return {name: constrain(value, *axes[name]) for name, value in values.items()}
 
 
 def over_experts(local: Callable[..., jax.Array], x_sd: jax.Array, experts_sk: jax.Array, weights_sk: jax.Array, up_edf: jax.Array,
@@ -37,23 +55,29 @@ def over_experts(local: Callable[..., jax.Array], x_sd: jax.Array, experts_sk: j
     local: an expert's number may be that of no expert, `up.shape[0]`; then it contributes nothing.
     x_sd: s tokens. experts_sk, weights_sk: each token's experts.
   """
-  layout = _LAYOUT.value
-  if layout is None:
+  if _IN_USE.value is None:
     return local(x_sd, experts_sk, weights_sk, up_edf, down_efd)
-  tokens, own = layout.mesh_axes('batch') + layout.mesh_axes('length'), layout.mesh_axes('experts')
+  layout = _IN_USE.value.layout
+  tokens, own, mlp, embed = layout.mesh_axes('batch') + layout.mesh_axes('length'), *map(layout.mesh_axes, ('experts', 'mlp', 'embed'))
   # Where tokens lie along the experts' axes, those tokens are collected; along the width's axes, weights are.
-  gathered = tuple(axis for axis in own if axis in tokens)
-  width = tuple(axis for axis in layout.mesh_axes('mlp') if axis not in tokens)
-  summed = tuple(axis for axis in own if axis not in tokens) + width
+  collected, shared = tuple(axis for axis in own if axis in tokens), tuple(axis for axis in mlp if axis in tokens)
+  summed = tuple(axis for axis in own + mlp if axis not in tokens)
+
+  def gather(x, axes, dimension):
+    return jax.lax.all_gather(x, axes, axis=dimension, tiled=True) if axes else x
 
   def body(x, experts, weights, up, down):
-    x, experts, weights = (jax.lax.all_gather(y, gathered, axis=0, tiled=True) if gathered else y for y in (x, experts, weights))
+    up, down = gather(gather(up, embed, 1), shared, 2), gather(gather(down, shared, 1), embed, 2)
+    up, down = (ad_checkpoint.checkpoint_name(y, 'gathered') for y in (up, down))
+    x, experts, weights = (gather(y, collected, 0) for y in (x, experts, weights))
     here = experts - (jax.lax.axis_index(own) * up.shape[0] if own else 0)
-    y = local(x, jax.numpy.where((here >= 0) & (here < up.shape[0]), here, up.shape[0]), weights, up, down)
-    y = jax.lax.psum_scatter(y, gathered, scatter_dimension=0, tiled=True) if gathered else y
+    y = local(x, jnp.where((here >= 0) & (here < up.shape[0]), here, up.shape[0]), weights, up, down)
+    y = jax.lax.psum_scatter(y, collected, scatter_dimension=0, tiled=True) if collected else y
     return jax.lax.psum(y, summed) if summed else y
 
+  # Weights are gathered again for the backward pass: kept, those of all blocks would lie whole on every device.
+  body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_anything_except_these_names('gathered'))
   rows = PartitionSpec(tokens or None)
   # Not checked for replication: a custom gradient and a loop's carry would each have to declare along which axes they vary.
-  return jax.shard_map(body, in_specs=(rows, rows, rows, PartitionSpec(own or None, None, width or None), PartitionSpec(own or None, width or None)),
-                       out_specs=rows, check_vma=False)(x_sd, experts_sk, weights_sk, up_edf, down_efd)
+  return jax.shard_map(body, in_specs=(rows, rows, rows, layout.spec('experts', 'embed', 'mlp'), layout.spec('experts', 'mlp', 'embed')), out_specs=rows,
+                       check_vma=False)(x_sd, experts_sk, weights_sk, up_edf, down_efd)

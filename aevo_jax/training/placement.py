@@ -58,7 +58,7 @@ class Placement:
 
   def use(self):
     """A context in which training steps are traced and run."""
-    return context.use(self.mesh, self.layout)
+    return context.use(self.mesh, self.layout, self.axes)
 
 
 def from_gin(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> Placement | None:
