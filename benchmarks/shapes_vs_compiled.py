@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
   config, recipe = resolve('model'), recipe_lib.from_gin()
   if _BLOCKS.value:
     config = dataclasses.replace(config, pattern=config.pattern[:_BLOCKS.value])
-  placement = placement_lib.from_gin(config, recipe.adaptation, recipe.lora)
+  recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value))
+  placement = placement_lib.from_gin(config, recipe)
   estimate = footprint(config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value)
 
   trained, frozen, _ = shapes_of(config, recipe.adaptation, recipe.lora)

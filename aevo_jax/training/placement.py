@@ -11,10 +11,11 @@ from jax.tree_util import DictKey
 from aevo_jax.config.configurables import resolve
 from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import abstract, logical_axes
-from aevo_jax.sharding import context, mesh as mesh_lib
+from aevo_jax.models.params import abstract, logical_axes, outline
+from aevo_jax.sharding import context
+from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
-from aevo_jax.training.recipe import Adaptation, Lora
+from aevo_jax.training.recipe import Adaptation, Lora, Recipe
 
 
 def axes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> dict[str, tuple[str, ...]]:
@@ -61,14 +62,17 @@ class Placement:
     return context.use(self.mesh, self.layout, self.axes)
 
 
-def from_gin(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> Placement | None:
+def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
   """The placement of the loaded gin configuration on this machine's devices; None where it names no mesh.
 
   Raises:
-    ValueError: the mesh does not fit the devices, or the rules not the mesh.
+    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or batches not the rules.
   """
   mesh_config = resolve('mesh')
   if not mesh_config.axes:
     return None
-  mesh = mesh_lib.create(mesh_config)
-  return Placement(mesh, resolve('sharding').bind(mesh.shape), axes_of(config, adaptation, adapter))
+  layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
+  layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
+  placement = Placement(mesh_lib.create(mesh_config), layout, axes_of(config, recipe.adaptation, recipe.lora))
+  placement.params(outline(config)[1])
+  return placement
