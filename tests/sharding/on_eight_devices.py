@@ -1,4 +1,7 @@
-"""One optimizer step of tiny models, whose patterns are the arguments, on 8 simulated devices, under every mesh and without one. Run by test_equality.py, in a process of its own.
+"""One optimizer step of tiny models, on 8 simulated devices, under meshes and without one. Run by test_equality.py, in a process of its own.
+
+  on_eight_devices.py M-*-,ME*E fsdp,expert      patterns, mesh files
+  on_eight_devices.py continued DIRECTORY        a training run that continues on another mesh
 
 Prints one JSON line a case: losses, the largest differences, and the shapes that single devices hold.
 """
@@ -40,7 +43,7 @@ def difference(a, b) -> float:
   return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def main(patterns: list[str]) -> None:
+def main(patterns: list[str], meshes: list[str]) -> None:
   batch = make_batch(0)
   for pattern in patterns:
     config = ModelConfig(**FIELDS, pattern=pattern)
@@ -50,8 +53,8 @@ def main(patterns: list[str]) -> None:
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))
     whole, metrics = jax.jit(step)(start, {}, batch, np.float32(1e-3))
     axes = axes_of(config, Adaptation(), Lora())
-    for path in sorted(pathlib.Path(layout.root_file('configs')).glob('meshes/*.gin')):
-      placement = placed(path, axes)
+    for name in meshes:
+      placement = placed(name, axes)
       shardings = placement.state(start, params)
       with placement.use():
         state, batches = jax.device_put(start, shardings), jax.device_put(batch, placement.batch())
@@ -59,16 +62,16 @@ def main(patterns: list[str]) -> None:
       leaves = {'.'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path): leaf
                 for path, leaf in jax.tree_util.tree_leaves_with_path(after)}
       print(json.dumps({
-          'pattern': pattern, 'mesh': path.stem, 'devices': placement.mesh.size, 'loss': float(metrics['loss']), 'loss_difference': abs(float(sharded['loss'] - metrics['loss'])),
+          'pattern': pattern, 'mesh': name, 'devices': placement.mesh.size, 'loss': float(metrics['loss']), 'loss_difference': abs(float(sharded['loss'] - metrics['loss'])),
           'grad_norm': float(metrics['grad_norm']), 'grad_norm_difference': abs(float(sharded['grad_norm'] - metrics['grad_norm'])),
           'state_difference': difference(after, whole), 'step_moved': difference(whole.params, start.params),
           'batch': [batches['tokens'].shape, batches['tokens'].addressable_shards[0].data.shape],
           'held': {name: [leaf.shape, leaf.addressable_shards[0].data.shape] for name, leaf in leaves.items() if leaf.ndim}}), flush=True)
 
 
-def placed(path: pathlib.Path, axes: dict) -> Placement:
-  loading.load([str(path)], [], search_paths=layout.search_paths())
-  mesh = mesh_lib.create(resolve('mesh'), jax.devices()[:1] if path.stem == 'single' else None)
+def placed(name: str, axes: dict) -> Placement:
+  loading.load([f'configs/meshes/{name}.gin'], [], search_paths=layout.search_paths())
+  mesh = mesh_lib.create(resolve('mesh'), jax.devices()[:1] if name == 'single' else None)
   return Placement(mesh, resolve('sharding').bind(mesh.shape), axes)
 
 
@@ -97,9 +100,9 @@ def continued(directory: pathlib.Path) -> None:
                                                              ema_decay=0.5, placement=placement)
   rates = [1e-2] * 4
   whole = run('whole', rates)
-  axes, configs = axes_of(config, Adaptation(), Lora()), pathlib.Path(layout.root_file('configs')) / 'meshes'
+  axes = axes_of(config, Adaptation(), Lora())
   for name, steps in (('fsdp', 2), ('fsdp_tensor', 4)):
-    placement = placed(configs / f'{name}.gin', axes)
+    placement = placed(name, axes)
     with placement.use():
       state = run('spread', rates[:steps], placement)
   print(json.dumps({'difference': difference(state, whole), 'moved': difference(whole.params, params), 'step': int(state.step),
@@ -108,4 +111,4 @@ def continued(directory: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  continued(pathlib.Path(sys.argv[2])) if sys.argv[1] == 'continued' else main(sys.argv[1:])
+  continued(pathlib.Path(sys.argv[2])) if sys.argv[1] == 'continued' else main(sys.argv[1].split(','), sys.argv[2].split(','))
