@@ -3,6 +3,7 @@
   aevo train --out=my_run                                              the substrate's default recipe
   aevo train --gin.optimizer.learning_rate=4e-3 --tokens=500000 --out=my_run
   aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base (config.json, tokenizer.json, model.safetensors)
+  aevo train --gin_file=configs/meshes/fsdp.gin --out=my_run           sharded over this machine's devices; see docs/sharding.md
 
 Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and tokenizer: a base of its own) into --out.
 Run again after an interrupt with the same flags, it continues; `aevo evaluate my_run` scores it.
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> None:
 
 def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """Trains what the flags say."""
-  from aevo_jax.models import config as model_config  # registers what gin may bind, as does
-  from aevo_jax.training import recipe as recipe_lib
+  from aevo_jax.models import config as model_config  # these three register what gin may bind
+  from aevo_jax.training import placement as placement_lib, recipe as recipe_lib
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('substrate') / 'recipe.gin')])
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
@@ -68,6 +69,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     recipe = recipe_lib.from_gin()
     steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value)
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
+    placement = placement_lib.from_gin(config, recipe)
     parameters = hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config)
     started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
@@ -83,7 +85,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       print(f'step {step + 1:>5} of {steps}  loss {scalars["loss"]:.4f}  {scalars["seconds"]:.2f} s', flush=True)
 
   try:
-    final = post_train.train(prepared, recipe, steps=steps, directory=out, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step)
+    final = post_train.train(prepared, recipe, steps=steps, directory=out, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step,
+                             placement=placement)
   except NonFiniteError as error:
     sys.exit(f'train: {error}')
   export = out / 'export'

@@ -16,6 +16,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import MLP, Linear, RMSNorm, matmul, param
 from aevo_jax.models.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.moe import MoE
+from aevo_jax.sharding.context import constrain
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -145,6 +146,7 @@ class Decoder(nnx.Module):
 
 def run_block(policy: str, block: Block, x: jax.Array, segment_ids_bt: jax.Array, *, scanned: bool = False) -> tuple[jax.Array, jax.Array | None]:
   """A block on packed rows under a remat policy."""
+  x = constrain(x, 'batch', 'length', None)
   if policy == 'none':
     return block(x, segment_ids_bt)
   graphdef, state = nnx.split(block)

@@ -17,7 +17,7 @@ TILE = 64
 
 
 def grouped_matmul(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array, implementation: str = 'tiled') -> jax.Array:
-  """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group, which add up to s."""
+  """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group. Rows behind the last group are zero."""
   return {'ragged_dot': jax.lax.ragged_dot, 'mosaic': _mosaic, 'tiled': _padded}[implementation](x_sd, w_edf, sizes_e)
 
 
@@ -26,7 +26,8 @@ def _mosaic(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
     import tokamax
   except ImportError as error:
     raise ImportError("model.moe_implementation = 'mosaic' needs tokamax: install aevo-jax[kernels], or bind 'ragged_dot'") from error
-  return tokamax.ragged_dot(x_sd, w_edf, group_sizes=sizes_e, implementation='mosaic')  # no other: a slower one must not take its place unseen
+  # No other implementation: a slower one must not take its place unseen.
+  return tokamax.ragged_dot(x_sd, w_edf, group_sizes=sizes_e, implementation='mosaic', zero_initialize=True)
 
 
 def _padded(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:

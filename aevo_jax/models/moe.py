@@ -15,6 +15,7 @@ from flax import nnx
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers import MLP, Linear, activate, param
+from aevo_jax.sharding.context import over_experts
 
 
 class Routing(NamedTuple):
@@ -61,33 +62,47 @@ class ExpertAdapter(nnx.Module):
     self.lora_scale = 0.0
 
 
+_AXES = {'up_proj': ('embed', 'mlp'), 'gate_proj': ('embed', 'mlp'), 'down_proj': ('mlp', 'embed')}  # of each expert's matrices
+
+
 class Experts(nnx.Module):
   """The routed experts' weights: up_proj (and gate_proj) [e, d, f], down_proj [e, f, d]."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     e, d, f = config.n_routed_experts, config.moe_latent_size or config.hidden_size, config.moe_intermediate_size
     self.implementation = config.moe_implementation
-    self.up_proj = param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', 'embed', 'mlp')
-    self.down_proj = param(jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)), 'experts', 'mlp', 'embed')
+    self.up_proj = param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', *_AXES['up_proj'])
+    self.down_proj = param(jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)), 'experts', *_AXES['down_proj'])
     gated = config.mlp_activation == 'swiglu'
-    self.gate_proj = nnx.data(param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', 'embed', 'mlp') if gated else None)
+    self.gate_proj = nnx.data(param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', *_AXES['gate_proj']) if gated else None)
     self.adapters = nnx.data({})  # {'up_proj': ExpertAdapter} once one is attached
 
   def __call__(self, x_sd: jax.Array, routing: Routing) -> jax.Array:
     """The weighted sum of each token's experts, [s, d]."""
-    tokens, k = routing.experts.shape
-    flat = routing.experts.reshape(-1)
+    stacked, axes = {}, {}
+    for name, (rows, columns) in _AXES.items():
+      if (weight := getattr(self, name)) is not None:
+        stacked[name], axes[name] = weight, ('experts', rows, columns)
+      if adapter := self.adapters.get(name):
+        stacked[f'{name}.lora_a'], axes[f'{name}.lora_a'] = adapter.lora_a, ('experts', rows, 'lora_rank')
+        stacked[f'{name}.lora_b'], axes[f'{name}.lora_b'] = adapter.lora_b, ('experts', 'lora_rank', columns)
+    return over_experts(self._local, x_sd, *routing, {name: value[...].astype(x_sd.dtype) for name, value in stacked.items()}, axes)
+
+  def _local(self, x_sd: jax.Array, experts_sk: jax.Array, weights_sk: jax.Array, stacked: dict[str, jax.Array]) -> jax.Array:
+    """`__call__` with the experts' arrays given; the rows of an expert that is not among them are no group's, and so zero."""
+    tokens, k = experts_sk.shape
+    flat = experts_sk.reshape(-1)
     order = jnp.argsort(flat)  # stable: a token's place in its group does not depend on its weight
-    sizes = jnp.bincount(flat, length=self.up_proj.shape[0]).astype(jnp.int32)
-    product = lambda rows, weights: grouped_matmul(rows, weights[...].astype(rows.dtype), sizes, self.implementation)
+    sizes = jnp.bincount(flat, length=stacked['up_proj'].shape[0]).astype(jnp.int32)
+    product = lambda rows, name: grouped_matmul(rows, stacked[name], sizes, self.implementation)
 
     def project(rows: jax.Array, name: str) -> jax.Array:
-      y, adapter = product(rows, getattr(self, name)), self.adapters.get(name)
-      return y if adapter is None else y + adapter.lora_scale * product(product(rows, adapter.lora_a), adapter.lora_b)
+      y, adapter = product(rows, name), self.adapters.get(name)
+      return y if adapter is None else y + adapter.lora_scale * product(product(rows, f'{name}.lora_a'), f'{name}.lora_b')
 
     rows = x_sd[order // k]
-    hidden = activate(project(rows, 'up_proj'), None if self.gate_proj is None else project(rows, 'gate_proj'))
-    weighted = project(hidden, 'down_proj') * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
+    hidden = activate(project(rows, 'up_proj'), project(rows, 'gate_proj') if 'gate_proj' in stacked else None)
+    weighted = project(hidden, 'down_proj') * weights_sk.reshape(-1)[order, None].astype(x_sd.dtype)
     return jnp.zeros((tokens, weighted.shape[1]), weighted.dtype).at[order // k].add(weighted)
 
 

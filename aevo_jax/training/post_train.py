@@ -4,6 +4,7 @@
     train     to the last step; adapters are merged, so that the result is a decoder's parameters again
 """
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training import fingerprint, train_loop
 from aevo_jax.training.optimizer import learning_rates, transformation
+from aevo_jax.training.placement import Placement
 from aevo_jax.training.recipe import Recipe
 
 
@@ -39,15 +41,19 @@ def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
 
 
 def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.Path, checkpoint_every: int = 0,
-          on_step: Callable[[int, dict[str, float]], None] | None = None) -> Params:
+          on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None) -> Params:
   """Trains for `steps` steps in all, continuing from `directory`/checkpoints if there are any, and returns every parameter of the decoder.
+
+  `placement` is where arrays lie on a mesh; None is the default device.
 
   Raises:
     NonFiniteError: loss, gradient or the last weights are not finite.
   """
   config, structure, params, frozen, batches = prepared
-  state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
-                           learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step)
+  with placement.use() if placement else contextlib.nullcontext():
+    state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
+                             learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing,
+                             ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step, placement=placement)
   final = {**frozen, **state.final_params()}
   if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)

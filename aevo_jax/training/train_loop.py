@@ -17,6 +17,7 @@ import optax
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.metrics import MetricsWriter
+from aevo_jax.training.placement import Placement
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -27,7 +28,7 @@ class NonFiniteError(RuntimeError):
 
 def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *,
           learning_rates: Sequence[float], directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, checkpoint_every: int = 0,
-          on_step: Callable[[int, dict[str, float]], None] | None = None) -> TrainState:
+          on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None) -> TrainState:
   """Trains one step for each learning rate and saves the last state under `directory`/checkpoints.
 
   Args:
@@ -35,12 +36,17 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
     batches: a Grain iterator of batches (see data.pipeline). learning_rates: of each step; their number is the number of steps.
     checkpoint_every: also save every so many steps; 0 saves only the last state.
     on_step: called after each step with the metrics, e.g. to evaluate.
+    placement: where arrays lie on a mesh, in whose context (`placement.use()`) this is called; None is the default device. A run may continue on another.
 
   Raises:
     NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
   """
-  step_fn = _jitted(structure, transformation, label_smoothing, ema_decay)
-  state = _initial_state(params, transformation, ema_decay)
+  shardings = None
+  if placement is not None:
+    shardings = placement.state(jax.eval_shape(lambda p: TrainState.create(p, transformation, ema_decay), params), params)
+    params, frozen = (jax.device_put(values, placement.params(values)) for values in (params, frozen))
+  step_fn = _jitted(structure, transformation, label_smoothing, ema_decay, shardings)
+  state = _initial_state(params, transformation, ema_decay, shardings)
   checkpoints, steps = directory / 'checkpoints', len(learning_rates)
   latest = orbax_io.latest_step(checkpoints)
   if latest is not None:
@@ -51,7 +57,7 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
   with MetricsWriter(directory) as metrics:
     for step in range(int(state.step), steps):
       started = time.perf_counter()
-      batch = next(batches)
+      batch = next(batches) if placement is None else jax.device_put(next(batches), placement.batch())
       state, scalars = step_fn(state, frozen, batch, np.float32(learning_rates[step]))
       scalars = {name: float(value) for name, value in scalars.items()}
       # Not the clock of the machine: a step's length, for throughput only.
@@ -67,12 +73,13 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
   return state
 
 
-def _jitted(structure: Structure, transformation: optax.GradientTransformation, label_smoothing: float, ema_decay: float):
-  return jax.jit(make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay), donate_argnums=0)
+def _jitted(structure: Structure, transformation: optax.GradientTransformation, label_smoothing: float, ema_decay: float, shardings: TrainState | None = None):
+  step = make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay)
+  return jax.jit(step, donate_argnums=0) if shardings is None else jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _initial_state(params: Params, transformation: optax.GradientTransformation, ema_decay: float) -> TrainState:
-  return jax.jit(lambda p: TrainState.create(p, transformation, ema_decay))(params)  # one program, which the cache holds, not one for each shape
+def _initial_state(params: Params, transformation: optax.GradientTransformation, ema_decay: float, shardings: TrainState | None = None) -> TrainState:
+  return jax.jit(lambda p: TrainState.create(p, transformation, ema_decay), out_shardings=shardings)(params)  # one program, which the cache holds, not one for each shape
 
 
 def compile_step(structure: Structure, params: Params, frozen: Params, batches: Iterator, transformation: optax.GradientTransformation, *,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from aevo_jax.models.params import Params, Structure
+from aevo_jax.sharding.context import constrain_parameters
 from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.train_state import TrainState
 
@@ -65,6 +66,7 @@ def make_train_step(structure: Structure, transformation: optax.GradientTransfor
 
   def step(state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     (value, loads), grads = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch)
+    grads = constrain_parameters(grads)
     metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), 'loss_tokens': jnp.sum(batch['weights'] > 0)}
     if loads is not None:
       metrics |= balance(loads)

@@ -1,0 +1,1 @@
+"""Sharding: named meshes, and rules from logical axes to mesh axes, both written in gin."""

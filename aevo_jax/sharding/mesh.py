@@ -1,0 +1,74 @@
+"""Named device meshes from gin: axes within a slice of fast links, and axes across hosts or slices."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from aevo_jax.config.configurables import configurable
+
+
+@configurable('mesh')
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Mesh axes and their sizes.
+
+  Attributes:
+    axes: {axis: size} within a host or slice, whose links are fast. One size of all may be -1: whatever is left. Empty: no mesh.
+    hosts: {axis: size} across hosts or slices; they come first in the mesh.
+  """
+
+  axes: dict[str, int] = dataclasses.field(default_factory=dict)
+  hosts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    both = sorted(self.axes.keys() & self.hosts.keys())
+    if both:
+      raise ValueError(f'axes and hosts both name {both}; give the axis across hosts another name, and a rule may list the two')
+    sizes = self.hosts | self.axes
+    for axis, size in sizes.items():
+      if size < 1 and size != -1:
+        raise ValueError(f'mesh axis {axis!r} has size {size}; bind a size >= 1, or -1 for whatever is left')
+    if list(sizes.values()).count(-1) > 1:
+      raise ValueError(f'mesh axes {sizes}: only one size may be -1')
+    if self.hosts and not self.axes:
+      raise ValueError('hosts without axes; a mesh that has no axis within a host binds axes alone')
+
+  def sizes(self, devices: int) -> dict[str, int]:
+    """{axis: size} on so many devices.
+
+    Raises:
+      ValueError: the sizes' product is not the number of devices.
+    """
+    sizes = self.hosts | self.axes
+    known = math.prod(size for size in sizes.values() if size != -1)
+    resolved = {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(resolved.values()) != devices or 0 in resolved.values():
+      whole = 'a multiple of ' if -1 in sizes.values() else ''
+      raise ValueError(f'mesh axes {sizes} need {whole}{known} devices and there are {devices}; bind mesh.axes to sizes whose product is {devices}, '
+                       'or one of them to -1')
+    return resolved
+
+
+def abstract_mesh(sizes: dict[str, int]) -> AbstractMesh:
+  """A mesh without devices."""
+  return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def create(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The mesh over these devices (all, if None). Where they belong to several slices or processes, `hosts` axes run across those."""
+  devices = jax.devices() if devices is None else devices
+  sizes = config.sizes(len(devices))
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  processes = len({device.process_index for device in devices})
+  if config.hosts and max(slices, processes) > 1:
+    across = [sizes[axis] if axis in config.hosts else 1 for axis in sizes]
+    within = [1 if axis in config.hosts else sizes[axis] for axis in sizes]
+    array = mesh_utils.create_hybrid_device_mesh(within, across, devices, process_is_granule=slices == 1)
+  else:
+    array = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+  return Mesh(np.asarray(array), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))

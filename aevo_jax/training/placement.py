@@ -1,0 +1,83 @@
+"""Where a training run's arrays lie on a mesh: parameters by the rules, optimizer state and moving average like the parameters they belong to."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey
+
+from aevo_jax.config.configurables import resolve
+from aevo_jax.models import lora, scan_layers
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
+from aevo_jax.sharding import context
+from aevo_jax.sharding import mesh as mesh_lib
+from aevo_jax.sharding.rules import Layout
+from aevo_jax.training.recipe import Adaptation, Lora, Recipe
+
+
+def outline_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+  """{parameter: shape} and {parameter: one logical axis per dimension} of the adapted model, stacked where the config scans it; axes 'lora_rank' are 1 long.
+
+  Adapters are real arrays even on an abstract model, and no name or axis depends on their rank.
+  """
+  model = abstract(config)
+  if adaptation.method == 'lora':
+    lora.attach(model, rank=1, alpha=1.0, targets=adapter.targets, seed=0)
+  model = scan_layers.Scanned(model) if config.scan else model
+  return unbind(model)[1], logical_axes(model)
+
+
+def state_specs(tree: Any, shapes: Mapping[str, Any], specs: Mapping[str, PartitionSpec]) -> Any:
+  """The partition of every leaf of a training state: that of the parameter under whose name it stands and whose shape it has, else replicated."""
+
+  def leaf(path, value) -> PartitionSpec:
+    name = next((key.key for key in reversed(path) if isinstance(key, DictKey) and key.key in specs), None)
+    return specs[name] if name is not None and value.shape == shapes[name].shape else PartitionSpec()
+
+  return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """A mesh, the layout on it, and the logical axes of the model's parameters."""
+
+  mesh: Mesh | AbstractMesh
+  layout: Layout
+  axes: Mapping[str, tuple[str, ...]]
+
+  def params(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
+    """Raises ValueError as `Layout.parameter_specs`."""
+    return {name: NamedSharding(self.mesh, spec) for name, spec in self.layout.parameter_specs(shapes, self.axes).items()}
+
+  def state(self, state: Any, shapes: Mapping[str, Any]) -> Any:
+    """Shardings of a training state, or of any part of it, over parameters of these shapes."""
+    specs = self.layout.parameter_specs(shapes, self.axes)
+    return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), state_specs(state, shapes, specs), is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+  def batch(self) -> NamedSharding:
+    """Of every array of a batch, [b, t]."""
+    return NamedSharding(self.mesh, self.layout.spec('batch', 'length'))
+
+  def use(self):
+    """A context in which training steps are traced and run."""
+    return context.use(self.mesh, self.layout, self.axes)
+
+
+def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
+  """The placement of the loaded gin configuration on this machine's devices; None where it names no mesh.
+
+  Raises:
+    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or batches not the rules.
+  """
+  mesh_config = resolve('mesh')
+  if not mesh_config.axes:
+    return None
+  layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
+  layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
+  shapes, axes = outline_of(config, recipe.adaptation, recipe.lora)
+  placement = Placement(mesh_lib.create(mesh_config), layout, axes)
+  placement.params({name: shape for name, shape in shapes.items() if not is_adapter(name)})
+  return placement

@@ -1,0 +1,68 @@
+"""One optimizer step on 8 simulated devices is the single device's, and its arrays really are spread."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from aevo_jax import layout
+
+ROOT = pathlib.Path(layout.__file__).resolve().parent.parent
+MESHES = sorted(path.stem for path in layout.root_file('configs').glob('meshes/*.gin'))
+# {mesh: into how many parts such an array is cut}, written down from the mesh files.
+EMBEDDING = {'single': 1, 'fsdp': 8, 'fsdp_tensor': 8, 'expert': 8, 'context': 8, 'hybrid': 4}
+EXPERTS = {'single': 1, 'fsdp': 8, 'fsdp_tensor': 8, 'expert': 8, 'context': 8, 'hybrid': 4}
+BATCH = {'single': 1, 'fsdp': 8, 'fsdp_tensor': 2, 'expert': 8, 'context': 8, 'hybrid': 4}
+
+
+def on_eight_devices(*arguments):
+  """The JSON lines of one process with 8 devices."""
+  flags = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+  environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+  result = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('on_eight_devices.py'), *arguments], capture_output=True, text=True, env=environment)
+  assert result.returncode == 0, result.stderr
+  return list(map(json.loads, result.stdout.splitlines()))
+
+
+def parts(shapes):
+  return np.prod(shapes[0]) / np.prod(shapes[1])
+
+
+def check(patterns, meshes):
+  found = {(line['pattern'], line['mesh']): line for line in on_eight_devices(','.join(patterns), ','.join(meshes))}
+  assert found.keys() == {(pattern, mesh) for pattern in patterns for mesh in meshes}
+  for (pattern, mesh), case in found.items():
+    assert case['devices'] == (1 if mesh == 'single' else 8)
+    # The step moves parameters by 1e-3; a wrong gradient would change them by as much.
+    assert case['step_moved'] > 9e-4 and case['grad_norm'] > 0.5
+    for what in ('loss', 'grad_norm', 'state'):
+      assert case[f'{what}_difference'] < 1e-5, (pattern, mesh, what, case[f'{what}_difference'])
+    assert parts(case['batch']) == BATCH[mesh]
+    for of in ('params', 'mu', 'nu'):
+      held = {name: shapes for name, shapes in case['held'].items() if of in name.split('.')}
+      assert parts(next(shapes for name, shapes in held.items() if name.endswith('embedding'))) == EMBEDDING[mesh], (mesh, of)
+      if 'E' in pattern:
+        assert parts(next(shapes for name, shapes in held.items() if name.endswith('experts.up_proj'))) == EXPERTS[mesh], (mesh, of)
+
+
+def test_a_step_is_the_single_devices():
+  """Experts and attention, under the three meshes that cut most: experts, widths, rows. The slow test below has all."""
+  check(['E*'], ['expert', 'fsdp_tensor', 'context'])
+
+
+def test_a_run_continues_on_another_mesh(tmp_path):
+  """Two steps under fsdp, two more under fsdp_tensor: the state of four steps without a mesh, moving average and moments too."""
+  case, = on_eight_devices('continued', tmp_path)
+  assert case['step'] == 4 and case['moved'] > 1e-2 and case['difference'] < 1e-5
+  for name in ('embedding', 'lm_head.kernel', 'layers.0.mixer.up_proj.kernel'):
+    assert parts(case['held'][name]) == 8
+  assert parts(case['moment']) == 8
+
+
+@pytest.mark.slow
+def test_a_step_is_the_single_devices_for_dense_hybrid_and_moe():
+  check(['*-*-', 'M-*-', 'ME*E'], MESHES)
