@@ -9,6 +9,7 @@ curve, accuracy per family) into --out; checkpoints and metrics into --out/run. 
 import dataclasses
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -99,7 +100,9 @@ def main(argv: list[str]) -> None:
   losses = [(r['step'], r['loss']) for r in map(json.loads, (out / 'run' / 'metrics.jsonl').read_text().splitlines())]
   _write_json(out / 'pretrain.json', {
       'command': ' '.join(['aevo', 'pretrain', *sys.argv[1:]]), 'seed': settings.seed, 'settings': dataclasses.asdict(settings),
-      'model': dataclasses.asdict(config), 'optimizer': dataclasses.asdict(optimizer), 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'gin_files': flags.FLAGS.gin_file,
+      # Infinity, a limit that is none, is not JSON.
+      'model': {name: 'inf' if value == math.inf else value for name, value in dataclasses.asdict(config).items()},
+      'optimizer': dataclasses.asdict(optimizer), 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'gin_files': flags.FLAGS.gin_file,
       'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores',
       'tokens': settings.steps * settings.rows * settings.row_length, 'accuracy': _accuracies(structure, state.final_params(), tokenizer, settings, mixture),
       'loss_curve': losses[::max(1, len(losses) // 200)]})

@@ -1,4 +1,4 @@
-"""Causal grouped-query attention without positional encoding, as in Nemotron-H (the mamba blocks carry position).
+"""Causal grouped-query attention: without positions as in Nemotron-H (the mamba blocks carry them), or with normed and rotated heads as in Qwen3.
 
 `__call__` sees whole rows, packed: a token attends to earlier tokens of its own segment only. `prefill` is the same and returns the
 key/value cache; `step` extends it by one token.
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers import Linear
+from aevo_jax.models.layers import Linear, RMSNorm
+from aevo_jax.models.rope import places, rotate
 
 
 class KVCache(NamedTuple):
@@ -38,11 +39,14 @@ class Attention(nnx.Module):
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     d, h = config.hidden_size, config.head_dim
     self.heads, self.kv_heads, self.head_dim, self.window = config.num_attention_heads, config.num_key_value_heads, h, config.sliding_window
+    self.theta = config.rope_theta
     linear = lambda width, axis: Linear(d, width, ('embed', axis), rngs=rngs, bias=config.attention_bias)
     self.q_proj = linear(self.heads * h, 'heads')
     self.k_proj = linear(self.kv_heads * h, 'kv_heads')
     self.v_proj = linear(self.kv_heads * h, 'kv_heads')
     self.o_proj = Linear(self.heads * h, d, ('heads', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)), bias=config.attention_bias)
+    self.q_norm = nnx.data(RMSNorm(h, config.layer_norm_epsilon, 'head_dim') if config.qk_norm else None)
+    self.k_norm = nnx.data(RMSNorm(h, config.layer_norm_epsilon, 'head_dim') if config.qk_norm else None)
 
   def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     return self.prefill(x_btd, segment_ids_bt, room=0)[0]
@@ -52,12 +56,19 @@ class Attention(nnx.Module):
     b, t, _ = x_btd.shape
     split = lambda y, heads: y.reshape(b, -1, heads, self.head_dim)
     q, k, v = split(self.q_proj(x_btd[:, queries]), self.heads), split(self.k_proj(x_btd), self.kv_heads), split(self.v_proj(x_btd), self.kv_heads)
+    place_bt = places(segment_ids_bt) if self.theta else None
+    q, k = self._placed(q, self.q_norm, place_bt, queries), self._placed(k, self.k_norm, place_bt)
     mask = self._visible(t)[queries] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
     grow = lambda y: jnp.pad(jnp.swapaxes(y, 1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
     # Whole arrays in and out, as around the scan of mamba2: XLA's CPU compiler would fuse neighbours in and compute them several times over.
     q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
     y = jax.lax.optimization_barrier(_attend(q, k, v, mask))
     return self.o_proj(y), KVCache(grow(k), grow(v))
+
+  def _placed(self, x_btnh: jax.Array, norm: RMSNorm | None, place_bt: jax.Array | None, selected: slice = slice(None)) -> jax.Array:
+    """Queries or keys [b, t, n, h] as scores see them: normed, and rotated to their place where there are places."""
+    x_btnh = x_btnh if norm is None else norm(x_btnh)
+    return x_btnh if place_bt is None else rotate(x_btnh, place_bt[:, selected], self.theta)
 
   def _visible(self, t: int) -> jax.Array:
     """[t, s] places that a place may look at: itself and those before it, within the window."""
@@ -67,9 +78,11 @@ class Attention(nnx.Module):
   def step(self, x_bd: jax.Array, cache: KVCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache]:
     """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new one included."""
     b, k, h = x_bd.shape[0], self.kv_heads, self.head_dim
-    q = self.q_proj(x_bd).reshape(b, k, self.heads // k, h) / math.sqrt(h)
+    place_b1 = jnp.sum(valid_bt, axis=1, keepdims=True) - 1 if self.theta else None
+    q = self._placed(self.q_proj(x_bd).reshape(b, k, self.heads // k, h), self.q_norm, place_b1) / math.sqrt(h)
+    keys = self._placed(self.k_proj(x_bd).reshape(b, k, 1, h), self.k_norm, place_b1)
     write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position, axis=2)
-    cache = KVCache(write(cache.keys, self.k_proj(x_bd)), write(cache.values, self.v_proj(x_bd)))
+    cache = KVCache(write(cache.keys, keys), write(cache.values, self.v_proj(x_bd)))
     if self.window:
       valid_bt = valid_bt & (jnp.arange(valid_bt.shape[1]) > position - self.window)
     scores = jnp.einsum('bkqh,bksh->bkqs', q, cache.keys).astype(jnp.float32)

@@ -1,45 +1,59 @@
-"""The model's shape, in the terms of Nemotron-H's config.json."""
+"""The model's shape, in the terms of Nemotron-H's config.json, and the family whose spelling its checkpoints have."""
 
 import dataclasses
 import math
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.models.families import registry
 
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
 MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot')
+ACTIVATIONS = ('relu2', 'swiglu')
+ROUTERS = ('sigmoid', 'softmax')
+_MAY_BE_0 = ('sliding_window', 'moe_latent_size', 'moe_shared_expert_intermediate_size')
 
 
 @configurable('model')
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A Nemotron-H decoder. Defaults are the micro model.
+  """A decoder. Defaults are the micro model, a Nemotron-H.
 
   Attributes:
-    pattern: one character per block: M mamba-2, * attention, - dense relu^2 MLP, E mixture of experts (Hugging Face's hybrid_override_pattern).
+    family: whose names and config.json its checkpoints have (`families`); what a family has no words for is refused.
+    pattern: one character per block: M mamba-2, * attention, - dense MLP, E mixture of experts (Nemotron-H's hybrid_override_pattern).
+    rope_theta: base of the rotary positions in attention; 0 is attention without positions.
+    qk_norm: every head's queries and keys pass an RMSNorm, before they are rotated.
     sliding_window: a token attends to so many tokens, itself included; 0 to all before it.
     attention_bias, mlp_bias, use_bias, use_conv_bias: biases of attention, of MLPs and experts' shared parts, of mamba's projections and convolution.
     time_step_low, time_step_high: mamba's dt is cut to this range (time_step_limit).
+    mlp_activation: of MLPs and experts: 'relu2', down(relu(up(x))^2), or 'swiglu', down(silu(gate(x)) * up(x)).
     chunk_size: length of the blocks of the chunked SSD scan; changes speed, not results.
     n_routed_experts, num_experts_per_tok: experts of an E block, and how many of them a token goes to.
-    moe_intermediate_size, moe_shared_expert_intermediate_size: widths of a routed and of the shared expert.
+    moe_intermediate_size, moe_shared_expert_intermediate_size: widths of a routed and of the shared expert; 0 is no shared expert.
+    router: how a token scores experts: 'sigmoid', each alone, with a bias for the choice, or 'softmax', all together.
     moe_latent_size: routed experts work in a projection of this width; 0 works in hidden_size.
     n_group, topk_group: experts are chosen from the topk_group best of n_group groups.
     moe_implementation: see `grouped_matmul`; changes speed, not results.
     norm_topk_prob, routed_scaling_factor: the chosen experts' weights sum to 1 before they are scaled by the factor.
+    tie_word_embeddings: the embedding is the output head too.
     compute_dtype: of activations and matrix products; parameters are float32.
   """
 
+  family: str = 'nemotron_h'
   vocab_size: int = 122
   hidden_size: int = 128
   pattern: str = 'M-*-M-*-'
   num_attention_heads: int = 4
   num_key_value_heads: int = 2
   head_dim: int = 32
+  rope_theta: float = 0.0
+  qk_norm: bool = False
   sliding_window: int = 0
   attention_bias: bool = False
   intermediate_size: int = 512
   mlp_bias: bool = False
+  mlp_activation: str = 'relu2'
   mamba_num_heads: int = 4
   mamba_head_dim: int = 32
   n_groups: int = 1
@@ -55,6 +69,7 @@ class ModelConfig:
   moe_intermediate_size: int = 128
   moe_shared_expert_intermediate_size: int = 128
   moe_latent_size: int = 0
+  router: str = 'sigmoid'
   n_group: int = 1
   topk_group: int = 1
   norm_topk_prob: bool = True
@@ -62,11 +77,12 @@ class ModelConfig:
   moe_implementation: str = 'tiled'
   layer_norm_epsilon: float = 1e-5
   max_position_embeddings: int = 2048
+  tie_word_embeddings: bool = False
   compute_dtype: str = 'float32'
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      least = 0 if field.name in ('sliding_window', 'moe_latent_size') else 1
+      least = 0 if field.name in _MAY_BE_0 else 1
       if field.type is int and getattr(self, field.name) < least:
         raise ValueError(f'model.{field.name} must be >= {least}, got {getattr(self, field.name)}')
     wrong = sorted(set(self.pattern) - set(BLOCKS))
@@ -84,10 +100,15 @@ class ModelConfig:
     eligible = self.n_routed_experts // self.n_group * self.topk_group
     if self.num_experts_per_tok > eligible:
       raise ValueError(f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the {eligible} experts of topk_group groups')
-    if self.moe_implementation not in MOE_IMPLEMENTATIONS:
-      raise ValueError(f'model.moe_implementation must be one of {MOE_IMPLEMENTATIONS}, got {self.moe_implementation!r}')
-    if self.compute_dtype not in DTYPES:
-      raise ValueError(f'model.compute_dtype must be one of {DTYPES}, got {self.compute_dtype!r}')
+    if self.rope_theta < 0 or (self.rope_theta and self.head_dim % 2):
+      raise ValueError(f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, got {self.rope_theta}')
+    for name, allowed in (('moe_implementation', MOE_IMPLEMENTATIONS), ('mlp_activation', ACTIVATIONS), ('router', ROUTERS), ('compute_dtype', DTYPES),
+                          ('family', tuple(registry.FAMILIES))):
+      if getattr(self, name) not in allowed:
+        raise ValueError(f'model.{name} must be one of {allowed}, got {getattr(self, name)!r}')
+    refused = registry.refusals(self)
+    if refused:
+      raise ValueError(f'model.family = {self.family!r} has no words for what the model is told to be: {", ".join(refused)}')
 
   @property
   def mamba_inner(self) -> int:

@@ -1,8 +1,9 @@
-"""The decoder: embedding, a residual stack of blocks by the pattern, final norm, untied output head.
+"""The decoder: embedding, a residual stack of blocks by the pattern, final norm, output head.
 
 Three entry points share the blocks: `__call__` on whole (packed) rows, `prefill` on left-padded prompts, `step` for one more token.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 
 from aevo_jax.models.attention import Attention, KVCache
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers import MLP, Linear, RMSNorm, param
+from aevo_jax.models.layers import MLP, Linear, RMSNorm, matmul, param
 from aevo_jax.models.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.moe import MoE
 
@@ -39,16 +40,19 @@ class Decoder(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
-    self.embedding = param(jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size), jnp.float32), 'vocab', 'embed')
+    tied = config.tie_word_embeddings
+    scale = 1 / math.sqrt(config.hidden_size) if tied else 1.0  # as a head's, so that first logits are of order 1
+    self.embedding = param(scale * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size), jnp.float32), 'vocab', 'embed')
     self.layers = nnx.List([Block(kind, config, rngs=rngs) for kind in config.pattern])
     self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
-    self.lm_head = Linear(config.hidden_size, config.vocab_size, ('embed', 'vocab'), rngs=rngs)
+    self.lm_head = nnx.data(None if tied else Linear(config.hidden_size, config.vocab_size, ('embed', 'vocab'), rngs=rngs))
 
   def _embed(self, tokens: jax.Array) -> jax.Array:
     return self.embedding[...][tokens].astype(self.config.compute_dtype)
 
   def _logits(self, x: jax.Array) -> jax.Array:
-    return self.lm_head(self.norm_f(x)).astype(jnp.float32)
+    x = self.norm_f(x)
+    return (matmul(x, self.embedding[...].T.astype(x.dtype)) if self.lm_head is None else self.lm_head(x)).astype(jnp.float32)
 
   def __call__(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
     """Next-token logits [b, t, v] float32 of packed rows; segment id 0 is padding, whose logits mean nothing."""

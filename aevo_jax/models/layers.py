@@ -1,4 +1,4 @@
-"""The small parts every block is made of: a linear map (with room for a LoRA adapter), RMSNorm and the relu^2 MLP.
+"""The small parts every block is made of: a linear map (with room for a LoRA adapter), RMSNorm and the MLP, with squared ReLU or gated.
 
 Every parameter carries `logical_axes`, the names that sharding rules map to mesh axes.
 """
@@ -77,13 +77,20 @@ class RMSNorm(nnx.Module):
     return (normed.reshape(x.shape) * self.scale[...]).astype(x.dtype)
 
 
+def activate(up: jax.Array, gate: jax.Array | None) -> jax.Array:
+  """Squared ReLU (Primer, 2109.08668) without a gate, SwiGLU (2002.05202) with one."""
+  return jnp.square(jax.nn.relu(up)) if gate is None else jax.nn.silu(gate) * up
+
+
 class MLP(nnx.Module):
-  """Ungated MLP with squared ReLU: down(relu(up(x))^2); of `width`, or the config's intermediate_size."""
+  """down(relu(up(x))^2) or, gated, down(silu(gate(x)) * up(x)); of `width`, or the config's intermediate_size."""
 
   def __init__(self, config: ModelConfig, width: int = 0, *, rngs: nnx.Rngs):
     width = width or config.intermediate_size
     self.up_proj = Linear(config.hidden_size, width, ('embed', 'mlp'), rngs=rngs, bias=config.mlp_bias)
     self.down_proj = Linear(width, config.hidden_size, ('mlp', 'embed'), rngs=rngs, scale=1 / math.sqrt(len(config.pattern)), bias=config.mlp_bias)
+    gated = config.mlp_activation == 'swiglu'
+    self.gate_proj = nnx.data(Linear(config.hidden_size, width, ('embed', 'mlp'), rngs=rngs, bias=config.mlp_bias) if gated else None)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.down_proj(jnp.square(jax.nn.relu(self.up_proj(x))))
+    return self.down_proj(activate(self.up_proj(x), None if self.gate_proj is None else self.gate_proj(x)))

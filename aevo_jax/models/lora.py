@@ -22,8 +22,8 @@ from aevo_jax.models.params import Params
 TARGETS = {
     'attention': r'\.(q|k|v|o)_proj$',
     'mamba': r'\.(in|out)_proj$',
-    'mlp': r'(?<!\.experts)\.(up|down)_proj$',
-    'attention_mlp': r'(?<!\.experts)\.(q|k|v|o|up|down)_proj$',
+    'mlp': r'(?<!\.experts)\.(gate|up|down)_proj$',
+    'attention_mlp': r'(?<!\.experts)\.(q|k|v|o|gate|up|down)_proj$',
     'all': r'(?<!\.experts)\.\w*_proj$',
     'experts': r'\.experts\.\w*_proj$',
     'all_and_experts': r'_proj$',

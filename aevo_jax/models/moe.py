@@ -1,7 +1,7 @@
-"""Mixture of experts as Nemotron-H uses it: a sigmoid router, ungated relu^2 experts, optionally in a latent space, and one shared expert.
+"""Mixture of experts as Nemotron-H uses it (sigmoid router, ungated experts, optionally in a latent space, one shared expert) or Qwen3 (softmax router, gated).
 
-Routing is DeepSeek-V3's (2412.19437, section 2.1.2): a bias, which no gradient moves, decides with the score which experts are chosen; the weights come from
-the scores alone. Every token reaches all of its experts (nothing is dropped): tokens are sorted by expert and multiplied group by group.
+Nemotron-H's routing is DeepSeek-V3's (2412.19437, section 2.1.2): a bias, which no gradient moves, decides with the score which experts are chosen; the weights
+come from the scores alone. Qwen3's scores are a softmax over all experts, without a bias. Every token reaches all of its experts (nothing is dropped): tokens are sorted by expert and multiplied group by group.
 """
 
 import math
@@ -13,7 +13,7 @@ from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.grouped_matmul import grouped_matmul
-from aevo_jax.models.layers import MLP, Linear, param
+from aevo_jax.models.layers import MLP, Linear, activate, param
 
 
 class Routing(NamedTuple):
@@ -30,12 +30,14 @@ class Router(nnx.Module):
     self.config = config
     self.kernel = param(jax.random.normal(rngs.params(), (config.hidden_size, config.n_routed_experts), jnp.float32) / math.sqrt(config.hidden_size),
                         'embed', 'experts')
-    self.e_score_correction_bias = param(jnp.zeros(config.n_routed_experts, jnp.float32), 'experts')
+    biased = config.router == 'sigmoid'
+    self.e_score_correction_bias = nnx.data(param(jnp.zeros(config.n_routed_experts, jnp.float32), 'experts') if biased else None)
 
   def __call__(self, x_sd: jax.Array) -> Routing:
     c = self.config
-    scores = jax.nn.sigmoid(x_sd.astype(jnp.float32) @ self.kernel[...].astype(jnp.float32))
-    choice = scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])
+    logits = x_sd.astype(jnp.float32) @ self.kernel[...].astype(jnp.float32)
+    scores = jax.nn.sigmoid(logits) if c.router == 'sigmoid' else jax.nn.softmax(logits)
+    choice = scores if self.e_score_correction_bias is None else scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])
     if c.topk_group < c.n_group:
       grouped = choice.reshape(-1, c.n_group, c.n_routed_experts // c.n_group)
       best = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(axis=-1)
@@ -59,7 +61,7 @@ class ExpertAdapter(nnx.Module):
 
 
 class Experts(nnx.Module):
-  """The routed experts' weights: up_proj [e, d, f], down_proj [e, f, d]."""
+  """The routed experts' weights: up_proj (and gate_proj) [e, d, f], down_proj [e, f, d]."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     e, d, f = config.n_routed_experts, config.moe_latent_size or config.hidden_size, config.moe_intermediate_size
@@ -67,6 +69,8 @@ class Experts(nnx.Module):
     self.up_proj = param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', 'embed', 'mlp')
     self.down_proj = param(jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)), 'experts', 'mlp', 'embed')
     self.adapters = nnx.data({})  # {'up_proj': ExpertAdapter} once one is attached
+    gated = config.mlp_activation == 'swiglu'
+    self.gate_proj = nnx.data(param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', 'embed', 'mlp') if gated else None)
 
   def __call__(self, x_sd: jax.Array, routing: Routing) -> jax.Array:
     """The weighted sum of each token's experts, [s, d]."""
@@ -80,7 +84,8 @@ class Experts(nnx.Module):
       y, adapter = product(rows, getattr(self, name)), self.adapters.get(name)
       return y if adapter is None else y + adapter.lora_scale * product(product(rows, adapter.lora_a), adapter.lora_b)
 
-    hidden = jnp.square(jax.nn.relu(project(x_sd[order // k], 'up_proj')))
+    rows = x_sd[order // k]
+    hidden = activate(project(rows, 'up_proj'), None if self.gate_proj is None else project(rows, 'gate_proj'))
     weighted = project(hidden, 'down_proj') * routing.weights.reshape(-1)[order, None].astype(x_sd.dtype)
     return jnp.zeros((tokens, weighted.shape[1]), weighted.dtype).at[order // k].add(weighted)
 
@@ -91,7 +96,8 @@ class MoE(nnx.Module):
     d, latent = config.hidden_size, config.moe_latent_size
     self.gate = Router(config, rngs=rngs)
     self.experts = Experts(config, rngs=rngs)
-    self.shared_experts = MLP(config, config.moe_shared_expert_intermediate_size, rngs=rngs)
+    shared = config.moe_shared_expert_intermediate_size
+    self.shared_experts = nnx.data(MLP(config, shared, rngs=rngs) if shared else None)
     self.fc1_latent_proj = nnx.data(Linear(d, latent, ('embed', 'moe_latent'), bias=config.mlp_bias, rngs=rngs) if latent else None)
     self.fc2_latent_proj = nnx.data(Linear(latent, d, ('moe_latent', 'embed'), bias=config.mlp_bias, rngs=rngs) if latent else None)
 
@@ -101,4 +107,4 @@ class MoE(nnx.Module):
     inner = flat if self.fc1_latent_proj is None else self.fc1_latent_proj(flat)
     y = self.experts(inner, routing)
     y = y if self.fc2_latent_proj is None else self.fc2_latent_proj(y)
-    return y.reshape(x.shape) + self.shared_experts(x)
+    return y.reshape(x.shape) if self.shared_experts is None else y.reshape(x.shape) + self.shared_experts(x)

@@ -77,6 +77,7 @@ def deferred(shape, dtype, reader, name: str) -> orbax_io.Deferred:
 def _source(reader: hf_stream.Reader) -> dict:
   """{'shards': {file: its header's metadata}, 'tensors': [[stored name, file, dtype, shape, our name or null, expert or null]]}, in the files' order."""
   owner = {part: [name, number if reader.is_stacked(name) else None] for name, parts in reader.parts.items() for number, part in enumerate(parts)}
+  owner |= {copy: [name, None] for copy, name in reader.copies.items()}
   rows = [[name, t.file, t.dtype, list(t.shape), *owner.get(name, (None, None))] for name, t in reader.stored.tensors.items()]
   return {'shards': reader.stored.metadata, 'tensors': rows}
 

@@ -14,6 +14,7 @@ from aevo_jax.models.params import logical_axes, unbind
 from aevo_jax.training.losses.sft import sft_loss
 
 LENGTH, NEW, ROOM = 11, 8, 10
+QWEN3 = {'family': 'qwen3', 'rope_theta': 100.0, 'qk_norm': True, 'mlp_activation': 'swiglu', 'router': 'softmax', 'moe_shared_expert_intermediate_size': 0}
 PROMPTS = (1, 2, 7, 11)  # real tokens of each left-padded row; chunks are 4 long, so prompts and decoding end inside and across chunks
 
 
@@ -53,6 +54,7 @@ def full_forward(pattern, tokens, **fields):
 @pytest.mark.parametrize(('pattern', 'fields'), [
     ('M', {}), ('*', {}), ('-', {}), ('E', {}), ('*-M-', {}), ('M-*-M-*-', {}), ('ME*E', {'moe_latent_size': 6, 'n_group': 4, 'topk_group': 2}),
     ('M*', {'sliding_window': 3, 'time_step_low': 0.05, 'time_step_high': 0.06}), ('M*-E', {'attention_bias': True, 'mlp_bias': True, 'use_bias': True, 'use_conv_bias': False}),
+    ('*-*E', QWEN3), ('*-*-', QWEN3 | {'sliding_window': 3, 'attention_bias': True, 'tie_word_embeddings': True}),
 ])
 def test_decode_is_the_full_forward(pattern, fields):
   tokens = np.random.default_rng(0).integers(0, 13, (len(PROMPTS), LENGTH + NEW)).astype(np.int32)
@@ -99,8 +101,9 @@ def test_logits_depend_on_the_past_only():
   assert (np.abs(before[:, 7:] - after[:, 7:]).max(axis=-1) > 1e-4).all()
 
 
-def test_packed_rows_are_separate_sequences():
-  _, params, forward = model('M-*-')
+@pytest.mark.parametrize(('pattern', 'fields'), [('M-*-', {}), ('*-*E', QWEN3)])
+def test_packed_rows_are_separate_sequences(pattern, fields):
+  _, params, forward = model(pattern, **fields)
   rng, lengths = np.random.default_rng(2), (5, 9, 5, 5)  # only the first begins where a chunk does
   sequences = [rng.integers(0, 13, n).astype(np.int32) for n in lengths]
   weights = [rng.uniform(0.1, 2, n).astype(np.float32) for n in lengths]

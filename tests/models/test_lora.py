@@ -109,6 +109,14 @@ def test_targets(targets, expected):
   assert {name.rpartition('.')[0] for name in params if is_adapter(name)} == set(expected)
 
 
+def test_targets_of_a_gated_mlp():
+  config = ModelConfig(family='qwen3', vocab_size=13, hidden_size=16, pattern='*-', num_attention_heads=2, num_key_value_heads=1, head_dim=8, rope_theta=1e4, qk_norm=True,
+                       intermediate_size=24, mlp_activation='swiglu')
+  mlp = [f'layers.1.mixer.{name}_proj' for name in ('down', 'gate', 'up')]
+  assert lora.attach(create(config, seed=0), rank=2, alpha=1.0, targets='mlp', seed=0) == mlp
+  assert lora.attach(create(config, seed=0), rank=2, alpha=1.0, targets='attention_mlp', seed=0) == [f'layers.0.mixer.{name}_proj' for name in 'koqv'] + mlp
+
+
 def test_what_cannot_be_adapted_is_an_error_that_names_it():
   decoder = create(CONFIG, seed=0)
   with pytest.raises(ValueError, match=r"lora\.targets = 'gate_proj' matches none of .*layers\.0\.mixer\.in_proj.*attention"):

@@ -13,6 +13,10 @@ from aevo_jax.training.fingerprint import adapted
 from aevo_jax.training.recipe import Adaptation, Lora
 
 
+QWEN3 = {'family': 'qwen3', 'pattern': '*E', 'rope_theta': 1e4, 'qk_norm': True, 'mlp_activation': 'swiglu', 'router': 'softmax',
+         'moe_shared_expert_intermediate_size': 0}
+
+
 def config(**fields):
   return ModelConfig(**{'hidden_size': 12, 'pattern': 'E', 'n_routed_experts': 8, 'num_experts_per_tok': 3, 'moe_intermediate_size': 10,
                         'moe_shared_expert_intermediate_size': 14} | fields)
@@ -26,27 +30,32 @@ def block(c, seed=0):
 
 
 def by_the_paper(moe, c, x):
-  """Token by token, expert by expert (2412.19437, eq. 12-16), in float64."""
+  """Token by token, expert by expert (2412.19437, eq. 12-16; 2505.09388 for softmax and gates), in float64."""
   get = lambda value: np.asarray(value[...], np.float64)
   relu2 = lambda v: np.maximum(v, 0) ** 2
+  silu = lambda v: v / (1 + np.exp(-v))
+  hidden = lambda v, e: relu2(v @ get(moe.experts.up_proj)[e]) if c.mlp_activation == 'relu2' else (
+      silu(v @ get(moe.experts.gate_proj)[e]) * (v @ get(moe.experts.up_proj)[e]))
   out = []
   for token in np.asarray(x, np.float64):
-    scores = 1 / (1 + np.exp(-token @ get(moe.gate.kernel)))
-    choice = scores + get(moe.gate.e_score_correction_bias)
+    logits = token @ get(moe.gate.kernel)
+    scores = 1 / (1 + np.exp(-logits)) if c.router == 'sigmoid' else np.exp(logits) / np.exp(logits).sum()
+    choice = scores + (get(moe.gate.e_score_correction_bias) if c.router == 'sigmoid' else 0)
     groups = choice.reshape(c.n_group, -1)
     best = np.argsort(-np.sort(groups, axis=1)[:, -2:].sum(axis=1))[:c.topk_group]
     eligible = [e for e in range(c.n_routed_experts) if e // groups.shape[1] in best]
     chosen = sorted(eligible, key=lambda e: -choice[e])[:c.num_experts_per_tok]
     total = sum(scores[e] for e in chosen) if c.norm_topk_prob else 1.0
     inner = token if not c.moe_latent_size else token @ get(moe.fc1_latent_proj.kernel)
-    y = sum(scores[e] / total * c.routed_scaling_factor * (relu2(inner @ get(moe.experts.up_proj)[e]) @ get(moe.experts.down_proj)[e]) for e in chosen)
+    y = sum(scores[e] / total * c.routed_scaling_factor * (hidden(inner, e) @ get(moe.experts.down_proj)[e]) for e in chosen)
     y = y if not c.moe_latent_size else y @ get(moe.fc2_latent_proj.kernel)
-    out.append(y + relu2(token @ get(moe.shared_experts.up_proj.kernel)) @ get(moe.shared_experts.down_proj.kernel))
+    out.append(y if moe.shared_experts is None else y + relu2(token @ get(moe.shared_experts.up_proj.kernel)) @ get(moe.shared_experts.down_proj.kernel))
   return np.stack(out)
 
 
 @pytest.mark.parametrize('implementation', MOE_IMPLEMENTATIONS)
-@pytest.mark.parametrize('fields', [{}, {'n_group': 4, 'topk_group': 2}, {'moe_latent_size': 5, 'norm_topk_prob': False, 'routed_scaling_factor': 2.5}])
+@pytest.mark.parametrize('fields', [{}, {'n_group': 4, 'topk_group': 2}, {'moe_latent_size': 5, 'norm_topk_prob': False, 'routed_scaling_factor': 2.5},
+                                    QWEN3, QWEN3 | {'norm_topk_prob': False}])
 def test_a_block_is_the_papers(fields, implementation):
   c = config(moe_implementation=implementation, **fields)
   moe, x = block(c), np.random.default_rng(1).standard_normal((2, 90, 12)).astype(np.float32)
@@ -96,6 +105,10 @@ def test_the_routers_bias_chooses_and_gets_no_gradient():
   after = moe.gate(x)
   assert (np.asarray(after.experts) == 5).any(axis=1).all() and not (np.asarray(before.experts) == 5).any(axis=1).all()
   np.testing.assert_allclose(after.weights.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_a_softmax_router_has_no_bias():
+  assert 'gate.e_score_correction_bias' not in {'.'.join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(block(config(**QWEN3))))}
 
 
 def test_no_way_of_training_trains_the_routers_bias():
