@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -110,6 +111,15 @@ def making(out: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
     durable.fsync_tree(temporary)
     os.rename(temporary, out)
   except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
     raise
   durable.fsync(out.parent)
+
+
+def _remove(directory: pathlib.Path) -> None:
+  """Removes a directory that threads of an interrupted save may still be writing to; what five seconds do not remove, the next run will."""
+  deadline = time.monotonic() + 5
+  shutil.rmtree(directory, ignore_errors=True)
+  while directory.exists() and time.monotonic() < deadline:
+    time.sleep(0.1)
+    shutil.rmtree(directory, ignore_errors=True)
