@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
   except OSError as error:
     sys.exit(f'export_hf: {faults.explain(error)}')
   except KeyboardInterrupt:
-    sys.exit(f'\nexport_hf: interrupted; nothing was left in {out}')
+    sys.exit(f'\nexport_hf: interrupted; there is no {out}')
   print(f'{out}: {len(list(out.glob("*.safetensors")))} safetensors files, {size / 1e6:,.1f} MB')
 
 

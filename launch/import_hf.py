@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
   except OSError as error:
     sys.exit(f'import_hf: {faults.explain(error)}')
   except KeyboardInterrupt:
-    sys.exit(f'\nimport_hf: interrupted; nothing was left in {out}')
+    sys.exit(f'\nimport_hf: interrupted; there is no {out}')
   extra = f' and {done.extra} tensors that the forward does not use' if done.extra else ''
   print(f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with {", ".join(done.carried)}')
   if done.left:

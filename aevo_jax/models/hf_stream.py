@@ -116,6 +116,7 @@ class Reader:
     shapes: {our name: shape and dtype}.
     parts: {our name: names of the stored tensors that make it up}: one, or one for each expert.
     unused: names of the stored tensors that the forward does not use.
+    copies: {stored name: our name} of tensors that a checkpoint holds once more: the head of a model that uses its embedding as head.
 
   Raises:
     CheckpointError: see Stored; or missing, unexpected, wrongly shaped or typed tensors, by name.
@@ -132,21 +133,25 @@ class Reader:
     self.config = config or hf_checkpoint.config_from_hf(fields)
     self.stored = Stored(directory)
     carried = UNUSED.get(fields.get('model_type'))
-    # A tied model's head is its embedding, whether a checkpoint holds it or not.
-    self.unused = tuple(name for name in self.stored.tensors
-                        if carried and carried.fullmatch(name) or self.config.tie_word_embeddings and name == hf_checkpoint.HEAD)
+    self.unused = tuple(name for name in self.stored.tensors if carried and carried.fullmatch(name))
+    self.copies = {hf_checkpoint.HEAD: 'embedding'} if self.config.tie_word_embeddings and hf_checkpoint.HEAD in self.stored.tensors else {}
     self.parts: dict[str, tuple[str, ...]] = {}
     self._stacked: set[str] = set()  # of our names, those whose parts are the slices of their first dimension
     self.shapes: dict[str, jax.ShapeDtypeStruct] = {}
     problems = self._match()
     if problems:
       raise CheckpointError(f'{directory} does not fit the model of its {hf_checkpoint.CONFIG}: {_several(problems)}')
+    for copy, name in self.copies.items():
+      if not np.array_equal(self.stored.read(copy), self.stored.read(self.parts[name][0])):
+        raise CheckpointError(f'{directory}: {copy} is not the {name} that {hf_checkpoint.CONFIG} says it is (tie_word_embeddings)')
 
   def _match(self) -> list[str]:
-    unused = set(self.unused)
-    used = [name for name in self.stored.tensors if name not in unused]
-    if together := [name for name in used if name.endswith(hf_checkpoint.GATE_UP)]:
-      return [f'{name} holds gate and up in one tensor; have transformers save the checkpoint, which takes them apart' for name in together]
+    apart = {*self.unused, *self.copies}
+    used = [name for name in self.stored.tensors if name not in apart]
+    fused = [name for name in used if name.endswith(hf_checkpoint.GATE_UP)]
+    if fused:
+      raise CheckpointError(f'{self.stored.directory} holds experts\' gate and up projections as one ({fused[0]}), which is not read tensor by tensor; '
+                            'save it with experts one by one, as it was published: save_pretrained(..., save_original_format=True)')
     # What makes up what is `canonical`'s business, so it is asked with each tensor's place in `used` instead of the tensor.
     places = hf_checkpoint.canonical({name: np.array([i]) for i, name in enumerate(used)})
     _, wanted = outline(self.config)

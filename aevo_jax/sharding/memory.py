@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import Literal
 from jax.sharding import PartitionSpec
 
+
 def device_bytes(shapes: Any, specs: Any, sizes: Mapping[str, int]) -> int:
   """Bytes of a tree of arrays or shapes on one device; `specs` is the tree of their partitions."""
   leaves = jax.tree.leaves(shapes)

@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -77,6 +78,7 @@ def deferred(shape, dtype, reader, name: str) -> orbax_io.Deferred:
 def _source(reader: hf_stream.Reader) -> dict:
   """{'shards': {file: its header's metadata}, 'tensors': [[stored name, file, dtype, shape, our name or null, expert or null]]}, in the files' order."""
   owner = {part: [name, number if reader.is_stacked(name) else None] for name, parts in reader.parts.items() for number, part in enumerate(parts)}
+  owner |= {copy: [name, None] for copy, name in reader.copies.items()}
   rows = [[name, t.file, t.dtype, list(t.shape), *owner.get(name, (None, None))] for name, t in reader.stored.tensors.items()]
   return {'shards': reader.stored.metadata, 'tensors': rows}
 
@@ -109,6 +111,15 @@ def making(out: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
     durable.fsync_tree(temporary)
     os.rename(temporary, out)
   except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
     raise
   durable.fsync(out.parent)
+
+
+def _remove(directory: pathlib.Path) -> None:
+  """Removes a directory that threads of an interrupted save may still be writing to; what five seconds do not remove, the next run will."""
+  deadline = time.monotonic() + 5
+  shutil.rmtree(directory, ignore_errors=True)
+  while directory.exists() and time.monotonic() < deadline:
+    time.sleep(0.1)
+    shutil.rmtree(directory, ignore_errors=True)

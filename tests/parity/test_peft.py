@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 from types import SimpleNamespace
 
 import jax
@@ -76,3 +77,20 @@ def test_peft_does_not_load_adapters_of_mambas_out_proj(base, interop, tmp_path)
   assert not reply['ok'] and "Module 'out_proj' is incompatible with Mamba-based models" in reply['error']
   loaded = peft_adapter.load(tmp_path / 'adapter', CONFIG)
   assert loaded.params.keys() == {name for name in params if is_adapter(name)}
+
+
+def test_peft_computes_our_adapted_qwen3(theirs, tmp_path):
+  golden = pathlib.Path(__file__).parents[1] / 'models' / 'goldens' / 'qwen3'
+  config = hf_checkpoint.read_config(golden)
+  model = create(config, 0)
+  lora.attach(model, rank=LORA.rank, alpha=LORA.alpha, targets='all', seed=0)
+  structure, params = unbind(model)
+  rng = np.random.default_rng(1)
+  params = {name: 0.3 * rng.standard_normal(value.shape).astype(np.float32) if is_adapter(name) else np.asarray(value) for name, value in params.items()}
+  hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, {name: value for name, value in params.items() if not is_adapter(name)}, config)
+  (tmp_path / hf_checkpoint.CONFIG).write_bytes((golden / hf_checkpoint.CONFIG).read_bytes())
+  peft_adapter.save(tmp_path / 'adapter', params, config, LORA, str(tmp_path))
+  expected = theirs(tmp_path, TOKENS, MASK, tmp_path / 'adapter')
+  scale = np.abs(expected).max()
+  assert np.abs(np.asarray(forward(structure, params)) - expected).max() <= 2e-4 * scale
+  assert np.abs(expected - theirs(tmp_path, TOKENS, MASK)).max() > 0.02 * scale, 'the adapter did nothing, so this compared nothing'

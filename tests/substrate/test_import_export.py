@@ -148,6 +148,30 @@ def test_other_weights_are_written_in_the_bases_names_and_dtypes(checkpoint, tmp
   assert not (tmp_path / 'again').exists()
 
 
+@pytest.mark.parametrize('tied', [False, True])
+def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied):
+  """Published checkpoints of tied models may hold the head all the same; it follows the embedding."""
+  golden = pathlib.Path(__file__).parents[1] / 'models' / 'goldens' / ('qwen3' if tied else 'qwen3_experts')
+  (tmp_path / 'in').mkdir()
+  fields = json.loads((golden / 'config.json').read_text()) | {'tie_word_embeddings': tied}
+  (tmp_path / 'in' / 'config.json').write_text(json.dumps(fields))
+  tensors = load_file(golden / 'model.safetensors')
+  if tied:
+    tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
+  save_file(tensors, tmp_path / 'in' / 'model.safetensors')
+  hf_import.import_hf(tmp_path / 'in', tmp_path / 'base')
+  hf_export.export_hf(tmp_path / 'base', tmp_path / 'out', max_shard_size=3000)
+  assert read(tmp_path / 'out') == {name: (value.dtype, value.shape, value.tobytes()) for name, value in tensors.items()}
+  if tied:
+    params = {name: value + 1 for name, value in orbax_io.restore(tmp_path / 'base' / 'checkpoint').items()}
+    hf_export.export_hf(tmp_path / 'base', tmp_path / 'changed', params=params)
+    changed = load_file(tmp_path / 'changed' / 'model.safetensors')
+    np.testing.assert_array_equal(changed['lm_head.weight'], tensors['model.embed_tokens.weight'] + 1)
+    save_file(tensors | {'lm_head.weight': tensors['lm_head.weight'] + 1}, tmp_path / 'in' / 'model.safetensors')
+    with pytest.raises(hf_stream.CheckpointError, match='lm_head.weight is not the embedding'):
+      hf_import.import_hf(tmp_path / 'in', tmp_path / 'again')
+
+
 def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
   reader = hf_stream.Reader(checkpoint.path)
   numbers, pieces = [], {'layers.1.mixer.experts.up_proj': (slice(1, 3), slice(0, 4), slice(2, 5)), 'layers.0.mixer.conv_kernel': (slice(1, 2), slice(3, 9)),
