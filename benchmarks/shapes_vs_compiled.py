@@ -81,6 +81,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
   gin_flags.define()
-  from aevo_jax.sharding import mesh as _, rules as _  # noqa: E402,F401,F811  registers what gin may bind
-  from aevo_jax.training import recipe as _  # noqa: E402,F401,F811
   app.run(main, flags_parser=gin_flags.parse)
