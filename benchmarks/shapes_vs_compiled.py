@@ -2,7 +2,8 @@
 
   .venv/bin/python benchmarks/shapes_vs_compiled.py --gin_file=configs/models/nemotron3_nano_30b_a3b.gin --gin_file=configs/meshes/fsdp.gin
 
-The step is the real one, on abstract arrays with the rules' shardings. --blocks takes the first so many of the pattern: unrolled, every block is compiled anew.
+The step is the real one, on abstract arrays with the rules' shardings, under model.remat_policy, scanned if model.scan says so. --blocks takes the first so many of
+the pattern: without a scan every block is compiled anew.
 XLA's CPU compiler turns bfloat16 products into float32 ones, so --gin.model.compute_dtype='"float32"' compares like with like.
 """
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
   import jax.numpy as jnp
 
   from aevo_jax.config.configurables import resolve
-  from aevo_jax.models import lora
+  from aevo_jax.models import lora, scan_layers
   from aevo_jax.models.params import abstract, unbind
   from aevo_jax.training import placement as placement_lib
   from aevo_jax.training import recipe as recipe_lib
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
   model = abstract(config)
   if recipe.adaptation.method == 'lora':
     lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0)
+  structure = unbind(scan_layers.Scanned(model) if config.scan else model)[0]
   optimizer = transformation(recipe.optimizer)
   state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), trained)
   place = lambda tree, shardings: jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings)
@@ -61,26 +63,25 @@ def main(argv: list[str]) -> None:
   shape = (_ROWS.value, _ROW_LENGTH.value)
   batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch())
            for name, dtype in (('tokens', jnp.int32), ('segment_ids', jnp.int32), ('weights', jnp.float32))}
-  step = make_train_step(unbind(model)[0], optimizer, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
+  step = make_train_step(structure, optimizer, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
   started = time.perf_counter()
   with placement.use():
     compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(
         place(state, shardings), place(frozen, placement.params(frozen)), batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
   analysis = compiled.memory_analysis()
   held = estimate.parameters + estimate.frozen + estimate.optimizer + estimate.moving_average
+  activations = estimate.activations[config.remat_policy]
   # Gradients are made and used within the step, so XLA counts them with the activations.
-  temporary = estimate.gradients + sum(estimate.activations['none'].values())
+  temporary = estimate.gradients + sum(activations.values())
   gib = lambda size: round(size / 2**30, 3)
   print(json.dumps({
-      'pattern': config.pattern, 'mesh': dict(placement.mesh.shape), 'rows': shape, 'adaptation': recipe.adaptation.method, 'compute_dtype': config.compute_dtype,
+      'pattern': config.pattern, 'mesh': dict(placement.mesh.shape), 'rows': shape, 'adaptation': recipe.adaptation.method, 'remat_policy': config.remat_policy, 'scan': config.scan, 'compute_dtype': config.compute_dtype,
       'compile_s': round(time.perf_counter() - started, 1),
       'held_gib': {'estimate': gib(held), 'compiled': gib(analysis.argument_size_in_bytes), 'ratio': round(held / analysis.argument_size_in_bytes, 3)},
       'temporary_gib': {'estimate': gib(temporary), 'compiled': gib(analysis.temp_size_in_bytes), 'ratio': round(temporary / analysis.temp_size_in_bytes, 3)},
-      'parts_gib': {'gradients': gib(estimate.gradients)} | {part: gib(size) for part, size in estimate.activations['none'].items()}}))
+      'parts_gib': {'gradients': gib(estimate.gradients)} | {part: gib(size) for part, size in activations.items()}}))
 
 
 if __name__ == '__main__':
   gin_flags.define()
-  from aevo_jax.sharding import mesh as _, rules as _  # noqa: E402,F401,F811  registers what gin may bind
-  from aevo_jax.training import recipe as _  # noqa: E402,F401,F811
   app.run(main, flags_parser=gin_flags.parse)

@@ -26,16 +26,17 @@ def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   from aevo_jax.config.loading import LoadError, resolve
-  from aevo_jax.sharding import mesh as _, rules as _  # noqa: F811  registers what gin may bind
   from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.models import config as _  # noqa: F811
+  from aevo_jax.training.footprint import footprint  # with what it imports, registers all that gin may bind
   gin_flags.load_from_flags(layout.search_paths())
-  from aevo_jax.training.footprint import footprint
   try:
     config, recipe = resolve('model'), recipe_lib.from_gin()
     if _ADAPTATION.value:
       recipe = dataclasses.replace(recipe, adaptation=recipe_lib.Adaptation(_ADAPTATION.value))
-    sizes = resolve('mesh').sizes(_DEVICES.value)
+    mesh = resolve('mesh')
+    if not mesh.axes:
+      raise ValueError('no mesh: name a mesh file, e.g. --gin_file=configs/meshes/fsdp.gin')
+    sizes = mesh.sizes(_DEVICES.value)
     bound = resolve('sharding').bind(sizes)
     rows = _ROWS.value or bound.shards('batch')
     found = footprint(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)

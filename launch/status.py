@@ -24,6 +24,7 @@ CHOICES = {
     'campaign configs': ('configs/campaigns', 'campaign'),
     'model presets': ('configs/models', 'model'),
     'recipes': ('configs/recipes', 'recipe'),
+    'meshes': ('configs/meshes', 'mesh'),
 }
 NAMED = {
     'executors': ('local processes',),
