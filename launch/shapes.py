@@ -9,6 +9,7 @@ Prints bytes per device of parameters, gradients, optimizer state (exact) and ac
 import dataclasses
 import json
 import sys
+import time
 
 from absl import app, flags
 
@@ -25,6 +26,7 @@ _JSON = flags.DEFINE_boolean('json', False, 'Print one JSON object of bytes inst
 def main(argv: list[str]) -> None:
   if argv[1:]:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  started = time.perf_counter()
   from aevo_jax.config.loading import LoadError, resolve
   from aevo_jax.training import recipe as recipe_lib
   from aevo_jax.training.footprint import footprint  # with what it imports, registers all that gin may bind
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> None:
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
   facts = {'devices': _DEVICES.value, 'mesh': sizes, 'rows': rows, 'row_length': _ROW_LENGTH.value, 'adaptation': recipe.adaptation.method,
-           'optimizer': recipe.optimizer.name}
+           'optimizer': recipe.optimizer.name, 'seconds': round(time.perf_counter() - started, 1)}
   if _JSON.value:
     print(json.dumps(facts | dataclasses.asdict(found) | {'total': {policy: found.total(policy) for policy in found.activations}}, indent=1))
     return

@@ -1,6 +1,6 @@
 """One optimizer step of tiny models, on 8 simulated devices, under meshes and without one. Run by test_equality.py, in a process of its own.
 
-  on_eight_devices.py M-*-,ME*E fsdp,expert      patterns, mesh files
+  on_eight_devices.py M-*-,ME*E,*E*E+scan+qwen3 fsdp,expert      patterns (scanned with remat, of another family), mesh files
   on_eight_devices.py continued DIRECTORY        a training run that continues on another mesh
 
 Prints one JSON line a case: losses, the largest differences, and the shapes that single devices hold.
@@ -18,7 +18,8 @@ from aevo_jax.config import loading
 from aevo_jax.config.configurables import resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
-from aevo_jax.models.params import unbind
+from aevo_jax.models.params import abstract, unbind
+from aevo_jax.models.scan_layers import Scanned, stack
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.training import train_loop
 from aevo_jax.training.optimizer import transformation
@@ -30,6 +31,7 @@ from aevo_jax.training.train_step import make_train_step
 FIELDS = {'vocab_size': 32, 'hidden_size': 32, 'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 8, 'intermediate_size': 32, 'mamba_num_heads': 4,
           'mamba_head_dim': 8, 'n_groups': 2, 'ssm_state_size': 8, 'chunk_size': 8, 'n_routed_experts': 8, 'num_experts_per_tok': 3, 'moe_intermediate_size': 16,
           'moe_shared_expert_intermediate_size': 16}
+QWEN3 = {'family': 'qwen3', 'rope_theta': 1e4, 'qk_norm': True, 'mlp_activation': 'swiglu', 'router': 'softmax', 'moe_shared_expert_intermediate_size': 0}
 ROWS, LENGTH = 8, 32
 
 
@@ -46,8 +48,12 @@ def difference(a, b) -> float:
 def main(patterns: list[str], meshes: list[str]) -> None:
   batch = make_batch(0)
   for pattern in patterns:
-    config = ModelConfig(**FIELDS, pattern=pattern)
+    kinds, *options = pattern.split('+')
+    fields = FIELDS | (QWEN3 if 'qwen3' in options else {}) | ({'scan': True, 'remat_policy': 'block'} if 'scan' in options else {})
+    config = ModelConfig(**fields, pattern=kinds)
     structure, params = unbind(create(config, seed=0))
+    if config.scan:
+      structure, params = unbind(Scanned(abstract(config)))[0], stack(params, kinds)
     optimizer = transformation(Optimizer())
     step = make_train_step(structure, optimizer, label_smoothing=0.0, ema_decay=0.0)
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))

@@ -50,8 +50,9 @@ def check(patterns, meshes):
 
 
 def test_a_step_is_the_single_devices():
-  """Experts and attention, under the three meshes that cut most: experts, widths, rows. The slow test below has all."""
-  check(['E*'], ['expert', 'fsdp_tensor', 'context'])
+  """Experts and attention, under the three meshes that cut most: experts, widths, rows; one scanned with remat. The slow test below has all."""
+  check(['E*'], ['fsdp_tensor', 'context'])
+  check(['*E*E+scan+qwen3'], ['expert'])
 
 
 def test_a_run_continues_on_another_mesh(tmp_path):
@@ -65,4 +66,4 @@ def test_a_run_continues_on_another_mesh(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_is_the_single_devices_for_dense_hybrid_and_moe():
-  check(['*-*-', 'M-*-', 'ME*E'], MESHES)
+  check(['*-*-', 'M-*-', 'ME*E', 'M*EM*E+scan', '*E*-+qwen3'], MESHES)
