@@ -120,7 +120,7 @@ def test_no_box_is_wrong(family):
 
 
 def test_unknown_verifier():
-  with pytest.raises(KeyError):
+  with pytest.raises(verify.UnknownVerifierError, match="no verifier 'lenient'.*strict, challenge, number, choice"):
     verify.is_correct(r'\boxed{1}', BITS, '1', 'lenient')
 
 
