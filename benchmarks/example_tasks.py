@@ -10,7 +10,7 @@ import pathlib
 import random
 
 FILE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'tasks' / 'example.jsonl'
-LINES, SEED = 640, 20261122
+LINES, SEED = 800, 20261122
 
 
 def _sum(rng: random.Random) -> dict[str, str]:

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     settings.locked()  # a sandbox that is asked for and missing is an error before anything is made
     setup.prepare(run, constitution, settings, substrate)
     (run / 'command.json').write_text(json.dumps({'command': ' '.join(['aevo', 'campaign', *sys.argv[1:]]), 'gin_files': flags.FLAGS.gin_file,
-                                                  'size': constitution.objective.size}) + '\n')
+                                                  'size': 'own tasks' if constitution.tasks.path else constitution.objective.size}) + '\n')
     go_on(run)
   except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError, FrozenInputsError, TaskFileError, ChatTemplateError,
           UnknownVerifierError) as error:

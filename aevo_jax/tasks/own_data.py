@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import random
 import re
@@ -71,7 +72,7 @@ class OwnTasks:
         most = max((n for n in range(len(sizes), count) if all(len(pools[f]) >= k for f, k in _quotas(n, sizes).items())), default=0)
         lower = f'lower {_SECTIONS[split]} to {most}, or ' if most else ''
         raise TaskFileError(f'family {family!r} has {len(pools[family])} different prompts in the {split} split, and {_SECTIONS[split]} = {count} needs {wanted} of it; '
-                            f'{lower}give the family about {int(1.2 * wanted / _SHARES[split]) + 1} prompts in all (it has {sizes[family]})')
+                            f'{lower}give the family about {_enough(wanted, split)} prompts in all (it has {sizes[family]})')
     material = seed.hex() if isinstance(seed, bytes) else str(seed)
     chosen = []
     for family, wanted in needed.items():
@@ -160,6 +161,11 @@ def _quotas(count: int, sizes: dict[str, int]) -> dict[str, int]:
   while sum(quotas.values()) > max(count, len(sizes)):  # many small families were rounded up to 1
     quotas[max(quotas, key=quotas.get)] -= 1
   return quotas
+
+
+def _enough(wanted: int, split: str) -> int:
+  """Prompts of which a split's share is `wanted` even three standard deviations below what is expected."""
+  return math.ceil(((3 + math.sqrt(9 + 4 * wanted)) / 2) ** 2 / _SHARES[split])
 
 
 def _lines(file: pathlib.Path) -> list[str]:
