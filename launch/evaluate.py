@@ -84,12 +84,12 @@ def read_secret(path: pathlib.Path) -> bytes:
 
 def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   """Scores weights on the set that the flags name."""
+  from aevo_jax.campaign import setup  # registers what a campaign's gin may bind
   from aevo_jax.config import constitution as constitution_lib
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
-  from aevo_jax.campaign import setup
   from aevo_jax.checkpoint.digest import file_digest
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import chat_template

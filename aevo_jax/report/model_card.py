@@ -25,13 +25,13 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('BASE_DIR
 def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str:
   """The card as Markdown. `adapter`: what lies beside it is a PEFT adapter and not a whole model."""
   trial, started = winner.trial, run.started
-  what = 'LoRA adapter' if adapter else 'weights'
+  what = 'LoRA adapter' if adapter else 'Weights'
   recipe = 'promoted recipe' if winner.promoted else 'starting recipe'
   own = trial_score(run, trial.trial)
   return '\n'.join([
       '---', 'tags: [aevo_jax]', '---', '',
-      f'# {what.capitalize()} of a campaign\'s {recipe}' + ('' if winner.promoted else ', NOT a promoted one'), '',
-      f'The {what} of `{trial.trial}`, a retraining of the {recipe} on a fresh seed, by `aevo export` (aevo_jax {started["version"]}). '
+      f'# {what} of a campaign\'s {recipe}' + ('' if winner.promoted else ', NOT a promoted one'), '',
+      f'{what} of `{trial.trial}`, a retraining of the {recipe} on a fresh seed, by `aevo export` (aevo_jax {started["version"]}). '
       'Of several seeds this is the first one that was trained to its end: it was not chosen by any score.', '',
       '## Scores', '',
       f'Accuracy on {own["total"]} final items, which nothing was trained or chosen on, scored once ({run.constitution.objective.verifier} comparison of the last `\\boxed{{}}`, '
