@@ -18,7 +18,7 @@ from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 from aevo_jax.tasks import own_data
-from aevo_jax.tasks.own_data import OwnTasks
+from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 from aevo_jax.training.recipe import Train
 
 INPUTS, SETTINGS, CONSTITUTION, LEDGER = 'inputs.json', 'settings.json', 'constitution.gin', 'ledger.jsonl'
@@ -101,11 +101,14 @@ def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
   """The frozen inputs of an existing run.
 
   Raises:
-    RunDirectoryError: not a run directory. TaskFileError: its frozen tasks were changed.
+    RunDirectoryError: not a run directory, or its frozen tasks were changed.
   """
   missing = [name for name in (INPUTS, SETTINGS, CONSTITUTION) if not (run / name).exists()]
   if missing:
     raise RunDirectoryError(f'{run} is not a run: it has no {", ".join(missing)}; start one with --run={run}')
   constitution = constitution_lib.read(run / CONSTITUTION)
-  sets.own_tasks(constitution, run / sets.TASKS)
+  try:
+    sets.own_tasks(constitution, run / sets.TASKS)
+  except TaskFileError as error:
+    raise RunDirectoryError(str(error)) from error
   return Inputs(constitution=constitution, **json.loads((run / INPUTS).read_text())), CampaignSettings(**json.loads((run / SETTINGS).read_text()))

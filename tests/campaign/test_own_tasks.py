@@ -77,10 +77,10 @@ def test_changed_tasks_are_refused_on_resume(prepared, tmp_path):
   lines = (run / sets.TASKS).read_text().splitlines(keepends=True)
   for text in (''.join(lines[1:]), ''.join([lines[1], lines[0], *lines[2:]]), lines[0].replace('"sums"', '"larger"') + ''.join(lines[1:])):
     (run / sets.TASKS).write_text(text)
-    with pytest.raises(TaskFileError, match='holds other tasks'):
+    with pytest.raises(setup.RunDirectoryError, match='holds other tasks'):
       setup.reload(run)
   (run / sets.TASKS).unlink()
-  with pytest.raises(TaskFileError, match='there is no .*tasks.jsonl'):
+  with pytest.raises(setup.RunDirectoryError, match='there is no .*tasks.jsonl'):
     setup.reload(run)
 
 
