@@ -55,10 +55,10 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'export'
-    stage.mkdir()
     if _ADAPTER.value:
       write_adapter(winner, stage)
     else:
+      stage.mkdir()
       shutil.copyfile(winner.directory / EXPORT, stage / hf_checkpoint.WEIGHTS)
       shutil.copyfile(winner.base / hf_checkpoint.CONFIG, stage / hf_checkpoint.CONFIG)
     for name in build.CARRIED:
@@ -70,7 +70,7 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def write_adapter(winner, stage: pathlib.Path) -> None:
-  """The adapter that the winning trial trained, from its sealed checkpoint."""
+  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint."""
   from aevo_jax.campaign.gate import default_values
   from aevo_jax.checkpoint import orbax_io
   from aevo_jax.models import hf_checkpoint, peft_adapter
@@ -85,7 +85,10 @@ def write_adapter(winner, stage: pathlib.Path) -> None:
   state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
   params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
   lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
-  peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, _BASE_NAME.value)
+  try:
+    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, _BASE_NAME.value)
+  except peft_adapter.AdapterError as error:
+    raise NoWinnerError(str(error)) from error
 
 
 if __name__ == '__main__':
