@@ -73,7 +73,7 @@ def write_adapter(winner, stage: pathlib.Path) -> None:
   """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint."""
   from aevo_jax.campaign.gate import default_values
   from aevo_jax.checkpoint import orbax_io
-  from aevo_jax.models import hf_checkpoint, peft_adapter
+  from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import is_adapter
   from aevo_jax.report.winner import NoWinnerError
   from aevo_jax.training.recipe import Lora
@@ -81,6 +81,7 @@ def write_adapter(winner, stage: pathlib.Path) -> None:
   values = default_values(winner.recipe)
   if values['adaptation.method'] != 'lora':
     raise NoWinnerError(f'the recipe of {winner.trial.trial} trained all weights (adaptation.method = {values["adaptation.method"]!r}); export them without --adapter')
+  from aevo_jax.models import peft_adapter
   checkpoints = winner.directory / 'checkpoints'
   state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
   params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
