@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_a_campaign_of_both_runs_and_audits(tiny_home, run_campaign, prepared, r
   run = tiny_home / 'own_finished'
   small = ('budget.rounds = 1', 'budget.workers = 2', 'budget.trial_tokens = 8192', 'budget.trial_steps = 4', 'release.per_round = 2')
   inputs = setup.prepare(run, constitution(*small), setup.CampaignSettings(), pathlib.Path(prepared[1].substrate_root))
-  run_campaign(dataclasses.make_dataclass('Files', ['run', 'inputs', 'settings'])(run, inputs, setup.CampaignSettings()))
+  run_campaign(types.SimpleNamespace(run=run, inputs=inputs, settings=setup.CampaignSettings()))
   state = fold(read(run / setup.LEDGER))
   assert state.finished is not None and set(state.base['by_family']) == {'sums', 'differences', 'reversals', 'larger'} and state.base['verifier'] == 'number'
   found = {f.check: f for f in audit.audit(run)}
