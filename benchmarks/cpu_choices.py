@@ -32,7 +32,7 @@ import numpy as np
 from aevo_jax import layout
 from aevo_jax.data import pipeline
 from aevo_jax.data import tokenizer as tokenizers
-from aevo_jax.data.chat_format import prompt_text
+from aevo_jax.data.chat_template import MICRO
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.models import hf_checkpoint, layers
 from aevo_jax.models.params import outline
@@ -109,7 +109,7 @@ def main() -> None:
     print(f'gradient of {rows} x 128 tokens: {rows * 128 / ours:,.0f} tok/s, plain form {rows * 128 / plain:,.0f} tok/s, ratio {plain / ours:.2f}')
 
   structure, params = read_base(base)
-  prompts = [tokenizer.encode(prompt_text(item.question), add_special_tokens=False).ids for item in draw_set(0, 'dev', 512, Mixture())]
+  prompts = [tokenizer.encode(MICRO.prompt(item.question), add_special_tokens=False).ids for item in draw_set(0, 'dev', 512, Mixture())]
   prompts.sort(key=len)
   seconds = {}
   for batch in (32, 128):

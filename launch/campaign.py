@@ -24,6 +24,7 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
+from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report import html
@@ -33,9 +34,12 @@ from aevo_jax.report.story import Story
 from aevo_jax.substrate import manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
+from aevo_jax.tasks.own_data import TaskFileError
+from aevo_jax.tasks.verify import UnknownVerifierError
 
 _RUN = flags.DEFINE_string('run', None, 'Directory of a new run.')
 _RESUME = flags.DEFINE_string('resume', None, 'Directory of an interrupted run to finish.')
+_SUBSTRATE = flags.DEFINE_string('substrate', None, "Folder of the substrate that the campaign starts from (`aevo substrate build`); the project's if not given.")
 _IF_EXISTS = flags.DEFINE_enum('if_exists', 'error', ['error', 'continue'], 'What to do when --run exists: refuse, or resume it if it is unfinished and '
                                'otherwise start RUN-2, RUN-3 ...')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say how many trials, hours and how much disk the campaign takes, and stop.')
@@ -50,33 +54,36 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
     raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
-  if _RESUME.value is not None and (_DRY_RUN.value or flags.FLAGS.gin_file or flags.FLAGS.gin_bindings):
-    raise app.UsageError('an interrupted run goes on as it began: --resume takes neither --dry_run nor gin; start another one with --run')
+  if _RESUME.value is not None and (_DRY_RUN.value or _SUBSTRATE.value or flags.FLAGS.gin_file or flags.FLAGS.gin_bindings):
+    raise app.UsageError('an interrupted run goes on as it began: --resume takes neither --dry_run nor gin nor --substrate; start another one with --run')
   run = pathlib.Path(_RESUME.value or _RUN.value or '')
+  substrate = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else None
   try:
     if _RESUME.value is not None:
       go_on(run)
       return
     gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
-    constitution, settings = constitution_lib.from_gin(), resolve('campaign')
+    constitution, settings = setup.with_tasks(constitution_lib.from_gin()), resolve('campaign')
     if _DRY_RUN.value:
       dry_run(constitution, settings)
       return
     if run.exists() and _IF_EXISTS.value == 'continue':
       if not finished(run):
         began = setup.reload(run)
-        if (constitution.digest(), settings) != (dataclasses.replace(began[0].constitution, holdout=constitution.holdout).digest(), began[1]):
-          sys.exit(f'campaign: {run} is unfinished and was begun with other gin; finish it with --resume={run}, or choose another --run')
+        same = dataclasses.replace(began[0].constitution, holdout=constitution.holdout).digest(), began[1], began[0].substrate_root
+        if (constitution.digest(), settings, str(substrate.absolute()) if substrate else '') != same:
+          sys.exit(f'campaign: {run} is unfinished and was begun with other gin, tasks or substrate; finish it with --resume={run}, or choose another --run')
         print(f'{run} is unfinished; resuming it')
         go_on(run)
         return
       run = next(p for p in (run.with_name(f'{run.name}-{i}') for i in range(2, 10_000)) if not p.exists())
     settings.locked()  # a sandbox that is asked for and missing is an error before anything is made
-    setup.prepare(run, constitution, settings)
+    setup.prepare(run, constitution, settings, substrate)
     (run / 'command.json').write_text(json.dumps({'command': ' '.join(['aevo', 'campaign', *sys.argv[1:]]), 'gin_files': flags.FLAGS.gin_file,
-                                                  'size': constitution.objective.size}) + '\n')
+                                                  'size': 'own tasks' if constitution.tasks.path else constitution.objective.size}) + '\n')
     go_on(run)
-  except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError, FrozenInputsError) as error:
+  except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError, FrozenInputsError, TaskFileError, ChatTemplateError,
+          UnknownVerifierError) as error:
     sys.exit(f'campaign: {error}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')

@@ -5,7 +5,7 @@
   aevo evaluate my_run --verifier=challenge --json
   aevo evaluate my_run --split=external --secret_file=mine.json a private set of your own: {"secret": "64 hex digits"}
 
-The sets are those of constitution.gin, which --gin_file and --gin_bindings override (dev_set.seed, external_set.rare_share, ...).
+The sets are those of constitution.gin, which --gin_file and --gin_bindings override (dev_set.seed, external_set.rare_share, tasks.path, ...).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _BASE = flags.DEFINE_string('base', None, "Directory with the weights' config.js
 _SPLIT = flags.DEFINE_enum('split', 'dev', ['dev', 'external', 'final'], 'Which set. External and final need --secret_file.')
 _SECRET = flags.DEFINE_string('secret_file', None, 'JSON file {"secret": "hex digits"} that a private set is drawn with: your own, or one a campaign has revealed.')
 _ITEMS = flags.DEFINE_integer('items', None, "Size of the set, if not the constitution's.", lower_bound=1)
-_VERIFIER = flags.DEFINE_enum('verifier', None, ['strict', 'challenge'], "How answers are compared, if not as the constitution says.")
+_VERIFIER = flags.DEFINE_string('verifier', None, "How answers are compared, if not as the constitution says (objective.verifier).")
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
@@ -84,6 +84,7 @@ def read_secret(path: pathlib.Path) -> bytes:
 
 def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   """Scores weights on the set that the flags name."""
+  from aevo_jax.campaign import setup  # registers what a campaign's gin may bind
   from aevo_jax.config import constitution as constitution_lib
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
   # Imported here, so that a wrong flag is answered before JAX starts.
@@ -91,6 +92,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
 
   from aevo_jax.checkpoint.digest import file_digest
   from aevo_jax.config.loading import LoadError
+  from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation import scoring, sets
   from aevo_jax.models import hf_checkpoint
@@ -103,15 +105,20 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     definition = getattr(constitution, section)
     if _ITEMS.value is not None:
       constitution = dataclasses.replace(constitution, **{section: dataclasses.replace(definition, items=_ITEMS.value)})
-    items = sets.dev_items(constitution) if _SPLIT.value == 'dev' else sets.private_items(constitution, _SPLIT.value, read_secret(pathlib.Path(_SECRET.value)))
+    if _VERIFIER.value is not None:
+      constitution = dataclasses.replace(constitution, objective=dataclasses.replace(constitution.objective, verifier=_VERIFIER.value))
+    verifier, own = constitution.objective.verifier, sets.own_tasks(constitution, setup.tasks_path(constitution.tasks.path))
+    items = (sets.dev_items(constitution, own) if _SPLIT.value == 'dev' else
+             sets.private_items(constitution, _SPLIT.value, read_secret(pathlib.Path(_SECRET.value)), own))
     config = hf_checkpoint.read_config(base)
     params = hf_checkpoint.load_weights(weights, config)
+    chat = chat_template.read(str(base))
   except (LoadError, ValueError) as error:
     raise EvaluateError(str(error)) from error
   except SafetensorError as error:
     raise EvaluateError(f'{weights} is no safetensors file: {error}') from error
-  scorer = scoring.Scorer(outline(config)[0], tokenizers.load(str(base)), items, max_new_tokens=constitution.objective.max_new_tokens)
-  verifier = _VERIFIER.value or constitution.objective.verifier
+  scorer = scoring.Scorer(outline(config)[0], tokenizers.load(str(base)), items, max_new_tokens=constitution.objective.max_new_tokens,
+                          chat=chat, verifier=verifier)
   return {'weights': str(weights), 'file_digest': file_digest(weights), 'split': _SPLIT.value, 'items_digest': sets.items_digest(items)} | scoring.summary(scorer(params), verifier)
 
 

@@ -4,6 +4,7 @@
   aevo train --gin.optimizer.learning_rate=4e-3 --tokens=500000 --out=my_run
   aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base (config.json, tokenizer.json, model.safetensors)
   aevo train --gin_file=configs/meshes/fsdp.gin --out=my_run           sharded over this machine's devices; see docs/sharding.md
+  aevo train --tasks=my_tasks.jsonl --out=my_run                       tasks of your own, of which the train split is trained on
 
 Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and tokenizer: a base of its own) into --out.
 Run again after an interrupt with the same flags, it continues; `aevo evaluate my_run` scores it.
@@ -23,6 +24,7 @@ from aevo_jax.runtime import tune_for_cpu
 
 _OUT = flags.DEFINE_string('out', None, 'Directory of the run; continued if it holds the same run.', required=True)
 _BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate's if not given.")
+_TASKS = flags.DEFINE_string('tasks', None, 'JSONL file or folder of tasks of your own, in place of the puzzles.')
 _TOKENS = flags.DEFINE_integer('tokens', 122_880, 'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
@@ -58,9 +60,11 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
 
   from aevo_jax.config.configurables import override
   from aevo_jax.config.loading import LoadError
+  from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.substrate import build
+  from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
   from aevo_jax.training.train_loop import NonFiniteError
 
@@ -74,9 +78,10 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': build.weights_digest(base / hf_checkpoint.WEIGHTS, base)}
-    begin(out, started_with)
-    tokenizer = tokenizers.load(str(base))
-    prepared = post_train.prepare(config, recipe, parameters, tokenizer, size=_SIZE.value, seed=_SEED.value)
+    own = own_data.read(pathlib.Path(_TASKS.value)) if _TASKS.value else None
+    begin(out, started_with if own is None else started_with | {'tasks': own.digest})
+    corpus = corpora.load(base, own.of_split('train') if own is not None else ())
+    prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), size=_SIZE.value, seed=_SEED.value, corpus=corpus)
   except (LoadError, ValueError, SafetensorError) as error:
     sys.exit(f'train: {error}')
 

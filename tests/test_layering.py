@@ -42,8 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     'generation': _BASE | {'models', 'checkpoint', 'data'},
     # a trial's work; training samples from the policy, hence generation
     'training': _MODEL_SIDE,
-    # a substrate is built from a checkpoint in a model's own layout
-    'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models'},
+    # a substrate is built from a checkpoint in a model's own layout, with its chat format
+    'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models', 'data'},
     # trusted scoring and the decisions over it
     'evaluation': _MODEL_SIDE | {'ledger', 'substrate', 'layout', 'runtime'},
     'meta_agent': {'config', 'ledger', 'evaluation'},

@@ -93,6 +93,7 @@ class Inputs:
     constitution: with the arbiter's commitment. holdout: name of the arbiter's secret. arbiter_campaign: of its private directory.
     store: root of the substrate store; substrate_object, substrate_identity, base_digest: see substrate.build.
     recipe: the substrate's default recipe. cache: compilation cache, '' for none. arbiter_home: the arbiter's directory.
+    substrate_root: the folder the substrate was built from; '' for the project's.
   """
 
   constitution: Constitution
@@ -105,6 +106,7 @@ class Inputs:
   recipe: str
   cache: str
   arbiter_home: str
+  substrate_root: str = ''
 
 
 class FrozenInputsError(ValueError):

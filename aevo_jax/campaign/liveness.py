@@ -7,6 +7,7 @@ import tokenizers
 
 from aevo_jax.config.search_space import SearchSpace, perturbations
 from aevo_jax.config.statements import Binding
+from aevo_jax.data.corpus import Corpus
 from aevo_jax.training.fingerprint import components
 from aevo_jax.training.recipe import Recipe
 
@@ -22,11 +23,11 @@ def with_value(recipe: Recipe, selector: str, value: object) -> Recipe:
 
 
 def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
-               tokens: int, steps: int) -> dict[str, str]:
+               tokens: int, steps: int, corpus: Corpus = Corpus()) -> dict[str, str]:
   """Perturbs each binding of the overlay and compares fingerprints.
 
   Args:
-    tokens, steps: the trial's budget.
+    tokens, steps: the trial's budget. corpus: chat format and tasks of one's own.
 
   Returns:
     selector -> the component of the fingerprint that changed.
@@ -35,7 +36,7 @@ def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, t
     DeadBindingError: naming every binding whose perturbation changes nothing.
   """
   def parts(candidate: Recipe):
-    return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps))
+    return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps), corpus=corpus)
 
   base, known, changed, dead = parts(recipe), {}, {}, []
   def first_difference(binding: Binding) -> str | None:

@@ -9,10 +9,17 @@ from aevo_jax import layout
 from aevo_jax.campaign.campaign import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.evaluation import arbiter
+from aevo_jax.config.statements import parse_statements
+from aevo_jax.data import chat_template, corpus
+from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.evaluation import arbiter, sets
 from aevo_jax.evaluation.sets import commitment
+from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
+from aevo_jax.tasks import own_data
+from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
+from aevo_jax.training.recipe import Train
 
 INPUTS, SETTINGS, CONSTITUTION, LEDGER = 'inputs.json', 'settings.json', 'constitution.gin', 'ledger.jsonl'
 SUBSTRATE = 'substrate.json'  # the digests behind the substrate's identity, file by file
@@ -22,28 +29,57 @@ class RunDirectoryError(ValueError):
   """The run directory cannot be used as asked; the message names the fix."""
 
 
-def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSettings) -> Inputs:
-  """Makes the run directory and freezes its inputs.
+def with_tasks(constitution: Constitution) -> Constitution:
+  """The constitution with the digest of the tasks that its tasks.path names; of puzzles, as it is.
 
   Raises:
-    RunDirectoryError: it exists. SubstrateMismatchError: the substrate is not the pinned one.
+    UnknownVerifierError, TaskFileError: see `sets.own_tasks`.
+  """
+  own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
+  return constitution if own is None else constitution.with_tasks(own.digest)
+
+
+def tasks_path(name: str) -> pathlib.Path:
+  """Where tasks.path lies: as it is spelled from the working directory, or beside the project's configs like a gin file."""
+  return next((p for p in (pathlib.Path(folder) / name for folder in ('', *layout.search_paths())) if p.exists()), pathlib.Path(name))
+
+
+def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSettings, substrate_root: pathlib.Path | None = None) -> Inputs:
+  """Makes the run directory and freezes its inputs.
+
+  Args:
+    substrate_root: the substrate's folder; the project's if not given.
+
+  Raises:
+    RunDirectoryError: it exists. SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError: tasks of one's own or the base's
+    chat format cannot be used.
   """
   if run.exists():
     raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
+  constitution = with_tasks(constitution)
+  own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
   home = arbiter.default_home()
   holdout = f'{constitution.digest()[:16]}-{settings.seed}'
-  frozen = constitution.committed(commitment(arbiter.holdout_secret(home, holdout)))
+  secret = arbiter.holdout_secret(home, holdout)
+  frozen = constitution.committed(commitment(secret))
   run = run.absolute()
+  root = (substrate_root or layout.root_file('substrate')).absolute()
+  if not (root / build.MANIFEST).is_file():
+    raise build.SubstrateMismatchError(f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate build --from_hf=DIRECTORY --out={root}')
+  if own is not None:
+    sets.check_own(constitution, own, secret)
+    _check_fit(constitution, own, root)
   store = Store(run.parent / '.store')
-  substrate_root = layout.root_file('substrate')
-  measured = build.measure(substrate_root, pathlib.Path(layout.__file__).parent.parent)
-  stored = build.build(substrate_root, measured, store)
+  measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
+  stored = build.build(root, measured, store, '' if own is None else own_data.jsonl(own.of_split('train')))
   inputs = Inputs(constitution=frozen, holdout=holdout, arbiter_campaign=f'{run.name}-{secrets.token_hex(4)}', store=str(store.root), substrate_object=stored.object,
                   substrate_identity=stored.identity, base_digest=measured.base_checkpoint.logical_digest, recipe=stored.recipe,
-                  cache=str(run.parent / '.jit_cache'), arbiter_home=str(home))
+                  cache=str(run.parent / '.jit_cache'), arbiter_home=str(home), substrate_root='' if substrate_root is None else str(root))
   run.mkdir(parents=True)
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   (run / CONSTITUTION).write_text(frozen.text())
+  if own is not None:
+    (run / sets.TASKS).write_text(own.text())
   manifest.write(run / SUBSTRATE, measured)
   (run / SETTINGS).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + '\n')
   fields = dataclasses.asdict(inputs)
@@ -53,14 +89,26 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   return reload(run)[0]
 
 
+def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) -> None:
+  """Whether the tasks fit the base at `root` and the rows of its starting recipe; raises TaskFileError."""
+  base = root / build.BASE
+  row_length = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}.get('train.row_length', Train.row_length)
+  corpus.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=row_length, max_new_tokens=constitution.objective.max_new_tokens,
+                   max_positions=hf_checkpoint.read_config(base).max_position_embeddings)
+
+
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
   """The frozen inputs of an existing run.
 
   Raises:
-    RunDirectoryError: not a run directory.
+    RunDirectoryError: not a run directory, or its frozen tasks were changed.
   """
   missing = [name for name in (INPUTS, SETTINGS, CONSTITUTION) if not (run / name).exists()]
   if missing:
     raise RunDirectoryError(f'{run} is not a run: it has no {", ".join(missing)}; start one with --run={run}')
   constitution = constitution_lib.read(run / CONSTITUTION)
+  try:
+    sets.own_tasks(constitution, run / sets.TASKS)
+  except TaskFileError as error:
+    raise RunDirectoryError(str(error)) from error
   return Inputs(constitution=constitution, **json.loads((run / INPUTS).read_text())), CampaignSettings(**json.loads((run / SETTINGS).read_text()))

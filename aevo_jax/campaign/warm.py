@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
   jax.devices()
   from aevo_jax.config import loading
   from aevo_jax.config.statements import parse_statements, render
+  from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.substrate.build import load_base
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     loading.load([], [render([b]) for b in parse_statements(spec.recipe)], search_paths=())
     recipe = recipe_lib.from_gin()
     prepared = post_train.prepare(hf_checkpoint.read_config(base_directory), recipe, load_base(base_directory, logical_digest=spec.base_digest),
-                                  tokenizers.load(str(base_directory)), size=spec.size, seed=spec.seed)
+                                  tokenizers.load(str(base_directory)), size=spec.size, seed=spec.seed, corpus=corpora.load(base_directory))
     train_loop.compile_step(prepared.structure, prepared.params, prepared.frozen, prepared.batches, post_train.transformation(recipe.optimizer),
                             label_smoothing=recipe.loss.label_smoothing,
                             ema_decay=recipe.train.ema_decay)

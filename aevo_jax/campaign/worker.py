@@ -23,6 +23,7 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   from aevo_jax.config import loading
   from aevo_jax.config.search_space import SearchSpace
   from aevo_jax.config.statements import parse_statements, render
+  from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.substrate.build import SubstrateMismatchError, load_base
@@ -47,15 +48,15 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
         raise loading.LoadError(f'{binding.selector} was bound to {binding.value!r} and resolved to {resolved[binding.selector]!r}')
     steps = recipe.train.steps_within(spec.tokens, spec.steps)
     (directory / 'resolved.json').write_text(json.dumps(resolved | {'steps_run': steps}, indent=1, sort_keys=True) + '\n')
-    tokenizer = tokenizers.load(str(base_directory))
+    tokenizer, corpus = tokenizers.load(str(base_directory)), corpora.load(base_directory)
     live = check_live(recipe, parse_statements(spec.overlay), SearchSpace.from_literals(spec.axes), tokenizer, size=spec.size, seed=spec.seed,
-                      tokens=spec.tokens, steps=spec.steps)
+                      tokens=spec.tokens, steps=spec.steps, corpus=corpus)
     (directory / 'liveness.json').write_text(json.dumps(live, indent=1, sort_keys=True) + '\n')
   except (loading.LoadError, DeadBindingError, ValueError) as error:
     return {'status': 'refused', 'cause': type(error).__name__, 'message': str(error)}
 
   config = hf_checkpoint.read_config(base_directory)
-  prepared = post_train.prepare(config, recipe, base, tokenizer, size=spec.size, seed=spec.seed)
+  prepared = post_train.prepare(config, recipe, base, tokenizer, size=spec.size, seed=spec.seed, corpus=corpus)
   ready = time.monotonic()
   try:
     final = post_train.train(prepared, recipe, steps=steps, directory=directory)

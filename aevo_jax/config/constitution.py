@@ -27,7 +27,7 @@ class Objective:
   Attributes:
     target: the authoritative score; 'external' is the only one.
     size: puzzle size, 'micro' or 'standard'.
-    verifier: 'strict' or 'challenge', of every score.
+    verifier: how answers are compared, in every score: a name of tasks.verify, which checks it.
     max_new_tokens: generation limit of every evaluation.
   """
 
@@ -39,8 +39,20 @@ class Objective:
   def __post_init__(self):
     if self.target != 'external':
       raise ValueError(f"target must be 'external', got {self.target!r}; dev is a proxy and never the target")
-    if self.verifier not in ('strict', 'challenge'):
-      raise ValueError(f"verifier must be 'strict' or 'challenge', got {self.verifier!r}")
+
+
+@configurable('tasks')
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+  """Where the items come from.
+
+  Attributes:
+    path: a JSONL file of your own or a folder of them (see tasks.own_data); '' for the puzzles.
+    digest: SHA-256 of its tasks, filled in when a campaign starts.
+  """
+
+  path: str = ''
+  digest: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +168,7 @@ class SearchSpaceText:
   axes: dict = dataclasses.field(default_factory=dict)
 
 
-_SECTIONS = {'objective': Objective, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
+_SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
              'promotion': Promotion, 'release': Release, 'search_space': SearchSpaceText}
 
 
@@ -165,6 +177,7 @@ class Constitution:
   """All sections. Two constitutions with equal `text()` are the same constitution."""
 
   objective: Objective
+  tasks: Tasks
   dev_set: DevSet
   external_set: ExternalSet
   final_set: FinalSet
@@ -175,9 +188,9 @@ class Constitution:
   search_space: SearchSpaceText
 
   def text(self) -> str:
-    """Canonical gin text, every field spelled out."""
+    """Canonical gin text, every field spelled out; of tasks only where they are one's own, so that a constitution of puzzles keeps its digest and holdout."""
     return render(Binding(f'{name}.{field.name}', getattr(getattr(self, name), field.name))
-                  for name, cls in _SECTIONS.items() for field in dataclasses.fields(cls))
+                  for name, cls in _SECTIONS.items() if name != 'tasks' or self.tasks != Tasks() for field in dataclasses.fields(cls))
 
   def digest(self) -> str:
     """SHA-256 of the canonical text."""
@@ -190,6 +203,10 @@ class Constitution:
   def committed(self, commitment: str) -> 'Constitution':
     """The same constitution with the arbiter's commitment in it."""
     return dataclasses.replace(self, holdout=Holdout(commitment))
+
+  def with_tasks(self, digest: str) -> 'Constitution':
+    """The same constitution with the digest of its tasks in it."""
+    return dataclasses.replace(self, tasks=Tasks(self.tasks.path, digest))
 
 
 def from_gin() -> Constitution:

@@ -1,6 +1,6 @@
 r"""How an item becomes a training or evaluation sequence.
 
-    chat:   <|user|> question <|assistant|> reasoning \boxed{answer} <|eos|>     the task's form
+    chat:   <|user|> question <|assistant|> reasoning \boxed{answer} <|eos|>     the task's form, in the base's own chat template (see `chat_template`)
     plain:  <|bos|> examples query>answer <|eos|>                                what the base was pretrained on
     worked: <|bos|> examples query: reasoning>answer <|eos|>                     the same, with the worked solution
 
@@ -12,7 +12,8 @@ import dataclasses
 import numpy as np
 import tokenizers
 
-from aevo_jax.data.tokenizer import ASSISTANT, BOS, EOS, USER
+from aevo_jax.data.chat_template import MICRO, ChatFormat
+from aevo_jax.data.tokenizer import BOS, EOS
 from aevo_jax.tasks.item import Item
 
 
@@ -24,14 +25,9 @@ class Sequence:
   weights: np.ndarray
 
 
-def prompt_text(question: str) -> str:
-  """The user's turn and the opening of the model's, as `chat_template` with add_generation_prompt renders it."""
-  return f'{USER}{question}{ASSISTANT}'
-
-
-def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, style: str = 'worked', reasoning_weight: float = 1.0) -> Sequence:
+def chat_sequence(item: Item, tokenizer: tokenizers.Tokenizer, *, style: str = 'worked', reasoning_weight: float = 1.0, chat: ChatFormat = MICRO) -> Sequence:
   """An item in the task's form, with its solution in a style of `Item.solution`."""
-  pieces = ((prompt_text(item.question), 0.0), (item.solution(style), reasoning_weight), (f'\\boxed{{{item.answer}}}{EOS}', 1.0))
+  pieces = ((chat.prompt(item.question), 0.0), (item.solution(style), reasoning_weight), (f'\\boxed{{{item.answer}}}{chat.eos}', 1.0))
   encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text, _ in pieces]
   return Sequence(np.concatenate([np.asarray(e, np.int32) for e in encoded]),
                   np.concatenate([np.full(len(e), w, np.float32) for e, (_, w) in zip(encoded, pieces)]))

@@ -14,6 +14,9 @@ import tokenizers
 from grain import experimental as grain_experimental
 
 from aevo_jax.data.chat_format import Sequence, chat_sequence, plain_sequence
+from aevo_jax.data.chat_template import MICRO
+from aevo_jax.data.corpus import Corpus
+from aevo_jax.tasks import own_data
 from aevo_jax.tasks.mixture import Mixture, SolutionStyle, item_at
 from aevo_jax.tasks.skills import skill_text
 
@@ -23,7 +26,8 @@ PACKING_BINS = 16
 
 @dataclasses.dataclass(frozen=True)
 class SftSource:
-  """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as plain text (replay of the base's own format)."""
+  """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as plain text (replay of the base's own format); or the items of
+  `corpus` in chat form, with the solutions they have."""
 
   seed: int
   mixture: Mixture
@@ -31,15 +35,23 @@ class SftSource:
   solution_style: SolutionStyle = SolutionStyle()
   reasoning_weight: float = 1.0
   plain_share: float = 0.0
+  corpus: Corpus = Corpus()
+
+  def __post_init__(self):
+    if self.plain_share and (self.corpus.items or self.corpus.chat != MICRO):
+      raise ValueError(f'data.plain_share = {self.plain_share} replays the puzzles in the plain form that only the micro base was pretrained on; leave it at 0')
 
   def __len__(self) -> int:
     return STREAM_LENGTH
 
   def __getitem__(self, index: int) -> Sequence:
+    chat = self.corpus.chat
+    if self.corpus.items:
+      return chat_sequence(own_data.item_at(self.corpus.items, self.seed, int(index)), self.tokenizer, reasoning_weight=self.reasoning_weight, chat=chat)
     item = item_at(self.seed, 'train', int(index), self.mixture)
     if self.plain_share and random.Random(f'{self.seed}|plain|{index}').random() < self.plain_share:
       return plain_sequence(item.plain, self.tokenizer)
-    return chat_sequence(item, self.tokenizer, style=getattr(self.solution_style, item.family), reasoning_weight=self.reasoning_weight)
+    return chat_sequence(item, self.tokenizer, style=getattr(self.solution_style, item.family), reasoning_weight=self.reasoning_weight, chat=chat)
 
 
 @dataclasses.dataclass(frozen=True)

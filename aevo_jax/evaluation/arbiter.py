@@ -151,6 +151,7 @@ def main() -> None:
   arguments = parser.parse_args()
   server.start(arguments.threads, arguments.cache)
   from aevo_jax.config import constitution as constitution_lib
+  from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation import scoring, sets
   from aevo_jax.models import hf_checkpoint
@@ -166,8 +167,9 @@ def main() -> None:
 
   @functools.cache
   def scorer(split: str):
-    items = sets.private_items(constitution, split, secret)
-    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), items, max_new_tokens=constitution.objective.max_new_tokens)
+    items = sets.private_items(constitution, split, secret, sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS)))
+    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), items, max_new_tokens=constitution.objective.max_new_tokens,
+                          chat=chat_template.read(str(arguments.base)), verifier=constitution.objective.verifier)
 
   def score(split: str, weights: pathlib.Path, file_digest: str):
     results = scorer(split)(load_sealed(weights, file_digest, config))

@@ -51,6 +51,7 @@ def main() -> None:
   arguments = parse_arguments('dev scores of sealed weights').parse_args()
   server.start(arguments.threads, arguments.cache)
   from aevo_jax.config import constitution as constitution_lib
+  from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation import scoring, sets
   from aevo_jax.models import hf_checkpoint
@@ -62,7 +63,9 @@ def main() -> None:
 
   @functools.cache
   def scorer():
-    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), sets.dev_items(constitution), max_new_tokens=constitution.objective.max_new_tokens)
+    own = sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS))
+    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), sets.dev_items(constitution, own), max_new_tokens=constitution.objective.max_new_tokens,
+                          chat=chat_template.read(str(arguments.base)), verifier=constitution.objective.verifier)
 
   def score(request: dict) -> dict:
     results = scorer()(load_sealed(pathlib.Path(request['weights']), request['file_digest'], config))

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import tokenizers
 
-from aevo_jax.data.chat_format import prompt_text
-from aevo_jax.data.tokenizer import EOS, PAD
+from aevo_jax.data.chat_template import MICRO, ChatFormat
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.models.params import Params, Structure
@@ -17,30 +16,45 @@ from aevo_jax.tasks.item import Item
 
 @dataclasses.dataclass(frozen=True)
 class ItemResult:
-  """One item's outcome: the extracted answer (None without a box), and whether it is right by either comparison."""
+  """One item's outcome: the extracted answer (None without a box), and whether it is right by either comparison of the puzzles; `chosen`: by the one that the
+  constitution names, where that is a third."""
 
   family: str
   kind: str
   answer: str | None
   strict: bool
   challenge: bool
+  chosen: bool | None = None
+
+  def right(self, verifier: str) -> bool:
+    """Whether it is right by the comparison of that name: one of the puzzles', or the one it was judged by."""
+    return getattr(self, verifier) if verifier in _ALWAYS else self.chosen
+
+
+_ALWAYS = ('strict', 'challenge')
+
+
+def judge(item: Item, answer: str | None, verifier: str) -> ItemResult:
+  """An answer to an item by the two comparisons of the puzzles, and by `verifier` where it is another one."""
+  return ItemResult(item.family, item.kind, answer, verify.strict(item.family, answer, item.answer), verify.challenge(item.family, answer, item.answer),
+                    None if verifier in _ALWAYS else verify.named(verifier)(item.family, answer, item.answer))
 
 
 class Scorer:
-  """Scores weights on a fixed list of items with one compiled sampler."""
+  """Scores weights on a fixed list of items with one compiled sampler, asked in the base's chat format and judged by `verifier`."""
 
-  def __init__(self, structure: Structure, tokenizer: tokenizers.Tokenizer, items: Sequence[Item], *, max_new_tokens: int):
-    self._items, self._tokenizer = list(items), tokenizer
-    self._prompts = [tokenizer.encode(prompt_text(item.question), add_special_tokens=False).ids for item in items]
-    self._sampler = Sampler(structure, eos_id=tokenizer.token_to_id(EOS), pad_id=tokenizer.token_to_id(PAD), max_new_tokens=max_new_tokens)
+  def __init__(self, structure: Structure, tokenizer: tokenizers.Tokenizer, items: Sequence[Item], *, max_new_tokens: int, chat: ChatFormat = MICRO,
+               verifier: str = 'strict'):
+    self._items, self._tokenizer, self._verifier, self._stops = list(items), tokenizer, verifier, chat.stops
+    self._prompts = [tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids for item in items]
+    self._sampler = Sampler(structure, eos_id=tokenizer.token_to_id(chat.eos), pad_id=tokenizer.token_to_id(chat.pad), max_new_tokens=max_new_tokens)
 
   def __call__(self, params: Params) -> list[ItemResult]:
     """Greedy completions of every item, compared with its key."""
     results = []
     for item, ids in zip(self._items, self._sampler(params, self._prompts)):
-      answer = verify.extract_boxed(self._tokenizer.decode(ids, skip_special_tokens=False))
-      results.append(ItemResult(item.family, item.kind, answer, verify.strict(item.family, answer, item.answer),
-                                verify.challenge(item.family, answer, item.answer)))
+      ids = ids[:next((k for k, token in enumerate(ids) if token in self._stops), len(ids))]
+      results.append(judge(item, verify.extract_boxed(self._tokenizer.decode(ids, skip_special_tokens=False)), self._verifier))
     return results
 
 
@@ -49,14 +63,14 @@ def summary(results: Sequence[ItemResult], verifier: str) -> dict:
   other = 'challenge' if verifier == 'strict' else 'strict'
   families, kinds = defaultdict(list), defaultdict(list)
   for result in results:
-    families[result.family].append(getattr(result, verifier))
-    kinds[f'{result.family}/{result.kind}'].append(getattr(result, verifier))
+    families[result.family].append(result.right(verifier))
+    kinds[f'{result.family}/{result.kind}'].append(result.right(verifier))
   return {
       'verifier': verifier,
-      'overall': _proportion([getattr(r, verifier) for r in results]),
+      'overall': _proportion([r.right(verifier) for r in results]),
       'by_family': {name: _proportion(values) for name, values in sorted(families.items())},
       'by_kind': {name: _proportion(values) for name, values in sorted(kinds.items())},
-      'other_verifier': {'verifier': other} | _proportion([getattr(r, other) for r in results]),
+      'other_verifier': {'verifier': other} | _proportion([r.right(other) for r in results]),
   }
 
 
@@ -67,8 +81,8 @@ def _proportion(values: Sequence[bool]) -> dict:
 
 
 def to_rows(results: Sequence[ItemResult]) -> list[list]:
-  """Compact JSON form, one [family, kind, answer, strict, challenge] per item."""
-  return [list(dataclasses.astuple(r)) for r in results]
+  """Compact JSON form, one [family, kind, answer, strict, challenge] per item, and `chosen` after them where it is known."""
+  return [list(dataclasses.astuple(r)[:5 if r.chosen is None else 6]) for r in results]
 
 
 def from_rows(rows: Sequence[Sequence]) -> list[ItemResult]:

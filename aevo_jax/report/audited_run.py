@@ -1,6 +1,5 @@
 """A run as its audit reads it: the ledger folded, and whatever can be derived from it derived again."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -22,6 +21,7 @@ from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.tasks import verify
 from aevo_jax.tasks.item import Item
+from aevo_jax.tasks.own_data import OwnTasks
 
 
 class AuditedRun:
@@ -71,10 +71,15 @@ class AuditedRun:
     """Digest of that file; None, which fits any, where it is known to be damaged: that is reported once, by the substrate's check."""
     return None if 'base' in self.broken else file_digest(self.base)
 
+  @functools.cached_property
+  def own(self) -> OwnTasks | None:
+    """The run's frozen tasks of one's own, None where it has puzzles."""
+    return sets.own_tasks(self.constitution, self.run / sets.TASKS)
+
   def items(self, split: str) -> list[Item]:
     """The items of 'dev', 'external' or 'final', drawn again."""
     if split not in self._items:
-      self._items[split] = sets.dev_items(self.constitution) if split == 'dev' else sets.private_items(self.constitution, split, self.secret)
+      self._items[split] = sets.dev_items(self.constitution, self.own) if split == 'dev' else sets.private_items(self.constitution, split, self.secret, self.own)
     return self._items[split]
 
   def admitted(self, overlay: str) -> tuple[Binding, ...]:
@@ -112,8 +117,7 @@ class AuditedRun:
     if [(row.family, row.kind) for row in rows] != [(item.family, item.kind) for item in items]:
       self.problems.append(f'{path.name} is not about the {len(items)} items of the {split} set')
       return {}
-    results = [dataclasses.replace(row, strict=verify.strict(item.family, row.answer, item.answer), challenge=verify.challenge(item.family, row.answer, item.answer))
-               for row, item in zip(rows, items)]
+    results = [scoring.judge(item, row.answer, self.constitution.objective.verifier) for row, item in zip(rows, items)]
     wrong = sum(a != b for a, b in zip(rows, results))
     self.expect(not wrong, f'{path.name}: {wrong} items are marked otherwise than their answers deserve')
     summary = scoring.summary(results, self.constitution.objective.verifier)
@@ -146,7 +150,7 @@ class AuditedRun:
   def external(self, trial: str) -> float:
     """External accuracy from the answers; other faults of the file are the business of `check_external_scores`."""
     stored = json.loads((self.run / 'scores' / f'{trial}.external.json').read_text())['items']
-    compare = verify.VERIFIERS[self.constitution.objective.verifier]
+    compare = verify.named(self.constitution.objective.verifier)
     correct = sum(compare(item.family, row[2], item.answer) for row, item in zip(stored, self.items('external'), strict=True))
     return round(correct / len(stored), 6)
 

@@ -87,7 +87,7 @@ def read_items(run: pathlib.Path, name: str, split: str, summary: dict) -> list[
     ScoreFileError: missing, unreadable, or at odds with the ledger.
   """
   path, (results, _) = run / 'scores' / f'{name}.{split}.json', _read(run, name, split)
-  expected, correct = summary['overall'], sum(getattr(r, summary['verifier']) for r in results)
+  expected, correct = summary['overall'], sum(r.right(summary['verifier']) for r in results)
   if (correct, len(results)) != (expected['correct'], expected['total']):
     raise ScoreFileError(f'{path} has {correct} of {len(results)} items right, recorded are {expected["correct"]} of {expected["total"]}; see `aevo audit {run}`')
   return results
@@ -115,7 +115,7 @@ def final_results(run: pathlib.Path, state: CampaignState, verifier: str) -> Fin
   for candidates in results.values():
     if any([f'{r.family}/{r.kind}' for r in candidate] != kinds for candidate in candidates):
       raise ScoreFileError(f'the score files of the final in {run / "scores"} are not about the same items; see `aevo audit {run}`')
-  correct = {name: np.array([[getattr(r, verifier) for r in candidate] for candidate in candidates], bool) for name, candidates in results.items()}
+  correct = {name: np.array([[r.right(verifier) for r in candidate] for candidate in candidates], bool) for name, candidates in results.items()}
   scores, gains = compare(correct)
   return FinalResults(scores, gains, _split(correct, families), _split(correct, kinds))
 

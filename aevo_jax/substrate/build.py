@@ -17,10 +17,12 @@ import tempfile
 
 import numpy as np
 
+from aevo_jax import layout
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.config.statements import digest as statements_digest
 from aevo_jax.config.statements import parse_statements
+from aevo_jax.data.corpus import TRAIN
 from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate import code_digest, manifest as manifest_lib
 from aevo_jax.substrate.manifest import BaseCheckpoint, CodeTree, SubstrateManifest
@@ -63,8 +65,11 @@ def identity(measured: SubstrateManifest) -> str:
     return hashlib.sha256(json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()).hexdigest()
 
 
-def build(root: pathlib.Path, measured: SubstrateManifest, store: Store) -> Substrate:
+def build(root: pathlib.Path, measured: SubstrateManifest, store: Store, train: str = "") -> Substrate:
     """Checks what was measured against `root`/manifest.json and returns the stored substrate, made now or earlier.
+
+    Args:
+      train: lines to train on, which the stored object carries for the workers; '' where the code generates them.
 
     Raises:
       SubstrateMismatchError: listing what differs from the manifest.
@@ -74,10 +79,11 @@ def build(root: pathlib.Path, measured: SubstrateManifest, store: Store) -> Subs
         raise SubstrateMismatchError(
             "the substrate is not the one that was pinned:\n  "
             + "\n  ".join(differences[:12])
-            + "\nReview the change, then run: aevo substrate pin"
+            + f"\nReview the change, then run: aevo substrate pin{_flag(root)}"
         )
     name = identity(measured)
-    pointer = store.root / "identities" / name
+    carried = f"-{hashlib.sha256(train.encode()).hexdigest()}" if train else ""
+    pointer = store.root / "identities" / f"{name}{carried}"
     recipe = (root / RECIPE).read_text()
     if pointer.exists():
         stored = pointer.read_text()
@@ -94,10 +100,16 @@ def build(root: pathlib.Path, measured: SubstrateManifest, store: Store) -> Subs
         for file in CARRIED:
             shutil.copyfile(root / BASE / file, stage / file)
         shutil.copyfile(root / RECIPE, stage / RECIPE)
+        if train:
+            (stage / TRAIN).write_text(train)
         stored = store.put(stage)
     pointer.parent.mkdir(exist_ok=True)
     pointer.write_text(stored)
     return Substrate(name, stored, recipe)
+
+
+def _flag(root: pathlib.Path) -> str:
+    return "" if root == layout.root_file("substrate") else f" --substrate={root}"
 
 
 def load_base(directory: pathlib.Path, *, logical_digest: str | None = None) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ import tokenizers
 from jax.interpreters import partial_eval
 
 from aevo_jax.data import pipeline
+from aevo_jax.data.corpus import Corpus
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure, abstract, is_adapter, is_router_bias, unbind
@@ -51,14 +52,14 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
   return structure, {k: v for k, v in params.items() if trained(k)}, {k: v for k, v in params.items() if not trained(k)}
 
 
-def source_inputs(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> tuple:
+def source_inputs(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, corpus: Corpus = Corpus()) -> tuple:
   """What a recipe's item stream is made from, in the order of `pipeline.SftSource`."""
-  return seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share
+  return seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share, corpus
 
 
-def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int) -> dict[str, functools.partial[str]]:
+def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int, corpus: Corpus = Corpus()) -> dict[str, functools.partial[str]]:
   """Digests by name, cheapest first, each computed when called. Where two recipes give a component equal arguments, its digests are equal too."""
-  items = source_inputs(recipe, tokenizer, size=size, seed=seed)
+  items = source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus)
   tokens = steps * recipe.train.batch_rows * recipe.train.row_length
   return {
       'stop': functools.partial(_stop_digest, steps, recipe.train.batch_rows, recipe.train.row_length),

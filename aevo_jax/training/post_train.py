@@ -13,6 +13,7 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.data import pipeline
+from aevo_jax.data.corpus import Corpus
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
@@ -32,10 +33,11 @@ class Prepared(NamedTuple):
   batches: Iterator
 
 
-def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int) -> Prepared:
-  """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`."""
+def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
+            corpus: Corpus = Corpus()) -> Prepared:
+  """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`, or of the tasks that `corpus` holds."""
   structure, params, frozen = fingerprint.adapted(config, recipe.adaptation, recipe.lora, base, seed)
-  source = pipeline.SftSource(*fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed))
+  source = pipeline.SftSource(*fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus))
   batches = pipeline.batches(source, rows=recipe.train.batch_rows, row_length=recipe.train.row_length)
   return Prepared(config, structure, params, frozen, batches)
 

@@ -69,7 +69,7 @@ def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
 
 
 @pytest.mark.parametrize('binding', [
-    "objective.target = 'dev'", "objective.verifier = 'kind'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 1', 'budget.noise_seeds = 1',
+    "objective.target = 'dev'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 1', 'budget.noise_seeds = 1',
     'budget.final_seeds = 0', 'budget.retries = -1', 'promotion.confidence = 1.0', 'promotion.confidence = 0.2', 'release.per_round = 0'])
 def test_values_without_sense_are_refused_by_name(binding):
   section, field = binding.split(' = ')[0].split('.')

@@ -8,7 +8,8 @@ import pytest
 import tokenizers
 
 from aevo_jax.data import tokenizer as base_tokenizer
-from aevo_jax.data.chat_format import chat_sequence, plain_sequence, prompt_text
+from aevo_jax.data.chat_format import chat_sequence, plain_sequence
+from aevo_jax.data.chat_template import MICRO
 from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Puzzle, render
 from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, RareKindShare, item_at
 from aevo_jax.tasks.skills import skill_text
@@ -110,10 +111,10 @@ def test_chat_template_is_the_training_format(tokenizer, size):
   for index in range(20):
     item = item_at(4, 'train', index, Mixture(size, rare_share=RareKindShare(equation_transformation=0.0)))
     user = {'role': 'user', 'content': item.question}
-    assert render_chat([user], True) == prompt_text(item.question)
+    assert render_chat([user], True) == MICRO.prompt(item.question)
     for style in SOLUTION_STYLES:
       answer = item.solution(style) + rf'\boxed{{{item.answer}}}'
       whole = render_chat([user, {'role': 'assistant', 'content': answer}], False)
       tokens = chat_sequence(item, tokenizer, style=style).tokens.tolist()
       assert tokens == ids_of(tokenizer, whole)
-      assert tokens[:len(ids_of(tokenizer, prompt_text(item.question)))] == ids_of(tokenizer, prompt_text(item.question))
+      assert tokens[:len(ids_of(tokenizer, MICRO.prompt(item.question)))] == ids_of(tokenizer, MICRO.prompt(item.question))

@@ -46,7 +46,7 @@ def items():
 def scorer(items, texts):
   tokenizer = tokenizers.build()
   made = scoring.Scorer.__new__(scoring.Scorer)  # everything of a Scorer but its compiled model
-  made._items, made._tokenizer, made._sampler = items, tokenizer, Parrot(texts, tokenizer)
+  made._items, made._tokenizer, made._sampler, made._verifier, made._stops = items, tokenizer, Parrot(texts, tokenizer), 'strict', ()
   made._prompts = [tokenizer.encode(f'<|bos|><|user|>{i.question}<|assistant|>', add_special_tokens=False).ids for i in items]
   return made
 

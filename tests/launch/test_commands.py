@@ -222,3 +222,39 @@ def test_evaluate_refuses_a_secret_that_is_none(tmp_path, content):
 def test_what_is_not_a_run_is_said_to_be_none(tmp_path, command):
   result = aevo(command[0], tmp_path, *command[1:])
   assert result.returncode == 1 and 'is not a run' in result.stderr and 'Traceback' not in result.stderr
+
+
+# -- substrate and export ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_substrate_of_a_checkpoint_verifies_and_starts_a_campaign(tmp_path):
+  out = tmp_path / 'mine'
+  made = aevo('substrate', 'build', f'--from_hf={layout.root_file("substrate") / "base"}', f'--out={out}')
+  assert made.returncode == 0 and f'aevo campaign --substrate={out}' in made.stdout, made.stderr
+  assert aevo('substrate', 'verify', f'--substrate={out}').returncode == 0
+  with (out / 'recipe.gin').open('a') as file:
+    file.write('train.ema_decay = 0.5\n')
+  differs = aevo('substrate', 'verify', f'--substrate={out}')
+  assert differs.returncode == 1 and 'recipe: manifest says' in differs.stderr and f'aevo substrate pin --substrate={out}' in differs.stderr
+  refused = aevo('campaign', f'--substrate={out}', '--gin_file=configs/campaigns/own_data.gin', f'--run={tmp_path / "run"}')
+  assert refused.returncode == 1 and f'aevo substrate pin --substrate={out}' in refused.stderr and 'Traceback' not in refused.stderr
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (('build', '--from_hf=/nowhere', '--out=OUT'), '/nowhere has no config.json'), (('build',), 'takes --from_hf=DIRECTORY'), (('verify', '--substrate=/nowhere'), '/nowhere')])
+def test_substrate_answers_mistakes(tmp_path, arguments, said):
+  result = aevo('substrate', *(a.replace('OUT', str(tmp_path / 'out')) for a in arguments))
+  assert result.returncode == 1 and said in result.stdout + result.stderr and 'Traceback' not in result.stderr
+
+
+def test_export_writes_a_model_that_scores_as_the_ledger_says(tiny_run, tmp_path):
+  out, records = tmp_path / 'model', read(tiny_run / 'ledger.jsonl')
+  result = aevo('export', tiny_run, f'--out={out}', '--starting')
+  assert result.returncode == 0, result.stderr
+  assert sorted(p.name for p in out.iterdir()) == ['README.md', 'config.json', 'generation_config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
+  assert tensors(out / 'model.safetensors') == fold(records).trials['starting0'].candidate
+  again = aevo('export', tiny_run, f'--out={out}', '--starting')
+  assert again.returncode == 1 and 'exists; choose another --out' in again.stderr
+  adapter = aevo('export', tiny_run, f'--out={tmp_path / "adapter"}', '--starting', '--adapter', '--base_name=base')
+  assert adapter.returncode == 1 and "trained all weights (adaptation.method = 'full'); export them without --adapter" in adapter.stderr
+  assert [p.name for p in tmp_path.iterdir()] == ['model']

@@ -38,7 +38,7 @@ def trained():
   return {name: jnp.asarray(0.5 * rng.normal(size=value.shape), jnp.float32) if name.endswith('lora_b') else value for name, value in model()[2].items()}
 
 
-@pytest.mark.parametrize('implementation', MOE_IMPLEMENTATIONS)
+@pytest.mark.parametrize('implementation', [name for name in MOE_IMPLEMENTATIONS if name != 'mosaic'])  # which runs on GPU and TPU only
 def test_an_adapted_block_is_experts_with_w_plus_scale_a_b(implementation):
   _, structure, _ = model()
   moe = structure.bind(trained()).layers[0].mixer

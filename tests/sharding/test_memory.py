@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from aevo_jax.models import remat
 from aevo_jax.sharding.memory import device_bytes, kept_bytes
 
 X = jax.ShapeDtypeStruct((4, 8), jnp.float32)
@@ -23,11 +24,11 @@ def test_device_bytes():
     ('block', 0)])
 def test_what_a_policy_keeps(policy, kept):
   """sin(x up) down: neither x nor weights count."""
-  found = kept_bytes(lambda frozen, w, x: jnp.sin(x @ w['up']) @ w['down'], {}, W, X, policy)
+  found = kept_bytes(remat.apply(policy, lambda frozen, w, x: jnp.sin(x @ w['up']) @ w['down']), {}, W, X)
   # The last product's output is no one's residual, and whether it is listed is JAX's choice.
   assert found in (kept, kept - 4 * 8 * 4) if policy == 'dots' else found == kept
 
 
 def test_copies_of_weights_do_not_count():
   cast = lambda frozen, w, x: (x.astype(jnp.bfloat16) @ w['up'].astype(jnp.bfloat16)).astype(jnp.float32)
-  assert kept_bytes(cast, {}, W, X, 'none') == 4 * 8 * 2  # x in bfloat16; not the copy of the weight, 8 x 16 x 2
+  assert kept_bytes(cast, {}, W, X) == 4 * 8 * 2  # x in bfloat16; not the copy of the weight, 8 x 16 x 2

@@ -119,8 +119,18 @@ def test_no_box_is_wrong(family):
   assert not verify.is_correct('1', family, '1') and not verify.is_correct('1', family, '1', 'challenge')
 
 
+@pytest.mark.parametrize(('name', 'answer', 'key', 'right'), [
+    ('number', '1,000', '1000.00', True), ('number', '+7', '7', True), ('number', '-0', '0', True), ('number', '.5', '0.50', True), ('number', '1,234,567', '1234567', True),
+    ('number', '7', '7.01', False), ('number', '12,34', '1234', False), ('number', '1e3', '1000', False), ('number', 'inf', '7', False), ('number', '1/2', '0.5', False),
+    ('number', '7 m', '7', False), ('number', '', '7', False), ('number', None, '7', False), ('number', '9' * 400, '9' * 400, True), ('number', '9' * 400, '9' * 399, False),
+    ('choice', 'b', 'B', True), ('choice', '(B)', 'B', True), ('choice', 'B.', '(b)', True), ('choice', 'A', 'B', False), ('choice', 'AB', 'B', False),
+    ('choice', 'B because', 'B', False), ('choice', '', 'B', False), ('choice', None, 'B', False)])
+def test_comparisons_of_tasks_of_ones_own(name, answer, key, right):
+  assert verify.named(name)('any', answer, key) is right
+
+
 def test_unknown_verifier():
-  with pytest.raises(KeyError):
+  with pytest.raises(verify.UnknownVerifierError, match="no verifier 'lenient'.*strict, challenge, number, choice"):
     verify.is_correct(r'\boxed{1}', BITS, '1', 'lenient')
 
 

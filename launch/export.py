@@ -1,0 +1,96 @@
+"""Export the winner of a finished run: weights or LoRA adapter, tokenizer, and a model card with provenance digests.
+
+  aevo export runs/demo --out=my_model             what Hugging Face and vLLM load
+  aevo export runs/demo --out=my_model --starting  a retraining of the starting recipe, labelled as such
+  aevo export runs/demo --out=my_adapter --adapter --base_name=my_substrate/base    a PEFT adapter, where the winning recipe trained one
+"""
+
+import pathlib
+import shutil
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from aevo_jax import faults
+
+_OUT = flags.DEFINE_string('out', None, 'New directory.', required=True)
+_STARTING = flags.DEFINE_bool('starting', False, "A retraining of the starting recipe instead of the promoted one's.")
+_ADAPTER = flags.DEFINE_bool('adapter', False, 'The LoRA adapter instead of the merged weights.')
+_BASE_NAME = flags.DEFINE_string('base_name', None, 'With --adapter: name or path under which the base is loaded.')
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 2:
+    raise app.UsageError('say which run: aevo export RUN_DIRECTORY --out=DIRECTORY')
+  if _ADAPTER.value != (_BASE_NAME.value is not None):
+    raise app.UsageError('--adapter and --base_name go together: an adapter names its base')
+  logging.set_verbosity(logging.WARNING)
+  run, out = pathlib.Path(argv[1]), pathlib.Path(_OUT.value)
+  if out.exists():
+    sys.exit(f'export: {out} exists; choose another --out')
+  from aevo_jax.checkpoint.digest import ManifestError
+  from aevo_jax.ledger.records import LedgerError
+  from aevo_jax.report.gains import ScoreFileError
+  from aevo_jax.report.winner import NoWinnerError
+  try:
+    export(run, out)
+  except (NoWinnerError, ManifestError, LedgerError, ScoreFileError) as error:
+    sys.exit(f'export: {error}')
+  except OSError as error:
+    sys.exit(f'export: {faults.explain(error)}')
+
+
+def export(run: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes `out`, whole or not at all."""
+  from aevo_jax.campaign.trial import EXPORT
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.report import model_card, winner as winner_lib
+  from aevo_jax.report.audited_run import AuditedRun
+  from aevo_jax.report.story import Story
+  from aevo_jax.substrate import build
+
+  audited = AuditedRun(run)
+  winner = winner_lib.find(audited, starting=_STARTING.value)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
+    stage = pathlib.Path(staging) / 'export'
+    if _ADAPTER.value:
+      write_adapter(winner, stage)
+    else:
+      stage.mkdir()
+      shutil.copyfile(winner.directory / EXPORT, stage / hf_checkpoint.WEIGHTS)
+      shutil.copyfile(winner.base / hf_checkpoint.CONFIG, stage / hf_checkpoint.CONFIG)
+    for name in build.CARRIED:
+      if name != hf_checkpoint.CONFIG:
+        shutil.copyfile(winner.base / name, stage / name)
+    (stage / 'README.md').write_text(model_card.text(audited, Story(run), winner, adapter=_ADAPTER.value))
+    stage.rename(out)
+  print(f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored and where it comes from')
+
+
+def write_adapter(winner, stage: pathlib.Path) -> None:
+  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint."""
+  from aevo_jax.campaign.gate import default_values
+  from aevo_jax.checkpoint import orbax_io
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.params import is_adapter
+  from aevo_jax.report.winner import NoWinnerError
+  from aevo_jax.training.recipe import Lora
+
+  values = default_values(winner.recipe)
+  if values['adaptation.method'] != 'lora':
+    raise NoWinnerError(f'the recipe of {winner.trial.trial} trained all weights (adaptation.method = {values["adaptation.method"]!r}); export them without --adapter')
+  from aevo_jax.models import peft_adapter
+  checkpoints = winner.directory / 'checkpoints'
+  state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
+  params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
+  lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
+  try:
+    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, _BASE_NAME.value)
+  except peft_adapter.AdapterError as error:
+    raise NoWinnerError(str(error)) from error
+
+
+if __name__ == '__main__':
+  app.run(main)

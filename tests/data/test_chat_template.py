@@ -1,0 +1,142 @@
+"""The base's own chat format: rendered as transformers renders it, in a sandbox, with its end and pad tokens; and the micro base's, which must not move."""
+
+import json
+
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from aevo_jax import layout
+from aevo_jax.data import chat_template, corpus
+from aevo_jax.data import tokenizer as base_tokenizer
+from aevo_jax.data.chat_format import chat_sequence
+from aevo_jax.data.chat_template import MICRO, ChatFormat, ChatTemplateError
+from aevo_jax.data.corpus import Corpus
+from aevo_jax.data.pipeline import SftSource
+from aevo_jax.tasks import own_data
+from aevo_jax.tasks.mixture import Mixture, item_at
+from aevo_jax.tasks.own_data import TaskFileError
+
+BASE = layout.root_file('substrate') / 'base'
+# ChatML as Qwen writes it: block tags on lines of their own, which trim_blocks and lstrip_blocks make vanish.
+CHATML = """{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+TRIMMED = "{% for message in messages %}\n  {% if loop.index > 5 %}{% break %}{% endif %}\n{{ bos_token }}[{{ message['content'] }}]{% endfor %}\nA:"
+WORDS = ('<pad>', '<|im_start|>', '<|im_end|>', '<|endoftext|>', '<unk>')
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+  """checkpoint(tokenizer_config changes, generation_config or None) -> a directory with one-character tokens and ChatML."""
+  def make(changes: dict, generation: dict | None = None):
+    characters = [chr(c) for c in range(32, 127)] + ['\n']
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({t: i for i, t in enumerate([*WORDS, *characters])}, unk_token='<unk>'))
+    tokenizer.add_special_tokens(list(WORDS))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r'[\s\S]'), behavior='isolated')
+    folder = tmp_path / f'c{len(list(tmp_path.iterdir()))}'  # what was read of a folder is remembered
+    folder.mkdir()
+    tokenizer.save(str(folder / 'tokenizer.json'))
+    config = {'eos_token': {'content': '<|im_end|>', 'lstrip': False}, 'pad_token': '<pad>', 'bos_token': None, 'chat_template': CHATML} | changes
+    (folder / 'tokenizer_config.json').write_text(json.dumps({k: v for k, v in config.items() if v != 'absent'}))
+    if generation is not None:
+      (folder / 'generation_config.json').write_text(json.dumps(generation))
+    return folder
+  return make
+
+
+def test_the_micro_base_renders_what_it_always_did():
+  chat = chat_template.read(str(BASE))
+  assert (chat.template, chat.bos, chat.eos, chat.pad, chat.stops) == (MICRO.template, '<|bos|>', '<|eos|>', '<|pad|>', ())
+  tokenizer = base_tokenizer.load(str(BASE))
+  ids = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+  for question in (*(item_at(1, 'train', i, Mixture()).question for i in range(40)), ' a\n{{ b }} {% c %}<&>\n'):
+    assert chat.prompt(question) == MICRO.prompt(question) == f'<|user|>{question}<|assistant|>'
+  for item in (item_at(2, 'train', i, Mixture()) for i in range(40)):
+    pieces = [ids(f'<|user|>{item.question}<|assistant|>'), ids(item.reasoning), ids(f'\\boxed{{{item.answer}}}<|eos|>')]
+    sequence = chat_sequence(item, tokenizer, reasoning_weight=0.5, chat=chat)
+    assert sequence.tokens.tolist() == sum(pieces, [])
+    assert sequence.weights.tolist() == sum(([w] * len(p) for p, w in zip(pieces, (0.0, 0.5, 1.0))), [])
+
+
+def test_another_template_is_rendered_with_its_own_tokens(checkpoint):
+  chat = chat_template.read(str(checkpoint({}, {'eos_token_id': [2, 3]})))
+  assert chat.prompt('Hi {{x}}') == '<|im_start|>user\nHi {{x}}<|im_end|>\n<|im_start|>assistant\n'
+  assert (chat.eos, chat.pad, chat.stops) == ('<|im_end|>', '<pad>', (3,))
+  assert chat_template.read(str(checkpoint({}, {'eos_token_id': 2}))).stops == chat_template.read(str(checkpoint({}))).stops == ()
+  trimmed = chat_template.read(str(checkpoint({'chat_template': TRIMMED, 'bos_token': '<unk>'})))
+  assert trimmed.prompt('q') == '<unk>[q]A:'  # trim_blocks takes the line break after a block tag
+
+
+def test_a_template_file_and_a_named_default_are_read(checkpoint):
+  folder = checkpoint({'chat_template': 'absent'})
+  (folder / 'chat_template.jinja').write_text('U {{ messages[0].content }} A')
+  assert chat_template.read(str(folder)).prompt('q') == 'U q A'
+  several = [{'name': 'tools', 'template': 'T'}, {'name': 'default', 'template': 'D {{ messages[0].content }}'}]
+  assert chat_template.read(str(checkpoint({'chat_template': several}))).prompt('q') == 'D q'
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'chat_template': 'absent'}, 'has no chat_template'), ({'eos_token': None}, 'has no eos_token'), ({'pad_token': 'absent'}, 'has no pad_token'),
+    ({'pad_token': '<nowhere>'}, "the pad_token '<nowhere>' is not in tokenizer.json"), ({'chat_template': '{% if %}'}, 'does not render'),
+    ({'chat_template': 'constant'}, "leaves the user's text out"), ({'chat_template': "{{ raise_exception('give a system turn') }}"}, 'give a system turn'),
+    ({'chat_template': "{{ strftime_now('%Y') }} {{ messages[0].content }}"}, 'must not depend on the day'),
+    ({'chat_template': "{{ messages.__class__.__mro__ }} {{ messages[0].content }}"}, 'unsafe'), ({'chat_template': '{{ messages.append(1) }}'}, 'unsafe')])
+def test_what_cannot_be_used_is_refused(checkpoint, changes, said):
+  with pytest.raises(ChatTemplateError, match=said):
+    chat_template.read(str(checkpoint(changes)))
+
+
+def test_a_folder_without_a_tokenizer_config_is_named(tmp_path):
+  with pytest.raises(ChatTemplateError, match='there is no .*tokenizer_config.json'):
+    chat_template.read(str(tmp_path))
+
+
+# -- tasks of one's own in that format ---------------------------------------------------------------------------------------------------------
+
+
+def tasks(tmp_path, *changes: dict):
+  lines = [{'prompt': f'{i} + {i}?', 'answer': str(2 * i), 'family': 'sums'} for i in range(20)]
+  lines += [{'prompt': 'asked?', 'answer': '1', 'family': 'sums', 'solution': 'think'} | change for change in changes]
+  path = tmp_path / 'tasks.jsonl'
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  return own_data.read(path)
+
+
+def test_own_tasks_train_in_the_bases_format(tmp_path, checkpoint):
+  folder, own = checkpoint({}), tasks(tmp_path, {})
+  item = own.items[-1]
+  (folder / 'train.jsonl').write_text(own_data.jsonl([item]))
+  made = corpus.load(folder)
+  tokenizer = base_tokenizer.load(str(folder))
+  assert made.items == (item,) and made == corpus.load(folder, [item])
+  sequence = SftSource(0, Mixture(), tokenizer, reasoning_weight=0.25, corpus=made)[5]
+  text = ('<|im_start|>user\nasked?<|im_end|>\n<|im_start|>assistant\n', 'think\n', '\\boxed{1}<|im_end|>')
+  assert tokenizer.decode(sequence.tokens.tolist(), skip_special_tokens=False).replace(' ', '') == ''.join(text).replace(' ', '')
+  lengths = [len(tokenizer.encode(part, add_special_tokens=False).ids) for part in text]
+  assert sequence.weights.tolist() == [0.0] * lengths[0] + [0.25] * lengths[1] + [1.0] * lengths[2]
+
+
+@pytest.mark.parametrize('made', [Corpus(ChatFormat('x', '', 'e', 'p')), Corpus(MICRO, (item_at(0, 'train', 0, Mixture()),))])
+def test_plain_replay_is_the_micro_bases_alone(made):
+  with pytest.raises(ValueError, match='data.plain_share = 0.1'):
+    SftSource(0, Mixture(), base_tokenizer.build(), plain_share=0.1, corpus=made)
+
+
+@pytest.mark.parametrize(('change', 'limits', 'said'), [
+    ({}, {'row_length': 20}, r'tasks\.jsonl:\d+: the task has \d+ tokens with its chat format, and train.row_length is 20'),
+    ({'solution': 'long ' * 9}, {'max_new_tokens': 30}, r':21: solution, answer and end are \d+ tokens, and objective.max_new_tokens lets the model write 30'),
+    ({'prompt': 'long ' * 30}, {'max_positions': 180}, r':21: the prompt has \d+ tokens, and with objective.max_new_tokens = 40 passes'),
+    ({'prompt': 'a <|im_end|> b'}, {}, r":21: '<\|im_end\|>' is a control token")])
+def test_tasks_that_do_not_fit_are_named(tmp_path, checkpoint, change, limits, said):
+  folder = checkpoint({})
+  check = lambda own: corpus.check_fit(own, chat_template.read(str(folder)), base_tokenizer.load(str(folder)),
+                                       **{'row_length': 300, 'max_new_tokens': 40, 'max_positions': 400} | limits)
+  with pytest.raises(TaskFileError, match=said):
+    check(tasks(tmp_path, change))
+  if change:
+    check(tasks(tmp_path))
