@@ -1,6 +1,6 @@
 """Score weights on a set of puzzles: accuracy per family with 95% Wilson intervals.
 
-  aevo evaluate substrate/base                                  a base, or the --out of `aevo train`
+  aevo evaluate substrate/base                                  a base (in shards or imported too), or the --out of `aevo train`
   aevo evaluate runs/demo/trials/r2w5/export/model.safetensors --items=300
   aevo evaluate my_run --verifier=challenge --json
   aevo evaluate my_run --split=external --secret_file=mine.json a private set of your own: {"secret": "64 hex digits"}
@@ -26,7 +26,7 @@ _ITEMS = flags.DEFINE_integer('items', None, "Size of the set, if not the consti
 _VERIFIER = flags.DEFINE_string('verifier', None, "How answers are compared, if not as the constitution says (objective.verifier).")
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 
-WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
+WEIGHTS, CONFIG, INDEX = 'model.safetensors', 'config.json', 'model.safetensors.index.json'
 MIN_SECRET_BYTES = 16
 
 
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> None:
                                                       'is drawn with a secret; give --secret_file=FILE with {"secret": "hex digits"}'))
   try:
     weights = find_weights(pathlib.Path(argv[1]))
-    base = pathlib.Path(_BASE.value) if _BASE.value else weights.parent if (weights.parent / CONFIG).exists() else layout.root_file('substrate') / 'base'
+    beside = weights if weights.is_dir() else weights.parent
+    base = pathlib.Path(_BASE.value) if _BASE.value else beside if (beside / CONFIG).exists() else layout.root_file('substrate') / 'base'
     result = evaluate(weights, base)
   except EvaluateError as error:
     sys.exit(f'evaluate: {error}')
@@ -55,11 +56,13 @@ def main(argv: list[str]) -> None:
 
 
 def find_weights(path: pathlib.Path) -> pathlib.Path:
-  """The safetensors file that is meant by a file, a base or export directory, a trial or a run of `aevo train`.
+  """The safetensors file that is meant by a file, a base or export directory, a trial or a run of `aevo train`; a directory itself where it holds shards or an import.
 
   Raises:
     EvaluateError: there is none.
   """
+  if (path / INDEX).is_file() or (path / 'checkpoint').is_dir() and (path / CONFIG).is_file():
+    return path
   candidates = [path] if path.is_file() else [path / WEIGHTS, path / 'export' / WEIGHTS]
   found = next((p for p in candidates if p.is_file()), None)
   if found is None:
@@ -90,13 +93,14 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
-  from aevo_jax.checkpoint.digest import file_digest
+  from aevo_jax.checkpoint.digest import file_digest, logical_digest
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation import scoring, sets
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import outline
+  from aevo_jax.substrate import weights as weights_lib
 
   logging.set_verbosity(logging.WARNING)
   section = f'{_SPLIT.value}_set'
@@ -111,7 +115,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     items = (sets.dev_items(constitution, own) if _SPLIT.value == 'dev' else
              sets.private_items(constitution, _SPLIT.value, read_secret(pathlib.Path(_SECRET.value)), own))
     config = hf_checkpoint.read_config(base)
-    params = hf_checkpoint.load_weights(weights, config)
+    params = weights_lib.load(weights, config) if weights.is_dir() else hf_checkpoint.load_weights(weights, config)
     chat = chat_template.read(str(base))
   except (LoadError, ValueError) as error:
     raise EvaluateError(str(error)) from error
@@ -119,7 +123,8 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     raise EvaluateError(f'{weights} is no safetensors file: {error}') from error
   scorer = scoring.Scorer(outline(config)[0], tokenizers.load(str(base)), items, max_new_tokens=constitution.objective.max_new_tokens,
                           chat=chat, verifier=verifier)
-  return {'weights': str(weights), 'file_digest': file_digest(weights), 'split': _SPLIT.value, 'items_digest': sets.items_digest(items)} | scoring.summary(scorer(params), verifier)
+  digest = {'logical_digest': logical_digest(params)} if weights.is_dir() else {'file_digest': file_digest(weights)}
+  return {'weights': str(weights)} | digest | {'split': _SPLIT.value, 'items_digest': sets.items_digest(items)} | scoring.summary(scorer(params), verifier)
 
 
 def table(result: dict) -> str:

@@ -2,7 +2,7 @@
 
   aevo train --out=my_run                                              the substrate's default recipe
   aevo train --gin.optimizer.learning_rate=4e-3 --tokens=500000 --out=my_run
-  aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base (config.json, tokenizer.json, model.safetensors)
+  aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base: a Hugging Face checkpoint, or what import_hf made of it
   aevo train --gin_file=configs/meshes/fsdp.gin --out=my_run           sharded over this machine's devices; see docs/sharding.md
   aevo train --tasks=my_tasks.jsonl --out=my_run                       tasks of your own, of which the train split is trained on
 
@@ -58,12 +58,14 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
+  from aevo_jax.checkpoint.digest import ManifestError, logical_digest
   from aevo_jax.config.configurables import override
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
-  from aevo_jax.substrate import build
+  from aevo_jax.models.params import is_adapter, resident_dtype
+  from aevo_jax.substrate import build, weights
   from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
   from aevo_jax.training.train_loop import NonFiniteError
@@ -74,15 +76,18 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value)
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
-    parameters = hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config)
+    frozen = recipe.adaptation.method == 'lora'
+    shapes = placement_lib.outline_of(config, recipe.adaptation, recipe.lora)[0] if placement else {}
+    parameters = weights.load(base, config, dtype=lambda name: resident_dtype(name, config, frozen=frozen),
+                              shardings=placement and placement.params({name: shape for name, shape in shapes.items() if not is_adapter(name)}))
     started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
-                    'base': build.weights_digest(base / hf_checkpoint.WEIGHTS, base)}
+                    'base': logical_digest(parameters)}
     own = own_data.read(pathlib.Path(_TASKS.value)) if _TASKS.value else None
     begin(out, started_with if own is None else started_with | {'tasks': own.digest})
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
     prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), size=_SIZE.value, seed=_SEED.value, corpus=corpus)
-  except (LoadError, ValueError, SafetensorError) as error:
+  except (LoadError, ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'train: {error}')
 
   def on_step(step: int, scalars: dict[str, float]) -> None:
@@ -100,8 +105,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final, config)
   except SafetensorError as error:
     sys.exit(f'train: {export / hf_checkpoint.WEIGHTS}: {error}')
-  for name in build.CARRIED:
-    shutil.copyfile(base / name, export / name)
+  for name in (*build.CARRIED, 'chat_template.jinja'):
+    if (base / name).is_file():
+      shutil.copyfile(base / name, export / name)
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 
 

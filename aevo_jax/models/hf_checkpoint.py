@@ -97,8 +97,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
 
 
 def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> None:
-  """Writes every parameter of a decoder (adapters merged beforehand) as one safetensors file."""
-  save_file({stored: tensor for name, value in sorted(params.items()) for stored, tensor in as_stored(name, np.asarray(value), config).items()},
+  """Writes every parameter of a decoder (adapters merged beforehand) as one safetensors file, in float32."""
+  save_file({stored: tensor for name, value in sorted(params.items()) for stored, tensor in as_stored(name, np.asarray(value, np.float32), config).items()},
             path, metadata={'format': 'pt'})
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import Decoder, create
 
 Params = dict[str, jax.Array]
+_FLOAT32 = ('A_log', 'D', 'dt_bias', 'e_score_correction_bias')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,12 @@ def logical_axes(model: Decoder) -> dict[str, tuple[str, ...]]:
 def is_router_bias(name: str) -> bool:
   """Whether a parameter is the bias by which a router chooses experts; whoever trains the router sets it from the experts' load."""
   return name.endswith('.e_score_correction_bias')
+
+
+def resident_dtype(name: str, config: ModelConfig, *, frozen: bool) -> jnp.dtype:
+  """The dtype in which a parameter lies in memory while training: float32 for what is trained; what is frozen, in the dtype of the computation but for the few that the
+  reference keeps in float32."""
+  return jnp.dtype(config.compute_dtype if frozen and name.rpartition('.')[2] not in _FLOAT32 else 'float32')
 
 
 def is_adapter(name: str) -> bool:

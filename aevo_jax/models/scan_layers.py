@@ -53,6 +53,15 @@ def is_stacked(name: str) -> bool:
   return _STACKED.fullmatch(name) is not None
 
 
+def members(name: str, pattern: str) -> tuple[str, ...]:
+  """The canonical parameters that lie in a stacked one, in order; of any other, its own name."""
+  match = _STACKED.fullmatch(name)
+  if match is None:
+    return (name,)
+  start, unit, repeats = segments(pattern)[int(match[1])]
+  return tuple(f'layers.{start + int(match[2]) + r * len(unit)}.{match[3]}' for r in range(repeats))
+
+
 def stack(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
   """Canonical parameters (arrays or shapes) as `Scanned` has them."""
   stacked = {name: value for name, value in params.items() if not _CANONICAL.fullmatch(name)}
@@ -60,11 +69,11 @@ def stack(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
   for name in params:
     if match := _CANONICAL.fullmatch(name):
       leaves.setdefault(int(match[1]), []).append(match[2])
-  for s, (start, unit, repeats) in enumerate(segments(pattern)):
+  for s, (start, unit, _) in enumerate(segments(pattern)):
     for i in range(len(unit)):
-      members = range(start + i, start + len(unit) * repeats, len(unit))
       for leaf in leaves.get(start + i, ()):
-        stacked[f'segments.{s}.{i}.{leaf}'] = _together([params[f'layers.{n}.{leaf}'] for n in members])
+        name = f'segments.{s}.{i}.{leaf}'
+        stacked[name] = _together([params[member] for member in members(name, pattern)])
   return stacked
 
 
@@ -72,11 +81,7 @@ def unstack(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
   """The inverse of `stack`."""
   canonical = {}
   for name, value in params.items():
-    if match := _STACKED.fullmatch(name):
-      start, unit, repeats = segments(pattern)[int(match[1])]
-      canonical |= {f'layers.{start + int(match[2]) + r * len(unit)}.{match[3]}': value[r] for r in range(repeats)}
-    else:
-      canonical[name] = value
+    canonical |= {member: value[r] for r, member in enumerate(members(name, pattern))} if is_stacked(name) else {name: value}
   return canonical
 
 

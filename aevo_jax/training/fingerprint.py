@@ -20,7 +20,7 @@ from aevo_jax.data import pipeline
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import Params, Structure, abstract, is_adapter, is_router_bias, unbind
+from aevo_jax.models.params import Params, Structure, abstract, is_adapter, is_router_bias, resident_dtype, unbind
 from aevo_jax.training import optimizer as optimizer_lib
 from aevo_jax.training.recipe import Adaptation, Lora, Optimizer, Recipe
 from aevo_jax.training.train_state import TrainState
@@ -34,7 +34,7 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
 
   Args:
     adapter: its shape, where `adaptation` asks for one.
-    base: the base checkpoint's arrays by name; None leaves shapes in their place.
+    base: the base checkpoint's arrays by name, stacked or not where the config scans; None leaves shapes in their place.
     seed: of the adapters.
 
   Returns:
@@ -43,12 +43,12 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
   model = abstract(config)
   if adaptation.method == 'lora':
     lora.attach(model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=seed)
-  structure, params = unbind(model)
+  structure, params = unbind(scan_layers.Scanned(model) if config.scan else model)
+  by_adapter = adaptation.method == 'lora'
   if base is not None:
-    params |= {name: jnp.asarray(value) for name, value in base.items()}
-  if config.scan:
-    structure, params = unbind(scan_layers.Scanned(model))[0], scan_layers.stack(params, config.pattern)
-  trained = is_adapter if adaptation.method == 'lora' else lambda name: not is_router_bias(name)
+    base = scan_layers.stack(base, config.pattern) if config.scan and not any(map(scan_layers.is_stacked, base)) else base
+    params |= {name: jnp.asarray(value, resident_dtype(name, config, frozen=by_adapter)) for name, value in base.items()}
+  trained = is_adapter if by_adapter else lambda name: not is_router_bias(name)
   return structure, {k: v for k, v in params.items() if trained(k)}, {k: v for k, v in params.items() if not trained(k)}
 
 

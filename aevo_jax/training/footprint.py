@@ -15,7 +15,7 @@ from flax import nnx
 from aevo_jax.models import lora, remat
 from aevo_jax.models.config import REMAT_POLICIES, ModelConfig
 from aevo_jax.models.decoder import Block, Decoder
-from aevo_jax.models.params import abstract, is_adapter, is_router_bias, logical_axes, unbind
+from aevo_jax.models.params import abstract, is_adapter, is_router_bias, logical_axes, resident_dtype, unbind
 from aevo_jax.sharding.memory import device_bytes, kept_bytes
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.training.losses.sft import sft_loss
@@ -70,7 +70,7 @@ def shapes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tup
     if is_adapter(name) if by_adapter else not is_router_bias(name):
       trained[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
     else:
-      frozen[name] = jax.ShapeDtypeStruct(shape, jnp.dtype(config.compute_dtype if by_adapter else 'float32'))
+      frozen[name] = jax.ShapeDtypeStruct(shape, resident_dtype(name, config, frozen=by_adapter))
   return trained, frozen, axes
 
 
