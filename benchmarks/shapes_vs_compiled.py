@@ -4,12 +4,16 @@
 
 The step is the real one, on abstract arrays with the rules' shardings, under model.remat_policy, scanned if model.scan says so. --blocks takes the first so many of
 the pattern: without a scan every block is compiled anew.
+The JSON line that it prints belongs into benchmarks/results/shapes_vs_compiled.jsonl, from which `aevo status` knows what was compiled.
 XLA's CPU compiler turns bfloat16 products into float32 ones, so --gin.model.compute_dtype='"float32"' compares like with like.
 """
 
 import dataclasses
+import datetime
 import json
 import os
+import platform
+import shlex
 import sys
 import time
 
@@ -75,7 +79,8 @@ def main(argv: list[str]) -> None:
   temporary = estimate.gradients + sum(activations.values())
   gib = lambda size: round(size / 2**30, 3)
   print(json.dumps({
-      'pattern': config.pattern, 'mesh': dict(placement.mesh.shape), 'rows': shape, 'adaptation': recipe.adaptation.method, 'remat_policy': config.remat_policy, 'scan': config.scan, 'compute_dtype': config.compute_dtype,
+      'date': datetime.date.today().isoformat(), 'command': shlex.join(['python', *sys.argv]), 'gin_files': flags.FLAGS.gin_file,
+      'machine': f'{platform.machine()}, {os.cpu_count()} cores, {_DEVICES.value} simulated devices', 'pattern': config.pattern, 'mesh': dict(placement.mesh.shape), 'rows': shape, 'adaptation': recipe.adaptation.method, 'remat_policy': config.remat_policy, 'scan': config.scan, 'compute_dtype': config.compute_dtype,
       'compile_s': round(time.perf_counter() - started, 1),
       'held_gib': {'estimate': gib(held), 'compiled': gib(analysis.argument_size_in_bytes), 'ratio': round(held / analysis.argument_size_in_bytes, 3)},
       'temporary_gib': {'estimate': gib(temporary), 'compiled': gib(analysis.temp_size_in_bytes), 'ratio': round(temporary / analysis.temp_size_in_bytes, 3)},
