@@ -56,7 +56,7 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'export'
     if _ADAPTER.value:
-      write_adapter(winner, stage)
+      write_adapter(winner, stage, _BASE_NAME.value)
     else:
       stage.mkdir()
       shutil.copyfile(winner.directory / EXPORT, stage / hf_checkpoint.WEIGHTS)
@@ -69,8 +69,8 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   print(f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored and where it comes from')
 
 
-def write_adapter(winner, stage: pathlib.Path) -> None:
-  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint."""
+def write_adapter(winner, stage: pathlib.Path, base_name: str) -> None:
+  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint; `base_name` is what it names as its base."""
   from aevo_jax.campaign.gate import default_values
   from aevo_jax.checkpoint import orbax_io
   from aevo_jax.models import hf_checkpoint
@@ -87,7 +87,7 @@ def write_adapter(winner, stage: pathlib.Path) -> None:
   params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
   lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
   try:
-    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, _BASE_NAME.value)
+    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, base_name)
   except peft_adapter.AdapterError as error:
     raise NoWinnerError(str(error)) from error
 

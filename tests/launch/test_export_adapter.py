@@ -1,0 +1,57 @@
+"""`aevo export --adapter`: the adapter of the sealed checkpoint, as PEFT stores it, reads back exactly."""
+
+import importlib.util
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevo_jax import layout
+from aevo_jax.checkpoint import orbax_io
+from aevo_jax.models import hf_checkpoint, peft_adapter
+from aevo_jax.models.params import is_adapter
+from aevo_jax.report.winner import NoWinnerError
+from aevo_jax.training.fingerprint import adapted
+from aevo_jax.training.optimizer import transformation
+from aevo_jax.training.recipe import Adaptation, Lora, Optimizer
+from aevo_jax.training.train_state import TrainState
+
+BASE = layout.root_file('substrate') / 'base'
+RECIPE = 'adaptation.method = "lora"\nlora.rank = 4\nlora.alpha = 8.0\nlora.targets = "attention_mlp"\n'
+
+
+@pytest.fixture(scope='module')
+def export():
+  spec = importlib.util.spec_from_file_location('aevo_export', layout.root_file('launch') / 'export.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture
+def trial(tmp_path):
+  """A sealed trial as `write_adapter` reads it, and its trained adapters."""
+  config = hf_checkpoint.read_config(BASE)
+  _, params, _ = adapted(config, Adaptation('lora'), Lora(4, 8.0, 'attention_mlp'), None, seed=0)
+  rng = np.random.default_rng(0)
+  params = {name: jnp.asarray(rng.standard_normal(value.shape), jnp.float32) for name, value in params.items()}
+  state = TrainState.create(params, transformation(Optimizer()), 0.0)
+  orbax_io.save(orbax_io.step_directory(tmp_path / 'checkpoints', 3), state)
+  return types.SimpleNamespace(trial=types.SimpleNamespace(trial='promoted0'), recipe=RECIPE, directory=tmp_path, base=BASE), params
+
+
+def test_it_is_the_trained_adapter(export, trial, tmp_path):
+  winner, params = trial
+  export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
+  loaded, rank, alpha = peft_adapter.load(tmp_path / 'adapter', hf_checkpoint.read_config(BASE))
+  assert (rank, alpha) == (4, 8.0) and loaded.keys() == params.keys() and all(map(is_adapter, loaded))
+  for name, value in params.items():
+    np.testing.assert_array_equal(loaded[name], value)
+
+
+def test_a_recipe_that_trained_all_weights_has_none(export, trial, tmp_path):
+  winner, _ = trial
+  winner.recipe = RECIPE.replace('"lora"\n', '"full"\n')
+  with pytest.raises(NoWinnerError, match='trained all weights .*export them without --adapter'):
+    export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
