@@ -125,8 +125,9 @@ def _on_one_device(config: ModelConfig, layout: Layout) -> ModelConfig:
 
 
 def _adapted(config: ModelConfig, recipe: Recipe) -> Decoder:
-  """An abstract decoder with adapters."""
-  model = abstract(config)
+  """An abstract decoder with blocks of every kind of the pattern, and adapters."""
+  blocks = max(map(config.pattern.index, set(config.pattern))) + 1  # a beginning: what a family allows as a whole it may not allow in another order
+  model = abstract(dataclasses.replace(config, pattern=config.pattern[:blocks]))
   if recipe.adaptation.method == 'lora':
     lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0)
   return model
