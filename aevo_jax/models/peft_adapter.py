@@ -26,9 +26,9 @@ CHALLENGE_MAX_RANK = 32  # of the challenge's submission format
 _PREFIX = 'base_model.model.'
 _EXPERTS = ('up_proj', 'down_proj')  # in the order in which PEFT wraps them
 # Fields of adapter_config.json that do not change what a loaded adapter computes, or that are read. Any other that is set is refused.
-_READ = {'peft_type', 'r', 'lora_alpha', 'target_modules', 'target_parameters'}
-_HARMLESS = {'auto_mapping', 'base_model_name_or_path', 'corda_config', 'ensure_weight_tying', 'eva_config', 'inference_mode', 'init_lora_weights', 'loftq_config',
-             'lora_dropout', 'lora_ga_config', 'megatron_config', 'megatron_core', 'peft_version', 'qalora_group_size', 'revision', 'runtime_config', 'task_type'}
+_READ = {'peft_type', 'r', 'lora_alpha', 'target_modules', 'target_parameters', 'init_lora_weights'}
+_PLAIN_STARTS = (True, False, None, 'gaussian', 'eva', 'orthogonal')  # PEFT repeats any other on loading, and it changes the base
+_HARMLESS = {'auto_mapping', 'base_model_name_or_path', 'ensure_weight_tying', 'eva_config', 'inference_mode', 'lora_dropout', 'megatron_config', 'megatron_core', 'peft_version', 'qalora_group_size', 'revision', 'runtime_config', 'task_type'}
 
 
 class AdapterError(ValueError):
@@ -105,6 +105,8 @@ def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
   if fields.get('peft_type') != 'LORA':
     raise AdapterError(f'{directory / CONFIG} has peft_type {fields.get("peft_type")!r}; only "LORA" is read')
   refused = [f'{name} = {value!r}' for name, value in sorted(fields.items()) if name not in _READ | _HARMLESS and value not in (None, False, 'none', {}, [])]
+  if (start := fields.get('init_lora_weights')) not in _PLAIN_STARTS:
+    refused.append(f'init_lora_weights = {start!r}')
   if refused:
     raise AdapterError(f'{directory / CONFIG} asks for what is not computed here: {", ".join(refused)}; train the adapter without')
   rank = fields['r']

@@ -87,7 +87,9 @@ def build(root: pathlib.Path, measured: SubstrateManifest, store: Store, train: 
     recipe = (root / RECIPE).read_text()
     if pointer.exists():
         stored = pointer.read_text()
-        store.verify(stored)
+        given = store.verify(stored) / TRAIN
+        if (given.read_text() if given.exists() else "") != train:
+            raise SubstrateMismatchError(f"{pointer} names a stored substrate with other tasks to train on; remove that file, and the substrate is stored anew")
         return Substrate(name, stored, recipe)
     with tempfile.TemporaryDirectory(dir=store.root) as staging:
         stage = pathlib.Path(staging)

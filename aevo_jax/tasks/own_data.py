@@ -198,6 +198,8 @@ def _item(line: str, place: str, right) -> Item:
   prompt, answer, family = fields['prompt'], fields['answer'].strip(), fields['family']
   if not _FAMILY.fullmatch(family):
     raise TaskFileError(f'{place}: family {family!r} may hold only letters, digits, _ and -')
+  if family in verify.TOLERANT_FAMILIES:
+    raise TaskFileError(f'{place}: family {family!r} is a puzzle family whose answers the verifiers compare by a tolerance of its own; give yours another name')
   if verify.extract_boxed(f'\\boxed{{{answer}}}') != answer:
     raise TaskFileError(f'{place}: the answer {answer!r} cannot be read back from \\boxed{{}}; balance its braces')
   if not right(family, answer, answer):

@@ -91,7 +91,7 @@ def test_tensors_that_do_not_fit_are_named(saved):
     assert part in str(error.value)
 
 
-@pytest.mark.parametrize('option, value', [('use_rslora', True), ('use_dora', True), ('bias', 'all'), ('rank_pattern', {'q_proj': 4}), ('modules_to_save', ['lm_head']),
+@pytest.mark.parametrize('option, value', [('use_rslora', True), ('use_dora', True), ('init_lora_weights', 'pissa'), ('corda_config', {'a': 1}), ('bias', 'all'), ('rank_pattern', {'q_proj': 4}), ('modules_to_save', ['lm_head']),
                                            ('fan_in_fan_out', True), ('layers_to_transform', [1]), ('exclude_modules', ['q_proj']), ('made_up_next_year', 3)])
 def test_what_is_not_computed_is_refused_by_name(saved, option, value):
   edit(saved.path, **{option: value})
