@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.models.params import abstract, unbind
   from aevo_jax.training import placement as placement_lib
   from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.training.footprint import footprint, shapes_of
+  from aevo_jax.training.footprint import footprint
   from aevo_jax.training.optimizer import transformation
   from aevo_jax.training.train_state import TrainState
   from aevo_jax.training.train_step import make_train_step
@@ -55,10 +55,10 @@ def main(argv: list[str]) -> None:
   placement = placement_lib.from_gin(config, recipe)
   estimate = footprint(config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value)
 
-  trained, frozen, _ = shapes_of(config, recipe.adaptation, recipe.lora)
+  trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
   model = abstract(config)
   if recipe.adaptation.method == 'lora':
-    lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0)
+    lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0, shapes=True)
   structure = unbind(scan_layers.Scanned(model) if config.scan else model)[0]
   optimizer = transformation(recipe.optimizer)
   state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), trained)

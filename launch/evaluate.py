@@ -61,8 +61,9 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
   Raises:
     EvaluateError: there is none.
   """
-  if (path / INDEX).is_file() or (path / 'checkpoint').is_dir() and (path / CONFIG).is_file():
-    return path
+  for directory in (path, path / 'export'):
+    if (directory / INDEX).is_file() or (directory / 'checkpoint').is_dir() and (directory / CONFIG).is_file():
+      return directory
   candidates = [path] if path.is_file() else [path / WEIGHTS, path / 'export' / WEIGHTS]
   found = next((p for p in candidates if p.is_file()), None)
   if found is None:

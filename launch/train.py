@@ -11,6 +11,7 @@ Run again after an interrupt with the same flags, it continues; `aevo evaluate m
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -65,7 +66,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import is_adapter, resident_dtype
-  from aevo_jax.substrate import build, weights
+  from aevo_jax.substrate import hf_export, hf_import, weights
   from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
   from aevo_jax.training.train_loop import NonFiniteError
@@ -76,17 +77,18 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value)
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
-    frozen = recipe.adaptation.method == 'lora'
-    shapes = placement_lib.outline_of(config, recipe.adaptation, recipe.lora)[0] if placement else {}
-    parameters = weights.load(base, config, dtype=lambda name: resident_dtype(name, config, frozen=frozen),
-                              shardings=placement and placement.params({name: shape for name, shape in shapes.items() if not is_adapter(name)}))
+    shardings = None
+    if placement:
+      trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
+      shardings = placement.params({name: shape for name, shape in (trained | frozen).items() if not is_adapter(name)})
+    parameters = weights.load(base, config, dtype=functools.partial(resident_dtype, frozen=recipe.adaptation.method == 'lora'), shardings=shardings)
     started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': logical_digest(parameters)}
     own = own_data.read(pathlib.Path(_TASKS.value)) if _TASKS.value else None
-    begin(out, started_with if own is None else started_with | {'tasks': own.digest})
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
     prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), size=_SIZE.value, seed=_SEED.value, corpus=corpus)
+    begin(out, started_with if own is None else started_with | {'tasks': own.digest})
   except (LoadError, ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'train: {error}')
 
@@ -100,14 +102,18 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   except NonFiniteError as error:
     sys.exit(f'train: {error}')
   export = out / 'export'
-  export.mkdir(exist_ok=True)
-  try:
-    hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final, config)
-  except SafetensorError as error:
-    sys.exit(f'train: {export / hf_checkpoint.WEIGHTS}: {error}')
-  for name in (*build.CARRIED, 'chat_template.jinja'):
-    if (base / name).is_file():
-      shutil.copyfile(base / name, export / name)
+  if (base / hf_import.SOURCE).is_file():  # an import: in its dtypes and shards, with the tensors that the forward does not use
+    shutil.rmtree(export, ignore_errors=True)
+    hf_export.export_hf(base, export, params=final)
+  else:
+    export.mkdir(exist_ok=True)
+    try:
+      hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final, config)
+    except SafetensorError as error:
+      sys.exit(f'train: {export / hf_checkpoint.WEIGHTS}: {error}')
+    for name in hf_import.CARRIED:
+      if (base / name).is_file():
+        shutil.copyfile(base / name, export / name)
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 
 

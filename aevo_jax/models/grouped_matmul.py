@@ -76,10 +76,10 @@ def _tiled_backward(saved, g_sf):
   def advance(i, dw):
     group, row, own = visit(i)
     x = jnp.where(own, jax.lax.dynamic_slice_in_dim(x_sd, row, TILE), 0)
-    return dw.at[group].add(x.T @ jax.lax.dynamic_slice_in_dim(g_sf, row, TILE))
+    return dw.at[group].add(jnp.matmul(x.T, jax.lax.dynamic_slice_in_dim(g_sf, row, TILE), preferred_element_type=jnp.float32))
 
   dx = _tiled(g_sf, jnp.swapaxes(w_edf, 1, 2), sizes_e)
-  dw = jax.lax.fori_loop(0, count, advance, jnp.zeros_like(w_edf))
+  dw = jax.lax.fori_loop(0, count, advance, jnp.zeros(w_edf.shape, jnp.float32)).astype(w_edf.dtype)
   return dx, dw, np.zeros(sizes_e.shape, jax.dtypes.float0)
 
 

@@ -35,10 +35,10 @@ def hf_module(name: str, config: ModelConfig) -> str:
   return hf_name(weight_of(name), config).removesuffix('.weight')
 
 
-def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int) -> list[str]:
+def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int, shapes: bool = False) -> list[str]:
   """Adds adapters in place to every linear map, and every weight of experts, whose name in Hugging Face matches `targets`.
 
-  The model may be abstract (`nnx.eval_shape`); its adapters are arrays all the same.
+  The model may be abstract (`nnx.eval_shape`); its adapters are arrays all the same, unless `shapes` are asked for.
 
   Args:
     targets: a key of TARGETS, or a regular expression that is searched for in names such as 'model.layers.3.mixer.q_proj'.
@@ -51,30 +51,42 @@ def attach(model: Decoder, *, rank: int, alpha: float, targets: str, seed: int) 
   """
   if rank < 1:
     raise ValueError(f'lora.rank must be >= 1, got {rank}; bind adaptation.method = "full" to train without an adapter')
-  try:
-    pattern = re.compile(TARGETS.get(targets, targets))
-  except re.error as error:
-    raise ValueError(f'lora.targets = {targets!r} is no regular expression ({error}); use one of {sorted(TARGETS)} or mend it') from error
-  maps = _maps(model)
-  modules = {name: hf_module(name, model.config) for name in maps}
-  adapted = sorted(name for name in maps if pattern.search(modules[name]))
-  if not adapted:
-    raise ValueError(f'lora.targets = {targets!r} matches none of {sorted(modules.values())}; use one of {sorted(TARGETS)} or another expression')
+  maps, adapted = _maps(model), targeted(model, targets)
   for index, name in enumerate(adapted):
-    # numpy, not jax.random: as many programs to compile as there are shapes would take longer than the adapters' first steps.
-    rng = np.random.default_rng([seed, index])
     node = maps[name]
     leaf = name.rpartition('.')[2]
     weight = getattr(node, leaf) if isinstance(node, Experts) else node.kernel
     (*experts, rows, columns), axes = weight.shape, weight.get_metadata()['logical_axes']
     stacked = axes[:-2]
-    a = jnp.asarray(rng.standard_normal((*experts, rows, rank), np.float32) / math.sqrt(rows), jnp.float32)
-    b = jnp.asarray(np.zeros((*experts, rank, columns), np.float32))
+    if shapes:
+      a, b = (jax.ShapeDtypeStruct((*experts, *ends), jnp.float32) for ends in ((rows, rank), (rank, columns)))
+    else:
+      # numpy, not jax.random: as many programs to compile as there are shapes would take longer than the adapters' first steps.
+      rng = np.random.default_rng([seed, index])
+      a = jnp.asarray(rng.standard_normal((*experts, rows, rank), np.float32) / math.sqrt(rows), jnp.float32)
+      b = jnp.asarray(np.zeros((*experts, rank, columns), np.float32))
     adapter = node
     if isinstance(node, Experts):
       adapter = node.adapters[leaf] = ExpertAdapter()
     adapter.lora_a, adapter.lora_b = param(a, *stacked, axes[-2], 'lora_rank'), param(b, *stacked, 'lora_rank', axes[-1])
     adapter.lora_scale = alpha / rank
+  return adapted
+
+
+def targeted(model: Decoder, targets: str) -> list[str]:
+  """Our names of the maps that `targets` means, see `attach`.
+
+  Raises:
+    ValueError: `targets` is no regular expression, or nothing matches.
+  """
+  try:
+    pattern = re.compile(TARGETS.get(targets, targets))
+  except re.error as error:
+    raise ValueError(f'lora.targets = {targets!r} is no regular expression ({error}); use one of {sorted(TARGETS)} or mend it') from error
+  modules = {name: hf_module(name, model.config) for name in _maps(model)}
+  adapted = sorted(name for name in modules if pattern.search(modules[name]))
+  if not adapted:
+    raise ValueError(f'lora.targets = {targets!r} matches none of {sorted(modules.values())}; use one of {sorted(TARGETS)} or another expression')
   return adapted
 
 

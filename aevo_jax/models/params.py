@@ -60,10 +60,10 @@ def is_router_bias(name: str) -> bool:
   return name.endswith('.e_score_correction_bias')
 
 
-def resident_dtype(name: str, config: ModelConfig, *, frozen: bool) -> jnp.dtype:
-  """The dtype in which a parameter lies in memory while training: float32 for what is trained; what is frozen, in the dtype of the computation but for the few that the
-  reference keeps in float32."""
-  return jnp.dtype(config.compute_dtype if frozen and name.rpartition('.')[2] not in _FLOAT32 else 'float32')
+def resident_dtype(name: str, stored: jnp.dtype, *, frozen: bool) -> jnp.dtype:
+  """The dtype in which a parameter lies in memory while training: float32 for what is trained; what is frozen, as it was stored, so that it can be given back, but for the
+  few that the reference keeps in float32."""
+  return jnp.dtype(stored if frozen and name.rpartition('.')[2] not in _FLOAT32 else 'float32')
 
 
 def is_adapter(name: str) -> bool:

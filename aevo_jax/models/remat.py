@@ -1,7 +1,8 @@
 """What a block's forward pass keeps for its backward pass, by name (`model.remat_policy`); what is not kept is computed again.
 
     none    everything
-    dots    the outputs of products with weights, and what attention and scan give ('context'); norms, activations, attention and scan are computed again
+    dots    the outputs of products with weights, and what attention and scan give ('context'); norms, activations, attention, scan and routed experts are computed
+            again
     block   only the block's input
 
 See Chen et al. (1604.06174) for the trade, and `aevo shapes` for what it saves.

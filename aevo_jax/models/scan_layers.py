@@ -99,16 +99,16 @@ class Scanned(Decoder):
                   for i in range(len(unit))]) for start, unit, repeats in segments(model.config.pattern)])
 
   def _blocks(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-    def run(blocks, x, _):
+    def run(scanned, blocks, x, _):
       loads = []
       for block in blocks:
-        x, load = run_block(self.config.remat_policy, block, x, segment_ids_bt, scanned=True)
+        x, load = run_block(self.config.remat_policy, block, x, segment_ids_bt, scanned=scanned)
         loads += [] if load is None else [load]
       return x, loads
 
     all_loads = []
-    for segment in self.segments:
-      x, loads = _scan(run, segment, x)
+    for segment, (_, _, repeats) in zip(self.segments, segments(self.config.pattern)):
+      x, loads = _scan(functools.partial(run, repeats > 1), segment, x)  # XLA writes a loop of one repeat out
       # In the order of the pattern: all E blocks of the first repeat, then those of the second.
       all_loads += [load[r] for r in range(loads[0].shape[0]) for load in loads] if loads else []
     return x, all_loads

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.nearest import suggestion
 
-PARAMETER_AXES = ('vocab', 'embed', 'heads', 'kv_heads', 'mlp', 'experts', 'mamba_inner', 'mamba_heads', 'moe_latent', 'conv', 'lora_rank')
+PARAMETER_AXES = ('vocab', 'embed', 'heads', 'kv_heads', 'mlp', 'experts', 'mamba_inner', 'mamba_heads', 'moe_latent', 'conv', 'lora_rank', 'head_dim')
 ACTIVATION_AXES = ('batch', 'length')
 UNSHARDED_AXES = ('layers',)  # of stacked parameters: a scan reads one layer after the other
 

@@ -16,12 +16,12 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, outline
 from aevo_jax.substrate.hf_import import CHECKPOINT
 
-def load(base: pathlib.Path, config: ModelConfig, *, dtype: Callable[[str], np.dtype] = lambda name: np.dtype('float32'),
+def load(base: pathlib.Path, config: ModelConfig, *, dtype: Callable[[str, np.dtype], np.dtype] = lambda name, stored: np.dtype('float32'),
          shardings: Mapping[str, jax.sharding.Sharding] | None = None) -> Params:
   """The parameters of a decoder, stacked where `config.scan`.
 
   Args:
-    dtype: of each parameter, by its name. shardings: where each goes; the default device for those left out.
+    dtype: of each parameter, by its name and the dtype in which it is stored. shardings: where each goes; the default device for those left out.
 
   Raises:
     CheckpointError, ManifestError: they cannot be read, or are not those that were written. ValueError: they are not the config's.
@@ -29,10 +29,11 @@ def load(base: pathlib.Path, config: ModelConfig, *, dtype: Callable[[str], np.d
   shapes = outline(config)[1]
   names = scan_layers.stack(shapes, config.pattern) if config.scan else shapes
   place = _from_import(base, config, shapes) if (base / CHECKPOINT).is_dir() else _from_safetensors(base, config)
-  return {name: place(name, shape.shape, dtype(name), (shardings or {}).get(name)) for name, shape in names.items()}
+  return {name: place(name, shape.shape, dtype, (shardings or {}).get(name)) for name, shape in names.items()}
 
 
-Place = Callable[[str, tuple[int, ...], np.dtype, jax.sharding.Sharding | None], jax.Array]
+Dtype = Callable[[str, np.dtype], np.dtype]
+Place = Callable[[str, tuple[int, ...], Dtype, jax.sharding.Sharding | None], jax.Array]
 
 
 def _from_safetensors(base: pathlib.Path, config: ModelConfig) -> Place:
@@ -40,11 +41,14 @@ def _from_safetensors(base: pathlib.Path, config: ModelConfig) -> Place:
   reader = hf_stream.Reader(base, config)
 
   def place(name, shape, dtype, sharding) -> jax.Array:
+    parts = scan_layers.members(name, config.pattern)
+    dtype = dtype(name, reader.shapes[parts[0]].dtype)
+
     def piece(index: tuple[slice, ...]) -> np.ndarray:
       if not scan_layers.is_stacked(name):
         return reader.read(name, index).astype(dtype)
       stacked = np.empty([len(range(*s.indices(n))) for s, n in zip(index, shape)], dtype)
-      for row, part in enumerate(scan_layers.members(name, config.pattern)[index[0]]):
+      for row, part in enumerate(parts[index[0]]):
         stacked[row] = reader.read(part, index[1:])
       return stacked
 
@@ -70,8 +74,12 @@ def _from_import(base: pathlib.Path, config: ModelConfig, shapes: Mapping[str, j
     return value
 
   def place(name, shape, dtype, sharding) -> jax.Array:
-    value = np.empty(shape, dtype)
-    for row, part in zip(value if scan_layers.is_stacked(name) else [value], scan_layers.members(name, config.pattern)):
+    parts = scan_layers.members(name, config.pattern)
+    first = following(parts[0])
+    value = np.empty(shape, dtype(name, first.dtype))
+    rows = value if scan_layers.is_stacked(name) else [value]
+    rows[0][...] = first
+    for row, part in zip(rows[1:], parts[1:]):
       row[...] = following(part)
     return jnp.asarray(value) if sharding is None else jax.device_put(value, sharding)
 

@@ -47,7 +47,7 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
   by_adapter = adaptation.method == 'lora'
   if base is not None:
     base = scan_layers.stack(base, config.pattern) if config.scan and not any(map(scan_layers.is_stacked, base)) else base
-    params |= {name: jnp.asarray(value, resident_dtype(name, config, frozen=by_adapter)) for name, value in base.items()}
+    params |= {name: jnp.asarray(value, resident_dtype(name, value.dtype, frozen=by_adapter)) for name, value in base.items()}
   trained = is_adapter if by_adapter else lambda name: not is_router_bias(name)
   return structure, {k: v for k, v in params.items() if trained(k)}, {k: v for k, v in params.items() if not trained(k)}
 

@@ -20,7 +20,7 @@ from aevo_jax.sharding.memory import device_bytes, kept_bytes
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.placement import outline_of, state_specs
+from aevo_jax.training.placement import shapes_of, state_specs
 from aevo_jax.training.recipe import Adaptation, Lora, Recipe
 
 
@@ -58,20 +58,6 @@ def footprint(config: ModelConfig, recipe: Recipe, layout: Layout, *, rows: int,
       count=sum(math.prod(shape.shape) for shape in shapes.values()), parameters=parameters, frozen=on_device(frozen), gradients=parameters,
       optimizer=on_device(jax.eval_shape(transformation(recipe.optimizer).init, trained)), moving_average=parameters if recipe.train.ema_decay else 0,
       activations=_activations(config, recipe, layout, rows, row_length, on_device(in_compute_dtype)))
-
-
-def shapes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tuple[dict, dict, dict[str, tuple[str, ...]]]:
-  """Shapes of trained and of frozen parameters, and the logical axes of all. Under an adapter the base is frozen in the dtype of the computation."""
-  by_adapter = adaptation.method == 'lora'
-  outline, axes = outline_of(config, adaptation, adapter)
-  trained, frozen = {}, {}
-  for name, value in outline.items():
-    shape = tuple(adapter.rank if axis == 'lora_rank' else size for size, axis in zip(value.shape, axes[name]))
-    if is_adapter(name) if by_adapter else not is_router_bias(name):
-      trained[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    else:
-      frozen[name] = jax.ShapeDtypeStruct(shape, resident_dtype(name, config, frozen=by_adapter))
-  return trained, frozen, axes
 
 
 def _activations(config: ModelConfig, recipe: Recipe, layout: Layout, rows: int, row_length: int, weight_copies: int) -> dict[str, dict[str, int]]:
@@ -129,15 +115,15 @@ def _adapted(config: ModelConfig, recipe: Recipe) -> Decoder:
   blocks = max(map(config.pattern.index, set(config.pattern))) + 1  # a beginning: what a family allows as a whole it may not allow in another order
   model = abstract(dataclasses.replace(config, pattern=config.pattern[:blocks]))
   if recipe.adaptation.method == 'lora':
-    lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0)
+    lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0, shapes=True)
   return model
 
 
 def _kept_in_block(model: Decoder, kind: str, x_btd: jax.ShapeDtypeStruct, policy: str, collected: int) -> int:
   """Bytes that a block keeps. Its experts see the tokens of `collected` devices; what they keep is a device's times that, and grows with experts per token."""
   block = model.layers[model.config.pattern.index(kind)]
-  if kind != 'E':
-    return _kept(block, x_btd, policy)
+  if kind != 'E' or model.config.num_experts_per_tok < 2:
+    return _kept(block, x_btd, policy) * (collected if kind == 'E' else 1)
   with_experts = {}
   for k in (1, 2):
     block.mixer.gate.config = dataclasses.replace(model.config, num_experts_per_tok=k)

@@ -5,29 +5,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from aevo_jax.config.configurables import resolve
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
+from aevo_jax.models.params import abstract, is_adapter, is_router_bias, logical_axes, resident_dtype, unbind
 from aevo_jax.sharding import context
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.training.recipe import Adaptation, Lora, Recipe
 
 
-def outline_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-  """{parameter: shape} and {parameter: one logical axis per dimension} of the adapted model, stacked where the config scans it; axes 'lora_rank' are 1 long.
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
-  Adapters are real arrays even on an abstract model, and no name or axis depends on their rank.
+
+def shapes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tuple[Shapes, Shapes, dict[str, tuple[str, ...]]]:
+  """Shapes of trained and of frozen parameters of the adapted model, stacked where the config scans it, and the logical axes of all.
+
+  The base under an adapter is taken to be stored in the dtype of the computation.
   """
-  model = abstract(config)
-  if adaptation.method == 'lora':
-    lora.attach(model, rank=1, alpha=1.0, targets=adapter.targets, seed=0)
+  model, by_adapter = abstract(config), adaptation.method == 'lora'
+  if by_adapter:
+    lora.attach(model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True)
   model = scan_layers.Scanned(model) if config.scan else model
-  return unbind(model)[1], logical_axes(model)
+  trained, frozen = {}, {}
+  for name, value in unbind(model)[1].items():
+    train = is_adapter(name) if by_adapter else not is_router_bias(name)
+    dtype = resident_dtype(name, jnp.dtype(config.compute_dtype), frozen=by_adapter and not train)
+    (trained if train else frozen)[name] = jax.ShapeDtypeStruct(value.shape, dtype)
+  return trained, frozen, logical_axes(model)
 
 
 def state_specs(tree: Any, shapes: Mapping[str, Any], specs: Mapping[str, PartitionSpec]) -> Any:
@@ -77,7 +86,7 @@ def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
     return None
   layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
   layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
-  shapes, axes = outline_of(config, recipe.adaptation, recipe.lora)
+  trained, frozen, axes = shapes_of(config, recipe.adaptation, recipe.lora)
   placement = Placement(mesh_lib.create(mesh_config), layout, axes)
-  placement.params({name: shape for name, shape in shapes.items() if not is_adapter(name)})
+  placement.params(trained | frozen)
   return placement

@@ -23,7 +23,7 @@ from aevo_jax.models.scan_layers import Scanned, stack
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.training import train_loop
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.placement import Placement, outline_of
+from aevo_jax.training.placement import Placement, shapes_of
 from aevo_jax.training.recipe import Adaptation, Lora, Optimizer
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
@@ -58,7 +58,7 @@ def main(patterns: list[str], meshes: list[str]) -> None:
     step = make_train_step(structure, optimizer, label_smoothing=0.0, ema_decay=0.0)
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))
     whole, metrics = jax.jit(step)(start, {}, batch, np.float32(1e-3))
-    _, axes = outline_of(config, Adaptation(), Lora())
+    *_, axes = shapes_of(config, Adaptation(), Lora())
     for name in meshes:
       placement = placed(name, axes)
       shardings = placement.state(start, params)
@@ -106,7 +106,7 @@ def continued(directory: pathlib.Path) -> None:
                                                              ema_decay=0.5, placement=placement)
   rates = [1e-2] * 4
   whole = run('whole', rates)
-  _, axes = outline_of(config, Adaptation(), Lora())
+  *_, axes = shapes_of(config, Adaptation(), Lora())
   for name, steps in (('fsdp', 2), ('fsdp_tensor', 4)):
     placement = placed(name, axes)
     with placement.use():

@@ -14,7 +14,7 @@ from aevo_jax.sharding.mesh import MeshConfig, abstract_mesh
 from aevo_jax.sharding.rules import PARAMETER_AXES, Sharding
 
 MESHES = sorted(layout.root_file('configs').glob('meshes/*.gin'))
-MODELS = sorted(layout.root_file('configs').glob('models/nemotron*.gin'))
+MODELS = sorted(layout.root_file('configs').glob('models/[nq]*.gin'))
 
 
 def shape(*sizes):

@@ -49,7 +49,7 @@ def test_they_are_what_was_written(bases, kind):
   directories, params = bases
   assert logical_digest(weights.load(directories[kind], CONFIG)) == logical_digest(params)
   spread = NamedSharding(jax.make_mesh((1,), ('x',)), PartitionSpec('x'))
-  dtype = lambda name: resident_dtype(name, SCANNED, frozen=True)
+  dtype = lambda name, stored: resident_dtype(name, jnp.dtype('bfloat16'), frozen=stored == np.float32)
   found = weights.load(directories[kind], SCANNED, dtype=dtype, shardings={'segments.0.1.mixer.q_proj.kernel': spread})
   expected = scan_layers.stack({name: jnp.asarray(value) for name, value in params.items()}, CONFIG.pattern)
   assert found.keys() == expected.keys() and found['segments.0.1.mixer.q_proj.kernel'].sharding == spread
@@ -59,15 +59,16 @@ def test_they_are_what_was_written(bases, kind):
     np.testing.assert_array_equal(value, expected[name].astype(value.dtype), err_msg=name)
 
 
-def test_an_adapter_is_trained_in_float32_on_a_base_that_lies_in_bfloat16(bases):
-  """Loaded stacked or stacked later, the adapted model is the same."""
-  directories, params = bases
+@pytest.mark.parametrize('stored', ['float32', 'bfloat16'])
+def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
+  """Whatever the computation's dtype, so that merging changes nothing else. Loaded stacked or stacked later, the adapted model is the same."""
+  _, params = bases
   adapt = lambda base: adapted(SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0)
-  loaded = weights.load(directories['imported'], SCANNED, dtype=lambda name: resident_dtype(name, SCANNED, frozen=True))
-  structure, trained, frozen = adapt(loaded)
-  again = adapt(params)
+  given = {name: jnp.asarray(value, stored) for name, value in params.items()}
+  structure, trained, frozen = adapt(given)
+  again = adapt(scan_layers.stack(given, CONFIG.pattern))
   assert structure == again[0] and all(value.dtype == jnp.float32 for value in trained.values())
-  assert {name: value.dtype for name, value in frozen.items()} == {name: resident_dtype(name, SCANNED, frozen=True) for name in frozen}
+  assert {name: value.dtype for name, value in frozen.items()} == {name: resident_dtype(name, jnp.dtype(stored), frozen=True) for name in frozen}
   assert logical_digest(trained | frozen) == logical_digest(again[1] | again[2])
   assert {name.split('.')[-2] for name in trained} == {'q_proj', 'k_proj', 'v_proj', 'o_proj'}
 

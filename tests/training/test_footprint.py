@@ -8,9 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.sharding.rules import Sharding
-from aevo_jax.training.footprint import footprint, shapes_of
+from aevo_jax.training.footprint import footprint
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.placement import state_specs
+from aevo_jax.training.placement import shapes_of, state_specs
 from aevo_jax.training.recipe import Adaptation, Lora, Optimizer, Recipe, Train
 
 CONFIG = ModelConfig(vocab_size=32, hidden_size=32, pattern='M-*EE', num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=64, mamba_num_heads=4,
