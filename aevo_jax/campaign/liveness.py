@@ -8,6 +8,7 @@ import tokenizers
 from aevo_jax.config.search_space import SearchSpace, perturbations
 from aevo_jax.config.statements import Binding
 from aevo_jax.data.corpus import Corpus
+from aevo_jax.models.config import ModelConfig
 from aevo_jax.training.fingerprint import components
 from aevo_jax.training.recipe import Recipe
 
@@ -23,11 +24,11 @@ def with_value(recipe: Recipe, selector: str, value: object) -> Recipe:
 
 
 def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
-               tokens: int, steps: int, corpus: Corpus = Corpus()) -> dict[str, str]:
+               tokens: int, steps: int, corpus: Corpus = Corpus(), config: ModelConfig = ModelConfig()) -> dict[str, str]:
   """Perturbs each binding of the overlay and compares fingerprints.
 
   Args:
-    tokens, steps: the trial's budget. corpus: chat format and tasks of one's own.
+    tokens, steps: the trial's budget. corpus: chat format and tasks of one's own. config: the model's.
 
   Returns:
     selector -> the component of the fingerprint that changed.
@@ -36,7 +37,7 @@ def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, t
     DeadBindingError: naming every binding whose perturbation changes nothing.
   """
   def parts(candidate: Recipe):
-    return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps), corpus=corpus)
+    return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps), corpus=corpus, config=config)
 
   base, known, changed, dead = parts(recipe), {}, {}, []
   def first_difference(binding: Binding) -> str | None:

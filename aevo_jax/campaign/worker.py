@@ -48,15 +48,15 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
         raise loading.LoadError(f'{binding.selector} was bound to {binding.value!r} and resolved to {resolved[binding.selector]!r}')
     steps = recipe.train.steps_within(spec.tokens, spec.steps)
     (directory / 'resolved.json').write_text(json.dumps(resolved | {'steps_run': steps}, indent=1, sort_keys=True) + '\n')
+    config = hf_checkpoint.read_config(base_directory)
     tokenizer, corpus = tokenizers.load(str(base_directory)), corpora.load(base_directory)
     live = check_live(recipe, parse_statements(spec.overlay), SearchSpace.from_literals(spec.axes), tokenizer, size=spec.size, seed=spec.seed,
-                      tokens=spec.tokens, steps=spec.steps, corpus=corpus)
+                      tokens=spec.tokens, steps=spec.steps, corpus=corpus, config=config)
     (directory / 'liveness.json').write_text(json.dumps(live, indent=1, sort_keys=True) + '\n')
+    prepared = post_train.prepare(config, recipe, base, tokenizer, size=spec.size, seed=spec.seed, corpus=corpus)
   except (loading.LoadError, DeadBindingError, ValueError) as error:
     return {'status': 'refused', 'cause': type(error).__name__, 'message': str(error)}
 
-  config = hf_checkpoint.read_config(base_directory)
-  prepared = post_train.prepare(config, recipe, base, tokenizer, size=spec.size, seed=spec.seed, corpus=corpus)
   ready = time.monotonic()
   try:
     final = post_train.train(prepared, recipe, steps=steps, directory=directory)

@@ -1,12 +1,14 @@
 """What a recipe does, as digests: two recipes with equal fingerprints train the same thing.
 
 Reading a value into a dataclass proves nothing about its use, so the fingerprint is taken from what acts: the items, the learning
-rate at every step, the layout of the training state, and the jaxprs of the training step's two halves, update and gradient. State and jaxprs are those
-of a small stand-in with one block of each kind, since no recipe value depends on the model's width; everything else is the real thing.
+rate at every step, the maps that an adapter is on, the layout of the training state, and the jaxprs of the training step's two halves, update and gradient. State and
+jaxprs are those of a small stand-in with the model's kinds of blocks, since no recipe value depends on its width; everything else is the real thing.
 """
 
+import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 
 import jax
@@ -57,17 +59,21 @@ def source_inputs(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str,
   return seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share, corpus
 
 
-def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int, corpus: Corpus = Corpus()) -> dict[str, functools.partial[str]]:
-  """Digests by name, cheapest first, each computed when called. Where two recipes give a component equal arguments, its digests are equal too."""
+def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int, corpus: Corpus = Corpus(),
+               config: ModelConfig = ModelConfig()) -> dict[str, functools.partial[str]]:
+  """Digests by name, cheapest first, each computed when called. Where two recipes give a component equal arguments, its digests are equal too.
+
+  `config` is the model's; the micro model's, if not given.
+  """
   items = source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus)
   tokens = steps * recipe.train.batch_rows * recipe.train.row_length
   return {
       'stop': functools.partial(_stop_digest, steps, recipe.train.batch_rows, recipe.train.row_length),
       'schedule': functools.partial(_schedule_digest, recipe.optimizer, steps),
       'batches': functools.partial(_items_digest, items, 0),
-      'state': functools.partial(_state_digest, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
-      'update': functools.partial(_update_digest, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
-      'gradient': functools.partial(_gradient_digest, recipe.adaptation, recipe.lora, recipe.loss.label_smoothing),
+      'state': functools.partial(_state_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
+      'update': functools.partial(_update_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
+      'gradient': functools.partial(_gradient_digest, config, recipe.adaptation, recipe.lora, recipe.loss.label_smoothing),
       # A change to a rare family may leave the first items alone and still act on those that follow.
       'later_batches': functools.partial(_items_digest, items, tokens),
   }
@@ -91,11 +97,40 @@ def _items_digest(items: tuple, tokens: int) -> str:
   return state.hexdigest()
 
 
-def _stand_in(adaptation: Adaptation, adapter: Lora) -> tuple[Structure, Params, Params]:
+def _small(config: ModelConfig) -> ModelConfig:
+  """The model with one block of each kind at least, a beginning of its pattern, and small widths."""
+  blocks = max(map(config.pattern.index, set(config.pattern))) + 1
+  small = {'vocab_size': 8, 'hidden_size': 64, 'num_attention_heads': 2, 'num_key_value_heads': 1, 'head_dim': 32, 'intermediate_size': 64, 'mamba_num_heads': 2,
+           'mamba_head_dim': 16, 'n_groups': 1, 'ssm_state_size': 8, 'chunk_size': 8, 'n_routed_experts': 4, 'num_experts_per_tok': 2, 'moe_intermediate_size': 16,
+           'moe_shared_expert_intermediate_size': 16 if config.moe_shared_expert_intermediate_size else 0, 'moe_latent_size': 16 if config.moe_latent_size else 0,
+           'n_group': 1, 'topk_group': 1}
+  return dataclasses.replace(config, pattern=config.pattern[:blocks], **small)
+
+
+@functools.cache
+def _adapted_maps(config: ModelConfig, targets: str) -> tuple[str, ...]:
+  return tuple(lora.targeted(abstract(config), targets))
+
+
+def _in_small(config: ModelConfig, targets: str) -> str:
+  """`targets` for the small model: the maps, by kind of block, that they mean in the model itself."""
+  small = _small(config)
+
+  def by_kind(name: str, pattern: str) -> tuple[str, str]:
+    first, _, rest = name.partition('.')
+    number, _, inner = rest.partition('.')
+    return (pattern[int(number)], inner) if first == 'layers' else ('', name)
+
+  meant = {by_kind(name, config.pattern) for name in _adapted_maps(config, targets)}
+  chosen = [lora.hf_module(name, small) for name in lora.map_names(abstract(small)) if by_kind(name, small.pattern) in meant]
+  return f'^({"|".join(map(re.escape, chosen))})$'
+
+
+def _stand_in(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tuple[Structure, Params, Params]:
   """structure, trained and frozen parameters (shapes, no arrays) of the small stand-in."""
-  config = ModelConfig(vocab_size=8, hidden_size=64, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=32, intermediate_size=64,
-                       mamba_num_heads=2, mamba_head_dim=16, ssm_state_size=8, chunk_size=8)
-  structure, params, frozen = adapted(config, adaptation, adapter, None, seed=0)
+  if adaptation.method == 'lora':
+    adapter = dataclasses.replace(adapter, targets=_in_small(config, adapter.targets))
+  structure, params, frozen = adapted(_small(config), adaptation, adapter, None, seed=0)
   return structure, {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in params.items()}, frozen
 
 
@@ -104,19 +139,20 @@ def _state(params: Params, optimizer: Optimizer, ema_decay: float) -> tuple[opta
   return transformation, jax.eval_shape(lambda p: TrainState.create(p, transformation, ema_decay), params)
 
 
-def _state_digest(adaptation: Adaptation, adapter: Lora, optimizer: Optimizer, ema_decay: float) -> str:
-  _, params, _ = _stand_in(adaptation, adapter)
-  return _digest(str(jax.tree_util.tree_flatten_with_path(_state(params, optimizer, ema_decay)[1])))
+def _state_digest(config: ModelConfig, adaptation: Adaptation, adapter: Lora, optimizer: Optimizer, ema_decay: float) -> str:
+  _, params, _ = _stand_in(config, adaptation, adapter)
+  maps = _adapted_maps(config, adapter.targets) if adaptation.method == 'lora' else ()
+  return _digest(str((maps, jax.tree_util.tree_flatten_with_path(_state(params, optimizer, ema_decay)[1]))))
 
 
-def _update_digest(adaptation: Adaptation, adapter: Lora, optimizer: Optimizer, ema_decay: float) -> str:
-  _, params, _ = _stand_in(adaptation, adapter)
+def _update_digest(config: ModelConfig, adaptation: Adaptation, adapter: Lora, optimizer: Optimizer, ema_decay: float) -> str:
+  _, params, _ = _stand_in(config, adaptation, adapter)
   transformation, state = _state(params, optimizer, ema_decay)
   return _jaxpr_digest(make_update(transformation, ema_decay=ema_decay), state, params, jnp.float32(0))
 
 
-def _gradient_digest(adaptation: Adaptation, adapter: Lora, label_smoothing: float) -> str:
-  structure, params, frozen = _stand_in(adaptation, adapter)
+def _gradient_digest(config: ModelConfig, adaptation: Adaptation, adapter: Lora, label_smoothing: float) -> str:
+  structure, params, frozen = _stand_in(config, adaptation, adapter)
   batch = {'tokens': jnp.zeros((1, 8), jnp.int32), 'weights': jnp.ones((1, 8)), 'segment_ids': jnp.ones((1, 8), jnp.int32)}
   return _jaxpr_digest(jax.grad(make_loss(structure, label_smoothing=label_smoothing), has_aux=True), params, frozen, batch)
 

@@ -13,8 +13,10 @@ from aevo_jax.config.parameter import from_unit, perturb
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.config.statements import Binding, parse_statements, render
 from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.models.config import ModelConfig
 from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.fingerprint import components
+from aevo_jax.training.recipe import Adaptation, Lora, Recipe
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
 TOKENIZER = tokenizers.build()
@@ -111,3 +113,15 @@ def test_with_value_changes_one_field():
   recipe = recipe_lib.Recipe()
   moved = with_value(recipe, 'optimizer.b2', 0.95)
   assert moved.optimizer.b2 == 0.95 and with_value(moved, 'optimizer.b2', recipe.optimizer.b2) == recipe
+
+
+def test_targets_are_those_of_ones_own_model():
+  """A Qwen3 with experts: names that only it has are understood, and two spellings of one choice are one choice."""
+  config = ModelConfig(family='qwen3', pattern='*-*E', rope_theta=1e4, qk_norm=True, mlp_activation='swiglu', router='softmax', moe_shared_expert_intermediate_size=0)
+  def state(targets):
+    recipe = Recipe(adaptation=Adaptation('lora'), lora=Lora(rank=2, targets=targets))
+    return components(recipe, TOKENIZER, size='micro', seed=0, steps=8, config=config)['state']()
+  every = state('all_and_experts')
+  assert state('self_attn') == state('attention') != state(r'layers\.1\.self_attn') and state('all') != every != state('experts')
+  with pytest.raises(ValueError, match="lora.targets = 'mamba' matches none of .*model.layers.1.mlp.experts.up_proj"):
+    state('mamba')

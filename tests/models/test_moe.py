@@ -126,3 +126,14 @@ def test_mosaic_without_tokamax_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tokamax', None)
   with pytest.raises(ImportError, match=r"'mosaic' needs tokamax: install aevo-jax\[kernels\], or bind 'ragged_dot'"):
     grouped_matmul(jnp.zeros((2, 3)), jnp.zeros((1, 3, 4)), jnp.array([2]), 'mosaic')
+
+
+@pytest.mark.parametrize('implementation', HERE)
+def test_gradients_of_weights_accumulate_in_float32(implementation):
+  """In bfloat16 an expert's gradient is as exact over many tiles of rows as over one."""
+  rng = np.random.default_rng(0)
+  x, g = (jnp.asarray(rng.standard_normal((64 * TILE, 4)), jnp.bfloat16) for _ in range(2))
+  w, sizes = jnp.zeros((1, 4, 4), jnp.bfloat16), jnp.array([64 * TILE])
+  found = jax.vjp(lambda w: grouped_matmul(x, w, sizes, implementation), w)[1](g)[0]
+  expected = np.float64(x).T @ np.float64(g)
+  np.testing.assert_allclose(np.float64(found[0]), expected, rtol=0, atol=2**-8 * np.abs(expected).max())

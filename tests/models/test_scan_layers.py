@@ -96,18 +96,24 @@ def test_remat_without_a_scan_gives_the_same_gradients():
     np.testing.assert_allclose(value, grads[name], rtol=0, atol=1e-5 * max(np.abs(grads[name]).max(), 1), err_msg=name)
 
 
-def test_policies_trade_memory():
-  """Compiled for a length at which activations outweigh parameters, each policy keeps less than the one before."""
-  config = dataclasses.replace(CONFIG, pattern='M*' * 2, hidden_size=64, intermediate_size=256, mamba_num_heads=8, mamba_head_dim=16, chunk_size=32)
+def temporary(pattern, policy):
+  """Bytes of temporary memory of a scanned gradient, compiled for a length at which activations outweigh parameters."""
+  config = dataclasses.replace(CONFIG, pattern=pattern, hidden_size=64, intermediate_size=256, mamba_num_heads=8, mamba_head_dim=16, chunk_size=32, remat_policy=policy)
+  structure, shapes = unbind(Scanned(abstract(config)))
   tokens = jax.ShapeDtypeStruct((2, 256), np.int32)
+  grad = jax.grad(lambda p, t, s: structure.bind(p)(t, s).sum())
+  return jax.jit(grad).lower(shapes, tokens, tokens).compile().memory_analysis().temp_size_in_bytes
 
-  def temporary(policy):
-    structure, shapes = unbind(Scanned(abstract(dataclasses.replace(config, remat_policy=policy))))
-    grad = jax.grad(lambda p, t, s: structure.bind(p)(t, s).sum())
-    return jax.jit(grad).lower(shapes, tokens, tokens).compile().memory_analysis().temp_size_in_bytes
 
-  none, dots, block = map(temporary, REMAT_POLICIES)
+def test_policies_trade_memory():
+  """Each policy keeps less than the one before."""
+  none, dots, block = (temporary('M*M*', policy) for policy in REMAT_POLICIES)
   assert none > 1.1 * dots and dots > 1.1 * block, (none, dots, block)
+
+
+def test_policies_hold_where_nothing_repeats():
+  """XLA writes a loop of one repeat out; recomputation must survive it."""
+  assert temporary('*-M', 'none') > 1.1 * temporary('*-M', 'block')
 
 
 def test_prefill_and_steps_are_the_written_out_ones():
