@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,9 +229,12 @@ def test_what_is_not_a_run_is_said_to_be_none(tmp_path, command):
 
 
 def test_a_substrate_of_a_checkpoint_verifies_and_starts_a_campaign(tmp_path):
-  out = tmp_path / 'mine'
-  made = aevo('substrate', 'build', f'--from_hf={layout.root_file("substrate") / "base"}', f'--out={out}')
+  out, base = tmp_path / 'mine', tmp_path / 'base'
+  shutil.copytree(layout.root_file('substrate') / 'base', base)
+  save_file(load_file(base / 'model.safetensors') | {f'mtp.{i}': np.ones(1, np.float32) for i in range(4)}, base / 'model.safetensors')
+  made = aevo('substrate', 'build', f'--from_hf={base}', f'--out={out}')
   assert made.returncode == 0 and f'aevo campaign --substrate={out}' in made.stdout, made.stderr
+  assert 'left behind, since the model does not use them: mtp.0, mtp.1, mtp.2, ... (4 in all)' in made.stdout
   assert aevo('substrate', 'verify', f'--substrate={out}').returncode == 0
   with (out / 'recipe.gin').open('a') as file:
     file.write('train.ema_decay = 0.5\n')
