@@ -105,7 +105,7 @@ def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) ->
   base = root / build.BASE
   row_length = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}.get('train.row_length', Train.row_length)
   corpus.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=row_length, max_new_tokens=constitution.objective.max_new_tokens,
-                   max_positions=hf_checkpoint.read_config(base).max_position_embeddings)
+                   max_positions=hf_checkpoint.read_config(base).max_position_embeddings, verifier=constitution.objective.verifier)
 
 
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
