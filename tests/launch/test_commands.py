@@ -163,6 +163,17 @@ def test_train_answers_mistakes(tmp_path, arguments, said):
   assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.parametrize(('change', 'arguments', 'said'), [
+    ({'prompt': 'a <|eos|> b'}, (), "tasks.jsonl:41: '<|eos|>' is a control token"),
+    ({'solution': 'long ' * 9}, ('--gin.train.row_length=40',), 'tasks.jsonl:41: the task has')])
+def test_train_names_tasks_that_do_not_fit_and_begins_nothing(tmp_path, change, arguments, said):
+  tasks = [{'prompt': f'{i} + 1?', 'answer': str(i + 1), 'family': 'sums'} for i in range(40)] + [{'prompt': 'asked?', 'answer': '1', 'family': 'sums'} | change]
+  (tmp_path / 'tasks.jsonl').write_text(''.join(json.dumps(task) + '\n' for task in tasks))
+  result = aevo('train', f'--out={tmp_path / "out"}', f'--tasks={tmp_path / "tasks.jsonl"}', *arguments)
+  assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
+  assert not (tmp_path / 'out').exists()
+
+
 def test_train_names_the_path_on_a_full_disk(tmp_path):
   result = aevo('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
   assert result.returncode == 1
