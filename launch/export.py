@@ -2,7 +2,8 @@
 
   aevo export runs/demo --out=my_model             what Hugging Face and vLLM load
   aevo export runs/demo --out=my_model --starting  a retraining of the starting recipe, labelled as such
-  aevo export runs/demo --out=my_adapter --adapter --base_name=my_substrate/base    a PEFT adapter, where the winning recipe trained one
+  aevo export runs/demo --out=my_adapter --adapter --base_name=my_substrate/base    a PEFT adapter, where the winning recipe trained one;
+                                                                                    with --max_rank=32, no larger than the public challenge takes
 """
 
 import pathlib
@@ -19,12 +20,16 @@ _STARTING = flags.DEFINE_bool('starting', False, "A retraining of the starting r
 _ADAPTER = flags.DEFINE_bool('adapter', False, 'The LoRA adapter instead of the merged weights.')
 _BASE_NAME = flags.DEFINE_string('base_name', None, 'With --adapter: name or path under which the base is loaded.')
 
+_MAX_RANK = flags.DEFINE_integer('max_rank', None, 'With --adapter: refuse one of a higher rank. The public challenge takes 32 at most.', lower_bound=1)
+
 
 def main(argv: list[str]) -> None:
   if len(argv) != 2:
     raise app.UsageError('say which run: aevo export RUN_DIRECTORY --out=DIRECTORY')
   if _ADAPTER.value != (_BASE_NAME.value is not None):
     raise app.UsageError('--adapter and --base_name go together: an adapter names its base')
+  if _MAX_RANK.value is not None and not _ADAPTER.value:
+    raise app.UsageError('--max_rank is of an adapter; say --adapter too')
   logging.set_verbosity(logging.WARNING)
   run, out = pathlib.Path(argv[1]), pathlib.Path(_OUT.value)
   if out.exists():
@@ -56,7 +61,7 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'export'
     if _ADAPTER.value:
-      write_adapter(winner, stage, _BASE_NAME.value)
+      write_adapter(winner, stage, _BASE_NAME.value, _MAX_RANK.value)
     else:
       stage.mkdir()
       shutil.copyfile(winner.directory / EXPORT, stage / hf_checkpoint.WEIGHTS)
@@ -69,8 +74,8 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   print(f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored and where it comes from')
 
 
-def write_adapter(winner, stage: pathlib.Path, base_name: str) -> None:
-  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint; `base_name` is what it names as its base."""
+def write_adapter(winner, stage: pathlib.Path, base_name: str, max_rank: int | None = None) -> None:
+  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint; `base_name` is what it names as its base, `max_rank` the highest rank."""
   from aevo_jax.campaign.gate import default_values
   from aevo_jax.checkpoint import orbax_io
   from aevo_jax.models import hf_checkpoint
@@ -87,7 +92,7 @@ def write_adapter(winner, stage: pathlib.Path, base_name: str) -> None:
   params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
   lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
   try:
-    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, base_name)
+    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, base_name, max_rank=max_rank)
   except peft_adapter.AdapterError as error:
     raise NoWinnerError(str(error)) from error
 

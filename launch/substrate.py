@@ -16,7 +16,7 @@ from aevo_jax import faults, layout
 from aevo_jax.substrate import build, manifest
 
 _SUBSTRATE = flags.DEFINE_string('substrate', None, "Folder of the substrate to pin or verify; the project's if not given.")
-_FROM_HF = flags.DEFINE_string('from_hf', None, 'With build: directory with config.json, model.safetensors, tokenizer.json and tokenizer_config.json.')
+_FROM_HF = flags.DEFINE_string('from_hf', None, 'With build: directory with config.json, model.safetensors, tokenizer.json and tokenizer_config.json; or a base made by aevo import_hf.')
 _OUT = flags.DEFINE_string('out', None, 'With build: the new substrate.')
 
 PACKAGE_ROOT = pathlib.Path(layout.__file__).resolve().parent.parent
@@ -42,12 +42,15 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
   """Writes the substrate, or says what is wrong with the checkpoint."""
   from safetensors import SafetensorError
 
+  from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.substrate import from_hf
 
   try:
-    identity = from_hf.write(source, out, recipe=layout.root_file('substrate') / build.RECIPE, package_root=PACKAGE_ROOT)
-  except (ValueError, SafetensorError) as error:
+    identity, unused = from_hf.write(source, out, recipe=layout.root_file('substrate') / build.RECIPE, package_root=PACKAGE_ROOT)
+  except (ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'substrate: {error}')
+  if unused:
+    print(f'left behind, since the model does not use them: {", ".join(unused[:3])}{", ..." if len(unused) > 3 else ""} ({len(unused)} in all)')
   print(f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign --substrate={out} ...')
 
 

@@ -62,7 +62,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.checkpoint.digest import ManifestError, logical_digest
   from aevo_jax.config.configurables import override
   from aevo_jax.config.loading import LoadError
-  from aevo_jax.data import corpus as corpora
+  from aevo_jax.data import chat_template, corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import is_adapter, resident_dtype
@@ -86,6 +86,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': logical_digest(parameters)}
     own = own_data.read(pathlib.Path(_TASKS.value)) if _TASKS.value else None
+    if own is not None:  # what an evaluation lets the model write is its own gin's business
+      corpora.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=recipe.train.row_length, max_new_tokens=None,
+                        max_positions=config.max_position_embeddings)
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
     prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), size=_SIZE.value, seed=_SEED.value, corpus=corpus)
     begin(out, started_with if own is None else started_with | {'tasks': own.digest})

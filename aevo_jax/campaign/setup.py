@@ -6,6 +6,7 @@ import pathlib
 import secrets
 
 from aevo_jax import layout
+from aevo_jax.campaign import sandbox
 from aevo_jax.campaign.campaign import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
@@ -51,13 +52,15 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
     substrate_root: the substrate's folder; the project's if not given.
 
   Raises:
-    RunDirectoryError: it exists. SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError: tasks of one's own or the base's
+    RunDirectoryError: it exists, or lies where workers read and would hold private tasks. SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError: tasks of one's own or the base's
     chat format cannot be used.
   """
   if run.exists():
     raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
   constitution = with_tasks(constitution)
   own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
+  if own is not None:
+    _check_out_of_reach(run)
   home = arbiter.default_home()
   holdout = f'{constitution.digest()[:16]}-{settings.seed}'
   secret = arbiter.holdout_secret(home, holdout)
@@ -89,12 +92,20 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   return reload(run)[0]
 
 
+def _check_out_of_reach(run: pathlib.Path) -> None:
+  """Whether confined workers cannot read the run directory, which will hold private tasks; raises RunDirectoryError."""
+  package = pathlib.Path(layout.__file__).parent
+  for readable in (*sandbox.system_read_paths(), package):
+    if run.resolve().is_relative_to(readable.resolve()):
+      raise RunDirectoryError(f'{run} lies beneath {readable}, which locked workers may read, and it would hold the private tasks; choose a --run outside of it')
+
+
 def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) -> None:
   """Whether the tasks fit the base at `root` and the rows of its starting recipe; raises TaskFileError."""
   base = root / build.BASE
   row_length = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}.get('train.row_length', Train.row_length)
   corpus.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=row_length, max_new_tokens=constitution.objective.max_new_tokens,
-                   max_positions=hf_checkpoint.read_config(base).max_position_embeddings)
+                   max_positions=hf_checkpoint.read_config(base).max_position_embeddings, verifier=constitution.objective.verifier)
 
 
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:

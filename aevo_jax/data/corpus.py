@@ -12,7 +12,7 @@ import tokenizers
 from aevo_jax.data import chat_template
 from aevo_jax.data.chat_format import chat_sequence
 from aevo_jax.data.chat_template import MICRO, ChatFormat
-from aevo_jax.tasks import own_data
+from aevo_jax.tasks import own_data, verify
 from aevo_jax.tasks.item import Item
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 
@@ -37,11 +37,12 @@ def load(directory: pathlib.Path, items: Sequence[Item] = ()) -> Corpus:
   return Corpus(chat_template.read(str(directory)), tuple(items) or (own_data.read_train(stored) if stored.exists() else ()))
 
 
-def check_fit(tasks: OwnTasks, chat: ChatFormat, tokenizer: tokenizers.Tokenizer, *, row_length: int, max_new_tokens: int, max_positions: int) -> None:
+def check_fit(tasks: OwnTasks, chat: ChatFormat, tokenizer: tokenizers.Tokenizer, *, row_length: int, max_new_tokens: int | None, max_positions: int,
+              verifier: str = 'strict') -> None:
   """Whether every task fits the model's rows, the sampler's room and the tokenizer.
 
   Args:
-    row_length: tokens of a training row. max_new_tokens: of a completion in an evaluation. max_positions: of the model.
+    row_length: tokens of a training row. max_new_tokens: of a completion in an evaluation; None if there is none. max_positions: of the model. verifier: as in `verify.named`.
 
   Raises:
     TaskFileError: naming the first line that does not, and the setting to change.
@@ -51,10 +52,18 @@ def check_fit(tasks: OwnTasks, chat: ChatFormat, tokenizer: tokenizers.Tokenizer
     for text in (item.question, item.reasoning, item.answer):
       if found := next((s for s in specials if s in text), None):
         raise TaskFileError(f'{place}: {found!r} is a control token of the base, and a task may not hold one; take it out')
+    written = tokenizer.decode(tokenizer.encode(f'\\boxed{{{item.answer}}}', add_special_tokens=False).ids, skip_special_tokens=False)
+    read = verify.extract_boxed(written)
+    if read != item.answer and not verify.named(verifier)(item.family, read, item.answer):
+      raise TaskFileError(f'{place}: the base\'s tokenizer cannot write the answer {item.answer!r}: boxed, it comes back as {written!r}; spell it with characters that the tokenizer has')
     whole = len(chat_sequence(item, tokenizer, chat=chat).tokens)
     prompt = len(tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids)
     if whole > row_length:
       raise TaskFileError(f'{place}: the task has {whole} tokens with its chat format, and train.row_length is {row_length}; raise it in the recipe, or shorten the task')
+    if max_new_tokens is None:
+      if whole > max_positions:
+        raise TaskFileError(f'{place}: the task has {whole} tokens with its chat format, and the model {max_positions} positions; shorten the task')
+      continue
     if whole - prompt > max_new_tokens:
       raise TaskFileError(f'{place}: solution, answer and end are {whole - prompt} tokens, and objective.max_new_tokens lets the model write {max_new_tokens}; raise it')
     if prompt + max_new_tokens > max_positions:

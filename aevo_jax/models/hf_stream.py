@@ -142,8 +142,10 @@ class Reader:
     if problems:
       raise CheckpointError(f'{directory} does not fit the model of its {hf_checkpoint.CONFIG}: {_several(problems)}')
     for copy, name in self.copies.items():
-      if not np.array_equal(self.stored.read(copy), self.stored.read(self.parts[name][0])):
-        raise CheckpointError(f'{directory}: {copy} is not the {name} that {hf_checkpoint.CONFIG} says it is (tie_word_embeddings)')
+      # By bytes, since the copy is not kept and has to come back as it was: as numbers 0 and -0 are equal, and nan is not itself.
+      first, second = (self.stored.read(stored_name) for stored_name in (copy, self.parts[name][0]))
+      if first.dtype != second.dtype or not np.array_equal(first.view(np.uint8), second.view(np.uint8)):
+        raise CheckpointError(f'{directory}: {copy} is not the {name} that {hf_checkpoint.CONFIG} says it is (tie_word_embeddings), by dtype and bytes')
 
   def _match(self) -> list[str]:
     apart = {*self.unused, *self.copies}
@@ -158,6 +160,8 @@ class Reader:
     names = {hf_checkpoint.hf_name(name, self.config): name for name in wanted}
     problems = [f'missing {name}' for name in sorted(names.keys() - places.keys())]
     problems += [f'unexpected {used[i]}' for name in sorted(places.keys() - names.keys()) for i in places[name].ravel()]
+    kept = {i for place in places.values() for i in place.ravel()}
+    problems += [f'{name} is the same parameter as {used[_place(name, places)]}' for i, name in enumerate(used) if i not in kept]
     for stored_name in sorted(names.keys() & places.keys()):
       name, parts = names[stored_name], tuple(used[i] for i in places[stored_name].ravel())
       shape = wanted[name].shape
@@ -221,6 +225,13 @@ def load_parameters(reader: Reader, shardings: Mapping[str, jax.sharding.Shardin
     return jnp.asarray(cast(reader.read(name)))
 
   return {name: place(name) for name in reader.shapes}
+
+
+def _place(name: str, places: Mapping[str, np.ndarray]) -> int:
+  """Which stored tensor `canonical` took where `name` could have stood."""
+  number = re.search(r'\.experts\.(\d+)\.', name)
+  alone = re.sub(r'\.experts\.\d+\.', '.experts.0.', name)  # `canonical` knows no expert 5 without the first
+  return places[next(iter(hf_checkpoint.canonical({alone: np.zeros(1)})))].ravel()[int(number[1]) if number else 0]
 
 
 def _axes(name: str, rank: int) -> tuple[int | None, ...]:

@@ -13,12 +13,15 @@ from aevo_jax.substrate import manifest
 _USE = '''```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer, model = AutoTokenizer.from_pretrained('DIRECTORY'), AutoModelForCausalLM.from_pretrained('DIRECTORY')
-prompt = tokenizer.apply_chat_template([{'role': 'user', 'content': 'QUESTION'}], add_generation_prompt=True, return_tensors='pt', return_dict=True)
-print(tokenizer.decode(model.generate(**prompt, do_sample=False)[0]))
-```'''
+'''
 _USE_ADAPTER = '''```python
 from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained('DIRECTORY')
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('BASE_DIRECTORY'), 'DIRECTORY')
+'''
+_ASK = '''prompt = tokenizer.apply_chat_template([{{'role': 'user', 'content': 'QUESTION'}}], add_generation_prompt=True, return_tensors='pt', return_dict=True)
+print(tokenizer.decode(model.generate(**prompt, do_sample=False, max_new_tokens={max_new_tokens})[0]))
 ```'''
 
 
@@ -41,7 +44,8 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
       *(f'| {_NAMES[name]} | {_interval(s.accuracy, s.low, s.high)} | {s.seeds} |' for name in _NAMES if (s := story.results.scores.get(name))), '',
       *([] if story.promoted else ['Nothing was promoted: "promoted" and "starting" are one recipe on different seeds.', '']),
       *(f'The promoted recipe {verdict(gain, over)}.' for over, gain in story.results.gains.items() if over in OVER), '',
-      '## Use', '', _USE_ADAPTER if adapter else _USE, '',
+      *([_SAME_LINES, ''] if run.constitution.tasks.digest else []),
+      '## Use', '', (_USE_ADAPTER if adapter else _USE) + _ASK.format(max_new_tokens=run.constitution.objective.max_new_tokens), '',
       'Answers stand in the last `\\boxed{}`.', '',
       '## Recipe', '', '```', winner.recipe.rstrip('\n'), '```', '',
       '## Provenance', '', '| what | value |', '|---|---|',
@@ -49,6 +53,9 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
       'With the run\'s directory `aevo audit` recomputes every score and decision, and `aevo trial RUN ' + trial.trial + ' --rerun` trains these weights again.', ''])
 
 
+# Of puzzles there are always new ones; see docs/own_model_and_data.md.
+_SAME_LINES = ('The final items are lines of a fixed file. A campaign with another constitution or seed draws its sets anew from the same lines, so that its final set overlaps what '
+               'this one selected on: these scores are a claim if this was the only campaign on the file; otherwise fresh lines are needed.')
 _NAMES = {BASE: 'base', STARTING: 'starting recipe', PROMOTED: 'promoted recipe'}
 
 
@@ -64,7 +71,7 @@ def provenance(run: AuditedRun, winner: Winner) -> dict[str, str]:
   code = run.run / 'substrate.json'
   mine = group(winner.trial.trial)
   return {
-      'command': json.loads(command.read_text())['command'] if command.exists() else 'not recorded',
+      'command (as recorded by the run, not sealed)': json.loads(command.read_text())['command'] if command.exists() else 'not recorded',
       'substrate (base, code and starting recipe)': started['substrate'], 'base tensors': started['base_digest'],
       'code': manifest.read(code).code_tree.digest, 'constitution': started['constitution'], 'tasks': run.constitution.tasks.digest or 'the puzzles that the code generates',
       'holdout commitment': started['commitment'], 'last policy': last.digest(), 'ledger head': run.records[-1].hash, 'recipe': winner.trial.recipe,

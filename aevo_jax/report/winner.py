@@ -16,6 +16,7 @@ from aevo_jax.campaign.trial import EXPORT
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.report.audited_run import AuditedRun, sha256
+from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 
 
@@ -51,6 +52,7 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
     raise NoWinnerError(f'{run.run} promoted nothing: no change cleared the noise floor, and the starting recipe stands. To export a retraining of that, labelled as such: --starting')
   if sha256((run.run / setup.CONSTITUTION).read_text()) != run.started['constitution']:
     raise NoWinnerError(f'{run.run / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.run}')
+  _check_substrate(run)
   wanted = 'starting' if starting else 'promoted'
   names = [r.trial for r in decisions.retrainings(promoted, run.constitution.budget.final_seeds) if r.recipe == wanted]
   sealed = [run.state.trials[name] for name in names if name in run.state.trials and run.state.trials[name].final_scored]
@@ -67,3 +69,16 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
     raise NoWinnerError(f'{directory / EXPORT} is not the candidate in the ledger; see: aevo audit {run.run}')
   base = Store(run.inputs['store']).verify(run.started['substrate_object'])
   return Winner(trial, not starting, directory, base, full_recipe(parse_statements(trial.overlay), run.started['recipe']))
+
+
+def _check_substrate(run: AuditedRun) -> None:
+  """Whether the digests in substrate.json, one of which goes into the card, are the substrate's that the run began with; raises NoWinnerError."""
+  path = run.run / setup.SUBSTRATE
+  try:
+    found = build.identity(manifest.read(path))
+  except FileNotFoundError as error:
+    raise NoWinnerError(f'{path} is missing; restore it from a copy of the run') from error
+  except manifest.SubstrateManifestError as error:
+    raise NoWinnerError(f'{error}; restore it from a copy of the run') from error
+  if found != run.started['substrate']:
+    raise NoWinnerError(f'{path} is not the substrate that the run began with; restore it from a copy of the run')

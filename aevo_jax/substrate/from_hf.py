@@ -1,15 +1,18 @@
-"""A substrate from a Hugging Face directory: the checkpoint checked and written as a base, beside the starting recipe, and pinned.
+"""A substrate from a Hugging Face directory, or from what `aevo import_hf` made of one: the checkpoint checked and written as a base, beside the starting recipe, and pinned.
 
     OUT/base/       model.safetensors (float32, as it is trained), config.json, tokenizer.json, tokenizer_config.json (with the chat template), generation_config.json
     OUT/base/source.json    SHA-256 of the files it was made from
     OUT/recipe.gin  the project's starting recipe, to be edited and pinned again
     OUT/manifest.json
+
+Tensors that the forward does not use (multi-token prediction) are left behind, and config.json says that there are none.
 """
 
 import json
 import pathlib
 import shutil
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -18,8 +21,8 @@ from aevo_jax.checkpoint import durable
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.data import chat_template
 from aevo_jax.data.chat_template import ChatFormat
-from aevo_jax.models import hf_checkpoint
-from aevo_jax.substrate import build, manifest
+from aevo_jax.models import hf_checkpoint, hf_stream
+from aevo_jax.substrate import build, hf_import, manifest, weights
 
 TOKENIZER = "tokenizer.json"
 
@@ -28,29 +31,36 @@ class ImportRefusedError(ValueError):
     """The checkpoint cannot be a base; the message names the file and the fix."""
 
 
-def write(source: pathlib.Path, out: pathlib.Path, *, recipe: pathlib.Path, package_root: pathlib.Path) -> str:
-    """Checks the checkpoint in `source` and writes the substrate `out`, whole or not at all; returns its identity.
+class Written(NamedTuple):
+    """identity: of the substrate. unused: names of the stored tensors that were left behind."""
+
+    identity: str
+    unused: tuple[str, ...]
+
+
+def write(source: pathlib.Path, out: pathlib.Path, *, recipe: pathlib.Path, package_root: pathlib.Path) -> Written:
+    """Checks the checkpoint in `source` and writes the substrate `out`, whole or not at all.
 
     Args:
       recipe: the starting recipe to copy. package_root: the directory that holds the code to pin.
 
     Raises:
       ImportRefusedError: `out` exists, or the checkpoint lacks something or does not fit together.
-      ChatTemplateError: see `chat_template.read`. ValueError, SafetensorError: config.json or weights cannot be read.
+      ChatTemplateError: see `chat_template.read`. ValueError, SafetensorError, ManifestError: config.json or weights cannot be read.
     """
     if out.exists():
         raise ImportRefusedError(f"{out} exists; choose another --out")
     for name in (hf_checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
         if not (source / name).is_file():
             raise ImportRefusedError(_missing(source, name))
+    tokenizer = _tokenizer(source / TOKENIZER)
     config, chat = hf_checkpoint.read_config(source), chat_template.read(str(source))
-    tokenizer = tokenizers.Tokenizer.from_file(str(source / TOKENIZER))
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= config.vocab_size:
         raise ImportRefusedError(
             f"{source / TOKENIZER} has token {largest}, and the model of config.json has a vocabulary of {config.vocab_size}; they do not belong together"
         )
-    params = hf_checkpoint.load_weights(source, config)
+    params, unused = weights.load(source, config), _unused(source)
     bad = sorted(name for name, value in params.items() if not np.isfinite(np.asarray(value)).all())
     if bad:
         raise ImportRefusedError(f"{source} holds weights that are not finite in {', '.join(bad[:5])}; take an undamaged copy")
@@ -65,13 +75,32 @@ def write(source: pathlib.Path, out: pathlib.Path, *, recipe: pathlib.Path, pack
         tokenizer_config = json.loads((source / chat_template.TOKENIZER_CONFIG).read_text())
         _write_json(base / chat_template.TOKENIZER_CONFIG, tokenizer_config | {"chat_template": chat.template})
         _write_json(base / chat_template.GENERATION_CONFIG, _generation(source, chat, tokenizer))
-        _write_json(base / "source.json", {path.name: file_digest(path) for path in sorted(source.iterdir()) if path.is_file()})
+        _write_json(base / "source.json", {str(path.relative_to(source)): file_digest(path) for path in _files(source)})
         shutil.copyfile(recipe, stage / build.RECIPE)
         measured = build.measure(stage, package_root)
         manifest.write(stage / build.MANIFEST, measured)
         durable.fsync_tree(stage)
         stage.rename(out)
-    return build.identity(measured)
+    return Written(build.identity(measured), unused)
+
+
+def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ImportRefusedError(f"{path} is damaged or no tokenizer ({error}); copy it from the checkpoint again") from error
+
+
+def _unused(source: pathlib.Path) -> tuple[str, ...]:
+    """The stored tensors that are no parameter, of a checkpoint or of an import."""
+    if not (source / hf_import.CHECKPOINT).is_dir():
+        return hf_stream.Reader(source).unused
+    return tuple(name for name, *_, parameter, _ in json.loads((source / hf_import.SOURCE).read_text())["tensors"] if parameter is None)
+
+
+def _files(source: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a checkpoint or an import, and nothing else that lies in folders beside them."""
+    return sorted(path for top in source.iterdir() for path in (top.rglob("*") if top.name == hf_import.CHECKPOINT else [top]) if path.is_file())
 
 
 def _missing(source: pathlib.Path, name: str) -> str:
@@ -82,8 +111,10 @@ def _missing(source: pathlib.Path, name: str) -> str:
 
 
 def _config(source: pathlib.Path) -> dict:
-    """config.json with the type that the weights are written in."""
+    """config.json with the type that the weights are written in, and without the layers that are left behind."""
     fields = json.loads((source / hf_checkpoint.CONFIG).read_text())
+    if "num_nextn_predict_layers" in fields:
+        fields["num_nextn_predict_layers"] = 0
     return fields | {name: "float32" for name in ("torch_dtype", "dtype") if name in fields}
 
 

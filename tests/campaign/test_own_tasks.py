@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 import types
 
 import pytest
@@ -101,6 +102,17 @@ def test_what_cannot_work_is_said_before_anything_is_made(prepared, tmp_path, bi
 def test_a_folder_that_is_no_substrate_is_named(tiny_home, tmp_path):
   with pytest.raises(SubstrateMismatchError, match='is no substrate: it has no manifest.json; make one with: aevo substrate build'):
     setup.prepare(tmp_path / 'run', constitution(), setup.CampaignSettings(), tmp_path)
+
+
+@pytest.mark.parametrize('readable', [sys.prefix, '/usr', pathlib.Path(layout.__file__).parent])
+def test_private_tasks_may_not_lie_where_workers_read(tiny_home, tmp_path, readable):
+  (tmp_path / 'link').symlink_to(readable)
+  run = tmp_path / 'link' / 'share' / 'run'
+  with pytest.raises(setup.RunDirectoryError, match='run lies beneath .*, which locked workers may read.*choose a --run outside of it'):
+    setup.prepare(run, constitution(), setup.CampaignSettings(), tmp_path)
+  loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
+  with pytest.raises(SubstrateMismatchError):  # the next thing that is wrong: puzzles have no private file
+    setup.prepare(run, constitution_lib.from_gin(), setup.CampaignSettings(), tmp_path)
 
 
 def test_bindings_of_puzzles_are_dead_and_others_live(prepared):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from aevo_jax import layout
 from aevo_jax.data import chat_template, corpus
@@ -38,6 +38,7 @@ def checkpoint(tmp_path):
     tokenizer = tokenizers.Tokenizer(models.WordLevel({t: i for i, t in enumerate([*WORDS, *characters])}, unk_token='<unk>'))
     tokenizer.add_special_tokens(list(WORDS))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r'[\s\S]'), behavior='isolated')
+    tokenizer.decoder = decoders.Fuse()
     folder = tmp_path / f'c{len(list(tmp_path.iterdir()))}'  # what was read of a folder is remembered
     folder.mkdir()
     tokenizer.save(str(folder / 'tokenizer.json'))
@@ -130,6 +131,7 @@ def test_plain_replay_is_the_micro_bases_alone(made):
 @pytest.mark.parametrize(('change', 'limits', 'said'), [
     ({}, {'row_length': 20}, r'tasks\.jsonl:\d+: the task has \d+ tokens with its chat format, and train.row_length is 20'),
     ({'solution': 'long ' * 9}, {'max_new_tokens': 30}, r':21: solution, answer and end are \d+ tokens, and objective.max_new_tokens lets the model write 30'),
+    ({'prompt': 'long ' * 30}, {'max_positions': 180, 'max_new_tokens': None}, r':21: the task has \d+ tokens with its chat format, and the model 180 positions'),
     ({'prompt': 'long ' * 30}, {'max_positions': 180}, r':21: the prompt has \d+ tokens, and with objective.max_new_tokens = 40 passes'),
     ({'prompt': 'a <|im_end|> b'}, {}, r":21: '<\|im_end\|>' is a control token")])
 def test_tasks_that_do_not_fit_are_named(tmp_path, checkpoint, change, limits, said):
@@ -140,3 +142,16 @@ def test_tasks_that_do_not_fit_are_named(tmp_path, checkpoint, change, limits, s
     check(tasks(tmp_path, change))
   if change:
     check(tasks(tmp_path))
+
+
+def test_an_answer_that_the_tokenizer_cannot_write_is_named(tmp_path):
+  """The micro base has no ü. Where the tokenizer writes in lower case, the verifier decides whether that is still the answer."""
+  tokenizer = base_tokenizer.build()
+  check = lambda own, verifier: corpus.check_fit(own, MICRO, tokenizer, row_length=300, max_new_tokens=None, max_positions=400, verifier=verifier)
+  with pytest.raises(TaskFileError, match=r":21: the base's tokenizer cannot write the answer 'Zürich': boxed, it comes back as '.*Z<\|unk\|>rich}'"):
+    check(tasks(tmp_path, {'answer': 'Zürich'}), 'strict')
+  check(tasks(tmp_path, {'answer': 'Zuerich', 'prompt': 'Where is Zürich?'}), 'strict')
+  tokenizer.normalizer = normalizers.Lowercase()
+  check(tasks(tmp_path, {'answer': 'B'}), 'choice')
+  with pytest.raises(TaskFileError, match="cannot write the answer 'B'"):
+    check(tasks(tmp_path, {'answer': 'B'}), 'strict')

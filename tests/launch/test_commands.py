@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,17 @@ def test_train_answers_mistakes(tmp_path, arguments, said):
   assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.parametrize(('change', 'arguments', 'said'), [
+    ({'prompt': 'a <|eos|> b'}, (), "tasks.jsonl:41: '<|eos|>' is a control token"),
+    ({'solution': 'long ' * 9}, ('--gin.train.row_length=40',), 'tasks.jsonl:41: the task has')])
+def test_train_names_tasks_that_do_not_fit_and_begins_nothing(tmp_path, change, arguments, said):
+  tasks = [{'prompt': f'{i} + 1?', 'answer': str(i + 1), 'family': 'sums'} for i in range(40)] + [{'prompt': 'asked?', 'answer': '1', 'family': 'sums'} | change]
+  (tmp_path / 'tasks.jsonl').write_text(''.join(json.dumps(task) + '\n' for task in tasks))
+  result = aevo('train', f'--out={tmp_path / "out"}', f'--tasks={tmp_path / "tasks.jsonl"}', *arguments)
+  assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
+  assert not (tmp_path / 'out').exists()
+
+
 def test_train_names_the_path_on_a_full_disk(tmp_path):
   result = aevo('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
   assert result.returncode == 1
@@ -228,9 +240,12 @@ def test_what_is_not_a_run_is_said_to_be_none(tmp_path, command):
 
 
 def test_a_substrate_of_a_checkpoint_verifies_and_starts_a_campaign(tmp_path):
-  out = tmp_path / 'mine'
-  made = aevo('substrate', 'build', f'--from_hf={layout.root_file("substrate") / "base"}', f'--out={out}')
+  out, base = tmp_path / 'mine', tmp_path / 'base'
+  shutil.copytree(layout.root_file('substrate') / 'base', base)
+  save_file(load_file(base / 'model.safetensors') | {f'mtp.{i}': np.ones(1, np.float32) for i in range(4)}, base / 'model.safetensors')
+  made = aevo('substrate', 'build', f'--from_hf={base}', f'--out={out}')
   assert made.returncode == 0 and f'aevo campaign --substrate={out}' in made.stdout, made.stderr
+  assert 'left behind, since the model does not use them: mtp.0, mtp.1, mtp.2, ... (4 in all)' in made.stdout
   assert aevo('substrate', 'verify', f'--substrate={out}').returncode == 0
   with (out / 'recipe.gin').open('a') as file:
     file.write('train.ema_decay = 0.5\n')

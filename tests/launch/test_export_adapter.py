@@ -6,6 +6,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import app, flags
 
 from aevo_jax import layout
 from aevo_jax.checkpoint import orbax_io
@@ -55,3 +56,32 @@ def test_a_recipe_that_trained_all_weights_has_none(export, trial, tmp_path):
   winner.recipe = RECIPE.replace('"lora"\n', '"full"\n')
   with pytest.raises(NoWinnerError, match='trained all weights .*export them without --adapter'):
     export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
+
+
+@pytest.mark.parametrize('max_rank', [None, 3, 4])
+def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(export, trial, tmp_path, monkeypatch, max_rank):
+  """The command itself, on a trial that stands for a finished run's winner."""
+  winner, _ = trial
+  (tmp_path / 'exports').mkdir()
+  for name, value in {'_ADAPTER': True, '_BASE_NAME': 'some/base', '_STARTING': False, '_MAX_RANK': max_rank}.items():
+    monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
+  for place in ('aevo_jax.report.audited_run.AuditedRun', 'aevo_jax.report.story.Story'):
+    monkeypatch.setattr(place, lambda run: None)
+  monkeypatch.setattr('aevo_jax.report.winner.find', lambda run, starting: winner)
+  monkeypatch.setattr('aevo_jax.report.model_card.text', lambda *_, adapter: 'card')
+  out = tmp_path / 'exports' / 'adapter'
+  if max_rank == 3:
+    with pytest.raises(NoWinnerError, match='lora.rank is 4 and the submission format allows 3 at most'):
+      export.export(tmp_path, out)
+    assert not list(out.parent.iterdir())
+  else:
+    export.export(tmp_path, out)
+    assert peft_adapter.load(out, hf_checkpoint.read_config(BASE)).rank == 4 and (out / 'tokenizer.json').is_file()
+
+
+def test_the_flag_names_the_challenges_limit_and_goes_with_adapters(export, monkeypatch):
+  assert f' {peft_adapter.CHALLENGE_MAX_RANK} at most' in flags.FLAGS['max_rank'].help
+  for name, value in {'_ADAPTER': False, '_BASE_NAME': None, '_MAX_RANK': 32}.items():
+    monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
+  with pytest.raises(app.UsageError, match='say --adapter too'):
+    export.main(['export', 'run'])

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import sys
+from unittest import mock
 
 import pytest
 
 from aevo_jax.campaign.setup import LEDGER
 from aevo_jax.campaign.trial import EXPORT
+from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, canonical_json, make_record
 from aevo_jax.report import model_card, winner
@@ -69,12 +72,21 @@ def without_final_score(records):
   return [r for r in records if not (r.kind == 'final_candidate_scored' and r.payload['trial'] == 'promoted0')]
 
 
+def with_other_code(run: pathlib.Path) -> str:
+  fields = json.loads((run / 'substrate.json').read_text())
+  fields['code_tree']['digest'] = 'f' * 64
+  return json.dumps(fields)
+
+
 @pytest.mark.parametrize(('change', 'said'), [
     (lambda run, rewrite: rewrite(run / 'trials/promoted0' / EXPORT, (run / 'trials/promoted0' / EXPORT).read_bytes()[:-1] + b'x'), 'model.safetensors changed'),
     (lambda run, rewrite: rewrite(run / 'trials/promoted0/recipe.gin', '# mine'), 'recipe.gin changed'),
     (lambda run, rewrite: rewrite(run / 'trials/promoted0/new.txt', ''), 'is not what was sealed'),
     (lambda run, rewrite: (run / 'trials/promoted0' / EXPORT).unlink(), 'model.safetensors is missing'),
     (lambda run, rewrite: rewrite(run / 'constitution.gin', (run / 'constitution.gin').read_text() + '\n'), 'is not the one the run began with'),
+    (lambda run, rewrite: rewrite(run / 'substrate.json', with_other_code(run)), 'substrate.json is not the substrate that the run began with'),
+    (lambda run, rewrite: rewrite(run / 'substrate.json', '{}'), 'substrate.json: the top level must be .*; restore it from a copy'),
+    (lambda run, rewrite: (run / 'substrate.json').unlink(), 'substrate.json is missing'),
     (lambda run, rewrite: forge(run, rewrite, without_final_score), 'no retraining of the promoted recipe could be scored')])
 def test_what_is_not_sealed_is_not_handed_out(promoted, rewrite, change, said):
   change(promoted, rewrite)
@@ -92,4 +104,25 @@ def test_the_card_names_scores_and_digests(promoted):
                "# Weights of a campaign's promoted recipe\n"):
     assert said in text, said
   starting = model_card.text(run, Story(promoted), winner.find(run, starting=True), adapter=True)
-  assert "# LoRA adapter of a campaign's starting recipe, NOT a promoted one\n" in starting and 'PeftModel' in starting
+  assert "# LoRA adapter of a campaign's starting recipe, NOT a promoted one\n" in starting
+  assert 'lines of a fixed file' not in text
+  run.constitution = dataclasses.replace(run.constitution, tasks=constitution_lib.Tasks('mine.jsonl', 'a' * 64))
+  assert 'lines of a fixed file' in model_card.text(run, Story(promoted), found, adapter=False)
+
+
+@pytest.mark.parametrize('adapter', [False, True])
+def test_the_cards_program_runs(promoted, monkeypatch, adapter):
+  """With the libraries replaced: every name is imported, the tokenizer loaded, and the answer as long as in the evaluations."""
+  libraries = {name: mock.MagicMock() for name in ('transformers', 'peft')}
+  for name, library in libraries.items():
+    monkeypatch.setitem(sys.modules, name, library)
+  run = AuditedRun(promoted)
+  text = model_card.text(run, Story(promoted), winner.find(run), adapter=adapter)
+  exec(text.partition('```python\n')[2].partition('```')[0], {})
+  bare = libraries['transformers'].AutoModelForCausalLM.from_pretrained
+  libraries['transformers'].AutoTokenizer.from_pretrained.assert_called_once_with('DIRECTORY')
+  bare.assert_called_once_with('BASE_DIRECTORY' if adapter else 'DIRECTORY')
+  if adapter:
+    libraries['peft'].PeftModel.from_pretrained.assert_called_once_with(bare.return_value, 'DIRECTORY')
+  model = libraries['peft'].PeftModel.from_pretrained.return_value if adapter else bare.return_value
+  model.generate.assert_called_once_with(do_sample=False, max_new_tokens=run.constitution.objective.max_new_tokens)

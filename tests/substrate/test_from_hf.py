@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
-from aevo_jax.substrate import build, from_hf, manifest
+from aevo_jax.substrate import build, from_hf, hf_import, manifest
 from aevo_jax.substrate.from_hf import ImportRefusedError
 
 PACKAGE = pathlib.Path(layout.__file__).resolve().parent.parent
@@ -39,9 +39,9 @@ def make(source, out):
 
 def test_it_is_a_substrate_like_the_projects(source, tmp_path):
   out = tmp_path / 'made' / 'substrate'
-  identity = make(source, out)
+  identity, unused = make(source, out)
   measured = build.measure(out, PACKAGE)
-  assert manifest.check(manifest.read(out / build.MANIFEST), measured) == [] and build.identity(measured) == identity
+  assert manifest.check(manifest.read(out / build.MANIFEST), measured) == [] and build.identity(measured) == identity and unused == ()
   assert (out / 'recipe.gin').read_text() == RECIPE.read_text()
   stored, given = load_file(out / 'base' / 'model.safetensors'), load_file(source / 'model.safetensors')
   assert stored.keys() == given.keys() and all(v.dtype == np.float32 and np.array_equal(v, given[n].astype(np.float32)) for n, v in stored.items())
@@ -65,6 +65,22 @@ def test_shards_are_read(source, tmp_path):
   assert stored.keys() == given.keys() and all(np.array_equal(v, given[n].astype(np.float32)) for n, v in stored.items())
 
 
+def test_an_import_is_read_and_what_the_model_does_not_use_is_left_behind(source, tmp_path):
+  given = load_file(source / 'model.safetensors')
+  extra = {'mtp.layers.0.norm.weight': np.ones(3, np.float16), 'mtp.layers.0.eh_proj.weight': np.ones((2, 3), np.float16)}
+  save_file(given | extra, source / 'model.safetensors')
+  damage(source, 'config.json', lambda c: c.update(num_nextn_predict_layers=1))
+  hf_import.import_hf(source, tmp_path / 'imported')
+  for folder in (source, tmp_path / 'imported'):
+    out = tmp_path / f'of_{folder.name}'
+    assert set(make(folder, out).unused) == set(extra)
+    stored = load_file(out / 'base' / 'model.safetensors')
+    assert stored.keys() == given.keys() and all(np.array_equal(v, given[n].astype(np.float32)) for n, v in stored.items())
+    assert json.loads((out / 'base' / 'config.json').read_text())['num_nextn_predict_layers'] == 0
+  digests = json.loads((out / 'base' / 'source.json').read_text())  # of the import, whose weights lie in a folder
+  assert {f'checkpoint/{p.relative_to(folder / "checkpoint")}' for p in (folder / 'checkpoint').rglob('*') if p.is_file()} < digests.keys()
+
+
 def damage(folder, name, change):
   fields = json.loads((folder / name).read_text())
   change(fields)
@@ -79,6 +95,7 @@ def not_finite(folder):
 
 @pytest.mark.parametrize(('change', 'said'), [
     (lambda f: (f / 'tokenizer.json').unlink(), 'has no tokenizer.json; save the tokenizer as a fast one'),
+    (lambda f: (f / 'tokenizer.json').write_text('{"model": 1}'), 'hf/tokenizer.json is damaged or no tokenizer .*; copy it from the checkpoint again'),
     (lambda f: (f / 'model.safetensors').rename(f / 'other'), 'holds neither model.safetensors nor'),
     (lambda f: (f / 'chat_template.jinja').unlink(), 'has no chat_template'),
     (lambda f: damage(f, 'tokenizer_config.json', lambda c: c.pop('pad_token')), 'has no pad_token'),

@@ -167,9 +167,24 @@ def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied)
     hf_export.export_hf(tmp_path / 'base', tmp_path / 'changed', params=params)
     changed = load_file(tmp_path / 'changed' / 'model.safetensors')
     np.testing.assert_array_equal(changed['lm_head.weight'], tensors['model.embed_tokens.weight'] + 1)
-    save_file(tensors | {'lm_head.weight': tensors['lm_head.weight'] + 1}, tmp_path / 'in' / 'model.safetensors')
-    with pytest.raises(hf_stream.CheckpointError, match='lm_head.weight is not the embedding'):
-      hf_import.import_hf(tmp_path / 'in', tmp_path / 'again')
+    head = tensors['lm_head.weight']
+    zero, minus = (np.concatenate([np.full_like(head[:1], value), head[1:]]) for value in (0.0, -0.0))
+    for embedding, other in ((head, head + 1), (head, head.astype(np.float64)), (zero, minus)):
+      save_file(tensors | {'model.embed_tokens.weight': embedding, 'lm_head.weight': other}, tmp_path / 'in' / 'model.safetensors')
+      with pytest.raises(hf_stream.CheckpointError, match='lm_head.weight is not the embedding'):
+        hf_import.import_hf(tmp_path / 'in', tmp_path / 'again')
+
+
+def test_a_parameter_that_is_stored_twice_is_named(tmp_path):
+  apart, stacked = tensors_of(SMALL, per_expert=True), tensors_of(SMALL)
+  norm, experts = 'layers.0.norm.weight', 'layers.1.mixer.experts'
+  for folder, tensors, first, second in (
+      ('spelling', stacked, f'model.{norm}', f'backbone.{norm}'), ('stacked', apart, f'model.{experts}.0.up_proj.weight', f'model.{experts}.up_proj'),
+      ('expert', apart, f'model.{experts}.2.up_proj.weight', f'backbone.{experts}.2.up_proj.weight')):
+    tensors = tensors | {second: stacked[second] if folder == 'stacked' else tensors[first] + 1}
+    with pytest.raises(hf_stream.CheckpointError, match='config.json: [^ ]* is the same parameter as [^ ]*$') as error:
+      hf_stream.Reader(write(tmp_path / folder, SMALL, tensors))
+    assert {name for name in tensors if name in str(error.value)} == {first, second}
 
 
 def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
