@@ -1,4 +1,4 @@
-"""A substrate from a Hugging Face directory, or from what `aevo import_hf` made of one: the checkpoint checked and written as a base, beside the starting recipe, and pinned.
+"""A substrate from a Hugging Face directory or an import: the checkpoint checked and written as a base, beside the starting recipe, and pinned.
 
     OUT/base/       model.safetensors (float32, as it is trained), config.json, tokenizer.json, tokenizer_config.json (with the chat template), generation_config.json
     OUT/base/source.json    SHA-256 of the files it was made from
