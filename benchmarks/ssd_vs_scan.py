@@ -19,6 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from aevo_jax.models.mamba2 import ssd
+from aevo_jax.runtime import tune_for_cpu
 
 _LENGTH = flags.DEFINE_integer('length', 2048, 'Tokens.', lower_bound=1)
 _CHUNK = flags.DEFINE_integer('chunk', 128, 'Chunk length.', lower_bound=1)
@@ -47,6 +48,7 @@ def recurrence(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax
 
 def main(argv: list[str]) -> None:
   del argv
+  tune_for_cpu()  # as trials: memory that a call has freed is kept for the next
   t, rng = _LENGTH.value, np.random.default_rng(0)
   normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
   n, g, p, r = _HEADS.value, _GROUPS.value, _HEAD_DIM.value, _STATE.value
