@@ -28,7 +28,8 @@ _EXPERTS = ('up_proj', 'down_proj')  # in the order in which PEFT wraps them
 # Fields of adapter_config.json that do not change what a loaded adapter computes, or that are read. Any other that is set is refused.
 _READ = {'peft_type', 'r', 'lora_alpha', 'target_modules', 'target_parameters', 'init_lora_weights'}
 _PLAIN_STARTS = (True, False, None, 'gaussian', 'eva', 'orthogonal')  # PEFT repeats any other on loading, and it changes the base
-_HARMLESS = {'auto_mapping', 'base_model_name_or_path', 'ensure_weight_tying', 'eva_config', 'inference_mode', 'lora_dropout', 'megatron_config', 'megatron_core', 'peft_version', 'qalora_group_size', 'revision', 'runtime_config', 'task_type'}
+_HARMLESS = {'auto_mapping', 'base_model_name_or_path', 'ensure_weight_tying', 'eva_config', 'inference_mode', 'lora_dropout', 'megatron_config', 'megatron_core', 'peft_version',
+             'qalora_group_size', 'revision', 'runtime_config', 'task_type'}
 
 
 class AdapterError(ValueError):

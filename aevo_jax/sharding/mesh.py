@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AxisType, Mesh
 
 from aevo_jax.config.configurables import configurable
 
@@ -52,11 +52,6 @@ class MeshConfig:
       raise ValueError(f'mesh axes {sizes} need {whole}{known} devices and there are {devices}; bind mesh.axes to sizes whose product is {devices}, '
                        'or one of them to -1')
     return resolved
-
-
-def abstract_mesh(sizes: dict[str, int]) -> AbstractMesh:
-  """A mesh without devices."""
-  return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def create(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -15,13 +15,13 @@ from flax import nnx
 from aevo_jax.models import lora, remat
 from aevo_jax.models.config import REMAT_POLICIES, ModelConfig
 from aevo_jax.models.decoder import Block, Decoder
-from aevo_jax.models.params import abstract, is_adapter, is_router_bias, logical_axes, resident_dtype, unbind
+from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
 from aevo_jax.sharding.memory import device_bytes, kept_bytes
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import shapes_of, state_specs
-from aevo_jax.training.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)

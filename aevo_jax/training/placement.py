@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from aevo_jax.config.configurables import resolve
@@ -53,7 +53,7 @@ def state_specs(tree: Any, shapes: Mapping[str, Any], specs: Mapping[str, Partit
 class Placement:
   """A mesh, the layout on it, and the logical axes of the model's parameters."""
 
-  mesh: Mesh | AbstractMesh
+  mesh: Mesh
   layout: Layout
   axes: Mapping[str, tuple[str, ...]]
 

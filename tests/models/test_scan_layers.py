@@ -83,6 +83,19 @@ def test_logits_loads_and_gradients_are_the_written_out_ones(policy):
     np.testing.assert_allclose(value, grads[name], rtol=0, atol=1e-5 * max(np.abs(grads[name]).max(), 1), err_msg=name)
 
 
+def test_bfloat16_computes_near_float32_on_float32_masters():
+  config = dataclasses.replace(CONFIG, pattern='M-*')
+  params = {name: value + 0.1 * RNG.standard_normal(value.shape, np.float32) for name, value in unbind(create(config, seed=0))[1].items()}
+  grads, (logits, _) = gradient(unbind(abstract(config))[0], params)
+  low_grads, (low, _) = gradient(unbind(abstract(dataclasses.replace(config, compute_dtype='bfloat16')))[0], params)
+  assert all(value.dtype == jnp.float32 for value in low_grads.values()) and low.dtype == jnp.float32
+  at = SEGMENTS > 0
+  error = np.abs(low - logits)[at].max() / np.abs(logits)[at].max()
+  assert 1e-4 < error < 0.05, error  # really in bfloat16, and right
+  for name, value in grads.items():
+    assert np.linalg.norm(low_grads[name] - value) < 0.1 * np.linalg.norm(value), name
+
+
 def test_loads_count_tokens_and_leave_padding_out():
   loads = np.asarray(gradient(*written_out())[1][1])
   assert loads.shape == (2, 4)

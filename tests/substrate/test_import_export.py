@@ -11,7 +11,6 @@ import tempfile
 from types import SimpleNamespace
 
 import hypothesis
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
