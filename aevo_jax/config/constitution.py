@@ -160,6 +160,37 @@ class Release:
       raise ValueError(f'release.per_round must be >= 1 (the anchor needs one), got {self.per_round}')
 
 
+@configurable('reversal')
+@dataclasses.dataclass(frozen=True)
+class Reversal:
+  """When the loop says that dev does not track the external score any more (meta_agent.reversal).
+
+  Attributes:
+    alpha: error rate of a whole campaign, over all families and all looks.
+    calibration_rounds: the first rounds, whose slope of external on dev is the reference; nothing is called decoupled before they are over.
+    test: what calls a family reversed: 'e_process', looked at after every round, or 'exact', once, after `exact_rounds` rounds.
+    power: of the minimum detectable effect that goes with every verdict.
+    replays: coupled campaigns that are simulated to fix the threshold of a round before it is run.
+  """
+
+  alpha: float = 0.05
+  calibration_rounds: int = 2
+  test: str = 'e_process'
+  exact_rounds: int = 4
+  power: float = 0.8
+  replays: int = 2000
+
+  def __post_init__(self):
+    if self.test not in ('e_process', 'exact'):
+      raise ValueError(f"reversal.test must be 'e_process' or 'exact', got {self.test!r}")
+    for field in ('alpha', 'power'):
+      if not 0 < getattr(self, field) < 1:
+        raise ValueError(f'reversal.{field} must lie in (0, 1), got {getattr(self, field)}')
+    for field, least in (('calibration_rounds', 1), ('exact_rounds', 1), ('replays', 100)):
+      if getattr(self, field) < least:
+        raise ValueError(f'reversal.{field} must be >= {least}, got {getattr(self, field)}')
+
+
 @configurable('search_space')
 @dataclasses.dataclass(frozen=True)
 class SearchSpaceText:
@@ -169,7 +200,7 @@ class SearchSpaceText:
 
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
-             'promotion': Promotion, 'release': Release, 'search_space': SearchSpaceText}
+             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'search_space': SearchSpaceText}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +216,7 @@ class Constitution:
   budget: Budget
   promotion: Promotion
   release: Release
+  reversal: Reversal
   search_space: SearchSpaceText
 
   def text(self) -> str:
