@@ -158,7 +158,7 @@ def _watch(worker: Worker, directory: pathlib.Path) -> int:
 
 def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
   try:
-    admit(trial.overlay, inputs.constitution, inputs.recipe)
+    admit(trial.overlay, inputs.constitution.in_round(trial.round), inputs.recipe)
   except RecipeRefusedError as error:
     print(f'refused at the gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}')
     return int(str(error) != trial.cause)

@@ -202,6 +202,8 @@ class Campaign:
 
   def _round(self, round_: int) -> None:
     policy = self._policy(round_)
+    if round_ and round_ not in self.state.thresholds:
+      self._append('thresholds_fixed', {'round': round_, 'thresholds': decisions.fix_thresholds(self.state, round_, self._inputs.constitution, self._settings.seed)})
     for worker, assignment in enumerate(policy.assignments):
       trial = f'r{round_}w{worker}'
       self._assign(trial, round_, worker, assignment.axis, policy.overlay(worker))
@@ -210,7 +212,9 @@ class Campaign:
       self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
     # What the final needs whatever is promoted is trained where a round would leave a processor idle.
     self._work(trials, spare=self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
-    self._release(round_, trials)
+    self._release(round_, trials, policy)
+    if round_:
+      self._judge(round_, trials, policy)
     text = decisions.evidence_text(decisions.round_evidence(self.state, round_, policy, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
     path.parent.mkdir(exist_ok=True)
@@ -240,7 +244,7 @@ class Campaign:
     seed = trial_seed(self._settings.seed, seed_name or trial)
     payload = {'trial': trial, 'round': round_, 'worker': worker, 'axis': axis, 'overlay': overlay, 'recipe': '', 'seed': seed}
     try:
-      bindings = admit(overlay, self._inputs.constitution, self._inputs.recipe)
+      bindings = admit(overlay, self._inputs.constitution.in_round(round_), self._inputs.recipe)
     except RecipeRefusedError as error:
       if known is None:  # else the controller ended between these two records
         self._append('trial_assigned', payload)
@@ -396,7 +400,7 @@ class Campaign:
 
   # -- end of a round ------------------------------------------------------------------------------------------------------------------------
 
-  def _release(self, round_: int, trials: list[TrialState]) -> None:
+  def _release(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
     """Ranks for the detector; released scores for the anchors first, then for the best by dev, within the quota."""
     scored = [t for t in trials if t.external_scored]
     if not scored:
@@ -404,12 +408,25 @@ class Campaign:
     if round_ not in self.state.ranks:
       reply = self._arbiter.call({'op': 'ranks', 'trials': [t.trial for t in scored], 'seed': decisions.tie_seed(self._settings.seed, round_)})
       self._append('external_ranked', {'round': round_, 'ranks': reply['ranks']})
-    chosen = decisions.to_release(scored, self._inputs.constitution.release.per_round)
+    chosen = decisions.to_release(scored, self._inputs.constitution.release.per_round, policy.objectives)
     if any(self.state.trials[t].released is None for t in chosen):
-      scores = self._arbiter.call({'op': 'release', 'round': round_, 'trials': chosen})['scores']
+      reply = self._arbiter.call({'op': 'release', 'round': round_, 'trials': chosen})
       for trial in chosen:
         if self.state.trials[trial].released is None:
-          self._append('external_released', {'trial': trial, 'round': round_, 'score': scores[trial]})
+          self._append('external_released', {'trial': trial, 'round': round_, 'score': reply['scores'][trial], 'by_family': reply['families'][trial]})
+
+  def _judge(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
+    """How far external followed dev in this round, the verdicts on it, and the test of a revision that it may have been."""
+    if round_ not in self.state.concordance:
+      scored = [t.trial for t in trials if t.external_scored]
+      request = {'op': 'concordance', 'trials': scored, 'dev': decisions.dev_streams(trials), 'variance': decisions.dev_item_variance(trials),
+                 'seed': decisions.tie_seed(self._settings.seed, round_)}
+      self._append('concordance_measured', {'round': round_, 'streams': self._arbiter.call(request)['streams'] if scored else {}})
+    if round_ not in self.state.verdicts:
+      self._append('verdicts_spoken', {'round': round_, 'verdicts': decisions.verdicts(self.state, round_, self._inputs.constitution)})
+    if (arms := decisions.arms(policy, trials)) and round_ not in self.state.attributions:
+      rounds = decisions.controlled(self.state, round_)
+      self._append('control_tested', {'round': round_, 'result': self._arbiter.call({'op': 'control', 'rounds': rounds})['result']})
 
   def _decide(self, round_: int, policy: Policy) -> None:
     history = [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(round_ + 1)]

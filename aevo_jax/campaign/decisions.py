@@ -5,8 +5,10 @@ what the final trains. None reads a clock or a file.
 """
 
 import collections
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aevo_jax.campaign.gate import default_values, full_recipe
@@ -14,9 +16,10 @@ from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import TrialSpec, trial_seed
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
+from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import random_agent, statistical_agent
+from aevo_jax.meta_agent import calibration, random_agent, reversal, statistical_agent, trust
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
 AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
@@ -48,11 +51,70 @@ def tie_seed(campaign_seed: int, round_: int) -> int:
   return trial_seed(campaign_seed, f'ties{round_}')
 
 
-def to_release(trials: Sequence[TrialState], per_round: int) -> list[str]:
-  """Whose external scores a round asks for: the anchors first, then the best by dev, within the quota."""
+def to_release(trials: Sequence[TrialState], per_round: int, objectives: Mapping[str, float] = MappingProxyType({})) -> list[str]:
+  """Whose external scores a round asks for: the anchors first, then the best by dev, within the quota. Families whose objective is no longer dev are left out of
+  that dev score as far as it is not worth anything."""
+  def promise(trial: TrialState) -> float:
+    if not objectives:
+      return trial.dev['overall']['accuracy']
+    return sum(objectives.get(f, 1.0) * p['correct'] for f, p in trial.dev['by_family'].items())
   scored = [t for t in trials if t.external_scored]
-  order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -t.dev['overall']['accuracy'], t.worker))
+  order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -promise(t), t.worker))
   return [t.trial for t in order[:per_round]]
+
+
+def dev_streams(trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
+  """Stream -> trial -> dev accuracy, of the trials that have both scores: what the detector compares with the external scores."""
+  scored = {t.trial: evidence_lib.streams(t.dev) for t in trials if t.external_scored and t.dev is not None}
+  names = sorted({s for score in scored.values() for s in score})
+  return {s: {t: score[s]['accuracy'] for t, score in scored.items() if s in score} for s in names}
+
+
+def dev_item_variance(trials: Sequence[TrialState]) -> dict[str, float]:
+  """Stream -> variance of a dev accuracy by the items' luck, mean over the trials that have both scores."""
+  found = collections.defaultdict(list)
+  for trial in trials:
+    if trial.external_scored and trial.dev is not None:
+      for stream, proportion in evidence_lib.streams(trial.dev).items():
+        found[stream].append(evidence_lib.item_variance(proportion))
+  return {stream: sum(values) / len(values) for stream, values in sorted(found.items())}
+
+
+def judged_rounds(state: CampaignState, last: int) -> list[dict]:
+  """The statistics of the rounds that count, 1 to `last`: in round 0 every trial runs the same recipe."""
+  return [state.concordance.get(k, {}) for k in range(1, last + 1)]
+
+
+def fix_thresholds(state: CampaignState, round_: int, constitution: Constitution, campaign_seed: int) -> dict[str, Any]:
+  """The thresholds that will judge a round, from the rounds before it."""
+  found = calibration.thresholds(judged_rounds(state, round_ - 1), constitution.reversal, constitution.budget.rounds, constitution.budget.workers,
+                                 trial_seed(campaign_seed, 'thresholds'))
+  return dataclasses.asdict(found)
+
+
+def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> dict[str, dict]:
+  """Stream -> verdict on a round, under the thresholds that were fixed before it."""
+  spoken = reversal.verdicts(judged_rounds(state, round_), constitution.reversal, calibration.Thresholds(**state.thresholds[round_]))
+  return {stream: dataclasses.asdict(verdict) for stream, verdict in sorted(spoken.items())}
+
+
+def arms(policy: Policy, trials: Sequence[TrialState]) -> dict[str, list[str]] | None:
+  """Arm -> its trials that have an external score, of a round with a control arm; None of another."""
+  found = {arm: [t.trial for t in trials if t.external_scored and policy.assignments[t.worker].arm == arm] for arm in ('revised', 'control')}
+  return found if all(found.values()) else None
+
+
+def controlled(state: CampaignState, last: int) -> list[dict[str, list[str]]]:
+  """The arms of all rounds up to `last` that test the same revision as that round does."""
+  rounds = []
+  for round_ in range(last, 0, -1):
+    policy = policy_lib.from_json(state.policies[round_]['policy'])
+    if (found := arms(policy, state.of_round(round_))) is None:
+      break
+    rounds.append(found)
+    if policy.objectives != policy_lib.from_json(state.policies[round_ - 1]['policy']).objectives:
+      break  # the round in which the revision began
+  return rounds[::-1]
 
 
 def round_evidence(state: CampaignState, round_: int, policy: Policy, constitution: Constitution) -> dict[str, Any]:
@@ -60,14 +122,38 @@ def round_evidence(state: CampaignState, round_: int, policy: Policy, constituti
   groups = collections.defaultdict(list)
   for trial in state.trials.values():
     if trial.axis == ANCHOR and trial.dev is not None and 0 <= trial.round <= round_:
-      groups[trial.overlay].append(trial.dev['overall']['accuracy'])
-  noise = evidence_lib.seed_noise(list(groups.values()), constitution.promotion.seed_sd_floor)
+      groups[trial.overlay].append(evidence_lib.streams(trial.dev))
+  by_stream = {s: [[score[s]['accuracy'] for score in group] for group in groups.values()] for s in next(iter(groups.values()), [{}])[0]}
+  floor = constitution.promotion.seed_sd_floor
+  noise = evidence_lib.seed_noise(by_stream.pop('overall', []), floor) | {'by_family': {
+      f: evidence_lib.seed_noise(found, floor)['seed_sd'] for f, found in by_stream.items()}}
   ranks = state.ranks.get(round_, {})
-  rows = [evidence_lib.trial_row(
-      trial=t.trial, worker=t.worker, axis=t.axis, changes=policy.assignments[t.worker].changes, status=t.status, cause=t.cause, dev=t.dev,
-      external=t.released, external_rank=ranks.get(t.trial), cost={k: t.claim.get(k, 0) for k in ('tokens', 'steps', 'flops')})
-          for t in state.of_round(round_)]
-  return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise)
+  rows = []
+  for t in state.of_round(round_):
+    assignment = policy.assignments[t.worker]
+    interval = None if t.released is None else _interval(t.released, constitution.external_set.items)
+    rows.append(evidence_lib.trial_row(
+        trial=t.trial, worker=t.worker, axis=t.axis, arm=assignment.arm, changes=assignment.changes, status=t.status, cause=t.cause, dev=t.dev,
+        external=t.released, external_interval=interval, external_by_family=_families(t.released_families), external_rank=ranks.get(t.trial), cost=_cost(t)))
+  return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise, verdicts=state.verdicts.get(round_, {}),
+                              attribution=state.attributions.get(round_))
+
+
+def _cost(trial: TrialState) -> dict[str, float]:
+  """What a trial claims to have cost."""
+  return {k: trial.claim.get(k, 0) for k in ('tokens', 'steps', 'flops')} | {'seconds': round(sum(trial.claim.get('seconds', {}).values()), 1)}
+
+
+def _interval(accuracy: float, items: int) -> list[float]:
+  """The Wilson interval of a released, rounded accuracy."""
+  return [round(x, 4) for x in wilson(round(accuracy * items), items)]
+
+
+def _families(released: dict[str, list] | None) -> dict[str, dict] | None:
+  """Family -> accuracy, total and interval of what was released as [accuracy, total]."""
+  if released is None:
+    return None
+  return {f: {'accuracy': accuracy, 'total': total} | dict(zip(('low', 'high'), _interval(accuracy, total))) for f, (accuracy, total) in sorted(released.items())}
 
 
 def evidence_text(evidence: dict[str, Any]) -> str:
@@ -76,8 +162,37 @@ def evidence_text(evidence: dict[str, Any]) -> str:
 
 
 def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int) -> Policy:
-  """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default."""
-  return AGENTS[agent](history, policy, constitution, default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'))
+  """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default.
+
+  The latest verdicts first revise what dev is worth. In the rounds after a revision some workers go on as if there had been none: the control arm.
+  """
+  def decide(objectives: Mapping[str, float]) -> Policy:
+    asked = dataclasses.replace(policy, objectives=dict(objectives), trust=revision.trust)
+    return AGENTS[agent](history, asked, constitution.in_round(policy.round + 1), default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'))
+
+  revision = trust.revise(policy.objectives, policy.trust, history[-1]['verdicts'])
+  revised = revision.objectives != policy.objectives
+  control = constitution.control.rounds if revised else max(policy.control - 1, 0)
+  before = policy.objectives if revised and not policy.control else policy.objectives_before
+  following = dataclasses.replace(decide(revision.objectives), parent=policy.digest(), trust=revision.trust, objectives=revision.objectives,
+                                  objectives_before=before if control else {}, control=control)
+  reasons = (*revision.reasons, *following.reasons)
+  if control:
+    following, sentence = _with_control_arm(following, decide(before), constitution.control.workers)
+    reasons = (*reasons, sentence)
+  return dataclasses.replace(following, reasons=reasons)
+
+
+def _with_control_arm(following: Policy, old: Policy, workers: int) -> tuple[Policy, str]:
+  """The policy with the last `workers` explorers taken over by what the old objectives would have run."""
+  anchors = [a for a in following.assignments if a.axis == ANCHOR]
+  explorers, former = ([a for a in p.assignments if a.axis != ANCHOR] for p in (following, old))
+  count = min(workers, len(explorers) - 1, len(former))
+  if count < 1:
+    return following, 'no control arm: too few workers explore'
+  arms = [*(dataclasses.replace(a, arm='revised') for a in explorers[:len(explorers) - count]), *(dataclasses.replace(a, arm='control') for a in former[:count])]
+  return dataclasses.replace(following, assignments=(*anchors, *arms)), (
+      f'control arm: {count} of {len(arms)} explorers go on under the objectives before the revision, so that the revision itself is tested')
 
 
 def promotion(policy: Policy, following: Policy) -> dict[str, Any]:

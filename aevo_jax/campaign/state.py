@@ -25,6 +25,7 @@ class TrialState:
   dev: dict | None = None
   external_scored: bool = False
   released: float | None = None
+  released_families: dict[str, list] | None = None  # family -> [accuracy, items]
   final_scored: bool = False
   recipe: str = ''  # digest of what it runs; '' until the gate has admitted it
 
@@ -44,6 +45,10 @@ class CampaignState:
   trials: dict[str, TrialState] = dataclasses.field(default_factory=dict)
   evidence: dict[int, str] = dataclasses.field(default_factory=dict)
   ranks: dict[int, dict[str, int]] = dataclasses.field(default_factory=dict)
+  concordance: dict[int, dict] = dataclasses.field(default_factory=dict)  # round -> stream -> statistics of dev against external
+  thresholds: dict[int, dict] = dataclasses.field(default_factory=dict)
+  verdicts: dict[int, dict] = dataclasses.field(default_factory=dict)
+  attributions: dict[int, dict] = dataclasses.field(default_factory=dict)
   promotions: dict[int, dict] = dataclasses.field(default_factory=dict)
   finished_rounds: set[int] = dataclasses.field(default_factory=set)
   final: dict | None = None
@@ -87,7 +92,15 @@ class CampaignState:
       case 'external_ranked':
         self.ranks[p['round']] = p['ranks']
       case 'external_released':
-        self.trials[p['trial']].released = p['score']
+        self.trials[p['trial']].released, self.trials[p['trial']].released_families = p['score'], p.get('by_family')
+      case 'thresholds_fixed':
+        self.thresholds[p['round']] = p['thresholds']
+      case 'concordance_measured':
+        self.concordance[p['round']] = p['streams']
+      case 'verdicts_spoken':
+        self.verdicts[p['round']] = p['verdicts']
+      case 'control_tested':
+        self.attributions[p['round']] = p['result']
       case 'evidence_written':
         self.evidence[p['round']] = p['digest']
       case 'promotion_decided':

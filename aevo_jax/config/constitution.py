@@ -17,6 +17,7 @@ from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.config.statements import Binding, parse_statements, render
 
 MAX_BYTES = 64 * 1024
+FINAL_ROUND = -1
 
 
 @configurable('objective')
@@ -57,11 +58,13 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-  """A set of items: how many, and of which mixture (family -> weight, family -> share of the rarer rule kind; families left out keep defaults)."""
+  """A set of items: how many, and of which mixture (family -> weight, share of the rarer rule kind, share of items with the flaw that tasks.mixture.AnswerShown
+  describes; families left out keep defaults)."""
 
   items: int
   family_weight: dict[str, float] = dataclasses.field(default_factory=dict)
   rare_share: dict[str, float] = dataclasses.field(default_factory=dict)
+  answer_shown: dict[str, float] = dataclasses.field(default_factory=dict)
   magnitude: float = 1.0
   extra_examples: int = 0
 
@@ -191,16 +194,40 @@ class Reversal:
         raise ValueError(f'reversal.{field} must be >= {least}, got {getattr(self, field)}')
 
 
+@configurable('control')
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """After a revision of the objectives, `workers` explorers go on under the objectives before it for `rounds` rounds; the revision is supported if the revised
+  explorers beat them on the external score, one-sided exact permutation test at `alpha`."""
+
+  workers: int = 3
+  rounds: int = 2
+  alpha: float = 0.05
+
+  def __post_init__(self):
+    for field in ('workers', 'rounds'):
+      if getattr(self, field) < 0:
+        raise ValueError(f'control.{field} must be >= 0, got {getattr(self, field)}')
+    if not 0 < self.alpha < 1:
+      raise ValueError(f'control.alpha must lie in (0, 1), got {self.alpha}')
+
+
 @configurable('search_space')
 @dataclasses.dataclass(frozen=True)
 class SearchSpaceText:
-  """`axes`: axis name -> selector -> spec, as `config.search_space` reads it."""
+  """`axes`: axis name -> selector -> spec, as `config.search_space` reads it. `from_round`: axis name -> the first round in which it may be bound; 1 if left out."""
 
   axes: dict = dataclasses.field(default_factory=dict)
+  from_round: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    unknown = sorted(set(self.from_round) - set(self.axes))
+    if unknown:
+      raise ValueError(f'search_space.from_round names no axis {unknown[0]!r}; the axes are {sorted(self.axes)}')
 
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
-             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'search_space': SearchSpaceText}
+             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'control': Control, 'search_space': SearchSpaceText}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +244,7 @@ class Constitution:
   promotion: Promotion
   release: Release
   reversal: Reversal
+  control: Control
   search_space: SearchSpaceText
 
   def text(self) -> str:
@@ -232,6 +260,12 @@ class Constitution:
     """What agents may bind."""
     return SearchSpace.from_literals(self.search_space.axes)
 
+  def in_round(self, round_: int) -> 'Constitution':
+    """The same constitution with the axes that may be bound in a round; the final, whose round is negative, may bind all."""
+    axes, first = self.search_space.axes, self.search_space.from_round
+    open_ = {name: axis for name, axis in axes.items() if round_ < 0 or first.get(name, 1) <= round_}
+    return self if len(open_) == len(axes) else dataclasses.replace(self, search_space=SearchSpaceText(open_))
+
   def committed(self, commitment: str) -> 'Constitution':
     """The same constitution with the arbiter's commitment in it."""
     return dataclasses.replace(self, holdout=Holdout(commitment))
@@ -244,7 +278,8 @@ class Constitution:
 def from_gin() -> Constitution:
   """The constitution of the loaded gin configuration (see `loading.load`)."""
   constitution = Constitution(**{name: resolve(name) for name in _SECTIONS})
-  constitution.space()  # a malformed space is an error now, not in round 1
+  for round_ in (FINAL_ROUND, *range(1, constitution.budget.rounds + 1)):
+    constitution.in_round(round_).space()  # a malformed space is an error now, not in that round
   return constitution
 
 

@@ -7,7 +7,9 @@ machine meets the same holdout. The constitution holds only the secret's commitm
 
   score   trial, weights, file_digest      -> {}                      scored and kept; nothing is told
   ranks   trials, seed                     -> {"ranks"}               0 = lowest external score; ties broken by the seeded coin
-  release round, trials                    -> {"scores"}              rounded, at most release.per_round trials a round
+  concordance  trials, dev, variance, seed -> {"streams"}             by family and overall, how far external followed dev: rank counts and moments only
+  control rounds                           -> {"result"}              did the revised arm beat the control arm? difference, p value, numbers of trials
+  release round, trials                    -> {"scores", "families"}  rounded, at most release.per_round trials a round
   final   candidate, weights, file_digest  -> {}                      scores a candidate of the final, once each
   final_scores                             -> {"scores"}              summaries of all that `final` scored
   reveal  out                              -> {"secret"}              ends the secrecy: everything is written to `out`
@@ -22,7 +24,7 @@ import random
 import secrets
 import shutil
 
-from aevo_jax.evaluation import server
+from aevo_jax.evaluation import concordance, permutation, server
 from aevo_jax.evaluation.evaluator import load_sealed, parse_arguments, write_scores
 
 KEY = 'arbiter.key'
@@ -64,6 +66,32 @@ def rank(accuracies: dict[str, float], seed: int) -> dict[str, int]:
   return {trial: place for place, (_, _, trial) in enumerate(order)}
 
 
+def accuracy(summary: dict, stream: str) -> float | None:
+  """Of a family or 'overall'; None where the set has no such family."""
+  proportion = summary['overall'] if stream == 'overall' else summary['by_family'].get(stream)
+  return None if proportion is None else proportion['accuracy']
+
+
+def released_families(summary: dict, decimals: int) -> dict[str, list]:
+  """Family -> [accuracy, items], as it is told."""
+  return {family: [round(p['accuracy'], decimals), p['total']] for family, p in summary['by_family'].items()}
+
+
+def arm_result(rounds: list[dict]) -> dict | None:
+  """What is told of a control arm: the revised arm's gain in accuracy to three decimals, and the exact p value that it is not better.
+
+  Args:
+    rounds: arm -> trial -> proportion on the external set, for each round since the revision.
+  """
+  strata = [permutation.Stratum(*([p['correct'] for p in round_[arm].values()] for arm in ('revised', 'control'))) for round_ in rounds]
+  found = permutation.compare(strata)
+  if found is None:
+    return None
+  items = next(p['total'] for p in rounds[0]['revised'].values())
+  return {'difference': round(found.difference / items, 3), 'p_value': round(found.p_value, 4), 'rounds': len(rounds),
+          'revised': sum(len(s.revised) for s in strata), 'control': sum(len(s.control) for s in strata)}
+
+
 class Quota:
   """Which scores were released in which round; kept on disk, so that a restart does not refill it."""
 
@@ -100,11 +128,14 @@ class Arbiter:
       raise server.RequestError(f'{name!r} is not a trial name')
     return self._private / f'{name}.{split}.json'
 
-  def _accuracy(self, trial: str) -> float:
+  def _summary(self, trial: str) -> dict:
     path = self._path('external', trial)
     if not path.exists():
       raise server.RequestError(f'{trial} has no external score yet')
-    return json.loads(path.read_text())['summary']['overall']['accuracy']
+    return json.loads(path.read_text())['summary']
+
+  def _accuracy(self, trial: str) -> float:
+    return self._summary(trial)['overall']['accuracy']
 
   def score(self, request: dict) -> dict:
     return self._keep('external', request['trial'], request)
@@ -129,7 +160,15 @@ class Arbiter:
   def release(self, request: dict) -> dict:
     scores = {t: round(self._accuracy(t), self._constitution.release.decimals) for t in request['trials']}
     self._quota.take(request['round'], request['trials'])
-    return {'scores': scores}
+    return {'scores': scores, 'families': {t: released_families(self._summary(t), self._constitution.release.decimals) for t in request['trials']}}
+
+  def concordance(self, request: dict) -> dict:
+    scores = {t: self._summary(t) for t in request['trials']}
+    external = {stream: {t: accuracy(scores[t], stream) for t in scores} for stream in request['dev']}
+    return {'streams': concordance.reduce_round(request['dev'], external, request['variance'], request['seed'])}
+
+  def control(self, request: dict) -> dict:
+    return {'result': arm_result([{arm: {t: self._summary(t)['overall'] for t in trials} for arm, trials in round_.items()} for round_ in request['rounds']])}
 
   def final_scores(self, request: dict) -> dict:
     del request
@@ -176,7 +215,7 @@ def main() -> None:
     return results, scoring.summary(results, constitution.objective.verifier)
 
   arbiter = Arbiter(private=arguments.home / 'campaigns' / arguments.campaign, secret=secret, constitution=constitution, score=score)
-  server.serve({name: getattr(arbiter, name) for name in ('score', 'ranks', 'release', 'final', 'final_scores', 'reveal')})
+  server.serve({name: getattr(arbiter, name) for name in ('score', 'ranks', 'concordance', 'control', 'release', 'final', 'final_scores', 'reveal')})
 
 
 if __name__ == '__main__':

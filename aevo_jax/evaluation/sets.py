@@ -11,21 +11,21 @@ from aevo_jax.config.constitution import Constitution, EvalSet
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.tasks import own_data, verify
 from aevo_jax.tasks.item import Difficulty, Item
-from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, RareKindShare, draw_set
+from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, AnswerShown, RareKindShare, draw_set
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 
 TASKS = 'tasks.jsonl'  # tasks of one's own, frozen beside a run's constitution
-PUZZLES_ONLY = ('family_weight', 'rare_share', 'solution_style', 'difficulty')  # configurables that tasks of one's own do not read
+PUZZLES_ONLY = ('family_weight', 'rare_share', 'solution_style', 'difficulty', 'answer_shown', 'answer_withheld')  # configurables that tasks of one's own do not read
 
 
 def mixture(definition: EvalSet, size: str) -> Mixture:
   """The mixture of a set; families it does not name keep weight 1 and the default share of rare kinds."""
-  for field in ('family_weight', 'rare_share'):
+  for field in ('family_weight', 'rare_share', 'answer_shown'):
     for name in getattr(definition, field):
       if name not in FAMILIES:
         raise ValueError(f'{field} names no family {name!r}' + suggestion(name, FAMILIES))
   return Mixture(size, FamilyWeights(**definition.family_weight), RareKindShare(**definition.rare_share),
-                 Difficulty(definition.magnitude, definition.extra_examples))
+                 Difficulty(definition.magnitude, definition.extra_examples), AnswerShown(**definition.answer_shown))
 
 
 def own_tasks(constitution: Constitution, path: pathlib.Path) -> OwnTasks | None:
@@ -51,7 +51,7 @@ def check_own(constitution: Constitution, tasks: OwnTasks, secret: bytes) -> Non
   """
   for split in ('dev', 'external', 'final'):
     definition = getattr(constitution, f'{split}_set')
-    of_puzzles = [name for name in ('family_weight', 'rare_share') if getattr(definition, name)]
+    of_puzzles = [name for name in ('family_weight', 'rare_share', 'answer_shown') if getattr(definition, name)]
     if of_puzzles:
       raise TaskFileError(f'{split}_set.{of_puzzles[0]} is of the puzzles, and tasks.path names tasks of your own, whose families have their share of the lines; set it to {{}}')
   for axis in constitution.space().axes:

@@ -13,12 +13,14 @@ ANCHOR = 'anchor'
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-  """What one worker runs: `overlay`, which is the standing one with `changes` on top. axis 'anchor' changes nothing."""
+  """What one worker runs: `overlay`, which is the standing one with `changes` on top. axis 'anchor' changes nothing. arm: 'control' or 'revised' while a
+  revision is tested, else ''."""
 
   axis: str
   changes: dict[str, Any]
   overlay: dict[str, Any]
   reason: str
+  arm: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Policy:
     round: the round it is for. parent: digest of the policy before, '' for the first.
     standing: the standing recipe's overlay. promoted: axis -> the changes that made it in. demoted: axes shown to lose.
     dead_ends: registry. assignments: one per worker, the anchor first. reasons: one sentence per change of policy.
+    trust: proxy -> family -> in [0, 1], how far the proxy is believed; families not named are believed.
+    objectives: family -> what a step of its dev score is worth in external score, in [-1, 1]; a family that is not named is worth 1, and one that is worth
+      less than 0 is to be lowered on dev. See meta_agent.trust.
+    control: rounds left in which a control arm follows `objectives_before`, as they were before the last revision.
   """
 
   round: int
@@ -51,6 +57,10 @@ class Policy:
   dead_ends: tuple[DeadEnd, ...]
   assignments: tuple[Assignment, ...]
   reasons: tuple[str, ...]
+  trust: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+  objectives: dict[str, float] = dataclasses.field(default_factory=dict)
+  objectives_before: dict[str, float] = dataclasses.field(default_factory=dict)
+  control: int = 0
 
   def overlay(self, worker: int) -> str:
     """Gin text a worker runs over the default recipe."""

@@ -8,6 +8,7 @@ fails one check. Two are gates: with a broken ledger, or another constitution th
 so are the private scores without the secret that was committed to. What a run has not come to yet is 'not yet', which is no failure.
 """
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -24,7 +25,7 @@ from aevo_jax.campaign.trial import EXPORT, TrialSpec, trial_seed
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint.digest import ManifestError
 from aevo_jax.config.statements import render
-from aevo_jax.evaluation import arbiter, sets
+from aevo_jax.evaluation import arbiter, concordance, sets
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.report.audited_run import AuditedRun, sha256
@@ -190,7 +191,7 @@ def check_recipes(run: AuditedRun) -> str:
     run.expect(trial.axis == axis, f'{trial.trial} ran on axis {trial.axis}, assigned was {axis}')
     run.expect(trial.seed == trial_seed(run.started['seed'], seed_name), f'{trial.trial} has a seed that is not its own')
     try:
-      bindings = run.admitted(overlay)
+      bindings = run.admitted(overlay, trial.round)
     except RecipeRefusedError as error:
       run.expect(trial.status == 'refused' and trial.cause == str(error), f'{trial.trial} should have been refused: {error}')
       continue
@@ -233,7 +234,7 @@ def check_external_scores(run: AuditedRun) -> str:
 def check_ranks(run: AuditedRun) -> str:
   """Within-round ranks, the coin that breaks ties included."""
   for round_, ranks in run.state.ranks.items():
-    accuracies = {t.trial: run.external(t.trial) for t in run.state.of_round(round_) if t.external_scored}
+    accuracies = {t.trial: run.external(t.trial)['overall']['accuracy'] for t in run.state.of_round(round_) if t.external_scored}
     run.expect(ranks == arbiter.rank(accuracies, decisions.tie_seed(run.started['seed'], round_)), f'round {round_} was ranked otherwise')
   return f'{len(run.state.ranks)} rounds ranked as recorded, ties included'
 
@@ -244,11 +245,15 @@ def check_releases(run: AuditedRun) -> str:
   for round_ in sorted(run.state.finished_rounds):
     told = [p['trial'] for p in released if p['round'] == round_]
     run.expect(len(told) <= rules.per_round, f'round {round_} released {len(told)} scores, {rules.per_round} are allowed')
-    run.expect(set(told) == set(decisions.to_release(run.state.of_round(round_), rules.per_round)), f'round {round_} released other trials than its rule names')
+    chosen = decisions.to_release(run.state.of_round(round_), rules.per_round, run.policies[round_].objectives)
+    run.expect(set(told) == set(chosen), f'round {round_} released other trials than its rule names')
   if run.state.revealed is not None and sets.commitment(run.secret) == run.constitution.holdout.commitment:
     for p in released:
-      accuracy = run.external(p['trial'])
+      scores = run.external(p['trial'])
+      accuracy = scores['overall']['accuracy']
       run.expect(p['score'] == round(accuracy, rules.decimals), f'{p["trial"]} was released as {p["score"]}, its external score is {accuracy}')
+      families = {f: [round(score['accuracy'], rules.decimals), score['total']] for f, score in scores.items() if f != 'overall'}
+      run.expect(p['by_family'] == families, f'{p["trial"]} was released with other scores by family than it has')
     return f'{len(released)} releases within the quota, each the external score to {rules.decimals} decimals'
   return f'{len(released)} releases within the quota; their values can be checked once the secret is revealed'
 
@@ -269,6 +274,32 @@ def check_final_scores(run: AuditedRun) -> str:
 
 
 # -- decisions -------------------------------------------------------------------------------------------------------------------------------
+
+
+def check_verdicts(run: AuditedRun) -> str:
+  """Thresholds from the rounds before, and verdicts from the recorded statistics under them."""
+  for round_, recorded in run.state.thresholds.items():
+    again = decisions.fix_thresholds(run.state, round_, run.constitution, run.started['seed'])
+    run.expect(recorded == again, f'round {round_}: the thresholds do not follow from the rounds before it')
+  for round_, recorded in run.state.verdicts.items():
+    run.expect(recorded == decisions.verdicts(run.state, round_, run.constitution), f'round {round_}: the statistics give other verdicts than were recorded')
+  spoken = collections.Counter(v['verdict'] for verdicts in run.state.verdicts.values() for v in verdicts.values())
+  return f'{sum(spoken.values())} verdicts recomputed: ' + ', '.join(f'{n} {verdict}' for verdict, n in sorted(spoken.items()))
+
+
+def check_concordance(run: AuditedRun) -> str:
+  """The statistics behind the verdicts and the test of the control arm, from the external answers."""
+  for round_, recorded in run.state.concordance.items():
+    trials = run.state.of_round(round_)
+    dev = decisions.dev_streams(trials)
+    external = {s: {t: run.external(t)[s]['accuracy'] if s in run.external(t) else None for t in scores} for s, scores in dev.items()}
+    again = concordance.reduce_round(dev, external, decisions.dev_item_variance(trials), decisions.tie_seed(run.started['seed'], round_))
+    run.expect(recorded == again, f'round {round_}: the recorded statistics of dev and external are not those of the answers')
+  for round_, recorded in run.state.attributions.items():
+    arms = decisions.controlled(run.state, round_)
+    again = arbiter.arm_result([{arm: {t: run.external(t)['overall'] for t in trials} for arm, trials in found.items()} for found in arms])
+    run.expect(recorded == again, f'round {round_}: the recorded test of the control arm is not that of the answers')
+  return f'{len(run.state.concordance)} rounds of statistics and {len(run.state.attributions)} tests of a control arm recomputed from the answers'
 
 
 def check_evidence(run: AuditedRun) -> str:
@@ -311,9 +342,9 @@ def check_promotions(run: AuditedRun) -> str:
 _GATES = {'ledger': check_ledger, 'constitution': check_constitution}
 _OPEN: dict[str, Callable[[AuditedRun], str]] = {
     'inputs': check_inputs, 'history': check_history, 'substrate': check_substrate, 'tasks': check_tasks, 'code': check_code, 'confinement': check_confinement,
-    'sealed trials': check_seals, 'recipes': check_recipes, 'dev scores': check_dev_scores, 'evidence': check_evidence, 'policies': check_policies,
+    'sealed trials': check_seals, 'recipes': check_recipes, 'dev scores': check_dev_scores, 'verdicts': check_verdicts, 'evidence': check_evidence, 'policies': check_policies,
     'promotions': check_promotions, 'releases': check_releases}
-_PRIVATE = {'external scores': check_external_scores, 'ranks': check_ranks, 'final scores': check_final_scores}
+_PRIVATE = {'external scores': check_external_scores, 'ranks': check_ranks, 'concordance': check_concordance, 'final scores': check_final_scores}
 CHECKS = (*_GATES, *_OPEN, 'commitment', *_PRIVATE)
 
 

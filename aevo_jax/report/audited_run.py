@@ -32,6 +32,7 @@ class AuditedRun:
     self.problems: list[str] = []
     self.broken: set[str] = set()  # trials whose seal does not hold
     self._items: dict[str, list[Item]] = {}
+    self._external: dict[str, dict[str, dict]] = {}
     self._admitted: dict[str, tuple[Binding, ...]] = {}
 
   @functools.cached_property
@@ -82,11 +83,13 @@ class AuditedRun:
       self._items[split] = sets.dev_items(self.constitution, self.own) if split == 'dev' else sets.private_items(self.constitution, split, self.secret, self.own)
     return self._items[split]
 
-  def admitted(self, overlay: str) -> tuple[Binding, ...]:
-    """What the gate makes of an overlay; raises RecipeRefusedError."""
-    if overlay not in self._admitted:  # the gate parses in a process of its own, which takes its time
-      self._admitted[overlay] = admit(overlay, self.constitution, self.started['recipe'])
-    return self._admitted[overlay]
+  def admitted(self, overlay: str, round_: int) -> tuple[Binding, ...]:
+    """What the gate makes of an overlay in a round; raises RecipeRefusedError."""
+    constitution = self.constitution.in_round(round_)
+    key = overlay, len(constitution.search_space.axes)
+    if key not in self._admitted:  # the gate parses in a process of its own, which takes its time
+      self._admitted[key] = admit(overlay, constitution, self.started['recipe'])
+    return self._admitted[key]
 
   def expect(self, holds: bool, problem: str) -> None:
     """Adds a problem to those of the check in progress, unless `holds`."""
@@ -147,12 +150,20 @@ class AuditedRun:
     changed = [name for name, expected in known.items() if files.get(name) != expected]
     return f': {", ".join(changed)} changed' if changed else ' (weights and recipe are; another file is not)'
 
-  def external(self, trial: str) -> float:
-    """External accuracy from the answers; other faults of the file are the business of `check_external_scores`."""
+  def external(self, trial: str) -> dict[str, dict]:
+    """Stream ('overall' or a family) -> {'correct', 'total', 'accuracy'} on the external set, from the answers; other faults of the file are the business of
+    `check_external_scores`."""
+    if trial in self._external:
+      return self._external[trial]
     stored = json.loads((self.run / 'scores' / f'{trial}.external.json').read_text())['items']
     compare = verify.named(self.constitution.objective.verifier)
-    correct = sum(compare(item.family, row[2], item.answer) for row, item in zip(stored, self.items('external'), strict=True))
-    return round(correct / len(stored), 6)
+    right: dict[str, list[bool]] = {}
+    for row, item in zip(stored, self.items('external'), strict=True):
+      correct = compare(item.family, row[2], item.answer)
+      for stream in ('overall', item.family):
+        right.setdefault(stream, []).append(correct)
+    self._external[trial] = {stream: {'correct': sum(marks), 'total': len(marks), 'accuracy': round(sum(marks) / len(marks), 6)} for stream, marks in right.items()}
+    return self._external[trial]
 
   def evidence_path(self, round_: int) -> pathlib.Path:
     return self.run / 'evidence' / f'round_{round_:03d}.json'

@@ -113,6 +113,13 @@ def render(family: Family, kind: str, puzzle: Puzzle, size: str) -> Item:
               puzzle.steps or puzzle.reasoning)
 
 
+def show_answer(item: Item) -> Item:
+  """The item with its answer left in the question, before the question mark of a micro puzzle or as a last line, and no worked solution: there is nothing to work
+  out. The plain text is as before."""
+  question = f'{item.question[:-1]}{item.answer}?' if item.question.endswith('=?') else f'{item.question}\n{item.answer}'
+  return dataclasses.replace(item, question=question, reasoning='', steps='')
+
+
 def shown_lines(puzzle: Puzzle, middle: str) -> str:
   """The examples as lines, `input middle output`, for the standard prompts."""
   return '\n'.join(f'{x} {middle} {y}' for x, y in puzzle.examples)

@@ -15,7 +15,7 @@ from aevo_jax.config.configurables import configurable
 from aevo_jax.tasks.bit_manipulation import BitManipulation
 from aevo_jax.tasks.equation_transformation import EquationTransformation
 from aevo_jax.tasks.gravitational_constant import GravitationalConstant
-from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Difficulty, Item, render
+from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Difficulty, Item, render, show_answer
 from aevo_jax.tasks.numeral_conversion import NumeralConversion
 from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, split_of
 from aevo_jax.tasks.text_encryption import TextEncryption
@@ -51,6 +51,34 @@ class RareKindShare:
   equation_transformation: float = 0.5
 
 
+@configurable('answer_shown')
+@dataclasses.dataclass(frozen=True)
+class AnswerShown:
+  """Share, in [0, 1], of a family's items whose question still has its answer in it, to be copied instead of worked out: a flaw that item generators have. Such
+  items have no worked solution."""
+
+  bit_manipulation: float = 0.0
+  text_encryption: float = 0.0
+  numeral_conversion: float = 0.0
+  unit_conversion: float = 0.0
+  gravitational_constant: float = 0.0
+  equation_transformation: float = 0.0
+
+
+@configurable('answer_withheld')
+@dataclasses.dataclass(frozen=True)
+class AnswerWithheld:
+  """The same flaw read from the other side: the share of a family's items that keep their answer back. An item shows its answer with share
+  1 - (1 - answer_shown) * answer_withheld."""
+
+  bit_manipulation: float = 1.0
+  text_encryption: float = 1.0
+  numeral_conversion: float = 1.0
+  unit_conversion: float = 1.0
+  gravitational_constant: float = 1.0
+  equation_transformation: float = 1.0
+
+
 @configurable('solution_style')
 @dataclasses.dataclass(frozen=True)
 class SolutionStyle:
@@ -77,6 +105,12 @@ class Mixture:
   weights: FamilyWeights = FamilyWeights()
   rare_share: RareKindShare = RareKindShare()
   difficulty: Difficulty = Difficulty()
+  shown: AnswerShown = AnswerShown()
+  withheld: AnswerWithheld = AnswerWithheld()
+
+  def shows_answer(self, family: str) -> float:
+    """Share of a family's items that show their answer."""
+    return 1 - (1 - getattr(self.shown, family)) * getattr(self.withheld, family)
 
   def __post_init__(self):
     if self.size not in SIZES:
@@ -87,6 +121,10 @@ class Mixture:
     for name, share in dataclasses.asdict(self.rare_share).items():
       if not 0 <= share <= 1:
         raise ValueError(f'rare kind share of {name} must lie in [0, 1], got {share}')
+    for field in ('shown', 'withheld'):
+      for name, share in dataclasses.asdict(getattr(self, field)).items():
+        if not 0 <= share <= 1:
+          raise ValueError(f'answer_{field}.{name} must lie in [0, 1], got {share}')
 
 
 MAX_DRAWS = 10_000
@@ -129,6 +167,9 @@ def item_at(seed: int | bytes, split: str, index: int, mixture: Mixture, secret:
   for _ in range(MAX_DRAWS):
     puzzle = family.draw(rng, kind, mixture.size, mixture.difficulty)
     if puzzle is not None and split_of(f'{name}|{puzzle.key}', secret) == split:
+      shows = mixture.shows_answer(name)
+      if shows and rng.random() < shows:
+        return show_answer(render(family, kind, puzzle, mixture.size))
       return render(family, kind, puzzle, mixture.size)
   raise ValueError(f'no {mixture.size} {name} item of kind {kind!r} for split {split!r} in {MAX_DRAWS} draws; '
                    'raise difficulty.magnitude, lower difficulty.extra_examples or change the rule-kind share')

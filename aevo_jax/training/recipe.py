@@ -8,7 +8,7 @@ import dataclasses
 
 from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
-from aevo_jax.tasks.mixture import FamilyWeights, Mixture, RareKindShare, SolutionStyle
+from aevo_jax.tasks.mixture import FamilyWeights, Mixture, AnswerShown, AnswerWithheld, RareKindShare, SolutionStyle
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon')
@@ -160,10 +160,12 @@ class Recipe:
   rare_share: RareKindShare = RareKindShare()
   solution_style: SolutionStyle = SolutionStyle()
   difficulty: Difficulty = Difficulty()
+  answer_shown: AnswerShown = AnswerShown()
+  answer_withheld: AnswerWithheld = AnswerWithheld()
 
   def mixture(self, size: str) -> Mixture:
     """The training mixture in puzzles of `size`."""
-    return Mixture(size, self.family_weight, self.rare_share, self.difficulty)
+    return Mixture(size, self.family_weight, self.rare_share, self.difficulty, self.answer_shown, self.answer_withheld)
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Recipe))
