@@ -19,7 +19,7 @@ from aevo_jax.config.statements import parse_statements
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import calibration, random_agent, reversal, statistical_agent, trust
+from aevo_jax.meta_agent import calibration, random_agent, reversal, roles, statistical_agent, trust
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
 AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
@@ -168,7 +168,8 @@ def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitut
   """
   def decide(objectives: Mapping[str, float]) -> Policy:
     asked = dataclasses.replace(policy, objectives=dict(objectives), trust=revision.trust)
-    return AGENTS[agent](history, asked, constitution.in_round(policy.round + 1), default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'))
+    return roles.decide(AGENTS[agent], history, asked, constitution.in_round(policy.round + 1), default_values(recipe),
+                        trial_seed(campaign_seed, f'agent{policy.round}'))
 
   revision = trust.revise(policy.objectives, policy.trust, history[-1]['verdicts'])
   revised = revision.objectives != policy.objectives
