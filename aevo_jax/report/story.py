@@ -22,6 +22,7 @@ from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 from aevo_jax.report import costs, gains
+from aevo_jax.report import timeline as timeline_lib
 from aevo_jax.report.gains import Gain, ScoreFileError
 from aevo_jax.substrate import manifest
 
@@ -150,6 +151,27 @@ class Story:
       return json.loads(path.read_text())['noise']
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise ScoreFileError(f'{path} cannot be read as evidence ({type(error).__name__}: {error}); see `aevo audit {self.run}`') from None
+
+  # -- does dev track the target? ------------------------------------------------------------------------------------------------------------------
+
+  @functools.cached_property
+  def timeline(self) -> dict[str, list[timeline_lib.Look]]:
+    """Stream -> its looks; empty before the first verdict."""
+    return timeline_lib.looks(self.state, self.policies, self._external_of) if self.state.verdicts else {}
+
+  @functools.cached_property
+  def revisions(self) -> list[timeline_lib.Revision]:
+    """Every time the policy stopped rewarding dev somewhere."""
+    return timeline_lib.revisions(self.state, self.policies, self.constitution)
+
+  def _external_of(self, trial: TrialState, stream: str) -> float | None:
+    if self.state.revealed is not None and trial.external_scored:
+      summary = gains.revealed_summary(self.run, trial.trial, 'external')
+      found = summary['overall'] if stream == 'overall' else summary['by_family'].get(stream)
+      return None if found is None else found['accuracy']
+    if trial.released is None:
+      return None
+    return trial.released if stream == 'overall' else (trial.released_families or {}).get(stream, [None])[0]
 
   # -- rounds ----------------------------------------------------------------------------------------------------------------------------------
 
