@@ -71,12 +71,13 @@ class Names:
     return re.sub(rf'(?<!\w)(?:{pattern})(?!\w)', lambda match: known[match[0]], sentence) if known else sentence
 
   def constitution(self, constitution: Constitution) -> Constitution:
-    """With the search space renamed, its axes and parameters sorted."""
+    """With the search space renamed, its axes and parameters sorted; without what the evaluation sets are made of, which is no business of an agent."""
     def spec(literal: Mapping[str, Any]) -> dict[str, Any]:
       return {**literal, 'when': self.overlay(literal['when'])} if 'when' in literal else dict(literal)
     axes = {self.axis(name): dict(sorted((self.selector(s), spec(literal)) for s, literal in parameters.items()))
             for name, parameters in constitution.search_space.axes.items()}
-    return dataclasses.replace(constitution, search_space=SearchSpaceText(dict(sorted(axes.items()))))
+    sizes_only = {name: type(s)(items=s.items) for name in ('dev_set', 'external_set', 'final_set') if (s := getattr(constitution, name))}
+    return dataclasses.replace(constitution, search_space=SearchSpaceText(dict(sorted(axes.items()))), **sizes_only)
 
   def evidence(self, evidence: Mapping[str, Any]) -> dict[str, Any]:
     by_family = lambda scores: None if scores is None else {k: v for k, v in sorted((self.family(k), v) for k, v in scores.items())}

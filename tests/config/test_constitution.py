@@ -54,9 +54,21 @@ def test_the_digest_sees_every_field(tmp_path):
       moved = {str: 'challenge' if old == 'strict' else f'{old}x', int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
       if (section, field.name) == ('objective', 'target'):
         continue  # 'external' is the only legal value
+      if (section, field.name) == ('reversal', 'test'):
+        moved = 'exact'
+      if (section, field.name) == ('search_space', 'from_round'):
+        moved = {'batch': 2}
       moved = moved if isinstance(moved, str) else moved()
       digests.add(dataclasses.replace(constitution, **{section: dataclasses.replace(value, **{field.name: moved})}).digest())
   assert len(digests) == sum(len(dataclasses.fields(getattr(constitution, s))) for s in lib.owned_names())
+
+
+def test_axes_open_in_their_round():
+  constitution = dataclasses.replace(shipped(), search_space=dataclasses.replace(shipped().search_space, from_round={'batch': 3}))
+  names = lambda round_: {axis.name for axis in constitution.in_round(round_).space().axes}
+  assert names(2) == names(3) - {'batch'} and names(3) == names(-1) == {axis.name for axis in constitution.space().axes}
+  with pytest.raises(ValueError, match="names no axis 'bach'"):
+    dataclasses.replace(constitution.search_space, from_round={'bach': 3})
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -70,7 +82,8 @@ def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
 
 @pytest.mark.parametrize('binding', [
     "objective.target = 'dev'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 1', 'budget.noise_seeds = 1',
-    'budget.final_seeds = 0', 'budget.retries = -1', 'promotion.confidence = 1.0', 'promotion.confidence = 0.2', 'release.per_round = 0'])
+    'budget.final_seeds = 0', 'budget.retries = -1', 'promotion.confidence = 1.0', 'promotion.confidence = 0.2', 'release.per_round = 0',
+    'reversal.alpha = 0.0', 'reversal.calibration_rounds = 0', 'reversal.replays = 10', 'control.workers = -1', 'control.alpha = 1.0'])
 def test_values_without_sense_are_refused_by_name(binding):
   section, field = binding.split(' = ')[0].split('.')
   with pytest.raises(loading.LoadError, match=field):

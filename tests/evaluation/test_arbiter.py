@@ -47,7 +47,7 @@ def test_replies_hold_no_item_text_and_no_unrounded_score(tmp_path):
   replies = [arbiter.score(request('r1w0')), arbiter.score(request('r1w1')), arbiter.ranks({'trials': ['r1w0', 'r1w1'], 'seed': 0}),
              arbiter.release({'round': 1, 'trials': ['r1w0', 'r1w1']}), arbiter.final(request('base'))]
   assert replies[0] == replies[1] == replies[4] == {}
-  assert replies[3] == {'scores': {'r1w0': 0.12, 'r1w1': 0.12}}
+  assert replies[3] == {'scores': {'r1w0': 0.12, 'r1w1': 0.12}, 'families': {t: {'family': [0.12, 1000]} for t in ('r1w0', 'r1w1')}}
   text = json.dumps(replies)
   assert CANARY not in text and '123' not in text
   final = arbiter.final_scores({})

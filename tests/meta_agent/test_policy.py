@@ -18,7 +18,8 @@ def test_json_round_trip_keeps_the_digest():
 
 
 def test_the_digest_sees_every_field_and_no_order_of_keys():
-  moved = [dataclasses.replace(POLICY, **{f.name: value}) for f, value in zip(dataclasses.fields(POLICY), (3, 'x', {}, {}, (), (), (), ()), strict=True)]
+  moved = [dataclasses.replace(POLICY, **{f.name: value}) for f, value in zip(dataclasses.fields(POLICY), (3, 'x', {}, {}, (), (), (), (), {'dev': {'one': 0.0}}, {'one': 0.0}, {'one': 0.5}, 1),
+                                                                                   strict=True)]
   assert len({p.digest() for p in (*moved, POLICY)}) == len(moved) + 1
   overlay = dict(reversed(POLICY.assignments[1].overlay.items()))
   assert dataclasses.replace(POLICY, assignments=(POLICY.assignments[0], dataclasses.replace(POLICY.assignments[1], overlay=overlay))).digest() == POLICY.digest()
