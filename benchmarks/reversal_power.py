@@ -1,10 +1,11 @@
 """Power and false alarms of the verdicts (meta_agent.reversal): every test alone beside its design figure, and whole campaigns under six nulls.
 
-  .venv/bin/python benchmarks/reversal_power.py             writes benchmarks/results/reversal_power.json; half an hour of two cores
+  .venv/bin/python benchmarks/reversal_power.py             writes benchmarks/results/reversal_power.json; a quarter of an hour of two cores
   .venv/bin/python benchmarks/reversal_power.py --table     prints it as Markdown
 
 Tests alone: dev ~ N(0, 1), external = s dev + .6 N(0, 1), rounds of 8, a reference of 2 rounds; rank tests on normal scores of correlation rho. Campaigns: six families and
-their mean, six rounds of 8 of which two calibrate, the constitution's defaults, one family that changes. Nothing here knows how the detector works inside.
+their mean, six rounds of 8 of which two calibrate, the constitution's defaults, one family that changes.
+They are judged many at a time by the detector's own functions, and two of every hundred again one verdict at a time; the two must agree.
 """
 
 import argparse
@@ -27,6 +28,7 @@ RESULT = pathlib.Path(__file__).parent / 'results' / 'reversal_power.json'
 SIMULATIONS, CAMPAIGNS = 20_000, 4_000
 SIZE = 8
 SLOPE, RESIDUAL = 0.8, 0.6
+FAMILIES, ROUNDS = 6, 6
 # name -> design figures for 1, 2, 3, 4 rounds; None where there is none
 DESIGN = {
     'exact, rho -.5': (.23, .51, .61, .77), 'exact, rho -.7': (.47, .83, .92, .98), 'exact, rho -.9': (.87, .995, 1.0, 1.0),
@@ -105,44 +107,89 @@ def rate(alarms: int, simulations: int) -> dict:
   return {'alarms': alarms, 'simulations': simulations, 'rate': alarms / simulations, 'interval': list(wilson(alarms, simulations))}
 
 
-def play(condition: str, rng: np.random.Generator, families: int = 6, rounds: int = 6) -> dict:
-  """One campaign up to its first alarm: {'verdict', 'round', 'stream'}, verdict None if there was none."""
-  rules, rows = Reversal(), []
+def scores(condition: str, rng: np.random.Generator, campaigns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+  """dev, external [campaigns, rounds, streams, SIZE], and item variance [streams] or None; the last stream is the mean of the others."""
   options = {'independent': dict(slope=0.0), 'coupled, reliability .5': dict(dev_noise=1.0, external_noise=1.0), 'coupled, top 8 of 32': dict(of=32)}.get(condition, {})
-  for number in range(1, rounds + 1):
+  rounds = []
+  for number in range(1, ROUNDS + 1):
     if 'spread' in condition:
       options = dict(dev_noise=0.5, external_noise=0.5, spread=1.0 if number <= 2 else 0.5)
-    dev, external = sample(rng, (families,), **options)
+    dev, external = sample(rng, (campaigns, FAMILIES), **options)
     if 't(3)' in condition:
       external = SLOPE * dev + RESIDUAL * rng.standard_t(3, dev.shape) / math.sqrt(3)
     if condition in CHANGES and number >= int(condition.rpartition(' ')[2]):
-      external[0] = (-SLOPE if '-.8' in condition else 0.0) * dev[0] + RESIDUAL * rng.standard_normal(SIZE)
-    item = options.get('dev_noise', 0.0) ** 2
-    names = [f'family {i}' for i in range(families)]
-    by_trial = lambda scores: {name: dict(enumerate(map(float, v))) for name, v in zip([*names, 'overall'], [*scores, scores.mean(0)])}
-    variance = dict.fromkeys(names, item) | {'overall': item / families} if item else {}
-    fixed = calibration.thresholds(rows, rules, rounds, SIZE, seed=0)
-    rows.append(reversal.reduce_round(by_trial(dev), by_trial(external), variance, seed=number))
-    for stream, verdict in reversal.verdicts(rows, rules, fixed).items():
-      if verdict.verdict in ('reversed', 'decoupled'):
-        return {'verdict': verdict.verdict, 'round': number, 'stream': stream}
-  return {'verdict': None, 'round': 0, 'stream': ''}
+      external[:, 0] = (-SLOPE if '-.8' in condition else 0.0) * dev[:, 0] + RESIDUAL * rng.standard_normal((campaigns, SIZE))
+    rounds.append([np.concatenate([v, v.mean(1, keepdims=True)], 1) for v in (dev, external)])
+  dev, external = np.moveaxis(np.array(rounds), 0, 2)
+  noise = options.get('dev_noise', 0.0) ** 2
+  return dev, external, np.array([noise] * FAMILIES + [noise / FAMILIES]) if noise else None
 
 
-def chunk(task: tuple[str, int, int]) -> list[dict]:
+def first_alarms(dev: np.ndarray, external: np.ndarray, item: np.ndarray | None, rules: Reversal) -> list[tuple[str, int, int] | None]:
+  """(verdict, round, stream) of each campaign's first alarm: what `reversal.verdicts` says, for many campaigns at once; `check` compares the two."""
+  campaigns, rounds, streams, n = dev.shape
+  above = lambda v: (v[..., :, None] > v[..., None, :])[..., *np.triu_indices(n, 1)]
+  discordant = (above(dev) != above(external)).sum(-1)
+  x, y = dev - dev.mean(-1, keepdims=True), external - external.mean(-1, keepdims=True)
+  sums = {'sxx': (x * x).sum(-1), 'sxy': (x * y).sum(-1), 'syy': (y * y).sum(-1)}
+  between = lambda start, stop: Moments(n * (stop - start), stop - start, *(v[:, start:stop].sum(1) for v in sums.values()),
+                                        math.nan if item is None else np.broadcast_to((n - 1) * (stop - start) * item, (campaigns, streams)))
+  bets = rank_tests.e_process(np.moveaxis(rank_tests.e_value(discordant, n), 1, 2), rounds)
+  start, reference = rules.calibration_rounds, between(0, rules.calibration_rounds)
+  referable = (slope_test.positive_p(reference) <= rules.alpha / streams) & ~(reference.reliability == 0)
+  result: list[tuple[str, int, int] | None] = [None] * campaigns
+  for t in range(rounds):
+    reverses = rank_tests.e_bh(bets[..., t], rules.alpha)
+    p = np.ones((campaigns, streams)) if t < start else np.minimum(*(slope_test.fell(reference, between(i, t + 1)).p for i in (start, t)))
+    p = np.where(referable, p, 1.0)
+    for c in range(campaigns):
+      if result[c] is not None or not (reverses[c].any() or p[c].min() < rules.alpha):
+        continue
+      if t >= start and not reverses[c].any():  # only now, since a threshold costs a replay
+        rows = [{str(k): {'n': n, 'discordant': int(discordant[c, i, k]), 'item_variance': None if item is None else float(item[k])} | {f: float(v[c, i, k]) for f, v in sums.items()}
+                 for k in range(streams)} for i in range(t)]
+        falls = p[c] <= calibration.thresholds(rows, rules, rounds, n, seed=0).slope_p
+      else:
+        falls = np.zeros(streams, bool)
+      found = [(name, t + 1, int(np.argmax(which))) for name, which in (('reversed', reverses[c]), ('decoupled', falls)) if which.any()]
+      result[c] = found[0] if found else None
+  return result
+
+
+def check(dev: np.ndarray, external: np.ndarray, item: np.ndarray | None, rules: Reversal, expected: tuple[str, int, int] | None) -> None:
+  """Raises AssertionError unless `calibration.thresholds`, `reduce_round` and `verdicts`, called as a campaign does, raise that alarm first."""
+  rows, names = [], [str(k) for k in range(dev.shape[1])]
+  variance = {} if item is None else dict(zip(names, map(float, item)))
+  for t in range(len(dev)):
+    fixed = calibration.thresholds(rows, rules, len(dev), dev.shape[-1], seed=0)
+    rows.append(reversal.reduce_round(*({name: dict(enumerate(map(float, v))) for name, v in zip(names, side[t])} for side in (dev, external)), variance, seed=t))
+    alarms = {v.stream: v.verdict for v in reversal.verdicts(rows, rules, fixed).values() if v.verdict in ('reversed', 'decoupled')}
+    if alarms:
+      assert expected is not None and expected[1] == t + 1 and alarms[str(expected[2])] == expected[0], (expected, t + 1, alarms)
+      return
+  assert expected is None, expected
+
+
+def chunk(task: tuple[str, int, int]) -> list[tuple[str, int, int] | None]:
+  """First alarms of some campaigns; the first two of them are checked."""
   condition, number, campaigns = task
-  rng = np.random.default_rng([2, (NULLS + CHANGES).index(condition), number])
-  return [play(condition, rng) for _ in range(campaigns)]
+  rules = Reversal()
+  found = scores(condition, np.random.default_rng([2, (NULLS + CHANGES).index(condition), number]), campaigns)
+  alarms = first_alarms(*found, rules)
+  for c in range(2):
+    check(found[0][c], found[1][c], found[2], rules, alarms[c])
+  return alarms
 
 
-def summary(condition: str, outcomes: list[dict]) -> dict:
+def summary(condition: str, outcomes: list) -> dict:
   """Rate of campaigns with an alarm; of one with a change, only an alarm for the changed family or overall that does not come before the change."""
   if condition in NULLS:
-    return {'condition': condition} | rate(sum(o['verdict'] is not None for o in outcomes), len(outcomes)) | {
-        name: sum(o['verdict'] == name for o in outcomes) for name in ('reversed', 'decoupled')}
+    return {'condition': condition} | rate(sum(o is not None for o in outcomes), len(outcomes)) | {
+        name: sum(o is not None and o[0] == name for o in outcomes) for name in ('reversed', 'decoupled')}
   onset = int(condition.rpartition(' ')[2])
-  right = [o for o in outcomes if o['round'] >= onset and o['stream'] in ('family 0', 'overall')]
-  return {'condition': condition} | rate(len(right), len(outcomes)) | {'after_rounds': {k: sum(o['round'] == onset + k - 1 for o in right) for k in range(1, 8 - onset)}}
+  right = [o for o in outcomes if o is not None and o[1] >= onset and o[2] in (0, FAMILIES)]
+  return {'condition': condition} | rate(len(right), len(outcomes)) | {
+      'after_rounds': {str(k): sum(o[1] == onset + k - 1 for o in right) for k in range(1, ROUNDS - onset + 2)}}
 
 
 def table(result: dict) -> str:

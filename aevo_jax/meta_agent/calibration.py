@@ -16,6 +16,7 @@ by chance and a fall below it that is beyond the critical p; the benchmark gives
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent import slope_test
 from aevo_jax.meta_agent.slope_test import Moments
 
+_FIELDS = operator.itemgetter('n', 'discordant', 'sxx', 'sxy', 'syy', 'item_variance')
 Row = Mapping[str, float | None]  # one stream in one round, as reversal.reduce_round makes it
 
 
@@ -72,8 +74,7 @@ def distinct(rounds: Sequence[Mapping[str, Row]]) -> set[tuple]:
 
 def history(rounds: Sequence[Mapping[str, Row]], stream: str) -> tuple:
   """A stream's rows as a hashable value, empty tuples where it is missing."""
-  fields = ('n', 'discordant', 'sxx', 'sxy', 'syy', 'item_variance')
-  return tuple(tuple(rows[stream][f] for f in fields) if stream in rows else () for rows in rounds)
+  return tuple(_FIELDS(rows[stream]) if stream in rows else () for rows in rounds)
 
 
 def window(histories: Iterable[tuple], start: int, stop: int) -> Moments:
