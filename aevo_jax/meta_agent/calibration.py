@@ -9,8 +9,8 @@ together, and overall with them, share alarms, so that their campaign has fewer.
 replayed. tests/meta_agent/test_calibration.py and benchmarks/reversal_power.py measure what is left when these fail.
 
 The error of the whole: in a coupled campaign `decoupled` at most alpha by this calibration, and `reversed` hardly ever, since its null includes every positive association. If dev and
-external are unrelated throughout, `reversed` at most alpha by e-BH (by Holm, if the exact test is chosen), and `decoupled` needs a reference that is significant at alpha / streams
-by chance and a fall below it that is beyond the critical p; the benchmark gives the sum.
+external are unrelated throughout, `reversed` at most alpha by e-BH (by Holm, if the exact test is chosen), and `decoupled` at most alpha too, since no slope falls: less, because it needs a
+reference that is significant by chance. Both bounds are loose there; the benchmark measures the sum.
 """
 
 import dataclasses

@@ -95,7 +95,7 @@ def verdicts(rounds: Sequence[Mapping[str, Row]], rules: Reversal, thresholds: T
   streams = list(dict.fromkeys(name for rows in rounds for name in rows))
   histories, hypotheses = {s: history(rounds, s) for s in streams}, len(distinct(rounds))
   tests = _exact(histories, hypotheses, rules) if rules.test == 'exact' else _e_process(histories, hypotheses, rules, thresholds.planned_rounds)
-  slopes = _slopes(histories, hypotheses, rules, thresholds)
+  slopes = _slopes(histories, rules, thresholds)
   return {s: _judge(s, histories[s], tests[s], slopes[s], hypotheses, rules, thresholds) for s in streams}
 
 
@@ -119,10 +119,10 @@ def _judge(stream: str, rows: tuple, ranks: tuple[bool, dict], slopes: tuple[dic
   return said(verdict='undetermined', why=why or 'neither a change nor agreement is beyond chance', **nearest)
 
 
-def _slopes(histories: Mapping[str, tuple], hypotheses: int, rules: Reversal, thresholds: Thresholds) -> dict[str, tuple[dict, dict | None, str]]:
+def _slopes(histories: Mapping[str, tuple], rules: Reversal, thresholds: Thresholds) -> dict[str, tuple[dict, dict | None, str]]:
   """stream -> (the slope's fields of a verdict, the test with the smaller p or None, why there is none)."""
   unknown = dict.fromkeys(('slope', 'reference_slope', 'slope_error', 'lambda_ratio'))
-  done, calibration, level = max(map(len, histories.values())), rules.calibration_rounds, rules.alpha / hypotheses
+  done, calibration = max(map(len, histories.values())), rules.calibration_rounds
   if done <= calibration:
     return dict.fromkeys(histories, (unknown, None, f'round {done} of {calibration} calibration rounds: there is no reference for the slope before they are over'))
   reference = window(histories.values(), 0, calibration)
@@ -136,8 +136,8 @@ def _slopes(histories: Mapping[str, tuple], hypotheses: int, rules: Reversal, th
       why = 'no reference: too few trials in the calibration rounds, or dev does not differ between them'
     elif reference.reliability[i] == 0:
       why = 'no reference: in the calibration rounds dev differs between trials no more than its items explain'
-    elif significance[i] > level:
-      why = f'no reference: the slope of the calibration rounds is not significantly above 0 (p = {significance[i]:.2g}, needed {level:.2g})'
+    elif significance[i] > rules.alpha:
+      why = f'no reference: the slope of the calibration rounds is not significantly above 0 (p = {significance[i]:.2g}, needed {rules.alpha:g})'
     elif not possible or thresholds.slope_p is None:
       why = 'too few trials since the calibration rounds, or dev does not differ between them'
     else:
