@@ -9,14 +9,15 @@ together, and overall with them, share alarms, so that their campaign has fewer.
 replayed. tests/meta_agent/test_calibration.py and benchmarks/reversal_power.py measure what is left when these fail.
 
 The error of the whole: in a coupled campaign `decoupled` at most alpha by this calibration, and `reversed` hardly ever, since its null includes every positive association. If dev and
-external are unrelated throughout, `reversed` at most alpha by e-BH (by Holm, if the exact test is chosen), and `decoupled` needs a reference that is significant at alpha / streams
-by chance and a fall below it that is beyond the critical p; the benchmark gives the sum.
+external are unrelated throughout, `reversed` at most alpha by e-BH (by Holm, if the exact test is chosen), and `decoupled` at most alpha too, since no slope falls: less, because it needs a
+reference that is significant by chance. Both bounds are loose there; the benchmark measures the sum.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent import slope_test
 from aevo_jax.meta_agent.slope_test import Moments
 
+_FIELDS = operator.itemgetter('n', 'discordant', 'sxx', 'sxy', 'syy', 'item_variance')
 Row = Mapping[str, float | None]  # one stream in one round, as reversal.reduce_round makes it
 
 
@@ -55,11 +57,10 @@ def thresholds(rounds_so_far: Sequence[Mapping[str, Row]], rules: Reversal, plan
     return Thresholds(judged, planned_rounds, None, 0)
   to_come = max(planned_rounds - judged + 1, 1)
   calibration = rules.calibration_rounds
-  references = {h: slope_test.pool([moments(row) for row in h[:calibration] if row]) for h in histories}
-  growth = tuple(_growth([row for row in rows if row], [references[h] for h, row in zip(references, rows) if row])
-                 for rows in zip(*(h[calibration:] for h in references)))
-  sizes = lambda h: tuple(row[0] if row else 0 for row in h) + (workers,) * to_come
-  streams = tuple(sorted((sizes(h), *_relation(reference)) for h, reference in references.items()))
+  reference = window(histories, 0, calibration)
+  growth = tuple(_growth(reference, window(histories, i, i + 1)) for i in range(calibration, judged - 1))
+  sizes = [tuple(row[0] if row else 0 for row in h) + (workers,) * to_come for h in histories]
+  streams = tuple(sorted(zip(sizes, *(map(float, v) for v in _relation(reference)))))
   growth += (growth[-1] if growth else 1.0,) * to_come
   # With item noise and without, and the stricter of the two: a reliability estimated from few trials may be far too low, and then the replay has no alarms.
   relations = {streams, tuple(sorted((s, 0.0, 0.0) for s, *_ in streams))}
@@ -73,58 +74,68 @@ def distinct(rounds: Sequence[Mapping[str, Row]]) -> set[tuple]:
 
 def history(rounds: Sequence[Mapping[str, Row]], stream: str) -> tuple:
   """A stream's rows as a hashable value, empty tuples where it is missing."""
-  fields = ('n', 'discordant', 'sxx', 'sxy', 'syy', 'item_variance')
-  return tuple(tuple(rows[stream][f] for f in fields) if stream in rows else () for rows in rounds)
+  return tuple(_FIELDS(rows[stream]) if stream in rows else () for rows in rounds)
 
 
-def moments(row: tuple) -> Moments:
-  """Of one row of a `history`."""
-  n, _, sxx, sxy, syy, item_variance = row
-  return Moments(n, 1, sxx, sxy, syy, np.nan if item_variance is None else (n - 1) * item_variance)
+def window(histories: Iterable[tuple], start: int, stop: int) -> Moments:
+  """[streams] of the rounds start <= round < stop together, counted from 0."""
+  rows = np.array([[row or (0,) * 6 for row in h[start:stop]] for h in histories], np.float64).reshape(-1, stop - start, 6)
+  n, _, sxx, sxy, syy, item = np.moveaxis(rows, -1, 0)  # an item variance of None is nan
+  return Moments(n.sum(-1), (n > 0).sum(-1), sxx.sum(-1), sxy.sum(-1), syy.sum(-1), (np.maximum(n - 1, 0) * item).sum(-1))
 
 
-def _growth(rows: Sequence[tuple], references: Sequence[Moments]) -> float:
+def _growth(reference: Moments, now: Moments) -> float:
   """Variance of dev in a round by that of the calibration rounds, over all streams together; to a quarter of an octave, since the rest is noise."""
-  parts = [(row[2] / float(r.spread), row[0] - 1) for row, r in zip(rows, references) if r.comparable]
-  measured = math.fsum(p for p, _ in parts) / sum(f for _, f in parts) if parts else 1.0
+  with np.errstate(divide='ignore', invalid='ignore'):
+    parts, freedom = now.sxx / reference.spread, now.n - now.groups
+  use = reference.comparable & (freedom > 0)
+  measured = math.fsum(parts[use]) / freedom[use].sum() if use.any() else 1.0
   return 2 ** (round(4 * math.log2(measured)) / 4) if measured > 0 else 1.0
 
 
-def _relation(reference: Moments) -> tuple[float, float]:
-  """(item noise, latent slope) of a stream, in units in which external's residual variance and dev's true spread in the calibration rounds are 1.
+def _relation(reference: Moments) -> tuple[np.ndarray, np.ndarray]:
+  """(item noise, latent slope) [streams], in units in which external's own residual variance and dev's true variance in the calibration rounds are 1.
 
-  Item noise is its variance by that of the true spread. Without it the distribution of p does not depend on the slope.
+  Both 0 where item noise is not known: without it the distribution of p does not depend on the slope.
   """
-  reliability = float(reference.reliability)
-  if not reference.comparable or math.isnan(reliability) or reliability == 0:
-    return 0.0, 0.0
-  residual = float(reference.variance * reference.sxx)
-  true_spread = reliability * float(reference.spread)
-  latent = max(float(reference.slope), 0.0) / reliability
-  # Item noise in dev adds latent^2 x true spread x (1 - reliability) to the residuals; what is left of them is external's own.
-  own = max(residual - latent**2 * true_spread * (1 - reliability), 0.05 * residual)
-  return 1 / reliability - 1, latent * math.sqrt(true_spread / own) if own > 0 else 0.0
+  with np.errstate(divide='ignore', invalid='ignore'):
+    reliability = reference.reliability
+    true_spread = reliability * reference.spread
+    residual = reference.variance * reference.sxx
+    latent = np.maximum(reference.slope, 0.0) / reliability
+    # Item noise in dev adds latent^2 x true spread x (1 - reliability) to the residuals; what is left of them is external's own.
+    own = np.maximum(residual - latent**2 * true_spread * (1 - reliability), 0.05 * residual)
+    known = reference.comparable & (reliability > 0) & (own > 0)
+    return np.where(known, 1 / reliability - 1, 0.0), np.where(known, latent * np.sqrt(true_spread / own), 0.0)
 
 
 @functools.lru_cache(maxsize=4096)
 def _critical_p(streams: tuple, growth: tuple[float, ...], calibration: int, alpha: float, replays: int, seed: int) -> float:
   """The k-th least of the replays' smallest p, k = alpha (replays + 1): a further campaign of their kind falls below it with probability at most alpha."""
-  rng = np.random.default_rng(seed)
-  n = np.array([sizes for sizes, *_ in streams], np.float64)  # [K, R]
+  sizes = tuple(s for s, *_ in streams)
+  n = np.array(sizes, np.float64)  # [K, R]
+  dev_squares, normal, residual_squares = _draws(sizes, replays, seed)
   item, latent = (np.array([s[i] for s in streams])[:, None] for i in (1, 2))
   true_spread = np.maximum(np.array([1.0] * calibration + list(growth)) * (1 + item) - item, 0.0)  # observed growth less the item noise, which stays
   reliability = true_spread / (true_spread + item + 1e-300)
   residual = 1 + latent**2 * true_spread * (1 - reliability)
-  # Of normal scores the moments themselves are drawn: sums of squares are chi-squared, the slope given them is normal.
-  draw = lambda freedom: 2 * rng.standard_gamma(np.broadcast_to(np.maximum(freedom, 0) / 2, (replays, *n.shape)))
-  sxx = (true_spread + item) * draw(n - 1)
-  sxy = latent * reliability * sxx + np.sqrt(residual * sxx) * rng.standard_normal(sxx.shape)
+  sxx = (true_spread + item) * dev_squares
+  sxy = latent * reliability * sxx + np.sqrt(residual * sxx) * normal
   explained = np.divide(sxy**2, sxx, out=np.zeros_like(sxx), where=sxx > 0)
-  syy = explained + residual * draw(n - 2)
+  syy = explained + residual * residual_squares
   every = Moments(n, (n > 0).astype(float), sxx, sxy, syy, item * np.maximum(n - 1, 0) if item.any() else np.full(n.shape, np.nan))
-  part = lambda start, stop: Moments(*(getattr(every, f.name)[..., start:stop].sum(-1) for f in dataclasses.fields(Moments)))
-  reference, least = part(0, calibration), np.ones(replays)
+  fields = [np.cumsum(getattr(every, f.name), -1) for f in dataclasses.fields(Moments)]
+  between = lambda start, stop: Moments(*(f[..., stop - 1] - (f[..., start - 1] if start else 0) for f in fields))
+  reference, least = between(0, calibration), np.ones(replays)
   for look in range(calibration, n.shape[1]):
     for start in {calibration, look}:
-      least = np.minimum(least, slope_test.fell(reference, part(start, look + 1), alpha).p.min(-1))
+      least = np.minimum(least, slope_test.fell(reference, between(start, look + 1), up_to=alpha).p.min(-1))
   return float(np.partition(least, kept := max(int(alpha * (replays + 1)) - 1, 0))[kept])
+
+
+@functools.lru_cache(maxsize=2)
+def _draws(sizes: tuple[tuple[int, ...], ...], replays: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Standard draws [replays, streams, rounds]. Of normal scores the moments themselves are drawn: sums of squares are chi-squared, a slope given them normal."""
+  rng, n = np.random.default_rng(seed), np.array(sizes)
+  squares = lambda freedom: 2 * rng.standard_gamma(np.broadcast_to(np.maximum(freedom, 0) / 2, (replays, *n.shape)))
+  return squares(n - 1), rng.standard_normal((replays, *n.shape)), squares(n - 2)

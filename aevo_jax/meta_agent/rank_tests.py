@@ -7,12 +7,14 @@ reversed. Few: dev and external rank alike.
 
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 PHIS = (0.3, 0.5, 0.7, 0.85)  # alternatives a round's e-value bets on in equal parts: Mallows models that favour reversed rankings
+_LARGEST = 300.0  # logarithm of the largest bet that is paid: products of them must not overflow
 _DRAWS = 1000  # of the power behind a detectable correlation
 
 
@@ -21,7 +23,8 @@ def mahonian(n: int) -> tuple[int, ...]:
   """Permutations of n by their number of inversions 0 ... n (n - 1) / 2; they add up to n!."""
   counts = [1]
   for i in range(2, n + 1):
-    counts = [sum(counts[max(0, k - i + 1):k + 1]) for k in range(len(counts) + i - 1)]
+    sums = [0, *itertools.accumulate(counts)]
+    counts = [sums[min(k + 1, len(counts))] - sums[max(0, k - i + 1)] for k in range(len(counts) + i - 1)]
   return tuple(counts)
 
 
@@ -73,15 +76,21 @@ def _places(values: Sequence[float], others: Sequence[float], seed: int, side: s
 
 def mallows(n: int, phi: float) -> np.ndarray:
   """Probabilities of 0, 1, ... discordant pairs if a ranking has probability phi^concordant / Z(phi): phi = 1 is chance, phi -> 0 a full reversal."""
-  counts = np.array(mahonian(n), np.float64)
-  weights = counts * phi ** np.arange(len(counts) - 1, -1, -1)
-  return weights / weights.sum()
+  concordant = np.ones(1)
+  for i in range(2, n + 1):  # the i-th trial agrees with 0 ... i - 1 of those before it
+    agrees = phi ** np.arange(i)
+    concordant = np.convolve(concordant, agrees / agrees.sum())
+  return concordant[::-1]
 
 
 @functools.cache
 def _e_values(n: int) -> np.ndarray:
   """[pairs + 1]: the e-value of each number of discordant pairs."""
-  return np.mean([mallows(n, phi) for phi in PHIS], axis=0) / null((n,))
+  concordant, bets = np.arange(n * (n - 1) // 2, -1, -1), []
+  for phi in PHIS:
+    log_z = sum(math.log((1 - phi**i) / (1 - phi)) for i in range(1, n + 1))
+    bets.append(math.lgamma(n + 1) + concordant * math.log(phi) - log_z)
+  return np.exp(np.minimum(bets, _LARGEST)).mean(0)
 
 
 def e_value(discordant: int | np.ndarray, n: int) -> np.ndarray:
@@ -107,8 +116,8 @@ def e_process(e_values: np.ndarray, planned_rounds: int) -> np.ndarray:
   """
   betting, after = np.zeros(e_values.shape[:-1]), []
   for t in range(e_values.shape[-1]):
-    started = t < planned_rounds
-    betting = (betting + started / planned_rounds) * e_values[..., t]
+    started = t < planned_rounds  # a campaign that goes on for longer than planned has placed all its stakes
+    betting = np.minimum((betting + started / planned_rounds) * e_values[..., t], math.exp(_LARGEST))
     after.append(betting + max(planned_rounds - t - 1, 0) / planned_rounds)
   return np.stack(after, -1)
 
@@ -157,5 +166,5 @@ def detectable_correlation(sizes: Sequence[int], alarm: Callable[[np.ndarray], n
     middle = (low + high) / 2
     low, high = (middle, high) if alarm(draw(middle)).mean() >= power else (low, middle)
   n = max(sizes)
-  share = float(mallows(n, low) @ np.arange(len(mahonian(n)))) / (n * (n - 1) / 2)
+  share = float(mallows(n, low) @ np.arange(n * (n - 1) // 2 + 1)) / (n * (n - 1) / 2)
   return math.sin(math.pi / 2 * (1 - 2 * share))

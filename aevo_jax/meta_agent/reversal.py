@@ -18,7 +18,7 @@ import numpy as np
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent import rank_tests, slope_test
-from aevo_jax.meta_agent.calibration import Row, Thresholds, distinct, history, moments
+from aevo_jax.meta_agent.calibration import Row, Thresholds, distinct, history, window
 
 Scores = Mapping[str, Mapping[str, float | None]]  # stream -> trial -> score; None, or no entry, is missing
 
@@ -95,13 +95,15 @@ def verdicts(rounds: Sequence[Mapping[str, Row]], rules: Reversal, thresholds: T
   streams = list(dict.fromkeys(name for rows in rounds for name in rows))
   histories, hypotheses = {s: history(rounds, s) for s in streams}, len(distinct(rounds))
   tests = _exact(histories, hypotheses, rules) if rules.test == 'exact' else _e_process(histories, hypotheses, rules, thresholds.planned_rounds)
-  return {s: _judge(s, histories[s], tests[s], hypotheses, rules, thresholds) for s in streams}
+  slopes = _slopes(histories, rules, thresholds)
+  return {s: _judge(s, histories[s], tests[s], slopes[s], hypotheses, rules, thresholds) for s in streams}
 
 
-def _judge(stream: str, rows: tuple, ranks: tuple[bool, dict], hypotheses: int, rules: Reversal, thresholds: Thresholds) -> Verdict:
+def _judge(stream: str, rows: tuple, ranks: tuple[bool, dict], slopes: tuple[dict, dict | None, str], hypotheses: int, rules: Reversal,
+           thresholds: Thresholds) -> Verdict:
   reverses, rank_test = ranks
-  slopes, falls, why = _slopes(rows, hypotheses, rules, thresholds)
-  said = functools.partial(Verdict, stream=stream, **slopes)
+  fields, falls, why = slopes
+  said = functools.partial(Verdict, stream=stream, **fields)
   if reverses:
     return said(verdict='reversed', why='dev and external rank the trials against each other', **rank_test)
   if falls is not None and falls['p_value'] <= falls['threshold']:
@@ -117,36 +119,39 @@ def _judge(stream: str, rows: tuple, ranks: tuple[bool, dict], hypotheses: int, 
   return said(verdict='undetermined', why=why or 'neither a change nor agreement is beyond chance', **nearest)
 
 
-def _slopes(rows: tuple, hypotheses: int, rules: Reversal, thresholds: Thresholds) -> tuple[dict, dict | None, str]:
-  """(the slope's fields of a verdict, the test with the smaller p or None, why there is none)."""
+def _slopes(histories: Mapping[str, tuple], rules: Reversal, thresholds: Thresholds) -> dict[str, tuple[dict, dict | None, str]]:
+  """stream -> (the slope's fields of a verdict, the test with the smaller p or None, why there is none)."""
   unknown = dict.fromkeys(('slope', 'reference_slope', 'slope_error', 'lambda_ratio'))
-  done, calibration = len(rows), rules.calibration_rounds
+  done, calibration = max(map(len, histories.values())), rules.calibration_rounds
   if done <= calibration:
-    return unknown, None, f'round {done} of {calibration} calibration rounds: there is no reference for the slope before they are over'
-  reference = slope_test.pool([moments(row) for row in rows[:calibration] if row])
-  if not reference.comparable:
-    return unknown, None, 'no reference: too few trials in the calibration rounds, or dev does not differ between them'
-  if reference.reliability == 0:
-    return unknown, None, 'no reference: in the calibration rounds dev differs between trials no more than its items explain'
-  significance, level = float(slope_test.positive_p(reference)), rules.alpha / hypotheses
-  if significance > level:
-    return unknown, None, f'no reference: the slope of the calibration rounds is not significantly above 0 (p = {significance:.2g}, needed {level:.2g})'
-  windows = {'slope': [row for row in rows[calibration:] if row], 'latest_slope': [row for row in rows[-1:] if row]}
-  found = {}
-  for test, window in windows.items():
-    now = slope_test.pool([moments(row) for row in window])
-    if now.comparable:
-      found[test] = (slope_test.fell(reference, now), now)
-  if not found or thresholds.slope_p is None:
-    return unknown, None, 'too few trials since the calibration rounds, or dev does not differ between them'
-  test = min(found, key=lambda name: float(found[name][0].p))
-  fall, now = found[test]
-  scaled = not np.isnan(now.reliability) and not np.isnan(reference.reliability)
-  fields = {'slope': float(now.slope), 'reference_slope': float(fall.ratio * reference.slope), 'slope_error': float(np.sqrt(now.variance)),
-            'lambda_ratio': float(fall.ratio) if scaled else None}
-  effect = slope_test.minimum_detectable_drop(fall, thresholds.slope_p, rules.power)
-  return fields, {'test': test, 'statistic': float(fall.statistic), 'p_value': float(fall.p), 'e_value': None, 'threshold': thresholds.slope_p, 'n': int(now.n),
-                  'minimum_detectable_effect': effect, 'effect': 'slope_drop'}, ''
+    return dict.fromkeys(histories, (unknown, None, f'round {done} of {calibration} calibration rounds: there is no reference for the slope before they are over'))
+  reference = window(histories.values(), 0, calibration)
+  significance = slope_test.positive_p(reference)
+  windows = {'slope': window(histories.values(), calibration, done), 'latest_slope': window(histories.values(), done - 1, done)}
+  falls = {test: slope_test.fell(reference, now) for test, now in windows.items()}
+  result = {}
+  for i, stream in enumerate(histories):
+    possible = [test for test, now in windows.items() if now.comparable[i]]
+    if not reference.comparable[i]:
+      why = 'no reference: too few trials in the calibration rounds, or dev does not differ between them'
+    elif reference.reliability[i] == 0:
+      why = 'no reference: in the calibration rounds dev differs between trials no more than its items explain'
+    elif significance[i] > rules.alpha:
+      why = f'no reference: the slope of the calibration rounds is not significantly above 0 (p = {significance[i]:.2g}, needed {rules.alpha:g})'
+    elif not possible or thresholds.slope_p is None:
+      why = 'too few trials since the calibration rounds, or dev does not differ between them'
+    else:
+      test = min(possible, key=lambda name: falls[name].p[i])
+      now, fall = windows[test], slope_test.Fall(*(field[i] for field in falls[test]))
+      scaled = not np.isnan(now.reliability[i]) and not np.isnan(reference.reliability[i])
+      fields = {'slope': float(now.slope[i]), 'reference_slope': float(fall.ratio * reference.slope[i]), 'slope_error': float(np.sqrt(now.variance[i])),
+                'lambda_ratio': float(fall.ratio) if scaled else None}
+      effect = slope_test.minimum_detectable_drop(fall, thresholds.slope_p, rules.power)
+      result[stream] = fields, {'test': test, 'statistic': float(fall.statistic), 'p_value': float(fall.p), 'e_value': None, 'threshold': thresholds.slope_p,
+                                'n': int(now.n[i]), 'minimum_detectable_effect': effect, 'effect': 'slope_drop'}, ''
+      continue
+    result[stream] = unknown, None, why
+  return result
 
 
 def _e_process(histories: Mapping[str, tuple], hypotheses: int, rules: Reversal, planned_rounds: int) -> dict[str, tuple[bool, dict]]:

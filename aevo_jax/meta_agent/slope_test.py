@@ -8,6 +8,7 @@ All functions work on numbers and, element by element, on arrays.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,26 +52,26 @@ class Moments:
     """Variance of dev between trials of a round."""
     return self.sxx / np.maximum(self.n - self.groups, 1)
 
-  @property
+  @functools.cached_property
   def reliability(self):
     """lambda: the share of dev's variance that is not item noise, at least 0; nan where item noise is unknown."""
     with np.errstate(divide='ignore', invalid='ignore'):
-      return np.where(np.isnan(self.item), np.nan, np.where(np.asarray(self.sxx) > 0, np.maximum(1 - self.item / self.sxx, 0), 0))
+      return np.where(np.isnan(self.item), np.nan, np.where(np.asarray(self.sxx) > 0, np.maximum(1 - np.divide(self.item, self.sxx), 0), 0))
 
-  @property
+  @functools.cached_property
   def slope(self):
     """External per dev; nan where dev has no spread."""
     with np.errstate(divide='ignore', invalid='ignore'):
       return np.where(np.asarray(self.sxx) > 0, np.divide(self.sxy, self.sxx), np.nan)
 
-  @property
+  @functools.cached_property
   def variance(self):
     """Squared standard error of the slope. The residual sum of squares is at least what rounding leaves of syy."""
     with np.errstate(divide='ignore', invalid='ignore'):
       residual = np.maximum(self.syy - np.divide(np.square(self.sxy), self.sxx), 1e-12 * np.asarray(self.syy))
-      return residual / np.maximum(self.freedom, 1) / self.sxx
+      return np.divide(residual / np.maximum(self.freedom, 1), self.sxx)
 
-  @property
+  @functools.cached_property
   def comparable(self):
     """Whether there is a slope with enough degrees of freedom."""
     return (np.asarray(self.sxx) > 0) & (self.freedom >= LEAST_FREEDOM)
@@ -112,10 +113,9 @@ def fell(reference: Moments, now: Moments, up_to: float = 1.0) -> Fall:
   chance as it is true.
   """
   with np.errstate(divide='ignore', invalid='ignore'):
-    ratio = np.clip(now.reliability / reference.reliability, 0.0, 1.0)
-    known = ~np.isnan(reference.reliability) & ~np.isnan(now.reliability)
-    testable = reference.comparable & now.comparable & (~known | (reference.reliability > 0))
-    ratio = np.where(known & testable, ratio, 1.0)
+    before, after = reference.reliability, now.reliability
+    testable = reference.comparable & now.comparable & ~(before == 0)
+    ratio = np.where(testable & ~np.isnan(before) & ~np.isnan(after), np.clip(after / before, 0.0, 1.0), 1.0)
     drop = ratio * reference.slope - now.slope
     first, second = ratio**2 * reference.variance, now.variance
     freedom = (first + second)**2 / (first**2 / np.maximum(reference.freedom, 1) + second**2 / np.maximum(now.freedom, 1))
