@@ -6,7 +6,7 @@ what the final trains. None reads a clock or a file.
 
 import collections
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aevo_jax.campaign.gate import default_values, full_recipe
@@ -16,10 +16,11 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import random_agent, statistical_agent
+from aevo_jax.meta_agent import llm_agent, random_agent, statistical_agent
+from aevo_jax.meta_agent.dialogue import Dialogue
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'llm': llm_agent.decide}
 FINAL = -1  # the round number of final retrainings in trial records
 
 
@@ -56,7 +57,7 @@ def to_release(trials: Sequence[TrialState], per_round: int) -> list[str]:
 
 
 def round_evidence(state: CampaignState, round_: int, policy: Policy, constitution: Constitution) -> dict[str, Any]:
-  """The evidence of a round, from what is known when it ends (later rounds and the final are left out)."""
+  """The evidence of a round, from what is known when it ends (later rounds and the final are left out); `policy` with what its workers chose."""
   groups = collections.defaultdict(list)
   for trial in state.trials.values():
     if trial.axis == ANCHOR and trial.dev is not None and 0 <= trial.round <= round_:
@@ -67,7 +68,7 @@ def round_evidence(state: CampaignState, round_: int, policy: Policy, constituti
       trial=t.trial, worker=t.worker, axis=t.axis, changes=policy.assignments[t.worker].changes, status=t.status, cause=t.cause, dev=t.dev,
       external=t.released, external_rank=ranks.get(t.trial), cost={k: t.claim.get(k, 0) for k in ('tokens', 'steps', 'flops')})
           for t in state.of_round(round_)]
-  return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise)
+  return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise) | {'llm': state.llm_cost(round_)}
 
 
 def evidence_text(evidence: dict[str, Any]) -> str:
@@ -75,9 +76,18 @@ def evidence_text(evidence: dict[str, Any]) -> str:
   return json.dumps(evidence, indent=1, sort_keys=True) + '\n'
 
 
-def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int) -> Policy:
-  """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default."""
-  return AGENTS[agent](history, policy, constitution, default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'))
+def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int,
+                dialogue: Callable[[int, str], Dialogue]) -> Policy:
+  """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default, `dialogue` (round, purpose) -> whom 'llm' asks."""
+  given = history, policy, constitution, default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}')
+  return llm_agent.decide(*given, dialogue(policy.round + 1, llm_agent.POLICY)) if agent == 'llm' else AGENTS[agent](*given)
+
+
+def with_choices(policy: Policy, constitution: Constitution, *, recipe: str, workers_choose: str, dialogue: Callable[[int, str], Dialogue]) -> Policy:
+  """The policy with the bindings that its workers chose, if they do."""
+  if workers_choose == 'policy':
+    return policy
+  return llm_agent.choose(policy, constitution, default_values(recipe), lambda purpose: dialogue(policy.round, purpose))
 
 
 def promotion(policy: Policy, following: Policy) -> dict[str, Any]:

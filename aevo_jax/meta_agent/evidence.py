@@ -5,7 +5,8 @@
      "trials": [{"trial", "worker", "axis", "changes": {selector: value}, "status", "cause",
                  "dev": {"overall", "by_family"} or null, "external": released score or null, "external_rank": rank or null,
                  "cost": {"tokens", "steps", "flops"}}],
-     "noise": {"seed_sd", "degrees_of_freedom", "replicates"}}
+     "noise": {"seed_sd", "degrees_of_freedom", "replicates"},
+     "llm": {"tokens_in", "tokens_out", "money"}}            what a language model took for the round's policy and its workers' choices
 
 Costs are counts, not seconds, so that a campaign repeats exactly.
 """
