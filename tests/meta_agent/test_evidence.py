@@ -22,7 +22,7 @@ def test_the_floor_holds_where_seeds_agree_or_there_are_none(groups, dof):
 def test_a_row_shows_scores_but_no_seconds_and_no_weights(tiny_run):
   for path in sorted((tiny_run / 'evidence').glob('*.json')):
     collected = json.loads(path.read_text())
-    assert collected.keys() == {'schema', 'round', 'standing', 'trials', 'noise'} and collected['schema'] == evidence.SCHEMA
+    assert collected.keys() == {'schema', 'round', 'standing', 'trials', 'noise', 'llm'} and collected['schema'] == evidence.SCHEMA
     for trial in collected['trials']:
       assert trial.keys() == {'trial', 'worker', 'axis', 'changes', 'status', 'cause', 'dev', 'external', 'external_rank', 'cost'}
       if trial['status'] != 'sealed':
