@@ -147,11 +147,11 @@ def dry_run(constitution: constitution_lib.Constitution, settings) -> None:
 def _language_model(llm: LlmSettings, rules: constitution_lib.LlmRules) -> str:
   """Which endpoint will be asked, whether it can be, and the caps."""
   try:
-    key = f'the key in {llm.key_variable}, which is set' if read_key(llm) else 'no key'
+    ready = f'the key is in {llm.key_variable}' if read_key(llm) else 'no key is sent'
   except LlmSetupError as error:
-    key = f'NOT READY: {error}'
+    ready = f'NOT READY: {error}'
   priced = f'at most {rules.money_cap:g} of money' if llm.price_in or llm.price_out else 'unpriced (llm.price_in, llm.price_out)'
-  return f'{llm.model or "no model"} at {llm.base_url}, with {key}; at most {rules.token_cap:,} tokens, {priced}; nothing was sent'
+  return f'{llm.model or "no model"} at {llm.base_url}; {ready}; at most {rules.token_cap:,} tokens, {priced}; nothing was sent'
 
 
 if __name__ == '__main__':

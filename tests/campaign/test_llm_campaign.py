@@ -5,6 +5,7 @@ The first tests run the controller with stand-ins for workers (see test_controll
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -17,6 +18,7 @@ from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, canonical_json, make_record
+from aevo_jax.meta_agent import llm_reply
 from aevo_jax.meta_agent.llm_settings import LlmSettings
 from aevo_jax.report import audit
 
@@ -26,6 +28,10 @@ KEY = 'sk-' + 'Zq7' * 14
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
   monkeypatch.setenv('AEVO_TEST_KEY', KEY)
+  monkeypatch.setattr(llm_reply, 'parse_untrusted', parsed)  # a process for each text; the same texts come often
+
+
+parsed = functools.cache(llm_reply.parse_untrusted)
 
 
 def honest(request) -> bytes:
