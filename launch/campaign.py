@@ -16,17 +16,19 @@ from absl import app, flags
 
 from aevo_jax import layout
 from aevo_jax.campaign import setup
-from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
+from aevo_jax.campaign.campaign import Campaign, FrozenInputsError, settings_from_gin
 from aevo_jax.campaign.processes import ServerError
 from aevo_jax.campaign.sandbox import SandboxUnavailableError
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.config.configurables import LoadError, resolve
+from aevo_jax.config.configurables import LoadError
 from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
+from aevo_jax.meta_agent.chat_client import ChatClient, LlmSetupError, read_key
+from aevo_jax.meta_agent.llm_settings import LlmSettings
 from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> None:
       go_on(run)
       return
     gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
-    constitution, settings = setup.with_tasks(constitution_lib.from_gin()), resolve('campaign')
+    constitution, settings = setup.with_tasks(constitution_lib.from_gin()), settings_from_gin()
     if _DRY_RUN.value:
       dry_run(constitution, settings)
       return
@@ -78,12 +80,14 @@ def main(argv: list[str]) -> None:
         return
       run = next(p for p in (run.with_name(f'{run.name}-{i}') for i in range(2, 10_000)) if not p.exists())
     settings.locked()  # a sandbox that is asked for and missing is an error before anything is made
+    if settings.asks_llm:
+      ChatClient(LlmSettings(**settings.llm))  # and so is an endpoint that cannot be asked
     setup.prepare(run, constitution, settings, substrate)
     (run / 'command.json').write_text(json.dumps({'command': ' '.join(['aevo', 'campaign', *sys.argv[1:]]), 'gin_files': flags.FLAGS.gin_file,
                                                   'size': 'own tasks' if constitution.tasks.path else constitution.objective.size}) + '\n')
     go_on(run)
   except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError, FrozenInputsError, TaskFileError, ChatTemplateError,
-          UnknownVerifierError) as error:
+          UnknownVerifierError, LlmSetupError) as error:
     sys.exit(f'campaign: {error}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')
@@ -134,8 +138,20 @@ def dry_run(constitution: constitution_lib.Constitution, settings) -> None:
       'settings': str(dataclasses.asdict(settings)),
       'constitution': constitution.digest(),
   }
+  if settings.asks_llm:
+    rows['language model'] = _language_model(LlmSettings(**settings.llm), constitution.llm_rules)
   for name, value in rows.items():
     print(f'{name:<20} {value}')
+
+
+def _language_model(llm: LlmSettings, rules: constitution_lib.LlmRules) -> str:
+  """Which endpoint will be asked, whether it can be, and the caps."""
+  try:
+    ready = f'the key is in {llm.key_variable}' if read_key(llm) else 'no key is sent'
+  except LlmSetupError as error:
+    ready = f'NOT READY: {error}'
+  priced = f'at most {rules.money_cap:g} of money' if llm.price_in or llm.price_out else 'unpriced (llm.price_in, llm.price_out)'
+  return f'{llm.model or "no model"} at {llm.base_url}; {ready}; at most {rules.token_cap:,} tokens, {priced}; nothing was sent'
 
 
 if __name__ == '__main__':

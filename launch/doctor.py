@@ -180,6 +180,7 @@ def examine(run: str) -> list[Row]:
         unshare_row(),
         vllm_row(),
         module_row('ray', 'ray', 'uv pip install ray (optional: trials over many hosts)'),
+        module_row('openai', 'openai', "uv pip install 'aevo-jax[llm]' (optional: a language model as the meta agent)"),
         command_row('slurm', ('sbatch',), 'run on a Slurm login node (optional)'),
         command_row('kubernetes', ('kubectl',), 'install kubectl and point it at a cluster (optional)'),
         module_row('tensorboard', 'tensorboard', 'make setup'),

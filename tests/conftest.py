@@ -68,12 +68,12 @@ def start_tiny_campaign(tiny_home):
   from aevo_jax.campaign import setup
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.config import loading
-  from aevo_jax.config.configurables import resolve
+  from aevo_jax.campaign.campaign import settings_from_gin
 
   def start(name: str, *bindings: str) -> CampaignFiles:
     last = {b.partition('=')[0].strip(): b for b in (*TINY, *bindings)}
     loading.load([str(layout.root_file('constitution.gin'))], list(last.values()), search_paths=layout.search_paths())
-    settings = resolve('campaign')
+    settings = settings_from_gin()
     inputs = setup.prepare(tiny_home / name, constitution_lib.from_gin(), settings)
     return CampaignFiles(tiny_home / name, inputs, settings)
 

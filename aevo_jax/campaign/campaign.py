@@ -29,18 +29,21 @@ import aevo_jax
 from aevo_jax.campaign import decisions, sandbox
 from aevo_jax.campaign.decisions import AGENTS, FINAL
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.llm_desk import Desk
 from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
 from aevo_jax.campaign.warm import program
 from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
-from aevo_jax.config.configurables import configurable
+from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import render
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.chat_client import ChatClient
+from aevo_jax.meta_agent.llm_settings import LlmSettings
 from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate.build import load_base
@@ -54,13 +57,17 @@ class CampaignSettings:
   """How a campaign is run here; none of it changes what counts as improvement.
 
   Attributes:
-    seed: of trials, settings and the holdout. agent: 'statistical' or 'random'.
+    seed: of trials, settings and the holdout. agent: 'statistical', 'random' or 'llm'.
+    workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an explorer's bindings, within the axes of its assignment.
+    llm: the `llm` section, where a language model is asked (see `settings_from_gin`).
     parallel: processes that compute at once; 0 is one per core. threads: of each of them.
     sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine, 'auto' locks where it can and says so.
   """
 
   seed: int = 0
   agent: str = 'statistical'
+  workers_choose: str = 'policy'
+  llm: dict = dataclasses.field(default_factory=dict)
   parallel: int = 0
   threads: int = 1
   sandbox: str = 'auto'
@@ -68,10 +75,17 @@ class CampaignSettings:
   def __post_init__(self):
     if self.agent not in AGENTS:
       raise ValueError(f'agent must be one of {sorted(AGENTS)}, got {self.agent!r}')
+    if self.workers_choose not in ('policy', 'llm'):
+      raise ValueError(f"workers_choose must be 'policy' or 'llm', got {self.workers_choose!r}")
     if self.sandbox not in ('locked', 'open', 'auto'):
       raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
     if self.parallel < 0 or self.threads < 1:
       raise ValueError(f'parallel must be >= 0 and threads >= 1, got {self.parallel} and {self.threads}')
+
+  @property
+  def asks_llm(self) -> bool:
+    """Whether a language model has a part in this campaign."""
+    return 'llm' in (self.agent, self.workers_choose)
 
   def locked(self) -> bool:
     """Whether workers will be confined.
@@ -109,6 +123,14 @@ class Inputs:
   substrate_root: str = ''
 
 
+def settings_from_gin() -> CampaignSettings:
+  """The settings of the loaded gin configuration, with the `llm` section where it is used."""
+  settings, llm = resolve('campaign'), resolve('llm')
+  if settings.llm:
+    raise LoadError('campaign.llm cannot be bound; bind llm.base_url, llm.model and so on')
+  return dataclasses.replace(settings, llm=dataclasses.asdict(llm)) if settings.asks_llm else settings
+
+
 class FrozenInputsError(ValueError):
   """A campaign would go on under other rules, inputs or confinement than it began with."""
 
@@ -127,6 +149,7 @@ class Campaign:
 
   Raises:
     FrozenInputsError: the ledger was begun with another constitution, substrate or settings, or with workers confined otherwise.
+    LlmSetupError: a language model is to be asked and cannot be from here.
   """
 
   def __init__(self, run: pathlib.Path, ledger: Ledger, settings: CampaignSettings, inputs: Inputs, observer: Callable[[Record | None], None]):
@@ -138,6 +161,7 @@ class Campaign:
     self._slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
     if self.state.started is not None:
       self._check_frozen()
+    self._llm = ChatClient(LlmSettings(**settings.llm)) if settings.asks_llm and self.state.finished is None else None
     base = str(pathlib.Path(inputs.store) / inputs.substrate_object)
     shared = ['--base', base, '--constitution', str(run / 'constitution.gin'), '--threads', str(settings.threads), '--cache', inputs.cache]
     logs = run / 'logs'
@@ -204,9 +228,10 @@ class Campaign:
     policy = self._policy(round_)
     if round_ and round_ not in self.state.thresholds:
       self._append('thresholds_fixed', {'round': round_, 'thresholds': decisions.fix_thresholds(self.state, round_, self._inputs.constitution, self._settings.seed)})
-    for worker, assignment in enumerate(policy.assignments):
+    chosen = decisions.with_choices(policy, self._inputs.constitution, recipe=self._inputs.recipe, workers_choose=self._settings.workers_choose, dialogue=self._dialogue)
+    for worker, assignment in enumerate(chosen.assignments):
       trial = f'r{round_}w{worker}'
-      self._assign(trial, round_, worker, assignment.axis, policy.overlay(worker))
+      self._assign(trial, round_, worker, assignment.axis, chosen.overlay(worker))
     trials = self.state.of_round(round_)
     if round_ == 0 and self.state.base is None:
       self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
@@ -215,7 +240,7 @@ class Campaign:
     self._release(round_, trials, policy)
     if round_:
       self._judge(round_, trials, policy)
-    text = decisions.evidence_text(decisions.round_evidence(self.state, round_, policy, self._inputs.constitution))
+    text = decisions.evidence_text(decisions.round_evidence(self.state, round_, chosen, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -231,6 +256,10 @@ class Campaign:
     policy = policy_lib.starting(self._inputs.constitution.budget.noise_seeds)
     self._write_policy(policy)
     return policy_lib.from_json(self.state.policies[round_]['policy'])
+
+  def _dialogue(self, round_: int, purpose: str) -> Desk:
+    """Whom a question to the language model is put to."""
+    return Desk(self._llm, LlmSettings(**self._settings.llm), self._inputs.constitution.llm_rules, self.state, self._append, round_, purpose)
 
   def _write_policy(self, policy: Policy) -> None:
     policy.write(self._run / 'policy' / f'round_{policy.round:03d}')
@@ -432,7 +461,7 @@ class Campaign:
     history = [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(round_ + 1)]
     if round_ + 1 not in self.state.policies:
       self._write_policy(decisions.next_policy(history, policy, self._inputs.constitution, recipe=self._inputs.recipe, agent=self._settings.agent,
-                                               campaign_seed=self._settings.seed))
+                                               campaign_seed=self._settings.seed, dialogue=self._dialogue))
     following = policy_lib.from_json(self.state.policies[round_ + 1]['policy'])
     if round_ not in self.state.promotions:
       self._append('promotion_decided', decisions.promotion(policy, following))

@@ -7,7 +7,7 @@ what the final trains. None reads a clock or a file.
 import collections
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,10 +19,11 @@ from aevo_jax.config.statements import parse_statements
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import calibration, random_agent, reversal, roles, statistical_agent, trust
+from aevo_jax.meta_agent import calibration, llm_agent, random_agent, reversal, roles, statistical_agent, trust
+from aevo_jax.meta_agent.dialogue import Dialogue
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'llm': llm_agent.decide}
 FINAL = -1  # the round number of final retrainings in trial records
 
 
@@ -118,7 +119,7 @@ def controlled(state: CampaignState, last: int) -> list[dict[str, list[str]]]:
 
 
 def round_evidence(state: CampaignState, round_: int, policy: Policy, constitution: Constitution) -> dict[str, Any]:
-  """The evidence of a round, from what is known when it ends (later rounds and the final are left out)."""
+  """The evidence of a round, from what is known when it ends (later rounds and the final are left out); `policy` with what its workers chose."""
   groups = collections.defaultdict(list)
   for trial in state.trials.values():
     if trial.axis == ANCHOR and trial.dev is not None and 0 <= trial.round <= round_:
@@ -136,7 +137,7 @@ def round_evidence(state: CampaignState, round_: int, policy: Policy, constituti
         trial=t.trial, worker=t.worker, axis=t.axis, arm=assignment.arm, changes=assignment.changes, status=t.status, cause=t.cause, dev=t.dev,
         external=t.released, external_interval=interval, external_by_family=_families(t.released_families), external_rank=ranks.get(t.trial), cost=_cost(t)))
   return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise, verdicts=state.verdicts.get(round_, {}),
-                              attribution=state.attributions.get(round_))
+                              attribution=state.attributions.get(round_), llm=state.llm_cost(round_))
 
 
 def _cost(trial: TrialState) -> dict[str, float]:
@@ -161,25 +162,30 @@ def evidence_text(evidence: dict[str, Any]) -> str:
   return json.dumps(evidence, indent=1, sort_keys=True) + '\n'
 
 
-def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int) -> Policy:
-  """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default.
+def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int,
+                dialogue: Callable[[int, str], Dialogue]) -> Policy:
+  """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default, `dialogue` (round, purpose) -> whom 'llm' asks.
 
   The latest verdicts first revise what dev is worth. In the rounds after a revision some workers go on as if there had been none: the control arm.
   """
-  def decide(objectives: Mapping[str, float]) -> Policy:
+  defaults, seed, rules = default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'), constitution.in_round(policy.round + 1)
+
+  def decide(objectives: Mapping[str, float], seen: Sequence[dict], purpose: str) -> Policy:
     asked = dataclasses.replace(policy, objectives=dict(objectives), trust=revision.trust)
-    return roles.decide(AGENTS[agent], history, asked, constitution.in_round(policy.round + 1), default_values(recipe),
-                        trial_seed(campaign_seed, f'agent{policy.round}'))
+    if agent == 'llm':
+      return llm_agent.decide(seen, asked, rules, defaults, seed, dialogue(policy.round + 1, purpose))
+    return roles.decide(AGENTS[agent], seen, asked, rules, defaults, seed)
 
   revision = trust.revise(policy.objectives, policy.trust, history[-1]['verdicts'])
   revised = revision.objectives != policy.objectives
   control = constitution.control.rounds if revised else max(policy.control - 1, 0)
   before = policy.objectives if revised and not policy.control else policy.objectives_before
-  following = dataclasses.replace(decide(revision.objectives), parent=policy.digest(), trust=revision.trust, objectives=revision.objectives,
+  following = dataclasses.replace(decide(revision.objectives, history, llm_agent.POLICY), parent=policy.digest(), trust=revision.trust, objectives=revision.objectives,
                                   objectives_before=before if control else {}, control=control)
   reasons = (*revision.reasons, *following.reasons)
   if control:
-    following, sentence = _with_control_arm(following, decide(before), constitution.control.workers)
+    unaware = [{**evidence, 'verdicts': {}} for evidence in history]
+    following, sentence = _with_control_arm(following, decide(before, unaware, llm_agent.CONTROL), constitution.control.workers)
     reasons = (*reasons, sentence)
   return dataclasses.replace(following, reasons=reasons)
 
@@ -194,6 +200,13 @@ def _with_control_arm(following: Policy, old: Policy, workers: int) -> tuple[Pol
   arms = [*(dataclasses.replace(a, arm='revised') for a in explorers[:len(explorers) - count]), *(dataclasses.replace(a, arm='control') for a in former[:count])]
   return dataclasses.replace(following, assignments=(*anchors, *arms)), (
       f'control arm: {count} of {len(arms)} explorers go on under the objectives before the revision, so that the revision itself is tested')
+
+
+def with_choices(policy: Policy, constitution: Constitution, *, recipe: str, workers_choose: str, dialogue: Callable[[int, str], Dialogue]) -> Policy:
+  """The policy with the bindings that its workers chose, if they do."""
+  if workers_choose == 'policy':
+    return policy
+  return llm_agent.choose(policy, constitution.in_round(policy.round), default_values(recipe), lambda purpose: dialogue(policy.round, purpose))
 
 
 def promotion(policy: Policy, following: Policy) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from aevo_jax.ledger.records import Record
 
+NO_COST = {'tokens_in': 0, 'tokens_out': 0, 'money': 0.0}
+
 
 @dataclasses.dataclass
 class TrialState:
@@ -55,10 +57,32 @@ class CampaignState:
   revealed: dict | None = None
   finished: dict | None = None
   resumes: int = 0
+  exchanges: dict[tuple[int, str], list[dict]] = dataclasses.field(default_factory=dict)  # with a language model, by round and purpose
+  fell_back: dict[tuple[int, str], str] = dataclasses.field(default_factory=dict)
+  llm_costs: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # by round
+  llm_reserved: dict | None = None  # what the request in flight can come to
 
   def of_round(self, round_: int) -> list[TrialState]:
     """Trials of a round, by worker."""
     return sorted((t for t in self.trials.values() if t.round == round_), key=lambda t: t.worker)
+
+  def conversation(self, round_: int, purpose: str) -> tuple[list[dict], str | None]:
+    """The exchanges about one question, and why it was given up if it was."""
+    return self.exchanges.get((round_, purpose), []), self.fell_back.get((round_, purpose))
+
+  def llm_cost(self, round_: int) -> dict[str, float]:
+    """What the language model took to make a round's policy and to choose its workers' bindings."""
+    return dict(self.llm_costs.get(round_, NO_COST))
+
+  @property
+  def llm_spent(self) -> dict[str, float]:
+    """Of all rounds."""
+    return {name: sum(cost[name] for cost in self.llm_costs.values()) for name in NO_COST}
+
+  def _spend(self, round_: int, usage: dict, sign: int = 1) -> None:
+    cost = self.llm_cost(round_)
+    # Rounded, so that what is given back leaves no dust.
+    self.llm_costs[round_] = {name: round(cost[name] + sign * usage[name], 9) for name in NO_COST}
 
   def apply(self, record: Record) -> None:
     """Folds one record in."""
@@ -115,6 +139,16 @@ class CampaignState:
         self.revealed = p
       case 'campaign_finished':
         self.finished = p
+      case 'llm_requested':
+        self._spend(p['round'], p['reserved'])
+        self.llm_reserved = p['reserved']
+      case 'llm_exchange':
+        self._spend(p['round'], self.llm_reserved, -1)
+        self._spend(p['round'], p['usage'])
+        self.llm_reserved = None
+        self.exchanges.setdefault((p['round'], p['purpose']), []).append(p)
+      case 'agent_fell_back':
+        self.fell_back[p['round'], p['purpose']] = p['cause']
 
 
 def fold(records: Iterable[Record]) -> CampaignState:

@@ -212,6 +212,26 @@ class Control:
       raise ValueError(f'control.alpha must lie in (0, 1), got {self.alpha}')
 
 
+@configurable('llm_rules')
+@dataclasses.dataclass(frozen=True)
+class LlmRules:
+  """What a language model is told, and what it may cost, where one is asked (campaign.agent or campaign.workers_choose = 'llm').
+
+  Attributes:
+    system_prompt: the first message of every request.
+    token_cap: tokens of the whole campaign, in and out. money_cap: money of it, by the operator's prices. Neither is ever exceeded.
+  """
+
+  system_prompt: str = ''
+  token_cap: int = 1_000_000
+  money_cap: float = 10.0
+
+  def __post_init__(self):
+    for field in ('token_cap', 'money_cap'):
+      if getattr(self, field) < 0:
+        raise ValueError(f'llm_rules.{field} must be >= 0, got {getattr(self, field)}')
+
+
 @configurable('search_space')
 @dataclasses.dataclass(frozen=True)
 class SearchSpaceText:
@@ -227,7 +247,7 @@ class SearchSpaceText:
 
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
-             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'control': Control, 'search_space': SearchSpaceText}
+             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'control': Control, 'llm_rules': LlmRules, 'search_space': SearchSpaceText}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +265,7 @@ class Constitution:
   release: Release
   reversal: Reversal
   control: Control
+  llm_rules: LlmRules
   search_space: SearchSpaceText
 
   def text(self) -> str:

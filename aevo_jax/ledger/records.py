@@ -46,6 +46,9 @@ KINDS: dict[str, frozenset[str]] = {
         "secrets_revealed": ("secrets",),
         "campaign_finished": (),
         "controller_resumed": (),
+        "llm_requested": ("round", "purpose", "attempt", "reserved"),
+        "llm_exchange": ("round", "purpose", "attempt", "messages", "reply", "length", "digest", "error", "usage"),
+        "agent_fell_back": ("round", "purpose", "cause"),
         "note": ("text",),
     }.items()
 }

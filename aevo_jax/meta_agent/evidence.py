@@ -13,7 +13,8 @@
      "reliability": {"dev": {stream: reliability or null}},          a stream is a family or 'overall'
      "verdicts": {stream: verdict},                                  as meta_agent.reversal writes them; {} before they can be spoken
      "attribution": result of the control arm's test or null,
-     "cost": {"tokens", "steps", "flops", "seconds"}}                of the whole round
+     "cost": {"tokens", "steps", "flops", "seconds"},                of the whole round
+     "llm": {"tokens_in", "tokens_out", "money"}}                    what a language model took for the round's policy and its workers' choices
 
 Intervals are 95% Wilson intervals over items. `seconds` are the workers' own, for people and reports: no agent that is a function of the evidence may read them, so
 that a campaign repeats exactly.
@@ -78,10 +79,10 @@ def trial_row(*, trial: str, worker: int, axis: str, arm: str, changes: dict[str
 
 
 def collect(*, round_: int, standing: dict[str, Any], trials: Sequence[dict], noise: dict[str, Any], verdicts: dict[str, dict],
-            attribution: dict | None) -> dict[str, Any]:
+            attribution: dict | None, llm: dict[str, float]) -> dict[str, Any]:
   """The round's evidence."""
   trials = list(trials)
   return {'schema': SCHEMA, 'round': round_, 'standing': standing, 'trials': trials, 'noise': noise,
           'failures': dict(collections.Counter(t['cause'] for t in trials if t['status'] in ('failed', 'refused'))),
           'reliability': {'dev': reliability([t['dev'] for t in trials if t['dev'] is not None])}, 'verdicts': verdicts, 'attribution': attribution,
-          'cost': {name: round(sum(t['cost'][name] for t in trials), 1) for name in COSTS}}
+          'cost': {name: round(sum(t['cost'][name] for t in trials), 1) for name in COSTS}, 'llm': llm}

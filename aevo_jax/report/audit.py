@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from aevo_jax import layout
-from aevo_jax.campaign import decisions, setup
+from aevo_jax.campaign import decisions, llm_desk, setup
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import RecipeRefusedError, full_recipe
+from aevo_jax.campaign.state import CampaignState
 from aevo_jax.campaign.trial import EXPORT, TrialSpec, trial_seed
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint.digest import ManifestError
@@ -28,6 +29,7 @@ from aevo_jax.config.statements import render
 from aevo_jax.evaluation import arbiter, concordance, sets
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.chat_client import MAX_REPLY, Usage
 from aevo_jax.report.audited_run import AuditedRun, sha256
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
@@ -318,15 +320,42 @@ def check_policies(run: AuditedRun) -> str:
     if round_ == 0:
       again = policy_lib.starting(run.constitution.budget.noise_seeds)
     else:
-      history = [run.recorded_evidence(k) for k in range(round_)]
-      again = decisions.next_policy(history, run.policies[round_ - 1], run.constitution, recipe=run.started['recipe'], agent=run.started['settings']['agent'],
-                                    campaign_seed=run.started['seed'])
+      again = run.decided_again(round_)
     run.expect(policy.digest() == recorded, f'round {round_}: the recorded policy does not have its recorded digest')
     run.expect(again.digest() == recorded, f'round {round_}: the {run.started["settings"]["agent"]} agent decides otherwise on this evidence')
     directory = run.run / 'policy' / f'round_{round_:03d}'
     for name, text in policy.files().items():
       run.expect((directory / name).is_file() and (directory / name).read_text() == text, f'{directory.relative_to(run.run)}/{name} is not the recorded policy')
   return f'{len(run.policies)} policies decided again, equal to the last digit'
+
+
+def check_transcript(run: AuditedRun) -> str:
+  """What was said to the language model and by it: the whole of each conversation led to what was decided, under the constitution's prompt and caps."""
+  exchanges = [e for conversation in run.state.exchanges.values() for e in conversation]
+  if not run.settings.asks_llm:
+    run.expect(not exchanges and not run.state.fell_back, 'a language model was asked, and the settings give it no part')
+    return 'no language model has a part in this campaign'
+  rules, so_far = run.constitution.llm_rules, CampaignState()
+  for record in run.records:
+    if record.kind == 'llm_requested' and (beyond := llm_desk.beyond_caps(so_far.llm_spent, Usage(**record.payload['reserved']), rules)) is not None:
+      run.problems.append(f'record {record.seq} is a request beyond {beyond}')
+    if record.kind in ('llm_requested', 'llm_exchange'):
+      so_far.apply(record)
+  for e in exchanges:
+    where = f'round {e["round"]}, {e["purpose"]}, attempt {e["attempt"]}'
+    run.expect(e['messages'][0] == {'role': 'system', 'content': rules.system_prompt}, f'{where}: sent under another prompt than the constitution\'s')
+    whole = e['length'] <= MAX_REPLY
+    run.expect(whole or e['error'] != '', f'{where}: a reply that was cut is taken for a whole one')
+    run.expect(not whole or (sha256(e['reply']), len(e['reply'].encode())) == (e['digest'], e['length']), f'{where}: the reply does not have its recorded digest')
+  for round_ in run.policies:
+    if round_ and run.settings.agent == 'llm':
+      run.decided_again(round_)
+    if run.state.of_round(round_):
+      run.chosen(round_)
+  for dialogue in run.dialogues.values():
+    dialogue.check_complete()
+  return (f'{len(exchanges)} exchanges, {len(run.state.fell_back)} questions given up; {run.state.llm_spent["tokens_in"]} tokens in, {run.state.llm_spent["tokens_out"]} out, '
+          'within the caps')
 
 
 def check_promotions(run: AuditedRun) -> str:
@@ -343,6 +372,7 @@ _GATES = {'ledger': check_ledger, 'constitution': check_constitution}
 _OPEN: dict[str, Callable[[AuditedRun], str]] = {
     'inputs': check_inputs, 'history': check_history, 'substrate': check_substrate, 'tasks': check_tasks, 'code': check_code, 'confinement': check_confinement,
     'sealed trials': check_seals, 'recipes': check_recipes, 'dev scores': check_dev_scores, 'verdicts': check_verdicts, 'evidence': check_evidence, 'policies': check_policies,
+    'transcript': check_transcript,
     'promotions': check_promotions, 'releases': check_releases}
 _PRIVATE = {'external scores': check_external_scores, 'ranks': check_ranks, 'concordance': check_concordance, 'final scores': check_final_scores}
 CHECKS = (*_GATES, *_OPEN, 'commitment', *_PRIVATE)

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from aevo_jax.campaign import decisions, setup
+from aevo_jax.campaign.campaign import CampaignSettings
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import admit
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
@@ -18,6 +19,7 @@ from aevo_jax.evaluation import scoring, sets
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.dialogue import Recorded
 from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.tasks import verify
 from aevo_jax.tasks.item import Item
@@ -34,6 +36,9 @@ class AuditedRun:
     self._items: dict[str, list[Item]] = {}
     self._external: dict[str, dict[str, dict]] = {}
     self._admitted: dict[str, tuple[Binding, ...]] = {}
+    self.dialogues: dict[tuple[int, str], Recorded] = {}
+    self._chosen: dict[int, Policy] = {}
+    self._decided: dict[int, Policy] = {}
 
   @functools.cached_property
   def records(self) -> list[Record]:
@@ -46,6 +51,10 @@ class AuditedRun:
   @property
   def started(self) -> dict:
     return self.state.started
+
+  @functools.cached_property
+  def settings(self) -> CampaignSettings:
+    return CampaignSettings(**self.started['settings'])
 
   @functools.cached_property
   def constitution(self) -> Constitution:
@@ -129,6 +138,17 @@ class AuditedRun:
 
   # -- what the ledger's facts imply -------------------------------------------------------------------------------------------------------
 
+  def dialogue(self, round_: int, purpose: str) -> Recorded:
+    """The recorded conversation about one question to a language model."""
+    return self.dialogues.setdefault((round_, purpose), Recorded(self.settings.llm.get('attempts', 0), *self.state.conversation(round_, purpose)))
+
+  def chosen(self, round_: int) -> Policy:
+    """A round's policy with what its workers chose, from the recorded replies."""
+    if round_ not in self._chosen:
+      self._chosen[round_] = decisions.with_choices(self.policies[round_], self.constitution, recipe=self.started['recipe'],
+                                                    workers_choose=self.settings.workers_choose, dialogue=self.dialogue)
+    return self._chosen[round_]
+
   def assignment(self, trial: TrialState) -> tuple[str, str, str] | None:
     """(axis, overlay text, name its seed is made of) of a trial, from the policies."""
     if trial.round == FINAL:
@@ -136,7 +156,7 @@ class AuditedRun:
       found = [r for r in decisions.retrainings(last.standing if last else {}, self.constitution.budget.final_seeds)
                if (r.trial, r.worker) == (trial.trial, trial.worker) and (last or r.recipe == 'starting')]
       return (found[0].recipe, found[0].overlay, found[0].seed_name) if found else None
-    policy = self.policies[trial.round]
+    policy = self.chosen(trial.round)
     if trial.worker >= len(policy.assignments) or trial.trial != f'r{trial.round}w{trial.worker}':
       return None
     return policy.assignments[trial.worker].axis, policy.overlay(trial.worker), trial.trial
@@ -169,7 +189,15 @@ class AuditedRun:
     return self.run / 'evidence' / f'round_{round_:03d}.json'
 
   def rebuilt_evidence(self, round_: int) -> str:
-    return decisions.evidence_text(decisions.round_evidence(self.state, round_, self.policies[round_], self.constitution))
+    return decisions.evidence_text(decisions.round_evidence(self.state, round_, self.chosen(round_), self.constitution))
+
+  def decided_again(self, round_: int) -> Policy:
+    """The policy that the recorded agent makes for a round after the first, from the recorded evidence and replies."""
+    if round_ not in self._decided:
+      history = [self.recorded_evidence(k) for k in range(round_)]
+      self._decided[round_] = decisions.next_policy(history, self.policies[round_ - 1], self.constitution, recipe=self.started['recipe'], agent=self.settings.agent,
+                                                    campaign_seed=self.started['seed'], dialogue=self.dialogue)
+    return self._decided[round_]
 
   def recorded_evidence(self, round_: int) -> dict:
     """The evidence with the recorded digest, wherever it still is: rebuilt from the ledger, or in its file."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from scipy import stats
 
+from aevo_jax.campaign import decisions
+from aevo_jax.campaign.campaign import CampaignSettings
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import default_values
 from aevo_jax.campaign.state import TrialState, fold
@@ -20,6 +22,8 @@ from aevo_jax.config.statements import render_value
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.dialogue import Recorded
+from aevo_jax.meta_agent.llm_agent import POLICY
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 from aevo_jax.report import costs, gains
 from aevo_jax.report import timeline as timeline_lib
@@ -180,7 +184,7 @@ class Story:
     return tuple(self._round(number) for number in sorted(self.policies) if self.state.of_round(number))
 
   def _round(self, number: int) -> Round:
-    policy, trials = self.policies[number], self.state.of_round(number)
+    policy, trials = self._chosen(number), self.state.of_round(number)
     anchors = [t.dev['overall']['accuracy'] for t in trials if t.axis == ANCHOR and t.dev is not None]
     noise, decision = self.noise(number), self.state.promotions.get(number)
     ranks = self.state.ranks.get(number, {})
@@ -197,8 +201,19 @@ class Story:
       made_it = bool(assignment.changes) and after != policy.standing and all(after.get(k) == v for k, v in assignment.changes.items())
       told.append(Told(t.trial, t.axis, t.axis == ANCHOR, self._changes(assignment, policy.standing), assignment.reason, t.status, _measured(t.dev), gain,
                        self.external(t), made_it, ranks.get(t.trial)))
-    return Round(number, tuple(told), self._against(policy.standing, {}), tuple(decision['reasons']) if decision else (), self._against(after, policy.standing), noise,
+    return Round(number, tuple(told), self._against(policy.standing, {}), (*(decision['reasons'] if decision else ()), *self._fallbacks(number)), self._against(after, policy.standing), noise,
                  number in self.state.finished_rounds)
+
+  def _chosen(self, number: int) -> Policy:
+    """The round's policy with what its workers chose."""
+    settings = CampaignSettings(**self.started['settings'])
+    return decisions.with_choices(self.policies[number], self.constitution, recipe=self.started['recipe'], workers_choose=settings.workers_choose,
+                                  dialogue=lambda *question: Recorded(settings.llm['attempts'], *self.state.conversation(*question)))
+
+  def _fallbacks(self, number: int) -> list[str]:
+    """Where the language model's part was done without it: in the round's workers, or in the policy that followed."""
+    return [f'without the language model ({purpose} of round {round_}): {cause}' for (round_, purpose), cause in self.state.fell_back.items()
+            if (round_ == number and purpose != POLICY) or (round_ == number + 1 and purpose == POLICY)]
 
   def _changes(self, assignment: Assignment, standing: dict[str, Any]) -> tuple[Change, ...]:
     return tuple(Change(k, self._shown(standing, k), render_value(v)) for k, v in sorted(assignment.changes.items()))

@@ -176,7 +176,7 @@ def exports(weights) -> object:
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
-  """run(behaviour, *bindings) -> (state, records) of a campaign of 2 rounds x 3 workers; called again it resumes."""
+  """run(behaviour, observer, **settings) -> (state, records) of a campaign of 2 rounds x 3 workers; called again it resumes."""
   monkeypatch.setattr(campaign_lib, 'Nursery', StandInNursery)
   monkeypatch.setattr(campaign_lib, 'Server', StandInServer)
   monkeypatch.setattr(campaign_lib, 'start_child', StandInCompiler)
@@ -192,10 +192,10 @@ def launch(tmp_path, monkeypatch):
   inputs = Inputs(constitution=constitution_lib.read(run / 'constitution.gin'), holdout='h', arbiter_campaign='c', store=str(tmp_path), substrate_object='o', substrate_identity='i',
                   base_digest='b', recipe=RECIPE, cache=str(tmp_path / 'cache'), arbiter_home=str(tmp_path / 'home'))
 
-  def start(behaviour, observer=lambda record: None):
+  def start(behaviour, observer=lambda record: None, **settings):
     monkeypatch.setattr(StandInWorker, 'behaviour', staticmethod(behaviour))
     with Ledger.open(run / 'ledger.jsonl') as ledger:
-      state = Campaign(run, ledger, CampaignSettings(sandbox='open', parallel=2), inputs, observer).run()
+      state = Campaign(run, ledger, CampaignSettings(sandbox='open', parallel=2, **settings), inputs, observer).run()
     return state, read(run / 'ledger.jsonl')
 
   start.run = run
@@ -345,7 +345,7 @@ def test_a_retraining_of_the_starting_recipe_fills_an_idle_slot_and_keeps_nothin
 
 
 def test_settings_say_what_is_wrong():
-  for field, value in {'agent': 'oracle', 'sandbox': 'maybe', 'parallel': -1, 'threads': 0}.items():
+  for field, value in {'agent': 'oracle', 'workers_choose': 'dice', 'sandbox': 'maybe', 'parallel': -1, 'threads': 0}.items():
     with pytest.raises(ValueError, match=field):
       CampaignSettings(**{field: value})
 

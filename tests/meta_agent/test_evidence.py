@@ -23,7 +23,7 @@ def test_the_floor_holds_where_seeds_agree_or_there_are_none(groups, dof):
 def test_a_row_shows_scores_and_costs_but_no_weights(tiny_run):
   for path in sorted((tiny_run / 'evidence').glob('*.json')):
     collected = json.loads(path.read_text())
-    assert collected.keys() == {'schema', 'round', 'standing', 'trials', 'failures', 'noise', 'reliability', 'verdicts', 'attribution', 'cost'} and collected['schema'] == evidence.SCHEMA
+    assert collected.keys() == {'schema', 'round', 'standing', 'trials', 'failures', 'noise', 'reliability', 'verdicts', 'attribution', 'cost', 'llm'} and collected['schema'] == evidence.SCHEMA
     for trial in collected['trials']:
       assert trial.keys() == {'trial', 'worker', 'axis', 'arm', 'changes', 'status', 'cause', 'dev', 'external', 'external_interval', 'external_by_family',
                               'external_rank', 'cost'}
