@@ -1,7 +1,7 @@
 """Run a campaign: rounds of workers post-train the base, a meta agent rewrites the policy, a report says what happened.
 
-  aevo campaign --gin_file=configs/campaigns/demo.gin --run=runs/demo
-  aevo campaign --gin_file=configs/campaigns/demo.gin --dry_run
+  aevo campaign --gin_file=configs/campaigns/quickstart.gin --run=runs/demo
+  aevo campaign --gin_file=configs/campaigns/quickstart.gin --dry_run
   aevo campaign --resume=runs/demo
 """
 
