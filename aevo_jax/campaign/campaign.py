@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 import aevo_jax
 from aevo_jax.campaign import decisions, manual_arbiter, sandbox
 from aevo_jax.campaign.decisions import AGENTS, FINAL
+from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
 from aevo_jax.campaign.kinds import ARBITERS
 from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
