@@ -97,7 +97,7 @@ def test_every_parameter_of_every_campaign_config_is_live(name):
   recipe = recipe_of(parse_statements(starting))
   for parameter in swept().get(name, ()):
     value = from_unit(parameter, 0.75)
-    if any(value == b.value for b in parse_statements(RECIPE + starting) if b.selector == parameter.selector):
+    if any(value == b.value for b in (*parse_statements(RECIPE), *parse_statements(starting)) if b.selector == parameter.selector):
       value = from_unit(parameter, 0.25)
     overlay = (Binding(parameter.selector, value),)
     moved = with_value(recipe, parameter.selector, value)
