@@ -26,9 +26,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import aevo_jax
-from aevo_jax.campaign import decisions, sandbox
+from aevo_jax.campaign import decisions, manual_arbiter, sandbox
 from aevo_jax.campaign.decisions import AGENTS, FINAL
+from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.kinds import ARBITERS
 from aevo_jax.campaign.llm_desk import Desk
 from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
@@ -39,6 +41,7 @@ from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_diges
 from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import render
+from aevo_jax.evaluation import arbiter
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
@@ -57,7 +60,8 @@ class CampaignSettings:
   """How a campaign is run here; none of it changes what counts as improvement.
 
   Attributes:
-    seed: of trials, settings and the holdout. agent: 'statistical', 'random' or 'llm'.
+    seed: of trials, settings and the holdout. agent: 'statistical', 'random', 'llm', 'frozen' or 'keep_or_discard'.
+    arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and the campaign waits for their scores.
     workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an explorer's bindings, within the axes of its assignment.
     llm: the `llm` section, where a language model is asked (see `settings_from_gin`).
     parallel: processes that compute at once; 0 is one per core. threads: of each of them.
@@ -68,6 +72,7 @@ class CampaignSettings:
   agent: str = 'statistical'
   workers_choose: str = 'policy'
   llm: dict = dataclasses.field(default_factory=dict)
+  arbiter: str = 'local'
   parallel: int = 0
   threads: int = 1
   sandbox: str = 'auto'
@@ -77,6 +82,8 @@ class CampaignSettings:
       raise ValueError(f'agent must be one of {sorted(AGENTS)}, got {self.agent!r}')
     if self.workers_choose not in ('policy', 'llm'):
       raise ValueError(f"workers_choose must be 'policy' or 'llm', got {self.workers_choose!r}")
+    if self.arbiter not in ARBITERS:
+      raise ValueError(f'arbiter must be one of {ARBITERS}, got {self.arbiter!r}')
     if self.sandbox not in ('locked', 'open', 'auto'):
       raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
     if self.parallel < 0 or self.threads < 1:
@@ -158,6 +165,8 @@ class Campaign:
     for record in ledger.records:
       self.state.apply(record)
     self._locked = settings.locked()
+    self._manual = settings.arbiter == 'manual'
+    self._history: list[dict] = []  # evidence by round: read once, or hundreds of rounds would read it hundreds of times each
     self._slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
     if self.state.started is not None:
       self._check_frozen()
@@ -184,10 +193,12 @@ class Campaign:
         self._append('controller_resumed', {})
       for round_ in range(self._inputs.constitution.budget.rounds + 1):
         if round_ not in self.state.finished_rounds:
+          if self._out_of_time(round_):
+            break
           self._round(round_)
-      if self.state.final is None:
+      if self.state.final is None and self.state.finished is None:
         self._final()
-      if self.state.revealed is None:
+      if self.state.revealed is None and not self._manual:
         self._reveal()
       if self.state.finished is None:
         self._append('campaign_finished', {})
@@ -236,7 +247,7 @@ class Campaign:
     if round_ == 0 and self.state.base is None:
       self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
     # What the final needs whatever is promoted is trained where a round would leave a processor idle.
-    self._work(trials, spare=self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
+    self._work(trials, spare=[] if self._manual else self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
     self._release(round_, trials, policy)
     if round_:
       self._judge(round_, trials, policy)
@@ -248,6 +259,13 @@ class Campaign:
       self._append('evidence_written', {'round': round_, 'digest': _sha256(text)})
     self._decide(round_, policy)
     self._append('round_finished', {'round': round_})
+
+  def _out_of_time(self, round_: int) -> bool:
+    """Whether the rounds end before this one, which is then recorded; one that was begun is finished."""
+    if self.state.exhausted is None and not self.state.of_round(round_):
+      if (payload := decisions.out_of_time(self.state, self._inputs.constitution, manual=self._manual)) is not None:
+        self._append('budget_exhausted', payload)
+    return self.state.exhausted is not None
 
   def _policy(self, round_: int) -> Policy:
     """The round's policy: as written, or for round 0 the starting one."""
@@ -412,12 +430,12 @@ class Campaign:
   def _submit_scores(self, trial: TrialState) -> None:
     request = {'weights': str(self._directory(trial) / EXPORT), 'file_digest': trial.export_file}
     if trial.round == FINAL:
-      if not trial.final_scored and len(self.state.finished_rounds) > self._inputs.constitution.budget.rounds:
+      if not (trial.final_scored or self._manual) and len(self.state.finished_rounds) > self._last_round():
         self._arbiter.submit(('final_candidate_scored', trial.trial), request | {'op': 'final', 'candidate': trial.trial})
       return
     if trial.dev is None:
       self._evaluator.submit(('trial_scored', trial.trial), request | {'op': 'score', 'out': str(self._run / 'scores' / f'{trial.trial}.dev.json')})
-    if not trial.external_scored:
+    if not (trial.external_scored or self._manual):
       self._arbiter.submit(('external_scored', trial.trial), request | {'op': 'score', 'trial': trial.trial})
 
   def _collect_scores(self) -> None:
@@ -431,6 +449,9 @@ class Campaign:
 
   def _release(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
     """Ranks for the detector; released scores for the anchors first, then for the best by dev, within the quota."""
+    if self._manual:
+      self._release_submitted(round_, trials, policy)
+      return
     scored = [t for t in trials if t.external_scored]
     if not scored:
       return
@@ -447,20 +468,52 @@ class Campaign:
   def _judge(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
     """How far external followed dev in this round, the verdicts on it, and the test of a revision that it may have been."""
     if round_ not in self.state.concordance:
-      scored = [t.trial for t in trials if t.external_scored]
-      request = {'op': 'concordance', 'trials': scored, 'dev': decisions.dev_streams(trials), 'variance': decisions.dev_item_variance(trials),
-                 'seed': decisions.tie_seed(self._settings.seed, round_)}
-      self._append('concordance_measured', {'round': round_, 'streams': self._arbiter.call(request)['streams'] if scored else {}})
+      scored, seed = [t.trial for t in trials if t.has_external], decisions.tie_seed(self._settings.seed, round_)
+      if self._manual:
+        streams = decisions.submitted_concordance(trials, seed)
+      else:
+        request = {'op': 'concordance', 'trials': scored, 'dev': decisions.dev_streams(trials), 'variance': decisions.dev_item_variance(trials), 'seed': seed}
+        streams = self._arbiter.call(request)['streams'] if scored else {}
+      self._append('concordance_measured', {'round': round_, 'streams': streams})
     if round_ not in self.state.verdicts:
       self._append('verdicts_spoken', {'round': round_, 'verdicts': decisions.verdicts(self.state, round_, self._inputs.constitution)})
     if (arms := decisions.arms(policy, trials)) and round_ not in self.state.attributions:
-      rounds = decisions.controlled(self.state, round_)
-      self._append('control_tested', {'round': round_, 'result': self._arbiter.call({'op': 'control', 'rounds': rounds})['result']})
+      result = decisions.submitted_control(self.state, round_) if self._manual else self._arbiter.call(
+          {'op': 'control', 'rounds': decisions.controlled(self.state, round_)})['result']
+      self._append('control_tested', {'round': round_, 'result': result})
+
+  def _release_submitted(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
+    """The same of a manual arbiter: what he is to score is exported and waited for, and the scores he gave are ranked and released."""
+    chosen = decisions.to_release(trials, self._inputs.constitution.release.per_round, policy.objectives, manual=True)
+    self._await(chosen)
+    scores = {t: self.state.trials[t].submitted for t in chosen if self.state.trials[t].submitted is not None}
+    if scores and round_ not in self.state.ranks:
+      self._append('external_ranked', {'round': round_, 'ranks': arbiter.rank(scores, decisions.tie_seed(self._settings.seed, round_))})
+    for trial, score in scores.items():
+      if self.state.trials[trial].released is None:
+        self._append('external_released', {'trial': trial, 'round': round_, 'score': round(score, self._inputs.constitution.release.decimals)})
+
+  def _await(self, chosen: Sequence[str]) -> None:
+    """Exports what has not been exported yet.
+
+    Raises:
+      WaitingForScoresError: scores of these trials have not been handed in.
+    """
+    for trial in map(self.state.trials.get, chosen):
+      if trial.submission is None and not trial.waived:
+        try:
+          self._append('submission_exported', manual_arbiter.export(self._run, trial, self._inputs))
+        except manual_arbiter.NoSubmissionError as error:
+          self._append('scores_waived', {'trials': [trial.trial], 'cause': str(error)})
+    missing = manual_arbiter.missing(self.state, chosen)
+    if missing:
+      self._append('campaign_waiting', {'trials': missing})
+      raise manual_arbiter.WaitingForScoresError(self._run, missing)
 
   def _decide(self, round_: int, policy: Policy) -> None:
-    history = [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(round_ + 1)]
+    self._history += [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(len(self._history), round_ + 1)]
     if round_ + 1 not in self.state.policies:
-      self._write_policy(decisions.next_policy(history, policy, self._inputs.constitution, recipe=self._inputs.recipe, agent=self._settings.agent,
+      self._write_policy(decisions.next_policy(self._history, policy, self._inputs.constitution, recipe=self._inputs.recipe, agent=self._settings.agent,
                                                campaign_seed=self._settings.seed, dialogue=self._dialogue))
     following = policy_lib.from_json(self.state.policies[round_ + 1]['policy'])
     if round_ not in self.state.promotions:
@@ -470,14 +523,21 @@ class Campaign:
 
   def _final(self) -> None:
     """Retrains the promoted and the starting recipe on fresh seeds and has them and the base scored, once, on the final set."""
-    promoted = policy_lib.from_json(self.state.policies[self._inputs.constitution.budget.rounds + 1]['policy']).standing
+    promoted = policy_lib.from_json(self.state.policies[self._last_round() + 1]['policy']).standing
     trials = self._retrain(self._retrainings(promoted))
+    if self._manual:
+      self._work(trials)
+      self._await([t.trial for t in trials if t.status == 'sealed'][:1])
+      return
     self._arbiter.submit((None, 'base'), {'op': 'final', 'candidate': 'base', **self._base_weights()})
     self._work(trials)
     self._append('final_scored', {'scores': self._arbiter.call({'op': 'final_scores'})['scores']})
 
   def _retrainings(self, promoted: dict[str, Any]) -> list[decisions.Retraining]:
-    return decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds)
+    return decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds, manual=self._manual)
+
+  def _last_round(self) -> int:
+    return self.state.last_round(self._inputs.constitution.budget.rounds)
 
   def _retrain(self, retrainings: Iterable[decisions.Retraining]) -> list[TrialState]:
     """The trials of these retrainings, assigned."""

@@ -16,14 +16,16 @@ from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import TrialSpec, trial_seed
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
+from aevo_jax.evaluation import arbiter, concordance
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import calibration, llm_agent, random_agent, reversal, roles, statistical_agent, trust
+from aevo_jax.meta_agent import calibration, frozen_agent, keep_or_discard, llm_agent, random_agent, reversal, roles, statistical_agent, trust
 from aevo_jax.meta_agent.dialogue import Dialogue
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'llm': llm_agent.decide}
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide,
+          'llm': llm_agent.decide}
 FINAL = -1  # the round number of final retrainings in trial records
 
 
@@ -52,21 +54,21 @@ def tie_seed(campaign_seed: int, round_: int) -> int:
   return trial_seed(campaign_seed, f'ties{round_}')
 
 
-def to_release(trials: Sequence[TrialState], per_round: int, objectives: Mapping[str, float] = MappingProxyType({})) -> list[str]:
+def to_release(trials: Sequence[TrialState], per_round: int, objectives: Mapping[str, float] = MappingProxyType({}), *, manual: bool = False) -> list[str]:
   """Whose external scores a round asks for: the anchors first, then the best by dev, within the quota. Families whose objective is no longer dev are left out of
-  that dev score as far as it is not worth anything."""
+  that dev score as far as it is not worth anything. `manual`: nobody has one before it is asked for."""
   def promise(trial: TrialState) -> float:
     if not objectives:
       return trial.dev['overall']['accuracy']
     return sum(objectives.get(f, 1.0) * p['correct'] for f, p in trial.dev['by_family'].items())
-  scored = [t for t in trials if t.external_scored]
+  scored = [t for t in trials if (t.dev is not None if manual else t.external_scored)]
   order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -promise(t), t.worker))
   return [t.trial for t in order[:per_round]]
 
 
 def dev_streams(trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
   """Stream -> trial -> dev accuracy, of the trials that have both scores: what the detector compares with the external scores."""
-  scored = {t.trial: evidence_lib.streams(t.dev) for t in trials if t.external_scored and t.dev is not None}
+  scored = {t.trial: evidence_lib.streams(t.dev) for t in trials if t.has_external and t.dev is not None}
   names = sorted({s for score in scored.values() for s in score})
   return {s: {t: score[s]['accuracy'] for t, score in scored.items() if s in score} for s in names}
 
@@ -75,10 +77,23 @@ def dev_item_variance(trials: Sequence[TrialState]) -> dict[str, float]:
   """Stream -> variance of a dev accuracy by the items' luck, mean over the trials that have both scores."""
   found = collections.defaultdict(list)
   for trial in trials:
-    if trial.external_scored and trial.dev is not None:
+    if trial.has_external and trial.dev is not None:
       for stream, proportion in evidence_lib.streams(trial.dev).items():
         found[stream].append(evidence_lib.item_variance(proportion))
   return {stream: sum(values) / len(values) for stream, values in sorted(found.items())}
+
+
+def submitted_concordance(trials: Sequence[TrialState], seed: int) -> dict[str, dict]:
+  """The statistics of a round whose external scores were handed in: those are of the whole set."""
+  scores = {t.trial: t.submitted for t in trials if t.submitted is not None}
+  dev = {stream: scores_ for stream, scores_ in dev_streams(trials).items() if stream == 'overall'}
+  return concordance.reduce_round(dev, {'overall': scores}, dev_item_variance(trials), seed)
+
+
+def submitted_control(state: CampaignState, last: int) -> dict | None:
+  """As the arbiter's test of a control arm, on scores that were handed in, in thousandths."""
+  share = lambda t: {'correct': round(1000 * state.trials[t].submitted), 'total': 1000}
+  return arbiter.arm_result([{arm: {t: share(t) for t in trials} for arm, trials in round_.items()} for round_ in controlled(state, last)])
 
 
 def judged_rounds(state: CampaignState, last: int) -> list[dict]:
@@ -95,13 +110,16 @@ def fix_thresholds(state: CampaignState, round_: int, constitution: Constitution
 
 def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> dict[str, dict]:
   """Stream -> verdict on a round, under the thresholds that were fixed before it."""
-  spoken = reversal.verdicts(judged_rounds(state, round_), constitution.reversal, calibration.Thresholds(**state.thresholds[round_]))
+  rounds = judged_rounds(state, round_)
+  if not any(rounds):  # one trial a round is ranked against nothing
+    return {}
+  spoken = reversal.verdicts(rounds, constitution.reversal, calibration.Thresholds(**state.thresholds[round_]))
   return {stream: dataclasses.asdict(verdict) for stream, verdict in sorted(spoken.items())}
 
 
 def arms(policy: Policy, trials: Sequence[TrialState]) -> dict[str, list[str]] | None:
   """Arm -> its trials that have an external score, of a round with a control arm; None of another."""
-  found = {arm: [t.trial for t in trials if t.external_scored and policy.assignments[t.worker].arm == arm] for arm in ('revised', 'control')}
+  found = {arm: [t.trial for t in trials if t.has_external and policy.assignments[t.worker].arm == arm] for arm in ('revised', 'control')}
   return found if all(found.values()) else None
 
 
@@ -132,7 +150,8 @@ def round_evidence(state: CampaignState, round_: int, policy: Policy, constituti
   rows = []
   for t in state.of_round(round_):
     assignment = policy.assignments[t.worker]
-    interval = None if t.released is None else _interval(t.released, constitution.external_set.items)
+    # A score that somebody else handed in has no known number of items.
+    interval = None if t.released_families is None else _interval(t.released, constitution.external_set.items)
     rows.append(evidence_lib.trial_row(
         trial=t.trial, worker=t.worker, axis=t.axis, arm=assignment.arm, changes=assignment.changes, status=t.status, cause=t.cause, dev=t.dev,
         external=t.released, external_interval=interval, external_by_family=_families(t.released_families), external_rank=ranks.get(t.trial), cost=_cost(t)))
@@ -214,8 +233,27 @@ def promotion(policy: Policy, following: Policy) -> dict[str, Any]:
   return {'round': policy.round, 'promoted': following.standing, 'before': policy.standing, 'reasons': list(following.reasons)}
 
 
-def retrainings(promoted: dict[str, Any], seeds: int) -> list[Retraining]:
-  """The final's trials: starting and promoted recipe on fresh seeds each."""
+def out_of_time(state: CampaignState, constitution: Constitution, *, manual: bool = False) -> dict[str, Any] | None:
+  """The payload of `budget_exhausted` where another round and the final would not end within budget.wall_clock_s, None where they would.
+
+  They are reckoned at the pace of the slowest round so far, in seconds a trial. All times are the ledger's.
+  """
+  budget, last = constitution.budget, max(state.round_ended, default=None)
+  if not budget.wall_clock_s or last is None:
+    return None
+  pace = max((end - state.round_ended.get(round_ - 1, 0.0)) / max(1, len(state.of_round(round_))) for round_, end in state.round_ended.items())
+  final = (1 if manual else 2) * budget.final_seeds - sum(t.done for t in state.of_round(FINAL))
+  needed = pace * (budget.workers + max(0, final))
+  if state.seconds + needed <= budget.wall_clock_s:
+    return None
+  return {'round': last, 'seconds': round(state.seconds, 3), 'needed': round(needed, 3),
+          'reason': f'{state.seconds:.0f} s of budget.wall_clock_s = {budget.wall_clock_s:g} are spent, and another round with the final takes about {needed:.0f} s'}
+
+
+def retrainings(promoted: dict[str, Any], seeds: int, *, manual: bool = False) -> list[Retraining]:
+  """The final's trials: starting and promoted recipe on fresh seeds each; of a `manual` arbiter, who has no final set, the promoted one alone."""
   overlays = {'starting': '', 'promoted': policy_lib.render_overlay(promoted)}
+  if manual:
+    del overlays['starting']
   return [Retraining(f'{recipe}{k}', i * seeds + k, recipe, overlay, f'final{k}|{recipe}')
           for i, (recipe, overlay) in enumerate(overlays.items()) for k in range(seeds)]

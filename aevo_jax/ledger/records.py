@@ -49,6 +49,11 @@ KINDS: dict[str, frozenset[str]] = {
         "llm_requested": ("round", "purpose", "attempt", "reserved"),
         "llm_exchange": ("round", "purpose", "attempt", "messages", "reply", "length", "digest", "error", "usage"),
         "agent_fell_back": ("round", "purpose", "cause"),
+        "submission_exported": ("trial", "digest"),
+        "score_submitted": ("trial", "score"),
+        "scores_waived": ("trials",),
+        "campaign_waiting": ("trials",),
+        "budget_exhausted": ("round", "reason"),
         "note": ("text",),
     }.items()
 }

@@ -28,6 +28,7 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.parameter import unmet_conditions
 from aevo_jax.config.search_space import Axis, SearchSpace, neighbour, sample
 from aevo_jax.meta_agent import effects as effects_lib
+from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy, render_overlay
 
 DEAD_END_ROUNDS = 3
@@ -72,14 +73,12 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
     promoted = {axis: changes for axis, changes in promoted.items() if all(standing.get(k) == v for k, v in changes.items())}
     reasons.append(f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on external since the last promotion, beyond the noise floor')
   else:
-    for observation in _significant(observations, history, constitution):
+    for observation in significant(observations, history, constitution):
       if all(standing.get(k) == v for k, v in observation.changes.items()):
         continue
-      gain = float(np.mean(observation.external))
       standing = prune(standing | observation.changes, space, defaults)
       promoted |= _by_axis(observation.changes, space)
-      reasons.append(f'promoted {observation.axis}: {_words(observation.changes)} gained {gain:+.3f} on external over {len(observation.external)} trial(s), '
-                     f'beyond the noise floor (sd {latest["noise"]["seed_sd"]:.4f})')
+      reasons.append(promotion_reason(observation, latest['noise']))
 
   effects = _effects(history, standing, space, defaults)
   dead_ends = list(policy.dead_ends)
@@ -134,23 +133,21 @@ def prune(overlay: dict[str, Any], space: SearchSpace, defaults: dict[str, Any])
     overlay = {s: v for s, v in overlay.items() if s not in unmet}
 
 
-def _tail(observation: Observation, noise: dict) -> float:
-  """One-sided p value of the mean external gain of a change."""
-  error = noise['seed_sd'] * math.sqrt(1 / len(observation.external) + 1 / observation.anchors)
-  return float(stats.t.sf(float(np.mean(observation.external)) / error, max(noise['degrees_of_freedom'], 1)))
+def promotion_reason(observation: Observation, noise: dict) -> str:
+  """The sentence that a promoted change is explained by."""
+  return (f'promoted {observation.axis}: {_words(observation.changes)} gained {float(np.mean(observation.external)):+.3f} on external over '
+          f'{len(observation.external)} trial(s), beyond the noise floor (sd {noise["seed_sd"]:.4f})')
 
 
-def _significant(observations: dict[str, Observation], history: Sequence[dict], constitution: Constitution) -> list[Observation]:
+def significant(observations: dict[str, Observation], history: Sequence[dict], constitution: Constitution) -> list[Observation]:
   """The best change that passes the promotion rule, looked at in the latest round; or none."""
-  latest, rule, budget = history[-1], constitution.promotion, constitution.budget
+  latest = history[-1]
   fresh = {f'{t["axis"]}|{render_overlay(t["changes"])}' for t in latest['trials']}
-  level = (1 - rule.confidence) / (budget.rounds * (budget.workers - 1))  # of every explorer that the campaign will have had
   passed = []
   for key, observation in observations.items():
     if key not in fresh or not observation.external:
       continue
-    # Rounded: scores have two decimals, and .03 - .02 < .01 in floating point.
-    if round(float(np.mean(observation.external)), 9) >= rule.min_gain and _tail(observation, latest['noise']) <= level:
+    if promotion_rule.passes(observation.external, observation.anchors, latest['noise'], constitution):
       passed.append(observation)
   return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
 

@@ -51,7 +51,7 @@ def test_the_digest_sees_every_field(tmp_path):
     value = getattr(constitution, section)
     for field in dataclasses.fields(value):
       old = getattr(value, field.name)
-      moved = {str: 'challenge' if old == 'strict' else f'{old}x', int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
+      moved = {str: {'strict': 'challenge', 'e_process': 'exact'}.get(old, f'{old}x'), int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
       if (section, field.name) == ('objective', 'target'):
         continue  # 'external' is the only legal value
       if (section, field.name) == ('reversal', 'test'):
@@ -81,7 +81,7 @@ def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
 
 
 @pytest.mark.parametrize('binding', [
-    "objective.target = 'dev'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 1', 'budget.noise_seeds = 1',
+    "objective.target = 'dev'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 0', 'budget.noise_seeds = 1', 'budget.wall_clock_s = -1.0', 'submission.max_rank = -1', 'keep_or_discard.screen = 1.0',
     'budget.final_seeds = 0', 'budget.retries = -1', 'promotion.confidence = 1.0', 'promotion.confidence = 0.2', 'release.per_round = 0',
     'reversal.alpha = 0.0', 'reversal.calibration_rounds = 0', 'reversal.replays = 10', 'control.workers = -1', 'control.alpha = 1.0'])
 def test_values_without_sense_are_refused_by_name(binding):
