@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.config.search_space import sample
+from aevo_jax.config.search_space import draw, prune
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
-from aevo_jax.meta_agent.statistical_agent import prune
 
 AXIS = 'random'
 
@@ -33,9 +32,9 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   while len(assignments) < constitution.budget.workers:
     overlay: dict[str, Any] = {}
     for axis in space.axes:
-      drawn = sample(axis, rng, {**defaults, **overlay})
+      drawn = draw(axis, rng, {**defaults, **overlay})
       if rng.random() < 0.5:
-        overlay |= {b.selector: b.value for b in drawn}
+        overlay |= drawn
     overlay = prune(overlay, space, defaults)
     if overlay:
       assignments.append(Assignment(AXIS, overlay, overlay, 'random draw'))
