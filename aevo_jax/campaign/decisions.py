@@ -16,10 +16,10 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import random_agent, statistical_agent
+from aevo_jax.meta_agent import best_of_n_agent, random_agent, statistical_agent, tpe_agent
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide}
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'best_of_n': best_of_n_agent.decide, 'tpe': tpe_agent.decide}
 FINAL = -1  # the round number of final retrainings in trial records
 
 

@@ -100,12 +100,23 @@ class Effects:
     """[N, F] of the log-odds by which steps [N, f] move each family."""
     return (np.square(steps) @ np.square(self.prior).T) - np.square(self.seen @ steps.T).sum(axis=1).T
 
+  def draw_steps(self, steps: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count, N, F]: by what steps [N, f] move the log-odds of each family, drawn from the posterior jointly."""
+    scaled, seen = steps * self.prior[:, None, :], self.seen @ steps.T
+    covariance = scaled @ scaled.transpose(0, 2, 1) - seen.transpose(0, 2, 1) @ seen
+    # Differences of large numbers: what rounding leaves below zero is taken for zero.
+    values, vectors = np.linalg.eigh(covariance)
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    drawn = roots @ rng.standard_normal((len(roots), len(steps), count)) + (self.means @ steps.T)[:, :, None]
+    return drawn.transpose(2, 1, 0)
+
   def draws(self, rng: np.random.Generator, count: int) -> np.ndarray:
     """[count, F, f] weights, from the posterior."""
     weights = self.prior * rng.standard_normal((count, *self.prior.shape))
-    luck = np.einsum('kij,dkj->dki', self.noise, rng.standard_normal((count, len(self.prior), len(self.design))))
-    surprise = np.einsum('kij,dkj->dki', self.whitening, weights @ self.design.T + luck)
-    return self.means + weights - np.einsum('kif,dki->dkf', self.seen, surprise)
+    of_family = weights.transpose(1, 0, 2)  # [F, count, f]
+    luck = rng.standard_normal((len(self.prior), count, len(self.design))) @ self.noise.transpose(0, 2, 1)
+    surprise = (of_family @ self.design.T + luck) @ self.whitening.transpose(0, 2, 1)
+    return self.means + weights - (surprise @ self.seen).transpose(1, 0, 2)
 
 
 def _prior(encoder: Encoder, family: str, families: Iterable[str], share: float) -> np.ndarray:

@@ -58,17 +58,21 @@ def _tail(observation: Observation, noise: dict) -> float:
   return float(special.stdtr(max(noise['degrees_of_freedom'], 1), -float(np.mean(observation.external)) / error))
 
 
+def level(constitution: Constitution) -> float:
+  """Of each test: the constitution's, divided (Bonferroni) among all explorers that the campaign will have had."""
+  return (1 - constitution.promotion.confidence) / (constitution.budget.rounds * (constitution.budget.workers - 1))
+
+
 def significant(observations: dict[str, Observation], history: Sequence[dict], constitution: Constitution) -> list[Observation]:
   """The best change that passes the promotion rule, looked at in the latest round; or none."""
-  latest, rule, budget = history[-1], constitution.promotion, constitution.budget
+  latest, rule = history[-1], constitution.promotion
   fresh = {_key(t['axis'], t['changes']) for t in latest['trials']}
-  level = (1 - rule.confidence) / (budget.rounds * (budget.workers - 1))  # of every explorer that the campaign will have had
   passed = []
   for key, observation in observations.items():
     if key not in fresh or not observation.external:
       continue
     # Rounded: scores have two decimals, and .03 - .02 < .01 in floating point.
-    if round(float(np.mean(observation.external)), 9) >= rule.min_gain and _tail(observation, latest['noise']) <= level:
+    if round(float(np.mean(observation.external)), 9) >= rule.min_gain and _tail(observation, latest['noise']) <= level(constitution):
       passed.append(observation)
   return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
 

@@ -1,7 +1,7 @@
 """What the explorers of a round run: recipes that change several axes at once, chosen together.
 
-Candidates are the recipes that are best under effects drawn from the posterior (Thompson 1933): under each draw the best setting of every axis, and of many
-random sets of axes the best. Beside them stand the recipes that gained in their only trial.
+Candidates are recipes that are best under effects drawn from the posterior (Thompson 1933): under each draw the best setting of every axis, and of many
+random sets of axes the best. Beside them stand all changes that were tried before. Which of them run is what `promotion_value` says.
 """
 
 import dataclasses
@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 
 from aevo_jax.config.search_space import Axis, SearchSpace, draw, neighbour
+from aevo_jax.meta_agent import promotion_value
 from aevo_jax.meta_agent.effects import Effects
 from aevo_jax.meta_agent.observations import Observation, by_axis, settings
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, render_overlay
+from aevo_jax.meta_agent.promotion_value import Outlook
 
 DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
 REFINE_STEP = 0.2
 NEW, PAST = 15, 10  # random and past settings of an axis to choose from in a round
-SUBSETS = 60  # sets of axes, of which an explorer takes the best
-ATTEMPTS = 5  # draws of the effects for each explorer, until its recipe is a new one
+SUBSETS = 60  # sets of axes, of which a candidate is the best
+CANDIDATES = 32  # draws of the effects, each with a candidate
+DRAWS = 128  # of the candidates' gains, to see what they are worth
 CHANGED = (0.05, 0.2)  # range of the probability that a set has an axis
 DEMOTED = 0.05  # the same of a demoted axis
 
@@ -34,7 +37,7 @@ class Situation:
   demoted: Sequence[str]
   dead_ends: Sequence[DeadEnd]
   effects: Effects
-  min_gain: float
+  outlook: Outlook
 
   @property
   def space(self) -> SearchSpace:
@@ -56,51 +59,58 @@ class Situation:
 
 
 def explorers(situation: Situation, observations: Mapping[str, Observation], count: int, rng: np.random.Generator) -> list[Assignment]:
-  """What the explorers run: second looks, half of them at most, then the candidates that effects drawn from the posterior favour."""
-  space, base, effects = situation.space, situation.base, situation.effects
+  """What the explorers run: of the changes that were tried before and of new ones, those that are worth most together."""
+  effects = situation.effects
+  tried = [o for o in observations.values() if situation.overlay(o.changes) != situation.base]
+  changes = [o.changes for o in tried] + _new(situation, observations, rng)
+  if not changes:
+    return [_further_anchor(situation)] * count
+  steps = situation.steps([situation.overlay(c) for c in changes])
+  looks = np.zeros((2, len(changes)))
+  looks[:, :len(tried)] = [[len(o.external) for o in tried], [sum(o.external) for o in tried]]
+  means, sds = effects.gains(steps)
   chosen: dict[str, Assignment] = {}
-
-  def offer(changes: dict[str, Any], reason: str) -> None:
-    overlay = situation.overlay(changes)
-    changes = {k: v for k, v in changes.items() if k in overlay and v != situation.values.get(k)}
-    if changes and len(chosen) < count:
-      axes = list(by_axis(changes, space))
-      axis = ' + '.join(axes) if len(axes) <= 2 else f'{len(axes)} axes'
-      chosen.setdefault(render_overlay(overlay), Assignment(axis, changes, overlay, reason))
-
-  gained = sorted((o for o in observations.values() if _to_retest(o, situation.min_gain)), key=lambda o: -o.dev[0])
-  for observation in gained[:(count + 1) // 2]:
-    offer(observation.changes, f'retest: gained {observation.dev[0]:+.3f} on dev in one trial, not promoted')
-
-  seen = [situation.overlay(o.changes) for o in observations.values()]
-  menus = Menus.draw(situation, observations, rng)
-  # The first round has nothing to go by; from the second on, one explorer runs what is expected to be best, and is tried again if it gains.
-  greedy = bool(observations)
-  tries = ATTEMPTS * count if menus.names else 0
-  weights = effects.draws(rng, tries)
-  if greedy:
-    weights[:1] = effects.means
-  for attempt in range(tries):
+  for at in promotion_value.choose(effects.overall(effects.draw_steps(steps, rng, DRAWS)), looks[0], looks[1], situation.outlook):
+    reason = f'expected {means[at]:+.3f} +- {sds[at]:.3f} on dev'
+    if at < len(tried):
+      reason = f'retest: gained {np.mean(tried[at].dev):+.3f} on dev in {len(tried[at].dev)} trial(s), not promoted; {reason}'
+    assignment = _assignment(situation, changes[at], reason)
+    chosen.setdefault(render_overlay(assignment.overlay), assignment)
     if len(chosen) == count:
       break
-    changes = menus.best(weights[attempt], effects, rng)
-    if changes and situation.overlay(changes) not in seen:
-      (gain,), (sd,) = effects.gains(situation.steps([situation.overlay(changes)]))
-      how = 'expected' if greedy and attempt == 0 else 'drawn'
-      offer(changes, f'expected {gain:+.3f} +- {sd:.3f} on dev, the most promising of {SUBSETS} sets of axes under {how} effects')
-  further = Assignment(ANCHOR, {}, dict(base), 'a further anchor: no new setting was found')
-  return [*chosen.values(), *[further] * (count - len(chosen))]
+  return [*chosen.values(), *[_further_anchor(situation)] * (count - len(chosen))]
 
 
-def _to_retest(observation: Observation, min_gain: float) -> bool:
-  """Gained in its only trial: worth a second look before anything else."""
-  return len(observation.dev) == 1 and observation.dev[0] >= min_gain
+def _new(situation: Situation, observations: Mapping[str, Observation], rng: np.random.Generator) -> list[dict[str, Any]]:
+  """Changes that were not tried before: the best ones as expected, and under effects drawn from the posterior."""
+  menus = Menus.draw(situation, observations, rng)
+  if not menus.names:
+    return []
+  seen, found = [situation.overlay(o.changes) for o in observations.values()], []
+  for drawn in [situation.effects.means, *situation.effects.draws(rng, CANDIDATES)]:
+    changes = menus.best(drawn, situation.effects, rng)
+    if changes and (overlay := situation.overlay(changes)) not in seen:
+      seen.append(overlay)
+      found.append(changes)
+  return found
+
+
+def _assignment(situation: Situation, changes: dict[str, Any], reason: str) -> Assignment:
+  """Leaves out of the changes what is dead or holds already."""
+  overlay = situation.overlay(changes)
+  changes = {k: v for k, v in changes.items() if k in overlay and v != situation.values.get(k)}
+  axes = list(by_axis(changes, situation.space))
+  return Assignment(' + '.join(axes) if len(axes) <= 2 else f'{len(axes)} axes', changes, overlay, reason)
+
+
+def _further_anchor(situation: Situation) -> Assignment:
+  return Assignment(ANCHOR, {}, dict(situation.base), 'a further anchor: no new setting was found')
 
 
 @dataclasses.dataclass(frozen=True)
 class Menus:
-  """Settings of every axis to choose from. names: axes that have some; starts: where each begins; settings: of all axes, [M]; steps: [M, f]; share: [A], by
-  what the probability that a set has the axis is capped."""
+  """Settings of every axis to choose from. names: the A axes that have some; starts: [A + 1], where each begins and the last ends; settings: [M] of all axes;
+  steps: [M, f]; demoted: [A] bool."""
 
   names: tuple[str, ...]
   starts: np.ndarray

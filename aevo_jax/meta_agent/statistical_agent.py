@@ -26,8 +26,9 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import Axis, draw, prune
 from aevo_jax.meta_agent import effects as effects_lib
 from aevo_jax.meta_agent.encoding import Encoder
-from aevo_jax.meta_agent.observations import anchor_trials, by_axis, observe, rollback, settings, significant
+from aevo_jax.meta_agent.observations import anchor_trials, by_axis, level, observe, rollback, settings, significant
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy, render_overlay
+from aevo_jax.meta_agent.promotion_value import Outlook
 from aevo_jax.meta_agent.proposals import Situation, explorers
 
 DEAD_END_ROUNDS = 3
@@ -79,7 +80,10 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
                   and not _may_gain(axis, effects, base, defaults, rule.min_gain, rng))
   reasons += [f'demoted {axis}: {counts[axis]} dead ends, and none of {PROBES} other settings may gain' for axis in demoted if axis not in policy.demoted]
 
-  situation = Situation(base, demoted, live, effects, rule.min_gain)
+  anchors = sum(t['external'] is not None for t in anchor_trials(history, standing))
+  outlook = Outlook(constitution.budget.rounds - policy.round, latest['noise']['seed_sd'], latest['noise']['degrees_of_freedom'], anchors, level(constitution),
+                    rule.min_gain)
+  situation = Situation(base, demoted, live, effects, outlook)
   assignments = (Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged'), *explorers(situation, observations, constitution.budget.workers - 1, rng))
   return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), assignments, tuple(reasons))
 

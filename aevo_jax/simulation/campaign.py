@@ -16,9 +16,6 @@ from aevo_jax.simulation import surface as surface_lib
 from aevo_jax.simulation.detector import Alarm, Detector
 from aevo_jax.simulation.scenario import Scenario
 
-NO_AGENT = 'none'  # designs drawn at random, for the verdicts alone
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome:
   """How a campaign ended; gains are of mean external accuracy, without noise.
@@ -54,8 +51,8 @@ class Play:
     self._rng = np.random.default_rng([scenario.settings.seed, index, 2])
     self.detector = Detector(scenario.constitution, scenario.families, scenario.settings.replays, index)
 
-  def scores(self, codes: np.ndarray, round_: int) -> tuple[np.ndarray, np.ndarray]:
-    """Measured accuracies of recipes [N, P] on dev and external, [N, F] each."""
+  def scores(self, codes: np.ndarray, round_: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measured accuracies of recipes [N, P] on dev and external, [N, F] each. round_: of all recipes or [N] of each."""
     shape, settings, rng = (len(codes), len(self._scenario.families)), self._scenario.settings, self._rng
     seed = settings.seed_sd * rng.standard_normal(shape)
     on_dev, on_external = self._shifts(codes, round_)
@@ -64,7 +61,7 @@ class Play:
     measure = lambda accuracy, items: rng.binomial(items // shape[1], accuracy) / (items // shape[1])
     return measure(dev, self._constitution.dev_set.items), measure(external, self._constitution.external_set.items)
 
-  def _shifts(self, codes: np.ndarray, round_: int) -> tuple[np.ndarray | float, np.ndarray | float]:
+  def _shifts(self, codes: np.ndarray, round_: int | np.ndarray) -> tuple[np.ndarray | float, np.ndarray | float]:
     return self.plant.shifts(self._scenario.encoder, codes, len(self._scenario.families), round_) if self.plant else (0.0, 0.0)
 
   def truth(self, overlay: dict) -> float:
@@ -94,13 +91,14 @@ class Play:
     return json.loads(json.dumps(decisions.round_evidence(state, policy.round, policy, self._constitution)))
 
 
+def planted(play: Play, scenario: Scenario) -> tuple[str, int] | None:
+  """(family, onset) of a campaign's plant."""
+  return (scenario.families[play.plant.family], play.plant.onset) if play.plant else None
+
+
 def run(scenario: Scenario, agent: str, index: int, *, search: bool = True) -> Outcome:
-  """Campaign `index` of an agent, or of no agent (`NO_AGENT`: random designs, verdicts only). Everything repeats for the same scenario and index."""
+  """Campaign `index` of an agent; `search` for the best recipe there is. Everything repeats for the same scenario and index."""
   play = Play(scenario, index)
-  planted = (scenario.families[play.plant.family], play.plant.onset) if play.plant else None
-  if agent == NO_AGENT:
-    _designs(play, scenario, index)
-    return Outcome(index, None, None, 0, 0, tuple(play.detector.alarms), planted)
   budget, state, history = scenario.constitution.budget, CampaignState(), []
   policies = [policy_lib.starting(budget.noise_seeds)]
   for _ in range(budget.rounds + 1):
@@ -110,7 +108,7 @@ def run(scenario: Scenario, agent: str, index: int, *, search: bool = True) -> O
   truths = [play.truth(standing) for standing in _changes(policies)]
   best = play.surface.best(np.random.default_rng([scenario.settings.seed, index, 3])) if search else None
   return Outcome(index, truths[-1] - truths[0], None if best is None else max(best, max(truths)) - truths[0], len(truths) - 1,
-                 sum(after <= before for before, after in zip(truths, truths[1:])), tuple(play.detector.alarms), planted)
+                 sum(after <= before for before, after in zip(truths, truths[1:])), tuple(play.detector.alarms), planted(play, scenario))
 
 
 def _changes(policies: Sequence[Policy]) -> list[dict]:
@@ -120,13 +118,3 @@ def _changes(policies: Sequence[Policy]) -> list[dict]:
     if policy.standing != standing[-1]:
       standing.append(policy.standing)
   return standing
-
-
-def _designs(play: Play, scenario: Scenario, index: int) -> None:
-  """Rounds of anchors and of recipes from a pool of random ones, in which every axis is changed with probability 1/2."""
-  settings, budget = scenario.settings, scenario.constitution.budget
-  rng = np.random.default_rng([settings.seed, index, 4])
-  for round_ in range(1, budget.rounds + 1):
-    drawn = scenario.pool[rng.integers(len(scenario.pool), size=budget.workers)]
-    drawn[:settings.anchors] = scenario.encoder.codes({})
-    play.detector.judge(*play.scores(drawn, round_))

@@ -22,11 +22,10 @@ class Plant:
   direction: np.ndarray
   size: float
 
-  def shifts(self, encoder: Encoder, codes: np.ndarray, families: int, round_: int) -> tuple[np.ndarray, np.ndarray]:
-    """What it adds to the log-odds of dev and external, [N, F] each. codes: [N, P]."""
+  def shifts(self, encoder: Encoder, codes: np.ndarray, families: int, round_: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What it adds to the log-odds of dev and external, [N, F] each. codes: [N, P]; round_: of all or [N] of each."""
     moved = np.zeros((len(codes), families))
-    if round_ >= self.onset:
-      moved[:, self.family] = self.size * (self._strength(encoder, codes) - self._strength(encoder, encoder.codes({})[None]))
+    moved[:, self.family] = self.size * (round_ >= self.onset) * (self._strength(encoder, codes) - self._strength(encoder, encoder.codes({})[None]))
     return moved, -moved if self.kind == 'reversal' else np.zeros_like(moved)
 
   def _strength(self, encoder: Encoder, codes: np.ndarray) -> np.ndarray:

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from aevo_jax.evaluation.intervals import wilson
+from aevo_jax.simulation import designs
 from aevo_jax.simulation.campaign import Outcome, run
 from aevo_jax.simulation.detector import ALARMS
 from aevo_jax.simulation.scenario import Scenario
+
+
+NO_AGENT = 'none'  # random designs, for the verdicts alone
 
 
 def outcomes(scenario: Scenario, agents: Sequence[str], campaigns: int, processes: int = 1) -> dict[str, tuple[list[Outcome], float]]:
@@ -30,7 +34,8 @@ def outcomes(scenario: Scenario, agents: Sequence[str], campaigns: int, processe
 
 def _chunk(scenario: Scenario, agent: str, indices: range) -> tuple[list[Outcome], float]:
   started = time.perf_counter()
-  return [run(scenario, agent, index) for index in indices], time.perf_counter() - started
+  found = designs.run(scenario, indices) if agent == NO_AGENT else [run(scenario, agent, index) for index in indices]
+  return found, time.perf_counter() - started
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float]:
