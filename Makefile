@@ -80,7 +80,7 @@ setup: $(READY)  ## install everything into .venv (instant when nothing changed)
 	@echo "setup: ready; .venv/bin/aevo doctor says what this machine offers"
 
 demo: $(READY)  ## post-train a model in four rounds of eight workers, then say where the report is
-	@.venv/bin/aevo campaign --gin_file=configs/campaigns/demo.gin --run=$(DEMO_RUN) --if_exists=continue
+	@.venv/bin/aevo campaign --gin_file=configs/campaigns/quickstart.gin --run=$(DEMO_RUN) --if_exists=continue
 
 smoke: $(READY)  ## the shortest real campaign: two rounds of four workers
 	@.venv/bin/aevo campaign --gin_file=configs/campaigns/smoke.gin --run=$(SMOKE_RUN) --if_exists=continue

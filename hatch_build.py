@@ -10,7 +10,7 @@ import pathlib
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # configs/ keeps its own name below _configs, so that the gin search path `_configs` resolves the spelling
-# `configs/campaigns/demo.gin`, includes inside those files too, exactly as the root of a checkout does.
+# `configs/campaigns/quickstart.gin`, includes inside those files too, exactly as the root of a checkout does.
 PLACES = {
     'launch': 'aevo_jax/_launch',
     'configs': 'aevo_jax/_configs/configs',

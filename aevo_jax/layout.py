@@ -2,7 +2,7 @@
 
 A checkout has launch/, configs/, constitution.gin and substrate/ at its root. A wheel installs nothing but `aevo_jax`, so
 hatch_build.py puts them inside the package: `_launch`, `_configs/configs`, `_constitution.gin`, `_substrate`. Everything else asks
-this module. Gin files are spelled the same in both (`configs/campaigns/demo.gin`), from any working directory.
+this module. Gin files are spelled the same in both (`configs/campaigns/quickstart.gin`), from any working directory.
 """
 
 import pathlib

@@ -84,7 +84,7 @@ def main() -> None:
   parser.add_argument('--first_seed', type=int, default=0)
   parser.add_argument('--agents', default=','.join(AGENTS))
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'campaign_gain')
-  parser.add_argument('--gin_file', default='configs/campaigns/demo.gin')
+  parser.add_argument('--gin_file', default='configs/campaigns/quickstart.gin')
   parser.add_argument('--parallel', type=int, default=0, help='processes of a campaign that compute at once; 0 is one per core')
   parser.add_argument('--keep', action='store_true', help='keep trial directories of finished runs')
   parser.add_argument('--table', action='store_true')

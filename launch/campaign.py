@@ -1,8 +1,10 @@
 """Run a campaign: rounds of workers post-train the base, a meta agent rewrites the policy, a report says what happened.
 
-  aevo campaign --gin_file=configs/campaigns/demo.gin --run=runs/demo
-  aevo campaign --gin_file=configs/campaigns/demo.gin --dry_run
+  aevo campaign --gin_file=configs/campaigns/quickstart.gin --run=runs/demo
+  aevo campaign --gin_file=configs/campaigns/quickstart.gin --dry_run
   aevo campaign --resume=runs/demo
+
+Exit status 3: it waits for scores that somebody else gives (campaign.arbiter = 'manual'), and has said how they are handed in.
 """
 
 import dataclasses
@@ -15,7 +17,8 @@ import sys
 from absl import app, flags
 
 from aevo_jax import layout
-from aevo_jax.campaign import setup
+from aevo_jax.campaign import estimate as estimate_lib
+from aevo_jax.campaign import kinds, manual_arbiter, setup
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.processes import ServerError
 from aevo_jax.campaign.sandbox import SandboxUnavailableError
@@ -31,7 +34,7 @@ from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
 from aevo_jax.report.story import Story
-from aevo_jax.substrate import manifest
+from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
 from aevo_jax.tasks.own_data import TaskFileError
@@ -42,6 +45,7 @@ _RESUME = flags.DEFINE_string('resume', None, 'Directory of an interrupted run t
 _SUBSTRATE = flags.DEFINE_string('substrate', None, "Folder of the substrate that the campaign starts from (`aevo substrate build`); the project's if not given.")
 _IF_EXISTS = flags.DEFINE_enum('if_exists', 'error', ['error', 'continue'], 'What to do when --run exists: refuse, or resume it if it is unfinished and '
                                'otherwise start RUN-2, RUN-3 ...')
+_WITHOUT_MISSING = flags.DEFINE_bool('without_missing', False, 'With --resume: go on without the scores that were not handed in.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Say how many trials, hours and how much disk the campaign takes, and stop.')
 
 SECONDS_PER_TOKEN = 1.0 / 9000  # one core of a laptop, micro model; the report prints what this machine reached
@@ -56,16 +60,20 @@ def main(argv: list[str]) -> None:
     raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
   if _RESUME.value is not None and (_DRY_RUN.value or _SUBSTRATE.value or flags.FLAGS.gin_file or flags.FLAGS.gin_bindings):
     raise app.UsageError('an interrupted run goes on as it began: --resume takes neither --dry_run nor gin nor --substrate; start another one with --run')
+  if _WITHOUT_MISSING.value and _RESUME.value is None:
+    raise app.UsageError('--without_missing goes with --resume')
   run = pathlib.Path(_RESUME.value or _RUN.value or '')
   substrate = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else None
   try:
     if _RESUME.value is not None:
+      if _WITHOUT_MISSING.value:
+        print(f'going on without the score(s) of {", ".join(manual_arbiter.waive(run))}')
       go_on(run)
       return
     gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
     constitution, settings = setup.with_tasks(constitution_lib.from_gin()), resolve('campaign')
     if _DRY_RUN.value:
-      dry_run(constitution, settings)
+      dry_run(constitution, settings, resolve('estimate'), substrate)
       return
     if run.exists() and _IF_EXISTS.value == 'continue':
       if not finished(run):
@@ -83,10 +91,13 @@ def main(argv: list[str]) -> None:
                                                   'size': 'own tasks' if constitution.tasks.path else constitution.objective.size}) + '\n')
     go_on(run)
   except (setup.RunDirectoryError, SubstrateMismatchError, SandboxUnavailableError, LedgerError, ServerError, FrozenInputsError, TaskFileError, ChatTemplateError,
-          UnknownVerifierError) as error:
+          UnknownVerifierError, kinds.CampaignKindError, manual_arbiter.ScoreRefusedError) as error:
     sys.exit(f'campaign: {error}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')
+  except manual_arbiter.WaitingForScoresError as waiting:
+    print(waiting)
+    sys.exit(manual_arbiter.WAITING_STATUS)
   except KeyboardInterrupt:
     sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={run}')
 
@@ -110,6 +121,8 @@ def go_on(run: pathlib.Path) -> None:
     if code_changed(run):
       sys.exit(f'campaign: {run} was begun with other code of aevo_jax, whose trials could not be compared with the rest; finish it with that code, '
                'or choose another --run')
+    if (missing := manual_arbiter.missing(progress.state, progress.state.waiting)):
+      raise manual_arbiter.WaitingForScoresError(run, missing)
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
     Campaign(run, ledger, settings, inputs, progress).run()
@@ -119,21 +132,33 @@ def go_on(run: pathlib.Path) -> None:
   print(f'report: {path}')
 
 
-def dry_run(constitution: constitution_lib.Constitution, settings) -> None:
-  """Prints trials, time and disk of a campaign."""
+def dry_run(constitution: constitution_lib.Constitution, settings, estimate: estimate_lib.Estimate, substrate: pathlib.Path | None) -> None:
+  """Prints trials, time, memory and disk of a campaign, and what is missing."""
+  root = substrate or (None if estimate.model else layout.root_file('substrate'))
+  starting = root / build.RECIPE if root else None
+  kinds.check(constitution, settings.agent, starting.read_text() if starting and starting.exists() else None)
   budget = constitution.budget
-  trials = budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds
+  final = (1 if settings.arbiter == 'manual' else 2) * budget.final_seeds
+  trials = budget.noise_seeds + budget.rounds * budget.workers + final
   slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
-  seconds = trials * (budget.trial_tokens * SECONDS_PER_TOKEN + SCORE_SECONDS) / slots
+  seconds = trials * (budget.trial_tokens * SECONDS_PER_TOKEN + SCORE_SECONDS) / min(slots, budget.workers)
   rows = {
-      'trials': f'{trials} ({budget.noise_seeds} for the noise floor, {budget.rounds} rounds of {budget.workers}, {2 * budget.final_seeds} final)',
+      'trials': f'{trials} ({budget.noise_seeds} for the noise floor, {budget.rounds} rounds of {budget.workers}, {final} final)',
       'training tokens': f'{trials * budget.trial_tokens:,} ({budget.trial_tokens:,} a trial)',
       'processes at a time': f'{slots}',
-      'time': f'about {seconds / 3600:.2f} h on cores that train 9,000 tokens a second (micro model)',
-      'disk': f'about {trials * DISK_PER_TRIAL / 1e6:.0f} MB; {shutil.disk_usage(".").free / 1e9:.1f} GB are free here',
+      'time': 'not known: no trial of such a model has run' if estimate.model else f'about {seconds / 3600:.2f} h on cores that train 9,000 tokens a second (micro model)',
+      'wall-clock cap': f'{budget.wall_clock_s / 3600:g} h; rounds end early to keep it' if budget.wall_clock_s else 'none',
+      'disk': 'not known' if estimate.model else f'about {trials * DISK_PER_TRIAL / 1e6:.0f} MB; {shutil.disk_usage(".").free / 1e9:.1f} GB are free here',
       'settings': str(dataclasses.asdict(settings)),
       'constitution': constitution.digest(),
   }
+  if settings.arbiter == 'manual':
+    rows['submissions'] = f'{min(budget.noise_seeds, constitution.release.per_round)} + {budget.rounds} x {min(budget.workers, constitution.release.per_round)} + 1, to be scored elsewhere'
+  if estimate.model:
+    rows |= estimate_lib.memory(estimate, constitution)
+  if estimate.model and substrate is None:
+    rows['missing'] = ('a substrate of this model: aevo substrate build --from_hf=CHECKPOINT --out=my_substrate, then in its recipe.gin the starting recipe '
+                       + ("(adaptation.method = 'lora', lora.rank, train.row_length), aevo substrate pin, " if constitution.submission.max_rank else ', ') + 'and --substrate=my_substrate')
   for name, value in rows.items():
     print(f'{name:<20} {value}')
 

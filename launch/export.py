@@ -76,25 +76,13 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
 
 def write_adapter(winner, stage: pathlib.Path, base_name: str, max_rank: int | None = None) -> None:
   """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint; `base_name` is what it names as its base, `max_rank` the highest rank."""
-  from aevo_jax.campaign.gate import default_values
-  from aevo_jax.checkpoint import orbax_io
-  from aevo_jax.models import hf_checkpoint
-  from aevo_jax.models.params import is_adapter
+  from aevo_jax.campaign import submission
   from aevo_jax.report.winner import NoWinnerError
-  from aevo_jax.training.recipe import Lora
 
-  values = default_values(winner.recipe)
-  if values['adaptation.method'] != 'lora':
-    raise NoWinnerError(f'the recipe of {winner.trial.trial} trained all weights (adaptation.method = {values["adaptation.method"]!r}); export them without --adapter')
-  from aevo_jax.models import peft_adapter
-  checkpoints = winner.directory / 'checkpoints'
-  state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
-  params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
-  lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
   try:
-    peft_adapter.save(stage, params, hf_checkpoint.read_config(winner.base), lora, base_name, max_rank=max_rank)
-  except peft_adapter.AdapterError as error:
-    raise NoWinnerError(str(error)) from error
+    submission.write_adapter(stage, winner.directory, winner.base, winner.recipe, base_name=base_name, max_rank=max_rank)
+  except submission.NoSubmissionError as error:
+    raise NoWinnerError(f'{error}; without --adapter the weights are exported') from error
 
 
 if __name__ == '__main__':

@@ -26,10 +26,12 @@ CHOICES = {
     'recipes': ('configs/recipes', 'recipe'),
     'meshes': ('configs/meshes', 'mesh'),
 }
+RENAMED = {'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'}  # what older log lines call it
 NAMED = {
     'executors': ('local processes',),
     'engines': ('in-process sampler', 'vllm'),
-    'meta agents': ('statistical', 'random'),
+    'meta agents': ('statistical', 'random', 'frozen', 'keep_or_discard'),
+    'arbiters': ('local', 'manual'),
     'puzzle sizes': ('micro', 'standard'),
     'sandbox': ('locked', 'open'),
 }
@@ -46,7 +48,7 @@ def entry(run: pathlib.Path) -> dict:
   return {
       'date': datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC).strftime('%Y-%m-%d'), 'command': command['command'],
       'machine': f'{state.started["machine"]}, {os.cpu_count()} cores',
-      'campaign': command['gin_files'], 'agent': state.started['settings']['agent'], 'size': command['size'],
+      'campaign': command['gin_files'], 'agent': state.started['settings']['agent'], 'arbiter': state.started['settings'].get('arbiter', 'local'), 'size': command['size'],
       'sandbox': 'locked' if state.started['locked'] else 'open', 'trials': len(state.trials), 'wall_s': round(clock['wall']),
       'constitution': state.started['constitution'][:12]}
 
@@ -55,7 +57,7 @@ def with_includes(root: pathlib.Path, names: list[str]) -> set[str]:
   """The gin files and everything that they include."""
   found, left = set(), list(names)
   while left:
-    name = left.pop()
+    name = RENAMED.get(name := left.pop(), name)
     if name not in found:
       found.add(name)
       left += re.findall(r"^include '([^']+)'", (root / name).read_text(), re.MULTILINE) if (root / name).exists() else []
@@ -71,7 +73,7 @@ def status(root: pathlib.Path, lines: list[dict]) -> str:
     out += [row(str(path.relative_to(root)), [line for line in lines if str(path.relative_to(root)) in with_includes(root, line['campaign'])]) for path in sorted((root / folder).glob('*.gin'))]
   for title, names in NAMED.items():
     out += ['', f'## {title}', '', '| choice | status | date | command | machine |', '|---|---|---|---|---|']
-    out += [row(name, [line for line in lines if name in (line.get('agent'), line.get('size'), line.get('sandbox')) or
+    out += [row(name, [line for line in lines if name in (line.get('agent'), line.get('size'), line.get('sandbox'), line.get('arbiter', 'local' if 'trials' in line else None)) or
                        ('trials' in line and name in ('local processes', 'in-process sampler'))]) for name in names]
   return '\n'.join(out) + '\n'
 

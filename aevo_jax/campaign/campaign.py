@@ -26,9 +26,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import aevo_jax
-from aevo_jax.campaign import decisions, sandbox
+from aevo_jax.campaign import decisions, manual_arbiter, sandbox
 from aevo_jax.campaign.decisions import AGENTS, FINAL
+from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.kinds import ARBITERS
 from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
 from aevo_jax.campaign.state import CampaignState, TrialState
@@ -38,6 +40,7 @@ from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_diges
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import render
+from aevo_jax.evaluation import arbiter
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
@@ -54,13 +57,15 @@ class CampaignSettings:
   """How a campaign is run here; none of it changes what counts as improvement.
 
   Attributes:
-    seed: of trials, settings and the holdout. agent: 'statistical' or 'random'.
+    seed: of trials, settings and the holdout. agent: 'statistical', 'random', 'frozen' or 'keep_or_discard'.
+    arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and the campaign waits for their scores.
     parallel: processes that compute at once; 0 is one per core. threads: of each of them.
     sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine, 'auto' locks where it can and says so.
   """
 
   seed: int = 0
   agent: str = 'statistical'
+  arbiter: str = 'local'
   parallel: int = 0
   threads: int = 1
   sandbox: str = 'auto'
@@ -68,6 +73,8 @@ class CampaignSettings:
   def __post_init__(self):
     if self.agent not in AGENTS:
       raise ValueError(f'agent must be one of {sorted(AGENTS)}, got {self.agent!r}')
+    if self.arbiter not in ARBITERS:
+      raise ValueError(f'arbiter must be one of {ARBITERS}, got {self.arbiter!r}')
     if self.sandbox not in ('locked', 'open', 'auto'):
       raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
     if self.parallel < 0 or self.threads < 1:
@@ -135,6 +142,8 @@ class Campaign:
     for record in ledger.records:
       self.state.apply(record)
     self._locked = settings.locked()
+    self._manual = settings.arbiter == 'manual'
+    self._history: list[dict] = []  # evidence by round: read once, or hundreds of rounds would read it hundreds of times each
     self._slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
     if self.state.started is not None:
       self._check_frozen()
@@ -160,10 +169,12 @@ class Campaign:
         self._append('controller_resumed', {})
       for round_ in range(self._inputs.constitution.budget.rounds + 1):
         if round_ not in self.state.finished_rounds:
+          if self._out_of_time(round_):
+            break
           self._round(round_)
-      if self.state.final is None:
+      if self.state.final is None and self.state.finished is None:
         self._final()
-      if self.state.revealed is None:
+      if self.state.revealed is None and not self._manual:
         self._reveal()
       if self.state.finished is None:
         self._append('campaign_finished', {})
@@ -209,7 +220,7 @@ class Campaign:
     if round_ == 0 and self.state.base is None:
       self._evaluator.submit(('base_scored', 'base'), {'op': 'score', 'out': str(self._run / 'scores' / 'base.dev.json'), **self._base_weights()})
     # What the final needs whatever is promoted is trained where a round would leave a processor idle.
-    self._work(trials, spare=self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
+    self._work(trials, spare=[] if self._manual else self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
     self._release(round_, trials)
     text = decisions.evidence_text(decisions.round_evidence(self.state, round_, policy, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
@@ -219,6 +230,13 @@ class Campaign:
       self._append('evidence_written', {'round': round_, 'digest': _sha256(text)})
     self._decide(round_, policy)
     self._append('round_finished', {'round': round_})
+
+  def _out_of_time(self, round_: int) -> bool:
+    """Whether the rounds end before this one, which is then recorded; one that was begun is finished."""
+    if self.state.exhausted is None and not self.state.of_round(round_):
+      if (payload := decisions.out_of_time(self.state, self._inputs.constitution, manual=self._manual)) is not None:
+        self._append('budget_exhausted', payload)
+    return self.state.exhausted is not None
 
   def _policy(self, round_: int) -> Policy:
     """The round's policy: as written, or for round 0 the starting one."""
@@ -379,12 +397,12 @@ class Campaign:
   def _submit_scores(self, trial: TrialState) -> None:
     request = {'weights': str(self._directory(trial) / EXPORT), 'file_digest': trial.export_file}
     if trial.round == FINAL:
-      if not trial.final_scored and len(self.state.finished_rounds) > self._inputs.constitution.budget.rounds:
+      if not (trial.final_scored or self._manual) and len(self.state.finished_rounds) > self._last_round():
         self._arbiter.submit(('final_candidate_scored', trial.trial), request | {'op': 'final', 'candidate': trial.trial})
       return
     if trial.dev is None:
       self._evaluator.submit(('trial_scored', trial.trial), request | {'op': 'score', 'out': str(self._run / 'scores' / f'{trial.trial}.dev.json')})
-    if not trial.external_scored:
+    if not (trial.external_scored or self._manual):
       self._arbiter.submit(('external_scored', trial.trial), request | {'op': 'score', 'trial': trial.trial})
 
   def _collect_scores(self) -> None:
@@ -398,6 +416,9 @@ class Campaign:
 
   def _release(self, round_: int, trials: list[TrialState]) -> None:
     """Ranks for the detector; released scores for the anchors first, then for the best by dev, within the quota."""
+    if self._manual:
+      self._release_submitted(round_, trials)
+      return
     scored = [t for t in trials if t.external_scored]
     if not scored:
       return
@@ -411,10 +432,38 @@ class Campaign:
         if self.state.trials[trial].released is None:
           self._append('external_released', {'trial': trial, 'round': round_, 'score': scores[trial]})
 
+  def _release_submitted(self, round_: int, trials: list[TrialState]) -> None:
+    """The same of a manual arbiter: what he is to score is exported and waited for, and the scores he gave are ranked and released."""
+    chosen = decisions.to_release(trials, self._inputs.constitution.release.per_round, manual=True)
+    self._await(chosen)
+    scores = {t: self.state.trials[t].submitted for t in chosen if self.state.trials[t].submitted is not None}
+    if scores and round_ not in self.state.ranks:
+      self._append('external_ranked', {'round': round_, 'ranks': arbiter.rank(scores, decisions.tie_seed(self._settings.seed, round_))})
+    for trial, score in scores.items():
+      if self.state.trials[trial].released is None:
+        self._append('external_released', {'trial': trial, 'round': round_, 'score': round(score, self._inputs.constitution.release.decimals)})
+
+  def _await(self, chosen: Sequence[str]) -> None:
+    """Exports what has not been exported yet.
+
+    Raises:
+      WaitingForScoresError: scores of these trials have not been handed in.
+    """
+    for trial in map(self.state.trials.get, chosen):
+      if trial.submission is None and not trial.waived:
+        try:
+          self._append('submission_exported', manual_arbiter.export(self._run, trial, self._inputs))
+        except manual_arbiter.NoSubmissionError as error:
+          self._append('scores_waived', {'trials': [trial.trial], 'cause': str(error)})
+    missing = manual_arbiter.missing(self.state, chosen)
+    if missing:
+      self._append('campaign_waiting', {'trials': missing})
+      raise manual_arbiter.WaitingForScoresError(self._run, missing)
+
   def _decide(self, round_: int, policy: Policy) -> None:
-    history = [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(round_ + 1)]
+    self._history += [json.loads((self._run / 'evidence' / f'round_{k:03d}.json').read_text()) for k in range(len(self._history), round_ + 1)]
     if round_ + 1 not in self.state.policies:
-      self._write_policy(decisions.next_policy(history, policy, self._inputs.constitution, recipe=self._inputs.recipe, agent=self._settings.agent,
+      self._write_policy(decisions.next_policy(self._history, policy, self._inputs.constitution, recipe=self._inputs.recipe, agent=self._settings.agent,
                                                campaign_seed=self._settings.seed))
     following = policy_lib.from_json(self.state.policies[round_ + 1]['policy'])
     if round_ not in self.state.promotions:
@@ -424,14 +473,21 @@ class Campaign:
 
   def _final(self) -> None:
     """Retrains the promoted and the starting recipe on fresh seeds and has them and the base scored, once, on the final set."""
-    promoted = policy_lib.from_json(self.state.policies[self._inputs.constitution.budget.rounds + 1]['policy']).standing
+    promoted = policy_lib.from_json(self.state.policies[self._last_round() + 1]['policy']).standing
     trials = self._retrain(self._retrainings(promoted))
+    if self._manual:
+      self._work(trials)
+      self._await([t.trial for t in trials if t.status == 'sealed'][:1])
+      return
     self._arbiter.submit((None, 'base'), {'op': 'final', 'candidate': 'base', **self._base_weights()})
     self._work(trials)
     self._append('final_scored', {'scores': self._arbiter.call({'op': 'final_scores'})['scores']})
 
   def _retrainings(self, promoted: dict[str, Any]) -> list[decisions.Retraining]:
-    return decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds)
+    return decisions.retrainings(promoted, self._inputs.constitution.budget.final_seeds, manual=self._manual)
+
+  def _last_round(self) -> int:
+    return self.state.last_round(self._inputs.constitution.budget.rounds)
 
   def _retrain(self, retrainings: Iterable[decisions.Retraining]) -> list[TrialState]:
     """The trials of these retrainings, assigned."""

@@ -16,10 +16,11 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import best_of_n_agent, random_agent, statistical_agent, tpe_agent
+from aevo_jax.meta_agent import best_of_n_agent, frozen_agent, keep_or_discard, random_agent, statistical_agent, tpe_agent
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'best_of_n': best_of_n_agent.decide, 'tpe': tpe_agent.decide}
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'best_of_n': best_of_n_agent.decide, 'tpe': tpe_agent.decide,
+          'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide}
 FINAL = -1  # the round number of final retrainings in trial records
 
 
@@ -48,9 +49,9 @@ def tie_seed(campaign_seed: int, round_: int) -> int:
   return trial_seed(campaign_seed, f'ties{round_}')
 
 
-def to_release(trials: Sequence[TrialState], per_round: int) -> list[str]:
-  """Whose external scores a round asks for: the anchors first, then the best by dev, within the quota."""
-  scored = [t for t in trials if t.external_scored]
+def to_release(trials: Sequence[TrialState], per_round: int, *, manual: bool = False) -> list[str]:
+  """Whose external scores a round asks for: the anchors first, then the best by dev, within the quota. `manual`: nobody has one before it is asked for."""
+  scored = [t for t in trials if (t.dev is not None if manual else t.external_scored)]
   order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -t.dev['overall']['accuracy'], t.worker))
   return [t.trial for t in order[:per_round]]
 
@@ -85,8 +86,27 @@ def promotion(policy: Policy, following: Policy) -> dict[str, Any]:
   return {'round': policy.round, 'promoted': following.standing, 'before': policy.standing, 'reasons': list(following.reasons)}
 
 
-def retrainings(promoted: dict[str, Any], seeds: int) -> list[Retraining]:
-  """The final's trials: starting and promoted recipe on fresh seeds each."""
+def out_of_time(state: CampaignState, constitution: Constitution, *, manual: bool = False) -> dict[str, Any] | None:
+  """The payload of `budget_exhausted` where another round and the final would not end within budget.wall_clock_s, None where they would.
+
+  They are reckoned at the pace of the slowest round so far, in seconds a trial. All times are the ledger's.
+  """
+  budget, last = constitution.budget, max(state.round_ended, default=None)
+  if not budget.wall_clock_s or last is None:
+    return None
+  pace = max((end - state.round_ended.get(round_ - 1, 0.0)) / max(1, len(state.of_round(round_))) for round_, end in state.round_ended.items())
+  final = (1 if manual else 2) * budget.final_seeds - sum(t.done for t in state.of_round(FINAL))
+  needed = pace * (budget.workers + max(0, final))
+  if state.seconds + needed <= budget.wall_clock_s:
+    return None
+  return {'round': last, 'seconds': round(state.seconds, 3), 'needed': round(needed, 3),
+          'reason': f'{state.seconds:.0f} s of budget.wall_clock_s = {budget.wall_clock_s:g} are spent, and another round with the final takes about {needed:.0f} s'}
+
+
+def retrainings(promoted: dict[str, Any], seeds: int, *, manual: bool = False) -> list[Retraining]:
+  """The final's trials: starting and promoted recipe on fresh seeds each; of a `manual` arbiter, who has no final set, the promoted one alone."""
   overlays = {'starting': '', 'promoted': policy_lib.render_overlay(promoted)}
+  if manual:
+    del overlays['starting']
   return [Retraining(f'{recipe}{k}', i * seeds + k, recipe, overlay, f'final{k}|{recipe}')
           for i, (recipe, overlay) in enumerate(overlays.items()) for k in range(seeds)]

@@ -6,7 +6,7 @@ import pathlib
 import secrets
 
 from aevo_jax import layout
-from aevo_jax.campaign import sandbox
+from aevo_jax.campaign import kinds, sandbox
 from aevo_jax.campaign.campaign import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
@@ -52,6 +52,7 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
     substrate_root: the substrate's folder; the project's if not given.
 
   Raises:
+    CampaignKindError: see `kinds.check`.
     RunDirectoryError: it exists, or lies where workers read and would hold private tasks. SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError: tasks of one's own or the base's
     chat format cannot be used.
   """
@@ -61,14 +62,16 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
   if own is not None:
     _check_out_of_reach(run)
-  home = arbiter.default_home()
-  holdout = f'{constitution.digest()[:16]}-{settings.seed}'
-  secret = arbiter.holdout_secret(home, holdout)
-  frozen = constitution.committed(commitment(secret))
+  home, manual = arbiter.default_home(), settings.arbiter == 'manual'
+  # A manual arbiter has a target of his own: no private set is drawn here, and nothing is committed to.
+  holdout = '' if manual else f'{constitution.digest()[:16]}-{settings.seed}'
+  secret = b'' if manual else arbiter.holdout_secret(home, holdout)
+  frozen = constitution if manual else constitution.committed(commitment(secret))
   run = run.absolute()
   root = (substrate_root or layout.root_file('substrate')).absolute()
   if not (root / build.MANIFEST).is_file():
     raise build.SubstrateMismatchError(f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate build --from_hf=DIRECTORY --out={root}')
+  kinds.check(constitution, settings.agent, (root / build.RECIPE).read_text())
   if own is not None:
     sets.check_own(constitution, own, secret)
     _check_fit(constitution, own, root)

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from aevo_jax.ledger.records import Record
 
+AFTER_A_STOP = ('controller_resumed', 'score_submitted', 'scores_waived')  # what is written before them was written by a controller that has ended
+
 
 @dataclasses.dataclass
 class TrialState:
@@ -27,6 +29,9 @@ class TrialState:
   released: float | None = None
   final_scored: bool = False
   recipe: str = ''  # digest of what it runs; '' until the gate has admitted it
+  submission: dict | None = None  # what was exported for somebody else to score
+  submitted: float | None = None  # the score that was handed in for it
+  waived: bool = False  # the campaign went on without that score
 
   @property
   def done(self) -> bool:
@@ -50,19 +55,32 @@ class CampaignState:
   revealed: dict | None = None
   finished: dict | None = None
   resumes: int = 0
+  exhausted: dict | None = None
+  waiting: list[str] = dataclasses.field(default_factory=list)  # trials whose scores the controller stopped for
+  seconds: float = dataclasses.field(default=0.0, repr=False)  # from the first record to the last, times in which the campaign was stopped left out
+  round_ended: dict[int, float] = dataclasses.field(default_factory=dict)  # round -> `seconds` at its end
+  last_time: float | None = dataclasses.field(default=None, repr=False)
 
   def of_round(self, round_: int) -> list[TrialState]:
     """Trials of a round, by worker."""
     return sorted((t for t in self.trials.values() if t.round == round_), key=lambda t: t.worker)
 
+  def last_round(self, planned: int) -> int:
+    """The last round that is run: the constitution's, or the one after which the wall-clock budget was used up."""
+    return planned if self.exhausted is None else self.exhausted['round']
+
   def apply(self, record: Record) -> None:
     """Folds one record in."""
     p = record.payload
+    if self.last_time is not None and record.kind not in AFTER_A_STOP:
+      self.seconds += max(0.0, record.time - self.last_time)
+    self.last_time = record.time
     match record.kind:
       case 'campaign_started':
         self.started = p
       case 'controller_resumed':
         self.resumes += 1
+        self.waiting = []
       case 'policy_written':
         self.policies[p['round']] = p
       case 'trial_assigned':
@@ -94,6 +112,18 @@ class CampaignState:
         self.promotions[p['round']] = p
       case 'round_finished':
         self.finished_rounds.add(p['round'])
+        self.round_ended[p['round']] = self.seconds
+      case 'submission_exported':
+        self.trials[p['trial']].submission = p
+      case 'score_submitted':
+        self.trials[p['trial']].submitted = p['score']
+      case 'scores_waived':
+        for trial in p['trials']:
+          self.trials[trial].waived = True
+      case 'campaign_waiting':
+        self.waiting = p['trials']
+      case 'budget_exhausted':
+        self.exhausted = p
       case 'final_candidate_scored':
         self.trials[p['trial']].final_scored = True
       case 'final_scored':

@@ -114,6 +114,7 @@ class Budget:
     noise_seeds: trials of the starting recipe in round 0. final_seeds: retrainings of each recipe for the final score.
     trial_tokens: padded tokens (steps x rows x row length) a trial may train on. trial_steps: optimizer steps at most.
     trial_deadline_s: wall-clock seconds after which a worker is killed. retries: of infrastructure failures, a trial.
+    wall_clock_s: seconds that the whole campaign may take, times in which it was stopped left out; no round is begun that would not end in time. 0 = no cap.
   """
 
   rounds: int = 4
@@ -124,9 +125,10 @@ class Budget:
   trial_steps: int = 480
   trial_deadline_s: float = 300.0
   retries: int = 2
+  wall_clock_s: float = 0.0
 
   def __post_init__(self):
-    for field, least in (('rounds', 1), ('workers', 2), ('noise_seeds', 2), ('final_seeds', 1), ('trial_tokens', 1), ('trial_steps', 1), ('retries', 0)):
+    for field, least in (('rounds', 1), ('workers', 1), ('noise_seeds', 2), ('final_seeds', 1), ('trial_tokens', 1), ('trial_steps', 1), ('retries', 0), ('wall_clock_s', 0)):
       if getattr(self, field) < least:
         raise ValueError(f'budget.{field} must be >= {least}, got {getattr(self, field)}')
 
@@ -159,6 +161,46 @@ class Release:
   def __post_init__(self):
     if self.per_round < 1:
       raise ValueError(f'release.per_round must be >= 1 (the anchor needs one), got {self.per_round}')
+
+
+@configurable('submission')
+@dataclasses.dataclass(frozen=True)
+class Submission:
+  """What campaign.arbiter = 'manual' hands out for scoring.
+
+  Attributes:
+    max_rank: every recipe trains a LoRA adapter of this rank at most, and the adapter is what is handed out; 0 = the weights, or an adapter of any rank.
+    base_name: under which name or path whoever scores it has the base; an adapter names it.
+  """
+
+  max_rank: int = 0
+  base_name: str = 'base'
+
+  def __post_init__(self):
+    if self.max_rank < 0:
+      raise ValueError(f'submission.max_rank must be >= 0, got {self.max_rank}')
+
+
+@configurable('keep_or_discard')
+@dataclasses.dataclass(frozen=True)
+class KeepOrDiscard:
+  """The rhythm of campaign.agent = 'keep_or_discard'.
+
+  Attributes:
+    anchors: trials of a newly kept recipe before anything is compared with it. anchor_every: of every so many further trials one is the standing recipe again.
+    screen: one-sided p value of a change's first look up to which it gets the second one that decides.
+  """
+
+  anchors: int = 4
+  anchor_every: int = 10
+  screen: float = 0.1
+
+  def __post_init__(self):
+    for field, least in (('anchors', 1), ('anchor_every', 2)):
+      if getattr(self, field) < least:
+        raise ValueError(f'keep_or_discard.{field} must be >= {least}, got {getattr(self, field)}')
+    if not 0 < self.screen < 1:
+      raise ValueError(f'keep_or_discard.screen must lie in (0, 1), got {self.screen}')
 
 
 @configurable('reversal')
@@ -201,7 +243,9 @@ class SearchSpaceText:
 
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
-             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'search_space': SearchSpaceText}
+             'promotion': Promotion, 'release': Release, 'submission': Submission, 'keep_or_discard': KeepOrDiscard, 'reversal': Reversal, 'search_space': SearchSpaceText}
+# Spelled out only where they are not the defaults, so that a constitution that has no use for them keeps its digest and holdout.
+_OPTIONAL = ('tasks', 'submission', 'keep_or_discard')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,13 +261,15 @@ class Constitution:
   budget: Budget
   promotion: Promotion
   release: Release
+  submission: Submission
+  keep_or_discard: KeepOrDiscard
   reversal: Reversal
   search_space: SearchSpaceText
 
   def text(self) -> str:
-    """Canonical gin text, every field spelled out; of tasks only where they are one's own, so that a constitution of puzzles keeps its digest and holdout."""
+    """Canonical gin text, every field spelled out, of the `_OPTIONAL` sections only where something is set."""
     return render(Binding(f'{name}.{field.name}', getattr(getattr(self, name), field.name))
-                  for name, cls in _SECTIONS.items() if name != 'tasks' or self.tasks != Tasks() for field in dataclasses.fields(cls))
+                  for name, cls in _SECTIONS.items() if name not in _OPTIONAL or getattr(self, name) != cls() for field in dataclasses.fields(cls))
 
   def digest(self) -> str:
     """SHA-256 of the canonical text."""

@@ -1,6 +1,6 @@
 """The gin flags that every launch application shares.
 
-    --gin_file=configs/campaigns/demo.gin                      repeatable, in order
+    --gin_file=configs/campaigns/quickstart.gin                      repeatable, in order
     --gin_bindings='optimizer.learning_rate = 1e-3'            repeatable
     --gin.optimizer.learning_rate=1e-3                         T5X's spelling of the same
 

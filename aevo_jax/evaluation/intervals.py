@@ -41,11 +41,31 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, *, seed: int, resamples: int 
   rows = max(1, 2**16 // len(items))  # at a time: as many as stay in a cache
   differences = np.concatenate([items[rng.integers(len(items), size=(min(rows, resamples - done), len(items)))].mean(axis=1)
                                 for done in range(0, resamples, rows)])
-  freedom = len(a) + len(b) - 2
+  differences += _between_seeds(a, b, rng, resamples, tail)
+  low, high = np.quantile(differences, [tail, 1 - tail])
+  return float(a.mean() - b.mean()), Interval(float(low), float(high))
+
+
+def unpaired_bootstrap(a: np.ndarray, b: np.ndarray, *, seed: int, resamples: int = 2000, confidence: float = 0.95) -> tuple[float, Interval]:
+  """As `paired_bootstrap`, of scores on different items: the items of each side are resampled alone."""
+  a, b = np.atleast_2d(a).astype(np.float64), np.atleast_2d(b).astype(np.float64)
+  rng, tail = np.random.default_rng(seed), (1 - confidence) / 2
+  sides = []
+  for table in (a, b):
+    items = table.mean(axis=0)
+    rows = max(1, 2**16 // len(items))
+    sides.append(np.concatenate([items[rng.integers(len(items), size=(min(rows, resamples - done), len(items)))].mean(axis=1) for done in range(0, resamples, rows)]))
+  differences = sides[0] - sides[1] + _between_seeds(a, b, rng, resamples, tail)
+  low, high = np.quantile(differences, [tail, 1 - tail])
+  return float(a.mean() - b.mean()), Interval(float(low), float(high))
+
+
+def _between_seeds(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamples: int, tail: float) -> np.ndarray:
+  """The seeds' part of each resample of a - b, widened as `paired_bootstrap` says."""
+  freedom, part = len(a) + len(b) - 2, np.zeros(resamples)
   for sign, rows in ((1, a), (-1, b)):
     means, n = rows.mean(axis=1), len(rows)
     if n > 1:
       wider = math.sqrt(n / (n - 1)) * stats.t.isf(tail, freedom) / stats.norm.isf(tail)
-      differences += sign * wider * (means[rng.integers(n, size=(resamples, n))].mean(axis=1) - means.mean())
-  low, high = np.quantile(differences, [tail, 1 - tail])
-  return float(a.mean() - b.mean()), Interval(float(low), float(high))
+      part += sign * wider * (means[rng.integers(n, size=(resamples, n))].mean(axis=1) - means.mean())
+  return part

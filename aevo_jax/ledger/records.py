@@ -42,6 +42,11 @@ KINDS: dict[str, frozenset[str]] = {
         "secrets_revealed": ("secrets",),
         "campaign_finished": (),
         "controller_resumed": (),
+        "submission_exported": ("trial", "digest"),
+        "score_submitted": ("trial", "score"),
+        "scores_waived": ("trials",),
+        "campaign_waiting": ("trials",),
+        "budget_exhausted": ("round", "reason"),
         "note": ("text",),
     }.items()
 }

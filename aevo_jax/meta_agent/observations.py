@@ -10,6 +10,7 @@ from scipy import special
 
 from aevo_jax.config.constitution import Constitution, Promotion
 from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.policy import ANCHOR
 
 
@@ -52,27 +53,15 @@ def anchor_trials(history: Sequence[dict], standing: dict[str, Any]) -> list[dic
   return [t for evidence in history if evidence['standing'] == standing for t in evidence['trials'] if t['axis'] == ANCHOR and t['dev'] is not None]
 
 
-def _tail(observation: Observation, noise: dict) -> float:
-  """One-sided p value of the mean external gain of a change."""
-  error = noise['seed_sd'] * math.sqrt(1 / len(observation.external) + 1 / observation.anchors)
-  return float(special.stdtr(max(noise['degrees_of_freedom'], 1), -float(np.mean(observation.external)) / error))
-
-
-def level(constitution: Constitution) -> float:
-  """Of each test: the constitution's, divided (Bonferroni) among all explorers that the campaign will have had."""
-  return (1 - constitution.promotion.confidence) / (constitution.budget.rounds * (constitution.budget.workers - 1))
-
-
 def significant(observations: dict[str, Observation], history: Sequence[dict], constitution: Constitution) -> list[Observation]:
   """The best change that passes the promotion rule, looked at in the latest round; or none."""
-  latest, rule = history[-1], constitution.promotion
+  latest = history[-1]
   fresh = {_key(t['axis'], t['changes']) for t in latest['trials']}
   passed = []
   for key, observation in observations.items():
     if key not in fresh or not observation.external:
       continue
-    # Rounded: scores have two decimals, and .03 - .02 < .01 in floating point.
-    if round(float(np.mean(observation.external)), 9) >= rule.min_gain and _tail(observation, latest['noise']) <= level(constitution):
+    if promotion_rule.passes(observation.external, observation.anchors, latest['noise'], constitution):
       passed.append(observation)
   return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
 

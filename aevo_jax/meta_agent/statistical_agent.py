@@ -3,16 +3,15 @@
 After each round it
   1. rolls the standing recipe back if the anchors show that the last promotion lowered the external score, beyond the noise floor;
   2. promotes the one change that raised the released external score most, by at least `min_gain` and beyond the noise floor: gains of one change are
-     pooled over rounds, t = mean gain / (seed_sd sqrt(1/n + 1/anchors)) against Student's t with the noise's degrees of freedom, at the
-     constitution's confidence divided (Bonferroni) among all explorers of the campaign;
+     pooled over rounds and pass `promotion_rule`;
   3. estimates the effect of every axis' settings from the dev scores of all rounds, family by family (see `effects`), enters settings that lose beyond
      doubt into the dead-end registry, and demotes axes with two of them and no setting that may gain;
-  4. assigns workers: changes that gained in their only trial are tried again; one runs the recipe that is expected to be best; the others run recipes that
-     change several axes at once, each the best of many random ones under effects drawn from their posterior (Thompson 1933).
+  4. assigns workers: of changes tried before and of recipes that change several axes at once, those that are worth most together to the promotion rule in
+     the rounds that are left (see `proposals` and `promotion_value`).
 
 Several axes a worker, because 28 trials of one axis each look at every axis of twelve about twice, and 28 trials of two or three each five times. Dev
-decides whose external score is asked for; the external score alone decides promotions. tests/meta_agent/test_statistical_agent.py simulates how often
-noise is promoted.
+decides whose external score is asked for; the external score alone decides promotions. benchmarks/agent_comparison.py simulates how often noise is
+promoted, and what is gained.
 """
 
 from collections import Counter
@@ -25,8 +24,9 @@ from scipy import special
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import Axis, draw, prune
 from aevo_jax.meta_agent import effects as effects_lib
+from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.encoding import Encoder
-from aevo_jax.meta_agent.observations import anchor_trials, by_axis, level, observe, rollback, settings, significant
+from aevo_jax.meta_agent.observations import Observation, anchor_trials, by_axis, observe, rollback, settings, significant
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy, render_overlay
 from aevo_jax.meta_agent.promotion_value import Outlook
 from aevo_jax.meta_agent.proposals import Situation, explorers
@@ -58,11 +58,9 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
     for observation in significant(observations, history, constitution):
       if all(standing.get(k) == v for k, v in observation.changes.items()):
         continue
-      gain = float(np.mean(observation.external))
       standing = prune(standing | observation.changes, space, defaults)
       promoted |= by_axis(observation.changes, space)
-      reasons.append(f'promoted {observation.axis}: {_words(observation.changes)} gained {gain:+.3f} on external over {len(observation.external)} trial(s), '
-                     f'beyond the noise floor (sd {latest["noise"]["seed_sd"]:.4f})')
+      reasons.append(promotion_reason(observation, latest['noise']))
 
   effects = _effects(history, standing, Encoder(space, defaults))
   base = prune(standing, space, defaults)
@@ -81,11 +79,17 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   reasons += [f'demoted {axis}: {counts[axis]} dead ends, and none of {PROBES} other settings may gain' for axis in demoted if axis not in policy.demoted]
 
   anchors = sum(t['external'] is not None for t in anchor_trials(history, standing))
-  outlook = Outlook(constitution.budget.rounds - policy.round, latest['noise']['seed_sd'], latest['noise']['degrees_of_freedom'], anchors, level(constitution),
+  outlook = Outlook(constitution.budget.rounds - policy.round, latest['noise']['seed_sd'], latest['noise']['degrees_of_freedom'], anchors, promotion_rule.level(constitution),
                     rule.min_gain)
   situation = Situation(base, demoted, live, effects, outlook)
   assignments = (Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged'), *explorers(situation, observations, constitution.budget.workers - 1, rng))
   return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), assignments, tuple(reasons))
+
+
+def promotion_reason(observation: Observation, noise: dict) -> str:
+  """The sentence that a promoted change is explained by."""
+  return (f'promoted {observation.axis}: {_words(observation.changes)} gained {float(np.mean(observation.external)):+.3f} on external over '
+          f'{len(observation.external)} trial(s), beyond the noise floor (sd {noise["seed_sd"]:.4f})')
 
 
 def _effects(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder) -> effects_lib.Effects:

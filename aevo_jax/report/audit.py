@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from aevo_jax import layout
-from aevo_jax.campaign import decisions, setup
+from aevo_jax.campaign import decisions, manual_arbiter, setup
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import RecipeRefusedError, full_recipe
+from aevo_jax.campaign.state import fold
 from aevo_jax.campaign.trial import EXPORT, TrialSpec, trial_seed
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint.digest import ManifestError
@@ -32,7 +33,7 @@ from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 from aevo_jax.tasks import own_data
 
-OK, FAILED, WARNING, NOT_YET, SKIPPED = 'ok', 'FAILED', 'warning', 'not yet', 'skipped'
+OK, FAILED, WARNING, NOT_YET, SKIPPED, NOT_APPLICABLE = 'ok', 'FAILED', 'warning', 'not yet', 'skipped', 'n/a'
 SHOWN = 6  # problems named in one line
 # What a file that was tampered with can make its reader raise.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, LedgerError, ManifestError, SafetensorError)
@@ -40,7 +41,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexEr
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One line of the audit. status: 'ok', 'FAILED', 'warning', 'not yet' or 'skipped'."""
+  """One line of the audit. status: 'ok', 'FAILED', 'warning', 'not yet', 'skipped' or 'n/a'."""
 
   check: str
   status: str
@@ -49,6 +50,10 @@ class Finding:
 
 class NotYetError(Exception):
   """The run has not come to what the check looks at."""
+
+
+class NotApplicableError(Exception):
+  """A campaign of this kind has nothing for the check to look at."""
 
 
 class Warned(Exception):
@@ -76,6 +81,8 @@ def check_constitution(run: AuditedRun) -> str:
 
 def check_commitment(run: AuditedRun) -> str:
   """The revealed secret is the one the constitution committed to."""
+  if run.manual:
+    raise NotApplicableError('somebody else scored this campaign: it has no holdout')
   committed = run.constitution.holdout.commitment
   run.expect(committed == run.started['commitment'], 'constitution and first record hold different commitments')
   if run.state.revealed is None:
@@ -102,15 +109,19 @@ def check_history(run: AuditedRun) -> str:
   """No trial was assigned, sealed or scored twice, and none is left over at the end."""
   seen: set[tuple[str, str]] = set()
   for record in run.records:
-    if record.kind in ('trial_assigned', 'trial_sealed', 'trial_scored', 'external_scored', 'external_released', 'final_candidate_scored'):
+    if record.kind in ('trial_assigned', 'trial_sealed', 'trial_scored', 'external_scored', 'external_released', 'final_candidate_scored', 'submission_exported', 'score_submitted'):
       key = (record.kind, record.payload['trial'])
       run.expect(key not in seen, f'{key[1]} has two records {key[0]}')
       seen.add(key)
   if run.state.finished is not None:
-    run.expect(run.state.finished_rounds == set(range(run.constitution.budget.rounds + 1)), f'finished rounds are {sorted(run.state.finished_rounds)}')
+    run.expect(run.state.finished_rounds == set(range(run.last_round + 1)), f'finished rounds are {sorted(run.state.finished_rounds)}')
     run.problems += [f'{t.trial} was never concluded' for t in run.state.trials.values() if not t.done]
+  if run.state.exhausted is not None:
+    index = next(i for i, r in enumerate(run.records) if r.kind == 'budget_exhausted')
+    run.expect(decisions.out_of_time(fold(run.records[:index]), run.constitution, manual=run.manual) == run.state.exhausted,
+               'the rounds were ended early, and the ledger\'s times do not say that the wall-clock budget was used up')
   count = {status: sum(t.status == status for t in run.state.trials.values()) for status in ('sealed', 'failed', 'refused', 'assigned')}
-  return ', '.join(f'{n} {status}' for status, n in count.items() if n) + f'; {run.state.resumes} resumes' + ('' if run.state.finished is not None else '; unfinished')
+  return ', '.join(f'{n} {status}' for status, n in count.items() if n) + f'; {run.state.resumes} resumes' + (f'; ended after round {run.last_round} by the wall-clock budget' if run.state.exhausted else '') + ('' if run.state.finished is not None else '; unfinished')
 
 
 def check_substrate(run: AuditedRun) -> str:
@@ -233,9 +244,20 @@ def check_external_scores(run: AuditedRun) -> str:
 def check_ranks(run: AuditedRun) -> str:
   """Within-round ranks, the coin that breaks ties included."""
   for round_, ranks in run.state.ranks.items():
-    accuracies = {t.trial: run.external(t.trial) for t in run.state.of_round(round_) if t.external_scored}
+    accuracies = submitted(run, round_) if run.manual else {t.trial: run.external(t.trial) for t in run.state.of_round(round_) if t.external_scored}
     run.expect(ranks == arbiter.rank(accuracies, decisions.tie_seed(run.started['seed'], round_)), f'round {round_} was ranked otherwise')
   return f'{len(run.state.ranks)} rounds ranked as recorded, ties included'
+
+
+def submitted(run: AuditedRun, round_: int) -> dict[str, float]:
+  """The scores that were handed in for a round's trials."""
+  return {t.trial: t.submitted for t in run.state.of_round(round_) if t.submitted is not None}
+
+
+def expected_releases(run: AuditedRun, round_: int) -> list[str]:
+  """Whose scores the rule asks for; of a manual arbiter those of them that came."""
+  chosen = decisions.to_release(run.state.of_round(round_), run.constitution.release.per_round, manual=run.manual)
+  return [t for t in chosen if not run.manual or run.state.trials[t].submitted is not None]
 
 
 def check_releases(run: AuditedRun) -> str:
@@ -244,13 +266,37 @@ def check_releases(run: AuditedRun) -> str:
   for round_ in sorted(run.state.finished_rounds):
     told = [p['trial'] for p in released if p['round'] == round_]
     run.expect(len(told) <= rules.per_round, f'round {round_} released {len(told)} scores, {rules.per_round} are allowed')
-    run.expect(set(told) == set(decisions.to_release(run.state.of_round(round_), rules.per_round)), f'round {round_} released other trials than its rule names')
+    run.expect(set(told) == set(expected_releases(run, round_)), f'round {round_} released other trials than its rule names')
+  if run.manual:
+    for p in released:
+      score = run.state.trials[p['trial']].submitted
+      run.expect(p['score'] == round(score, rules.decimals), f'{p["trial"]} was released as {p["score"]}, handed in was {score}')
+    return f'{len(released)} releases within the quota, each the score that was handed in to {rules.decimals} decimals'
   if run.state.revealed is not None and sets.commitment(run.secret) == run.constitution.holdout.commitment:
     for p in released:
       accuracy = run.external(p['trial'])
       run.expect(p['score'] == round(accuracy, rules.decimals), f'{p["trial"]} was released as {p["score"]}, its external score is {accuracy}')
     return f'{len(released)} releases within the quota, each the external score to {rules.decimals} decimals'
   return f'{len(released)} releases within the quota; their values can be checked once the secret is revealed'
+
+
+def check_submissions(run: AuditedRun) -> str:
+  """What was exported for somebody else: whose the rule names, the sealed trial's, unchanged, and a score for that alone."""
+  exported = {t.trial: t.submission for t in run.state.trials.values() if t.submission is not None}
+  if not run.manual:
+    run.expect(not exported, f'{", ".join(exported)} exported, and the campaign has an arbiter of its own')
+    return 'none: the campaign has an arbiter of its own'
+  scores = {r.payload['trial']: r.payload for r in run.records if r.kind == 'score_submitted'}
+  for name, fields in exported.items():
+    trial, folder = run.state.trials[name], manual_arbiter.payload(run.run, name, fields['form'])
+    run.expect(fields['candidate'] == trial.candidate, f'{name} was exported as another candidate than was sealed')
+    if trial.round != FINAL:
+      run.expect(name in decisions.to_release(run.state.of_round(trial.round), run.constitution.release.per_round, manual=True), f'{name} was exported, and the rule names others')
+    run.expect(folder.is_dir() and digest_lib.manifest_digest(digest_lib.file_manifest(folder)) == fields['digest'], f'{folder.relative_to(run.run)} is not what was exported')
+    run.expect(name not in scores or scores[name]['digest'] == fields['digest'], f'the score of {name} is of another submission')
+  run.expect(scores.keys() <= exported.keys(), f'scores of {sorted(scores.keys() - exported.keys())}, which were not exported')
+  waived = sum(t.waived for t in run.state.trials.values())
+  return f'{len(exported)} submissions as exported, {len(scores)} scores handed in' + (f', {waived} given up' if waived else '') + '; the scores themselves cannot be recomputed here'
 
 
 def check_final_scores(run: AuditedRun) -> str:
@@ -312,7 +358,7 @@ _GATES = {'ledger': check_ledger, 'constitution': check_constitution}
 _OPEN: dict[str, Callable[[AuditedRun], str]] = {
     'inputs': check_inputs, 'history': check_history, 'substrate': check_substrate, 'tasks': check_tasks, 'code': check_code, 'confinement': check_confinement,
     'sealed trials': check_seals, 'recipes': check_recipes, 'dev scores': check_dev_scores, 'evidence': check_evidence, 'policies': check_policies,
-    'promotions': check_promotions, 'releases': check_releases}
+    'promotions': check_promotions, 'releases': check_releases, 'submissions': check_submissions}
 _PRIVATE = {'external scores': check_external_scores, 'ranks': check_ranks, 'final scores': check_final_scores}
 CHECKS = (*_GATES, *_OPEN, 'commitment', *_PRIVATE)
 
@@ -337,7 +383,9 @@ def audit(run: pathlib.Path) -> Iterator[Finding]:
   commitment = _skipped('commitment', stopped) if stopped else _finding('commitment', check_commitment, audited)
   yield commitment
   for name, check in _PRIVATE.items():
-    if commitment.status == OK:
+    if commitment.status == NOT_APPLICABLE:
+      yield _finding(name, check, audited) if check is check_ranks else Finding(name, NOT_APPLICABLE, 'private re-scoring: somebody else scored this campaign')
+    elif commitment.status == OK:
       yield _finding(name, check, audited)
     else:
       yield Finding(name, NOT_YET, 'needs the secret') if commitment.status == NOT_YET else _skipped(name, stopped or 'commitment')
@@ -349,6 +397,8 @@ def _finding(name: str, check: Callable[[AuditedRun], str], run: AuditedRun) -> 
     detail = check(run)
   except NotYetError as reason:
     detail, status = str(reason), NOT_YET
+  except NotApplicableError as reason:
+    detail, status = str(reason), NOT_APPLICABLE
   except Warned as warning:
     detail, status = str(warning), WARNING
   except _UNREADABLE as error:

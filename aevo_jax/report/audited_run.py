@@ -33,6 +33,7 @@ class AuditedRun:
     self.broken: set[str] = set()  # trials whose seal does not hold
     self._items: dict[str, list[Item]] = {}
     self._admitted: dict[str, tuple[Binding, ...]] = {}
+    self._evidence: dict[int, dict] = {}
 
   @functools.cached_property
   def records(self) -> list[Record]:
@@ -61,6 +62,15 @@ class AuditedRun:
   @functools.cached_property
   def secret(self) -> bytes:
     return bytes.fromhex(self.state.revealed['secrets']['holdout'])
+
+  @property
+  def manual(self) -> bool:
+    """Whether somebody else scored it; runs from before that was possible do not say."""
+    return self.started['settings'].get('arbiter') == 'manual'
+
+  @property
+  def last_round(self) -> int:
+    return self.state.last_round(self.constitution.budget.rounds)
 
   @property
   def base(self) -> pathlib.Path:
@@ -129,8 +139,8 @@ class AuditedRun:
   def assignment(self, trial: TrialState) -> tuple[str, str, str] | None:
     """(axis, overlay text, name its seed is made of) of a trial, from the policies."""
     if trial.round == FINAL:
-      last = self.policies.get(self.constitution.budget.rounds + 1)  # until it is written, only the starting recipe is known
-      found = [r for r in decisions.retrainings(last.standing if last else {}, self.constitution.budget.final_seeds)
+      last = self.policies.get(self.last_round + 1)  # until it is written, only the starting recipe is known
+      found = [r for r in decisions.retrainings(last.standing if last else {}, self.constitution.budget.final_seeds, manual=self.manual)
                if (r.trial, r.worker) == (trial.trial, trial.worker) and (last or r.recipe == 'starting')]
       return (found[0].recipe, found[0].overlay, found[0].seed_name) if found else None
     policy = self.policies[trial.round]
@@ -162,12 +172,15 @@ class AuditedRun:
 
   def recorded_evidence(self, round_: int) -> dict:
     """The evidence with the recorded digest, wherever it still is: rebuilt from the ledger, or in its file."""
+    if round_ in self._evidence:
+      return self._evidence[round_]
     text = self.rebuilt_evidence(round_)
     if sha256(text) != self.state.evidence[round_]:
       text = self.evidence_path(round_).read_text()
     if sha256(text) != self.state.evidence[round_]:
       raise ValueError(f'the evidence of round {round_} with the recorded digest is lost')
-    return json.loads(text)
+    self._evidence[round_] = json.loads(text)
+    return self._evidence[round_]
 
 
 def sha256(text: str) -> str:

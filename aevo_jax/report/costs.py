@@ -8,6 +8,7 @@ import dataclasses
 import math
 
 from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.campaign.state import AFTER_A_STOP
 from aevo_jax.ledger.records import Record
 
 TRAINING, STARTING, OVERHEAD, FAILED, LOST, REST = 'training', 'starting', 'overhead', 'failed', 'lost', 'rest'
@@ -64,12 +65,12 @@ def costs(records: list[Record]) -> Costs:
   paused, before, current = 0.0, records[0].time, 0
   for record in records:
     p, passed = record.payload, max(0.0, record.time - before)
+    if record.kind in AFTER_A_STOP:
+      paused += passed
+      parts[LOST] += sum(before - start for start in began.values())
+      began.clear()
+      passed = 0.0
     match record.kind:
-      case 'controller_resumed':
-        paused += passed
-        parts[LOST] += sum(before - start for start in began.values())
-        began.clear()
-        passed = 0.0
       case 'trial_assigned':
         rounds[p['trial']] = p['round']
         phases.setdefault(p['round'], Phase(p['round'])).trials += 1

@@ -27,10 +27,12 @@ def final_table(story: Story) -> str:
   lines = ['']
   if state.finished is None:
     lines += [f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo campaign --resume={story.run}', '']
-  lines += _scores(results)
+  lines += _submitted(story) if story.manual else _scores(results)
   lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
   if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:
     lines.append('(nothing was promoted, so both are the starting recipe: their difference is noise between seeds)')
+  if state.exhausted:
+    lines.append(f'the rounds ended after round {state.exhausted["round"]}: {state.exhausted["reason"]}')
   promoted = [reason for _, p in sorted(state.promotions.items()) if p['promoted'] != p['before'] for reason in p['reasons']]
   if state.promotions:
     lines += ['', *([f'  {reason}' for reason in promoted] or ['nothing was promoted: no change cleared the noise floor'])]
@@ -44,6 +46,15 @@ def final_table(story: Story) -> str:
   lines += [f'  {100 * seconds / spent:5.1f}%  {PARTS[part]}' for part, seconds in sorted(clock.parts.items(), key=lambda item: -item[1])
             if part != TRAINING and seconds / spent >= 0.0005]
   return '\n'.join(lines)
+
+
+def _submitted(story: Story) -> list[str]:
+  last = next((t for t in story.final_trials() if t.submission is not None), None)
+  lines = ['scored by somebody else: there is no private final set, and no gain is claimed here']
+  if last is not None:
+    score = 'given up' if last.waived else 'not handed in yet' if last.submitted is None else f'{last.submitted:g}, as handed in'
+    lines.append(f'last submission: {last.trial} of the {"promoted" if story.promoted else "starting"} recipe, score {score}')
+  return [*lines, '']
 
 
 def _scores(results: FinalResults) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 
+from aevo_jax.campaign.state import TrialState
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.report.audited_run import AuditedRun
 from aevo_jax.report.final_table import OVER, verdict
@@ -30,18 +31,13 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
   trial, started = winner.trial, run.started
   what = 'LoRA adapter' if adapter else 'Weights'
   recipe = 'promoted recipe' if winner.promoted else 'starting recipe'
-  own = trial_score(run, trial.trial)
   return '\n'.join([
       '---', 'tags: [aevo_jax]', '---', '',
       f'# {what} of a campaign\'s {recipe}' + ('' if winner.promoted else ', NOT a promoted one'), '',
       f'{what} of `{trial.trial}`, a retraining of the {recipe} on a fresh seed, by `aevo export` (aevo_jax {started["version"]}). '
       'Of several seeds this is the first one that was trained to its end: it was not chosen by any score.', '',
       '## Scores', '',
-      f'Accuracy on {own["total"]} final items, which nothing was trained or chosen on, scored once ({run.constitution.objective.verifier} comparison of the last `\\boxed{{}}`, '
-      'greedy decoding):', '',
-      '| what | accuracy [95%] | seeds |', '|---|---|---|',
-      f'| this model | {_interval(own["correct"] / own["total"], *wilson(own["correct"], own["total"]))} | 1 |',
-      *(f'| {_NAMES[name]} | {_interval(s.accuracy, s.low, s.high)} | {s.seeds} |' for name in _NAMES if (s := story.results.scores.get(name))), '',
+      *(_handed_in(trial) if run.manual else _scored(run, story, trial.trial)),
       *([] if story.promoted else ['Nothing was promoted: "promoted" and "starting" are one recipe on different seeds.', '']),
       *(f'The promoted recipe {verdict(gain, over)}.' for over, gain in story.results.gains.items() if over in OVER), '',
       *([_SAME_LINES, ''] if run.constitution.tasks.digest else []),
@@ -51,6 +47,19 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
       '## Provenance', '', '| what | value |', '|---|---|',
       *(f'| {name} | `{value}` |' for name, value in provenance(run, winner).items()), '',
       'With the run\'s directory `aevo audit` recomputes every score and decision, and `aevo trial RUN ' + trial.trial + ' --rerun` trains these weights again.', ''])
+
+
+def _scored(run: AuditedRun, story: Story, name: str) -> list[str]:
+  own = trial_score(run, name)
+  return [f'Accuracy on {own["total"]} final items, which nothing was trained or chosen on, scored once ({run.constitution.objective.verifier} comparison of the last `\\boxed{{}}`, '
+          'greedy decoding):', '', '| what | accuracy [95%] | seeds |', '|---|---|---|',
+          f'| this model | {_interval(own["correct"] / own["total"], *wilson(own["correct"], own["total"]))} | 1 |',
+          *(f'| {_NAMES[name]} | {_interval(s.accuracy, s.low, s.high)} | {s.seeds} |' for name in _NAMES if (s := story.results.scores.get(name))), '']
+
+
+def _handed_in(trial: TrialState) -> list[str]:
+  score = 'No score of it was handed in' if trial.submitted is None else f'Its score was handed in as {trial.submitted:g}'
+  return [f'The campaign was scored by somebody else. {score}; nothing of that can be recomputed from the run, and there is no private final set.', '']
 
 
 # Of puzzles there are always new ones; see docs/own_model_and_data.md.
@@ -66,7 +75,7 @@ def trial_score(run: AuditedRun, name: str) -> dict:
 
 def provenance(run: AuditedRun, winner: Winner) -> dict[str, str]:
   """What the run was made of and where it ended, by digests."""
-  started, last = run.started, run.policies[run.constitution.budget.rounds + 1]
+  started, last = run.started, run.policies[run.last_round + 1]
   command = run.run / 'command.json'
   code = run.run / 'substrate.json'
   mine = group(winner.trial.trial)

@@ -117,6 +117,11 @@ class Story:
     path = self.run / 'substrate.json'
     return manifest.read(path).code_tree.digest if path.exists() else ''
 
+  @property
+  def manual(self) -> bool:
+    """Whether somebody else scored it: nothing is known of those scores but what was handed in."""
+    return self.started['settings'].get('arbiter') == 'manual'
+
   # -- scores ----------------------------------------------------------------------------------------------------------------------------------
 
   @property
@@ -138,6 +143,8 @@ class Story:
       return Measured(overall['accuracy'], overall['low'], overall['high'])
     if trial.released is None:
       return None
+    if self.manual:
+      return Measured(trial.released, trial.released, trial.released, exact=False)  # of how many items it is, nobody said
     items = self.constitution.external_set.items
     return Measured(trial.released, *wilson(round(trial.released * items), items), exact=False)
 

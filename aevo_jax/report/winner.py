@@ -47,15 +47,18 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
     raise NoWinnerError(f'{run.run} is not a run: it has no {setup.LEDGER}')
   if run.state.finished is None:
     raise NoWinnerError(f'{run.run} is unfinished; finish it with: aevo campaign --resume={run.run}')
-  promoted = run.policies[run.constitution.budget.rounds + 1].standing
-  if not promoted and not starting:
+  promoted = run.policies[run.last_round + 1].standing
+  if not promoted and not starting and not run.manual:
     raise NoWinnerError(f'{run.run} promoted nothing: no change cleared the noise floor, and the starting recipe stands. To export a retraining of that, labelled as such: --starting')
   if sha256((run.run / setup.CONSTITUTION).read_text()) != run.started['constitution']:
     raise NoWinnerError(f'{run.run / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.run}')
   _check_substrate(run)
   wanted = 'starting' if starting else 'promoted'
-  names = [r.trial for r in decisions.retrainings(promoted, run.constitution.budget.final_seeds) if r.recipe == wanted]
-  sealed = [run.state.trials[name] for name in names if name in run.state.trials and run.state.trials[name].final_scored]
+  names = [r.trial for r in decisions.retrainings(promoted, run.constitution.budget.final_seeds, manual=run.manual) if r.recipe == wanted]
+  if not names:
+    raise NoWinnerError(f'{run.run} was scored by somebody else, so that only its standing recipe was retrained; export it without --starting')
+  usable = lambda t: t.status == 'sealed' if run.manual else t.final_scored
+  sealed = [run.state.trials[name] for name in names if name in run.state.trials and usable(run.state.trials[name])]
   if not sealed:
     raise NoWinnerError(f'no retraining of the {wanted} recipe could be scored in {run.run}; see: aevo trial {run.run} {names[0]}')
   trial = sealed[0]

@@ -1,5 +1,7 @@
 """Liveness: every knob that agents are offered acts, and one that does not is refused by name."""
 
+import functools
+import json
 import time
 
 import pytest
@@ -7,13 +9,17 @@ import pytest
 from aevo_jax import layout
 from aevo_jax.campaign.gate import admit
 from aevo_jax.campaign.liveness import DeadBindingError, check_live, with_value
+from aevo_jax.campaign import setup
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.parameter import from_unit, perturb
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.config.statements import Binding, parse_statements, render
+from aevo_jax.data import chat_template
 from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.data.corpus import Corpus
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.tasks import own_data
 from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.fingerprint import components
 from aevo_jax.training.recipe import Adaptation, Lora, Recipe
@@ -53,6 +59,50 @@ def test_every_parameter_of_the_shipped_space_is_live(constitution, capsys):
   assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'state' and changed['optimizer.b2'] == 'update'
   with capsys.disabled():
     print(f'\nliveness of {len(seconds)} overlays: median {sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s')
+
+
+CONFIGS = sorted(p.name for p in (layout.root_file('configs') / 'campaigns').glob('*.gin'))
+
+
+@functools.cache
+def shipped(name: str):
+  """(constitution, what it trains on) of a campaign config."""
+  loading.load([str(layout.root_file('constitution.gin')), f'configs/campaigns/{name}'], [], search_paths=layout.search_paths())
+  constitution = constitution_lib.from_gin()
+  if not constitution.tasks.path:
+    return constitution, Corpus()
+  own = own_data.read(setup.tasks_path(constitution.tasks.path), verifier=constitution.objective.verifier)
+  return constitution, Corpus(chat_template.read(str(layout.root_file('substrate') / 'base')), tuple(own.of_split('train')))
+
+
+def swept() -> dict[str, list]:
+  """config -> the parameters that no config before it has swept under the same size and data; every parameter of every config is in it or equal to one that is."""
+  seen, left = {json.dumps([p.selector, p.low, p.high, p.choices, p.when, 'micro', '', False]) for p in shipped('quickstart.gin')[0].space().parameters}, {}
+  for name in CONFIGS:
+    constitution = shipped(name)[0]
+    adapters = bool(constitution.submission.max_rank)
+    for p in constitution.space().parameters:
+      key = json.dumps([p.selector, p.low, p.high, p.choices, p.when, constitution.objective.size, constitution.tasks.path, adapters])
+      if key not in seen:
+        seen.add(key)
+        left.setdefault(name, []).append(p)
+  return left
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_parameter_of_every_campaign_config_is_live(name):
+  """Those of quickstart.gin are swept above; a parameter that several configs share in the same setting is swept once. Adapters are trained where they must be."""
+  constitution, corpus = shipped(name)
+  space, starting = constitution.space(), "adaptation.method = 'lora'\ntrain.row_length = 512\n" if constitution.submission.max_rank else ''
+  recipe = recipe_of(parse_statements(starting))
+  for parameter in swept().get(name, ()):
+    value = from_unit(parameter, 0.75)
+    if any(value == b.value for b in parse_statements(RECIPE + starting) if b.selector == parameter.selector):
+      value = from_unit(parameter, 0.25)
+    overlay = (Binding(parameter.selector, value),)
+    moved = with_value(recipe, parameter.selector, value)
+    tokens, steps = 60 * moved.train.batch_rows * moved.train.row_length, 60
+    assert parameter.selector in check_live(moved, overlay, space, TOKENIZER, size=constitution.objective.size, seed=1, tokens=tokens, steps=steps, corpus=corpus)
 
 
 def test_a_bound_of_a_family_too_rare_for_the_first_items_is_live_by_later_ones(constitution):

@@ -54,7 +54,7 @@ def test_it_is_the_trained_adapter(export, trial, tmp_path):
 def test_a_recipe_that_trained_all_weights_has_none(export, trial, tmp_path):
   winner, _ = trial
   winner.recipe = RECIPE.replace('"lora"\n', '"full"\n')
-  with pytest.raises(NoWinnerError, match='trained all weights .*export them without --adapter'):
+  with pytest.raises(NoWinnerError, match='trained all weights .*without --adapter the weights are exported'):
     export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
 
 

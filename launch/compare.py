@@ -1,0 +1,35 @@
+"""Set two campaigns side by side: what differs, scores and their difference with intervals, costs, promotions.
+
+  aevo compare runs/mine runs/other            two policies, two constitutions, two seeds; finished or not
+  aevo compare runs/mine runs/other --json
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from aevo_jax import faults
+from aevo_jax.ledger.records import LedgerError
+
+_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object.')
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 3:
+    raise app.UsageError('say which two: aevo compare RUN_A RUN_B')
+  from aevo_jax.config.configurables import LoadError
+  from aevo_jax.report import comparison
+  from aevo_jax.report.gains import ScoreFileError
+  from aevo_jax.report.story import NoRunError
+  try:
+    found = comparison.compare(pathlib.Path(argv[1]), pathlib.Path(argv[2]))
+  except (comparison.ComparisonError, NoRunError, LedgerError, ScoreFileError, LoadError) as error:
+    sys.exit(f'compare: {error}')
+  except OSError as error:
+    sys.exit(f'compare: {faults.explain(error)}')
+  print(comparison.to_json(found) if _JSON.value else comparison.text(found))
+
+
+if __name__ == '__main__':
+  app.run(main)
