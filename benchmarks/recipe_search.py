@@ -30,10 +30,9 @@ from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.config.search_space import sample
+from aevo_jax.config.search_space import prune, sample
 from aevo_jax.config.statements import parse_statements, render
 from aevo_jax.meta_agent.policy import render_overlay
-from aevo_jax.meta_agent.statistical_agent import prune
 from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
 

@@ -20,12 +20,13 @@ from aevo_jax.evaluation import arbiter, concordance
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent import calibration, frozen_agent, keep_or_discard, llm_agent, random_agent, reversal, roles, statistical_agent, trust
+from aevo_jax.meta_agent import (best_of_n_agent, calibration, frozen_agent, keep_or_discard, llm_agent, random_agent, reversal, roles, statistical_agent,
+                                 tpe_agent, trust)
 from aevo_jax.meta_agent.dialogue import Dialogue
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide,
-          'llm': llm_agent.decide}
+AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'best_of_n': best_of_n_agent.decide, 'tpe': tpe_agent.decide,
+          'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide, 'llm': llm_agent.decide}
 FINAL = -1  # the round number of final retrainings in trial records
 
 

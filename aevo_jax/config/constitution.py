@@ -6,6 +6,7 @@ first ledger record. An agent's text can only bind selectors of the search space
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -326,6 +327,10 @@ class Constitution:
 
   def space(self) -> SearchSpace:
     """What agents may bind."""
+    return self._space
+
+  @functools.cached_property
+  def _space(self) -> SearchSpace:
     return SearchSpace.from_literals(self.search_space.axes)
 
   def in_round(self, round_: int) -> 'Constitution':

@@ -7,7 +7,7 @@ The constitution writes the space as literals, one axis per binding:
 
 `SearchSpace.from_literals` checks it once. `check` refuses a recipe, with every problem in one message, and `normalise`
 gives the canonical Python types. `when` makes a parameter conditional: binding it while its condition does not hold (over
-the defaults) is refused, because such a binding would be dead. `sample` draws a whole axis; `neighbour` and `perturb`
+the defaults) is refused, because such a binding would be dead. `draw` and `sample` draw a whole axis, `prune` drops what is dead; `neighbour` and `perturb`
 (see `parameter`) move one value.
 """
 
@@ -24,7 +24,7 @@ from aevo_jax.config.parameter import (Parameter, SearchSpaceError, canonical, f
                                        perturb, perturbations, unmet_conditions, value_problem)
 from aevo_jax.config.statements import Binding
 
-__all__ = ['Axis', 'Parameter', 'SearchSpace', 'SearchSpaceError', 'neighbour', 'perturb', 'perturbations', 'sample']
+__all__ = ['Axis', 'Parameter', 'SearchSpace', 'SearchSpaceError', 'draw', 'neighbour', 'perturb', 'perturbations', 'prune', 'sample']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,13 @@ class Axis:
 
     name: str
     parameters: tuple[Parameter, ...]
+
+    @functools.cached_property
+    def order(self) -> tuple[str, ...]:
+        """The selectors, each after those of the axis that its condition names."""
+        order = graphlib.TopologicalSorter({p.selector: p.when for p in self.parameters}).static_order()
+        own = {p.selector for p in self.parameters}
+        return tuple(selector for selector in order if selector in own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +117,13 @@ class SearchSpace:
 
     def parameter(self, selector: str) -> Parameter:
         """Returns a parameter. Raises SearchSpaceError, naming the nearest, if it may not be bound."""
-        for parameter in self.parameters:
-            if parameter.selector == selector:
-                return parameter
-        raise SearchSpaceError([f'{selector} may not be bound' + suggestion(selector, self.selectors)])
+        if selector not in self._by_selector:
+            raise SearchSpaceError([f'{selector} may not be bound' + suggestion(selector, self.selectors)])
+        return self._by_selector[selector]
+
+    @functools.cached_property
+    def _by_selector(self) -> dict[str, Parameter]:
+        return {parameter.selector: parameter for parameter in self.parameters}
 
     def check(self, bindings: Iterable[Binding], defaults: Mapping[str, Any]) -> None:
         """Refuses bindings outside the space.
@@ -155,6 +165,11 @@ class SearchSpace:
 
 
 def sample(axis: Axis, rng: np.random.Generator, standing: Mapping[str, Any] | None = None) -> tuple[Binding, ...]:
+    """`draw` as bindings, in the axis' order."""
+    return tuple(Binding(selector, value) for selector, value in draw(axis, rng, standing).items())
+
+
+def draw(axis: Axis, rng: np.random.Generator, standing: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Draws every parameter of an axis uniformly on its scale, and leaves out those whose condition is not met.
 
     Args:
@@ -163,23 +178,32 @@ def sample(axis: Axis, rng: np.random.Generator, standing: Mapping[str, Any] | N
         standing: selector -> value for conditions on parameters outside of the axis.
 
     Returns:
-        Bindings in the axis' order.
+        selector -> value, in the axis' order.
 
     Raises:
         SearchSpaceError: a condition names a parameter that is neither in the axis nor in `standing`.
     """
     drawn = {parameter.selector: from_unit(parameter, rng.random()) for parameter in axis.parameters}
+    if not any(parameter.when for parameter in axis.parameters):
+        return drawn
     values = {**(standing or {}), **drawn}
     by_selector = {parameter.selector: parameter for parameter in axis.parameters}
-    active = []
-    for selector in graphlib.TopologicalSorter({s: p.when for s, p in by_selector.items()}).static_order():
-        if selector not in by_selector:
-            continue  # a condition on another axis
+    for selector in axis.order:
         unknown = [name for name in by_selector[selector].when if name not in values and name not in by_selector]
         if unknown:
             raise SearchSpaceError([f'{selector} depends on {unknown[0]}; give its value in `standing`'])
         if unmet_conditions(by_selector[selector], values):
             del values[selector]  # so that what depends on it is left out too
-        else:
-            active.append(selector)
-    return tuple(Binding(selector, drawn[selector]) for selector in by_selector if selector in active)
+    return {selector: value for selector, value in drawn.items() if selector in values}
+
+
+def prune(overlay: dict[str, Any], space: SearchSpace, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops bindings whose condition no longer holds over the defaults, e.g. lora.rank once adaptation.method is 'full'."""
+    conditional = {s for s in overlay if space.parameter(s).when}
+    while conditional:
+        values = {**defaults, **overlay}
+        unmet = {s for s in conditional if unmet_conditions(space.parameter(s), values)}
+        if not unmet:
+            break
+        overlay, conditional = {s: v for s, v in overlay.items() if s not in unmet}, conditional - unmet
+    return overlay

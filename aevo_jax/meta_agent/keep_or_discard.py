@@ -15,11 +15,10 @@ import numpy as np
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.parameter import value_problem
-from aevo_jax.config.search_space import Axis, SearchSpace, neighbour, sample
+from aevo_jax.config.search_space import Axis, SearchSpace, neighbour, prune, sample
 from aevo_jax.config.statements import render_value
 from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
-from aevo_jax.meta_agent.statistical_agent import prune
 
 NEAR = 0.2  # how far a number moves, in units of its range, when it is not drawn anew
 ATTEMPTS = 20  # draws of a change, until it is a new one

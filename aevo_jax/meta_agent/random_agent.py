@@ -10,33 +10,45 @@ from typing import Any
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.config.search_space import sample
+from aevo_jax.config.search_space import draw, prune
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
-from aevo_jax.meta_agent.statistical_agent import prune
 
 AXIS = 'random'
 
 
 def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, defaults: dict[str, Any], seed: int) -> Policy:
   """As `statistical_agent.decide`."""
-  space = constitution.space()
-  rng = np.random.default_rng([seed, policy.round])
-  best, standing, reasons = -1.0, dict(policy.standing), []
+  standing, reasons = best_released(history, policy)
+  return policy_of(policy, standing, draw_recipes(constitution, defaults, constitution.budget.workers - 1, [seed, policy.round]), reasons=reasons)
+
+
+def best_released(history: Sequence[dict], policy: Policy) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """(the recipe with the best released external score so far, the earliest of equals; why the standing one changes, if it does)."""
+  best, standing = -1.0, dict(policy.standing)
   for evidence in history:
     for trial in evidence['trials']:
       overlay = evidence['standing'] if trial['axis'] == ANCHOR else trial['changes']
       if trial['external'] is not None and trial['external'] > best:
         best, standing = trial['external'], dict(overlay)
-  if standing != policy.standing:
-    reasons.append(f'best released external score so far: {best:.2f}')
-  assignments = [Assignment(ANCHOR, {}, dict(standing), 'the best recipe so far, unchanged')]
-  while len(assignments) < constitution.budget.workers:
+  return standing, (f'best released external score so far: {best:.2f}',) if standing != policy.standing else ()
+
+
+def draw_recipes(constitution: Constitution, defaults: dict[str, Any], count: int, seed: Sequence[int]) -> list[Assignment]:
+  """Recipes that differ from the default one, each axis drawn with probability 1/2."""
+  space, rng, drawn = constitution.space(), np.random.default_rng(seed), []
+  while len(drawn) < count:
     overlay: dict[str, Any] = {}
     for axis in space.axes:
-      drawn = sample(axis, rng, {**defaults, **overlay})
+      setting = draw(axis, rng, {**defaults, **overlay})
       if rng.random() < 0.5:
-        overlay |= {b.selector: b.value for b in drawn}
+        overlay |= setting
     overlay = prune(overlay, space, defaults)
     if overlay:
-      assignments.append(Assignment(AXIS, overlay, overlay, 'random draw'))
-  return Policy(policy.round + 1, policy.digest(), standing, {}, (), (), tuple(assignments), tuple(reasons))
+      drawn.append(Assignment(AXIS, overlay, overlay, 'random draw'))
+  return drawn
+
+
+def policy_of(policy: Policy, standing: dict[str, Any], explorers: Sequence[Assignment], reasons: tuple[str, ...] = ()) -> Policy:
+  """The next policy of an agent that keeps no registry: an anchor, and the explorers."""
+  anchor = Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged')
+  return Policy(policy.round + 1, policy.digest(), standing, {}, (), (), (anchor, *explorers), reasons)
