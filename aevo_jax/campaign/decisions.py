@@ -58,12 +58,8 @@ def tie_seed(campaign_seed: int, round_: int) -> int:
 def to_release(trials: Sequence[TrialState], per_round: int, objectives: Mapping[str, float] = MappingProxyType({}), *, manual: bool = False) -> list[str]:
   """Whose external scores a round asks for: the anchors first, then the best by dev, within the quota. Families whose objective is no longer dev are left out of
   that dev score as far as it is not worth anything. `manual`: nobody has one before it is asked for."""
-  def promise(trial: TrialState) -> float:
-    if not objectives:
-      return trial.dev['overall']['accuracy']
-    return sum(objectives.get(f, 1.0) * p['correct'] for f, p in trial.dev['by_family'].items())
   scored = [t for t in trials if (t.dev is not None if manual else t.external_scored)]
-  order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -promise(t), t.worker))
+  order = sorted(scored, key=lambda t: (t.axis != ANCHOR, -evidence_lib.valued(t.dev, objectives), t.worker))
   return [t.trial for t in order[:per_round]]
 
 
@@ -183,7 +179,7 @@ def evidence_text(evidence: dict[str, Any]) -> str:
 
 
 def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int,
-                dialogue: Callable[[int, str], Dialogue]) -> Policy:
+                dialogue: Callable[[int, str], Dialogue] | None = None) -> Policy:
   """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default, `dialogue` (round, purpose) -> whom 'llm' asks.
 
   The latest verdicts first revise what dev is worth. In the rounds after a revision some workers go on as if there had been none: the control arm.

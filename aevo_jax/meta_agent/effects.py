@@ -14,6 +14,7 @@ shows in the accuracy of its own family even where the trial's other changes hid
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ OWN_SD = 1.0  # the same of a choice named after a family, to that family
 OWN_NUMBER_SD = 0.6  # of a number named after a family: amounts move less than kinds
 FOREIGN_SD = 0.1  # and to another family
 SEED_SD = 0.02  # * between seeds of one recipe, beside the items' luck
+DOUBT_SD = 0.5  # of a family's step on the external set, where only dev is known and dev is not believed
 MISFIT_SD = 0.08  # * of what a sum of effects leaves out, times the root of the number of axes that are changed
 
 
@@ -50,13 +52,19 @@ class Count(NamedTuple):
 
 class Trial(NamedTuple):
   """before, after: overlays of the anchors and the trial. anchors: by family, all anchors of `before` together, `replicates` of them, which all trials with
-  the same `before` share."""
+  the same `before` share. external: families whose counts are of the external set. worth: of a step on dev in external score, of the families where that is not 1."""
 
   before: Mapping[str, Any]
   after: Mapping[str, Any]
   counts: Mapping[str, Count]
   anchors: Mapping[str, Count]
   replicates: int
+  external: frozenset[str] = frozenset()
+  worth: Mapping[str, float] = MappingProxyType({})
+
+  def weight(self, family: str) -> float:
+    """What the family's measured step is multiplied by."""
+    return 1.0 if family in self.external else self.worth.get(family, 1.0)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -142,19 +150,19 @@ def fit(encoder: Encoder, trials: Iterable[Trial], standing: Mapping[str, Count]
   trials = list(trials)
   codes = lambda overlays: np.asarray([encoder.codes(o) for o in overlays]).reshape(-1, len(encoder.parameters))
   design = encoder.differences(codes(t.before for t in trials), codes(t.after for t in trials))
-  # The luck of each standing recipe's anchors is estimated along with the weights, since all who are compared with them share it.
-  names = [repr(sorted(t.before.items())) for t in trials]
-  anchors = {name: t for name, t in zip(names, trials)}
   total = sum(count.total for count in standing.values())
   shares = np.asarray([count.total / total for count in standing.values()]) if total else np.full(len(standing), 1 / len(standing))
   parts = []
   for family, share in zip(standing, shares):
-    luck = {name: t.anchors[family].variance + SEED_SD**2 / share / t.replicates for name, t in anchors.items()}
-    own = [t.counts[family].variance + (SEED_SD**2 + MISFIT_SD**2 * row[0]) / share for t, row in zip(trials, design)]
-    shared = np.asarray([[luck[a] * (a == b) for b in names] for a in names]).reshape(len(trials), len(trials))
+    # The luck of each standing recipe's anchors is estimated along with the weights, since all who are compared with them share it.
+    names = [(family in t.external, repr(sorted(t.before.items()))) for t in trials]
+    luck = {name: t.anchors[family].variance + SEED_SD**2 / share / t.replicates for name, t in zip(names, trials)}
+    weight = np.asarray([t.weight(family) for t in trials])
+    own = [w**2 * t.counts[family].variance + (SEED_SD**2 + MISFIT_SD**2 * row[0]) / share + DOUBT_SD**2 * (w != 1) for w, t, row in zip(weight, trials, design)]
+    shared = np.outer(weight, weight) * np.asarray([[luck[a] * (a == b) for b in names] for a in names]).reshape(len(trials), len(trials))
     noise = shared + np.diag(own)
     prior = _prior(encoder, family, standing, share)
-    steps = np.asarray([t.counts[family].log_odds - t.anchors[family].log_odds for t in trials])
+    steps = weight * np.asarray([t.counts[family].log_odds - t.anchors[family].log_odds for t in trials])
     spread = design * prior**2
     whitening = np.linalg.inv(np.linalg.cholesky(spread @ design.T + noise))
     seen = whitening @ spread

@@ -52,6 +52,13 @@ def streams(score: Mapping[str, Any]) -> dict[str, dict]:
   return {'overall': score['overall'], **score['by_family']}
 
 
+def valued(dev: Mapping[str, Any], objectives: Mapping[str, float]) -> float:
+  """Overall dev accuracy with each family's right answers counted as its objective values them; plain accuracy where nothing lost trust."""
+  if not objectives:
+    return dev['overall']['accuracy']
+  return sum(objectives.get(f, 1.0) * p['correct'] for f, p in dev['by_family'].items()) / dev['overall']['total']
+
+
 def item_variance(proportion: Mapping[str, Any]) -> float:
   """Variance of an accuracy by the items' luck, with half an item added on each side so that it is never 0."""
   rate = (proportion['correct'] + 0.5) / (proportion['total'] + 1)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import special
 
 from aevo_jax.config.constitution import Constitution, Promotion
 from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.policy import ANCHOR
 
@@ -25,18 +27,18 @@ class Observation:
   anchors: int = 0  # that each external gain is taken over, at least
 
 
-def observe(history: Sequence[dict]) -> dict[str, Observation]:
-  """Gains of every change over the anchors of the standing recipe it was tried on, pooled over rounds."""
+def observe(history: Sequence[dict], objectives: Mapping[str, float] = MappingProxyType({})) -> dict[str, Observation]:
+  """Gains of every change over the anchors of the standing recipe it was tried on, pooled over rounds; on dev as far as `objectives` value it."""
   observations: dict[str, Observation] = {}
   for evidence in history:
     anchors = anchor_trials(history, evidence['standing'])
-    dev, released = [t['dev']['overall']['accuracy'] for t in anchors], [t['external'] for t in anchors if t['external'] is not None]
+    dev, released = [evidence_lib.valued(t['dev'], objectives) for t in anchors], [t['external'] for t in anchors if t['external'] is not None]
     for trial in evidence['trials']:
       if trial['axis'] == ANCHOR or trial['dev'] is None or not dev:
         continue
       key = _key(trial['axis'], trial['changes'])
       observation = observations.setdefault(key, Observation(trial['axis'], trial['changes']))
-      observation.dev.append(trial['dev']['overall']['accuracy'] - float(np.mean(dev)))
+      observation.dev.append(evidence_lib.valued(trial['dev'], objectives) - float(np.mean(dev)))
       if trial['external'] is not None and released:
         observation.external.append(trial['external'] - float(np.mean(released)))
         observation.anchors = min(observation.anchors or len(released), len(released))

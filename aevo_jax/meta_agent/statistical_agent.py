@@ -5,7 +5,8 @@ After each round it
   2. promotes the one change that raised the released external score most, by at least `min_gain` and beyond the noise floor: gains of one change are
      pooled over rounds and pass `promotion_rule`;
   3. estimates the effect of every axis' settings from the dev scores of all rounds, family by family (see `effects`), enters settings that lose beyond
-     doubt into the dead-end registry, and demotes axes with two of them and no setting that may gain;
+     doubt into the dead-end registry, and demotes axes with two of them and no setting that may gain; of a family whose dev lost trust, the released external
+     scores are taken instead, and where there are none dev's steps times what they are worth (`Policy.objectives`);
   4. assigns workers: of changes tried before and of recipes that change several axes at once, those that are worth most together to the promotion rule in
      the rounds that are left (see `proposals` and `promotion_value`).
 
@@ -15,7 +16,7 @@ promoted, and what is gained.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   """
   space, rule = constitution.space(), constitution.promotion
   rng = np.random.default_rng([seed, policy.round])
-  observations = observe(history)
+  observations = observe(history, policy.objectives)
   latest = history[-1]
   standing, promoted, reasons = dict(policy.standing), dict(policy.promoted), []
 
@@ -62,7 +63,7 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
       promoted |= by_axis(observation.changes, space)
       reasons.append(promotion_reason(observation, latest['noise']))
 
-  effects = _effects(history, standing, Encoder(space, defaults))
+  effects = _effects(history, standing, Encoder(space, defaults), policy.objectives)
   base = prune(standing, space, defaults)
   dead_ends = list(policy.dead_ends)
   known = {(d.axis, render_overlay(d.changes)) for d in dead_ends if d.expires > policy.round}
@@ -92,31 +93,43 @@ def promotion_reason(observation: Observation, noise: dict) -> str:
           f'{len(observation.external)} trial(s), beyond the noise floor (sd {noise["seed_sd"]:.4f})')
 
 
-def _effects(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder) -> effects_lib.Effects:
-  """What the dev scores of all rounds say of every setting, and of the standing recipe."""
+def _effects(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder, objectives: Mapping[str, float]) -> effects_lib.Effects:
+  """What the scores of all rounds say of every setting, and of the standing recipe: dev's, but of families whose objective is another the released external ones."""
   trials = []
   for evidence in history:
-    anchors = [t['dev'] for t in anchor_trials(history, evidence['standing'])]
+    anchors = anchor_trials(history, evidence['standing'])
     if not anchors:
       continue
-    before, counts = encoder.prune(evidence['standing']), _counts(anchors)
-    trials += [effects_lib.Trial(before, encoder.prune(before | t['changes']), _counts([t['dev']]), counts, len(anchors))
-               for t in evidence['trials'] if t['axis'] != ANCHOR and t['dev'] is not None]
-  return effects_lib.fit(encoder, trials, _counts(_looks(history, standing, encoder)))
+    before, released = encoder.prune(evidence['standing']), [t for t in anchors if t['external_by_family'] is not None]
+    counts = {True: _counts(anchors, objectives if released else (), released), False: _counts(anchors)}
+    for trial in evidence['trials']:
+      if trial['axis'] == ANCHOR or trial['dev'] is None:
+        continue
+      told = bool(released) and trial['external_by_family'] is not None
+      families = frozenset(objectives) if told else frozenset()
+      trials.append(effects_lib.Trial(before, encoder.prune(before | trial['changes']), _counts([trial], families, [trial]), counts[told], len(anchors), families, objectives))
+  looks = _looks(history, standing, encoder)
+  released = [t for t in looks if t['external_by_family'] is not None]
+  return effects_lib.fit(encoder, trials, _counts(looks, objectives if released else (), released))
 
 
 def _looks(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder) -> list[dict]:
-  """Dev scores of all trials that ran a recipe, under whatever name; of every trial if none did, so that there is something to go by."""
-  scored = [(encoder.prune(evidence['standing'] | t['changes']), t['dev']) for evidence in history for t in evidence['trials'] if t['dev'] is not None]
-  return [dev for overlay, dev in scored if overlay == encoder.prune(standing)] or [dev for _, dev in scored]
+  """All scored trials that ran a recipe, under whatever name; every one if none did, so that there is something to go by."""
+  scored = [(encoder.prune(evidence['standing'] | t['changes']), t) for evidence in history for t in evidence['trials'] if t['dev'] is not None]
+  return [t for overlay, t in scored if overlay == encoder.prune(standing)] or [t for _, t in scored]
 
 
-def _counts(scores: Sequence[dict]) -> dict[str, effects_lib.Count]:
-  """What several dev scores got right of each family; of 'overall' where no families are told apart."""
-  parts = [s['by_family'] or {'overall': s['overall']} for s in scores]
+def _counts(trials: Sequence[dict], external: Iterable[str] = (), released: Sequence[dict] = ()) -> dict[str, effects_lib.Count]:
+  """What several trials got right of each family on dev, or on the external set (of the `released` ones) for the families `external`; of 'overall' where no
+  families are told apart."""
+  parts = [t['dev']['by_family'] or {'overall': t['dev']['overall']} for t in trials]
   if not parts:
     return {'overall': effects_lib.Count(0, 0)}
-  return {f: effects_lib.Count(sum(p[f]['correct'] for p in parts), sum(p[f]['total'] for p in parts)) for f in parts[0]}
+  found = {f: effects_lib.Count(sum(p[f]['correct'] for p in parts), sum(p[f]['total'] for p in parts)) for f in parts[0]}
+  for f in external:
+    scores = [t['external_by_family'][f] for t in released]
+    found[f] = effects_lib.Count(round(sum(s['accuracy'] * s['total'] for s in scores)), sum(s['total'] for s in scores))
+  return found
 
 
 def _own_gains(changes: Sequence[dict[str, Any]], effects: effects_lib.Effects, base: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.campaign.decisions import AGENTS
-from aevo_jax.config.constitution import Budget, Constitution, Control, DevSet, ExternalSet, FinalSet, Holdout, Objective, Promotion, Release, Reversal, SearchSpaceText, Tasks
+from aevo_jax.config.constitution import Budget, Constitution, DevSet, SearchSpaceText
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent import roles
 from aevo_jax.meta_agent.roles import Names
@@ -20,7 +20,7 @@ AXES = {
     'four': {f'style.{FAMILIES[2]}': {'kind': 'choice', 'choices': ['long', 'short']}, 'only.if': {'kind': 'bool', 'when': {f'style.{FAMILIES[2]}': ['short']}}},
 }
 DEFAULTS = {'update.rate': 0.5, 'update.rule': 'x', 'only.if': False} | {f'weight.{f}': 0.5 for f in FAMILIES} | {f'style.{f}': 'long' for f in FAMILIES}
-RULES = Constitution(Objective(), Tasks(), DevSet(), ExternalSet(), FinalSet(), Holdout(), Budget(rounds=3, workers=5), Promotion(), Release(), Reversal(), Control(), SearchSpaceText(AXES))
+RULES = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)} | {'budget': Budget(rounds=3, workers=5), 'search_space': SearchSpaceText(AXES)})
 
 
 def score(rng, families):
