@@ -150,7 +150,6 @@ def first_alarms(dev: np.ndarray, external: np.ndarray, item: np.ndarray | None,
         rows = [{str(k): {'n': n, 'discordant': int(discordant[c, i, k]), 'item_variance': None if item is None else float(item[k])} | {f: float(v[c, i, k]) for f, v in sums.items()}
                  for k in range(streams)} for i in range(t)]
         falls = p[c] <= calibration.thresholds(rows, rules, rounds, n, seed=0).slope_p
-        assert p[c].min() < 0.01 / 2 or not falls.any(), 'a threshold near .01: raise the bound above'
       else:
         falls = np.zeros(streams, bool)
       found = [(name, t + 1, int(np.argmax(which))) for name, which in (('reversed', reverses[c]), ('decoupled', falls)) if which.any()]

@@ -87,12 +87,17 @@ def verdicts(rounds: Sequence[Mapping[str, Row]], rules: Reversal, thresholds: T
   Args:
     rounds: stream -> row of `reduce_round`, of every round so far. thresholds: as `calibration.thresholds` fixed them before the latest.
 
+  Returns:
+    stream -> verdict, of every stream that was in any round.
+
   Raises:
     ValueError: the thresholds are those of another round.
   """
   if thresholds.round != len(rounds):
     raise ValueError(f'thresholds of round {thresholds.round} cannot judge round {len(rounds)}; take calibration.thresholds(rounds[:-1], ...)')
   streams = list(dict.fromkeys(name for rows in rounds for name in rows))
+  if not streams:
+    return {}
   histories, hypotheses = {s: history(rounds, s) for s in streams}, len(distinct(rounds))
   tests = _exact(histories, hypotheses, rules) if rules.test == 'exact' else _e_process(histories, hypotheses, rules, thresholds.planned_rounds)
   slopes = _slopes(histories, rules, thresholds)
