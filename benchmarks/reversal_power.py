@@ -36,6 +36,7 @@ DESIGN = {
     'slope .8 -> 0': (.785, .928, None, .974), 'slope .8 -> -.5': (.967, .998, None, .999),
     'slope .8 -> 0, reliability .5': (.23, .30, None, .36),
     'false alarm: spread 1 -> .5, noise .5, unscaled': (.17, .23, None, .31), 'false alarm: spread 1 -> .5, noise .5, scaled': (.07, .07, None, .08),
+    'false alarm: spread 1 -> .5, noise .5, scaled with caution': (None,) * 4,  # as the verdicts do
     'false alarm: slope, reliability .5': (.05, .05, None, .05), 'false alarm: slope, top 8 of 32': (.05, .05, None, .05),
     # design: .24 to .99 over these
     'false alarm: correlation, reliability .5': (None,) * 4, 'false alarm: correlation, top 8 of 32': (None,) * 4,
@@ -85,8 +86,9 @@ def slope_cell(rng, name: str, rounds: int) -> np.ndarray:
     slopes = SLOPE, -0.5 if '-.5' in name else 0.0
     return slope_test.fell(*(pooled(*sample(rng, shape, slope=s, **noise)) for shape, s in zip(shapes, slopes))).p <= 0.05
   if 'spread' in name:  # the figure does not give its residual; here noise of .5 on external is all there is
-    item = 0.25 if name.endswith(', scaled') else math.nan
-    return slope_test.fell(*(pooled(*sample(rng, shape, spread=s, residual=0.0, dev_noise=0.5, external_noise=0.5), item) for shape, s in zip(shapes, (1.0, 0.5)))).p <= 0.05
+    item = math.nan if 'unscaled' in name else 0.25
+    both = (pooled(*sample(rng, shape, spread=s, residual=0.0, dev_noise=0.5, external_noise=0.5), item) for shape, s in zip(shapes, (1.0, 0.5)))
+    return slope_test.fell(*both, cautious='caution' in name).p <= 0.05
   noise = dict(dev_noise=1.0, external_noise=1.0) if 'reliability' in name else {}
   now = pooled(*sample(rng, shapes[1], **noise, **(dict(of=32) if 'top' in name else {})))
   return (correlation_p(now) if 'correlation' in name else slope_test.fell(pooled(*sample(rng, shapes[0], **noise)), now).p) <= 0.05
@@ -150,7 +152,6 @@ def first_alarms(dev: np.ndarray, external: np.ndarray, item: np.ndarray | None,
         rows = [{str(k): {'n': n, 'discordant': int(discordant[c, i, k]), 'item_variance': None if item is None else float(item[k])} | {f: float(v[c, i, k]) for f, v in sums.items()}
                  for k in range(streams)} for i in range(t)]
         falls = p[c] <= calibration.thresholds(rows, rules, rounds, n, seed=0).slope_p
-        assert p[c].min() < 0.01 / 2 or not falls.any(), 'a threshold near .01: raise the bound above'
       else:
         falls = np.zeros(streams, bool)
       found = [(name, t + 1, int(np.argmax(which))) for name, which in (('reversed', reverses[c]), ('decoupled', falls)) if which.any()]

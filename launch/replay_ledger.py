@@ -30,12 +30,11 @@ def main(argv: list[str]) -> None:
   if _ROUND_SIZE.value is not None and _ROUND_COLUMN.value is not None:
     raise app.UsageError('--round_size and --round_column both say what a round is; leave out one')
   from aevo_jax.config import constitution
-  from aevo_jax.config.loading import LoadError, resolve
+  from aevo_jax.config.loading import LoadError
   from aevo_jax.meta_agent import score_table
-  gin_flags.load_from_flags(layout.search_paths())
+  gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
   try:
-    rules = resolve('reversal')
-    assert isinstance(rules, constitution.Reversal)
+    rules = constitution.from_gin().reversal
     replay(score_table.read(pathlib.Path(argv[1]), _EXTERNAL.value, None if _ROUND_COLUMN.value else _ROUND_SIZE.value or 8, _ROUND_COLUMN.value), rules)
   except (LoadError, score_table.TableError) as error:
     sys.exit(f'replay_ledger: {error}')

@@ -58,7 +58,7 @@ class Verdict:
     n: trials that the test looked at.
     slope: external per dev in its window. reference_slope: of the calibration rounds, scaled by lambda_ratio. slope_error: standard error of `slope`.
       All None where the slopes cannot be compared.
-    lambda_ratio: reliability of dev now by that in the calibration rounds; None where item noise is not known and the reference is not scaled.
+    lambda_ratio: least reliability of dev now by that in the calibration rounds; None where item noise is not known and the reference is not scaled.
     minimum_detectable_effect: found with the constitution's power by this test at its threshold. Its unit is `effect`: 'slope_drop', external per dev, of the slope tests;
       'correlation' of dev and external, the same in all rounds so far, of the rank tests against reversal. None if no effect can be found yet.
     effect: that unit. why: one sentence.
@@ -87,12 +87,17 @@ def verdicts(rounds: Sequence[Mapping[str, Row]], rules: Reversal, thresholds: T
   Args:
     rounds: stream -> row of `reduce_round`, of every round so far. thresholds: as `calibration.thresholds` fixed them before the latest.
 
+  Returns:
+    stream -> verdict, of every stream that was in any round.
+
   Raises:
     ValueError: the thresholds are those of another round.
   """
   if thresholds.round != len(rounds):
     raise ValueError(f'thresholds of round {thresholds.round} cannot judge round {len(rounds)}; take calibration.thresholds(rounds[:-1], ...)')
   streams = list(dict.fromkeys(name for rows in rounds for name in rows))
+  if not streams:
+    return {}
   histories, hypotheses = {s: history(rounds, s) for s in streams}, len(distinct(rounds))
   tests = _exact(histories, hypotheses, rules) if rules.test == 'exact' else _e_process(histories, hypotheses, rules, thresholds.planned_rounds)
   slopes = _slopes(histories, rules, thresholds)
