@@ -30,6 +30,8 @@ def worker(number: int) -> str:
 def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, defaults: dict[str, Any], seed: int, dialogue: Dialogue) -> Policy:
   """As `statistical_agent.decide`, with the explorers' recipes from `dialogue`."""
   base = statistical_agent.decide(history, policy, constitution, defaults, seed)
+  if base.round > constitution.budget.rounds:
+    return base  # after the last round only its standing recipe counts
   space, (anchor, *explorers) = constitution.space(), base.assignments
   read = lambda text: llm_reply.read_policy(text, len(explorers), base.standing, space, defaults)
   try:

@@ -66,8 +66,8 @@ def test_the_models_bindings_run_and_their_cost_is_in_the_evidence(launch):  # n
   with ChatServer(honest) as server:
     state, records = launch(trains, **llm(server))
   assert state.finished is not None and not state.fell_back
-  # The policies of rounds 1, 2 and 3, and two explorers in each of the rounds that are run.
-  assert sorted(questions(records)) == sorted([(r, 'policy', 0) for r in (1, 2, 3)] + [(r, f'worker {w}', 0) for r in (1, 2) for w in (1, 2)])
+  # Policies and two explorers of the rounds that are run; nobody runs the explorers of the policy after the last one.
+  assert sorted(questions(records)) == sorted([(r, 'policy', 0) for r in (1, 2)] + [(r, f'worker {w}', 0) for r in (1, 2) for w in (1, 2)])
   for worker, rate in enumerate((0.0015, 0.003), start=1):
     assert {b.selector: b.value for b in parse_statements(state.trials[f'r1w{worker}'].overlay)} == {'optimizer.learning_rate': pytest.approx(rate)}
   evidence = json.loads((launch.run / 'evidence' / 'round_001.json').read_text())
@@ -95,7 +95,7 @@ def test_a_stop_after_every_record_asks_nothing_twice_and_forgets_no_tokens(laun
       except Killed:
         assert len(stopped_at) < 200
     asked = questions(records)
-    assert len(asked) == len(set(asked)) == len(server.requests) > 7
+    assert len(asked) == len(set(asked)) == len(server.requests) > 6
   # Each request was announced, then the controller was stopped before it was sent; the first announcement stays spent at its most.
   announced = collections.Counter(questions(records, 'llm_requested'))
   assert set(announced) == set(asked) and set(announced.values()) == {2}
@@ -150,11 +150,11 @@ def test_a_real_campaign_of_garbage_finishes_under_the_statistical_agent_and_pas
     state = run_campaign(files)
   records = read(files.run / 'ledger.jsonl')
   assert state.finished is not None and {t.status for t in state.trials.values()} == {'sealed'}
-  assert set(state.fell_back) == {(1, 'policy'), (2, 'policy'), (1, 'worker 1')} and len(questions(records)) == len(server.requests) >= 3
-  assert all(state.policies[r]['policy']['assignments'][1]['reason'].startswith('expected ') or 'retest' in state.policies[r]['policy']['assignments'][1]['reason'] for r in (1, 2))
+  assert set(state.fell_back) == {(1, 'policy'), (1, 'worker 1')} and len(questions(records)) == len(server.requests) >= 2
+  assert state.policies[1]['policy']['assignments'][1]['reason'].startswith('expected ')  # the statistical agent's words
   found = {f.check: f for f in audit.audit(files.run)}
   assert tuple(found) == audit.CHECKS and {f.status for f in found.values()} <= {audit.OK, audit.WARNING}
-  assert f'{len(server.requests)} exchanges, 3 questions given up' in found['transcript'].detail
+  assert f'{len(server.requests)} exchanges, 2 questions given up' in found['transcript'].detail
   assert holds_the_key(files.run) == [] and server.requests[0].headers['authorization'].endswith(KEY)
 
 
