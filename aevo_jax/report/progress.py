@@ -111,6 +111,12 @@ def describe(record: Record) -> str:
       return f'{p["trial"]:<18} external {p["score"]:.2f}'
     case 'promotion_decided':
       return '\n'.join([f'-- after round {p["round"]}:'] + [f'   {reason}' for reason in p['reasons'] or ['no change beyond the noise floor']])
+    case 'submission_exported':
+      return f'{p["trial"]:<18} exported as a submission'
+    case 'scores_waived':
+      return f'going on without a score of {", ".join(p["trials"])}: {p["cause"]}'
+    case 'budget_exhausted':
+      return f'the rounds end after round {p["round"]}: {p["reason"]}'
     case 'final_scored':
       return '\n'.join(f'{name:<18} final {score_text(s)}' for name, s in sorted(p['scores'].items()))
     case 'llm_exchange':

@@ -27,6 +27,8 @@ from aevo_jax.substrate import build, manifest
 SMALL = ('budget.rounds = 1', 'budget.workers = 2', 'budget.noise_seeds = 2', 'budget.trial_tokens = 2048', 'budget.trial_steps = 2', 'dev_set.items = 20', 'release.per_round = 2',
          "objective.size = 'micro'", 'objective.max_new_tokens = 24')
 LORA = "adaptation.method = 'lora'\nlora.rank = 8\nlora.targets = 'attention_mlp'\n"
+# Ranks alone: with two steps a warm-up, for one, would be dead.
+RANKS = "search_space.axes = {'adapter': {'lora.rank': {'kind': 'choice', 'choices': [16, 32], 'when': {'adaptation.method': ['lora']}}}}"
 SCORES = {'r0w0': 0.5, 'r0w1': 0.52, 'r1w0': 0.51, 'r1w1': 0.53, 'promoted0': 0.54}
 
 
@@ -58,7 +60,7 @@ def proceed(run: pathlib.Path) -> str:
 def run(tiny_home) -> pathlib.Path:
   """A finished campaign. What it said on the way lies in said.json."""
   run, said = tiny_home / 'manual', []
-  setup.prepare(run, *challenge(), substrate(tiny_home / 'lora_substrate', LORA))
+  setup.prepare(run, *challenge(RANKS), substrate(tiny_home / 'lora_substrate', LORA))
   while message := proceed(run):
     said.append(message)
     state = fold(read(run / setup.LEDGER))
@@ -71,6 +73,7 @@ def run(tiny_home) -> pathlib.Path:
 def test_every_submission_is_an_adapter_of_the_sealed_trial_within_the_limit(run):
   state, config = fold(read(run / setup.LEDGER)), hf_checkpoint.read_config(layout.root_file('substrate') / 'base')
   assert sorted(p.name for p in (run / 'submissions').iterdir()) == sorted(SCORES)
+  assert len({state.trials[t].overlay for t in SCORES}) == 2
   for trial in SCORES:
     adapter = peft_adapter.load(run / 'submissions' / trial / 'adapter', config)
     assert 0 < adapter.rank <= peft_adapter.CHALLENGE_MAX_RANK and adapter.params

@@ -51,7 +51,7 @@ def test_the_digest_sees_every_field(tmp_path):
     value = getattr(constitution, section)
     for field in dataclasses.fields(value):
       old = getattr(value, field.name)
-      moved = {str: {'strict': 'challenge', 'e_process': 'exact'}.get(old, f'{old}x'), int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
+      moved = {str: {'strict': 'challenge', 'e_process': 'exact'}.get(str(old), f'{old}x'), int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
       if (section, field.name) == ('objective', 'target'):
         continue  # 'external' is the only legal value
       if (section, field.name) == ('reversal', 'test'):
