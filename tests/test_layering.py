@@ -50,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     # the controller knows them all, and the studies and reports sit on top
     'campaign': _MODEL_SIDE | {'ledger', 'training', 'substrate', 'evaluation', 'meta_agent', 'layout', 'runtime'},
     'studies': _MODEL_SIDE | {'ledger', 'training', 'substrate', 'evaluation', 'meta_agent', 'campaign', 'layout'},
+    # whole campaigns without training, through the controller's own decisions
+    'simulation': {'config', 'evaluation', 'meta_agent', 'campaign'},
     'report': {'config', 'ledger', 'tasks', 'checkpoint', 'substrate', 'evaluation', 'meta_agent', 'campaign', 'layout'},
 }
 

@@ -74,6 +74,22 @@ def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
   return facts
 
 
+def lines(summary: dict[str, Any]) -> list[str]:
+  """A summary in words."""
+  mean = lambda name: '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**summary[name])
+  part = lambda fact: '{share:.3f} [{low:.3f}, {high:.3f}]'.format(**fact)
+  said = []
+  if 'gain' in summary:
+    said += [f'true external gain of the promoted recipe: {mean("gain")}', f'regret against the best recipe that a long search of the truth finds: {mean("regret")} of {summary["best"]["mean"]:+.4f}',
+             f'promoted something in {part(summary["promoted"])} of campaigns, something that is truly no better in {part(summary["false_promotion"])}; ended more than .005 lower in {part(summary["harmed"])}']
+  if 'detected' in summary:
+    said.append(f'the plant was detected in {part(summary["detected"])} of campaigns: ' + ', '.join(f'{verdict} {part(fact)}' for verdict, fact in summary['detected_as'].items())
+                + f'; rounds from its onset: {summary["rounds_from_onset_to_detection"]}')
+  said.append(f'false alarms in {part(summary["false_alarm"])} of campaigns' + (f', by round {summary["false_alarms_by_round"]}' if summary.get('false_alarms_by_round') else ''))
+  said.append(f'{summary["campaigns_per_minute"]:.0f} campaigns a minute and process')
+  return said
+
+
 def as_json(found: Sequence[Outcome]) -> list[dict[str, Any]]:
   """Every campaign, JSON-able."""
   return [dataclasses.asdict(o) for o in found]

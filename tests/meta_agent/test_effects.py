@@ -8,6 +8,7 @@ import pytest
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.meta_agent import effects
 from aevo_jax.meta_agent.effects import Count, Trial
+from aevo_jax.meta_agent.encoding import Encoder
 
 SPACE = SearchSpace.from_literals({
     'rate': {'optimizer.learning_rate': {'kind': 'float', 'low': 1e-4, 'high': 1e-2, 'scale': 'log'}},
@@ -16,17 +17,22 @@ SPACE = SearchSpace.from_literals({
     'style': {'solution_style.unit_conversion': {'kind': 'choice', 'choices': ['worked', 'steps', 'bare']}},
 })
 DEFAULTS = {'optimizer.learning_rate': 1e-3, 'adaptation.method': 'full', 'lora.rank': 8, 'solution_style.unit_conversion': 'worked'}
+ENCODER = Encoder(SPACE, DEFAULTS)
 STEPS, LORA = {'solution_style.unit_conversion': 'steps'}, {'adaptation.method': 'lora'}
 HALF = {'unit_conversion': Count(100, 200), 'numeral_conversion': Count(100, 200)}
 
 
-def test_a_difference_counts_changed_axes_and_leaves_out_what_a_condition_leaves_out():
-  most = LORA | {'lora.rank': 32, 'optimizer.learning_rate': 1e-2}
-  # [axes, rate: in range, position, square, full, lora, rank: in range, position, square, full x rank, lora x rank, worked, steps, bare]
-  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, {}, most), [2, 0, 1, 1, -1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], atol=1e-12)
-  undone = [2, 0, -1, -1, 1, -1, -1, -1, -1, 0, 0, 0, -1, -1, -1, 0, 0, 0]  # undoing is a change too
-  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, most, {}), undone, atol=1e-12)
-  np.testing.assert_allclose(effects.difference(SPACE, DEFAULTS, {}, {'lora.rank': 32}), [1] + [0] * 17, atol=1e-12)  # no rank without LoRA
+def step(before, after) -> np.ndarray:
+  """[1, f]."""
+  return ENCODER.differences(ENCODER.codes(before), ENCODER.codes(after)[None])
+
+
+def gain(found, before, after, *, own=False) -> tuple[float, float]:
+  """Of one change; `own` without what any change costs."""
+  steps = step(before, after)
+  steps[:, 0] *= not own
+  (mean,), (sd,) = found.gains(steps)
+  return mean, sd
 
 
 def trial(before, after, anchors=HALF, replicates=3, **right) -> Trial:
@@ -53,26 +59,31 @@ def test_the_posterior_is_that_of_gaussian_conditioning():
   standing = [{}, {}, {}, STEPS, STEPS]
   anchors = lambda s: {'numeral_conversion': Count(450, 1000)} if s else {'numeral_conversion': Count(330, 600)}
   trials = [trial(s, s | o, anchors(s), 5 if s else 3, numeral_conversion=rng.uniform(0.3, 0.7)) for s, o in zip(standing, overlays)]
-  found = effects.fit(SPACE, DEFAULTS, trials, anchors({}))
-  x = np.asarray([found.difference(t.before, t.after) for t in trials])
+  found = effects.fit(ENCODER, trials, anchors({}))
+  x = np.concatenate([step(t.before, t.after) for t in trials])
   deviations = np.full(18, effects.PRIOR_SD)
   p = np.diag(deviations**2)
   s = np.diag([t.counts['numeral_conversion'].variance + effects.SEED_SD**2 + effects.MISFIT_SD**2 * row[0] for t, row in zip(trials, x)])
   s[:3, :3] += anchors({})['numeral_conversion'].variance + effects.SEED_SD**2 / 3
   s[3:, 3:] += anchors(STEPS)['numeral_conversion'].variance + effects.SEED_SD**2 / 5
-  gain = p @ x.T @ np.linalg.inv(x @ p @ x.T + s)
+  gained = p @ x.T @ np.linalg.inv(x @ p @ x.T + s)
   y = [t.counts['numeral_conversion'].log_odds - t.anchors['numeral_conversion'].log_odds for t in trials]
-  np.testing.assert_allclose(found.means[0], gain @ y, atol=1e-10)
-  np.testing.assert_allclose(found.roots[0] @ found.roots[0].T, p - gain @ x @ p, atol=1e-10)
+  np.testing.assert_allclose(found.means[0], gained @ y, atol=1e-10)
+  steps, covariance = np.vstack([rng.standard_normal((6, 18)), np.eye(18)]), p - gained @ x @ p
+  np.testing.assert_allclose(found.variances(steps)[:, 0], np.diag(steps @ covariance @ steps.T), atol=1e-10)
+  # Both ways of drawing, against the same normal distribution.
+  for drawn in (found.draws(rng, 20_000)[:, 0] @ steps.T, found.draw_steps(steps, rng, 20_000)[..., 0]):
+    np.testing.assert_allclose(drawn.mean(axis=0), steps @ gained @ y, atol=0.02)
+    np.testing.assert_allclose(np.cov(drawn.T), steps @ covariance @ steps.T, atol=0.02)
 
 
 def test_a_gain_is_that_of_the_draws():
   """In accuracy, not in log-odds: by a sigmoid for each family, at the mean and to first order."""
   trials = [trial({}, STEPS, unit_conversion=0.6, numeral_conversion=0.5), trial({}, LORA, unit_conversion=0.4, numeral_conversion=0.3)]
-  found, rng = effects.fit(SPACE, DEFAULTS, trials, HALF), np.random.default_rng(0)
-  direction = found.difference({}, LORA)
-  draws = np.asarray([found.overall(found.draw(rng) @ direction) for _ in range(4000)])
-  mean, sd = found.gain({}, LORA)
+  found, rng = effects.fit(ENCODER, trials, HALF), np.random.default_rng(0)
+  direction = step({}, LORA)[0]
+  draws = found.overall(found.draws(rng, 4000) @ direction)
+  mean, sd = gain(found, {}, LORA)
   assert draws.mean() == pytest.approx(mean, abs=0.1 * sd) and draws.std() == pytest.approx(sd, rel=0.1)
   sigmoid = lambda z: 1 / (1 + math.exp(-z))
   assert mean == pytest.approx(np.mean([sigmoid(m @ direction) - 0.5 for m in found.means]))
@@ -81,7 +92,7 @@ def test_a_gain_is_that_of_the_draws():
 
 def test_families_count_by_their_items():
   standing = {'a': Count(30, 100), 'b': Count(150, 300)}
-  found = effects.fit(SPACE, DEFAULTS, [], standing)
+  found = effects.fit(ENCODER, [], standing)
   np.testing.assert_allclose(found.shares, [0.25, 0.75])
   assert found.overall(np.asarray([50.0, 0.0])) == pytest.approx(0.25 * (1 - 30.5 / 101))
 
@@ -89,25 +100,25 @@ def test_families_count_by_their_items():
 def test_what_helps_a_family_helps_it_little_where_another_change_has_brought_it_down():
   """Steps double the odds of units, LoRA divides all odds by four; both changed at once, accuracy falls, and steps are known to help all the same."""
   trials = [trial({}, LORA, unit_conversion=0.2, numeral_conversion=0.2), trial({}, STEPS | LORA, unit_conversion=1 / 3, numeral_conversion=0.2)]
-  found = effects.fit(SPACE, DEFAULTS, trials, HALF)
-  assert found.gain({}, STEPS)[0] > 0.01 and found.gain({}, LORA)[0] < -0.1
-  assert found.gain({}, STEPS | LORA)[0] < 0
+  found = effects.fit(ENCODER, trials, HALF)
+  assert gain(found, {}, STEPS)[0] > 0.01 and gain(found, {}, LORA)[0] < -0.1
+  assert gain(found, {}, STEPS | LORA)[0] < 0
 
 
 def test_an_effect_on_its_own_family_shows_behind_a_loss_on_all():
   """LoRA costs .15 everywhere, steps gain .3 on units alone; both changed at once, overall nothing happened."""
   together = trial({}, STEPS | LORA, unit_conversion=0.65, numeral_conversion=0.35)
-  by_family = effects.fit(SPACE, DEFAULTS, [together], HALF)
+  by_family = effects.fit(ENCODER, [together], HALF)
   whole = {'overall': Count(200, 400)}
-  overall = effects.fit(SPACE, DEFAULTS, [Trial({}, STEPS | LORA, whole, whole, 3)], whole)
-  assert by_family.gain({}, STEPS)[0] > 0.04 and by_family.gain({}, LORA)[0] < -0.02
-  assert overall.gain({}, STEPS)[0] == pytest.approx(0.0, abs=1e-9)
+  overall = effects.fit(ENCODER, [Trial({}, STEPS | LORA, whole, whole, 3)], whole)
+  assert gain(by_family, {}, STEPS)[0] > 0.04 and gain(by_family, {}, LORA)[0] < -0.02
+  assert gain(overall, {}, STEPS)[0] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_what_any_change_costs_is_not_held_against_a_setting():
   """Three axes that lose alike: mostly the cost of changing an axis. `own` tells apart what is the setting's."""
   trials = [Trial({}, o, {'overall': Count(400, 1000)}, {'overall': Count(1500, 3000)}, 3) for o in (STEPS, LORA, {'optimizer.learning_rate': 5e-3})]
-  found = effects.fit(SPACE, DEFAULTS, trials, {'overall': Count(1500, 3000)})
-  whole, own = found.gain({}, STEPS)[0], found.gain({}, STEPS, own=True)[0]
+  found = effects.fit(ENCODER, trials, {'overall': Count(1500, 3000)})
+  whole, own = gain(found, {}, STEPS)[0], gain(found, {}, STEPS, own=True)[0]
   assert whole < -0.04 and abs(own) < 0.75 * abs(whole)
-  assert found.gain({}, {}, own=True) == (0.0, 0.0)
+  assert gain(found, {}, {}, own=True) == (0.0, 0.0)

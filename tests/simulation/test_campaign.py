@@ -1,0 +1,71 @@
+"""Whole simulated campaigns: what is scored, that they repeat, and the accounts of promotions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from aevo_jax.campaign.decisions import AGENTS
+from aevo_jax.campaign.state import CampaignState
+from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.simulation import campaign, study
+from aevo_jax.simulation.campaign import Outcome, Play
+from aevo_jax.simulation.detector import Alarm
+
+
+def test_scores_are_the_surface_with_noise_of_seeds_sets_and_items(scenario):
+  world = scenario('drawn', seed_sd=0.1, transfer_sd=0.05)
+  play = Play(world, 3)
+  dev, external = play.scores(np.repeat(world.encoder.codes({})[None], 4000, axis=0), 1)
+  truth = play.surface.accuracies(world.encoder.codes({})[None])[0]
+  np.testing.assert_allclose(dev.mean(axis=0), truth, atol=0.01)
+  slope = truth * (1 - truth)  # of the sigmoid
+  for scores, items, luck in ((dev, 200, 0.1), (external, 500, math.hypot(0.1, 0.05))):
+    np.testing.assert_allclose(scores.std(axis=0), np.sqrt(slope / items + (slope * luck) ** 2), rtol=0.08)
+  shared = [np.cov(dev[:, f], external[:, f])[0, 1] for f in range(6)]
+  np.testing.assert_allclose(shared, (slope * 0.1) ** 2, rtol=0.5)  # the seed's luck is on both sides
+
+
+def test_a_round_releases_within_the_quota_the_anchors_first(scenario):
+  world = scenario(verdicts=False)
+  play, state = Play(world, 0), CampaignState()
+  evidence = play.round(state, policy_lib.starting(3))
+  assert [t['external'] is not None for t in evidence['trials']] == [True] * 3
+  assert all(t['dev']['by_family'].keys() == set(world.families) for t in evidence['trials'])
+  assert evidence['noise']['degrees_of_freedom'] == 2 and sorted(state.ranks[0].values()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize('agent', ['random', 'statistical'])
+def test_a_campaign_repeats_and_depends_on_its_index(scenario, agent):
+  world = scenario(rounds=2, verdicts=False)
+  outcomes = [campaign.run(world, agent, index) for index in (1, 1, 2)]
+  assert outcomes[0] == outcomes[1] != outcomes[2]
+  assert all(o.best >= max(o.gain, 0) and o.alarms == () for o in outcomes)
+
+
+def test_every_agent_plays(scenario):
+  world = scenario(rounds=1, verdicts=False)
+  for agent in AGENTS:
+    assert math.isfinite(campaign.run(world, agent, 0).gain), agent
+
+
+def test_where_nothing_matters_every_promotion_is_false_and_costs_nothing(scenario):
+  found = [campaign.run(scenario('flat', verdicts=False), 'random', index) for index in range(8)]
+  assert any(o.promotions for o in found)
+  assert all(o.false_promotions == o.promotions and o.gain == o.best == 0 for o in found)
+
+
+
+
+def test_a_summary_by_hand():
+  alarm = lambda round_, stream, verdict='decoupled': Alarm(round_, stream, verdict)
+  found = [Outcome(0, 0.04, 0.10, 2, 1, (alarm(3, 'a'), alarm(4, 'b')), ('a', 3)), Outcome(1, -0.01, 0.05, 1, 1, (alarm(2, 'a'),), ('a', 3)),
+           Outcome(2, 0.0, 0.03, 0, 0, (alarm(4, 'overall', 'reversed'),), ('b', 3)), Outcome(3, 0.05, 0.06, 1, 0, (), ('b', 3))]
+  summary = study.summary(found, 8.0)
+  assert summary['gain']['mean'] == 0.02 and summary['regret']['mean'] == 0.04 and summary['campaigns_per_minute'] == 30
+  assert [summary[name]['share'] for name in ('promoted', 'false_promotion', 'harmed', 'detected', 'false_alarm')] == [0.75, 0.5, 0.25, 0.5, 0.5]
+  assert {k: v['share'] for k, v in summary['detected_as'].items()} == {'decoupled': 0.25, 'reversed': 0.25}
+  assert summary['rounds_from_onset_to_detection'] == {'0': 1, '1': 1}
+  deviation = math.sqrt(sum((g - 0.02) ** 2 for g in (0.04, -0.01, 0.0, 0.05)) / 3)
+  assert summary['gain']['high'] - 0.02 == pytest.approx(1.96 * deviation / 2, abs=1e-5)
+  assert any('detected in 0.500' in line for line in study.lines(summary))
