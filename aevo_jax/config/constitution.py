@@ -25,7 +25,8 @@ class Objective:
   """What is optimised and how an answer is judged.
 
   Attributes:
-    target: the authoritative score; 'external' is the only one.
+    target: the authoritative score: 'external', the arbiter's; or 'proxies' where there is nothing of that kind: the consensus of dev and the probes, which
+      judge each other (meta_agent.proxies).
     size: puzzle size, 'micro' or 'standard'.
     verifier: how answers are compared, in every score: a name of tasks.verify, which checks it.
     max_new_tokens: generation limit of every evaluation.
@@ -37,8 +38,8 @@ class Objective:
   max_new_tokens: int = 56
 
   def __post_init__(self):
-    if self.target != 'external':
-      raise ValueError(f"target must be 'external', got {self.target!r}; dev is a proxy and never the target")
+    if self.target not in ('external', 'proxies'):
+      raise ValueError(f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a proxy and never the target")
 
 
 @configurable('tasks')
@@ -191,6 +192,52 @@ class Reversal:
         raise ValueError(f'reversal.{field} must be >= {least}, got {getattr(self, field)}')
 
 
+@configurable('probes')
+@dataclasses.dataclass(frozen=True)
+class Probes:
+  """Further scores of every candidate, for campaigns without an external target (evaluation.probes). Each costs a generation pass over its items.
+
+  Attributes:
+    seed: of items, orders and samples; public.
+    rules: items of puzzles whose rules neither dev nor training asks, rare kinds included; 0 for no such probe, as below.
+    families: items of the families that dev_set.family_weight sets to 0.
+    order: dev items with their examples in another order. paraphrase: dev items in other words; of tasks of one's own by `templates`, each with {prompt}.
+    options: dev items of a multiple choice with their options in another order.
+    samples: dev items that are answered `draws` times at `temperature`; the score is pass@`k`.
+  """
+
+  seed: int = 0
+  rules: int = 0
+  families: int = 0
+  order: int = 0
+  paraphrase: int = 0
+  options: int = 0
+  samples: int = 0
+  draws: int = 4
+  k: int = 2
+  temperature: float = 1.0
+  templates: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    for name in PROBES:
+      if getattr(self, name) < 0:
+        raise ValueError(f'probes.{name} is a number of items, 0 or more, got {getattr(self, name)}')
+    if not 1 <= self.k <= self.draws:
+      raise ValueError(f'probes.k must lie in [1, probes.draws = {self.draws}], got {self.k}')
+    if not self.temperature > 0:
+      raise ValueError(f'probes.temperature must be > 0, got {self.temperature}; dev is the greedy score')
+    for template in self.templates:
+      if template.count('{prompt}') != 1:
+        raise ValueError(f'probes.templates: {template!r} must hold {{prompt}} once')
+
+  def used(self) -> tuple[str, ...]:
+    """The probes that have items."""
+    return tuple(name for name in PROBES if getattr(self, name))
+
+
+PROBES = ('rules', 'families', 'order', 'paraphrase', 'options', 'samples')
+
+
 @configurable('search_space')
 @dataclasses.dataclass(frozen=True)
 class SearchSpaceText:
@@ -200,7 +247,8 @@ class SearchSpaceText:
 
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
-             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'search_space': SearchSpaceText}
+             'promotion': Promotion, 'release': Release, 'reversal': Reversal, 'probes': Probes, 'search_space': SearchSpaceText}
+_ONLY_IF_SET = {'tasks': Tasks(), 'probes': Probes()}  # left out of the text at their defaults, so that constitutions without them keep their digest and holdout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,12 +265,17 @@ class Constitution:
   promotion: Promotion
   release: Release
   reversal: Reversal
+  probes: Probes
   search_space: SearchSpaceText
 
+  def __post_init__(self):
+    if self.objective.target == 'proxies' and not self.probes.used():
+      raise LoadError(f"objective.target = 'proxies' needs something beside dev to judge it by; give one of {', '.join(f'probes.{name}' for name in PROBES)} some items")
+
   def text(self) -> str:
-    """Canonical gin text, every field spelled out; of tasks only where they are one's own, so that a constitution of puzzles keeps its digest and holdout."""
+    """Canonical gin text, every field spelled out; of tasks and probes only where they are set (see `_ONLY_IF_SET`)."""
     return render(Binding(f'{name}.{field.name}', getattr(getattr(self, name), field.name))
-                  for name, cls in _SECTIONS.items() if name != 'tasks' or self.tasks != Tasks() for field in dataclasses.fields(cls))
+                  for name, cls in _SECTIONS.items() if getattr(self, name) != _ONLY_IF_SET.get(name) for field in dataclasses.fields(cls))
 
   def digest(self) -> str:
     """SHA-256 of the canonical text."""
