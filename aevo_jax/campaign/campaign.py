@@ -384,7 +384,7 @@ class Campaign:
       return
     if trial.dev is None:
       self._evaluator.submit(('trial_scored', trial.trial), request | {'op': 'score', 'out': str(self._run / 'scores' / f'{trial.trial}.dev.json')})
-    if not trial.external_scored:
+    if not trial.external_scored and self._inputs.constitution.objective.target == 'external':
       self._arbiter.submit(('external_scored', trial.trial), request | {'op': 'score', 'trial': trial.trial})
 
   def _collect_scores(self) -> None:
@@ -392,7 +392,8 @@ class Campaign:
       if (answer := server.poll()) is not None:
         (kind, trial), reply = answer
         if kind is not None:
-          self._append(kind, {'trial': trial} | ({'score': reply['summary']} if 'summary' in reply else {}))
+          self._append(kind, {'trial': trial} | ({'score': reply['summary']} if 'summary' in reply else {})
+                       | ({'probes': reply['probes']} if 'probes' in reply else {}))
 
   # -- end of a round ------------------------------------------------------------------------------------------------------------------------
 

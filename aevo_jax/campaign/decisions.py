@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from aevo_jax.campaign import proxy_target
 from aevo_jax.campaign.gate import default_values, full_recipe
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import TrialSpec, trial_seed
@@ -57,17 +58,18 @@ def to_release(trials: Sequence[TrialState], per_round: int) -> list[str]:
 
 def round_evidence(state: CampaignState, round_: int, policy: Policy, constitution: Constitution) -> dict[str, Any]:
   """The evidence of a round, from what is known when it ends (later rounds and the final are left out)."""
-  groups = collections.defaultdict(list)
+  groups, target = collections.defaultdict(list), proxy_target.assess(state, round_, constitution) if constitution.objective.target == 'proxies' else None
   for trial in state.trials.values():
     if trial.axis == ANCHOR and trial.dev is not None and 0 <= trial.round <= round_:
-      groups[trial.overlay].append(trial.dev['overall']['accuracy'])
+      groups[trial.overlay].append(target.score(trial) if target else trial.dev['overall']['accuracy'])
   noise = evidence_lib.seed_noise(list(groups.values()), constitution.promotion.seed_sd_floor)
   ranks = state.ranks.get(round_, {})
   rows = [evidence_lib.trial_row(
       trial=t.trial, worker=t.worker, axis=t.axis, changes=policy.assignments[t.worker].changes, status=t.status, cause=t.cause, dev=t.dev,
       external=t.released, external_rank=ranks.get(t.trial), cost={k: t.claim.get(k, 0) for k in ('tokens', 'steps', 'flops')})
           for t in state.of_round(round_)]
-  return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise)
+  collected = evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise)
+  return target.entered(collected) if target else collected
 
 
 def evidence_text(evidence: dict[str, Any]) -> str:
@@ -77,7 +79,7 @@ def evidence_text(evidence: dict[str, Any]) -> str:
 
 def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitution, *, recipe: str, agent: str, campaign_seed: int) -> Policy:
   """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default."""
-  return AGENTS[agent](history, policy, constitution, default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'))
+  return AGENTS[agent](proxy_target.rescored(history), policy, constitution, default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'))
 
 
 def promotion(policy: Policy, following: Policy) -> dict[str, Any]:

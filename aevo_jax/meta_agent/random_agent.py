@@ -28,7 +28,8 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
       if trial['external'] is not None and trial['external'] > best:
         best, standing = trial['external'], dict(overlay)
   if standing != policy.standing:
-    reasons.append(f'best released external score so far: {best:.2f}')
+    measure = 'consensus of the proxies' if history[-1].get('target') == 'proxies' else 'released external score'
+    reasons.append(f'best {measure} so far: {best:.2f}')
   assignments = [Assignment(ANCHOR, {}, dict(standing), 'the best recipe so far, unchanged')]
   while len(assignments) < constitution.budget.workers:
     overlay: dict[str, Any] = {}

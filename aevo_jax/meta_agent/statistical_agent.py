@@ -64,13 +64,14 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   rng = np.random.default_rng([seed, policy.round])
   observations = observe(history)
   latest = history[-1]
+  measure = 'the consensus of the proxies' if latest.get('target') == 'proxies' else 'external'
   standing, promoted, reasons = dict(policy.standing), dict(policy.promoted), []
 
   previous = _rollback(history, rule)
   if previous is not None:
     standing, lost = previous
     promoted = {axis: changes for axis, changes in promoted.items() if all(standing.get(k) == v for k, v in changes.items())}
-    reasons.append(f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on external since the last promotion, beyond the noise floor')
+    reasons.append(f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on {measure} since the last promotion, beyond the noise floor')
   else:
     for observation in _significant(observations, history, constitution):
       if all(standing.get(k) == v for k, v in observation.changes.items()):
@@ -78,7 +79,7 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
       gain = float(np.mean(observation.external))
       standing = prune(standing | observation.changes, space, defaults)
       promoted |= _by_axis(observation.changes, space)
-      reasons.append(f'promoted {observation.axis}: {_words(observation.changes)} gained {gain:+.3f} on external over {len(observation.external)} trial(s), '
+      reasons.append(f'promoted {observation.axis}: {_words(observation.changes)} gained {gain:+.3f} on {measure} over {len(observation.external)} trial(s), '
                      f'beyond the noise floor (sd {latest["noise"]["seed_sd"]:.4f})')
 
   effects = _effects(history, standing, space, defaults)
