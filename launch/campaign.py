@@ -131,6 +131,7 @@ def dry_run(constitution: constitution_lib.Constitution, settings) -> None:
       'processes at a time': f'{slots}',
       'time': f'about {seconds / 3600:.2f} h on cores that train 9,000 tokens a second (micro model)',
       'disk': f'about {trials * DISK_PER_TRIAL / 1e6:.0f} MB; {shutil.disk_usage(".").free / 1e9:.1f} GB are free here',
+      'probes': ', '.join(f'{name} {getattr(constitution.probes, name)}' for name in constitution.probes.used()) or 'none',
       'settings': str(dataclasses.asdict(settings)),
       'constitution': constitution.digest(),
   }

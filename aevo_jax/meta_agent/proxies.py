@@ -6,7 +6,7 @@ those of `reversal`, the consensus standing where the external score stands ther
 calibration rounds, and the e-process of the ranks; alpha is of the whole campaign, over all proxies, families and looks.
 
 An alarm says that the panel does not agree any more; whoever departed drags the others' consensus along. Who it was is decided by leaving out: the smallest set, less
-than half of the panel, after whose removal none of those left alarms, and by `MARGIN` more agreement is restored than by leaving out any other set of its size. Where
+than half of the panel, after whose removal none of those left alarms and clearly less disagreement is left than after leaving out any other set of its size (`MARGIN`, `LEFT_SHARE`). Where
 there is none, because they are two, or half stands against half, the verdict is 'undetermined: they disagree'. If all depart together nothing shows.
 
 Trust of a proxy on a family or overall: 1 while nothing speaks against it; 0 from the round on in which it is found to depart, to the end of the campaign; 1/2 while
@@ -30,7 +30,8 @@ DEV, CROSS, OVERALL = 'dev', 'cross', 'overall'
 WEAKER = 'proxies only, weaker'
 DISAGREE = 'undetermined: they disagree'
 _ALARMS = ('reversed', 'decoupled')
-MARGIN = 1.0  # standard errors of a slope by which leaving out the named set must restore more agreement than leaving out any other
+# What is left of the disagreement, in standard errors of a slope, must be less by MARGIN than after leaving out any other set of that size, and at most this share of it.
+MARGIN, LEFT_SHARE = 1.0, 0.6
 
 Scores = Mapping[str, Mapping[str, tuple[float, float]]]  # proxy -> stream (a family, or overall) -> (score, its variance by the luck of the items)
 Round = Mapping[str, Scores]  # trial -> scores
@@ -131,7 +132,7 @@ def _departed(panel: Sequence[str], examine) -> tuple[tuple[str, ...], dict[str,
       verdicts = examine(left, out)
       tried.append((_disagreement([verdicts[p] for p in left]), any(verdicts[p].verdict in _ALARMS for p in left), out, verdicts))
     (worst, alarmed, out, verdicts), *rest = sorted(tried, key=lambda t: t[0])
-    if not alarmed and worst < math.inf and rest[0][0] - worst >= MARGIN:
+    if not alarmed and worst < math.inf and worst <= rest[0][0] - MARGIN and worst <= LEFT_SHARE * rest[0][0]:
       return out, verdicts
   return None
 
