@@ -153,6 +153,7 @@ def dry_run(constitution: constitution_lib.Constitution, settings, estimate: est
       'time': 'not known: no trial of such a model has run' if estimate.model else f'about {seconds / 3600:.2f} h on cores that train 9,000 tokens a second (micro model)',
       'wall-clock cap': f'{budget.wall_clock_s / 3600:g} h; rounds end early to keep it' if budget.wall_clock_s else 'none',
       'disk': 'not known' if estimate.model else f'about {trials * DISK_PER_TRIAL / 1e6:.0f} MB; {shutil.disk_usage(".").free / 1e9:.1f} GB are free here',
+      'probes': ', '.join(f'{name} {getattr(constitution.probes, name)}' for name in constitution.probes.used()) or 'none',
       'settings': str(dataclasses.asdict(settings)),
       'constitution': constitution.digest(),
   }

@@ -237,7 +237,8 @@ class Campaign:
 
   def _round(self, round_: int) -> None:
     policy = self._policy(round_)
-    if round_ and round_ not in self.state.thresholds:
+    judged = round_ > 0 and self._inputs.constitution.objective.target == 'external'
+    if judged and round_ not in self.state.thresholds:
       self._append('thresholds_fixed', {'round': round_, 'thresholds': decisions.fix_thresholds(self.state, round_, self._inputs.constitution, self._settings.seed)})
     chosen = decisions.with_choices(policy, self._inputs.constitution, recipe=self._inputs.recipe, workers_choose=self._settings.workers_choose, dialogue=self._dialogue)
     for worker, assignment in enumerate(chosen.assignments):
@@ -249,7 +250,7 @@ class Campaign:
     # What the final needs whatever is promoted is trained where a round would leave a processor idle.
     self._work(trials, spare=[] if self._manual else self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
     self._release(round_, trials, policy)
-    if round_:
+    if judged:
       self._judge(round_, trials, policy)
     text = decisions.evidence_text(decisions.round_evidence(self.state, round_, chosen, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
@@ -435,7 +436,7 @@ class Campaign:
       return
     if trial.dev is None:
       self._evaluator.submit(('trial_scored', trial.trial), request | {'op': 'score', 'out': str(self._run / 'scores' / f'{trial.trial}.dev.json')})
-    if not (trial.external_scored or self._manual):
+    if not (trial.external_scored or self._manual) and self._inputs.constitution.objective.target == 'external':
       self._arbiter.submit(('external_scored', trial.trial), request | {'op': 'score', 'trial': trial.trial})
 
   def _collect_scores(self) -> None:
@@ -443,7 +444,8 @@ class Campaign:
       if (answer := server.poll()) is not None:
         (kind, trial), reply = answer
         if kind is not None:
-          self._append(kind, {'trial': trial} | ({'score': reply['summary']} if 'summary' in reply else {}))
+          self._append(kind, {'trial': trial} | ({'score': reply['summary']} if 'summary' in reply else {})
+                       | ({'probes': reply['probes']} if 'probes' in reply else {}))
 
   # -- end of a round ------------------------------------------------------------------------------------------------------------------------
 

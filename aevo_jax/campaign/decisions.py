@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from aevo_jax.campaign import proxy_target
 from aevo_jax.campaign.gate import default_values, full_recipe
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import TrialSpec, trial_seed
@@ -135,10 +136,11 @@ def controlled(state: CampaignState, last: int) -> list[dict[str, list[str]]]:
 
 def round_evidence(state: CampaignState, round_: int, policy: Policy, constitution: Constitution) -> dict[str, Any]:
   """The evidence of a round, from what is known when it ends (later rounds and the final are left out); `policy` with what its workers chose."""
-  groups = collections.defaultdict(list)
+  groups, target = collections.defaultdict(list), proxy_target.assess(state, round_, constitution) if constitution.objective.target == 'proxies' else None
   for trial in state.trials.values():
     if trial.axis == ANCHOR and trial.dev is not None and 0 <= trial.round <= round_:
-      groups[trial.overlay].append(evidence_lib.streams(trial.dev))
+      scores = evidence_lib.streams(trial.dev)
+      groups[trial.overlay].append(scores | {'overall': {'accuracy': target.score(trial)}} if target else scores)
   by_stream = {s: [[score[s]['accuracy'] for score in group] for group in groups.values()] for s in next(iter(groups.values()), [{}])[0]}
   floor = constitution.promotion.seed_sd_floor
   noise = evidence_lib.seed_noise(by_stream.pop('overall', []), floor) | {'by_family': {
@@ -152,8 +154,9 @@ def round_evidence(state: CampaignState, round_: int, policy: Policy, constituti
     rows.append(evidence_lib.trial_row(
         trial=t.trial, worker=t.worker, axis=t.axis, arm=assignment.arm, changes=assignment.changes, status=t.status, cause=t.cause, dev=t.dev,
         external=t.released, external_interval=interval, external_by_family=_families(t.released_families), external_rank=ranks.get(t.trial), cost=_cost(t)))
-  return evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise, verdicts=state.verdicts.get(round_, {}),
-                              attribution=state.attributions.get(round_), llm=state.llm_cost(round_))
+  collected = evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise, verdicts=state.verdicts.get(round_, {}),
+                                   attribution=state.attributions.get(round_), llm=state.llm_cost(round_))
+  return target.entered(collected) if target else collected
 
 
 def _cost(trial: TrialState) -> dict[str, float]:
@@ -184,6 +187,7 @@ def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitut
 
   The latest verdicts first revise what dev is worth. In the rounds after a revision some workers go on as if there had been none: the control arm.
   """
+  history = proxy_target.rescored(history)
   defaults, seed, rules = default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'), constitution.in_round(policy.round + 1)
 
   def decide(objectives: Mapping[str, float], seen: Sequence[dict], purpose: str) -> Policy:

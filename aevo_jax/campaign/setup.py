@@ -13,7 +13,7 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data import chat_template, corpus
 from aevo_jax.data import tokenizer as tokenizers
-from aevo_jax.evaluation import arbiter, sets
+from aevo_jax.evaluation import arbiter, probes, sets
 from aevo_jax.evaluation.sets import commitment
 from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate import build, manifest
@@ -54,7 +54,7 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   Raises:
     CampaignKindError: see `kinds.check`.
     RunDirectoryError: it exists, or lies where workers read and would hold private tasks. SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError: tasks of one's own or the base's
-    chat format cannot be used.
+    chat format cannot be used. ProbeError: see `probes.build`.
   """
   if run.exists():
     raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
@@ -75,6 +75,7 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   if own is not None:
     sets.check_own(constitution, own, secret)
     _check_fit(constitution, own, root)
+  probes.build(constitution, own)  # one that its items cannot be shown in is an error now
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
   stored = build.build(root, measured, store, '' if own is None else own_data.jsonl(own.of_split('train')))

@@ -26,6 +26,7 @@ class TrialState:
   export_file: str = ''
   claim: dict = dataclasses.field(default_factory=dict)
   dev: dict | None = None
+  probes: dict = dataclasses.field(default_factory=dict)  # probe -> summary, where the constitution has probes
   external_scored: bool = False
   released: float | None = None
   released_families: dict[str, list] | None = None  # family -> [accuracy, items]
@@ -52,6 +53,7 @@ class CampaignState:
 
   started: dict | None = None
   base: dict | None = None
+  base_probes: dict = dataclasses.field(default_factory=dict)
   policies: dict[int, dict] = dataclasses.field(default_factory=dict)
   trials: dict[str, TrialState] = dataclasses.field(default_factory=dict)
   evidence: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -129,9 +131,9 @@ class CampaignState:
       case 'trial_refused':
         self.trials[p['trial']].status, self.trials[p['trial']].cause = 'refused', p['cause']
       case 'trial_scored':
-        self.trials[p['trial']].dev = p['score']
+        self.trials[p['trial']].dev, self.trials[p['trial']].probes = p['score'], p.get('probes', {})
       case 'base_scored':
-        self.base = p['score']
+        self.base, self.base_probes = p['score'], p.get('probes', {})
       case 'external_scored':
         self.trials[p['trial']].external_scored = True
       case 'external_ranked':

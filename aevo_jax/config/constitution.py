@@ -27,7 +27,8 @@ class Objective:
   """What is optimised and how an answer is judged.
 
   Attributes:
-    target: the authoritative score; 'external' is the only one.
+    target: the authoritative score: 'external', the arbiter's; or 'proxies' where there is nothing of that kind: the consensus of dev and the probes, which
+      judge each other (meta_agent.proxies).
     size: puzzle size, 'micro' or 'standard'.
     verifier: how answers are compared, in every score: a name of tasks.verify, which checks it.
     max_new_tokens: generation limit of every evaluation.
@@ -39,8 +40,8 @@ class Objective:
   max_new_tokens: int = 56
 
   def __post_init__(self):
-    if self.target != 'external':
-      raise ValueError(f"target must be 'external', got {self.target!r}; dev is a proxy and never the target")
+    if self.target not in ('external', 'proxies'):
+      raise ValueError(f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a proxy and never the target")
 
 
 @configurable('tasks')
@@ -275,6 +276,52 @@ class LlmRules:
         raise ValueError(f'llm_rules.{field} must be >= 0, got {getattr(self, field)}')
 
 
+@configurable('probes')
+@dataclasses.dataclass(frozen=True)
+class Probes:
+  """Further scores of every candidate, for campaigns without an external target (evaluation.probes). Each costs a generation pass over its items.
+
+  Attributes:
+    seed: of items, orders and samples; public.
+    rules: items of puzzles whose rules neither dev nor training asks, rare kinds included; 0 for no such probe, as below.
+    families: items of the families that dev_set.family_weight sets to 0.
+    order: dev items with their examples in another order. paraphrase: dev items in other words; of tasks of one's own by `templates`, each with {prompt}.
+    options: dev items of a multiple choice with their options in another order.
+    samples: dev items that are answered `draws` times at `temperature`; the score is pass@`k`.
+  """
+
+  seed: int = 0
+  rules: int = 0
+  families: int = 0
+  order: int = 0
+  paraphrase: int = 0
+  options: int = 0
+  samples: int = 0
+  draws: int = 4
+  k: int = 2
+  temperature: float = 1.0
+  templates: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    for name in PROBES:
+      if getattr(self, name) < 0:
+        raise ValueError(f'probes.{name} is a number of items, 0 or more, got {getattr(self, name)}')
+    if not 1 <= self.k <= self.draws:
+      raise ValueError(f'probes.k must lie in [1, probes.draws = {self.draws}], got {self.k}')
+    if not self.temperature > 0:
+      raise ValueError(f'probes.temperature must be > 0, got {self.temperature}; dev is the greedy score')
+    for template in self.templates:
+      if template.count('{prompt}') != 1:
+        raise ValueError(f'probes.templates: {template!r} must hold {{prompt}} once')
+
+  def used(self) -> tuple[str, ...]:
+    """The probes that have items."""
+    return tuple(name for name in PROBES if getattr(self, name))
+
+
+PROBES = ('rules', 'families', 'order', 'paraphrase', 'options', 'samples')
+
+
 @configurable('search_space')
 @dataclasses.dataclass(frozen=True)
 class SearchSpaceText:
@@ -291,9 +338,9 @@ class SearchSpaceText:
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
              'promotion': Promotion, 'release': Release, 'submission': Submission, 'keep_or_discard': KeepOrDiscard, 'reversal': Reversal, 'control': Control,
-             'llm_rules': LlmRules, 'search_space': SearchSpaceText}
+             'probes': Probes, 'llm_rules': LlmRules, 'search_space': SearchSpaceText}
 # Spelled out only where they are not the defaults, so that a constitution that has no use for them keeps its digest and holdout.
-_OPTIONAL = ('tasks', 'submission', 'keep_or_discard')
+_OPTIONAL = ('tasks', 'submission', 'keep_or_discard', 'probes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,8 +360,13 @@ class Constitution:
   keep_or_discard: KeepOrDiscard
   reversal: Reversal
   control: Control
+  probes: Probes
   llm_rules: LlmRules
   search_space: SearchSpaceText
+
+  def __post_init__(self):
+    if self.objective.target == 'proxies' and not self.probes.used():
+      raise LoadError(f"objective.target = 'proxies' needs something beside dev to judge it by; give one of {', '.join(f'probes.{name}' for name in PROBES)} some items")
 
   def text(self) -> str:
     """Canonical gin text, every field spelled out, of the `_OPTIONAL` sections only where something is set."""

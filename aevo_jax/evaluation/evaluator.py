@@ -2,7 +2,8 @@
 
   python -m aevo_jax.evaluation.evaluator --base=DIR --constitution=FILE --threads=1 --cache=DIR
 
-Request {"op": "score", "weights": PATH, "file_digest": SHA256, "out": PATH}: item results are written to `out`, and the reply is their summary.
+Request {"op": "score", "weights": PATH, "file_digest": SHA256, "out": PATH}: item results are written to `out`, and the reply is their summary. If the
+constitution has probes, their answers go to the file beside it that `probes_path` names, and their summaries into the reply.
 It reads nothing a worker wrote but the safetensors file, whose digest must be the sealed one.
 """
 
@@ -31,9 +32,18 @@ def load_sealed(path: pathlib.Path, file_digest: str, config):
 def write_scores(path: pathlib.Path, results, summary: dict, *, file_digest: str) -> None:
   """Summary, item-level results and the digest of the scored file; written aside, then renamed."""
   from aevo_jax.evaluation.scoring import to_rows
+  _write(path, {'summary': summary, 'file_digest': file_digest, 'items': to_rows(results)})
+
+
+def probes_path(path: pathlib.Path) -> pathlib.Path:
+  """Where the probes' answers of a candidate lie whose dev scores lie at `path`."""
+  return path.with_name(f'{path.name.split(".")[0]}.probes.json')
+
+
+def _write(path: pathlib.Path, content: dict) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  temporary.write_text(json.dumps({'summary': summary, 'file_digest': file_digest, 'items': to_rows(results)}))
+  temporary.write_text(json.dumps(content))
   temporary.rename(path)
 
 
@@ -53,25 +63,33 @@ def main() -> None:
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
-  from aevo_jax.evaluation import scoring, sets
+  from aevo_jax.evaluation import probes, scoring, sets
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import outline
 
   constitution = constitution_lib.read(arguments.constitution)
   config = hf_checkpoint.read_config(arguments.base)
   structure, _ = outline(config)
+  own = functools.cache(lambda: sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS)))
+  probed = functools.cache(lambda: probes.build(constitution, own()))
 
   @functools.cache
-  def scorer():
-    own = sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS))
-    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), sets.dev_items(constitution, own), max_new_tokens=constitution.objective.max_new_tokens,
+  def scorer(probe: str = ''):
+    items = probed()[probe].items if probe else sets.dev_items(constitution, own())
+    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), items, max_new_tokens=constitution.objective.max_new_tokens,
                           chat=chat_template.read(str(arguments.base)), verifier=constitution.objective.verifier)
 
   def score(request: dict) -> dict:
-    results = scorer()(load_sealed(pathlib.Path(request['weights']), request['file_digest'], config))
+    params, out = load_sealed(pathlib.Path(request['weights']), request['file_digest'], config), pathlib.Path(request['out'])
+    results = scorer()(params)
     summary = scoring.summary(results, constitution.objective.verifier)
-    write_scores(pathlib.Path(request['out']), results, summary, file_digest=request['file_digest'])
-    return {'summary': summary}
+    write_scores(out, results, summary, file_digest=request['file_digest'])
+    if not probed():
+      return {'summary': summary}
+    answers = probes.score({name: scorer(name) for name in probed()}, probed(), params, constitution.probes.temperature)
+    said = {name: probes.summary(probe, answers[name], [r.answer for r in results], constitution) for name, probe in probed().items()}
+    _write(probes_path(out), {'summary': said, 'file_digest': request['file_digest'], 'answers': answers})
+    return {'summary': summary, 'probes': said}
 
   server.serve({'score': score})
 

@@ -51,11 +51,17 @@ class Scorer:
 
   def __call__(self, params: Params) -> list[ItemResult]:
     """Greedy completions of every item, compared with its key."""
-    results = []
-    for item, ids in zip(self._items, self._sampler(params, self._prompts)):
-      ids = ids[:next((k for k, token in enumerate(ids) if token in self._stops), len(ids))]
-      results.append(judge(item, verify.extract_boxed(self._tokenizer.decode(ids, skip_special_tokens=False)), self._verifier))
-    return results
+    return [judge(item, answer, self._verifier) for item, answer in zip(self._items, self._answers(self._sampler(params, self._prompts)))]
+
+  def sampled(self, params: Params, seeds: Sequence[Sequence[int]], temperature: float) -> list[list[str | None]]:
+    """The answers of sampled completions: of every item as many as it has seeds."""
+    prompts = [prompt for prompt, own in zip(self._prompts, seeds, strict=True) for _ in own]
+    answers = iter(self._answers(self._sampler(params, prompts, seeds=[seed for own in seeds for seed in own], temperature=temperature)))
+    return [[next(answers) for _ in own] for own in seeds]
+
+  def _answers(self, completions: Sequence[Sequence[int]]) -> list[str | None]:
+    cut = (ids[:next((k for k, token in enumerate(ids) if token in self._stops), len(ids))] for ids in completions)
+    return [verify.extract_boxed(self._tokenizer.decode(ids, skip_special_tokens=False)) for ids in cut]
 
 
 def summary(results: Sequence[ItemResult], verifier: str) -> dict:

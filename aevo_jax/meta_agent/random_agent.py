@@ -30,7 +30,8 @@ def best_released(history: Sequence[dict], policy: Policy) -> tuple[dict[str, An
       overlay = evidence['standing'] if trial['axis'] == ANCHOR else trial['changes']
       if trial['external'] is not None and trial['external'] > best:
         best, standing = trial['external'], dict(overlay)
-  return standing, (f'best released external score so far: {best:.2f}',) if standing != policy.standing else ()
+  measure = 'consensus of the proxies' if history[-1].get('target') == 'proxies' else 'released external score'
+  return standing, (f'best {measure} so far: {best:.2f}',) if standing != policy.standing else ()
 
 
 def draw_recipes(constitution: Constitution, defaults: dict[str, Any], count: int, seed: Sequence[int]) -> list[Assignment]:

@@ -48,20 +48,21 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   rng = np.random.default_rng([seed, policy.round])
   observations = observe(history, policy.objectives)
   latest = history[-1]
+  measure = 'the consensus of the proxies' if latest.get('target') == 'proxies' else 'external'
   standing, promoted, reasons = dict(policy.standing), dict(policy.promoted), []
 
   previous = rollback(history, rule)
   if previous is not None:
     standing, lost = previous
     promoted = {axis: changes for axis, changes in promoted.items() if all(standing.get(k) == v for k, v in changes.items())}
-    reasons.append(f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on external since the last promotion, beyond the noise floor')
+    reasons.append(f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on {measure} since the last promotion, beyond the noise floor')
   else:
     for observation in significant(observations, history, constitution):
       if all(standing.get(k) == v for k, v in observation.changes.items()):
         continue
       standing = prune(standing | observation.changes, space, defaults)
       promoted |= by_axis(observation.changes, space)
-      reasons.append(promotion_reason(observation, latest['noise']))
+      reasons.append(promotion_reason(observation, latest['noise'], measure))
 
   effects = _effects(history, standing, Encoder(space, defaults), policy.objectives)
   base = prune(standing, space, defaults)
@@ -87,9 +88,9 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
   return Policy(policy.round + 1, policy.digest(), standing, promoted, demoted, tuple(dead_ends), assignments, tuple(reasons))
 
 
-def promotion_reason(observation: Observation, noise: dict) -> str:
+def promotion_reason(observation: Observation, noise: dict, measure: str = 'external') -> str:
   """The sentence that a promoted change is explained by."""
-  return (f'promoted {observation.axis}: {_words(observation.changes)} gained {float(np.mean(observation.external)):+.3f} on external over '
+  return (f'promoted {observation.axis}: {_words(observation.changes)} gained {float(np.mean(observation.external)):+.3f} on {measure} over '
           f'{len(observation.external)} trial(s), beyond the noise floor (sd {noise["seed_sd"]:.4f})')
 
 

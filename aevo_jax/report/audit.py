@@ -235,8 +235,27 @@ def check_dev_scores(run: AuditedRun) -> str:
   return f'{len(scored)} dev scores recomputed from {sum(len(run.items("dev")) for _ in scored)} answers'
 
 
+def check_probes(run: AuditedRun) -> str:
+  """Probe scores from the answers, against the probes made again; consensus, verdicts and trust are part of the evidence, which is rebuilt from them."""
+  if not run.probes:
+    return 'the constitution has none'
+  scored = {t.trial: (t.export_file, t.probes) for t in run.state.trials.values() if t.dev is not None}
+  if run.state.base is not None:
+    scored['base'] = (run.base_file(), run.state.base_probes)
+  if not scored:
+    raise NotYetError('nothing is scored yet')
+  for name, (file_digest, recorded) in scored.items():
+    before = len(run.problems)
+    said = run.recomputed_probes(name, file_digest)
+    run.expect(len(run.problems) > before or said == recorded, f"{name}: the ledger's probe scores are not those of the answers")
+  return f'{", ".join(run.probes)} of {len(scored)} candidates recomputed from {len(scored) * sum(max(len(p.items), sum(map(len, p.seeds))) for p in run.probes.values())} answers'
+
+
 def check_external_scores(run: AuditedRun) -> str:
   """External scores from the answers, against the external set drawn with the revealed secret."""
+  if run.constitution.objective.target == 'proxies':
+    run.expect(not any(t.external_scored for t in run.state.trials.values()) and not run.state.ranks, 'there is no external target, and external scores are recorded')
+    return 'no external target: nothing was scored, ranked or released'
   scored = [t for t in run.state.trials.values() if t.external_scored]
   for trial in scored:
     run.recomputed(trial.trial, 'external', trial.export_file)
@@ -419,8 +438,8 @@ def check_promotions(run: AuditedRun) -> str:
 _GATES = {'ledger': check_ledger, 'constitution': check_constitution}
 _OPEN: dict[str, Callable[[AuditedRun], str]] = {
     'inputs': check_inputs, 'history': check_history, 'substrate': check_substrate, 'tasks': check_tasks, 'code': check_code, 'confinement': check_confinement,
-    'sealed trials': check_seals, 'recipes': check_recipes, 'dev scores': check_dev_scores, 'verdicts': check_verdicts, 'evidence': check_evidence, 'policies': check_policies,
-    'transcript': check_transcript, 'promotions': check_promotions, 'releases': check_releases, 'submissions': check_submissions}
+    'sealed trials': check_seals, 'recipes': check_recipes, 'dev scores': check_dev_scores, 'probes': check_probes, 'verdicts': check_verdicts, 'evidence': check_evidence,
+    'policies': check_policies, 'transcript': check_transcript, 'promotions': check_promotions, 'releases': check_releases, 'submissions': check_submissions}
 _PRIVATE = {'external scores': check_external_scores, 'ranks': check_ranks, 'concordance': check_concordance, 'final scores': check_final_scores}
 CHECKS = (*_GATES, *_OPEN, 'commitment', *_PRIVATE)
 

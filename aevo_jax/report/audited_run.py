@@ -15,7 +15,8 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import Binding
-from aevo_jax.evaluation import scoring, sets
+from aevo_jax.evaluation import evaluator, scoring, sets
+from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
@@ -145,6 +146,27 @@ class AuditedRun:
     summary = scoring.summary(results, self.constitution.objective.verifier)
     self.expect(stored['summary'] == summary, f'{path.name}: its summary is not that of its answers')
     return summary
+
+  @functools.cached_property
+  def probes(self) -> dict[str, probes_lib.Probe]:
+    """The constitution's probes, made again."""
+    return probes_lib.build(self.constitution, self.own)
+
+  def recomputed_probes(self, name: str, weights: str | None) -> dict:
+    """Summaries of a candidate's probes from its answers; whatever else the file says must agree. `weights`: digest of what was scored."""
+    path = evaluator.probes_path(self.run / 'scores' / f'{name}.dev.json')
+    if not path.exists():
+      self.problems.append(f'{path.name} is missing')
+      return {}
+    stored, dev = json.loads(path.read_text()), json.loads((self.run / 'scores' / f'{name}.dev.json').read_text())
+    self.expect(weights is None or stored['file_digest'] == weights, f'{path.name} is of other weights')
+    asked = {probe: [len(p.seeds[i]) if p.seeds else 1 for i in range(len(p.items))] for probe, p in self.probes.items()}
+    if {probe: list(map(len, answers)) for probe, answers in stored['answers'].items()} != asked:
+      self.problems.append(f'{path.name} does not answer the items of {", ".join(asked)}')
+      return {}
+    said = {probe: probes_lib.summary(p, stored['answers'][probe], [row[2] for row in dev['items']], self.constitution) for probe, p in self.probes.items()}
+    self.expect(stored['summary'] == said, f'{path.name}: its summary is not that of its answers')
+    return said
 
   # -- what the ledger's facts imply -------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,9 @@ def final_table(story: Story) -> str:
   lines = ['']
   if state.finished is None:
     lines += [f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo campaign --resume={story.run}', '']
+  if story.constitution.objective.target == 'proxies':
+    lines += ['no external target: the final set is of held-out items of the same generators' if not story.constitution.tasks.path else
+              'no external target: the final set is of held-out tasks of the same file', '']
   lines += _submitted(story) if story.manual else _scores(results)
   lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
   if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:

@@ -141,8 +141,20 @@ class Story:
   def costs(self) -> costs.Costs:
     return costs.costs(self.records)
 
+  @property
+  def proxies_only(self) -> bool:
+    """Whether there is no external target, and the consensus of the proxies stands in its place."""
+    return self.constitution.objective.target == 'proxies'
+
   def external(self, trial: TrialState) -> Measured | None:
-    """As far as it may be known."""
+    """As far as it may be known; the consensus where there is no external target."""
+    if self.proxies_only:
+      row = next((r for r in self._evidence(trial.round)['trials'] if r['trial'] == trial.trial), None) if trial.round in self.state.evidence else None
+      if row is None or row['external'] is None:
+        return None
+      variances = [parts['overall'][1] for parts in row['proxies'].values() if 'overall' in parts]
+      half = float(stats.norm.ppf(0.975)) * math.sqrt(sum(variances)) / len(variances)
+      return Measured(row['external'], row['external'] - half, row['external'] + half)
     if self.state.revealed is not None and trial.external_scored:
       overall = gains.revealed_summary(self.run, trial.trial, 'external')['overall']
       return Measured(overall['accuracy'], overall['low'], overall['high'])
@@ -157,9 +169,14 @@ class Story:
     """The noise floor as the round's evidence has it."""
     if round_ not in self.state.evidence:
       return None
+    return self._evidence(round_)['noise']
+
+  @functools.cache
+  def _evidence(self, round_: int) -> dict:
     path = self.run / 'evidence' / f'round_{round_:03d}.json'
     try:
-      return json.loads(path.read_text())['noise']
+      found = json.loads(path.read_text())
+      return {'noise': found['noise'], 'trials': found['trials']} | ({'proxies': found['proxies']} if self.proxies_only else {})
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise ScoreFileError(f'{path} cannot be read as evidence ({type(error).__name__}: {error}); see `aevo audit {self.run}`') from None
 
@@ -183,6 +200,20 @@ class Story:
     if trial.released is None:
       return None
     return trial.released if stream == 'overall' else (trial.released_families or {}).get(stream, [None])[0]
+  @property
+  def judgements(self) -> list[dict[str, Any]]:
+    """Without an external target, of every round that was judged: its number, and what the proxies said of each other beyond 'undetermined' and 'coupled'."""
+    found = []
+    for round_ in sorted(self.state.evidence) if self.proxies_only else ():
+      said = self._evidence(round_)['proxies']
+      verdicts = [(stream, proxy, v) for stream, parts in said['verdicts'].items() for proxy, v in parts.items()]
+      told = [{'stream': stream, 'proxy': proxy, 'verdict': v['verdict'], 'trust': said['trust'][proxy][stream], 'why': v['why']}
+              for stream, proxy, v in verdicts if v['verdict'] not in ('undetermined', 'coupled')]
+      coupled = sum(v['verdict'] == 'coupled' for _, _, v in verdicts)
+      if verdicts:
+        found.append({'round': round_, 'evidence': said['evidence'], 'told': told,
+                      'nothing': f'nobody departs: of {len(verdicts)} comparisons {coupled} are coupled, the others undetermined'})
+    return found
 
   # -- rounds ----------------------------------------------------------------------------------------------------------------------------------
 

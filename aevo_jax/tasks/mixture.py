@@ -15,9 +15,9 @@ from aevo_jax.config.configurables import configurable
 from aevo_jax.tasks.bit_manipulation import BitManipulation
 from aevo_jax.tasks.equation_transformation import EquationTransformation
 from aevo_jax.tasks.gravitational_constant import GravitationalConstant
-from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Difficulty, Item, render, show_answer
+from aevo_jax.tasks.item import SIZES, SOLUTION_STYLES, Difficulty, Family, Item, Puzzle, render, show_answer
 from aevo_jax.tasks.numeral_conversion import NumeralConversion
-from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, split_of
+from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, belongs
 from aevo_jax.tasks.text_encryption import TextEncryption
 from aevo_jax.tasks.unit_conversion import UnitConversion
 
@@ -145,14 +145,21 @@ def _check_split(split: str, seed: int | bytes, secret: bytes | None) -> None:
 
 
 def item_at(seed: int | bytes, split: str, index: int, mixture: Mixture, secret: bytes | None = None) -> Item:
-  """Item `index` of the stream (seed, split).
+  """Item `index` of the stream (seed, split): `puzzle_at` as text, with its answer in it if it is one of those that show it."""
+  family, kind, puzzle = puzzle_at(seed, split, index, mixture, secret)
+  item, shows = render(family, kind, puzzle, mixture.size), mixture.shows_answer(family.name)
+  return show_answer(item) if shows and _rng(seed, f'{split}|shown', index).random() < shows else item
+
+
+def puzzle_at(seed: int | bytes, split: str, index: int, mixture: Mixture, secret: bytes | None = None) -> tuple[Family, str, Puzzle]:
+  """Family, kind and puzzle of item `index` of the stream (seed, split).
 
   Args:
-    seed: an integer, or for 'external' and 'final' secret bytes: an integer could be guessed, and with it half of the items.
-    split: 'train', 'dev', 'private', or with `secret` 'train', 'dev', 'external' or 'final'.
+    seed: an integer, or for 'external', 'final' and 'fresh' secret bytes: an integer could be guessed, and with it half of the items.
+    split: 'train', 'dev', 'private', 'probe', or with `secret` 'train', 'dev', 'external', 'final' or 'fresh'.
     index: position in the stream, >= 0.
     mixture: what to draw.
-    secret: the arbiter's secret, needed for 'external' and 'final' only.
+    secret: the arbiter's secret, needed for 'external', 'final' and 'fresh' only.
 
   Raises:
     ValueError: unknown split, a secret or a seed of bytes missing where the split needs it, or no item of the split was found
@@ -166,11 +173,8 @@ def item_at(seed: int | bytes, split: str, index: int, mixture: Mixture, secret:
   kind = family.kinds[rng.random() < getattr(mixture.rare_share, name)]
   for _ in range(MAX_DRAWS):
     puzzle = family.draw(rng, kind, mixture.size, mixture.difficulty)
-    if puzzle is not None and split_of(f'{name}|{puzzle.key}', secret) == split:
-      shows = mixture.shows_answer(name)
-      if shows and rng.random() < shows:
-        return show_answer(render(family, kind, puzzle, mixture.size))
-      return render(family, kind, puzzle, mixture.size)
+    if puzzle is not None and belongs(f'{name}|{puzzle.key}', split, secret):
+      return family, kind, puzzle
   raise ValueError(f'no {mixture.size} {name} item of kind {kind!r} for split {split!r} in {MAX_DRAWS} draws; '
                    'raise difficulty.magnitude, lower difficulty.extra_examples or change the rule-kind share')
 
@@ -186,13 +190,19 @@ def draw_set(seed: int | bytes, split: str, count: int, mixture: Mixture, secret
   Raises:
     ValueError: count < 1, or the split holds too few different items for `count`.
   """
+  return [render(*puzzle, mixture.size) for puzzle in draw_puzzles(seed, split, count, mixture, secret)]
+
+
+def draw_puzzles(seed: int | bytes, split: str, count: int, mixture: Mixture, secret: bytes | None = None) -> list[tuple[Family, str, Puzzle]]:
+  """The puzzles behind `draw_set`, for those who show them in another way; raises as it does."""
   if count < 1:
     raise ValueError(f'a set needs at least one item, got count = {count}')
-  items: dict[str, Item] = {}
-  for index, item in enumerate(stream(seed, split, mixture, secret)):
-    items.setdefault(item.question, item)
-    if len(items) == count:
-      return list(items.values())
+  puzzles: dict[str, tuple[Family, str, Puzzle]] = {}
+  for index in itertools.count():
+    puzzle = puzzle_at(seed, split, index, mixture, secret)
+    puzzles.setdefault(render(*puzzle, mixture.size).question, puzzle)
+    if len(puzzles) == count:
+      return list(puzzles.values())
     if index > 50 * count:
-      raise ValueError(f'split {split!r} gave only {len(items)} different items in {index} draws; ask for fewer than {count}')
+      raise ValueError(f'split {split!r} gave only {len(puzzles)} different items in {index} draws; ask for fewer than {count}')
   raise AssertionError('unreachable')

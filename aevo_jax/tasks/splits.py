@@ -5,14 +5,17 @@
 
 Keys name rules (or rule and query where a family has too few rules), so no rule crosses from one split to another. A worker can tell that a
 rule is private but neither on which side of the private region it lies nor which items the arbiter draws there.
+
+A campaign without an external target shows a public half of the private region to its probes ('probe', another hash of the key); its final set then
+keeps to rules of the other half ('fresh'), so that what was selected by probes is not measured by them.
 """
 
 import hashlib
 import hmac
 
 TRAIN_END, DEV_END = 0.60, 0.75
-PUBLIC_SPLITS = ('train', 'dev', 'private')
-PRIVATE_SPLITS = ('external', 'final')
+PUBLIC_SPLITS = ('train', 'dev', 'private', 'probe')
+PRIVATE_SPLITS = ('external', 'final', 'fresh')
 
 
 def public_split(key: str) -> str:
@@ -27,3 +30,11 @@ def split_of(key: str, secret: bytes | None = None) -> str:
   if split != 'private' or secret is None:
     return split
   return PRIVATE_SPLITS[hmac.digest(secret, key.encode(), 'sha256')[-1] & 1]
+
+
+def belongs(key: str, split: str, secret: bytes | None = None) -> bool:
+  """Whether a key may be asked in a split: one of `split_of`, or 'probe' or 'fresh', which lie inside 'private' and 'final'."""
+  if split in ('probe', 'fresh'):
+    probed = bool(hashlib.sha256(f'probe|{key}'.encode()).digest()[0] & 1)
+    return public_split(key) == 'private' and probed if split == 'probe' else split_of(key, secret) == 'final' and not probed
+  return split_of(key, secret) == split

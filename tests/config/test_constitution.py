@@ -51,16 +51,18 @@ def test_the_digest_sees_every_field(tmp_path):
     value = getattr(constitution, section)
     for field in dataclasses.fields(value):
       old = getattr(value, field.name)
-      moved = {str: {'strict': 'challenge', 'e_process': 'exact'}.get(str(old), f'{old}x'), int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5}}[type(old)]
+      moved = {str: lambda: {'strict': 'challenge', 'e_process': 'exact'}.get(old, f'{old}x'), int: lambda: old + 1, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5},
+               tuple: lambda: (*old, 'Q: {prompt}')}[type(old)]
       if (section, field.name) == ('objective', 'target'):
-        continue  # 'external' is the only legal value
-      if (section, field.name) == ('reversal', 'test'):
-        moved = 'exact'
-      if (section, field.name) == ('search_space', 'from_round'):
-        moved = {'batch': 2}
-      moved = moved if isinstance(moved, str) else moved()
+        continue  # 'proxies' needs a probe: the next test
+      moved = {'batch': 2} if field.name == 'from_round' else moved()
       digests.add(dataclasses.replace(constitution, **{section: dataclasses.replace(value, **{field.name: moved})}).digest())
   assert len(digests) == sum(len(dataclasses.fields(getattr(constitution, s))) for s in lib.owned_names())
+
+
+def test_the_digest_sees_the_target():
+  with_probes = shipped('probes.rules = 9')
+  assert with_probes.digest() != shipped('probes.rules = 9', "objective.target = 'proxies'").digest() != shipped().digest()
 
 
 def test_axes_open_in_their_round():

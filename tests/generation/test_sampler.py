@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.models.config import ModelConfig
@@ -116,3 +117,37 @@ def test_no_prompts_give_no_completions():
 def test_an_empty_prompt_is_refused():
   with pytest.raises(ValueError, match='prompt 1 is empty'):
     sampler()(UNTRAINED, [[3], []])
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.5])
+def test_sampled_tokens_follow_the_softmax(temperature):
+  """First tokens against the softmax of a full forward; second tokens against that of the forward with the first one appended."""
+  params, prompt, draws = trained(), prompts()[0], 4096
+  one = sampler(batch=256, max_new_tokens=2, eos_id=-1)
+  found = np.array(one(params, [prompt] * draws, seeds=range(draws), temperature=temperature))
+  first = int(np.bincount(found[:, 0]).argmax())
+  for prefix, tokens in ((prompt, found[:, 0]), ([*prompt, first], found[found[:, 0] == first, 1])):
+    row = np.full((1, LONGEST + MAX_NEW), PAD, np.int32)
+    row[0, :len(prefix)] = prefix
+    logits = np.asarray(forward(params, row), np.float64)[0, len(prefix) - 1] / temperature
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum() * len(tokens)
+    seen = np.bincount(tokens, minlength=len(expected))
+    likely = expected >= 5  # chi-square needs cells that are not too small: the others are one binomial count
+    assert likely.sum() > 1
+    assert stats.chisquare(seen[likely], expected[likely] * seen[likely].sum() / expected[likely].sum()).pvalue > 1e-3, (seen, expected)
+    assert stats.binomtest(int(seen[~likely].sum()), len(tokens), float(expected[~likely].sum() / len(tokens))).pvalue > 1e-3, (seen, expected)
+
+
+def test_a_completion_depends_on_its_seed_and_nothing_else():
+  params, seeds = trained(), [7 * i for i in range(len(prompts()))]
+  together = sampler()(params, prompts(), seeds=seeds)
+  order = np.random.default_rng(3).permutation(len(prompts()))
+  assert sampler()(params, [prompts()[i] for i in order], seeds=[seeds[i] for i in order]) == [together[i] for i in order]
+  assert sampler()(params, prompts(), seeds=[s + 1 for s in seeds]) != together
+
+
+def test_a_low_temperature_is_greedy():
+  assert sampler()(trained(), prompts(), seeds=range(len(prompts())), temperature=1e-4) == sampler()(trained(), prompts())

@@ -134,9 +134,9 @@ def test_difficulty_is_live(family, size):
     (lambda: Difficulty(magnitude=0.0), r'difficulty\.magnitude must lie in \(0, 1\], got 0'),
     (lambda: Difficulty(magnitude=1.5), r'difficulty\.magnitude'),
     (lambda: Difficulty(extra_examples=-1), r'difficulty\.extra_examples must be >= 0, got -1'),
-    (lambda: item_at(1, 'test', 0, Mixture()), r"split must be one of \('train', 'dev', 'private', 'external', 'final'\), got 'test'"),
+    (lambda: item_at(1, 'test', 0, Mixture()), r"split must be one of \('train', 'dev', 'private', 'probe', 'external', 'final', 'fresh'\), got 'test'"),
     (lambda: item_at(b's', 'final', 0, Mixture()), r'pass secret=\.\.\.'),
-    (lambda: item_at(b's', 'private', 0, Mixture(), b's'), r"draw from one of \('external', 'final'\)"),
+    (lambda: item_at(b's', 'private', 0, Mixture(), b's'), r"draw from one of \('external', 'final', 'fresh'\)"),
     (lambda: draw_set(1, 'dev', 0, Mixture()), 'at least one item, got count = 0'),
     # One factor, 0.20, is left, and it belongs to another split; five numbers make 5 x (4 x 3 + 4 x 3 x 2) = 180 questions.
     (lambda: item_at(1, 'train', 0, Mixture(weights=only('unit_conversion'), difficulty=Difficulty(0.0001))), r'raise difficulty\.magnitude'),
