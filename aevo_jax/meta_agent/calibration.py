@@ -20,6 +20,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy import stats
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent import slope_test
@@ -111,7 +112,7 @@ def _relation(reference: Moments) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=4096)
 def _critical_p(streams: tuple, growth: tuple[float, ...], calibration: int, alpha: float, replays: int, seed: int) -> float:
-  """The k-th least of the replays' smallest p, k = alpha (replays + 1): a further campaign of their kind falls below it with probability at most alpha."""
+  """The k-th least of the replays' smallest p, with k so far below alpha x replays that the rate at this p is at most alpha with 95% confidence."""
   sizes = tuple(s for s, *_ in streams)
   n = np.array(sizes, np.float64)  # [K, R]
   dev_squares, normal, residual_squares = _draws(sizes, replays, seed)
@@ -130,7 +131,8 @@ def _critical_p(streams: tuple, growth: tuple[float, ...], calibration: int, alp
   for look in range(calibration, n.shape[1]):
     for start in {calibration, look}:
       least = np.minimum(least, slope_test.fell(reference, between(start, look + 1), up_to=alpha).p.min(-1))
-  return float(np.partition(least, kept := max(int(alpha * (replays + 1)) - 1, 0))[kept])
+  k = max(int(stats.binom.ppf(0.05, replays, alpha)), 1)
+  return float(np.partition(least, k - 1)[k - 1])
 
 
 @functools.lru_cache(maxsize=2)

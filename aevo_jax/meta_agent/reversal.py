@@ -58,7 +58,7 @@ class Verdict:
     n: trials that the test looked at.
     slope: external per dev in its window. reference_slope: of the calibration rounds, scaled by lambda_ratio. slope_error: standard error of `slope`.
       All None where the slopes cannot be compared.
-    lambda_ratio: reliability of dev now by that in the calibration rounds; None where item noise is not known and the reference is not scaled.
+    lambda_ratio: least reliability of dev now by that in the calibration rounds; None where item noise is not known and the reference is not scaled.
     minimum_detectable_effect: found with the constitution's power by this test at its threshold. Its unit is `effect`: 'slope_drop', external per dev, of the slope tests;
       'correlation' of dev and external, the same in all rounds so far, of the rank tests against reversal. None if no effect can be found yet.
     effect: that unit. why: one sentence.

@@ -33,7 +33,7 @@ def test_one_look_at_independent_streams_is_sidaks_bound():
     rows = [simulated(np.random.default_rng(1), streams, known=False) for _ in range(2)]
     rules = Reversal(replays=20_000)
     sidak = 1 - (1 - .05) ** (1 / streams)
-    # The quantile's own error: 1,000 replays lie below it. Satterthwaite's approximation is off by a few percent so far out.
+    # The bound is held with confidence, so about 5% below the quantile of 20,000; Satterthwaite is off by a few percent so far out.
     assert calibration.thresholds(rows, rules, 3, 8, 0).slope_p == pytest.approx(sidak, rel=.15)
 
 

@@ -62,8 +62,27 @@ def test_power_of_the_design(rounds, to, noise, power):
 
 def test_scaling_by_reliability_takes_back_the_false_alarms_of_a_shrinking_spread():
   rng = np.random.default_rng(3)
-  rates = [(slope_test.fell(*(sample(rng, 2, spread=s, noise=.5, residual=0, known=known) for s in (1, .5))).p <= .05).mean() for known in (False, True)]
-  assert rates[0] == pytest.approx(.23, abs=.03) and rates[1] == pytest.approx(.07, abs=.03)
+  rates = [(slope_test.fell(*(sample(rng, 2, spread=s, noise=.5, residual=0, known=known) for s in (1, .5)), cautious=cautious).p <= .05).mean()
+           for known, cautious in ((False, False), (True, False), (True, True))]
+  assert rates[0] == pytest.approx(.23, abs=.03) and rates[1] == pytest.approx(.07, abs=.03) and rates[2] < .05
+
+
+def test_far_out_only_caution_keeps_the_size_of_a_shrinking_spread():
+  """At p <= .002, where thresholds of whole campaigns lie."""
+  rng = np.random.default_rng(8)
+  counts = {cautious: 0 for cautious in (True, False)}
+  for _ in range(10):
+    reference, now = (sample(rng, 2, spread=s, noise=.5, residual=.2, known=True) for s in (1, .4))
+    for cautious in counts:
+      counts[cautious] += int((slope_test.fell(reference, now, cautious=cautious).p <= .002).sum())
+  assert counts[True] <= .002 * 10 * SIMULATIONS + 3.1 * math.sqrt(.002 * 10 * SIMULATIONS) < counts[False]
+
+
+def test_the_least_reliability_bounds_the_true_one_as_often_as_it_says():
+  rng = np.random.default_rng(9)
+  m = sample(rng, 2, spread=1, noise=.5, known=True)
+  assert (m.least_reliability > .8).mean() == pytest.approx(slope_test.CAUTION, abs=.02)
+  assert np.isnan(sample(rng, 1).least_reliability).all()
 
 
 def test_size_with_nothing_changed():
