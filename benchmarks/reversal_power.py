@@ -47,12 +47,16 @@ CHANGES = tuple(f'slope .8 -> {to} from round {onset}' for onset in (3, 4, 5) fo
 
 
 def sample(rng, shape, slope=SLOPE, residual=RESIDUAL, spread=1.0, dev_noise=0.0, external_noise=0.0, of=SIZE):
-  """dev, external [..., SIZE]; the best SIZE by dev of `of` trials."""
+  """dev, external [*shape, of]."""
   true = spread * rng.standard_normal((*shape, of))
   external = slope * true + residual * rng.standard_normal(true.shape) + external_noise * rng.standard_normal(true.shape)
-  dev = true + dev_noise * rng.standard_normal(true.shape)
-  best = np.argsort(-dev, axis=-1)[..., :SIZE]
-  return np.take_along_axis(dev, best, -1), np.take_along_axis(external, best, -1)
+  return true + dev_noise * rng.standard_normal(true.shape), external
+
+
+def best(dev, external, by):
+  """The SIZE trials that are best `by` a score; broadcast, so that families keep the same trials."""
+  chosen = np.broadcast_to(np.argsort(-by, axis=-1)[..., :SIZE], (*dev.shape[:-1], SIZE))
+  return np.take_along_axis(dev, chosen, -1), np.take_along_axis(external, chosen, -1)
 
 
 def pooled(dev, external, item_variance=math.nan) -> Moments:
@@ -90,7 +94,8 @@ def slope_cell(rng, name: str, rounds: int) -> np.ndarray:
     both = (pooled(*sample(rng, shape, spread=s, residual=0.0, dev_noise=0.5, external_noise=0.5), item) for shape, s in zip(shapes, (1.0, 0.5)))
     return slope_test.fell(*both, cautious='caution' in name).p <= 0.05
   noise = dict(dev_noise=1.0, external_noise=1.0) if 'reliability' in name else {}
-  now = pooled(*sample(rng, shapes[1], **noise, **(dict(of=32) if 'top' in name else {})))
+  dev, external = sample(rng, shapes[1], **noise, of=32 if 'top' in name else SIZE)
+  now = pooled(*best(dev, external, by=dev))
   return (correlation_p(now) if 'correlation' in name else slope_test.fell(pooled(*sample(rng, shapes[0], **noise)), now).p) <= 0.05
 
 
@@ -121,6 +126,8 @@ def scores(condition: str, rng: np.random.Generator, campaigns: int) -> tuple[np
       external = SLOPE * dev + RESIDUAL * rng.standard_t(3, dev.shape) / math.sqrt(3)
     if condition in CHANGES and number >= int(condition.rpartition(' ')[2]):
       external[:, 0] = (-SLOPE if '-.8' in condition else 0.0) * dev[:, 0] + RESIDUAL * rng.standard_normal((campaigns, SIZE))
+    if 'top' in condition:
+      dev, external = best(dev, external, by=dev.mean(1, keepdims=True))
     rounds.append([np.concatenate([v, v.mean(1, keepdims=True)], 1) for v in (dev, external)])
   dev, external = np.moveaxis(np.array(rounds), 0, 2)
   noise = options.get('dev_noise', 0.0) ** 2
