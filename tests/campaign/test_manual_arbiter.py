@@ -17,7 +17,7 @@ from aevo_jax.config import loading
 from aevo_jax.config.configurables import resolve
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.models import hf_checkpoint, peft_adapter
-from aevo_jax.report import audit, html
+from aevo_jax.report import audit, html, model_card
 from aevo_jax.report.audited_run import AuditedRun
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.story import Story
@@ -95,7 +95,9 @@ def test_it_needs_no_holdout_and_claims_nothing_that_was_not_scored(run):
   assert 'no private final set, and no gain is claimed' in table and 'promoted0' in table and '0.54, as handed in' in table and 'final accuracy' not in table
   page = html.render(story)
   assert 'Scored by somebody else' in page and 'score 0.54, as handed in' in page and 'with the arbiter until' not in page
-  assert winner_lib.find(AuditedRun(run)).trial.trial == 'promoted0'
+  winner = winner_lib.find(AuditedRun(run))
+  card = model_card.text(AuditedRun(run), story, winner, adapter=True)
+  assert winner.trial.trial == 'promoted0' and 'handed in as 0.54' in card and 'scored once' not in card
 
 
 def test_the_audit_recomputes_what_followed_from_the_scores(run):
