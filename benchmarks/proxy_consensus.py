@@ -1,7 +1,7 @@
 """How often proxies that judge each other raise a false alarm, see one of them depart, and name the right one: whole simulated campaigns.
 
-  .venv/bin/python benchmarks/proxy_consensus.py run [--campaigns=200]     adds to benchmarks/results/proxy_consensus.json, cell by cell
-  .venv/bin/python benchmarks/proxy_consensus.py table                     the JSON as a Markdown table
+  .venv/bin/python benchmarks/proxy_consensus.py run [--campaigns=120] [--only='all coupled']     adds to benchmarks/results/proxy_consensus.json, cell by cell
+  .venv/bin/python benchmarks/proxy_consensus.py table     the JSON as a Markdown table
 
 A campaign has 6 rounds, of 8 trials if nothing else is said. A proxy's score is .8 quality + .6 of its own + item noise, in units of the spread between trials; reliability 1 has no item noise,
 .5 as much as everything else. From round 3 on, the first after calibration, the proxies that depart follow a quality of their own instead, the same for all of them.
@@ -64,10 +64,12 @@ def outcome(rounds: list[proxies.Round], trials: int, bad: set[str], affected: s
           'innocent': bool(wrong), 'undecided': disputed and not named}
 
 
-def run(campaigns: int) -> None:
+def run(campaigns: int, only: str) -> None:
   known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   for reliability in (1.0, 0.5):
     for name, (count, bad, streams, affected, trials, share) in CELLS.items():
+      if only not in ('', name):
+        continue
       key, wanted = f'{name}, reliability {reliability:g}', max(1, round(campaigns * share))
       cell = known.setdefault(key, {'campaigns': 0, 'seconds': 0.0, 'consensus_truth': 0.0})
       began = time.monotonic()
@@ -97,6 +99,7 @@ def table() -> None:
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('what', choices=['run', 'table'])
-  parser.add_argument('--campaigns', type=int, default=200)
+  parser.add_argument('--campaigns', type=int, default=120)
+  parser.add_argument('--only', default='', choices=['', *CELLS], help='one campaign of the table')
   arguments = parser.parse_args()
-  run(arguments.campaigns) if arguments.what == 'run' else table()
+  run(arguments.campaigns, arguments.only) if arguments.what == 'run' else table()
