@@ -1,8 +1,8 @@
 """What trials are worth: the gain that the best of them is expected to bring through the promotion rule, with the rounds that are left.
 
 A change that gains g is promoted if its mean gain over all looks reaches what the rule asks of so many looks, anchors and degrees of freedom. In the last round a change has one more
-look, before that LOOKS of them, for a change that does well is looked at again. So new changes are tried early, and at the end those are repeated that stand close to
-the threshold. Trials are chosen together, each for what it adds to the expected best of those before it under the same draws of the gains (a greedy batch, as in knowledge gradient
+look, before that LOOKS of them, for a change that does well is looked at again. So what stands close to the threshold is repeated where that is worth more than something
+new. Trials are chosen together, each for what it adds to the expected best of those before it under the same draws of the gains (a greedy batch, as in knowledge gradient
 and batch expected improvement): of two changes whose gains hang together, one is enough.
 """
 

@@ -34,8 +34,6 @@ def test_tasks_of_ones_own_and_a_table():
 
 @pytest.mark.parametrize(('arguments', 'said'), [
     (['--agents=statistcal'], "did you mean 'statistical'?"),
-    (['--gin.simulation.surface="flut"'], 'simulation.surface must be one of'),
-    (['--gin.simulation.surface="fitted"'], 'needs simulation.trials'),
     (['--gin.dev_set.items=3'], 'dev_set.items = 3 leaves some of the 6 families out'),
 ])
 def test_a_mistake_is_a_sentence(arguments, said):

@@ -231,12 +231,8 @@ def test_new_settings_keep_away_from_live_dead_ends():
   assert len(distances) >= 100 and min(distances) >= 0.2 - 1e-6
 
 
-def test_a_promising_setting_is_retested_and_its_looks_are_pooled():
+def test_looks_at_one_change_are_pooled():
   weak = dict(seed_sd=0.03, dof=4)
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.54, 0.54), ('moments', {'optimizer.b2': 0.95}, 0.5, None)], **weak)  # t = .94, p = .2
-  policy = after(first)
-  assert policy.standing == {}
-  assert [a.changes for a in policy.assignments if 'retest' in a.reason and a.axis == 'averaging'] == [EMA]
   first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.63, 0.63)], **weak)  # t = .13 / (.03 sqrt(1 + 1)) = 3.06, p = .019 > .1 / 28
   second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.69, 0.69)], **weak)  # t = .16 / (.03 sqrt(1/2 + 1/2)) = 5.33, p = .003
   assert after(first).standing == {}
@@ -264,6 +260,12 @@ def test_decisions_repeat_and_depend_on_the_seed():
   world = World(real_effects)
   digests = [hashlib.sha256(json.dumps([p.to_json() for p in campaign(world, seed)], sort_keys=True).encode()).hexdigest() for seed in (1, 1, 2)]
   assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_gained_is_tried_again_where_that_is_worth_it():
+  """Retests by round, over campaigns: some, and none before there is anything to repeat."""
+  counts = np.asarray([[sum('retest' in a.reason for a in p.assignments) for p in campaign(World(effects_on_families, seed_sd=0.009), seed)] for seed in range(4)])
+  assert not counts[:, :2].any() and counts.sum() >= 3
 
 
 def test_the_first_assignment_is_the_standing_recipe_and_every_other_differs_from_it():
@@ -341,7 +343,7 @@ def test_choices_of_one_axis_that_gain_only_together_are_tried_together():
     policies = campaign(World(together), seed)
     tried += any(a.overlay.get('solution_style.unit_conversion') == a.overlay.get('solution_style.gravitational_constant') == 'steps'
                  for policy in policies for a in policy.assignments[1:])
-  assert tried >= 17
+  assert tried >= 11  # about three in four do; fewer than 11 of 20 then have probability .004
 
 
 def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
