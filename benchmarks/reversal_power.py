@@ -19,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from aevo_jax.config.constitution import Reversal
+from aevo_jax.evaluation import concordance
 from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.meta_agent import calibration, rank_tests, reversal, slope_test
 from aevo_jax.meta_agent.slope_test import Moments
@@ -172,7 +173,7 @@ def check(dev: np.ndarray, external: np.ndarray, item: np.ndarray | None, rules:
   variance = {} if item is None else dict(zip(names, map(float, item)))
   for t in range(len(dev)):
     fixed = calibration.thresholds(rows, rules, len(dev), dev.shape[-1], seed=0)
-    rows.append(reversal.reduce_round(*({name: dict(enumerate(map(float, v))) for name, v in zip(names, side[t])} for side in (dev, external)), variance, seed=t))
+    rows.append(concordance.reduce_round(*({name: dict(enumerate(map(float, v))) for name, v in zip(names, side[t])} for side in (dev, external)), variance, seed=t))
     alarms = {v.stream: v.verdict for v in reversal.verdicts(rows, rules, fixed).values() if v.verdict in ('reversed', 'decoupled')}
     if alarms:
       assert expected is not None and expected[1] == t + 1 and alarms[str(expected[2])] == expected[0], (expected, t + 1, alarms)

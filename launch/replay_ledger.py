@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
 
 def replay(table, rules) -> None:
   """Prints what the table is, a verdict on every stream after every round, and the alarms."""
+  from aevo_jax.evaluation import concordance
   from aevo_jax.meta_agent import calibration, reversal
   print(f'{sum(r.rows for r in table.rounds)} candidates in {len(table.rounds)} rounds; dev: {", ".join(table.families) or "overall alone"}')
   if table.mean_overall:
@@ -59,7 +60,7 @@ def replay(table, rules) -> None:
   for number, round_ in enumerate(table.rounds, 1):
     fixed = calibration.thresholds(rows, rules, len(table.rounds), workers, SEED)
     variance = table.item_variance(round_, _ITEMS.value) if _ITEMS.value else {}
-    rows.append(reversal.reduce_round(round_.dev, dict.fromkeys(round_.dev, round_.external), variance, seed=number))
+    rows.append(concordance.reduce_round(round_.dev, dict.fromkeys(round_.dev, round_.external), variance, seed=number))
     named = f' ({_ROUND_COLUMN.value} {round_.label})' if _ROUND_COLUMN.value else ''
     print(f'\nround {number}{named}: {round_.rows} candidates, lines {round_.lines[0]} to {round_.lines[1]}')
     found = reversal.verdicts(rows, rules, fixed)

@@ -27,7 +27,7 @@ from aevo_jax.meta_agent import slope_test
 from aevo_jax.meta_agent.slope_test import Moments
 
 _FIELDS = operator.itemgetter('n', 'discordant', 'sxx', 'sxy', 'syy', 'item_variance')
-Row = Mapping[str, float | None]  # one stream in one round, as reversal.reduce_round makes it
+Row = Mapping[str, float | None]  # one stream in one round, as evaluation.concordance.reduce_round makes it
 
 
 @dataclasses.dataclass(frozen=True)

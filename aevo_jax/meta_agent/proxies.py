@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution, Reversal
+from aevo_jax.evaluation import concordance
 from aevo_jax.meta_agent import calibration, reversal
 from aevo_jax.meta_agent.calibration import Thresholds
 from aevo_jax.meta_agent.reversal import Verdict
@@ -169,7 +170,7 @@ class _Board:
           dev[stream, proxy] = {name: trial[proxy][stream][0] for name, trial in round_.items()}
           consensus[stream, proxy] = {name: sum(trial[other][stream][0] / scale for other, scale in heard) / max(len(heard), 1) for name, trial in round_.items()}
           variance[stream, proxy] = float(np.mean([trial[proxy][stream][1] for trial in round_.values()])) if round_ else None
-      found.append(reversal.reduce_round(dev, consensus, variance, seed=number))
+      found.append(concordance.reduce_round(dev, consensus, variance, seed=number))
     return found
 
 

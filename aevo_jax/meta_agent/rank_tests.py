@@ -6,7 +6,6 @@ reversed. Few: dev and external rank alike.
 """
 
 import functools
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -51,27 +50,6 @@ def critical(sizes: Sequence[int], alpha: float) -> int | None:
   """The least number of discordant pairs whose `reversal_p` is at most alpha; None if not even all of them are enough."""
   pairs = sum(n * (n - 1) // 2 for n in sizes)
   return next((d for d in range(pairs + 1) if reversal_p(d, sizes) <= alpha), None)
-
-
-def discordant_pairs(dev: Sequence[float], external: Sequence[float], seed: int) -> int:
-  """Pairs that dev and external rank differently.
-
-  A tie in either is broken by a coin made of the seed and the tied trials' own values, so that neither their order nor their names matter.
-  """
-  dev_place, external_place = _places(dev, external, seed, 'dev'), _places(external, dev, seed, 'external')
-  return sum((dev_place[i] < dev_place[j]) != (external_place[i] < external_place[j]) for i in range(len(dev)) for j in range(i))
-
-
-def _places(values: Sequence[float], others: Sequence[float], seed: int, side: str) -> list[tuple]:
-  """Sort keys without ties."""
-  if len(set(values)) == len(values):
-    return [(value,) for value in values]
-  copies: dict[tuple, int] = {}
-  keys = []
-  for value, other in zip(values, others, strict=True):
-    copy = copies[value, other] = copies.get((value, other), -1) + 1  # trials that are alike in both are interchangeable
-    keys.append((value, hashlib.sha256(f'{seed}|{side}|{float(value)!r}|{float(other)!r}|{copy}'.encode()).digest()))
-  return keys
 
 
 def mallows(n: int, phi: float) -> np.ndarray:

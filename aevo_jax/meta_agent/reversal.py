@@ -1,6 +1,6 @@
 """Does dev still track the external score? A verdict on every stream (a family, or overall) after every round, from statistics that tell no external score.
 
-`reduce_round` runs where the external scores are; only its rows leave that place. `verdicts` judges rows, in this order:
+`evaluation.concordance.reduce_round` runs where the external scores are; only its rows leave that place. `verdicts` judges rows, in this order:
 
 1. reversed: the e-process of the ranks, with e-BH over streams (or the exact test, once, after `reversal.exact_rounds` rounds, with Holm over streams).
 2. decoupled: the slope of external on dev fell below that of the calibration rounds, in all rounds since together or in the latest alone.
@@ -19,32 +19,6 @@ import numpy as np
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent import rank_tests, slope_test
 from aevo_jax.meta_agent.calibration import Row, Thresholds, distinct, history, window
-
-Scores = Mapping[str, Mapping[str, float | None]]  # stream -> trial -> score; None, or no entry, is missing
-
-
-def reduce_round(dev: Scores, external: Scores, item_variance: Mapping[str, float | None], seed: int) -> dict[str, dict[str, float | None]]:
-  """One round's statistics, JSON-able.
-
-  Args:
-    dev, external: scores of the round's trials, unrounded. item_variance: stream -> variance of a trial's dev score by the choice of items (mean over
-      trials); None or left out where it is not known. seed: of the coin that breaks ties, one for each round.
-
-  Returns:
-    stream -> {'n': trials with both scores, 'discordant': pairs ranked differently, 'sxx', 'sxy', 'syy': centred sums, 'item_variance'}. A stream with
-    fewer than two trials is left out.
-  """
-  rows = {}
-  for stream in dev:
-    both = [(x, y) for trial, x in dev[stream].items() if x is not None and (y := external[stream].get(trial)) is not None]
-    if len(both) < 2:
-      continue
-    x, y = zip(*sorted(both), strict=True)  # sorted: sums must not depend on the order of the trials by a last bit
-    m = slope_test.Moments.of_round(x, y, None)
-    rows[stream] = {'n': len(both), 'discordant': rank_tests.discordant_pairs(x, y, seed), 'sxx': m.sxx, 'sxy': m.sxy, 'syy': m.syy,
-                    'item_variance': item_variance.get(stream)}
-  return rows
-
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from aevo_jax.evaluation.concordance import centred_sums
+
 CAUTION = 0.1  # probability that dev's true spread is below the bound that the reference is scaled by
 LEAST_FREEDOM = 4  # residual degrees of freedom of a slope that is compared: Satterthwaite's approximation is too liberal below
 
@@ -38,10 +40,8 @@ class Moments:
 
   @classmethod
   def of_round(cls, dev: Sequence[float], external: Sequence[float], item_variance: float | None) -> 'Moments':
-    """One round's. Shifted by the first trial before centring, so that constant scores have a spread of exactly 0."""
-    x, y = (np.asarray(v, np.float64) - v[0] for v in (dev, external))
-    x, y = x - x.mean(), y - y.mean()
-    return cls(len(x), 1, float(x @ x), float(x @ y), float(y @ y), np.nan if item_variance is None else (len(x) - 1) * item_variance)
+    """One round's."""
+    return cls(len(dev), 1, **centred_sums(dev, external), item=np.nan if item_variance is None else (len(dev) - 1) * item_variance)
 
   @property
   def freedom(self):

@@ -83,11 +83,14 @@ class Play:
       trial.dev = {'overall': whole, 'by_family': {f: score(a, items) for f, a in zip(families, row)}, 'other_verifier': whole}
       state.trials[name] = trial
     overall = dict(zip(names, external.mean(axis=1).tolist()))
-    for name in decisions.to_release(state.of_round(policy.round), release.per_round):
-      state.trials[name].released = round(overall[name], release.decimals)
+    on_external = dict(zip(names, external.tolist()))
+    for name in decisions.to_release(state.of_round(policy.round), release.per_round, policy.objectives):
+      trial = state.trials[name]
+      trial.released = round(overall[name], release.decimals)
+      trial.released_families = {f: [round(a, release.decimals), self._constitution.external_set.items // len(families)] for f, a in zip(families, on_external[name])}
     state.ranks[policy.round] = {name: rank for rank, name in enumerate(sorted(overall, key=overall.get))}
     if policy.round and self._scenario.settings.verdicts:  # in round 0 all trials run one recipe, so that there is nothing to rank
-      self.detector.judge(dev, external)
+      state.verdicts[policy.round] = self.detector.judge(dev, external)
     return json.loads(json.dumps(decisions.round_evidence(state, policy.round, policy, self._constitution)))
 
 

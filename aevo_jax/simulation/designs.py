@@ -68,7 +68,7 @@ def judge(dev: np.ndarray, external: np.ndarray, scenario: Scenario) -> list[lis
 
 
 def _rows(dev: np.ndarray, external: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
-  """The fields of `reversal.reduce_round`, [C, K, R] each."""
+  """The fields of `concordance.reduce_round`, [C, K, R] each."""
   x, y = (s - s.mean(axis=-1, keepdims=True) for s in (dev, external))
   pairs = np.triu_indices(dev.shape[-1], 1)
   apart = lambda s: s[..., pairs[0]] < s[..., pairs[1]]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution, Reversal
+from aevo_jax.evaluation import concordance
 from aevo_jax.meta_agent import calibration, reversal
 
 ALARMS = ('reversed', 'decoupled')
@@ -43,13 +44,13 @@ class Detector:
     self._rounds: list[dict] = []
     self.alarms: list[Alarm] = []
 
-  def judge(self, dev: np.ndarray, external: np.ndarray) -> dict[str, str]:
-    """Verdicts by stream after a round of trials. dev, external: accuracies [trials, F], unrounded."""
+  def judge(self, dev: np.ndarray, external: np.ndarray) -> dict[str, dict]:
+    """Fields of the verdicts by stream after a round of trials. dev, external: accuracies [trials, F], unrounded."""
     noise = dict(zip(self._streams, variances(dev, self._items).tolist()))
     scores = lambda table: {s: {str(trial): v for trial, v in enumerate(column)} for s, column in zip(self._streams, [*table.T.tolist(), table.mean(axis=1).tolist()])}
     fixed = calibration.thresholds(self._rounds, self._rules, self._budget.rounds, self._budget.workers, 0)
-    self._rounds.append(reversal.reduce_round(scores(dev), scores(external), noise, self._seed + len(self._rounds)))
-    found = {stream: v.verdict for stream, v in reversal.verdicts(self._rounds, self._rules, fixed).items()}
+    self._rounds.append(concordance.reduce_round(scores(dev), scores(external), noise, self._seed + len(self._rounds)))
+    found = {stream: dataclasses.asdict(v) for stream, v in reversal.verdicts(self._rounds, self._rules, fixed).items()}
     known = {a.stream for a in self.alarms}
-    self.alarms += [Alarm(len(self._rounds), s, v) for s, v in sorted(found.items()) if v in ALARMS and s not in known]
+    self.alarms += [Alarm(len(self._rounds), s, v['verdict']) for s, v in sorted(found.items()) if v['verdict'] in ALARMS and s not in known]
     return found

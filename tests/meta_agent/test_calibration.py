@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.constitution import Reversal
+from aevo_jax.evaluation import concordance
 from aevo_jax.meta_agent import calibration, reversal
 
 RULES = Reversal()
@@ -17,7 +18,7 @@ def simulated(rng, streams, n=8, slope=.8, spread=1.0, noise=0.0, known=True) ->
   true = spread * rng.standard_normal((streams, n))
   external = slope * true + .6 * rng.standard_normal(true.shape)
   by = lambda values: {f's{i}': dict(enumerate(row)) for i, row in enumerate(values)}
-  return reversal.reduce_round(by(true + noise * rng.standard_normal(true.shape)), by(external), {f's{i}': noise**2 for i in range(streams)} if known else {}, 0)
+  return concordance.reduce_round(by(true + noise * rng.standard_normal(true.shape)), by(external), {f's{i}': noise**2 for i in range(streams)} if known else {}, 0)
 
 
 def test_nothing_is_fixed_before_the_calibration_rounds_are_over():

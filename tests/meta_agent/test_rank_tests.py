@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aevo_jax.evaluation import concordance
 from aevo_jax.meta_agent import rank_tests
 
 
@@ -46,7 +47,7 @@ def test_one_round_is_kendalls_exact_test():
   rng = np.random.default_rng(0)
   for _ in range(20):
     x, y = rng.random((2, 8))
-    d = rank_tests.discordant_pairs(x, y, seed=0)
+    d = concordance.discordant_pairs(x, y, seed=0)
     assert rank_tests.reversal_p(d, (8,)) == pytest.approx(stats.kendalltau(x, y, method='exact', alternative='less').pvalue)
     assert rank_tests.concordance_p(d, (8,)) == pytest.approx(stats.kendalltau(x, y, method='exact', alternative='greater').pvalue)
 
@@ -92,17 +93,17 @@ def test_ties_are_broken_by_a_fair_coin_that_knows_neither_order_nor_names():
   dev, external = [.1, .2, .2, .3, .3, .3], [.5, .5, .4, .1, .1, .2]
   strict = sum((a - b) * (c - d) < 0 for (a, c), (b, d) in itertools.combinations(zip(dev, external), 2))
   ties = sum((a - b) * (c - d) == 0 for (a, c), (b, d) in itertools.combinations(zip(dev, external), 2))
-  counts = [rank_tests.discordant_pairs(dev, external, seed) for seed in range(2000)]
+  counts = [concordance.discordant_pairs(dev, external, seed) for seed in range(2000)]
   assert np.mean(counts) == pytest.approx(strict + ties / 2, abs=.1)
   for seed in range(10):
     for order in itertools.islice(itertools.permutations(range(6)), 0, 720, 37):
-      assert rank_tests.discordant_pairs([dev[i] for i in order], [external[i] for i in order], seed) == counts[seed]
+      assert concordance.discordant_pairs([dev[i] for i in order], [external[i] for i in order], seed) == counts[seed]
 
 
 def test_ties_keep_the_size_of_the_exact_test():
   rng = np.random.default_rng(2)
   external = np.round(rng.normal(.5, .02, (3000, 8)), 2)
-  found = [rank_tests.discordant_pairs(x, y, seed) >= 22 for seed, (x, y) in enumerate(zip(rng.random((3000, 8)), external))]
+  found = [concordance.discordant_pairs(x, y, seed) >= 22 for seed, (x, y) in enumerate(zip(rng.random((3000, 8)), external))]
   assert np.mean(found) == pytest.approx(.0305, abs=4 * math.sqrt(.03 / 3000))
 
 

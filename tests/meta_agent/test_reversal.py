@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from aevo_jax.config.constitution import Reversal
+from aevo_jax.evaluation import concordance
 from aevo_jax.meta_agent import calibration, reversal
 
 RULES = Reversal(replays=400)
@@ -29,7 +30,7 @@ def campaign(seed, by_round, rules=RULES, planned=None):
   planned = planned or len(by_round)
   for number, slopes in enumerate(by_round):
     fixed = calibration.thresholds(rows, rules, planned, 8, seed=0)
-    rows.append(reversal.reduce_round(*scores(rng, slopes), {}, number))
+    rows.append(concordance.reduce_round(*scores(rng, slopes), {}, number))
     said.append(reversal.verdicts(rows, rules, fixed))
   return rows, said
 
@@ -37,7 +38,7 @@ def campaign(seed, by_round, rules=RULES, planned=None):
 def test_a_row_holds_statistics_and_no_score():
   dev = {'a': {'t0': 1.0, 't1': 2.0, 't2': 4.0, 't3': None}, 'b': {'t0': 1.0, 't1': None}, 'c': {'t0': 3.0, 't1': 3.0}}
   external = {'a': {'t0': 3.0, 't1': 2.0, 't2': 1.0, 't3': 9.0}, 'b': {'t0': 1.0, 't1': 2.0}, 'c': {'t1': 1.0}}
-  rows = reversal.reduce_round(dev, external, {'a': .5}, seed=0)
+  rows = concordance.reduce_round(dev, external, {'a': .5}, seed=0)
   assert rows == json.loads(json.dumps(rows)) and set(rows) == {'a'}  # b and c have fewer than two trials with both scores
   assert rows['a'] == {'n': 3, 'discordant': 3, 'sxx': pytest.approx(14 / 3), 'sxy': pytest.approx(-3), 'syy': pytest.approx(2), 'item_variance': .5}
 
@@ -68,7 +69,7 @@ def test_the_exact_test_is_run_once_at_its_round():
 def test_a_stream_that_repeats_another_costs_nothing():
   rng = np.random.default_rng(3)
   dev, external = scores(rng, [-1])
-  alone = [reversal.reduce_round(dev, external, {}, 0)]
+  alone = [concordance.reduce_round(dev, external, {}, 0)]
   twice = [{**alone[0], 'overall': alone[0]['s0']}]
   fixed = calibration.thresholds([], RULES, 1, 8, 0)
   first, second = (reversal.verdicts(rows, RULES, fixed)['s0'] for rows in (alone, twice))
@@ -83,7 +84,7 @@ def test_missing_rounds_and_flat_scores_are_answered():
     dev['s2'] = dict.fromkeys(dev['s2'], .1 + .2)
     if number == 3:
       dev['s0'] = dict.fromkeys(dev['s0'])
-    rows.append(reversal.reduce_round(dev, external, {'s0': .01}, number))
+    rows.append(concordance.reduce_round(dev, external, {'s0': .01}, number))
   said = reversal.verdicts(rows, RULES, calibration.thresholds(rows[:-1], RULES, 4, 8, 0))
   assert set(said) == {'s0', 's2'}
   assert said['s2'].verdict == 'undetermined' and 'does not differ' in said['s2'].why
@@ -112,7 +113,7 @@ def test_names_and_order_carry_no_meaning(seed, order, trials, names, decimals):
     items = {f's{i}': .05 * i if i else None for i in range(4)}
     fixed = [calibration.thresholds(rows, rules, 3, 6, 0) for rows in (plain, changed)]
     assert fixed[0] == fixed[1]
-    plain.append(reversal.reduce_round(*both, items, number))
-    changed.append(reversal.reduce_round(*other, {renamed[s]: v for s, v in items.items()}, number))
+    plain.append(concordance.reduce_round(*both, items, number))
+    changed.append(concordance.reduce_round(*other, {renamed[s]: v for s, v in items.items()}, number))
     said = [reversal.verdicts(rows, rules, fixed[0]) for rows in (plain, changed)]
     assert said[1] == {renamed[s]: dataclasses.replace(v, stream=renamed[s]) for s, v in said[0].items()}
