@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 
 import aevo_jax
 from aevo_jax.campaign import decisions, manual_arbiter, sandbox
-from aevo_jax.campaign.decisions import AGENTS, FINAL
+from aevo_jax.campaign.decisions import AGENTS, FINAL, LLM
 from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
 from aevo_jax.campaign.kinds import ARBITERS
@@ -78,8 +78,8 @@ class CampaignSettings:
   sandbox: str = 'auto'
 
   def __post_init__(self):
-    if self.agent not in AGENTS:
-      raise ValueError(f'agent must be one of {sorted(AGENTS)}, got {self.agent!r}')
+    if self.agent not in (*AGENTS, LLM):
+      raise ValueError(f'agent must be one of {sorted((*AGENTS, LLM))}, got {self.agent!r}')
     if self.workers_choose not in ('policy', 'llm'):
       raise ValueError(f"workers_choose must be 'policy' or 'llm', got {self.workers_choose!r}")
     if self.arbiter not in ARBITERS:

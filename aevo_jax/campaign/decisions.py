@@ -27,7 +27,8 @@ from aevo_jax.meta_agent.dialogue import Dialogue
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
 AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'best_of_n': best_of_n_agent.decide, 'tpe': tpe_agent.decide,
-          'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide, 'llm': llm_agent.decide}
+          'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide}
+LLM = 'llm'  # the agent that is no function of the evidence alone
 FINAL = -1  # the round number of final retrainings in trial records
 
 
@@ -192,7 +193,7 @@ def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitut
 
   def decide(objectives: Mapping[str, float], seen: Sequence[dict], purpose: str) -> Policy:
     asked = dataclasses.replace(policy, objectives=dict(objectives), trust=revision.trust)
-    if agent == 'llm':
+    if agent == LLM:
       return llm_agent.decide(seen, asked, rules, defaults, seed, dialogue(policy.round + 1, purpose))
     return roles.decide(AGENTS[agent], seen, asked, rules, defaults, seed)
 
