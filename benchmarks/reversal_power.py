@@ -1,6 +1,6 @@
 """Power and false alarms of the verdicts (meta_agent.reversal): every test alone beside its design figure, and whole campaigns under six nulls.
 
-  .venv/bin/python benchmarks/reversal_power.py             writes benchmarks/results/reversal_power.json; a quarter of an hour of two cores
+  .venv/bin/python benchmarks/reversal_power.py             writes benchmarks/results/reversal_power.json; ten CPU minutes
   .venv/bin/python benchmarks/reversal_power.py --table     prints it as Markdown
 
 Tests alone: dev ~ N(0, 1), external = s dev + .6 N(0, 1), rounds of 8, a reference of 2 rounds; rank tests on normal scores of correlation rho. Campaigns: six families and

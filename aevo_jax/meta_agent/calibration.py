@@ -132,7 +132,7 @@ def _critical_p(streams: tuple, growth: tuple[float, ...], calibration: int, alp
     for start in {calibration, look}:
       least = np.minimum(least, slope_test.fell(reference, between(start, look + 1), up_to=alpha).p.min(-1))
   k = max(int(stats.binom.ppf(0.05, replays, alpha)), 1)
-  return float(np.partition(least, k - 1)[k - 1])
+  return min(float(np.partition(least, k - 1)[k - 1]), alpha)  # where no replay has enough trials for a slope, all are 1
 
 
 @functools.lru_cache(maxsize=2)
