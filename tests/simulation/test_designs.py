@@ -35,9 +35,9 @@ def test_alarms_are_those_of_the_detector(scenario, surface, plant, size):
 
 
 def test_a_round_too_small_for_a_slope_raises_no_alarm(scenario):
-  """Three workers: the latest round alone has one degree of freedom."""
+  """Four workers: the round after calibration has too few degrees of freedom, the calibration rounds have enough."""
   world = scenario(rounds=3)
-  small = dataclasses.replace(world.constitution, budget=dataclasses.replace(world.constitution.budget, workers=3))
+  small = dataclasses.replace(world.constitution, budget=dataclasses.replace(world.constitution.budget, workers=4))
   found = designs.run(dataclasses.replace(world, constitution=small), range(20))
   assert sum(bool(o.alarms) for o in found) <= 4
 
