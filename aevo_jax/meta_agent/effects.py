@@ -136,8 +136,8 @@ def _prior(encoder: Encoder, family: str, families: Iterable[str], share: float)
     own = OWN_NUMBER_SD if parameter.kind in ('float', 'int') else OWN_SD
     return own if named == family else FOREIGN_SD if named in others else general
 
-  single = {p.selector: deviation(p) for p in encoder.parameters}
-  return np.asarray([general, *(max(single[p.selector] for p in owners) for owners in encoder.owners)])
+  single = np.asarray([deviation(p) for p in encoder.parameters])
+  return np.concatenate([[general], single[encoder.owners].max(axis=1)])
 
 
 def fit(encoder: Encoder, trials: Iterable[Trial], standing: Mapping[str, Count]) -> Effects:

@@ -8,12 +8,12 @@ a default may be (no averaging at all).
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from aevo_jax.config.parameter import Parameter, to_unit, unmet_conditions
+from aevo_jax.config.parameter import Parameter, unmet_conditions
 from aevo_jax.config.search_space import Axis, SearchSpace, prune
 
 
@@ -27,31 +27,36 @@ def pairs(axis: Axis) -> list[tuple[Parameter, Parameter]]:
   return [pair for pair in itertools.combinations(axis.parameters, 2) if any(map(levels, pair))]
 
 
-def _code(parameter: Parameter, value: Any) -> float:
-  """Place or position; out of the range any number beyond it that tells values apart."""
-  if levels(parameter):
-    return float(next((place for place, level in enumerate(levels(parameter)) if level == value), -1))
-  return to_unit(parameter, value) if parameter.low <= value <= parameter.high else 4 + math.atan(value)
+def _coder(parameter: Parameter) -> Callable[[Any], float]:
+  """The code of a value: place or position; out of the range any number beyond it that tells values apart."""
+  places = levels(parameter)
+  if places:
+    return lambda value: float(places.index(value)) if value in places else -1.0
+  scale = math.log if parameter.scale == 'log' else float
+  low, span = scale(parameter.low), scale(parameter.high) - scale(parameter.low)
+  return lambda value: (scale(value) - low) / span if parameter.low <= value <= parameter.high else 4 + math.atan(value)
 
 
 class Encoder:
   """Of one search space and the defaults that hold where a recipe binds nothing.
 
   Attributes:
-    parameters: in the space's order. width: number of features. owners: [width] parameters that each feature belongs to, one or two.
+    parameters: in the space's order. width: number of features. owners: [width, 2] places of the parameters that each feature
+    belongs to, the same twice where it is one.
   """
 
   def __init__(self, space: SearchSpace, defaults: Mapping[str, Any]):
     self.space, self.defaults, self.parameters = space, defaults, space.parameters
     self._index = {p.selector: i for i, p in enumerate(self.parameters)}
-    self._default_codes = np.asarray([_code(p, defaults[p.selector]) for p in self.parameters])
+    self._coders = [_coder(p) for p in self.parameters]
+    self._default_codes = np.asarray([code(defaults[p.selector]) for p, code in zip(self.parameters, self._coders)])
     self._starts = np.cumsum([0, *(len(axis.parameters) for axis in space.axes)])[:-1]
     self._conditions = []  # (parameter, the one it depends on, codes that meet it); what depends on no parameter of the space is settled here
     for i, parameter in enumerate(self.parameters):
       for selector, wanted in parameter.when.items():
         if selector in self._index:
-          other = self.parameters[self._index[selector]]
-          self._conditions.append((i, self._index[selector], np.asarray([_code(other, value) for value in wanted])))
+          other = self._index[selector]
+          self._conditions.append((i, other, np.asarray([self._coders[other](value) for value in wanted])))
         elif unmet_conditions(Parameter(parameter.selector, 'bool', when={selector: wanted}), defaults):
           self._conditions.append((i, i, np.zeros(0)))
     self._lay_out()
@@ -64,18 +69,18 @@ class Encoder:
     self._number = np.asarray(numbers, int)
     column = {p.selector: [k for k, (i, _) in enumerate(choices) if i == at] if levels(p) else
               [len(choices) + part * len(numbers) + numbers.index(at) for part in range(3)] for at, p in enumerate(self.parameters)}
-    left, right, self.owners = [], [], []  # right: -1 where a feature is one parameter's
+    left, right, owners = [], [], []  # right: -1 where a feature is one parameter's
     for axis in self.space.axes:
       for p in axis.parameters:
         left += column[p.selector]
         right += [-1] * len(column[p.selector])
-        self.owners += [(p,)] * len(column[p.selector])
+        owners += [(self._index[p.selector],) * 2] * len(column[p.selector])
       for first, second in pairs(axis):
         both = list(itertools.product(column[first.selector], column[second.selector]))
         left += [x for x, _ in both]
         right += [y for _, y in both]
-        self.owners += [(first, second)] * len(both)
-    self._left, self._right, self.width = np.asarray(left), np.asarray(right), len(left)
+        owners += [(self._index[first.selector], self._index[second.selector])] * len(both)
+    self._left, self._right, self.owners, self.width = np.asarray(left), np.asarray(right), np.asarray(owners), len(left)
 
   def prune(self, overlay: dict[str, Any]) -> dict[str, Any]:
     """The overlay without bindings whose condition does not hold."""
@@ -86,7 +91,7 @@ class Encoder:
     codes = (self._default_codes if base is None else base).copy()
     for selector, value in overlay.items():
       if selector in self._index:
-        codes[self._index[selector]] = _code(self.parameters[self._index[selector]], value)
+        codes[self._index[selector]] = self._coders[self._index[selector]](value)
     return codes
 
   def active(self, codes: np.ndarray) -> np.ndarray:

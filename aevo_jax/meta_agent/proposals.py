@@ -87,8 +87,8 @@ def _new(situation: Situation, observations: Mapping[str, Observation], rng: np.
   if not menus.names:
     return []
   seen, found = [situation.overlay(o.changes) for o in observations.values()], []
-  for drawn in [situation.effects.means, *situation.effects.draws(rng, CANDIDATES)]:
-    changes = menus.best(drawn, situation.effects, rng)
+  weights = np.concatenate([situation.effects.means[None], situation.effects.draws(rng, CANDIDATES)])
+  for changes in menus.best(weights, situation.effects, rng):
     if changes and (overlay := situation.overlay(changes)) not in seen:
       seen.append(overlay)
       found.append(changes)
@@ -125,32 +125,27 @@ class Menus:
     for axis, setting in settings(observations.values(), situation.space):
       past[axis].append(setting)
     encoder, base = situation.effects.encoder, situation.effects.encoder.codes(situation.base)
-    names, sizes, every, steps = [], [], [], []
-    for axis in situation.space.axes:
-      menu = _menu(axis, past[axis.name], situation, rng)
-      codes = np.asarray([encoder.codes(s, base) for s in menu]).reshape(len(menu), len(base))
-      moves = encoder.differences(base, codes)
-      kept = [at for at, found in enumerate(menu) if moves[at, 1:].any() and found not in menu[:at]]
-      if kept:
-        names.append(axis.name)
-        sizes.append(len(kept))
-        every += [menu[at] for at in kept]
-        steps.append(moves[kept])
-    steps = np.concatenate(steps) if steps else np.zeros((0, encoder.width + 1))
-    return cls(tuple(names), np.cumsum([0, *sizes]), every, steps, np.asarray([name in situation.demoted for name in names], bool))
+    drawn = [_menu(axis, past[axis.name], situation, rng) for axis in situation.space.axes]
+    every = [setting for menu in drawn for setting in menu]
+    if not every:
+      return cls((), np.zeros(1, int), [], np.zeros((0, encoder.width + 1)), np.zeros(0, bool))
+    steps = encoder.differences(base, np.asarray([encoder.codes(setting, base) for setting in every]))
+    moved, starts = steps[:, 1:].any(axis=1), np.cumsum([0, *map(len, drawn)])
+    kept = [[start + at for at, setting in enumerate(menu) if moved[start + at] and setting not in menu[:at]] for start, menu in zip(starts, drawn)]
+    names = [axis.name for axis, places in zip(situation.space.axes, kept) if places]
+    chosen = [at for places in kept for at in places]
+    return cls(tuple(names), np.cumsum([0, *(len(places) for places in kept if places)]), [every[at] for at in chosen], steps[chosen],
+               np.asarray([name in situation.demoted for name in names], bool))
 
-  def best(self, weights: np.ndarray, effects: Effects, rng: np.random.Generator) -> dict[str, Any]:
-    """The changes that gain most under some weights [F, f]: the best setting of each axis, and of SUBSETS random sets of axes the best."""
-    moves = self.steps @ weights.T
+  def best(self, weights: np.ndarray, effects: Effects, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """For each of some draws of the weights [D, F, f] the changes that gain most: the best setting of each axis, and of SUBSETS random sets of axes the best."""
+    moves = self.steps @ weights.transpose(0, 2, 1)  # [D, M, F]
     gains = effects.overall(moves)
-    best = np.asarray([start + int(np.argmax(gains[start:end])) for start, end in zip(self.starts, self.starts[1:])])
-    share = np.where(self.demoted, DEMOTED, rng.uniform(*CHANGED, size=(SUBSETS, 1)))
-    subsets = rng.random((SUBSETS, len(self.names))) < share
-    subsets = subsets[subsets.any(axis=1)]
-    if not len(subsets):
-      return {}
-    chosen = subsets[int(np.argmax(effects.overall(subsets @ moves[best])))]
-    return {k: v for at in best[chosen] for k, v in self.settings[at].items()}
+    best = np.stack([start + gains[:, start:end].argmax(axis=1) for start, end in zip(self.starts, self.starts[1:])], axis=1)
+    subsets = np.stack([np.where(self.demoted, DEMOTED, rng.uniform(*CHANGED, size=(SUBSETS, 1))) > rng.random((SUBSETS, len(self.names))) for _ in weights])
+    worth = np.where(subsets.any(axis=2), effects.overall(subsets @ np.take_along_axis(moves, best[..., None], axis=1)), -np.inf)
+    chosen = subsets[np.arange(len(weights)), worth.argmax(axis=1)]
+    return [{k: v for at in settings[axes] for k, v in self.settings[at].items()} for settings, axes in zip(best, chosen)]
 
 
 def _menu(axis: Axis, past: Sequence[dict[str, Any]], situation: Situation, rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -105,6 +105,6 @@ def _decoupled(rows: dict[str, np.ndarray], workers: int, hypotheses: int, slope
   reference = pool(0, calibrated)
   usable = reference.comparable & (reference.reliability > 0) & (slope_test.positive_p(reference) <= reversal.alpha / hypotheses)
   for look in range(calibrated, found.shape[-1]):
-    p = np.minimum(*(slope_test.fell(reference, pool(start, look + 1)).p for start in (calibrated, look)))
-    found[..., look] = usable & (p <= slope_p[:, None, look])
+    for now in (pool(calibrated, look + 1), pool(look, look + 1)):
+      found[..., look] |= usable & now.comparable & (slope_test.fell(reference, now).p <= slope_p[:, None, look])
   return found

@@ -34,6 +34,14 @@ def test_alarms_are_those_of_the_detector(scenario, surface, plant, size):
     assert any(a.verdict == 'reversed' for a in against[index])
 
 
+def test_a_round_too_small_for_a_slope_raises_no_alarm(scenario):
+  """Four workers: the round after calibration has too few degrees of freedom, the calibration rounds have enough."""
+  world = scenario(rounds=3)
+  small = dataclasses.replace(world.constitution, budget=dataclasses.replace(world.constitution.budget, workers=4))
+  found = designs.run(dataclasses.replace(world, constitution=small), range(20))
+  assert sum(bool(o.alarms) for o in found) <= 4
+
+
 def test_false_alarms_and_detections(scenario):
   """150 campaigns each: alarms where nothing is planted at most at alpha = .05 (more than 16 of 150 have probability .001), and a strong plant is mostly found."""
   null = designs.run(scenario(), range(150))
