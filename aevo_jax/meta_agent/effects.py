@@ -29,7 +29,7 @@ OWN_SD = 1.0  # the same of a choice named after a family, to that family
 OWN_NUMBER_SD = 0.6  # of a number named after a family: amounts move less than kinds
 FOREIGN_SD = 0.1  # and to another family
 SEED_SD = 0.02  # * between seeds of one recipe, beside the items' luck
-DOUBT_SD = 0.5  # of a family's step on the external set, where only dev is known and dev is not believed
+DOUBT_SD = 1.0  # of a family's step on the external set, where only dev is known and dev is not believed
 MISFIT_SD = 0.08  # * of what a sum of effects leaves out, times the root of the number of axes that are changed
 
 

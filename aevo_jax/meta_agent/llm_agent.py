@@ -29,7 +29,7 @@ def worker(number: int) -> str:
 
 def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, defaults: dict[str, Any], seed: int, dialogue: Dialogue) -> Policy:
   """As `statistical_agent.decide`, with the explorers' recipes from `dialogue`."""
-  base = statistical_agent.decide(history, policy, constitution, defaults, seed)
+  base = dataclasses.replace(statistical_agent.decide(history, policy, constitution, defaults, seed), objectives=policy.objectives, trust=policy.trust)
   if base.round > constitution.budget.rounds:
     return base  # after the last round only its standing recipe counts
   space, (anchor, *explorers) = constitution.space(), base.assignments

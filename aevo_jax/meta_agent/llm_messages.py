@@ -12,6 +12,7 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import Axis
 from aevo_jax.meta_agent.chat_client import Messages
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
+from aevo_jax.meta_agent.trust import ALARMS
 
 EVIDENCE_CHARS = 24_000
 BEST = 3  # trials of a round of which only the best are told
@@ -28,6 +29,8 @@ def policy_messages(history: Sequence[Mapping[str, Any]], base: Policy, constitu
       **_common(constitution, base.standing, defaults, constitution.space().axes),
       'dead_ends': [{'changes': d.changes, 'gain': d.gain, 'until_round': d.expires} for d in base.dead_ends if d.expires > base.round],
       'demoted_axes': list(base.demoted),
+      'objectives': dict(base.objectives),
+      'trust': base.trust,
       'decided_by_the_rule': list(base.reasons),
       'evidence': evidence(history)})
 
@@ -71,7 +74,8 @@ def _short(past: Mapping[str, Any]) -> dict[str, Any]:
   """A round with a short row a trial."""
   rows = [{'axis': t['axis'], 'changes': {} if t['axis'] == ANCHOR else t['changes'], 'status': t['status'],
            'dev': t['dev'] and t['dev']['overall']['accuracy'], 'external': t['external']} for t in past['trials']]
-  return {'round': past['round'], 'standing': past['standing'], 'trials': rows, 'noise': past['noise']}
+  alarms = {stream: v['verdict'] for stream, v in past['verdicts'].items() if v['verdict'] in ALARMS}
+  return {'round': past['round'], 'standing': past['standing'], 'trials': rows, 'noise': past['noise'], 'alarms': alarms}
 
 
 def _json(value: Any) -> str:

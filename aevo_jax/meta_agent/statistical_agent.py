@@ -64,7 +64,7 @@ def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, 
       promoted |= by_axis(observation.changes, space)
       reasons.append(promotion_reason(observation, latest['noise'], measure))
 
-  effects = _effects(history, standing, Encoder(space, defaults), policy.objectives)
+  effects = _effects(history, standing, Encoder(space, defaults), policy.objectives, constitution.reversal.calibration_rounds)
   base = prune(standing, space, defaults)
   dead_ends = list(policy.dead_ends)
   known = {(d.axis, render_overlay(d.changes)) for d in dead_ends if d.expires > policy.round}
@@ -94,8 +94,11 @@ def promotion_reason(observation: Observation, noise: dict, measure: str = 'exte
           f'{len(observation.external)} trial(s), beyond the noise floor (sd {noise["seed_sd"]:.4f})')
 
 
-def _effects(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder, objectives: Mapping[str, float]) -> effects_lib.Effects:
-  """What the scores of all rounds say of every setting, and of the standing recipe: dev's, but of families whose objective is another the released external ones."""
+def _effects(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder, objectives: Mapping[str, float], calibration_rounds: int) -> effects_lib.Effects:
+  """What the scores of all rounds say of every setting, and of the standing recipe: dev's, but of families whose objective is another the released external ones.
+
+  In the calibration rounds dev did track external, or there would have been no alarm; so what is only known on dev there is taken as it is.
+  """
   trials = []
   for evidence in history:
     anchors = anchor_trials(history, evidence['standing'])
@@ -108,7 +111,8 @@ def _effects(history: Sequence[dict], standing: dict[str, Any], encoder: Encoder
         continue
       told = bool(released) and trial['external_by_family'] is not None
       families = frozenset(objectives) if told else frozenset()
-      trials.append(effects_lib.Trial(before, encoder.prune(before | trial['changes']), _counts([trial], families, [trial]), counts[told], len(anchors), families, objectives))
+      trials.append(effects_lib.Trial(before, encoder.prune(before | trial['changes']), _counts([trial], families, [trial]), counts[told], len(anchors), families,
+                                       objectives if evidence['round'] > calibration_rounds else {}))
   looks = _looks(history, standing, encoder)
   released = [t for t in looks if t['external_by_family'] is not None]
   return effects_lib.fit(encoder, trials, _counts(looks, objectives if released else (), released))

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from aevo_jax.tasks.item import SIZES, Difficulty
-from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, RareKindShare, draw_set, item_at, stream
+from aevo_jax.tasks.mixture import FAMILIES, AnswerShown, AnswerWithheld, FamilyWeights, Mixture, RareKindShare, draw_set, item_at, stream
 
 DIGEST_PROGRAM = '''
 import dataclasses, hashlib, json
@@ -105,6 +105,24 @@ def test_rare_share_is_a_share(family):
 
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('size', SIZES)
+def test_shown_answers_are_a_share_and_the_items_are_otherwise_the_same(family, size):
+  plain = Mixture(size, only(family))
+  found = {}
+  for name, mixture in (('none', plain), ('shown', dataclasses.replace(plain, shown=AnswerShown(**{family: 0.4}))),
+                        ('withheld', dataclasses.replace(plain, withheld=AnswerWithheld(**{family: 0.6}))),
+                        ('both', dataclasses.replace(plain, shown=AnswerShown(**{family: 0.5}), withheld=AnswerWithheld(**{family: 0.5})))):
+    found[name] = [item_at(1, 'train', i, mixture) for i in range(400)]
+  assert found['shown'] == found['withheld']  # the same share from either side
+  for name, share in (('shown', 0.4), ('both', 0.75)):
+    changed = [(a, b) for a, b in zip(found['none'], found[name]) if a != b]
+    assert abs(len(changed) - 400 * share) <= 5 * (400 * share * (1 - share))**0.5
+    for a, b in changed:
+      assert b.question.removesuffix('?' if size == 'micro' else '').endswith(b.answer) and (b.reasoning, b.steps) == ('', '')
+      assert (a.answer, a.rule, a.key, a.plain) == (b.answer, b.rule, b.key, b.plain)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('size', SIZES)
 def test_difficulty_is_live(family, size):
   """A smaller magnitude narrows numbers, rules or lengths; extra examples lengthen the prompt."""
   # The common kind only: half of the rare standard equations are symbol strings, which have no magnitude.
@@ -129,6 +147,7 @@ def test_difficulty_is_live(family, size):
     (lambda: Mixture(weights=FamilyWeights(unit_conversion=-1.0)), r"finite and >= 0.*'unit_conversion': -1\.0"),
     (lambda: Mixture(weights=FamilyWeights(unit_conversion=float('nan'))), 'finite'),
     (lambda: Mixture(weights=FamilyWeights(unit_conversion=float('inf'))), 'finite'),
+    (lambda: Mixture(shown=AnswerShown(unit_conversion=1.5)), r'answer_shown.unit_conversion must lie in \[0, 1\], got 1\.5'),
     (lambda: Mixture(rare_share=RareKindShare(text_encryption=1.1)), r'share of text_encryption must lie in \[0, 1\], got 1\.1'),
     (lambda: Mixture(rare_share=RareKindShare(text_encryption=float('nan'))), 'must lie in'),
     (lambda: Difficulty(magnitude=0.0), r'difficulty\.magnitude must lie in \(0, 1\], got 0'),

@@ -1,0 +1,68 @@
+"""From an alarm to another objective and its control arm, in whole simulated campaigns."""
+
+import dataclasses
+
+import pytest
+
+from aevo_jax.campaign import decisions
+from aevo_jax.campaign.state import CampaignState
+from aevo_jax.campaign.trial import trial_seed
+from aevo_jax.config.constitution import Control
+from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.policy import ANCHOR
+from aevo_jax.simulation.campaign import Play
+from aevo_jax.simulation.scenario import Scenario
+
+
+def played(world: Scenario, index: int):
+  """Policies and alarms of a campaign."""
+  play, state, history, policies = Play(world, index), CampaignState(), [], [policy_lib.starting(3)]
+  for _ in range(world.constitution.budget.rounds + 1):
+    history.append(play.round(state, policies[-1]))
+    policies.append(decisions.next_policy(history, policies[-1], world.constitution, recipe=world.recipe, agent='statistical', campaign_seed=trial_seed(0, str(index))))
+  return play, policies
+
+
+@pytest.fixture(scope='module')
+def revised(scenario):
+  """A campaign in which an alarm came while rounds were left."""
+  world = scenario('drawn', plant='reversal', rounds=6, plant_size=4.0, plant_round=3)
+  for index in range(30):
+    play, policies = played(world, index)
+    if policies[6].objectives:
+      play.index = index
+      return world, play, policies
+  raise AssertionError('no alarm in 30 campaigns with a reversal of 4 in log-odds')
+
+
+def test_an_alarm_changes_the_familys_objective_and_says_so(revised):
+  world, play, policies = revised
+  first = next(p for p in policies if p.objectives)
+  before = policies[first.round - 1]
+  streams = {a.stream for a in play.detector.alarms if a.round == before.round}
+  assert set(first.objectives) == streams - {'overall'} and not before.objectives
+  for family, worth in first.objectives.items():
+    assert -1 <= worth < 1 and any(r.startswith(f'{family}: dev is ') for r in first.reasons)
+    assert first.trust['dev'][family] == max(worth, 0.0)
+
+
+def test_the_control_arm_runs_what_the_policy_would_have_assigned_without_the_revision(revised):
+  world, play, policies = revised
+  first = next(p for p in policies if p.objectives)
+  rules = world.constitution.control
+  arms = [a.arm for a in first.assignments if a.axis != ANCHOR]
+  assert arms.count('control') == rules.workers and arms.count('revised') == len(arms) - rules.workers
+  assert first.control == rules.rounds and first.objectives_before == {}
+  assert all(not a.arm for p in policies[:first.round] for a in p.assignments)
+  later = [p for p in policies if p.round >= first.round + rules.rounds and p.objectives == first.objectives]
+  assert all(not a.arm for p in later for a in p.assignments)
+  assert any(r.startswith('control arm: ') for r in first.reasons)
+
+
+def test_without_control_workers_nobody_goes_on_as_before(revised):
+  world, play, policies = revised
+  alone = dataclasses.replace(world, constitution=dataclasses.replace(world.constitution, control=Control(workers=0)))
+  _, found = played(alone, play.index)
+  first = next(p for p in policies if p.objectives)
+  assert found[first.round].objectives == first.objectives and all(not a.arm for p in found for a in p.assignments)
+  assert 'no control arm' in found[first.round].reasons[-1]
