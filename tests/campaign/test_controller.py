@@ -264,7 +264,7 @@ def test_a_campaign_survives_whole_groups_that_fail(launch, dead):
 
 
 def test_a_refused_recipe_is_a_row_and_never_starts(launch, monkeypatch):
-  def decide(history, policy, constitution, recipe, agent, campaign_seed):
+  def decide(history, policy, constitution, recipe, agent, campaign_seed, dialogue):
     following = campaign_lib.policy_lib.starting(3)
     bad = Assignment('batch', {}, {'budget.trial_tokens': 10**9}, 'greed')
     return dataclasses.replace(following, round=policy.round + 1, assignments=(following.assignments[0], bad, following.assignments[2]))

@@ -102,7 +102,7 @@ def test_it_needs_no_holdout_and_claims_nothing_that_was_not_scored(run):
 
 def test_the_audit_recomputes_what_followed_from_the_scores(run):
   found = {f.check: f for f in audit.audit(run)}
-  assert {name for name, f in found.items() if f.status == audit.NOT_APPLICABLE} == {'commitment', 'external scores', 'final scores'}
+  assert {name for name, f in found.items() if f.status == audit.NOT_APPLICABLE} == {'commitment', 'external scores', 'concordance', 'final scores'}
   assert {f.status for f in found.values()} <= {audit.OK, audit.WARNING, audit.NOT_APPLICABLE}, found
   assert '5 submissions as exported, 5 scores handed in' in found['submissions'].detail
 

@@ -76,9 +76,9 @@ def test_report_and_table_say_what_the_final_is(run):
 
 
 @pytest.mark.parametrize(('change', 'failing'), [
-    (lambda stored: stored['answers']['rules'][0].__setitem__(0, 'x' * 9), {'probes'}),
+    (lambda stored: [answer.__setitem__(0, 'x' * 9) for answer in stored['answers']['order']], {'probes'}),
     (lambda stored: stored['summary']['order']['overall'].__setitem__('accuracy', 1.0), {'probes'}),
-    (lambda stored: stored['answers']['samples'][3].pop(), {'probes'})], ids=['answer', 'summary', 'missing sample'])
+    (lambda stored: stored['answers']['samples'][3].pop(), {'probes'})], ids=['answers', 'summary', 'missing sample'])
 def test_a_changed_probe_file_fails_the_audit(run, change, failing, tmp_path, rewrite):
   import os
   import shutil

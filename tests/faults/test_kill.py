@@ -104,9 +104,17 @@ def outcome(run: pathlib.Path) -> dict:
       'trials': {t.trial: (t.overlay, t.seed, t.status, t.candidate, t.dev, t.released, t.external_scored, t.final_scored) for t in state.trials.values()},
       'promoted': {round_: promotion['promoted'] for round_, promotion in state.promotions.items()},
       'policies': {round_: policy['digest'] for round_, policy in state.policies.items()},
-      'evidence': state.evidence, 'ranks': state.ranks, 'base': state.base, 'final': state.final['scores'], 'secrets': state.revealed['secrets'],
+      'evidence': {round_: without_seconds(run / 'evidence' / f'round_{round_:03d}.json') for round_ in state.evidence}, 'ranks': state.ranks, 'base': state.base, 'final': state.final['scores'], 'secrets': state.revealed['secrets'],
       'items': {name: (scores['items'], scores['file_digest']) for name, scores in external.items()},
   }
+
+
+def without_seconds(path: pathlib.Path) -> dict:
+  """Evidence without the one thing in it that a clock measured."""
+  found = json.loads(path.read_text())
+  for cost in (found['cost'], *(trial['cost'] for trial in found['trials'])):
+    del cost['seconds']
+  return found
 
 
 def assert_same(killed: pathlib.Path, reference: pathlib.Path) -> None:

@@ -271,5 +271,5 @@ def test_export_writes_a_model_that_scores_as_the_ledger_says(tiny_run, tmp_path
   again = aevo('export', tiny_run, f'--out={out}', '--starting')
   assert again.returncode == 1 and 'exists; choose another --out' in again.stderr
   adapter = aevo('export', tiny_run, f'--out={tmp_path / "adapter"}', '--starting', '--adapter', '--base_name=base')
-  assert adapter.returncode == 1 and "trained all weights (adaptation.method = 'full'); export them without --adapter" in adapter.stderr
+  assert adapter.returncode == 1 and "trained all weights (adaptation.method = 'full'); without --adapter the weights are exported" in adapter.stderr
   assert [p.name for p in tmp_path.iterdir()] == ['model']

@@ -26,7 +26,7 @@ def evidence(policy: policy_lib.Policy, scores) -> dict:
   """Every trial's dev and released external score is scores(assignment)."""
   count = lambda a: {'correct': round(1000 * a), 'total': 1000, 'accuracy': a}
   trials = [{'trial': f'r{policy.round}w{w}', 'worker': w, 'axis': a.axis, 'changes': a.changes, 'status': 'sealed', 'cause': '', 'external': round(scores(a), 2),
-             'dev': {'overall': count(scores(a)), 'by_family': {}}} for w, a in enumerate(policy.assignments)]
+             'external_by_family': None,             'dev': {'overall': count(scores(a)), 'by_family': {}}} for w, a in enumerate(policy.assignments)]
   return {'round': policy.round, 'standing': policy.standing, 'trials': trials, 'noise': {'seed_sd': 0.005, 'degrees_of_freedom': 5, 'replicates': 6}}
 
 

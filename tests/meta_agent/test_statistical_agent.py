@@ -120,7 +120,7 @@ def gain(world: World, policies) -> float:
 def evidence(round_: int, standing: dict, rows: list[tuple], *, seed_sd: float = 0.005, dof: int = 4) -> dict:
   """rows: (axis, changes, dev accuracy or None, released external score or None)."""
   trials = [{'trial': f'r{round_}w{w}', 'worker': w, 'axis': axis, 'changes': changes, 'status': 'failed' if dev is None else 'sealed', 'cause': '',
-             'dev': None if dev is None else row(dev), 'external': external, 'external_rank': None, 'cost': {'tokens': 0, 'steps': 0, 'flops': 0}}
+             'dev': None if dev is None else row(dev), 'external': external, 'external_by_family': None, 'external_rank': None, 'cost': {'tokens': 0, 'steps': 0, 'flops': 0}}
             for w, (axis, changes, dev, external) in enumerate(rows)]
   return {'schema': 1, 'round': round_, 'standing': standing, 'trials': trials, 'noise': {'seed_sd': seed_sd, 'degrees_of_freedom': dof, 'replicates': dof + 1}}
 

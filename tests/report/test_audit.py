@@ -159,7 +159,7 @@ FORGED = {
     'secret': (with_payload('secrets_revealed', lambda p: p['secrets'].update(holdout='00' * 32)), {'commitment'}),
     'released score': (with_payload('external_released', lambda p: p.update(score=0.99), 'r1w1'), {'releases', 'evidence'}),
     'ranks': (with_payload('external_ranked', swap_ranks), {'ranks', 'evidence'}),
-    'dev score': (with_payload('trial_scored', more_correct, 'r1w1'), {'dev scores', 'evidence'}),
+    'dev score': (with_payload('trial_scored', more_correct, 'r1w1'), {'dev scores', 'concordance', 'evidence'}),
     'base score': (with_payload('base_scored', more_correct), {'dev scores'}),
     'final score': (with_payload('final_scored', lambda p: p['scores']['promoted0']['overall'].update(accuracy=0.99)), {'final scores'}),
     'promotion': (with_payload('promotion_decided', lambda p: p.update(promoted={'optimizer.learning_rate': 0.01})), {'promotions'}),
@@ -182,7 +182,7 @@ def test_a_forged_ledger_fails_what_it_lies_about(run_copy, rewrite, name):
 def test_another_campaign_seed_is_not_the_runs(run_copy, rewrite):
   forge(run_copy, rewrite, with_payload('campaign_started', lambda p: p.update(seed=5)))
   # Ties are tossed with it too, so that ranks change or do not.
-  assert failed(run_copy) - {'ranks'} == {'inputs', 'recipes', 'policies'}
+  assert failed(run_copy) - {'ranks', 'concordance'} == {'inputs', 'recipes', 'policies'}
 
 
 def test_a_forged_secret_leaves_the_private_scores_unsaid(run_copy, rewrite):
@@ -204,7 +204,7 @@ def test_an_unfinished_run_has_nothing_to_hide(run_copy, rewrite):
   """Cut, with a matching head, after round 0: what is there holds, the rest has not come yet."""
   forge(run_copy, rewrite, lambda records: records[:1 + next(i for i, r in enumerate(records) if r.kind == 'round_finished')])
   found = findings(run_copy)
-  assert {name for name, f in found.items() if f.status == audit.NOT_YET} == {'commitment', 'external scores', 'ranks', 'final scores'}
+  assert {name for name, f in found.items() if f.status == audit.NOT_YET} == {'commitment', 'external scores', 'ranks', 'concordance', 'final scores'}
   assert not {name for name, f in found.items() if f.status == audit.FAILED}
 
 
