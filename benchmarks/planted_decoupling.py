@@ -41,6 +41,9 @@ from aevo_jax.tasks.mixture import FAMILIES
 STUDY = 'configs/campaigns/decoupling_study.gin'
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'planted_decoupling.json'
 PLANT_SEED = 5_772_156  # of the plants only
+# Where training on the flaw is a shortcut at all (docs/results.md has the trial runs): copying an answer is not learnt within a trial in text_encryption, and in
+# bit_manipulation no recipe moves the external score, so that dev has nothing to lose touch with.
+PLANTED = ('numeral_conversion', 'unit_conversion', 'gravitational_constant', 'equation_transformation')
 SIGNS = ('answer_shown', 'answer_withheld')
 
 
@@ -55,7 +58,7 @@ class Plant(NamedTuple):
   @classmethod
   def draw(cls, seed: int) -> 'Plant':
     rng = np.random.default_rng([PLANT_SEED, seed])
-    family, onset = str(rng.choice(list(FAMILIES))), int(rng.integers(3, 5))
+    family, onset = str(rng.choice(PLANTED)), int(rng.integers(3, 5))
     signs = {f: str(rng.choice(SIGNS)) for f in FAMILIES}
     axes = {f'data_{place}': f'{signs[f]}.{f}' for place, f in zip(rng.permutation(len(FAMILIES)), FAMILIES)}
     return cls(family, signs[family], onset, dict(sorted(axes.items())))
