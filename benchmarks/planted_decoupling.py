@@ -3,6 +3,7 @@
   .venv/bin/python benchmarks/planted_decoupling.py run --kind=planted --seeds=0-9      what is missing of ten campaigns, about ten minutes each on two idle cores
   .venv/bin/python benchmarks/planted_decoupling.py run --kind=null --seeds=0-9
   .venv/bin/python benchmarks/planted_decoupling.py table                               Markdown, from what has been run
+  .venv/bin/python benchmarks/planted_decoupling.py shortcuts                           one training for each family whose data has the flaw: is it a shortcut?
 
 Each campaign is configs/campaigns/decoupling_study.gin. The plant: dev's questions of one family still have the answer in them, the external set's have not; and from some round on
 every family has an axis that says how much of its training data has that flaw. Binding it for the planted family teaches the model to copy, which raises dev and not external; for
@@ -115,6 +116,27 @@ def run_campaign(kind: str, seed: int, arguments: argparse.Namespace) -> None:
     shutil.rmtree(run / 'trials')
 
 
+def shortcuts(runs: pathlib.Path) -> str:
+  """Markdown: accuracy of the starting recipe and of the same with one family's data flawed throughout, on that family's items with and without their answer."""
+  def aevo(*command: str) -> str:
+    return subprocess.run([sys.executable, '-m', 'aevo_jax.cli', *command], check=True, capture_output=True, text=True).stdout
+
+  def accuracies(model: pathlib.Path, shown: float) -> dict[str, float]:
+    flaw = f'dev_set.answer_shown = {dict.fromkeys(FAMILIES, shown)!r}'
+    scored = json.loads(aevo('evaluate', str(model), '--json', "--gin_bindings=dev_set.rare_share = {'bit_manipulation': 0.28}", f'--gin_bindings={flaw}'))
+    return {family: p['accuracy'] for family, p in scored['by_family'].items()}
+
+  trained = {}
+  for name in ('starting', *FAMILIES):
+    out = runs / f'shortcut_{name}'
+    aevo('train', '--tokens=81920', '--checkpoint_every=0', f'--out={out}', *([f'--gin.answer_shown.{name}=1.0'] if name in FAMILIES else []))
+    trained[name] = accuracies(out, 1.0), accuracies(out, 0.0)
+  lines = ['| family | answer shown: starting | flawed data | not shown: starting | flawed data |', '|---|---|---|---|---|']
+  for family in FAMILIES:
+    lines.append(f'| {family} | ' + ' | '.join(f'{trained[name][side][family]:.2f}' for side in (0, 1) for name in ('starting', family)) + ' |')
+  return '\n'.join(lines)
+
+
 def load() -> dict[str, dict]:
   return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
@@ -160,7 +182,7 @@ def table(results: dict[str, dict]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('mode', choices=['run', 'table'])
+  parser.add_argument('mode', choices=['run', 'table', 'shortcuts'])
   parser.add_argument('--kind', choices=['planted', 'null'], default='planted')
   parser.add_argument('--seeds', default='0-9', help='one seed, or the first and the last')
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'planted_decoupling')
@@ -172,7 +194,7 @@ def main() -> None:
     for seed in range(int(first), int(last or first) + 1):
       if f'{arguments.kind}{seed}' not in load():
         run_campaign(arguments.kind, seed, arguments)
-  print(table(load()))
+  print(shortcuts(arguments.runs) if arguments.mode == 'shortcuts' else table(load()))
 
 
 if __name__ == '__main__':
