@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.statements import parse_statements, render_value
 from aevo_jax.evaluation.intervals import paired_bootstrap, unpaired_bootstrap
 from aevo_jax.meta_agent.policy import ANCHOR
@@ -52,7 +53,7 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
 def _facts(story: Story) -> dict[str, Any]:
   """What a campaign was begun with, one line a fact."""
   started = story.started
-  constitution = {f'constitution {b.selector}': b.value for b in parse_statements(story.constitution.text())}
+  constitution = {f'constitution {b.selector}': b.value for b in parse_statements(story.constitution.text(), max_bytes=constitution_lib.MAX_BYTES)}
   space = constitution.pop('constitution search_space.axes')
   facts = constitution | {f'search space, {axis}: {selector}': spec for axis, parameters in space.items() for selector, spec in parameters.items()}
   facts |= {f'campaign.{name}': value for name, value in started['settings'].items()}

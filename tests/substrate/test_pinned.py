@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from aevo_jax import layout
+from aevo_jax.config import constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.substrate import build, manifest
 
@@ -20,5 +21,5 @@ def test_the_starting_recipe_is_the_best_of_the_grid():
   best = max(runs, key=lambda r: r['accuracy'])['overlay']
   recipe = {b.selector: b.value for b in parse_statements((root / 'recipe.gin').read_text())}
   assert len(runs) >= 12 and best['optimizer.learning_rate'] == recipe['optimizer.learning_rate'] and best['train.batch_rows'] == recipe['train.batch_rows']
-  budget = next(b.value for b in parse_statements(layout.root_file('constitution.gin').read_text()) if b.selector == 'budget.trial_tokens')
+  budget = next(b.value for b in parse_statements(layout.root_file('constitution.gin').read_text(), max_bytes=constitution.MAX_BYTES) if b.selector == 'budget.trial_tokens')
   assert best['train.steps'] * best['train.batch_rows'] * recipe['train.row_length'] == budget  # what train.steps = 0 runs
