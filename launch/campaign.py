@@ -125,7 +125,7 @@ def go_on(run: pathlib.Path) -> None:
     if code_changed(run):
       sys.exit(f'campaign: {run} was begun with other code of aevo_jax, whose trials could not be compared with the rest; finish it with that code, '
                'or choose another --run')
-    if (missing := manual_arbiter.missing(progress.state, progress.state.waiting)):
+    if progress.state.waiting and (missing := manual_arbiter.missing(progress.state)):
       raise manual_arbiter.WaitingForScoresError(run, missing)
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
@@ -140,7 +140,8 @@ def dry_run(constitution: constitution_lib.Constitution, settings, estimate: est
   """Prints trials, time, memory and disk of a campaign, and what is missing."""
   root = substrate or (None if estimate.model else layout.root_file('substrate'))
   starting = root / build.RECIPE if root else None
-  kinds.check(constitution, settings.agent, starting.read_text() if starting and starting.exists() else None)
+  kinds.check(constitution, settings.agent, starting.read_text() if starting and starting.exists() else None, arbiter=settings.arbiter,
+              workers_choose=settings.workers_choose)
   budget = constitution.budget
   final = (1 if settings.arbiter == 'manual' else 2) * budget.final_seeds
   trials = budget.noise_seeds + budget.rounds * budget.workers + final

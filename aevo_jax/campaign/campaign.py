@@ -474,14 +474,14 @@ class Campaign:
       if self._manual:
         streams = decisions.submitted_concordance(trials, seed)
       else:
-        request = {'op': 'concordance', 'trials': scored, 'dev': decisions.dev_streams(trials), 'variance': decisions.dev_item_variance(trials), 'seed': seed}
+        request = {'op': 'concordance', 'round': round_, 'trials': scored, 'dev': decisions.dev_streams(trials), 'variance': decisions.dev_item_variance(trials), 'seed': seed}
         streams = self._arbiter.call(request)['streams'] if scored else {}
       self._append('concordance_measured', {'round': round_, 'streams': streams})
     if round_ not in self.state.verdicts:
       self._append('verdicts_spoken', {'round': round_, 'verdicts': decisions.verdicts(self.state, round_, self._inputs.constitution)})
     if (arms := decisions.arms(policy, trials)) and round_ not in self.state.attributions:
       result = decisions.submitted_control(self.state, round_) if self._manual else self._arbiter.call(
-          {'op': 'control', 'rounds': decisions.controlled(self.state, round_)})['result']
+          {'op': 'control', 'round': round_, 'rounds': decisions.controlled(self.state, round_)})['result']
       self._append('control_tested', {'round': round_, 'result': result})
 
   def _release_submitted(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
@@ -507,7 +507,7 @@ class Campaign:
           self._append('submission_exported', manual_arbiter.export(self._run, trial, self._inputs))
         except manual_arbiter.NoSubmissionError as error:
           self._append('scores_waived', {'trials': [trial.trial], 'cause': str(error)})
-    missing = manual_arbiter.missing(self.state, chosen)
+    missing = manual_arbiter.missing(self.state)
     if missing:
       self._append('campaign_waiting', {'trials': missing})
       raise manual_arbiter.WaitingForScoresError(self._run, missing)

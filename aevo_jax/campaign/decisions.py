@@ -7,6 +7,7 @@ what the final trains. None reads a clock or a file.
 import collections
 import dataclasses
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from aevo_jax.meta_agent.policy import ANCHOR, Policy
 AGENTS = {'statistical': statistical_agent.decide, 'random': random_agent.decide, 'best_of_n': best_of_n_agent.decide, 'tpe': tpe_agent.decide,
           'frozen': frozen_agent.decide, 'keep_or_discard': keep_or_discard.decide}
 LLM = 'llm'  # the agent that is no function of the evidence alone
+HEEDING = ('statistical', LLM)  # agents whose decisions follow `Policy.objectives`; the others are peers that no verdict changes
 FINAL = -1  # the round number of final retrainings in trial records
 
 
@@ -154,7 +156,7 @@ def round_evidence(state: CampaignState, round_: int, policy: Policy, constituti
     interval = None if t.released_families is None else _interval(t.released, constitution.external_set.items)
     rows.append(evidence_lib.trial_row(
         trial=t.trial, worker=t.worker, axis=t.axis, arm=assignment.arm, changes=assignment.changes, status=t.status, cause=t.cause, dev=t.dev,
-        external=t.released, external_interval=interval, external_by_family=_families(t.released_families), external_rank=ranks.get(t.trial), cost=_cost(t)))
+        external=t.released, external_interval=interval, external_by_family=_released(t.released_families), external_rank=ranks.get(t.trial), cost=_cost(t)))
   collected = evidence_lib.collect(round_=round_, standing=policy.standing, trials=rows, noise=noise, verdicts=state.verdicts.get(round_, {}),
                                    attribution=state.attributions.get(round_), llm=state.llm_cost(round_))
   return target.entered(collected) if target else collected
@@ -170,7 +172,7 @@ def _interval(accuracy: float, items: int) -> list[float]:
   return [round(x, 4) for x in wilson(round(accuracy * items), items)]
 
 
-def _families(released: dict[str, list] | None) -> dict[str, dict] | None:
+def _released(released: dict[str, list] | None) -> dict[str, dict] | None:
   """Family -> accuracy, total and interval of what was released as [accuracy, total]."""
   if released is None:
     return None
@@ -186,39 +188,52 @@ def next_policy(history: Sequence[dict], policy: Policy, constitution: Constitut
                 dialogue: Callable[[int, str], Dialogue] | None = None) -> Policy:
   """What the named agent makes of the evidence of all rounds so far; `recipe` is the substrate's default, `dialogue` (round, purpose) -> whom 'llm' asks.
 
-  The latest verdicts first revise what dev is worth. In the rounds after a revision some workers go on as if there had been none: the control arm.
+  The latest verdicts first revise what dev is worth, for agents that heed it. In the rounds after a revision some workers go on as if there had been none: the control arm.
   """
   history = proxy_target.rescored(history)
   defaults, seed, rules = default_values(recipe), trial_seed(campaign_seed, f'agent{policy.round}'), constitution.in_round(policy.round + 1)
 
-  def decide(objectives: Mapping[str, float], seen: Sequence[dict], purpose: str) -> Policy:
-    asked = dataclasses.replace(policy, objectives=dict(objectives), trust=revision.trust)
+  def decide(objectives: Mapping[str, float], trusted: Mapping[str, Any], seen: Sequence[dict], purpose: str) -> Policy:
+    asked = dataclasses.replace(policy, objectives=dict(objectives), trust=dict(trusted))
     if agent == LLM:
       return llm_agent.decide(seen, asked, rules, defaults, seed, dialogue(policy.round + 1, purpose))
     return roles.decide(AGENTS[agent], seen, asked, rules, defaults, seed)
 
-  revision = trust.revise(policy.objectives, policy.trust, history[-1]['verdicts'])
+  if agent not in HEEDING:
+    return decide({}, {}, history, llm_agent.POLICY)
+  revision = trust.revise(policy.objectives, policy.trust, history[-1]['verdicts'], _families(history[-1]))
   revised = revision.objectives != policy.objectives
   control = constitution.control.rounds if revised else max(policy.control - 1, 0)
   before = policy.objectives if revised and not policy.control else policy.objectives_before
-  following = dataclasses.replace(decide(revision.objectives, history, llm_agent.POLICY), parent=policy.digest(), trust=revision.trust, objectives=revision.objectives,
-                                  objectives_before=before if control else {}, control=control)
+  following = dataclasses.replace(decide(revision.objectives, revision.trust, history, llm_agent.POLICY), parent=policy.digest(), trust=revision.trust,
+                                  objectives=revision.objectives, objectives_before=before if control else {}, control=control)
   reasons = (*revision.reasons, *following.reasons)
-  if control:
-    unaware = [{**evidence, 'verdicts': {}} for evidence in history]
-    following, sentence = _with_control_arm(following, decide(before, unaware, llm_agent.CONTROL), constitution.control.workers)
+  if control and policy.round < constitution.budget.rounds:
+    unaware = [{**evidence, 'verdicts': {}, 'attribution': None, 'trials': [{**t, 'arm': ''} for t in evidence['trials']]} for evidence in history]
+    following, sentence = _with_control_arm(following, decide(before, {}, unaware, llm_agent.CONTROL), constitution.control.workers, seed)
     reasons = (*reasons, sentence)
   return dataclasses.replace(following, reasons=reasons)
 
 
-def _with_control_arm(following: Policy, old: Policy, workers: int) -> tuple[Policy, str]:
-  """The policy with the last `workers` explorers taken over by what the old objectives would have run."""
+def _families(evidence: Mapping[str, Any]) -> list[str]:
+  """That dev is told by."""
+  return sorted({f for t in evidence['trials'] if t['dev'] is not None for f in t['dev']['by_family']})
+
+
+def _with_control_arm(following: Policy, old: Policy, workers: int, seed: int) -> tuple[Policy, str]:
+  """The policy with `workers` explorers taken over by what the old objectives would have run.
+
+  Which ranks of the two lists go to which arm is drawn at random: the first explorers of a list are its best ones, and had the revision changed nothing, the permutation
+  test would still be exact.
+  """
   anchors = [a for a in following.assignments if a.axis == ANCHOR]
   explorers, former = ([a for a in p.assignments if a.axis != ANCHOR] for p in (following, old))
-  count = min(workers, len(explorers) - 1, len(former))
+  ranks = min(len(explorers), len(former))
+  count = min(workers, ranks - 1)
   if count < 1:
     return following, 'no control arm: too few workers explore'
-  arms = [*(dataclasses.replace(a, arm='revised') for a in explorers[:len(explorers) - count]), *(dataclasses.replace(a, arm='control') for a in former[:count])]
+  control = set(random.Random(seed).sample(range(ranks), count))
+  arms = [dataclasses.replace(former[k], arm='control') if k in control else dataclasses.replace(a, arm='revised') for k, a in enumerate(explorers)]
   return dataclasses.replace(following, assignments=(*anchors, *arms)), (
       f'control arm: {count} of {len(arms)} explorers go on under the objectives before the revision, so that the revision itself is tested')
 

@@ -1,5 +1,6 @@
 """Which agents, budgets, recipes and submissions go together: checked before anything is made."""
 
+import importlib.util
 from typing import Any
 
 from aevo_jax.campaign.gate import default_values
@@ -12,10 +13,14 @@ class CampaignKindError(ValueError):
   """A campaign whose parts do not go together; the message names the binding and the fix."""
 
 
-def check(constitution: Constitution, agent: str, recipe: str | None) -> None:
+WHOLE_RECIPES = ('random', 'tpe', 'best_of_n', 'keep_or_discard')  # agents that take a trial's changes for all that it ran
+
+
+def check(constitution: Constitution, agent: str, recipe: str | None, *, arbiter: str = 'local', workers_choose: str = 'policy') -> None:
   """Whether a campaign of this agent can be run.
 
   Args:
+    arbiter, workers_choose: as in CampaignSettings.
     recipe: text of the starting recipe; None where there is no substrate yet.
 
   Raises:
@@ -27,10 +32,24 @@ def check(constitution: Constitution, agent: str, recipe: str | None) -> None:
       raise CampaignKindError(f"campaign.agent = 'keep_or_discard' runs one trial a round, and budget.workers is {budget.workers}; set budget.workers = 1 and more budget.rounds")
   elif budget.workers < 2:
     raise CampaignKindError(f"budget.workers = 1 leaves campaign.agent = {agent!r} no explorer beside the anchor; set 2 or more, or campaign.agent = 'keep_or_discard'")
-  if agent == 'frozen' and budget.wall_clock_s:
-    raise CampaignKindError("campaign.agent = 'frozen' promotes after its last round, which budget.wall_clock_s may cut off; set it to 0")
+  if agent in ('frozen', 'best_of_n') and budget.wall_clock_s:
+    raise CampaignKindError(f'campaign.agent = {agent!r} promotes after its last round, which budget.wall_clock_s may cut off; set it to 0')
+  if workers_choose == 'llm' and agent in WHOLE_RECIPES:
+    raise CampaignKindError(f"campaign.workers_choose = 'llm' changes what campaign.agent = {agent!r} will think that it assigned; take the statistical agent or 'llm', or let the policy choose")
+  if arbiter == 'manual' and constitution.objective.target == 'proxies':
+    raise CampaignKindError("campaign.arbiter = 'manual' asks somebody for scores that objective.target = 'proxies' has no use for; set the one or the other")
+  if agent == 'tpe' and importlib.util.find_spec('optuna') is None:
+    raise CampaignKindError("campaign.agent = 'tpe' needs optuna; install it with: pip install 'aevo-jax[search]'")
+  _check_reversal(constitution)
   if constitution.submission.max_rank:
     _check_adapters(constitution, None if recipe is None else default_values(recipe))
+
+
+def _check_reversal(constitution: Constitution) -> None:
+  """Whether the tests of the verdicts can be run within the campaign; raises CampaignKindError."""
+  rules, rounds = constitution.reversal, constitution.budget.rounds
+  if rules.test == 'exact' and rules.exact_rounds > rounds:
+    raise CampaignKindError(f"reversal.test = 'exact' is run after reversal.exact_rounds = {rules.exact_rounds} rounds, and budget.rounds is {rounds}; lower the one or raise the other")
 
 
 def _check_adapters(constitution: Constitution, values: dict[str, Any] | None) -> None:

@@ -91,9 +91,9 @@ def export(run: pathlib.Path, trial: TrialState, inputs: Any) -> dict[str, Any]:
   return {'trial': trial.trial, 'round': trial.round, 'form': form, 'digest': digest, 'candidate': trial.candidate}
 
 
-def missing(state: CampaignState, trials: Iterable[str]) -> list[str]:
-  """Those of `trials` whose score has neither been handed in nor given up."""
-  return [t for t in trials if state.trials[t].submitted is None and not state.trials[t].waived]
+def missing(state: CampaignState) -> list[str]:
+  """The exported trials whose score has neither been handed in nor given up."""
+  return [name for name, t in state.trials.items() if t.submission is not None and t.submitted is None and not t.waived]
 
 
 def submit(run: pathlib.Path, trial: str, score: float, note: str = '', digest: str = '') -> str:
@@ -130,7 +130,7 @@ def submit(run: pathlib.Path, trial: str, score: float, note: str = '', digest: 
     if digest_lib.manifest_digest(files) != recorded:
       raise ScoreRefusedError(f'{folder} is not what was exported (digest {recorded}); restore it from a copy of what was handed in')
     ledger.append('score_submitted', {'trial': trial, 'score': score, 'digest': recorded, 'note': note})
-    left = missing(fold(ledger.records), state.waiting)
+    left = missing(fold(ledger.records))
   return f'{trial}: {score:g} recorded; ' + (f'still missing: {", ".join(left)}' if left else f'all scores are in, go on with: aevo campaign --resume={shlex.quote(str(run))}')
 
 
@@ -142,7 +142,7 @@ def waive(run: pathlib.Path) -> list[str]:
   """
   with Ledger.open(run / 'ledger.jsonl') as ledger:
     state = fold(ledger.records)
-    left = missing(state, state.waiting)
+    left = missing(state)
     if not left:
       raise ScoreRefusedError(f'{run} misses no score; resume it without --without_missing')
     ledger.append('scores_waived', {'trials': left, 'cause': '--without_missing'})

@@ -71,7 +71,7 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   root = (substrate_root or layout.root_file('substrate')).absolute()
   if not (root / build.MANIFEST).is_file():
     raise build.SubstrateMismatchError(f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate build --from_hf=DIRECTORY --out={root}')
-  kinds.check(constitution, settings.agent, (root / build.RECIPE).read_text())
+  kinds.check(constitution, settings.agent, (root / build.RECIPE).read_text(), arbiter=settings.arbiter, workers_choose=settings.workers_choose)
   if own is not None:
     sets.check_own(constitution, own, secret)
     _check_fit(constitution, own, root)

@@ -7,8 +7,9 @@ machine meets the same holdout. The constitution holds only the secret's commitm
 
   score   trial, weights, file_digest      -> {}                      scored and kept; nothing is told
   ranks   trials, seed                     -> {"ranks"}               0 = lowest external score; ties broken by the seeded coin
-  concordance  trials, dev, variance, seed -> {"streams"}             by family and overall, how far external followed dev: rank counts and moments only
-  control rounds                           -> {"result"}              did the revised arm beat the control arm? difference, p value, numbers of trials
+  concordance round, trials, dev, ...      -> {"streams"}             by family and overall, how far external followed dev: rank counts and rounded moments
+  control round, rounds                    -> {"result"}              did the revised arm beat the control arm? difference, p value, numbers of trials
+                                                                      (each is asked once a round; the same question again gets the same answer)
   release round, trials                    -> {"scores", "families"}  rounded, at most release.per_round trials a round
   final   candidate, weights, file_digest  -> {}                      scores a candidate of the final, once each
   final_scores                             -> {"scores"}              summaries of all that `final` scored
@@ -23,6 +24,7 @@ import pathlib
 import random
 import secrets
 import shutil
+from collections.abc import Callable
 
 from aevo_jax.evaluation import concordance, permutation, server
 from aevo_jax.evaluation.evaluator import load_sealed, parse_arguments, write_scores
@@ -88,7 +90,7 @@ def arm_result(rounds: list[dict]) -> dict | None:
   if found is None:
     return None
   items = next(p['total'] for p in rounds[0]['revised'].values())
-  return {'difference': round(found.difference / items, 3), 'p_value': round(found.p_value, 4), 'rounds': len(rounds),
+  return {'difference': round(found.difference / items, 3), 'p_value': round(found.p_value, 4), 'least_p_value': round(found.least, 4), 'rounds': len(rounds),
           'revised': sum(len(s.revised) for s in strata), 'control': sum(len(s.control) for s in strata)}
 
 
@@ -162,12 +164,34 @@ class Arbiter:
     self._quota.take(request['round'], request['trials'])
     return {'scores': scores, 'families': {t: released_families(self._summary(t), self._constitution.release.decimals) for t in request['trials']}}
 
+  def _once(self, name: str, request: dict, answer: Callable[[], dict]) -> dict:
+    """The answer to a question that a round may ask once: it tells something of the scores, and other questions would tell more.
+
+    Raises:
+      RequestError: the round asked another question of this name before.
+    """
+    path = self._private / f'{name}.{int(request["round"])}.answer.json'
+    if not path.exists():
+      temporary = path.with_suffix('.tmp')
+      temporary.write_text(json.dumps({'request': request, 'answer': answer()}))
+      temporary.rename(path)
+    told = json.loads(path.read_text())
+    if told['request'] != json.loads(json.dumps(request)):
+      raise server.RequestError(f'round {request["round"]} asked for its {name} before, about other trials; it is told once')
+    return told['answer']
+
   def concordance(self, request: dict) -> dict:
+    return self._once('concordance', request, lambda: self._concordance(request))
+
+  def control(self, request: dict) -> dict:
+    return self._once('control', request, lambda: self._control(request))
+
+  def _concordance(self, request: dict) -> dict:
     scores = {t: self._summary(t) for t in request['trials']}
     external = {stream: {t: accuracy(scores[t], stream) for t in scores} for stream in request['dev']}
     return {'streams': concordance.reduce_round(request['dev'], external, request['variance'], request['seed'])}
 
-  def control(self, request: dict) -> dict:
+  def _control(self, request: dict) -> dict:
     return {'result': arm_result([{arm: {t: self._summary(t)['overall'] for t in trials} for arm, trials in round_.items()} for round_ in request['rounds']])}
 
   def final_scores(self, request: dict) -> dict:

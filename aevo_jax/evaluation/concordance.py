@@ -1,6 +1,8 @@
 """How far external scores follow dev within a round, in numbers that tell no external score: pairs ranked differently, and centred sums.
 
-This runs where the external scores are, in the arbiter. Only its rows leave that place; `meta_agent.reversal` judges them.
+This runs where the external scores are, in the arbiter. Only its rows leave that place; `meta_agent.reversal` judges them. The sums are told with `DIGITS` significant digits:
+scores are whole numbers of items, and exact sums over a few trials would give them away. Where all but one or two of a round's scores are released anyway, the rounded sums
+still narrow the others down to a few items.
 """
 
 import hashlib
@@ -8,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+DIGITS = 4  # fewer would blur the residuals of a family that follows closely
 Scores = Mapping[str, Mapping[str, float | None]]  # stream -> trial -> score; None, or no entry, is missing
 
 
@@ -19,7 +22,7 @@ def reduce_round(dev: Scores, external: Scores, item_variance: Mapping[str, floa
       trials); None or left out where it is not known. seed: of the coin that breaks ties, one for each round.
 
   Returns:
-    stream -> {'n': trials with both scores, 'discordant': pairs ranked differently, 'sxx', 'sxy', 'syy': centred sums, 'item_variance'}. A stream with
+    stream -> {'n': trials with both scores, 'discordant': pairs ranked differently, 'sxx', 'sxy', 'syy': centred sums, rounded, 'item_variance'}. A stream with
     fewer than two trials is left out.
   """
   rows = {}
@@ -28,7 +31,8 @@ def reduce_round(dev: Scores, external: Scores, item_variance: Mapping[str, floa
     if len(both) < 2:
       continue
     x, y = zip(*sorted(both), strict=True)  # sorted: sums must not depend on the order of the trials by a last bit
-    rows[stream] = {'n': len(both), 'discordant': discordant_pairs(x, y, seed)} | centred_sums(x, y) | {'item_variance': item_variance.get(stream)}
+    rows[stream] = {'n': len(both), 'discordant': discordant_pairs(x, y, seed)} | {
+        name: float(f'{value:.{DIGITS}g}') for name, value in centred_sums(x, y).items()} | {'item_variance': item_variance.get(stream)}
   return rows
 
 

@@ -38,7 +38,7 @@ def policy_messages(history: Sequence[Mapping[str, Any]], base: Policy, constitu
 def worker_messages(assignment: Assignment, policy: Policy, constitution: Constitution, defaults: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, str]]:
   """Asks one worker for its bindings within the axes it was assigned."""
   return _messages(constitution, {
-      'question': 'worker', **_common(constitution, policy.standing, defaults, axes), 'assigned': assignment.changes, 'reason': assignment.reason})
+      'question': 'worker', **_common(constitution, policy.standing, defaults, axes), 'assigned': assignment.changes})
 
 
 def _messages(constitution: Constitution, facts: dict[str, Any]) -> Messages:

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special
 
+from aevo_jax.meta_agent.promotion_rule import threshold
+
 LOOKS = 2  # that a change is reckoned with while more than one round is left
 TIE = 1e-6  # weight of the gain itself, where no change can be promoted any more
 
 
 @dataclasses.dataclass(frozen=True)
 class Outlook:
-  """rounds: left, the next one included. seed_sd, freedom: the noise and its degrees of freedom. anchors: released ones of the standing recipe. level: of the test.
+  """rounds: left, the next one included. seed_sd, freedom: the noise and its degrees of freedom. anchors: released ones of the standing recipe. level: of all looks at a change.
   min_gain: the least gain that counts."""
 
   rounds: int
@@ -37,7 +39,7 @@ def values(gains: np.ndarray, looks: np.ndarray, total: np.ndarray, outlook: Out
   """
   more = max(1, min(outlook.rounds, LOOKS))
   after, anchors = looks + more, outlook.anchors + more
-  needed = special.stdtrit(max(outlook.freedom + more, 1), 1 - outlook.level) * outlook.seed_sd * np.sqrt(1 / after + 1 / anchors)
+  needed = special.stdtrit(max(outlook.freedom + more, 1), 1 - threshold(outlook.level, after)) * outlook.seed_sd * np.sqrt(1 / after + 1 / anchors)
   expected, spread = (total + more * gains) / after, outlook.seed_sd * np.sqrt(more) / after
   return gains * special.ndtr((expected - np.maximum(needed, outlook.min_gain)) / spread)
 

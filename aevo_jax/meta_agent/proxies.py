@@ -39,7 +39,8 @@ Round = Mapping[str, Scores]  # trial -> scores
 
 
 def scores(dev: Mapping[str, Any], probes: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
-  """A trial's scores by every proxy. `cross` is, for each family, the mean of dev's other families: a voter, and no accuracy of the family.
+  """A trial's scores by every proxy. `cross` is, for each family, the mean of dev's other families: shown beside them, and not judged, since
+  a setting that trades families off against each other turns it around although nothing is wrong.
 
   Args:
     dev: summary of `evaluation.scoring`. probes: probe -> summary of `evaluation.probes`.
@@ -91,7 +92,7 @@ def judge(rounds: Sequence[Round], rules: Reversal, planned_rounds: int, workers
 
 def _judge(rounds: Sequence[Round], trust: Mapping[str, Mapping[str, float]], rules: Reversal, planned_rounds: int, workers: int) -> Judgement:
   latest = next((trial for round_ in reversed(rounds) for trial in round_.values()), {})
-  proxies = {stream: [p for p in latest if stream in latest[p]] for stream in dict.fromkeys(s for parts in latest.values() for s in parts)}
+  proxies = {stream: [p for p in latest if stream in latest[p] and p != CROSS] for stream in dict.fromkeys(s for parts in latest.values() for s in parts)}
   panels = {stream: tuple(p for p in names if trust.get(p, {}).get(stream, 1.0) > 0) for stream, names in proxies.items() if len(names) > 1}
   board = _Board(rounds, rules.calibration_rounds)
   rows = board.rows({stream: [(p, _others(panel, p)) for p in panel] for stream, panel in panels.items() if len(panel) > 1})

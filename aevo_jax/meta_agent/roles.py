@@ -81,12 +81,13 @@ class Names:
 
   def evidence(self, evidence: Mapping[str, Any]) -> dict[str, Any]:
     by_family = lambda scores: None if scores is None else {k: v for k, v in sorted((self.family(k), v) for k, v in scores.items())}
-    trials = [{**{name: value for name, value in t.items() if name not in ('proxies', 'same_as_dev')}, 'axis': self.axis(t['axis']), 'changes': self.overlay(t['changes']),
+    trials = [{**{name: value for name, value in t.items() if name not in ('proxies', 'same_as_dev')}, 'axis': self.axis(t['axis']), 'cause': self.text(t['cause']), 'changes': self.overlay(t['changes']),
                'dev': t['dev'] and {**t['dev'], 'by_family': by_family(t['dev']['by_family'])}, 'external_by_family': by_family(t['external_by_family'])}
               for t in evidence['trials']]
     # What proxies say of each other by name stands in their consensus already.
     kept = {name: value for name, value in evidence.items() if name != 'proxies'}
-    return {**kept, 'standing': self.overlay(evidence['standing']), 'trials': trials, 'verdicts': by_family(evidence['verdicts']),
+    return {**kept, 'standing': self.overlay(evidence['standing']), 'trials': trials,
+            'verdicts': {s: {**v, 'stream': s} for s, v in by_family(evidence['verdicts']).items()}, 'failures': {self.text(c): n for c, n in evidence['failures'].items()},
             'noise': {**evidence['noise'], 'by_family': by_family(evidence['noise']['by_family'])},
             'reliability': {proxy: by_family(found) for proxy, found in evidence['reliability'].items()}}
 

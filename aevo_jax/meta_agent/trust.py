@@ -4,12 +4,14 @@ A family whose dev is called reversed or decoupled stops being rewarded for dev:
 measured slope over the reference slope, at most 0 for a reversed one. Below 0 the agent looks for what lowers dev there, since that is what raised the external score.
 Its released external scores take the place of dev wherever there are some (see statistical_agent).
 
+An alarm on the overall score, where no family has had one, concerns every family that is not coupled at that time: dev as a whole has lost touch, and nothing vouches for them.
+
 The dev set is frozen for the whole campaign, and so is its flaw: what lost trust does not get it back when dev and external agree again, which they will as soon as nobody
-exploits the flaw any more. A later verdict may lower the worth further.
+exploits the flaw any more. A later alarm changes an objective only if it turns its sign: the worth is an estimate, and moves a little with every round.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 DEV, OVERALL = 'dev', 'overall'
@@ -25,24 +27,20 @@ class Revision:
   reasons: tuple[str, ...]
 
 
-def revise(objectives: Mapping[str, float], trust: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, Mapping[str, Any]]) -> Revision:
-  """Applies a round's verdicts (stream -> the fields of a reversal.Verdict).
-
-  An alarm on the overall score alone names no family: trust in the overall dev score falls, and no family's objective changes.
-  """
+def revise(objectives: Mapping[str, float], trust: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, Mapping[str, Any]], families: Sequence[str]) -> Revision:
+  """Applies a round's verdicts (stream -> the fields of a reversal.Verdict). families: that dev is told by, also where external is told as a whole only."""
   objectives, believed, reasons = dict(objectives), dict(trust.get(DEV, {})), []
-  for stream, verdict in sorted(verdicts.items()):
-    if verdict['verdict'] not in ALARMS:
-      continue
-    worth = _worth(verdict)
-    before = believed.get(stream, 1.0)
-    believed[stream] = min(before, max(worth, 0.0))
-    if stream == OVERALL:
-      if believed[stream] < before:
-        reasons.append(f'dev is {verdict["verdict"]} overall ({_statistic(verdict)}): its trust falls from {before:.2f} to {believed[stream]:.2f}')
-    elif worth < objectives.get(stream, 1.0):
-      reasons.append(_sentence(stream, verdict, objectives.get(stream, 1.0), worth))
-      objectives[stream] = worth
+  alarms = {stream: verdict for stream, verdict in sorted(verdicts.items()) if verdict['verdict'] in ALARMS}
+  concerned = [(stream, stream) for stream in alarms if stream != OVERALL]
+  if OVERALL in alarms:
+    believed[OVERALL] = min(believed.get(OVERALL, 1.0), max(_worth(alarms[OVERALL]), 0.0))
+    if not concerned and not objectives:
+      concerned = [(f, OVERALL) for f in families if verdicts.get(f, {'verdict': ''})['verdict'] != 'coupled']
+  for family, stream in concerned:
+    worth, before = _worth(alarms[stream]), objectives.get(family, 1.0)
+    if worth < before and (family not in objectives or (worth < 0) != (before < 0)):
+      reasons.append(_sentence(family, stream, alarms[stream], before, worth))
+      objectives[family], believed[family] = worth, min(believed.get(family, 1.0), max(worth, 0.0))
   return Revision(objectives, {**{k: dict(v) for k, v in trust.items()}, **({DEV: believed} if believed else {})}, tuple(reasons))
 
 
@@ -58,7 +56,8 @@ def _statistic(verdict: Mapping[str, Any]) -> str:
   return f'{verdict["test"]} test, {value} over {verdict["n"]} trials'
 
 
-def _sentence(stream: str, verdict: Mapping[str, Any], before: float, worth: float) -> str:
+def _sentence(family: str, stream: str, verdict: Mapping[str, Any], before: float, worth: float) -> str:
+  where = '' if stream == family else ' overall, and nothing vouches for it here'
   aim = ('the objective no longer rewards dev there, but asks for what lowers dev while the external score rises' if worth < 0 else
          'the objective no longer rewards dev there, only the external score' if worth == 0 else f'a step of dev counts {worth:.2f} there')
-  return f'{stream}: dev is {verdict["verdict"]} ({_statistic(verdict)}), worth {worth:+.2f} instead of {before:+.2f}: {aim}'
+  return f'{family}: dev is {verdict["verdict"]}{where} ({_statistic(verdict)}), worth {worth:+.2f} instead of {before:+.2f}: {aim}'

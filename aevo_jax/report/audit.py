@@ -350,6 +350,8 @@ def check_verdicts(run: AuditedRun) -> str:
   for round_, recorded in run.state.concordance.items() if run.manual else ():
     again = decisions.submitted_concordance(run.state.of_round(round_), decisions.tie_seed(run.started['seed'], round_))
     run.expect(recorded == again, f'round {round_}: the recorded statistics of dev and external are not those of the scores that were handed in')
+  for round_, recorded in run.state.attributions.items() if run.manual else ():
+    run.expect(recorded == decisions.submitted_control(run.state, round_), f'round {round_}: the recorded test of the control arm is not that of the scores that were handed in')
   for round_, recorded in run.state.verdicts.items():
     run.expect(recorded == decisions.verdicts(run.state, round_, run.constitution), f'round {round_}: the statistics give other verdicts than were recorded')
   spoken = collections.Counter(v['verdict'] for verdicts in run.state.verdicts.values() for v in verdicts.values())

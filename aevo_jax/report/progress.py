@@ -11,7 +11,7 @@ from aevo_jax.campaign.campaign import FINAL
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.ledger.records import Record
-from aevo_jax.meta_agent.llm_agent import POLICY
+from aevo_jax.meta_agent.llm_agent import CONTROL, POLICY
 
 REFRESH_SECONDS = 0.5
 
@@ -123,7 +123,7 @@ def describe(record: Record) -> str:
       cost = f'{p["usage"]["tokens_in"]} tokens in, {p["usage"]["tokens_out"]} out, {p["seconds"]:.1f} s'
       return f'round {p["round"]}, {p["purpose"]:<9} language model: ' + (f'{p["error"]}: {p["detail"]}' if p['error'] else f'answered ({cost})')
     case 'agent_fell_back':
-      instead = 'the statistical agent takes the round' if p['purpose'] == POLICY else 'it runs what it was assigned'
+      instead = 'the statistical agent takes the round' if p['purpose'] in (POLICY, CONTROL) else 'it runs what it was assigned'
       return f'round {p["round"]}, {p["purpose"]:<9} without the language model, {instead}: {p["cause"]}'
     case 'controller_resumed':
       return 'resumed'

@@ -23,7 +23,7 @@ from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.dialogue import Recorded
-from aevo_jax.meta_agent.llm_agent import POLICY
+from aevo_jax.meta_agent.llm_agent import CONTROL, POLICY
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 from aevo_jax.report import costs, gains
 from aevo_jax.report import timeline as timeline_lib
@@ -251,7 +251,7 @@ class Story:
   def _fallbacks(self, number: int) -> list[str]:
     """Where the language model's part was done without it: in the round's workers, or in the policy that followed."""
     return [f'without the language model ({purpose} of round {round_}): {cause}' for (round_, purpose), cause in self.state.fell_back.items()
-            if (round_ == number and purpose != POLICY) or (round_ == number + 1 and purpose == POLICY)]
+            if (round_ == number and purpose not in (POLICY, CONTROL)) or (round_ == number + 1 and purpose in (POLICY, CONTROL))]
 
   def _changes(self, assignment: Assignment, standing: dict[str, Any]) -> tuple[Change, ...]:
     return tuple(Change(k, self._shown(standing, k), render_value(v)) for k, v in sorted(assignment.changes.items()))

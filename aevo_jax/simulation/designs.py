@@ -58,7 +58,7 @@ def judge(dev: np.ndarray, external: np.ndarray, scenario: Scenario) -> list[lis
   rows = _rows(dev, external, item)
   slope_p = _slope_p(rows, streams, reversal, scenario)
   reversed_ = _reversed(rows, dev.shape[-1], hypotheses, reversal)
-  decoupled = _decoupled(rows, dev.shape[-1], hypotheses, slope_p, reversal)
+  decoupled = _decoupled(rows, dev.shape[-1], slope_p, reversal)
   alarms = []
   for campaign in range(len(dev)):
     first = [next((Alarm(r + 1, stream, verdict) for r in range(dev.shape[2]) for verdict, said in (('reversed', reversed_), ('decoupled', decoupled)) if said[campaign, k, r]), None)
@@ -93,7 +93,7 @@ def _reversed(rows: dict[str, np.ndarray], workers: int, hypotheses: int, revers
   return rank_tests.e_bh(running[:, :hypotheses].transpose(0, 2, 1), reversal.alpha).transpose(0, 2, 1).repeat(running.shape[1] // hypotheses, axis=1)
 
 
-def _decoupled(rows: dict[str, np.ndarray], workers: int, hypotheses: int, slope_p: np.ndarray, reversal: Reversal) -> np.ndarray:
+def _decoupled(rows: dict[str, np.ndarray], workers: int, slope_p: np.ndarray, reversal: Reversal) -> np.ndarray:
   """[C, K, R]: the slope test against the calibration rounds, in both windows, where there is a reference."""
   def pool(start: int, stop: int) -> Moments:
     total = lambda name: rows[name][..., start:stop].sum(axis=-1)
@@ -103,7 +103,7 @@ def _decoupled(rows: dict[str, np.ndarray], workers: int, hypotheses: int, slope
   if calibrated >= found.shape[-1]:
     return found
   reference = pool(0, calibrated)
-  usable = reference.comparable & (reference.reliability > 0) & (slope_test.positive_p(reference) <= reversal.alpha / hypotheses)
+  usable = reference.comparable & (reference.reliability > 0) & (slope_test.positive_p(reference) <= reversal.alpha)
   for look in range(calibrated, found.shape[-1]):
     for now in (pool(calibrated, look + 1), pool(look, look + 1)):
       found[..., look] |= usable & now.comparable & (slope_test.fell(reference, now).p <= slope_p[:, None, look])

@@ -26,6 +26,7 @@ from aevo_jax.tasks.splits import DEV_END, TRAIN_END, split_of
 KIND = 'given'  # there are no kinds within a family of one's own
 NEEDED, OPTIONAL = ('prompt', 'answer', 'family'), ('solution',)
 _FAMILY = re.compile(r'[A-Za-z0-9_-]+')
+RESERVED = ('overall',)  # what the scores of all families together are called
 _SHARES = {'dev': DEV_END - TRAIN_END, 'external': (1 - DEV_END) / 2, 'final': (1 - DEV_END) / 2}
 _SECTIONS = {split: f'{split}_set.items' for split in _SHARES}
 
@@ -198,6 +199,8 @@ def _item(line: str, place: str, right) -> Item:
   prompt, answer, family = fields['prompt'], fields['answer'].strip(), fields['family']
   if not _FAMILY.fullmatch(family):
     raise TaskFileError(f'{place}: family {family!r} may hold only letters, digits, _ and -')
+  if family in RESERVED:
+    raise TaskFileError(f'{place}: family {family!r} has another meaning in scores; give yours another name')
   if family in verify.TOLERANT_FAMILIES:
     raise TaskFileError(f'{place}: family {family!r} is a puzzle family whose answers the verifiers compare by a tolerance of its own; give yours another name')
   if verify.extract_boxed(f'\\boxed{{{answer}}}') != answer:

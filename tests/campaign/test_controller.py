@@ -390,7 +390,7 @@ def handed_out(monkeypatch):
 def hand_in(run, scores):
   """Submits what the campaign waits for, by `scores(trial)`; those of which that is None are waived."""
   with Ledger.open(run / 'ledger.jsonl') as ledger:
-    waiting = manual_arbiter.missing(state := fold(ledger.records), state.waiting)
+    waiting = manual_arbiter.missing(fold(ledger.records))
   given = [t for t in waiting if scores(t) is not None]
   for trial in given:
     manual_arbiter.submit(run, trial, scores(trial))

@@ -16,7 +16,7 @@ def test_one_round_is_scipys_exact_permutation_test():
     expected = stats.permutation_test((revised, control), lambda a, b: a.mean() - b.mean(), alternative='greater', n_resamples=np.inf)
     found = compare([Stratum(revised.tolist(), control.tolist())])
     assert found.difference == pytest.approx(expected.statistic)
-    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.p_value == pytest.approx(expected.pvalue) and found.least == pytest.approx(1 / 35)
 
 
 def test_several_rounds_are_counted_over_all_ways_to_relabel_within_each():

@@ -18,7 +18,7 @@ def test_a_value_is_the_gain_times_how_often_it_passes(rounds, more, looks, tota
   rng, now = np.random.default_rng(0), outlook(rounds)
   mean = (total + (gain + now.seed_sd * rng.standard_normal((40_000, more))).sum(axis=1)) / (looks + more)
   error = now.seed_sd * np.sqrt(1 / (looks + more) + 1 / (now.anchors + more))
-  passes = (stats.t.sf(mean / error, now.freedom + more) <= now.level) & (mean >= now.min_gain)
+  passes = (stats.t.sf(mean / error, now.freedom + more) <= now.level / 2.0**after) & (mean >= now.min_gain)
   found = promotion_value.values(np.asarray([[gain]]), np.asarray([looks]), np.asarray([total]), now)[0, 0]
   assert found == pytest.approx(gain * passes.mean(), abs=3 * gain * 0.5 / 200)
 

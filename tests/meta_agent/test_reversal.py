@@ -40,7 +40,7 @@ def test_a_row_holds_statistics_and_no_score():
   external = {'a': {'t0': 3.0, 't1': 2.0, 't2': 1.0, 't3': 9.0}, 'b': {'t0': 1.0, 't1': 2.0}, 'c': {'t1': 1.0}}
   rows = concordance.reduce_round(dev, external, {'a': .5}, seed=0)
   assert rows == json.loads(json.dumps(rows)) and set(rows) == {'a'}  # b and c have fewer than two trials with both scores
-  assert rows['a'] == {'n': 3, 'discordant': 3, 'sxx': pytest.approx(14 / 3), 'sxy': pytest.approx(-3), 'syy': pytest.approx(2), 'item_variance': .5}
+  assert rows['a'] == {'n': 3, 'discordant': 3, 'sxx': 4.667, 'sxy': pytest.approx(-3), 'syy': pytest.approx(2), 'item_variance': .5}
 
 
 def test_a_reversal_a_decoupling_and_two_that_stay():

@@ -45,11 +45,10 @@ def test_looks_are_means_of_a_round_with_the_trust_of_the_policy_that_followed()
 
 
 @pytest.mark.parametrize(('results', 'outcome'), [
-    ({}, timeline.NOT_TESTED), ({3: {'p_value': 0.2}}, timeline.NOT_SUPPORTED), ({3: {'p_value': 0.2}, 4: {'p_value': 0.05}}, timeline.SUPPORTED),
-    ({3: {'p_value': 0.01}, 4: {'p_value': 0.2}}, timeline.NOT_SUPPORTED)])
+    ({}, timeline.NOT_TESTED), ({3: 0.2}, timeline.NOT_SUPPORTED), ({3: 0.2, 4: 0.05}, timeline.SUPPORTED), ({3: 0.01, 4: 0.2}, timeline.NOT_SUPPORTED)])
 def test_the_last_test_of_a_revision_decides(results, outcome):
   state = state_with([], {})
-  state.attributions = results
+  state.attributions = {round_: {'p_value': p, 'least_p_value': 0.001} for round_, p in results.items()}
   policies = {2: policy(2), 3: policy(3, objectives={'a': 0.0}, reasons=('a: dev is decoupled (...)', 'promoted x')), 4: policy(4, objectives={'a': 0.0})}
   revision, = timeline.revisions(state, policies, CONSTITUTION)
   assert (revision.round, revision.outcome, revision.reasons) == (3, outcome, ('a: dev is decoupled (...)',))
@@ -58,8 +57,8 @@ def test_the_last_test_of_a_revision_decides(results, outcome):
 
 def test_a_later_revision_ends_the_test_of_the_one_before():
   state = state_with([], {})
-  state.attributions = {3: {'p_value': 0.2}, 4: {'p_value': 0.01}}
+  state.attributions = {3: {'p_value': 0.2, 'least_p_value': 0.03}, 4: {'p_value': 0.1, 'least_p_value': 0.07}}
   policies = {2: policy(2), 3: policy(3, objectives={'a': 0.5}), 4: policy(4, objectives={'a': 0.5, 'b': -1.0})}
   first, second = timeline.revisions(state, policies, CONSTITUTION)
-  assert (first.outcome, second.outcome) == (timeline.NOT_SUPPORTED, timeline.SUPPORTED)
+  assert (first.outcome, second.outcome) == (timeline.NOT_SUPPORTED, timeline.TOO_FEW)
   assert second.before == ('a: dev counts 0.50',) and 'lower dev while external rises' in second.after[1]

@@ -65,4 +65,4 @@ def test_without_control_workers_nobody_goes_on_as_before(revised):
   _, found = played(alone, play.index)
   first = next(p for p in policies if p.objectives)
   assert found[first.round].objectives == first.objectives and all(not a.arm for p in found for a in p.assignments)
-  assert 'no control arm' in found[first.round].reasons[-1]
+  assert any('no control arm' in r for r in found[first.round].reasons)
