@@ -83,7 +83,7 @@ def outcome(run: pathlib.Path, plant: Plant, kind: str) -> dict[str, Any]:
   policies = {k: policy_lib.from_json(p['policy']) for k, p in sorted(state.policies.items())}
   turned = {f: k for k, p in sorted(policies.items(), reverse=True) for f in p.objectives}  # family -> first round with another objective
   strata = [{arm: [_external(run, t) for t in trials] for arm, trials in found.items()} for k in sorted(state.attributions)
-            if (found := decisions.arms(policies[k], state.of_round(k)))]
+            if (found := decisions.arms(state, k))]
   return {'kind': kind, 'plant': plant._asdict(), 'alarms': alarms, 'turned': turned, 'strata': strata, 'attributions': state.attributions,
           'anchors': {k: _anchor(state, k, plant.family) for k in sorted(state.verdicts)}, 'promoted': policies[max(policies)].standing,
           'constitution': state.started['constitution'], 'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest, 'trials': len(state.trials),

@@ -251,7 +251,7 @@ class Campaign:
     self._work(trials, spare=[] if self._manual else self._retrain(r for r in self._retrainings({}) if r.recipe == 'starting'))
     self._release(round_, trials, policy)
     if judged:
-      self._judge(round_, trials, policy)
+      self._judge(round_, trials)
     text = decisions.evidence_text(decisions.round_evidence(self.state, round_, chosen, self._inputs.constitution))
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
     path.parent.mkdir(exist_ok=True)
@@ -467,7 +467,7 @@ class Campaign:
         if self.state.trials[trial].released is None:
           self._append('external_released', {'trial': trial, 'round': round_, 'score': reply['scores'][trial], 'by_family': reply['families'][trial]})
 
-  def _judge(self, round_: int, trials: list[TrialState], policy: Policy) -> None:
+  def _judge(self, round_: int, trials: list[TrialState]) -> None:
     """How far external followed dev in this round, the verdicts on it, and the test of a revision that it may have been."""
     if round_ not in self.state.concordance:
       scored, seed = [t.trial for t in trials if t.has_external], decisions.tie_seed(self._settings.seed, round_)
@@ -479,7 +479,7 @@ class Campaign:
       self._append('concordance_measured', {'round': round_, 'streams': streams})
     if round_ not in self.state.verdicts:
       self._append('verdicts_spoken', {'round': round_, 'verdicts': decisions.verdicts(self.state, round_, self._inputs.constitution)})
-    if (arms := decisions.arms(policy, trials)) and round_ not in self.state.attributions:
+    if decisions.arms(self.state, round_) and round_ not in self.state.attributions:
       result = decisions.submitted_control(self.state, round_) if self._manual else self._arbiter.call(
           {'op': 'control', 'round': round_, 'rounds': decisions.controlled(self.state, round_)})['result']
       self._append('control_tested', {'round': round_, 'result': result})

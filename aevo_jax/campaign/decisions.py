@@ -104,8 +104,10 @@ def judged_rounds(state: CampaignState, last: int) -> list[dict]:
 
 def fix_thresholds(state: CampaignState, round_: int, constitution: Constitution, campaign_seed: int) -> dict[str, Any]:
   """The thresholds that will judge a round, from the rounds before it."""
-  found = calibration.thresholds(judged_rounds(state, round_ - 1), constitution.reversal, constitution.budget.rounds, constitution.budget.workers,
-                                 trial_seed(campaign_seed, 'thresholds'))
+  workers = constitution.budget.workers
+  if state.started['settings'].get('arbiter') == 'manual':
+    workers = min(workers, constitution.release.per_round)  # nobody scores the others
+  found = calibration.thresholds(judged_rounds(state, round_ - 1), constitution.reversal, constitution.budget.rounds, workers, trial_seed(campaign_seed, 'thresholds'))
   return dataclasses.asdict(found)
 
 
@@ -118,9 +120,15 @@ def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> d
   return {stream: dataclasses.asdict(verdict) for stream, verdict in sorted(spoken.items())}
 
 
-def arms(policy: Policy, trials: Sequence[TrialState]) -> dict[str, list[str]] | None:
-  """Arm -> its trials that have an external score, of a round with a control arm; None of another."""
-  found = {arm: [t.trial for t in trials if t.has_external and policy.assignments[t.worker].arm == arm] for arm in ('revised', 'control')}
+def arms(state: CampaignState, round_: int) -> dict[str, list[str]] | None:
+  """Arm -> its trials that have an external score, of a round with a control arm; None of another.
+
+  None also where a language model was to choose both arms and one question went unanswered: then the arms differ by who chose them.
+  """
+  if any((round_, purpose) in state.fell_back for purpose in (llm_agent.POLICY, llm_agent.CONTROL)):
+    return None
+  assigned = policy_lib.from_json(state.policies[round_]['policy']).assignments
+  found = {arm: [t.trial for t in state.of_round(round_) if t.has_external and assigned[t.worker].arm == arm] for arm in ('revised', 'control')}
   return found if all(found.values()) else None
 
 
@@ -129,7 +137,7 @@ def controlled(state: CampaignState, last: int) -> list[dict[str, list[str]]]:
   rounds = []
   for round_ in range(last, 0, -1):
     policy = policy_lib.from_json(state.policies[round_]['policy'])
-    if (found := arms(policy, state.of_round(round_))) is None:
+    if (found := arms(state, round_)) is None:
       break
     rounds.append(found)
     if policy.objectives != policy_lib.from_json(state.policies[round_ - 1]['policy']).objectives:

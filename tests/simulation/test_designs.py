@@ -10,7 +10,7 @@ from aevo_jax.simulation.campaign import Play
 from aevo_jax.simulation.detector import Detector
 
 
-@pytest.mark.parametrize(('surface', 'plant', 'size'), [('drawn', 'reversal', 5.0), ('drawn', 'none', 0.0)])
+@pytest.mark.parametrize(('surface', 'plant', 'size'), [('drawn', 'reversal', 5.0), ('drawn', 'none', 0.0), ('flat', 'none', 0.0)])
 def test_alarms_are_those_of_the_detector(scenario, surface, plant, size):
   """Campaign by campaign, and of scores that are against each other from the start, so that the ranks alarm too."""
   world = scenario(surface, plant, rounds=5, plant_size=size, replays=100)
