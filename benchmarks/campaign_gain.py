@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import aevo_jax.campaign.campaign  # noqa: F401  registers campaign.*, which the gin file binds
+import aevo_jax.campaign.settings  # noqa: F401  registers campaign.*, which the gin file binds
 from aevo_jax import layout
 from aevo_jax.campaign import setup
 from aevo_jax.campaign.state import fold

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import aevo_jax.campaign.campaign  # noqa: F401  registers campaign.*, which the gin file binds
+import aevo_jax.campaign.settings  # noqa: F401  registers campaign.*, which the gin file binds
 from aevo_jax import layout
 from aevo_jax.campaign import decisions, setup
 from aevo_jax.campaign.state import CampaignState, fold

@@ -19,9 +19,10 @@ from absl import app, flags
 from aevo_jax import layout
 from aevo_jax.campaign import estimate as estimate_lib
 from aevo_jax.campaign import kinds, manual_arbiter, setup
-from aevo_jax.campaign.campaign import Campaign, FrozenInputsError, settings_from_gin
+from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.processes import ServerError
 from aevo_jax.campaign.sandbox import SandboxUnavailableError
+from aevo_jax.campaign.settings import settings_from_gin
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import flags as gin_flags

@@ -68,7 +68,7 @@ def start_tiny_campaign(tiny_home):
   from aevo_jax.campaign import setup
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.config import loading
-  from aevo_jax.campaign.campaign import settings_from_gin
+  from aevo_jax.campaign.settings import settings_from_gin
 
   def start(name: str, *bindings: str) -> CampaignFiles:
     last = {b.partition('=')[0].strip(): b for b in (*TINY, *bindings)}

@@ -26,20 +26,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import aevo_jax
-from aevo_jax.campaign import decisions, manual_arbiter, sandbox
-from aevo_jax.campaign.decisions import AGENTS, FINAL, LLM
-from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
+from aevo_jax.campaign import decisions, manual_arbiter
+from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
-from aevo_jax.campaign.kinds import ARBITERS
 from aevo_jax.campaign.llm_desk import Desk
 from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
+from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
 from aevo_jax.campaign.warm import program
 from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
-from aevo_jax.config.configurables import LoadError, configurable, resolve
-from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import render
 from aevo_jax.evaluation import arbiter
 from aevo_jax.ledger.append import Ledger
@@ -52,90 +49,6 @@ from aevo_jax.models import hf_checkpoint
 from aevo_jax.substrate.build import load_base
 
 POLL_SECONDS = 0.02
-
-
-@configurable('campaign')
-@dataclasses.dataclass(frozen=True)
-class CampaignSettings:
-  """How a campaign is run here; none of it changes what counts as improvement.
-
-  Attributes:
-    seed: of trials, settings and the holdout. agent: 'statistical', 'random', 'llm', 'frozen' or 'keep_or_discard'.
-    arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and the campaign waits for their scores.
-    workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an explorer's bindings, within the axes of its assignment.
-    llm: the `llm` section, where a language model is asked (see `settings_from_gin`).
-    parallel: processes that compute at once; 0 is one per core. threads: of each of them.
-    sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine, 'auto' locks where it can and says so.
-  """
-
-  seed: int = 0
-  agent: str = 'statistical'
-  workers_choose: str = 'policy'
-  llm: dict = dataclasses.field(default_factory=dict)
-  arbiter: str = 'local'
-  parallel: int = 0
-  threads: int = 1
-  sandbox: str = 'auto'
-
-  def __post_init__(self):
-    if self.agent not in (*AGENTS, LLM):
-      raise ValueError(f'agent must be one of {sorted((*AGENTS, LLM))}, got {self.agent!r}')
-    if self.workers_choose not in ('policy', 'llm'):
-      raise ValueError(f"workers_choose must be 'policy' or 'llm', got {self.workers_choose!r}")
-    if self.arbiter not in ARBITERS:
-      raise ValueError(f'arbiter must be one of {ARBITERS}, got {self.arbiter!r}')
-    if self.sandbox not in ('locked', 'open', 'auto'):
-      raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
-    if self.parallel < 0 or self.threads < 1:
-      raise ValueError(f'parallel must be >= 0 and threads >= 1, got {self.parallel} and {self.threads}')
-
-  @property
-  def asks_llm(self) -> bool:
-    """Whether a language model has a part in this campaign."""
-    return 'llm' in (self.agent, self.workers_choose)
-
-  def locked(self) -> bool:
-    """Whether workers will be confined.
-
-    Raises:
-      SandboxUnavailableError: 'locked' was asked for and this machine cannot.
-    """
-    usable, reason = sandbox.available()
-    if self.sandbox == 'locked' and not usable:
-      raise sandbox.SandboxUnavailableError(f"campaign.sandbox = 'locked', but {reason}")
-    return usable and self.sandbox != 'open'
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-  """What a campaign is started with, all of it already checked.
-
-  Attributes:
-    constitution: with the arbiter's commitment. holdout: name of the arbiter's secret. arbiter_campaign: of its private directory.
-    store: root of the substrate store; substrate_object, substrate_identity, base_digest: see substrate.build.
-    recipe: the substrate's default recipe. cache: compilation cache, '' for none. arbiter_home: the arbiter's directory.
-    substrate_root: the folder the substrate was built from; '' for the project's.
-  """
-
-  constitution: Constitution
-  holdout: str
-  arbiter_campaign: str
-  store: str
-  substrate_object: str
-  substrate_identity: str
-  base_digest: str
-  recipe: str
-  cache: str
-  arbiter_home: str
-  substrate_root: str = ''
-
-
-def settings_from_gin() -> CampaignSettings:
-  """The settings of the loaded gin configuration, with the `llm` section where it is used."""
-  settings, llm = resolve('campaign'), resolve('llm')
-  if settings.llm:
-    raise LoadError('campaign.llm cannot be bound; bind llm.base_url, llm.model and so on')
-  return dataclasses.replace(settings, llm=dataclasses.asdict(llm)) if settings.asks_llm else settings
 
 
 class FrozenInputsError(ValueError):

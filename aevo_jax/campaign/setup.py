@@ -7,7 +7,7 @@ import secrets
 
 from aevo_jax import layout
 from aevo_jax.campaign import kinds, sandbox
-from aevo_jax.campaign.campaign import CampaignSettings, Inputs
+from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements

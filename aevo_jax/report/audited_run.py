@@ -6,9 +6,9 @@ import json
 import pathlib
 
 from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.campaign import CampaignSettings
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import admit
+from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial import EXPORT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest

@@ -13,9 +13,9 @@ from typing import Any
 from scipy import stats
 
 from aevo_jax.campaign import decisions
-from aevo_jax.campaign.campaign import CampaignSettings
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import default_values
+from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.campaign.state import TrialState, fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.statements import render_value

@@ -18,8 +18,9 @@ from safetensors.numpy import save_file
 from aevo_jax import layout
 from aevo_jax.campaign import campaign as campaign_lib
 from aevo_jax.campaign import manual_arbiter, submission
-from aevo_jax.campaign.campaign import Campaign, CampaignSettings, Inputs
+from aevo_jax.campaign.campaign import Campaign
 from aevo_jax.campaign.processes import Nursery
+from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.state import fold
 from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
 from aevo_jax.config import constitution as constitution_lib

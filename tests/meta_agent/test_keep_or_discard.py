@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from aevo_jax import layout
-from aevo_jax.campaign import campaign as _  # registers what campaigns' gin binds
+from aevo_jax.campaign import settings as _  # registers what campaigns' gin binds
 from aevo_jax.campaign.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
