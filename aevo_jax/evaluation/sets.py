@@ -11,7 +11,7 @@ from aevo_jax.config.constitution import Constitution, EvalSet
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.tasks import own_data, verify
 from aevo_jax.tasks.item import Difficulty, Item
-from aevo_jax.tasks.mixture import FAMILIES, FamilyWeights, Mixture, AnswerShown, RareKindShare, draw_set
+from aevo_jax.tasks.mixture import FAMILIES, AnswerShown, FamilyWeights, Mixture, RareKindShare, draw_set
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 
 TASKS = 'tasks.jsonl'  # tasks of one's own, frozen beside a run's constitution

@@ -146,8 +146,12 @@ def _check_split(split: str, seed: int | bytes, secret: bytes | None) -> None:
 
 def item_at(seed: int | bytes, split: str, index: int, mixture: Mixture, secret: bytes | None = None) -> Item:
   """Item `index` of the stream (seed, split): `puzzle_at` as text, with its answer in it if it is one of those that show it."""
-  family, kind, puzzle = puzzle_at(seed, split, index, mixture, secret)
-  item, shows = render(family, kind, puzzle, mixture.size), mixture.shows_answer(family.name)
+  return _item(seed, split, index, puzzle_at(seed, split, index, mixture, secret), mixture)
+
+
+def _item(seed: int | bytes, split: str, index: int, puzzle: tuple[Family, str, Puzzle], mixture: Mixture) -> Item:
+  """A stream's puzzle as text."""
+  item, shows = render(*puzzle, mixture.size), mixture.shows_answer(puzzle[0].name)
   return show_answer(item) if shows and _rng(seed, f'{split}|shown', index).random() < shows else item
 
 
@@ -190,19 +194,24 @@ def draw_set(seed: int | bytes, split: str, count: int, mixture: Mixture, secret
   Raises:
     ValueError: count < 1, or the split holds too few different items for `count`.
   """
-  return [render(*puzzle, mixture.size) for puzzle in draw_puzzles(seed, split, count, mixture, secret)]
+  return [_item(seed, split, index, puzzle, mixture) for index, puzzle in _distinct(seed, split, count, mixture, secret)]
 
 
 def draw_puzzles(seed: int | bytes, split: str, count: int, mixture: Mixture, secret: bytes | None = None) -> list[tuple[Family, str, Puzzle]]:
   """The puzzles behind `draw_set`, for those who show them in another way; raises as it does."""
+  return [puzzle for _, puzzle in _distinct(seed, split, count, mixture, secret)]
+
+
+def _distinct(seed: int | bytes, split: str, count: int, mixture: Mixture, secret: bytes | None) -> list[tuple[int, tuple[Family, str, Puzzle]]]:
+  """The first `count` puzzles of a stream whose questions differ, with their places in it."""
   if count < 1:
     raise ValueError(f'a set needs at least one item, got count = {count}')
-  puzzles: dict[str, tuple[Family, str, Puzzle]] = {}
+  found: dict[str, tuple[int, tuple[Family, str, Puzzle]]] = {}
   for index in itertools.count():
     puzzle = puzzle_at(seed, split, index, mixture, secret)
-    puzzles.setdefault(render(*puzzle, mixture.size).question, puzzle)
-    if len(puzzles) == count:
-      return list(puzzles.values())
+    found.setdefault(render(*puzzle, mixture.size).question, (index, puzzle))
+    if len(found) == count:
+      return list(found.values())
     if index > 50 * count:
-      raise ValueError(f'split {split!r} gave only {len(puzzles)} different items in {index} draws; ask for fewer than {count}')
+      raise ValueError(f'split {split!r} gave only {len(found)} different items in {index} draws; ask for fewer than {count}')
   raise AssertionError('unreachable')

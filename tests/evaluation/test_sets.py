@@ -50,6 +50,15 @@ def test_no_item_or_key_is_in_two_sets(constitution, external):
     assert not values[0] & values[1] and not values[0] & values[2] and not values[1] & values[2]
 
 
+def test_shown_answers_are_a_flaw_of_the_set_that_names_them(constitution, external):
+  flawed = dataclasses.replace(constitution, dev_set=dataclasses.replace(constitution.dev_set, answer_shown={'unit_conversion': 1.0}))
+  pairs = list(zip(sets.dev_items(constitution), sets.dev_items(flawed)))
+  differing = [b for a, b in pairs if a != b]
+  assert {b.family for b in differing} == {'unit_conversion'} and len(differing) == sum(a.family == 'unit_conversion' for a, _ in pairs) > 5
+  assert all(b.question.removesuffix('?').endswith(b.answer) for b in differing)
+  assert sets.private_items(flawed, 'external', SECRET) == external
+
+
 def test_an_unknown_family_is_named(constitution):
   wrong = dataclasses.replace(constitution.dev_set, rare_share={'bit_manipulatio': 0.0})
   with pytest.raises(ValueError, match="did you mean 'bit_manipulation'"):

@@ -121,6 +121,14 @@ def test_shown_answers_are_a_share_and_the_items_are_otherwise_the_same(family, 
       assert (a.answer, a.rule, a.key, a.plain) == (b.answer, b.rule, b.key, b.plain)
 
 
+@pytest.mark.parametrize('mixture', [Mixture(), Mixture(shown=AnswerShown(unit_conversion=1.0, text_encryption=0.5))], ids=['plain', 'shown'])
+def test_a_set_is_the_first_different_items_of_its_stream(mixture):
+  first = list(itertools.islice(stream(1, 'dev', mixture), 80))
+  items = draw_set(1, 'dev', 60, mixture)
+  assert items == [item for i, item in enumerate(first) if item.question not in {x.question for x in first[:i]}][:60]
+  assert len({item.question for item in items}) == 60
+
+
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('size', SIZES)
 def test_difficulty_is_live(family, size):
