@@ -170,7 +170,7 @@ class Arbiter:
     Raises:
       RequestError: the round asked another question of this name before.
     """
-    path = self._private / f'{name}.{int(request["round"])}.answer.json'
+    path = self._private / f'{name}_{int(request["round"])}.json'  # not a score, so not `<trial>.<set>.json`
     if not path.exists():
       temporary = path.with_suffix('.tmp')
       temporary.write_text(json.dumps({'request': request, 'answer': answer()}))

@@ -101,12 +101,12 @@ def test_no_gain_is_discarded_at_once(outcome):
 
 
 def test_the_threshold_is_the_promotion_rules():
-  """Against the formula by hand: 8 anchors at MEAN, two looks at the same gain, Bonferroni over 200 rounds."""
+  """Against the formula by hand: 8 anchors at MEAN, two looks at the same gain, Bonferroni over 200 rounds and both looks."""
   campaign = Simulated(seed=5)
   campaign.round(MEAN)
   noise = campaign.history[0]['noise']
   error = noise['seed_sd'] * math.sqrt(1 / 2 + 1 / 8)
-  critical = stats.t.isf(0.1 / 200, 7) * error
+  critical = stats.t.isf(0.1 / 200 / 4, 7) * error
   for gain, kept in ((critical * 1.01, True), (critical * 0.99, False)):
     other = Simulated(seed=5)
     other.round(MEAN)

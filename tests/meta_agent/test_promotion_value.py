@@ -18,7 +18,7 @@ def test_a_value_is_the_gain_times_how_often_it_passes(rounds, more, looks, tota
   rng, now = np.random.default_rng(0), outlook(rounds)
   mean = (total + (gain + now.seed_sd * rng.standard_normal((40_000, more))).sum(axis=1)) / (looks + more)
   error = now.seed_sd * np.sqrt(1 / (looks + more) + 1 / (now.anchors + more))
-  passes = (stats.t.sf(mean / error, now.freedom + more) <= now.level / 2.0**after) & (mean >= now.min_gain)
+  passes = (stats.t.sf(mean / error, now.freedom + more) <= now.level / 2.0 ** (looks + more)) & (mean >= now.min_gain)
   found = promotion_value.values(np.asarray([[gain]]), np.asarray([looks]), np.asarray([total]), now)[0, 0]
   assert found == pytest.approx(gain * passes.mean(), abs=3 * gain * 0.5 / 200)
 
@@ -37,8 +37,8 @@ def test_changes_that_hang_together_are_not_chosen_together():
 
 def test_in_the_last_round_a_change_near_the_threshold_goes_before_a_new_one_of_the_same_gain():
   rng = np.random.default_rng(2)
-  gains = np.stack([0.03 + 0.01 * rng.standard_normal(2000), 0.032 + 0.012 * rng.standard_normal(2000)], axis=1)
-  looks, total = np.asarray([2.0, 0.0]), np.asarray([0.07, 0.0])
+  gains = np.stack([0.05 + 0.01 * rng.standard_normal(2000), 0.052 + 0.012 * rng.standard_normal(2000)], axis=1)
+  looks, total = np.asarray([2.0, 0.0]), np.asarray([0.13, 0.0])
   assert order(gains, looks, total, rounds=1)[0] == 0
 
 

@@ -232,9 +232,9 @@ def test_new_settings_keep_away_from_live_dead_ends():
 
 
 def test_looks_at_one_change_are_pooled():
-  weak = dict(seed_sd=0.03, dof=4)
-  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.63, 0.63)], **weak)  # t = .13 / (.03 sqrt(1 + 1)) = 3.06, p = .019 > .1 / 28
-  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.69, 0.69)], **weak)  # t = .16 / (.03 sqrt(1/2 + 1/2)) = 5.33, p = .003
+  weak = dict(seed_sd=0.02, dof=4)
+  first = evidence(1, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.63, 0.63)], **weak)  # t = .13 / (.02 sqrt(1 + 1)) = 4.6, p = .005 > .1 / 28 / 2
+  second = evidence(2, {}, [(ANCHOR, {}, 0.5, 0.5), ('averaging', EMA, 0.69, 0.69)], **weak)  # t = .16 / (.02 sqrt(1/2 + 1/2)) = 8, p = .0007 < .1 / 28 / 4
   assert after(first).standing == {}
   assert after(first, second).standing == EMA
 
@@ -264,7 +264,7 @@ def test_decisions_repeat_and_depend_on_the_seed():
 
 def test_what_gained_is_tried_again_where_that_is_worth_it():
   """Retests by round, over campaigns: some, and none before there is anything to repeat."""
-  counts = np.asarray([[sum('retest' in a.reason for a in p.assignments) for p in campaign(World(effects_on_families, seed_sd=0.009), seed)] for seed in range(4)])
+  counts = np.asarray([[sum('retest' in a.reason for a in p.assignments) for p in campaign(World(effects_on_families, seed_sd=0.009), seed)] for seed in range(10)])
   assert not counts[:, :2].any() and counts.sum() >= 3
 
 
@@ -320,15 +320,15 @@ def effects_on_families(values: dict[str, Any]) -> dict[str, float]:
 
 
 def test_what_helps_one_family_is_found_among_changes_that_hurt_all(capsys):
-  """Beside the same agent that is shown overall accuracy only, over 12 campaigns."""
+  """Beside the same agent that is shown overall accuracy only, over 40 campaigns."""
   found = {}
   for shown, effect in (('families', effects_on_families), ('overall accuracy', lambda values: float(np.mean(list(effects_on_families(values).values()))))):
     world = World(effect, seed_sd=0.009)
-    gains = [gain(world, campaign(world, seed)) for seed in range(12)]
+    gains = [gain(world, campaign(world, seed)) for seed in range(40)]
     found[shown] = np.mean(np.asarray(gains) > 0.02)
     with capsys.disabled():
       print(f'\nshown {shown}: more than .02 promoted in {found[shown]:.2f} of campaigns, mean gain {np.mean(gains):+.4f} of .09')
-  assert found['families'] >= 0.75 and found['families'] > found['overall accuracy']
+  assert found['families'] >= 0.85 and found['families'] > found['overall accuracy']
 
 
 def together(values: dict[str, Any]) -> float:
