@@ -46,6 +46,7 @@ PLANT_SEED = 5_772_156  # of the plants only
 # bit_manipulation no recipe moves the external score, so that dev has nothing to lose touch with.
 PLANTED = ('numeral_conversion', 'unit_conversion', 'gravitational_constant', 'equation_transformation')
 SIGNS = ('answer_shown', 'answer_withheld')
+PILOTS = 100  # seeds from here on were run while the study was set up, and count for nothing
 
 
 class Plant(NamedTuple):
@@ -142,9 +143,9 @@ def load() -> dict[str, dict]:
 
 
 def detected(result: dict) -> bool:
-  """The planted family was called reversed or decoupled once its flaw could be bound, and its objective changed."""
-  return any(a['stream'] == result['plant']['family'] and a['round'] >= result['plant']['onset'] for a in result['alarms']) and (
-      result['plant']['family'] in result['turned'])
+  """Once the flaw could be bound, its family or dev as a whole was called reversed or decoupled (as `aevo simulate` counts), and the family's objective changed."""
+  family, onset = result['plant']['family'], result['plant']['onset']
+  return any(a['stream'] in (family, 'overall') and a['round'] >= onset for a in result['alarms']) and result['turned'].get(family, 0) > onset
 
 
 def false_alarms(result: dict) -> list[dict]:
@@ -163,7 +164,7 @@ def table(results: dict[str, dict]) -> str:
     lines.append(f'| {name} | {" | ".join(map(str, shown))} | {alarms} | {r["turned"].get(plant["family"], "-")} | '
                  + (f'{last["difference"]:+.3f} | {last["p_value"]:.3f} |' if last else '- | - |'))
   for kind in ('planted', 'null'):
-    found = [r for r in results.values() if r['kind'] == kind]
+    found = [r for r in results.values() if r['kind'] == kind and r['seed'] < PILOTS]
     if not found:
       continue
     alarmed = sum(bool(false_alarms(r)) for r in found)
