@@ -39,7 +39,7 @@ def world(scenario: Scenario, index: int) -> tuple[surface_lib.Surface, plant_li
   """What campaign `index` of every agent is played on."""
   rng = np.random.default_rng([scenario.settings.seed, index, 1])
   surface = surface_lib.make(scenario.encoder, scenario.families, scenario.settings, rng, scenario.posterior)
-  return surface, plant_lib.draw(scenario.plant, scenario.encoder, len(scenario.families), scenario.constitution, scenario.settings, index)
+  return surface, plant_lib.draw(scenario.plant, scenario.encoder, scenario.families, scenario.constitution, scenario.settings, index)
 
 
 class Play:

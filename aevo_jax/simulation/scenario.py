@@ -8,6 +8,7 @@ import numpy as np
 
 from aevo_jax.campaign.gate import default_values
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import draw
 from aevo_jax.meta_agent.effects import Effects
 from aevo_jax.meta_agent.encoding import Encoder
@@ -34,6 +35,9 @@ class Scenario:
   def __post_init__(self):
     if self.plant not in PLANTS:
       raise ValueError(f'plant must be one of {PLANTS}, got {self.plant!r}')
+    for name in self.settings.plant_axes:
+      if name not in self.constitution.search_space.axes:
+        raise ValueError(f'simulation.plant_axes names no axis {name!r}' + suggestion(name, self.constitution.search_space.axes))
     for name in ('dev_set', 'external_set'):
       if getattr(self.constitution, name).items < len(self.families):
         raise ValueError(f'{name}.items = {getattr(self.constitution, name).items} leaves some of the {len(self.families)} families out; raise it')

@@ -5,11 +5,26 @@ import dataclasses
 import numpy as np
 import pytest
 
+from aevo_jax import layout
+from aevo_jax.campaign import settings as _  # registers what campaigns' gin binds
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
 from aevo_jax.simulation import plant as plant_lib
+from aevo_jax.simulation.scenario import Scenario
+from aevo_jax.simulation.settings import Settings
+from aevo_jax.tasks.mixture import FAMILIES
+
+
+@pytest.fixture(scope='module')
+def study():
+  """The study of planted decouplings, whose axes of flawed data open in round 3."""
+  loading.load([str(layout.root_file('constitution.gin')), 'configs/campaigns/decoupling_study.gin'], [], search_paths=layout.search_paths())
+  settings = Settings(plant_axes=('data_3', 'data_4'), plant_harm=0.5)
+  return Scenario(constitution_lib.from_gin(), settings, (layout.root_file('substrate') / 'recipe.gin').read_text(), tuple(FAMILIES), 'reversal')
 
 
 def plants(world, count=60):
-  return [plant_lib.draw(world.plant, world.encoder, 6, world.constitution, world.settings, i) for i in range(count)]
+  return [plant_lib.draw(world.plant, world.encoder, world.families, world.constitution, world.settings, i) for i in range(count)]
 
 
 @pytest.mark.parametrize('kind', ['shortcut', 'reversal'])
@@ -39,3 +54,20 @@ def test_family_axis_onset_and_direction_are_drawn_from_the_plant_seed_alone(sce
   assert facts(other(seed=9)) == facts(drawn) != facts(other(plant_seed=9))
   assert {p.onset for p in other(plant_round=4)} == {4}
   assert plants(scenario(), 2) == [None, None]
+
+
+def test_of_the_studys_axes_the_plant_is_one_that_opens_moves_its_own_family_and_rises_from_where_it_stands(study):
+  drawn = plants(study)
+  axes = study.constitution.search_space.axes
+  assert {p.axis for p in drawn} == {'data_3', 'data_4'} and all(p.onset >= 3 for p in drawn)
+  for plant in drawn:
+    selector, = axes[plant.axis]
+    assert study.families[plant.family] == selector.rpartition('.')[2]
+    overlay = {selector: 1.0}
+    dev, external = plant.shifts(study.encoder, study.encoder.codes(study.encoder.prune(overlay))[None], 6, 6)
+    assert dev[0, plant.family] == pytest.approx(study.settings.plant_size) and external[0, plant.family] == pytest.approx(-0.5 * study.settings.plant_size)
+
+
+def test_an_unknown_axis_is_named(study):
+  with pytest.raises(ValueError, match="did you mean 'data_1'"):
+    dataclasses.replace(study, settings=dataclasses.replace(study.settings, plant_axes=('dat_1',)))
