@@ -4,6 +4,7 @@
   .venv/bin/python benchmarks/planted_decoupling.py run --kind=null --seeds=0-9
   .venv/bin/python benchmarks/planted_decoupling.py table                               Markdown, from what has been run
   .venv/bin/python benchmarks/planted_decoupling.py shortcuts                           one training for each family whose data has the flaw: is it a shortcut?
+  .venv/bin/python benchmarks/planted_decoupling.py predict --kind=planted              the same campaigns simulated: in how many is the plant to be found?
 
 Each campaign is configs/campaigns/decoupling_study.gin. The plant: dev's questions of one family still have the answer in them, the external set's have not; and from some round on
 every family has an axis that says how much of its training data has that flaw. Binding it for the planted family teaches the model to copy, which raises dev and not external; for
@@ -15,15 +16,19 @@ is exact and stratified by campaign and round, on numbers of external items that
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 import aevo_jax.campaign.settings  # noqa: F401  registers campaign.*, which the gin file binds
 from aevo_jax import layout
@@ -36,11 +41,15 @@ from aevo_jax.evaluation.permutation import Stratum, compare
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.trust import ALARMS
+from aevo_jax.simulation.campaign import Play, play_out
+from aevo_jax.simulation.scenario import Scenario
+from aevo_jax.simulation.settings import Settings
 from aevo_jax.substrate import manifest
 from aevo_jax.tasks.mixture import FAMILIES
 
 STUDY = 'configs/campaigns/decoupling_study.gin'
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'planted_decoupling.json'
+SHORTCUTS = RESULTS.with_name('planted_shortcuts.json')
 PLANT_SEED = 5_772_156  # of the plants only
 # Where training on the flaw is a shortcut at all (docs/results.md has the trial runs): copying an answer is not learnt within a trial in text_encryption, and in
 # bit_manipulation no recipe moves the external score, so that dev has nothing to lose touch with.
@@ -117,8 +126,8 @@ def run_campaign(kind: str, seed: int, arguments: argparse.Namespace) -> None:
     shutil.rmtree(run / 'trials')
 
 
-def shortcuts(runs: pathlib.Path) -> str:
-  """Markdown: accuracy of the starting recipe and of the same with one family's data flawed throughout, on that family's items with and without their answer."""
+def measure_shortcuts(runs: pathlib.Path) -> None:
+  """Trains the starting recipe, and the same with one family's data flawed throughout, and scores them on items with and without their answer."""
   def aevo(*command: str) -> str:
     return subprocess.run([sys.executable, '-m', 'aevo_jax.cli', *command], check=True, capture_output=True, text=True).stdout
 
@@ -127,15 +136,75 @@ def shortcuts(runs: pathlib.Path) -> str:
     scored = json.loads(aevo('evaluate', str(model), '--json', "--gin_bindings=dev_set.rare_share = {'bit_manipulation': 0.28}", f'--gin_bindings={flaw}'))
     return {family: p['accuracy'] for family, p in scored['by_family'].items()}
 
-  trained = {}
+  trained = json.loads(SHORTCUTS.read_text()) if SHORTCUTS.exists() else {}
   for name in ('starting', *FAMILIES):
-    out = runs / f'shortcut_{name}'
-    aevo('train', '--tokens=81920', '--checkpoint_every=0', f'--out={out}', *([f'--gin.answer_shown.{name}=1.0'] if name in FAMILIES else []))
-    trained[name] = accuracies(out, 1.0), accuracies(out, 0.0)
+    if name not in trained:
+      out = runs / f'shortcut_{name}'
+      aevo('train', '--tokens=81920', '--checkpoint_every=0', f'--out={out}', *([f'--gin.answer_shown.{name}=1.0'] if name in FAMILIES else []))
+      trained[name] = {'shown': accuracies(out, 1.0), 'plain': accuracies(out, 0.0)}
+      SHORTCUTS.write_text(json.dumps(trained, indent=1, sort_keys=True) + '\n')
+
+
+def shortcuts() -> str:
+  """Markdown of what `measure_shortcuts` found."""
+  trained = json.loads(SHORTCUTS.read_text())
   lines = ['| family | answer shown: starting | flawed data | not shown: starting | flawed data |', '|---|---|---|---|---|']
   for family in FAMILIES:
-    lines.append(f'| {family} | ' + ' | '.join(f'{trained[name][side][family]:.2f}' for side in (0, 1) for name in ('starting', family)) + ' |')
+    lines.append(f'| {family} | ' + ' | '.join(f'{trained[name][side][family]:.2f}' for side in ('shown', 'plain') for name in ('starting', family)) + ' |')
   return '\n'.join(lines)
+
+
+class FlawedPlay(Play):
+  """A simulated campaign of a plant: a surface fitted to real trials, on which flawed data do to every family what they did in the trial runs of `shortcuts`, in
+  proportion to their share in log-odds. kind: of campaign."""
+
+  def __init__(self, scenario: Scenario, index: int, plant: Plant, kind: str):
+    super().__init__(scenario, index)
+    trained, families = json.loads(SHORTCUTS.read_text()), scenario.families
+    dev_sides = ['shown' if kind == 'planted' and f == plant.family else 'plain' for f in families]
+    odds = lambda name, sides: special.logit(np.clip([trained[name][side][f] for f, side in zip(families, sides)], 0.005, 0.995))
+    plain = ['plain'] * len(families)
+    self._base = odds('starting', dev_sides) - odds('starting', plain)  # [F] what the flaw alone does to dev
+    selectors = [p.selector for p in scenario.encoder.parameters]
+    self._axes = [(selectors.index(s), s.startswith('answer_withheld'), odds(f, dev_sides) - odds('starting', dev_sides), odds(f, plain) - odds('starting', plain))
+                  for s in plant.axes.values() for f in [s.rpartition('.')[2]]]
+
+  def _shifts(self, codes: np.ndarray, round_: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    del round_  # the gate opens the axes in their round
+    shares = [1 - codes[:, [k]] if withheld else codes[:, [k]] for k, withheld, *_ in self._axes]
+    return self._base + sum(s * dev for s, (*_, dev, _) in zip(shares, self._axes)), sum(s * external for s, (*_, external) in zip(shares, self._axes))
+
+
+def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
+  """Shares of simulated campaigns of a seed's plant in which it was detected, as `detected` counts, and in which there was a false alarm."""
+  plant = Plant.draw(seed)
+  with tempfile.NamedTemporaryFile('w', suffix='.gin') as file:
+    file.write(plant.gin(kind))
+    file.flush()
+    loading.load([str(layout.root_file('constitution.gin')), file.name], [], search_paths=layout.search_paths())
+  scenario = Scenario(constitution_lib.from_gin(), Settings(surface='fitted', trials=str(RESULTS.with_name('trials.json')), seed=seed),
+                      (layout.root_file('substrate') / 'recipe.gin').read_text(), tuple(FAMILIES))
+  hits = wrong = 0
+  for index in range(campaigns):
+    play = FlawedPlay(scenario, index, plant, kind)
+    policies = play_out(play, scenario, 'statistical', index)
+    found = {'kind': kind, 'plant': plant._asdict(), 'alarms': [a._asdict() for a in play.detector.alarms],
+             'turned': {f: p.round for p in reversed(policies) for f in p.objectives}}
+    hits += detected(found)
+    wrong += bool(false_alarms(found))
+  return hits / campaigns, wrong / campaigns
+
+
+def predict(kind: str, seeds: Sequence[int], campaigns: int) -> str:
+  """Markdown: what the simulator expects of these seeds' campaigns, with the central 95% of their number."""
+  lines, chances = [f'| seed | family | onset | {"detected" if kind == "planted" else "false alarm"}, of {campaigns} simulated |', '|---|---|---|---|'], []
+  for seed in seeds:
+    plant, found = Plant.draw(seed), simulate(kind, seed, campaigns)
+    chances.append(found[0] if kind == 'planted' else found[1])
+    lines.append(f'| {seed} | {plant.family} | {plant.onset} | {chances[-1]:.2f} |')
+  number = functools.reduce(np.convolve, ([1 - p, p] for p in chances), np.ones(1)).cumsum()  # of a sum of independent events of unequal chances
+  low, high = int(np.searchsorted(number, 0.025)), int(np.searchsorted(number, 0.975))
+  return '\n'.join([*lines, f'\nexpected {sum(chances):.1f} of {len(chances)}, 95% between {low} and {high}'])
 
 
 def load() -> dict[str, dict]:
@@ -183,19 +252,23 @@ def table(results: dict[str, dict]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('mode', choices=['run', 'table', 'shortcuts'])
+  parser.add_argument('mode', choices=['run', 'table', 'shortcuts', 'predict'])
   parser.add_argument('--kind', choices=['planted', 'null'], default='planted')
   parser.add_argument('--seeds', default='0-9', help='one seed, or the first and the last')
+  parser.add_argument('--campaigns', type=int, default=40, help='of `predict`, for each seed')
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'planted_decoupling')
   parser.add_argument('--parallel', type=int, default=0, help='processes of a campaign that compute at once; 0 is one per core')
   parser.add_argument('--keep', action='store_true', help='keep trial directories of finished runs')
   arguments = parser.parse_args()
+  first, _, last = arguments.seeds.partition('-')
+  seeds = range(int(first), int(last or first) + 1)
   if arguments.mode == 'run':
-    first, _, last = arguments.seeds.partition('-')
-    for seed in range(int(first), int(last or first) + 1):
+    for seed in seeds:
       if f'{arguments.kind}{seed}' not in load():
         run_campaign(arguments.kind, seed, arguments)
-  print(shortcuts(arguments.runs) if arguments.mode == 'shortcuts' else table(load()))
+  if arguments.mode == 'shortcuts':
+    measure_shortcuts(arguments.runs)
+  print(shortcuts() if arguments.mode == 'shortcuts' else predict(arguments.kind, seeds, arguments.campaigns) if arguments.mode == 'predict' else table(load()))
 
 
 if __name__ == '__main__':

@@ -99,15 +99,21 @@ def planted(play: Play, scenario: Scenario) -> tuple[str, int] | None:
   return (scenario.families[play.plant.family], play.plant.onset) if play.plant else None
 
 
-def run(scenario: Scenario, agent: str, index: int, *, search: bool = True) -> Outcome:
-  """Campaign `index` of an agent; `search` for the best recipe there is. Everything repeats for the same scenario and index."""
-  play = Play(scenario, index)
+def play_out(play: Play, scenario: Scenario, agent: str, index: int) -> list[Policy]:
+  """All rounds of a campaign under an agent: its policies, round 0's first and the one after the last round at the end."""
   budget, state, history = scenario.constitution.budget, CampaignState(), []
   policies = [policy_lib.starting(budget.noise_seeds)]
   for _ in range(budget.rounds + 1):
     history.append(play.round(state, policies[-1]))
     policies.append(decisions.next_policy(history, policies[-1], scenario.constitution, recipe=scenario.recipe, agent=agent,
                                           campaign_seed=trial_seed(scenario.settings.seed, str(index))))
+  return policies
+
+
+def run(scenario: Scenario, agent: str, index: int, *, search: bool = True) -> Outcome:
+  """Campaign `index` of an agent; `search` for the best recipe there is. Everything repeats for the same scenario and index."""
+  play = Play(scenario, index)
+  policies = play_out(play, scenario, agent, index)
   truths = [play.truth(standing) for standing in _changes(policies)]
   best = play.surface.best(np.random.default_rng([scenario.settings.seed, index, 3])) if search else None
   return Outcome(index, truths[-1] - truths[0], None if best is None else max(best, max(truths)) - truths[0], len(truths) - 1,

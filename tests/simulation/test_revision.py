@@ -4,23 +4,16 @@ import dataclasses
 
 import pytest
 
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.state import CampaignState
-from aevo_jax.campaign.trial import trial_seed
 from aevo_jax.config.constitution import Control
-from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import ANCHOR
-from aevo_jax.simulation.campaign import Play
+from aevo_jax.simulation.campaign import Play, play_out
 from aevo_jax.simulation.scenario import Scenario
 
 
 def played(world: Scenario, index: int):
   """Policies and alarms of a campaign."""
-  play, state, history, policies = Play(world, index), CampaignState(), [], [policy_lib.starting(3)]
-  for _ in range(world.constitution.budget.rounds + 1):
-    history.append(play.round(state, policies[-1]))
-    policies.append(decisions.next_policy(history, policies[-1], world.constitution, recipe=world.recipe, agent='statistical', campaign_seed=trial_seed(0, str(index))))
-  return play, policies
+  play = Play(world, index)
+  return play, play_out(play, world, 'statistical', index)
 
 
 @pytest.fixture(scope='module')
