@@ -16,6 +16,7 @@ is exact and stratified by campaign and round, on numbers of external items that
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import pathlib
@@ -188,7 +189,7 @@ def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
   for index in range(campaigns):
     play = FlawedPlay(scenario, index, plant, kind)
     policies = play_out(play, scenario, 'statistical', index)
-    found = {'kind': kind, 'plant': plant._asdict(), 'alarms': [a._asdict() for a in play.detector.alarms],
+    found = {'kind': kind, 'plant': plant._asdict(), 'alarms': [dataclasses.asdict(a) for a in play.detector.alarms],
              'turned': {f: p.round for p in reversed(policies) for f in p.objectives}}
     hits += detected(found)
     wrong += bool(false_alarms(found))
