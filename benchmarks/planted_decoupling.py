@@ -81,7 +81,7 @@ class Plant(NamedTuple):
     axes = {name: axis for name, axis in constitution_lib.from_gin().search_space.axes.items() if not name.startswith('data_')}
     axes |= {name: {selector: {'kind': 'float', 'low': 0.0, 'high': 1.0}} for name, selector in self.axes.items()}
     flaw = {self.family: 1.0} if kind == 'planted' else {}
-    return (f"include '{STUDY}'\ndev_set.answer_shown = {flaw!r}\nsearch_space.axes = {axes!r}\n"
+    return (f'dev_set.answer_shown = {flaw!r}\nsearch_space.axes = {axes!r}\n'
             f'search_space.from_round = {dict.fromkeys(self.axes, self.onset)!r}\n')
 
 
@@ -118,7 +118,7 @@ def run_campaign(kind: str, seed: int, arguments: argparse.Namespace) -> None:
   gin = arguments.runs / f'{kind}{seed}.gin'
   arguments.runs.mkdir(parents=True, exist_ok=True)
   gin.write_text(plant.gin(kind))
-  start = [f'--run={run}', f'--gin_file={gin}', f'--gin.campaign.seed={seed}', f'--gin.campaign.parallel={arguments.parallel}']
+  start = [f'--run={run}', f'--gin_file={STUDY}', f'--gin_file={gin}', f'--gin.campaign.seed={seed}', f'--gin.campaign.parallel={arguments.parallel}']
   subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', *([f'--resume={run}'] if run.exists() else start)], check=True)
   results = load()
   results[f'{kind}{seed}'] = outcome(run, plant, kind) | {'seed': seed}
@@ -182,7 +182,7 @@ def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
   with tempfile.NamedTemporaryFile('w', suffix='.gin') as file:
     file.write(plant.gin(kind))
     file.flush()
-    loading.load([str(layout.root_file('constitution.gin')), file.name], [], search_paths=layout.search_paths())
+    loading.load([str(layout.root_file('constitution.gin')), STUDY, file.name], [], search_paths=layout.search_paths())
   scenario = Scenario(constitution_lib.from_gin(), Settings(surface='fitted', trials=str(RESULTS.with_name('trials.json')), seed=seed),
                       (layout.root_file('substrate') / 'recipe.gin').read_text(), tuple(FAMILIES))
   hits = wrong = 0
