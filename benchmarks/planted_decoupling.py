@@ -11,7 +11,7 @@ every family has an axis that says how much of its training data has that flaw. 
 any other family it only costs. Family, name and place of the axis, its sign (a share of items that show the answer, or that keep it back) and the round are
 drawn from a seed of this script's own; agents see neither it nor dev_set (meta_agent.roles). In a null campaign the axes are there and dev has no flaw.
 
-Results accumulate in benchmarks/results/planted_decoupling.json, keyed by kind and seed, each with its constitution, code and commit. The pooled test of revised against control arms
+Results accumulate in benchmarks/results/planted_decoupling.json, keyed by kind and seed, each with the digests of its constitution and code. The pooled test of revised against control arms
 is exact and stratified by campaign and round, on numbers of external items that were right, from the revealed scores.
 """
 

@@ -17,7 +17,7 @@ class CampaignSettings:
   """How a campaign is run here; none of it changes what counts as improvement.
 
   Attributes:
-    seed: of trials, settings and the holdout. agent: 'statistical', 'random', 'llm', 'frozen' or 'keep_or_discard'.
+    seed: of trials, settings and the holdout. agent: a key of decisions.AGENTS, or 'llm'.
     arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and the campaign waits for their scores.
     workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an explorer's bindings, within the axes of its assignment.
     llm: the `llm` section, where a language model is asked (see `settings_from_gin`).
