@@ -176,19 +176,24 @@ class FlawedPlay(Play):
     return self._base + sum(s * dev for s, (*_, dev, _) in zip(shares, self._axes)), sum(s * external for s, (*_, external) in zip(shares, self._axes))
 
 
-def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
-  """Shares of simulated campaigns of a seed's plant in which it was detected, as `detected` counts, and in which there was a false alarm."""
-  plant = Plant.draw(seed)
+def scenario(plant: Plant, kind: str, seed: int) -> Scenario:
+  """The study's constitution with a plant, on a surface fitted to real trials."""
   with tempfile.NamedTemporaryFile('w', suffix='.gin') as file:
     file.write(plant.gin(kind))
     file.flush()
     loading.load([str(layout.root_file('constitution.gin')), STUDY, file.name], [], search_paths=layout.search_paths())
-  scenario = Scenario(constitution_lib.from_gin(), Settings(surface='fitted', trials=str(RESULTS.with_name('trials.json')), seed=seed),
-                      (layout.root_file('substrate') / 'recipe.gin').read_text(), tuple(FAMILIES))
+  return Scenario(constitution_lib.from_gin(), Settings(surface='fitted', trials=str(RESULTS.with_name('trials.json')), seed=seed),
+                  (layout.root_file('substrate') / 'recipe.gin').read_text(), tuple(FAMILIES))
+
+
+def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
+  """Shares of simulated campaigns of a seed's plant in which it was detected, as `detected` counts, and in which there was a false alarm."""
+  plant = Plant.draw(seed)
+  world = scenario(plant, kind, seed)
   hits = wrong = 0
   for index in range(campaigns):
-    play = FlawedPlay(scenario, index, plant, kind)
-    policies = play_out(play, scenario, 'statistical', index)
+    play = FlawedPlay(world, index, plant, kind)
+    policies = play_out(play, world, 'statistical', index)
     found = {'kind': kind, 'plant': plant._asdict(), 'alarms': [dataclasses.asdict(a) for a in play.detector.alarms],
              'turned': {f: p.round for p in reversed(policies) for f in p.objectives}}
     hits += detected(found)
@@ -203,9 +208,14 @@ def predict(kind: str, seeds: Sequence[int], campaigns: int) -> str:
     plant, found = Plant.draw(seed), simulate(kind, seed, campaigns)
     chances.append(found[0] if kind == 'planted' else found[1])
     lines.append(f'| {seed} | {plant.family} | {plant.onset} | {chances[-1]:.2f} |')
-  number = functools.reduce(np.convolve, ([1 - p, p] for p in chances), np.ones(1)).cumsum()  # of a sum of independent events of unequal chances
-  low, high = int(np.searchsorted(number, 0.025)), int(np.searchsorted(number, 0.975))
+  low, high = central(chances)
   return '\n'.join([*lines, f'\nexpected {sum(chances):.1f} of {len(chances)}, 95% between {low} and {high}'])
+
+
+def central(chances: Sequence[float]) -> tuple[int, int]:
+  """The central 95% of how many independent events of these chances happen."""
+  number = functools.reduce(np.convolve, ([1 - p, p] for p in chances), np.ones(1)).cumsum()
+  return int(np.searchsorted(number, 0.025)), int(np.searchsorted(number, 0.975))
 
 
 def load() -> dict[str, dict]:

@@ -2,7 +2,9 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from aevo_jax import layout
 from aevo_jax.config import constitution as constitution_lib
@@ -45,3 +47,22 @@ def test_an_alarm_before_the_onset_or_of_another_family_is_no_detection(study):
   for alarms, turned in (([('a', 3)], {'a': 4}), ([('b', 5)], {'b': 6}), ([('a', 4)], {}), ([], {'a': 5})):
     assert not study.detected(result(alarms, turned))
   assert [a['stream'] for a in study.false_alarms(result([('a', 3), ('a', 4), ('b', 5), ('overall', 5)], {}))] == ['a', 'b']
+
+
+def test_the_simulated_plant_does_what_the_trial_runs_did_and_a_null_only_costs(study, tmp_path):
+  plant = study.Plant.draw(0)
+  for kind in ('planted', 'null'):
+    world = study.scenario(plant, kind, seed=0)
+    play = study.FlawedPlay(world, 0, plant, kind)
+    selectors = [p.selector for p in world.encoder.parameters]
+    codes = np.tile(world.encoder.codes({}), (2, 1))
+    codes[1, selectors.index(f'{plant.sign}.{plant.family}')] = 1 if plant.sign == 'answer_shown' else 0
+    dev, external = (shift[:, world.families.index(plant.family)] for shift in play._shifts(codes, 5))
+    assert external[1] < external[0]
+    assert dev[1] > dev[0] + 1 if kind == 'planted' else dev[1] == pytest.approx(external[1])
+
+
+def test_the_central_interval_of_a_number_of_detections(study):
+  binomial = stats.binom(10, 0.9)
+  assert study.central([0.9] * 10) == (binomial.ppf(0.025), binomial.ppf(0.975)) == (7, 10)
+  assert study.central([1.0, 1.0, 0.0]) == (2, 2)

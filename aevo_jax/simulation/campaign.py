@@ -23,7 +23,7 @@ class Outcome:
   Attributes:
     gain: of the promoted recipe over the starting one. best: of the best recipe that a long search found; None where it was not searched for.
     promotions: changes of the standing recipe. false_promotions: those to a recipe that is no better than the one before.
-    alarms: the first of each stream. plant: (family, onset) or None.
+    alarms: the first of each stream; None where rounds were not judged (`simulation.verdicts`). plant: (family, onset) or None.
   """
 
   index: int
@@ -31,7 +31,7 @@ class Outcome:
   best: float | None
   promotions: int
   false_promotions: int
-  alarms: tuple[Alarm, ...]
+  alarms: tuple[Alarm, ...] | None
   plant: tuple[str, int] | None
 
 
@@ -117,7 +117,8 @@ def run(scenario: Scenario, agent: str, index: int, *, search: bool = True) -> O
   truths = [play.truth(standing) for standing in _changes(policies)]
   best = play.surface.best(np.random.default_rng([scenario.settings.seed, index, 3])) if search else None
   return Outcome(index, truths[-1] - truths[0], None if best is None else max(best, max(truths)) - truths[0], len(truths) - 1,
-                 sum(after <= before for before, after in zip(truths, truths[1:])), tuple(play.detector.alarms), planted(play, scenario))
+                 sum(after <= before for before, after in zip(truths, truths[1:])), tuple(play.detector.alarms) if scenario.settings.verdicts else None,
+                 planted(play, scenario))
 
 
 def _changes(policies: Sequence[Policy]) -> list[dict]:

@@ -52,7 +52,7 @@ def share(count: int, total: int) -> dict[str, float]:
 
 
 def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-  """Of one agent's campaigns. Gains are left out where there was no agent, detections where nothing was planted.
+  """Of one agent's campaigns. Gains are left out where there was no agent, alarms where nothing was judged, detections where nothing was planted.
 
   An alarm counts as detection if it names the planted family, or overall, in the plant's first round or later; every other alarm is a false one, and where
   nothing is planted every alarm is.
@@ -62,6 +62,8 @@ def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     facts |= {'gain': mean_interval([o.gain for o in found]), 'regret': mean_interval([o.best - o.gain for o in found]), 'best': mean_interval([o.best for o in found]),
               'promoted': share(sum(o.promotions > 0 for o in found), total), 'false_promotion': share(sum(o.false_promotions > 0 for o in found), total),
               'harmed': share(sum(o.gain < -0.005 for o in found), total)}
+  if found[0].alarms is None:
+    return facts
   right = [[a for a in o.alarms if o.plant and a.stream in (o.plant[0], 'overall') and a.round >= o.plant[1]] for o in found]
   facts['false_alarm'] = share(sum(len(o.alarms) > len(r) for o, r in zip(found, right)), total)
   if found[0].plant:
@@ -85,7 +87,8 @@ def lines(summary: dict[str, Any]) -> list[str]:
   if 'detected' in summary:
     said.append(f'the plant was detected in {part(summary["detected"])} of campaigns: ' + ', '.join(f'{verdict} {part(fact)}' for verdict, fact in summary['detected_as'].items())
                 + f'; rounds from its onset: {summary["rounds_from_onset_to_detection"]}')
-  said.append(f'false alarms in {part(summary["false_alarm"])} of campaigns' + (f', by round {summary["false_alarms_by_round"]}' if summary.get('false_alarms_by_round') else ''))
+  if 'false_alarm' in summary:
+    said.append(f'false alarms in {part(summary["false_alarm"])} of campaigns' + (f', by round {summary["false_alarms_by_round"]}' if summary.get('false_alarms_by_round') else ''))
   said.append(f'{summary["campaigns_per_minute"]:.0f} campaigns a minute and process')
   return said
 

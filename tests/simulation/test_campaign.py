@@ -40,7 +40,7 @@ def test_a_campaign_repeats_and_depends_on_its_index(scenario, agent):
   world = scenario(rounds=2, verdicts=False)
   outcomes = [campaign.run(world, agent, index) for index in (1, 1, 2)]
   assert outcomes[0] == outcomes[1] != outcomes[2]
-  assert all(o.best >= max(o.gain, 0) and o.alarms == () for o in outcomes)
+  assert all(o.best >= max(o.gain, 0) and o.alarms is None for o in outcomes)
 
 
 def test_every_agent_plays(scenario):
@@ -55,8 +55,6 @@ def test_where_nothing_matters_every_promotion_is_false_and_costs_nothing(scenar
   assert all(o.false_promotions == o.promotions and o.gain == o.best == 0 for o in found)
 
 
-
-
 def test_a_summary_by_hand():
   alarm = lambda round_, stream, verdict='decoupled': Alarm(round_, stream, verdict)
   found = [Outcome(0, 0.04, 0.10, 2, 1, (alarm(3, 'a'), alarm(4, 'b')), ('a', 3)), Outcome(1, -0.01, 0.05, 1, 1, (alarm(2, 'a'),), ('a', 3)),
@@ -69,3 +67,9 @@ def test_a_summary_by_hand():
   deviation = math.sqrt(sum((g - 0.02) ** 2 for g in (0.04, -0.01, 0.0, 0.05)) / 3)
   assert summary['gain']['high'] - 0.02 == pytest.approx(1.96 * deviation / 2, abs=1e-5)
   assert any('detected in 0.500' in line for line in study.lines(summary))
+
+
+def test_where_nothing_was_judged_a_summary_says_nothing_of_alarms():
+  summary = study.summary([Outcome(0, 0.04, 0.10, 2, 1, None, None), Outcome(1, 0.0, 0.05, 0, 0, None, ('a', 3))], 8.0)
+  assert not {'false_alarm', 'false_alarms_by_round', 'detected'} & summary.keys()
+  assert not any('alarm' in line or 'detected' in line for line in study.lines(summary))
