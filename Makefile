@@ -9,7 +9,7 @@ SHELL := bash
 
 UV_VERSION := 0.13.8
 VLLM_VERSION := 0.32.0
-PARITY_PACKAGES := torch==2.13.0+cpu transformers==5.19.0 peft==0.21.0
+PARITY_PACKAGES := torch==2.13.0+cpu transformers==5.19.0 peft==0.21.0 trl==1.16.0
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=

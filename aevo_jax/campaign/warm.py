@@ -16,7 +16,7 @@ from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu
 
 # What a recipe's compiled program depends on; every other number is an input of it.
 _SHAPES = ('adaptation.method', 'lora.rank', 'lora.alpha', 'lora.targets', 'loss.label_smoothing', 'optimizer.name', 'train.batch_rows', 'train.row_length',
-           'train.ema_decay')
+           'train.ema_decay', 'train.microbatches', 'train.logits_chunk')
 
 
 def program(values: dict[str, object]) -> str:
@@ -50,8 +50,8 @@ def main(argv: list[str]) -> int:
     prepared = post_train.prepare(hf_checkpoint.read_config(base_directory), recipe, load_base(base_directory, logical_digest=spec.base_digest),
                                   tokenizers.load(str(base_directory)), size=spec.size, seed=spec.seed, corpus=corpora.load(base_directory))
     train_loop.compile_step(prepared.structure, prepared.params, prepared.frozen, prepared.batches, post_train.transformation(recipe.optimizer),
-                            label_smoothing=recipe.loss.label_smoothing,
-                            ema_decay=recipe.train.ema_decay)
+                            label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay, microbatches=recipe.train.microbatches,
+                            logits_chunk=recipe.train.logits_chunk)
     made = pathlib.Path(request['marker'])
     made.parent.mkdir(exist_ok=True)
     made.touch()

@@ -87,7 +87,8 @@ class Decoder(nnx.Module):
   def _embed(self, tokens: jax.Array) -> jax.Array:
     return self.embedding[...][tokens].astype(self.config.compute_dtype)
 
-  def _logits(self, x: jax.Array) -> jax.Array:
+  def logits(self, x: jax.Array) -> jax.Array:
+    """Next-token logits [..., v] float32 of what the blocks made of tokens, [..., d]."""
     x = self.norm_f(x)
     return (matmul(x, self.embedding[...].T.astype(x.dtype)) if self.lm_head is None else self.lm_head(x)).astype(jnp.float32)
 
@@ -97,8 +98,13 @@ class Decoder(nnx.Module):
 
   def with_loads(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """The logits, and [E blocks, experts] float32: how many tokens each expert got; None without such blocks."""
+    x, loads = self.hidden(tokens_bt, segment_ids_bt)
+    return self.logits(x), loads
+
+  def hidden(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """What the blocks make of packed rows, [b, t, d], to which `logits` has not been applied yet; and the loads of `with_loads`."""
     x, loads = self._blocks(self._embed(tokens_bt), segment_ids_bt)
-    return self._logits(x), jnp.stack(loads) if loads else None
+    return x, jnp.stack(loads) if loads else None
 
   def _blocks(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     loads = []
@@ -119,7 +125,7 @@ class Decoder(nnx.Module):
     """
     x, caches = self._prefill_blocks(self._embed(tokens_bt), valid_bt.astype(jnp.int32), room)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
-    return self._logits(x[:, -1]), DecodeState(caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
+    return self.logits(x[:, -1]), DecodeState(caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
 
   def _prefill_blocks(self, x: jax.Array, segment_ids_bt: jax.Array, room: int) -> tuple[jax.Array, tuple]:
     caches = []
@@ -134,7 +140,7 @@ class Decoder(nnx.Module):
     """Appends one token to every sequence; returns logits [b, v] after it."""
     valid = jax.lax.dynamic_update_slice_in_dim(state.valid, jnp.ones_like(state.valid[:, :1]), state.position, axis=1)
     x, caches = self._step_blocks(self._embed(token_b), state.caches, state.position, valid)
-    return self._logits(x), DecodeState(caches, valid, state.position + 1)
+    return self.logits(x), DecodeState(caches, valid, state.position + 1)
 
   def _step_blocks(self, x: jax.Array, caches: tuple, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, tuple]:
     after = []

@@ -22,6 +22,7 @@ from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import shapes_of, state_specs
 from aevo_jax.training.recipe import Recipe
+from aevo_jax.training.token_logprobs import of_logits, per_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +163,6 @@ def _gathered(model: Decoder, layout: Layout) -> dict[str, int]:
 def _loss_bytes(logits_btv: jax.ShapeDtypeStruct) -> int:
   """The logits, what their loss keeps, and their gradient."""
   places = jnp.ones(logits_btv.shape[:2], jnp.int32)
-  batch = {'tokens': places, 'segment_ids': places, 'weights': places.astype(jnp.float32)}
-  kept = kept_bytes(lambda frozen, params, logits: sft_loss(logits, batch).mean(), {}, {}, logits_btv)
+  weights = places.astype(jnp.float32)
+  kept = kept_bytes(lambda frozen, params, logits: sft_loss(per_token(of_logits, logits, places, weights), {'weights': weights})[0], {}, {}, logits_btv)
   return kept + 2 * math.prod(logits_btv.shape) * logits_btv.dtype.itemsize

@@ -55,7 +55,8 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
   with placement.use() if placement else contextlib.nullcontext():
     state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
                              learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing,
-                             ema_decay=recipe.train.ema_decay, checkpoint_every=checkpoint_every, on_step=on_step, placement=placement)
+                             ema_decay=recipe.train.ema_decay, microbatches=recipe.train.microbatches, logits_chunk=recipe.train.logits_chunk,
+                             checkpoint_every=checkpoint_every, on_step=on_step, placement=placement)
   final = {**frozen, **state.final_params()}
   if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)

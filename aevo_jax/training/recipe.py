@@ -9,25 +9,11 @@ import dataclasses
 from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import FamilyWeights, Mixture, AnswerShown, AnswerWithheld, RareKindShare, SolutionStyle
+from aevo_jax.training.recipe_checks import between, choice, positive
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon')
 METHODS = ('full', 'lora')
-
-
-def _choice(name: str, value: str, options: tuple[str, ...]) -> None:
-  if value not in options:
-    raise ValueError(f'{name} must be one of {options}, got {value!r}')
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-  if not low <= value <= high:
-    raise ValueError(f'{name} must lie in [{low}, {high}], got {value}')
-
-
-def _positive(name: str, value: float) -> None:
-  if not value > 0:
-    raise ValueError(f'{name} must be > 0, got {value}')
 
 
 @configurable('optimizer')
@@ -52,15 +38,15 @@ class Optimizer:
   clip_norm: float = 1.0
 
   def __post_init__(self):
-    _choice('optimizer.name', self.name, OPTIMIZERS)
-    _choice('optimizer.schedule', self.schedule, SCHEDULES)
-    _between('optimizer.learning_rate', self.learning_rate, 0, 10)
+    choice('optimizer.name', self.name, OPTIMIZERS)
+    choice('optimizer.schedule', self.schedule, SCHEDULES)
+    between('optimizer.learning_rate', self.learning_rate, 0, 10)
     for field in ('warmup_fraction', 'decay_fraction'):
-      _between(f'optimizer.{field}', getattr(self, field), 0, 1)
+      between(f'optimizer.{field}', getattr(self, field), 0, 1)
     for field in ('b1', 'b2'):  # at 1 the moments never move, and their bias correction divides by 0
-      _between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
-    _between('optimizer.weight_decay', self.weight_decay, 0, 10)
-    _positive('optimizer.clip_norm', self.clip_norm)
+      between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
+    between('optimizer.weight_decay', self.weight_decay, 0, 10)
+    positive('optimizer.clip_norm', self.clip_norm)
 
 
 @configurable('train')
@@ -71,18 +57,24 @@ class Train:
   Attributes:
     steps: 0 means as many as the trial's budget allows.
     ema_decay: of the weights' moving average, which is what a trial hands in; 0 hands in the last weights.
+    microbatches: parts into which a step's rows are cut, one after the other, for their memory; the gradient is the whole batch's.
+    logits_chunk: places of every row whose logits exist at a time, for large vocabularies; 0 is all.
   """
 
   steps: int = 0
   batch_rows: int = 16
   row_length: int = 128
   ema_decay: float = 0.0
+  microbatches: int = 1
+  logits_chunk: int = 0
 
   def __post_init__(self):
-    for field, least in (('steps', 0), ('batch_rows', 1), ('row_length', 2)):
+    for field, least in (('steps', 0), ('batch_rows', 1), ('row_length', 2), ('microbatches', 1), ('logits_chunk', 0)):
       if getattr(self, field) < least:
         raise ValueError(f'train.{field} must be >= {least}, got {getattr(self, field)}')
-    _between('train.ema_decay', self.ema_decay, 0, 0.9999)
+    between('train.ema_decay', self.ema_decay, 0, 0.9999)
+    if self.batch_rows % self.microbatches:
+      raise ValueError(f'train.microbatches = {self.microbatches} does not divide train.batch_rows = {self.batch_rows}')
 
   def steps_within(self, token_budget: int, step_budget: int) -> int:
     """Steps to run under a budget of padded tokens and of steps.
@@ -106,8 +98,8 @@ class Loss:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    _between('loss.reasoning_weight', self.reasoning_weight, 0, 100)
-    _between('loss.label_smoothing', self.label_smoothing, 0, 0.5)
+    between('loss.reasoning_weight', self.reasoning_weight, 0, 100)
+    between('loss.label_smoothing', self.label_smoothing, 0, 0.5)
 
 
 @configurable('data')
@@ -118,7 +110,7 @@ class Data:
   plain_share: float = 0.0
 
   def __post_init__(self):
-    _between('data.plain_share', self.plain_share, 0, 1)
+    between('data.plain_share', self.plain_share, 0, 1)
 
 
 @configurable('adaptation')
@@ -129,7 +121,7 @@ class Adaptation:
   method: str = 'full'
 
   def __post_init__(self):
-    _choice('adaptation.method', self.method, METHODS)
+    choice('adaptation.method', self.method, METHODS)
 
 
 @configurable('lora')
@@ -142,8 +134,8 @@ class Lora:
   targets: str = 'all'
 
   def __post_init__(self):
-    _positive('lora.rank', self.rank)
-    _positive('lora.alpha', self.alpha)
+    positive('lora.rank', self.rank)
+    positive('lora.alpha', self.alpha)
 
 
 @dataclasses.dataclass(frozen=True)

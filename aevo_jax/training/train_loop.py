@@ -9,6 +9,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,8 @@ class NonFiniteError(RuntimeError):
 
 
 def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *,
-          learning_rates: Sequence[float], directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, checkpoint_every: int = 0,
+          learning_rates: Sequence[float], directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, microbatches: int = 1, logits_chunk: int = 0,
+          checkpoint_every: int = 0,
           on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None) -> TrainState:
   """Trains one step for each learning rate and saves the last state under `directory`/checkpoints.
 
@@ -35,6 +37,7 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
     structure: the model without arrays. params: what is trained. frozen: the rest of the model's arrays.
     batches: a Grain iterator of batches (see data.pipeline). learning_rates: of each step; their number is the number of steps.
     checkpoint_every: also save every so many steps; 0 saves only the last state.
+    microbatches, logits_chunk: see `recipe.Train`.
     on_step: called after each step with the metrics, e.g. to evaluate.
     placement: where arrays lie on a mesh, in whose context (`placement.use()`) this is called; None is the default device. A run may continue on another.
 
@@ -45,7 +48,8 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
   if placement is not None:
     shardings = placement.state(jax.eval_shape(lambda p: TrainState.create(p, transformation, ema_decay), params), params)
     params, frozen = (jax.device_put(values, placement.params(values)) for values in (params, frozen))
-  step_fn = _jitted(structure, transformation, label_smoothing, ema_decay, shardings)
+  options = {'label_smoothing': label_smoothing, 'ema_decay': ema_decay, 'microbatches': microbatches, 'logits_chunk': logits_chunk}
+  step_fn = _jitted(structure, transformation, options, shardings)
   state = _initial_state(params, transformation, ema_decay, shardings)
   checkpoints, steps = directory / 'checkpoints', len(learning_rates)
   latest = orbax_io.latest_step(checkpoints)
@@ -73,8 +77,8 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
   return state
 
 
-def _jitted(structure: Structure, transformation: optax.GradientTransformation, label_smoothing: float, ema_decay: float, shardings: TrainState | None = None):
-  step = make_train_step(structure, transformation, label_smoothing=label_smoothing, ema_decay=ema_decay)
+def _jitted(structure: Structure, transformation: optax.GradientTransformation, options: dict[str, Any], shardings: TrainState | None = None):
+  step = make_train_step(structure, transformation, **options)
   return jax.jit(step, donate_argnums=0) if shardings is None else jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
@@ -83,10 +87,11 @@ def _initial_state(params: Params, transformation: optax.GradientTransformation,
 
 
 def compile_step(structure: Structure, params: Params, frozen: Params, batches: Iterator, transformation: optax.GradientTransformation, *,
-                 label_smoothing: float, ema_decay: float) -> None:
+                 label_smoothing: float, ema_decay: float, microbatches: int, logits_chunk: int) -> None:
   """Compiles what `train` would run on these inputs, for the persistent compilation cache."""
+  options = {'label_smoothing': label_smoothing, 'ema_decay': ema_decay, 'microbatches': microbatches, 'logits_chunk': logits_chunk}
   state = _initial_state(params, transformation, ema_decay)
-  _jitted(structure, transformation, label_smoothing, ema_decay).lower(state, frozen, next(batches), np.float32(0)).compile()
+  _jitted(structure, transformation, options).lower(state, frozen, next(batches), np.float32(0)).compile()
 
 
 def _save(checkpoints: pathlib.Path, step: int, state: TrainState, batches: Iterator) -> None:

@@ -8,7 +8,9 @@ import optax
 
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.sharding.context import constrain_parameters
-from aevo_jax.training.losses.sft import sft_loss
+from aevo_jax.training.accumulate import accumulated
+from aevo_jax.training.losses.sft import predicted, sft_loss
+from aevo_jax.training.token_logprobs import token_stats
 from aevo_jax.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -17,17 +19,24 @@ Update = Callable[[TrainState, Params, jax.Array], TrainState]
 Step = Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_loss(structure: Structure, *, label_smoothing: float) -> Loss:
-  """Builds loss(params, frozen, batch), a scalar, and the experts' loads (`Decoder.with_loads`).
+def make_loss(structure: Structure, *, label_smoothing: float, logits_chunk: int = 0) -> Loss:
+  """Builds loss(params, frozen, batch), a scalar that adds up over the rows of a `normalised` batch, and the experts' loads (`Decoder.with_loads`).
 
-  `frozen` holds the base's weights under a LoRA adapter; under full fine-tuning it has routers' biases at most.
+  `frozen` holds the base's weights under a LoRA adapter; under full fine-tuning it has routers' biases at most. logits_chunk: see `token_logprobs`.
   """
 
   def loss(params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
-    logits, loads = structure.bind({**frozen, **params}).with_loads(batch['tokens'], batch['segment_ids'])
-    return sft_loss(logits, batch, label_smoothing=label_smoothing).mean(), loads
+    model = structure.bind({**frozen, **params})
+    stats, loads = token_stats(model, batch['tokens'], batch['segment_ids'], wanted_bt=batch['weights'], chunk=logits_chunk)
+    return sft_loss(stats, batch, label_smoothing=label_smoothing)[0], loads
 
   return loss
+
+
+def normalised(batch: Batch) -> Batch:
+  """The batch with weights that add up to 1, and none on the first token of a segment."""
+  weights = predicted(batch)
+  return batch | {'weights': weights / jnp.maximum(jnp.sum(weights), 1e-9)}
 
 
 def make_update(transformation: optax.GradientTransformation, *, ema_decay: float) -> Update:
@@ -60,14 +69,19 @@ def balance(loads_be: jax.Array) -> dict[str, jax.Array]:
   return {'expert_load_max': jnp.max(loads_be.max(axis=1) / mean), 'experts_unused': jnp.max(jnp.mean(loads_be == 0, axis=1))}
 
 
-def make_train_step(structure: Structure, transformation: optax.GradientTransformation, *, label_smoothing: float, ema_decay: float) -> Step:
-  """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); jit it with the state donated. Only `state.params` are differentiated."""
-  loss, update = make_loss(structure, label_smoothing=label_smoothing), make_update(transformation, ema_decay=ema_decay)
+def make_train_step(structure: Structure, transformation: optax.GradientTransformation, *, label_smoothing: float, ema_decay: float, microbatches: int = 1,
+                    logits_chunk: int = 0) -> Step:
+  """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); jit it with the state donated. Only `state.params` are differentiated.
+
+  microbatches: into how many parts the rows are cut, one after the other, with the gradient of the whole batch.
+  """
+  loss, update = make_loss(structure, label_smoothing=label_smoothing, logits_chunk=logits_chunk), make_update(transformation, ema_decay=ema_decay)
 
   def step(state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-    (value, loads), grads = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch)
+    counted = jnp.sum(batch['weights'] > 0)
+    value, loads, grads = accumulated(lambda params, rows: loss(params, frozen, rows), state.params, normalised(batch), microbatches)
     grads = constrain_parameters(grads)
-    metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), 'loss_tokens': jnp.sum(batch['weights'] > 0)}
+    metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), 'loss_tokens': counted}
     if loads is not None:
       metrics |= balance(loads)
     return update(state, grads, learning_rate), metrics

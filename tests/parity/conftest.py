@@ -1,5 +1,6 @@
 """The reference as a process of its own environment (`make parity`)."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -40,11 +41,10 @@ def reference(tmp_path_factory):
   log.close()
 
 
-@pytest.fixture(scope='session')
-def interop(tmp_path_factory):
-  """interop(do=..., ...) -> the answer of third_party/parity/interop.py, {'ok': ...}."""
-  log = (tmp_path_factory.mktemp('interop') / 'log.txt').open('w+')
-  process = subprocess.Popen([FOLDER / '.venv' / 'bin' / 'python', FOLDER / 'interop.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+@contextlib.contextmanager
+def talk(script: str, log):
+  """ask(do=..., ...) -> the answer of a script of third_party/parity, {'ok': ...}."""
+  process = subprocess.Popen([FOLDER / '.venv' / 'bin' / 'python', FOLDER / script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
   def ask(**request) -> dict:
     process.stdin.write(json.dumps(request, default=str) + '\n')
@@ -52,14 +52,25 @@ def interop(tmp_path_factory):
     line = process.stdout.readline()
     if not line:
       log.seek(0)
-      pytest.fail(f'interop.py ended: {log.read()[-3000:]}')
+      pytest.fail(f'{script} ended: {log.read()[-3000:]}')
     return json.loads(line)
 
   yield ask
   process.stdin.close()
   process.stdout.close()
   process.wait(timeout=60)
-  log.close()
+
+
+@pytest.fixture(scope='session')
+def interop(tmp_path_factory):
+  with (tmp_path_factory.mktemp('interop') / 'log.txt').open('w+') as log, talk('interop.py', log) as ask:
+    yield ask
+
+
+@pytest.fixture(scope='session')
+def trl(tmp_path_factory):
+  with (tmp_path_factory.mktemp('trl') / 'log.txt').open('w+') as log, talk('trl_losses.py', log) as ask:
+    yield ask
 
 
 @pytest.fixture

@@ -1,26 +1,30 @@
-"""Completion-only cross-entropy: - sum_t w_t log p(token_t | token_<t) / sum_t w_t."""
+"""Completion-only cross-entropy: - sum_t w_t log p(token_t | token_<t), the weights adding up to 1 over the batch."""
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from aevo_jax.training.masked import WeightedSum
+from aevo_jax.training.token_logprobs import TokenStats
 
 
-def sft_loss(logits_btv: jax.Array, batch: dict[str, jax.Array], *, label_smoothing: float = 0.0) -> WeightedSum:
-  """Weighted next-token loss of packed rows.
+def predicted(batch: dict[str, jax.Array]) -> jax.Array:
+  """[b, t] loss weights of packed rows without those of a segment's first token, which is never predicted from the segment before."""
+  segments = batch['segment_ids']
+  same = jnp.pad(segments[:, 1:] == segments[:, :-1], ((0, 0), (1, 0)))
+  return jnp.where(same, batch['weights'], 0)
+
+
+def sft_loss(stats: TokenStats, batch: dict[str, jax.Array], *, label_smoothing: float = 0.0) -> tuple[jax.Array, dict[str, WeightedSum]]:
+  """Weighted next-token loss.
 
   Args:
-    logits_btv: position t predicts token t + 1.
-    batch: tokens, weights, segment_ids, each [b, t]; a segment's first token is never predicted from the segment before.
+    stats: of every token. batch: weights [b, t], those of the whole batch adding up to 1.
     label_smoothing: mass spread evenly over the vocabulary.
+
+  Returns:
+    A scalar that adds up over rows, and no diagnostics.
   """
-  targets, segments = batch['tokens'][:, 1:], batch['segment_ids']
-  weights = jnp.where(segments[:, 1:] == segments[:, :-1], batch['weights'][:, 1:], 0)
-  # Cleared before, not after: a gradient of 0 times a NaN would still be NaN.
-  logits = jnp.where((weights > 0)[..., None], logits_btv[:, :-1], 0)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  losses = -stats.logprobs
   if label_smoothing:
-    uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-    losses = (1 - label_smoothing) * losses + label_smoothing * uniform
-  return WeightedSum.of(losses, weights)
+    losses = (1 - label_smoothing) * losses - label_smoothing * stats.mean_logprob
+  return jnp.sum(jnp.where(batch['weights'] > 0, batch['weights'] * losses, 0)), {}
