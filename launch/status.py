@@ -1,7 +1,7 @@
 """Say what has run: adds finished runs to docs/ran.jsonl and writes docs/status.md from it.
 
   aevo status                      rewrite docs/status.md
-  aevo status --add=runs/demo      first record that a run finished, with its date, command, machine and outcome
+  aevo status --add=runs/demo      first record that a run finished, with its date, command, machine and outcome; also one of `aevo train`
 """
 
 import datetime
@@ -13,6 +13,7 @@ import re
 from absl import app, flags
 
 from aevo_jax import layout
+from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.campaign.state import fold
 from aevo_jax.ledger.append import read
 from aevo_jax.report.costs import wall_clock
@@ -24,13 +25,14 @@ CHOICES = {
     'campaign configs': ('configs/campaigns', 'campaign'),
     'model presets': ('configs/models', 'model'),
     'recipes': ('configs/recipes', 'recipe'),
+    'algorithms': ('configs/algorithms', 'algorithm'),
     'meshes': ('configs/meshes', 'mesh'),
 }
 RENAMED = {'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'}  # what older log lines call it
 NAMED = {
     'executors': ('local processes',),
     'engines': ('in-process sampler', 'vllm'),
-    'meta agents': ('statistical', 'random', 'frozen', 'keep_or_discard'),
+    'meta agents': tuple(AGENTS),
     'arbiters': ('local', 'manual'),
     'puzzle sizes': ('micro', 'standard'),
     'sandbox': ('locked', 'open'),
@@ -38,7 +40,11 @@ NAMED = {
 
 
 def entry(run: pathlib.Path) -> dict:
-  """One log line of a finished run."""
+  """One log line of a finished campaign, or of a finished run of `aevo train`."""
+  if not (run / 'ledger.jsonl').exists():
+    if not (run / 'command.json').exists():
+      raise app.UsageError(f'{run} is neither a campaign nor a finished run of aevo train (it has no command.json)')
+    return json.loads((run / 'command.json').read_text())
   records = read(run / 'ledger.jsonl', strict=True)
   state = fold(records)
   if state.finished is None:

@@ -5,15 +5,19 @@
   aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base: a Hugging Face checkpoint, or what import_hf made of it
   aevo train --gin_file=configs/meshes/fsdp.gin --out=my_run           sharded over this machine's devices; see docs/sharding.md
   aevo train --tasks=my_tasks.jsonl --out=my_run                       tasks of your own, of which the train split is trained on
+  aevo train --base=my_run/export --gin_file=configs/algorithms/grpo.gin --rl_steps=100 --out=my_rl     reinforcement learning; see docs/reinforcement.md
 
 Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and tokenizer: a base of its own) into --out.
 Run again after an interrupt with the same flags, it continues; `aevo evaluate my_run` scores it.
 """
 
 import dataclasses
+import datetime
 import functools
 import json
+import os
 import pathlib
+import platform
 import shutil
 import sys
 
@@ -28,6 +32,7 @@ _BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate'
 _TASKS = flags.DEFINE_string('tasks', None, 'JSONL file or folder of tasks of your own, in place of the puzzles.')
 _TOKENS = flags.DEFINE_integer('tokens', 122_880, 'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
+_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps of reinforcement learning, where method.name = 'rl'.", lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
 _SIZE = flags.DEFINE_enum('size', 'micro', ['micro', 'standard'], 'Puzzle size.')
 _CHECKPOINT_EVERY = flags.DEFINE_integer('checkpoint_every', 100, 'Steps between checkpoints, from which an interrupted run continues; 0 for the last only.',
@@ -55,12 +60,13 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """Trains what the flags say."""
   from aevo_jax.models import config as model_config  # these three register what gin may bind
   from aevo_jax.training import placement as placement_lib, recipe as recipe_lib
+  from aevo_jax.training.rl import run as rl_run
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('substrate') / 'recipe.gin')])
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
   from aevo_jax.checkpoint.digest import ManifestError, logical_digest
-  from aevo_jax.config.configurables import override
+  from aevo_jax.config.configurables import override, resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import chat_template, corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
@@ -69,14 +75,18 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.substrate import hf_export, hf_import, weights
   from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
+  from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.train_loop import NonFiniteError
 
   logging.set_verbosity(logging.WARNING)
   try:
     recipe = recipe_lib.from_gin()
-    steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value)
+    algorithm = rl_run.algorithm_from_gin() if resolve('method').name == 'rl' else None
+    steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value) if algorithm is None else _RL_STEPS.value
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
+    if algorithm and placement:
+      raise ValueError("method.name = 'rl' runs on one device; leave mesh.axes empty")
     shardings = None
     if placement:
       trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
@@ -90,19 +100,26 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       corpora.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=recipe.train.row_length, max_new_tokens=None,
                         max_positions=config.max_position_embeddings)
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
-    prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), size=_SIZE.value, seed=_SEED.value, corpus=corpus)
+    given = {'size': _SIZE.value, 'seed': _SEED.value, 'corpus': corpus}
+    if algorithm is None:
+      prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), **given)
+    else:
+      started_with |= {'algorithm': dataclasses.asdict(algorithm)}
+      prepared = rl_run.trainer(config, recipe, algorithm, parameters, tokenizers.load(str(base)), directory=out, **given)
     begin(out, started_with if own is None else started_with | {'tasks': own.digest})
   except (LoadError, ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'train: {error}')
 
   def on_step(step: int, scalars: dict[str, float]) -> None:
     if (step + 1) % max(1, steps // LINES) == 0 or step + 1 == steps:
-      print(f'step {step + 1:>5} of {steps}  loss {scalars["loss"]:.4f}  {scalars["seconds"]:.2f} s', flush=True)
+      learnt = f'loss {scalars["loss"]:.4f}' if algorithm is None else ('reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  entropy {entropy:.2f}  '
+                                                                        'gap {logprob_gap_max:.1e}  {tokens_per_s:.0f} tok/s').format(**scalars)
+      print(f'step {step + 1:>5} of {steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
 
   try:
-    final = post_train.train(prepared, recipe, steps=steps, directory=out, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step,
-                             placement=placement)
-  except NonFiniteError as error:
+    final = rl_run.train(config, recipe, prepared, steps=steps, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step) if algorithm else post_train.train(
+        prepared, recipe, steps=steps, directory=out, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step, placement=placement)
+  except (NonFiniteError, StoppedError) as error:
     sys.exit(f'train: {error}')
   export = out / 'export'
   if (base / hf_import.SOURCE).is_file():  # an import: in its dtypes and shards, with the tensors that the forward does not use
@@ -117,6 +134,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     for name in hf_import.CARRIED:
       if (base / name).is_file():
         shutil.copyfile(base / name, export / name)
+  (out / 'command.json').write_text(json.dumps({
+      'command': ' '.join(['aevo', 'train', *sys.argv[1:]]), 'campaign': flags.FLAGS.gin_file, 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'size': _SIZE.value,
+      'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores'}, indent=1) + '\n')
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 
 

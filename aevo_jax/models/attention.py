@@ -85,7 +85,8 @@ class Attention(nnx.Module):
     write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position, axis=2)
     cache = KVCache(write(cache.keys, keys), write(cache.values, self.v_proj(x_bd)))
     if self.window:
-      valid_bt = valid_bt & (jnp.arange(valid_bt.shape[1]) > position - self.window)
+      t = valid_bt.shape[1]
+      valid_bt = valid_bt & ((position - jnp.arange(t)) % t < self.window)  # also where places go round
     scores = jnp.einsum('bkqh,bksh->bkqs', q, cache.keys, preferred_element_type=jnp.float32)
     probs = jax.nn.softmax(jnp.where(valid_bt[:, None, None], scores, -1e30), axis=-1).astype(cache.values.dtype)
     return self.o_proj(jnp.einsum('bkqs,bksh->bkqh', probs, cache.values).reshape(b, -1)), cache

@@ -79,7 +79,7 @@ def make_train_step(structure: Structure, transformation: optax.GradientTransfor
 
   def step(state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     counted = jnp.sum(batch['weights'] > 0)
-    value, loads, grads = accumulated(lambda params, rows: loss(params, frozen, rows), state.params, normalised(batch), microbatches)
+    value, loads, grads, _ = accumulated(lambda params, rows: loss(params, frozen, rows), state.params, normalised(batch), microbatches)
     grads = constrain_parameters(grads)
     metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), 'loss_tokens': counted}
     if loads is not None:

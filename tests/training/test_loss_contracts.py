@@ -3,6 +3,8 @@ gradient is that of the value. docs/losses.md shows how to add a row."""
 
 import dataclasses
 import functools
+import re
+import textwrap
 from collections.abc import Callable
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aevo_jax import layout
 from aevo_jax.training.accumulate import accumulated
 from aevo_jax.training.losses.distillation import distillation_loss
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights, policy_gradient_loss, value_loss
@@ -63,6 +66,17 @@ CONTRACTS = {
     'truncated': policy_gradient(correction='truncate', correction_cap=1.2),
     'masked': policy_gradient(correction='mask', correction_cap=1.5),
 }
+
+
+def of_the_docs():
+  """The loss that docs/losses.md adds, as it stands there."""
+  text = (layout.root_file('constitution.gin').parent / 'docs' / 'losses.md').read_text()
+  names = {}
+  exec(textwrap.dedent(re.search(r'```python\n(.*?unlikelihood_loss.*?)```', text, re.DOTALL)[1]), names)
+  return names['unlikelihood_loss']
+
+
+CONTRACTS['unlikelihood'] = Contract(lambda x, batch: of_the_docs()(x, batch)[0], token_weights)
 every_loss = pytest.mark.parametrize('name', CONTRACTS)
 
 
@@ -119,8 +133,8 @@ def test_microbatches_add_up_to_the_batch(name, parts):
     own = {k: v[0::2] if k == 'pair_weights' else v for k, v in rows.items()}
     return contract.loss(scale * own['x'], own), ()
 
-  value, _, gradient = accumulated(loss, jnp.float32(1.1), batch | doubled | {'x': x}, parts, together=contract.together)
-  whole, _, expected = accumulated(loss, jnp.float32(1.1), batch | doubled | {'x': x}, 1)
+  value, _, gradient, _ = accumulated(loss, jnp.float32(1.1), batch | doubled | {'x': x}, parts, together=contract.together)
+  whole, _, expected, _ = accumulated(loss, jnp.float32(1.1), batch | doubled | {'x': x}, 1)
   np.testing.assert_allclose(value, whole, rtol=1e-5)
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
   assert abs(float(expected)) > 1e-3

@@ -1,0 +1,226 @@
+"""The loop of reinforcement learning: generate, check, weigh, update, log, save.
+
+    rollouts     groups of completions from the engine, with the trainer's log-probabilities under the weights that generated; gated, and logged before they are used
+    advantages   on the host, from rewards
+    update       epochs x minibatches, each an accumulated gradient
+    rules        stop the run by name
+
+A step whose rewards are all equal moves nothing and says so (no_signal). A stopped or killed run continues from its last checkpoint; rollouts that were generated ahead are read
+back from their log, so that the same run comes of it.
+"""
+
+import concurrent.futures
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from aevo_jax.checkpoint import orbax_io
+from aevo_jax.generation.protocol import GenerationEngine, Sampling
+from aevo_jax.models.params import Params, Structure
+from aevo_jax.training.losses import advantages as advantages_lib
+from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights, kl_estimate
+from aevo_jax.training.metrics import MetricsWriter
+from aevo_jax.training.rl import gates, rewards, rollouts, update
+from aevo_jax.training.rl.rollouts import Batch, Environment, Format
+from aevo_jax.training.rl.settings import Algorithm, Critic
+from aevo_jax.training.train_state import TrainState
+
+ROLLOUTS = 'rollouts'
+
+
+class Trainer:
+  """One run.
+
+  Args:
+    structure: the model without arrays. params: what is trained (a critic is added where there is one). frozen: the rest of the model's arrays.
+    engine: generates; it is given the weights of every step. environment, form: what is asked, and how it becomes tokens.
+    directory: of checkpoints, metrics and rollouts. reference: (trained, frozen) parameters of the reference; the run's first ones if not given.
+    name_of: a token's id as text, for messages.
+  """
+
+  def __init__(self, structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, *, engine: GenerationEngine, environment: Environment,
+               form: Format, algorithm: Algorithm, seed: int, directory: pathlib.Path, ema_decay: float = 0.0, logits_chunk: int = 0,
+               reference: tuple[Params, Params] | None = None, name_of: Callable[[int], str] = str):
+    self._a, self._engine, self._environment, self._form, self._seed, self._directory = algorithm, engine, environment, form, seed, directory
+    self.frozen, self._name_of = frozen, name_of
+    if algorithm.loss.needs_reference:
+      self._reference = reference or (jax.tree.map(jnp.copy, params), frozen)
+    if algorithm.advantage.kind == 'gae':
+      params = params | update.critic_params(structure.bind({**frozen, **params}).config.hidden_size, seed)
+    self._sampling = Sampling(temperature=algorithm.loss.temperature, max_new_tokens=algorithm.rollout.max_new_tokens)
+    self._rows = algorithm.rollout.prompts * algorithm.rollout.group_size
+    self._state = jax.jit(lambda p: TrainState.create(p, transformation, ema_decay))(params)
+    self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, ema_decay, algorithm.rl.microbatches, logits_chunk, algorithm.rollout.asynchronous)
+    self._next_group = 0
+
+  def train(self, learning_rates: Sequence[float], *, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None,
+            stop: Callable[[], bool] = lambda: False) -> TrainState:
+    """One step for each learning rate; saves the last state. stop: asked after each step; True saves and returns.
+
+    Raises:
+      StoppedError: a gate or rule stopped the run (`gates`). The log has the step; no checkpoint has.
+    """
+    ahead, steps = self._a.rollout.asynchronous, len(learning_rates)
+    start, history = self._resume()
+    rules = gates.StopRules(self._a.gates, history)
+    with MetricsWriter(self._directory) as metrics, concurrent.futures.ThreadPoolExecutor(1) as pool:
+      pending = pool.submit(rollouts.read, self._log(start)) if ahead and start else None
+      for step in range(start, steps):
+        started = time.perf_counter()
+        batch = pending.result() if pending else self._rollouts(step, self._state.params, step)
+        waited = time.perf_counter() - started
+        pending = pool.submit(self._rollouts, step + 1, self._state.params, step) if ahead and step + 1 < steps else None
+        scalars = self._update(batch, step, np.float32(learning_rates[step]))
+        scalars |= batch.facts | {'staleness': step - batch.facts['version'], 'seconds/waiting': waited, 'seconds': time.perf_counter() - started}
+        metrics.write(step, scalars)
+        rules.check(scalars)
+        history = [*history, {name: scalars[name] for name in ('reward', 'entropy')}][-self._a.gates.window:]
+        asked = stop()
+        if step + 1 == steps or asked or (checkpoint_every and (step + 1) % checkpoint_every == 0):
+          if pending is not None:
+            pending.result()  # so that the log has what a resumed run reads
+          self._save(step + 1, history)
+        if on_step is not None:
+          on_step(step, scalars)
+        if asked:
+          break
+    return self._state
+
+  def _log(self, step: int) -> pathlib.Path:
+    return self._directory / ROLLOUTS / f'{step:06}'
+
+  def _resume(self) -> tuple[int, list[dict[str, float]]]:
+    """The step to go on with, and the metrics before it that rules look at."""
+    latest = orbax_io.latest_step(self._directory / 'checkpoints')
+    if latest is None:
+      return 0, []
+    path = orbax_io.step_directory(self._directory / 'checkpoints', latest)
+    self._state = jax.tree.map(jnp.asarray, orbax_io.restore(path, self._state))
+    saved = json.loads(orbax_io.read_data_state(path))
+    self._next_group = saved['next_group']
+    return latest, saved['history']
+
+  def _save(self, step: int, history: list[dict[str, float]]) -> None:
+    kept = json.dumps({'next_group': self._next_group, 'history': history}).encode()
+    orbax_io.save(orbax_io.step_directory(self._directory / 'checkpoints', step), jax.tree.map(np.asarray, self._state), metadata={'step': step}, data_state=kept)
+
+  def _rollouts(self, step: int, params: Params, version: int) -> Batch:
+    """A step's batch, generated, gated and logged."""
+    a, started = self._a, time.perf_counter()
+    policy, _ = update.split(params)
+    self._engine.update({**self.frozen, **policy}, version)
+    synced = time.perf_counter()
+    kept, drawn, batches = [], [], 0
+    while len(kept) < a.rollout.prompts and batches < (a.rollout.max_batches if a.rollout.dynamic_sampling else 1):
+      groups = range(self._next_group, self._next_group + a.rollout.prompts)
+      self._next_group += a.rollout.prompts
+      batches += 1
+      samples = rollouts.generate(self._engine, self._environment, self._form, groups, a.rollout, self._sampling, self._seed)
+      drawn += samples
+      kept += rollouts.with_signal(samples, a.reward) if a.rollout.dynamic_sampling else rollouts.grouped(samples)
+    samples = [s for group in kept[:a.rollout.prompts] for s in group]
+    generated = time.perf_counter()
+    arrays = rollouts.arrays(samples, self._rows)
+    stats, values = self._describe(params, self.frozen, arrays)
+    arrays['old_logprobs'] = np.asarray(stats.logprobs)
+    if values is not None:
+      arrays['old_values'] = np.asarray(values)
+    if a.loss.needs_reference:
+      arrays['ref_logprobs'] = np.asarray(self._describe(*self._reference, arrays)[0].logprobs)
+    gap = gates.logprob_gap(arrays['old_logprobs'], arrays['sampler_logprobs'], arrays['mask'], arrays['tokens'], a.gates, self._name_of)
+    described = time.perf_counter()
+    new = sum(int(s.mask.sum()) for s in drawn)
+    facts = {'version': version, 'next_group': self._next_group, 'reward': float(np.mean([rewards.total(s.parts, a.reward) for s in drawn])),
+             'pass_rate': float(np.mean([s.parts.get('verifiable', 0.0) >= 1 for s in drawn])), 'response_length': new / len(drawn),
+             'entropy_sampled': _masked_mean(np.asarray(stats.entropy), arrays['mask']), 'groups_kept': len(kept[:a.rollout.prompts]), 'groups_drawn': batches * a.rollout.prompts,
+             'logprob_gap_max': gap.largest, 'logprob_gap_mean': gap.mean, 'logprob_gap_kl': gap.kl, 'new_tokens': new, 'tokens_per_s': new / (generated - synced),
+             'seconds/sync': synced - started, 'seconds/generate': generated - synced, 'seconds/logprobs': described - generated}
+    batch = Batch(tuple(samples), arrays, facts | rewards.summary([s.parts for s in drawn], a.reward))
+    rollouts.write(self._log(step), batch)
+    return batch
+
+  def _update(self, batch: Batch, step: int, learning_rate: np.float32) -> dict[str, float]:
+    """Trains on a batch; scalars of the step."""
+    a, started = self._a, time.perf_counter()
+    arrays, spread = trained_on(batch, a)
+    said = {'advantage_variance': spread, 'loss': 0.0, 'grad_norm': 0.0, 'entropy': batch.facts['entropy_sampled'], 'no_signal': float(not spread)}
+    if not spread:
+      return said | {'seconds/update': time.perf_counter() - started}
+    sums, scalars, rng = [], [], np.random.default_rng([self._seed, step])
+    size, groups = a.rollout.group_size, a.rollout.prompts
+    for _ in range(a.rl.epochs):
+      for chosen in np.split(rng.permutation(groups), a.rl.minibatches):
+        rows = (np.sort(chosen)[:, None] * size + np.arange(size)).reshape(-1)
+        part = {name: value[rows] for name, value in arrays.items()}
+        part['weights'] = aggregation_weights(part['mask'], a.loss)
+        self._state, numbers, diagnostics = self._step(self._state, self.frozen, part, learning_rate)
+        scalars.append(numbers)
+        sums.append(diagnostics)
+    said |= {name: float(np.mean([s[name] for s in scalars])) for name in scalars[0]}
+    for name in sums[0]:
+      said[name] = float(sum(s[name].total for s in sums) / max(float(sum(s[name].count for s in sums)), 1e-9))
+    return said | {'seconds/update': time.perf_counter() - started}
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(structure: Structure, transformation: optax.GradientTransformation, loss: PolicyGradient, critic: Critic, ema_decay: float, microbatches: int, chunk: int,
+              engine_reads: bool) -> tuple[Callable, Callable]:
+  """The jitted `update.describe` and step: once for all runs that share them. engine_reads: the weights while they are updated, so that they are not donated."""
+  step = update.make_step(structure, transformation, loss, critic, ema_decay=ema_decay, microbatches=microbatches, chunk=chunk)
+  return jax.jit(functools.partial(update.describe, structure, temperature=loss.temperature, chunk=chunk)), jax.jit(step, donate_argnums=() if engine_reads else 0)
+
+
+def trained_on(batch: Batch, algorithm: Algorithm) -> tuple[dict[str, np.ndarray], float]:
+  """What the loss is given of a batch but for its weights, and the variance of advantages over tokens: 0 if rewards say nothing.
+
+  Depends on the batch and the algorithm alone, so that a batch read from its log gives the same loss.
+  """
+  a, found = algorithm, batch.arrays
+  mask, samples = found['mask'], batch.samples
+  totals = np.array([rewards.total(s.parts, a.reward) for s in samples])
+  groups = [s.group for s in samples]
+  penalty = np.zeros(mask.shape)
+  if a.loss.kl != 'none' and a.loss.kl_in == 'reward':
+    penalty = a.loss.kl_coefficient * np.asarray(kl_estimate(a.loss.kl, found['old_logprobs'], found['ref_logprobs'])) * mask
+  advantages, extra = np.zeros(mask.shape), {}
+  if a.advantage.kind == 'gae':
+    earned = -penalty
+    for row, sample in enumerate(samples):
+      for turn, parts in enumerate(sample.rewards):
+        earned[row, np.flatnonzero(found['turns'][row] == turn)[-1]] += rewards.total(parts, a.reward)
+    if np.ptp(totals):
+      raw, extra['returns'] = advantages_lib.gae(earned, found['old_values'], mask, discount=a.advantage.discount, trace=a.advantage.trace)
+      advantages = advantages_lib.whiten(raw, mask)
+    extra = {'returns': np.zeros(mask.shape), 'old_values': found['old_values']} | extra
+  elif a.advantage.kind == 'turn':
+    by_turn = advantages_lib.of_turns([[rewards.total(parts, a.reward) - penalty[row][found['turns'][row] == turn].sum() for turn, parts in enumerate(s.rewards)]
+                                       for row, s in enumerate(samples)], groups, std=a.advantage.turn_std)
+    for row, own in enumerate(by_turn):
+      drawn = found['turns'][row] >= 0
+      advantages[row, drawn] = own[found['turns'][row][drawn]]
+  else:
+    by_row = advantages_lib.of_completions(totals - penalty.sum(axis=1)[:len(samples)], groups, a.advantage.kind)
+    advantages[:len(samples)] = by_row[:, None] * mask[:len(samples)]
+    if not _signal(totals, groups, a.advantage.kind):
+      advantages[:] = 0
+  chosen = advantages[mask > 0]
+  kept = {name: found[name] for name in ('tokens', 'segment_ids', 'mask', 'old_logprobs', 'ref_logprobs', 'sampler_logprobs') if name in found}
+  return kept | {name: np.asarray(value, np.float32) for name, value in (extra | {'advantages': advantages}).items()}, float(chosen.var()) if chosen.size else 0.0
+
+
+def _signal(totals: np.ndarray, groups: Sequence[int], kind: str) -> bool:
+  """Whether rewards differ where advantages compare them; a KL penalty alone is no reward."""
+  if kind == 'batch_mean':
+    return bool(np.ptp(totals))
+  return any(np.ptp(totals[np.asarray(groups) == g]) for g in set(groups))
+
+
+def _masked_mean(values: np.ndarray, mask: np.ndarray) -> float:
+  return float((values * mask).sum() / max(mask.sum(), 1))

@@ -1,0 +1,156 @@
+"""What a recipe may choose of reinforcement learning beside its loss (`losses.policy_gradient`) and its advantages (`losses.advantages`)."""
+
+import dataclasses
+
+from aevo_jax.config.configurables import configurable
+from aevo_jax.training.losses.advantages import GROUPED, Advantage
+from aevo_jax.training.losses.policy_gradient import PolicyGradient
+from aevo_jax.training.recipe_checks import between, refuse_unread
+
+REWARDS = ('verifiable', 'format', 'length', 'overlong')
+
+
+@configurable('rollout')
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """What a step generates.
+
+  Attributes:
+    prompts: a step. group_size: completions of each. max_new_tokens: of a completion (of each turn, where there are several).
+    dynamic_sampling: groups whose rewards are all equal are left out and others generated in their place (DAPO, 2503.14476), at most max_batches times.
+    asynchronous: while a step trains, the next one's rollouts are generated with the weights from before it.
+  """
+
+  prompts: int = 8
+  group_size: int = 8
+  max_new_tokens: int = 56
+  dynamic_sampling: bool = False
+  max_batches: int = 4
+  asynchronous: bool = False
+
+  def __post_init__(self):
+    for field in ('prompts', 'group_size', 'max_new_tokens', 'max_batches'):
+      between(f'rollout.{field}', getattr(self, field), 1, 2**20)
+    refuse_unread(self, 'rollout', {('max_batches',): ('dynamic_sampling', (True,))})
+    if self.dynamic_sampling and self.group_size < 2:
+      raise ValueError('rollout.dynamic_sampling leaves out groups of equal rewards, and a group of one is always equal; bind rollout.group_size >= 2')
+
+
+@configurable('reward')
+@dataclasses.dataclass(frozen=True)
+class Reward:
+  """A completion's reward is the weighted sum of its parts; a part of weight 0 is measured and counts for nothing.
+
+  Attributes:
+    verifiable: 1 if the task's verifier accepts the answer. format: 1 for one boxed answer at the end. length: the share of its tokens that a completion left unused.
+    overlong: DAPO's soft penalty, from 0 at max_new_tokens - overlong_buffer down to -1 at max_new_tokens (2503.14476, eq. 13). verifier: as in objective.verifier.
+  """
+
+  verifiable: float = 1.0
+  format: float = 0.0
+  length: float = 0.0
+  overlong: float = 0.0
+  overlong_buffer: int = 16
+  verifier: str = 'strict'
+
+  def __post_init__(self):
+    for field in REWARDS:
+      between(f'reward.{field}', getattr(self, field), -1000, 1000)
+    between('reward.overlong_buffer', self.overlong_buffer, 1, 2**20)
+    if not any(getattr(self, field) for field in REWARDS):
+      raise ValueError(f'every part of the reward has weight 0, so there is nothing to learn from; bind one of {", ".join(f"reward.{r}" for r in REWARDS)}')
+    if not self.overlong and self.overlong_buffer != 16:
+      raise ValueError(f'reward.overlong_buffer = {self.overlong_buffer} is read by nothing while reward.overlong = 0; bind reward.overlong too')
+
+  def weights(self) -> dict[str, float]:
+    return {name: getattr(self, name) for name in REWARDS}
+
+
+@configurable('critic')
+@dataclasses.dataclass(frozen=True)
+class Critic:
+  """Of advantage.kind = 'gae': a head on the policy's hidden states, which it does not move. coefficient: of its loss. clip: of its values around the old ones; 0 does not."""
+
+  coefficient: float = 1.0
+  clip: float = 0.2
+
+  def __post_init__(self):
+    between('critic.coefficient', self.coefficient, 0, 1000)
+    between('critic.clip', self.clip, 0, 1000)
+
+
+@configurable('rl')
+@dataclasses.dataclass(frozen=True)
+class Rl:
+  """How rollouts are trained on. epochs: passes over a step's rollouts. minibatches: updates a pass. microbatches: parts of an update, for their memory and for the gradient's
+  signal-to-noise ratio."""
+
+  epochs: int = 1
+  minibatches: int = 1
+  microbatches: int = 4
+
+  def __post_init__(self):
+    for field in ('epochs', 'minibatches', 'microbatches'):
+      between(f'rl.{field}', getattr(self, field), 1, 1024)
+
+
+@configurable('gates')
+@dataclasses.dataclass(frozen=True)
+class Gates:
+  """When a run stops by itself; 0 turns a rule off.
+
+  Attributes:
+    logprob_gap: largest difference between the sampler's and the trainer's log-probability of one token under the same weights, in nats.
+    grad_norm: divergence: a gradient larger than this. reward_drop: reward collapse: mean reward of the last `window` steps below that of the best window by this much.
+    entropy: entropy collapse: mean entropy of a window below this, in nats. kl: KL blow-up: mean KL from the reference (from the policy before the step, without a reference).
+  """
+
+  logprob_gap: float = 0.05
+  grad_norm: float = 1000.0
+  reward_drop: float = 0.0
+  entropy: float = 0.0
+  kl: float = 10.0
+  window: int = 10
+
+  def __post_init__(self):
+    for field in ('logprob_gap', 'grad_norm', 'reward_drop', 'entropy', 'kl'):
+      between(f'gates.{field}', getattr(self, field), 0, 1e9)
+    between('gates.window', self.window, 1, 10**6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+  """A combination of parts, checked as a whole.
+
+  Raises:
+    ValueError: parts that cannot go together, with the reason.
+  """
+
+  loss: PolicyGradient = PolicyGradient()
+  advantage: Advantage = Advantage()
+  rollout: Rollout = Rollout()
+  reward: Reward = Reward()
+  critic: Critic = Critic()
+  rl: Rl = Rl()
+  gates: Gates = Gates()
+
+  def __post_init__(self):
+    kind, size, rows = self.advantage.kind, self.rollout.group_size, self.rollout.prompts * self.rollout.group_size
+    if kind in GROUPED and size < 2:
+      raise ValueError(f'advantage.kind = {kind!r} compares the completions of a prompt, and rollout.group_size = {size}; bind it to 2 or more')
+    if kind in ('gae', 'turn') and self.loss.ratio != 'token':
+      raise ValueError(f'advantage.kind = {kind!r} gives tokens of one completion different advantages, and policy_gradient.ratio = {self.loss.ratio!r} gives them one ratio; '
+                       "bind policy_gradient.ratio = 'token'")
+    if kind != 'gae' and self.critic != Critic():
+      raise ValueError(f"critic.* is read by nothing while advantage.kind = {kind!r}; leave it out, or bind advantage.kind = 'gae'")
+    if self.loss.clip == 'none' and self.rl.epochs * self.rl.minibatches > 1:
+      raise ValueError(f'{self.rl.epochs} epochs of {self.rl.minibatches} minibatches move the policy away from the one that generated, and policy_gradient.clip = \'none\' bounds that by '
+                       "nothing; bind policy_gradient.clip = 'ppo', or one epoch of one minibatch")
+    if self.reward.overlong and self.reward.overlong_buffer > self.rollout.max_new_tokens:
+      raise ValueError(f'reward.overlong_buffer = {self.reward.overlong_buffer} is longer than rollout.max_new_tokens = {self.rollout.max_new_tokens}')
+    if self.loss.aggregation == 'constant_length' and self.loss.constant_length < self.rollout.max_new_tokens:
+      raise ValueError(f'policy_gradient.constant_length = {self.loss.constant_length} is what a completion\'s sum is divided by, and a completion may have rollout.max_new_tokens = '
+                       f'{self.rollout.max_new_tokens}; bind it to that')
+    if self.rollout.prompts % self.rl.minibatches or rows // self.rl.minibatches % self.rl.microbatches:
+      raise ValueError(f'rollout.prompts = {self.rollout.prompts} of {size} completions do not divide into rl.minibatches = {self.rl.minibatches} of whole groups and those into '
+                       f'rl.microbatches = {self.rl.microbatches}')

@@ -1,0 +1,292 @@
+"""The loop of reinforcement learning on a task of copying one token: it learns with every named algorithm, resumes, replays, and stops by name."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from aevo_jax import layout
+from aevo_jax.config import loading
+from aevo_jax.generation.engine import Engine
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import unbind
+from aevo_jax.training.losses.advantages import Advantage
+from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
+from aevo_jax.training.optimizer import learning_rates, transformation
+from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.rl import gates, loop, rewards, rollouts, run, update
+from aevo_jax.training.rl.environment import Tally, Turn
+from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
+
+PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
+CONFIG = ModelConfig(vocab_size=FIRST + LETTERS, hidden_size=24, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=12, intermediate_size=32, mamba_num_heads=2,
+                     mamba_head_dim=12, ssm_state_size=8, chunk_size=16)
+STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
+RULE = transformation(Optimizer(weight_decay=0.1))
+ALGORITHMS = sorted(path.stem for path in (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms').glob('*.gin'))
+
+
+class Copy:
+  """Shown a letter, say it: 1 for it as the first token. `worth(index)` scales an episode's reward."""
+
+  max_turns = 1
+
+  def __init__(self, worth=lambda index: 1.0):
+    self._worth = worth
+
+  def episode(self, index):
+    letter, worth = chr(97 + index % LETTERS), self._worth(index)
+
+    class Episode:
+      observation, family = letter, 'copy'
+
+      def act(self, action):
+        return Turn('', {'verifiable': worth * float(action.text[:1] == letter), 'overlong': -float(action.tokens > 2)}, True)
+
+    return Episode()
+
+
+FORM = rollouts.Format(lambda text, first: [3, *(FIRST + ord(c) - 97 for c in text), 2], lambda ids: ''.join(chr(97 + i - FIRST) if i >= FIRST else '#' for i in ids), (EOS,))
+SMALL = Algorithm(rollout=Rollout(prompts=8, group_size=8, max_new_tokens=3), rl=Rl(microbatches=2), gates=Gates(window=1000))
+
+
+def engine():
+  return Engine(STRUCTURE, eos_ids=[EOS], pad_id=PAD, slots=64, dispatch=4)
+
+
+def trainer(directory, algorithm=SMALL, environment=None, engine_=None, seed=0):
+  return loop.Trainer(STRUCTURE, PARAMS, {}, RULE, engine=engine_ or engine(), environment=environment or Copy(), form=FORM,
+                      algorithm=algorithm, seed=seed, directory=directory)
+
+
+def rates(steps, rate=1e-2):
+  return learning_rates(Optimizer(learning_rate=rate, schedule='constant', warmup_fraction=0.0), steps)
+
+
+def metrics(directory):
+  return [json.loads(line) for line in (directory / 'metrics.jsonl').read_text().splitlines()]
+
+
+def same(one, other):
+  return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@functools.cache
+def named(name, *bindings):
+  loading.load([str(layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin')], list(bindings), search_paths=())
+  return run.algorithm_from_gin()
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_every_named_algorithm_raises_the_reward_of_training(name, tmp_path):
+  algorithm = named(name, 'rollout.prompts = 8', 'rollout.group_size = 8', 'rollout.max_new_tokens = 3', 'rl.microbatches = 1',
+                    *(['reward.overlong_buffer = 2'] if name == 'dapo' else []))
+  trainer(tmp_path, algorithm).train(rates(60))
+  found = metrics(tmp_path)
+  rewarded = [m['reward/verifiable'] for m in found]
+  assert np.mean(rewarded[-8:]) > np.mean(rewarded[:8]) + 0.15, rewarded
+  assert max(m['logprob_gap_max'] for m in found) < 1e-4 and all(m['staleness'] == 0 for m in found)
+
+
+def test_the_named_algorithms_are_short_and_differ():
+  assert len({named(name) for name in ALGORITHMS}) == len(ALGORITHMS) == 7
+  for name in ALGORITHMS:
+    text = (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin').read_text()
+    assert len(text.splitlines()) <= 15 and 'Promise:' in text
+
+
+@pytest.mark.parametrize('kind', ['group_std', 'batch_mean', 'gae'])
+def test_equal_rewards_move_no_parameter_and_are_reported(kind, tmp_path):
+  made = trainer(tmp_path, dataclasses.replace(SMALL, advantage=Advantage(kind=kind)), Copy(worth=lambda index: 0.0))
+  before = jax.tree.map(np.array, made._state.params)
+  after = made.train(rates(2)).params
+  assert same(before, after)
+  assert all(m['no_signal'] == 1 and m['grad_norm'] == 0 for m in metrics(tmp_path))
+
+
+@pytest.mark.parametrize('ahead', [False, True])
+def test_an_interrupted_run_goes_on_to_the_same_weights(ahead, tmp_path):
+  algorithm = dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, asynchronous=ahead))
+  whole = trainer(tmp_path / 'whole', algorithm).train(rates(6))
+  asked = iter([False, False, True])
+  trainer(tmp_path / 'parts', algorithm).train(rates(6), stop=lambda: next(asked))
+  resumed = trainer(tmp_path / 'parts', algorithm).train(rates(6))
+  assert int(resumed.step) == 6 and same(whole, resumed)
+  assert [m['reward'] for m in metrics(tmp_path / 'whole')] == [m['reward'] for m in metrics(tmp_path / 'parts')]
+  assert [m['staleness'] for m in metrics(tmp_path / 'whole')] == [0, *[int(ahead)] * 5]
+
+
+@pytest.mark.parametrize('algorithm', [
+    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3', correction='truncate')), dataclasses.replace(SMALL, advantage=Advantage(kind='gae')),
+    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k1', kl_in='reward', ratio='trajectory'), advantage=Advantage(kind='leave_one_out'))], ids=['group', 'gae', 'rloo'])
+def test_a_batch_read_from_its_log_gives_the_same_loss(algorithm, tmp_path):
+  made = trainer(tmp_path, algorithm)
+  before = jax.tree.map(np.array, made._state.params)
+  made.train(rates(1))
+  arrays, _ = loop.trained_on(rollouts.read(tmp_path / loop.ROLLOUTS / '000000'), algorithm)
+  arrays['weights'] = aggregation_weights(arrays['mask'], algorithm.loss)
+  value, _ = update.make_loss(STRUCTURE, algorithm.loss, algorithm.critic)(before, {}, arrays)
+  assert float(value) == pytest.approx(metrics(tmp_path)[0]['loss'], rel=1e-4, abs=1e-6)
+
+
+def test_samples_come_back_from_their_log_as_they_were(tmp_path):
+  made = engine()
+  made.update(PARAMS, 3)
+  samples = rollouts.generate(made, Copy(), FORM, range(2), SMALL.rollout, made_sampling(), 5)
+  batch = rollouts.Batch(tuple(samples), rollouts.arrays(samples, 20), {'version': 3})
+  rollouts.write(tmp_path / 'x', batch)
+  found = rollouts.read(tmp_path / 'x')
+  assert [dataclasses.replace(s, logprobs=()) for s in found.samples] == [dataclasses.replace(s, logprobs=()) for s in samples]
+  np.testing.assert_array_equal([p for s in found.samples for p in s.logprobs], np.float32([p for s in samples for p in s.logprobs]))
+  assert all(np.array_equal(found.arrays[name], value) for name, value in batch.arrays.items())
+
+
+def made_sampling():
+  return loop.Sampling(max_new_tokens=3)
+
+
+class WrongWeights(Engine):
+  """Generates with weights that are a little off, as a sync that went wrong would leave them."""
+
+  def update(self, params, version):
+    super().update({name: value + (0.05 if name.endswith('lm_head.kernel') or name == 'embedding' else 0) * np.sign(np.sin(np.arange(value.size))).reshape(value.shape).astype(np.float32)
+                    for name, value in params.items()}, version)
+
+
+def test_wrong_weights_in_the_sampler_stop_the_run_with_the_worst_tokens(tmp_path):
+  wrong = WrongWeights(STRUCTURE, eos_ids=[EOS], pad_id=PAD, slots=64)
+  with pytest.raises(gates.StoppedError, match='gates.logprob_gap') as stopped:
+    trainer(tmp_path, engine_=wrong).train(rates(3))
+  assert stopped.value.rule == 'logprob_gap' and str(stopped.value).count('sampler -') >= 3
+  assert not (tmp_path / 'checkpoints').exists()
+
+
+def test_dynamic_sampling_draws_groups_without_signal_again(tmp_path):
+  rollout = dataclasses.replace(SMALL.rollout, dynamic_sampling=True, max_batches=6)
+  made = trainer(tmp_path, dataclasses.replace(SMALL, rollout=rollout), Copy(worth=lambda index: float(index // LETTERS % 2)))
+  made.train(rates(1))
+  batch, said = rollouts.read(tmp_path / loop.ROLLOUTS / '000000'), metrics(tmp_path)[0]
+  assert all(group // LETTERS % 2 for group in {s.group for s in batch.samples})
+  assert said['groups_drawn'] > said['groups_kept'] and len(batch.samples) == 8 * said['groups_kept']
+
+
+class Said:
+  """An engine that says what it is told, token by token."""
+
+  version = 0
+
+  def __init__(self, answer):
+    self._answer = answer
+
+  def generate(self, requests, sampling):
+    from aevo_jax.generation.protocol import Completion
+    out = [(*self._answer(r.prompt), EOS) for r in requests]
+    return [Completion(tokens, tuple(-0.5 for _ in tokens), 'end', 0) for tokens in out]
+
+
+def test_tallies_are_credited_turn_by_turn():
+  """A policy that answers decisions right, and one that does not; routine turns earn nothing."""
+  words = {w: i for i, w in enumerate(['<eos>', '', 'add', 'calc', 'code', ' ', *'0123456789'], start=1)}
+  names = {i: w for w, i in words.items()}
+  tokens = lambda text: [words[part] for word in text.split(' ') for part in (word, ' ')][:-1]
+  form = rollouts.Format(lambda text, first: tokens(text), lambda ids: ''.join(names[i] for i in ids), (EOS,))
+  environment = Tally(turns=4, decisions=2, seed=3)
+
+  def right(prompt):
+    said = ' '.join(names[i] for i in prompt if names[i] not in (' ', '<eos>'))
+    offset, last = int(said.split()[1]), said.split('calc')[-1].split()
+    return [words[str((int(last[0]) + offset) % 10)]] if 'calc' in said and len(last) == 1 else [words['code']]
+
+  for answer, worth in ((right, 1.0), (lambda prompt: [words['code']], 0.0)):
+    samples = rollouts.generate(Said(answer), environment, form, range(5), dataclasses.replace(SMALL.rollout, group_size=1), made_sampling(), 0)
+    for sample in samples:
+      decides = environment.decision_turns(sample.group)
+      assert [r['verifiable'] for r in sample.rewards] == [worth / 2 if turn in decides else 0.0 for turn in range(4)]
+      assert [u for u in dict.fromkeys(sample.turns) if u >= 0] == [0, 1, 2, 3] and sample.mask.sum() == 8  # an answer and its end, four times
+      assert all((p == -0.5) == drawn for p, drawn in zip(sample.logprobs, sample.mask))
+  assert {len(environment.decision_turns(i)) for i in range(20)} == {2} and len({environment.decision_turns(i) for i in range(20)}) > 3
+  assert environment.episode(7).observation == environment.episode(7).observation
+  with pytest.raises(ValueError, match='cannot decide'):
+    Tally(turns=2, decisions=3)
+
+
+def test_turn_advantages_reach_the_tokens_of_their_turns():
+  algorithm = dataclasses.replace(SMALL, advantage=Advantage(kind='turn', turn_std=False), rollout=Rollout(prompts=1, group_size=2), rl=Rl(microbatches=1))
+  sample = lambda member, earned: rollouts.Sample(0, member, 0, 'x', (3, 5, 1, 4, 6, 1), (-1, 0, 0, -1, 1, 1), (0, -1, -1, 0, -1, -1), tuple({'verifiable': e} for e in earned), 'end', '')
+  batch = rollouts.Batch((sample(0, (1, 0)), sample(1, (0, 0))), {}, {})
+  arrays = rollouts.arrays(batch.samples, 2)
+  arrays['old_logprobs'] = arrays['sampler_logprobs']
+  found, variance = loop.trained_on(dataclasses.replace(batch, arrays=arrays), algorithm)
+  np.testing.assert_allclose(found['advantages'][:, :6], [[0, 0.5, 0.5, 0, 0, 0], [0, -0.5, -0.5, 0, 0, 0]])
+  assert variance == pytest.approx(0.125)
+
+
+def test_parts_of_the_reward_by_hand():
+  of = lambda text, tokens=4, ended=True, **settings: rewards.parts(text, 'numeral_conversion', 'XIV', tokens=tokens, max_new_tokens=20, ended=ended, settings=Reward(**settings))
+  assert of('so \\boxed{XIV}') == {'verifiable': 1.0, 'format': 1.0, 'length': 0.8, 'overlong': 0.0}
+  assert of('\\boxed{XIV} or so')['format'] == 0 and of('\\boxed{XIV} or so')['verifiable'] == 1
+  assert of('\\boxed{XIV}', ended=False)['verifiable'] == 0 and of('XIV')['verifiable'] == 0
+  assert [of('', n, overlong=1.0, overlong_buffer=8)['overlong'] for n in (12, 14, 20, 25)] == [0, -0.25, -1, -1]  # DAPO, equation 13
+  settings = Reward(verifiable=2.0, overlong=1.0, overlong_buffer=8)
+  assert rewards.total({'verifiable': 1.0, 'format': 1.0, 'length': 0.3, 'overlong': -0.5}, settings) == 1.5
+  said = rewards.summary([{'verifiable': 1.0, 'overlong': 0.0}, {'verifiable': 0.0, 'overlong': 0.0}], settings)
+  assert said == {'reward/verifiable': 0.5, 'reward/overlong': 0.0, 'reward_share/verifiable': 1.0, 'reward_share/overlong': 0.0, 'no_signal': 0.0}
+  assert rewards.summary([{'verifiable': 0.1}] * 3, Reward())['no_signal'] == 1.0
+
+
+@pytest.mark.parametrize('settings,metrics_,rule', [
+    ({}, [{'loss': math.nan}], 'finite'), ({'grad_norm': 5.0}, [{'grad_norm': 6.0}], 'grad_norm'), ({'kl': 0.5}, [{'kl_reference': 0.6, 'kl_old': 0.0}], 'kl'),
+    ({'kl': 0.5}, [{'kl_old': 0.6}], 'kl'), ({'entropy': 0.2, 'window': 2}, [{'entropy': 0.5}, {'entropy': 0.1}, {'entropy': 0.1}], 'entropy'),
+    ({'reward_drop': 0.3, 'window': 2}, [{'reward': 0.8}, {'reward': 0.8}, {'reward': 0.4}, {'reward': 0.4}], 'reward_drop')])
+def test_rules_stop_by_name_at_the_last_of_these_steps(settings, metrics_, rule):
+  whole = [{'loss': 0.1, 'grad_norm': 1.0, 'entropy': 1.0, 'reward': 0.5} | m for m in metrics_]
+  rules = gates.StopRules(Gates(**settings))
+  for m in whole[:-1]:
+    rules.check(m)
+  with pytest.raises(gates.StoppedError, match='optimizer.learning_rate|entropy_bonus') as stopped:
+    rules.check(whole[-1])
+  assert stopped.value.rule == rule
+  resumed = gates.StopRules(Gates(**settings), whole[:-1])
+  with pytest.raises(gates.StoppedError):
+    resumed.check(whole[-1])
+
+
+def test_the_gradients_signal_to_noise_is_that_of_its_parts():
+  rng = np.random.default_rng(0)
+  signal, noise, parts = np.array([3.0, 4.0]), 2.0, 4
+  found = []
+  for _ in range(4000):
+    g = (signal + noise * rng.normal(size=(parts, 2))) / parts
+    norm, squares = np.linalg.norm(g.sum(axis=0)), (g ** 2).sum()
+    snr = float(update.signal_to_noise(norm, squares, parts))
+    found.append(snr)
+  # |g|^2 = 25 and the variance of the mean of four, in two dimensions, is 2 * 4 / 4.
+  assert np.median(found) == pytest.approx(math.sqrt(25 / 2), rel=0.15)
+  assert math.isnan(float(update.signal_to_noise(1.0, 1.0, 1)))
+
+
+@pytest.mark.parametrize('wrong,reason', [
+    ({'rollout': Rollout(group_size=1), 'rl': Rl(microbatches=1)}, 'bind it to 2 or more'),
+    ({'advantage': Advantage(kind='gae'), 'loss': PolicyGradient(ratio='sequence')}, "policy_gradient.ratio = 'token'"),
+    ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(ratio='trajectory')}, "policy_gradient.ratio = 'token'"),
+    ({'critic': Critic(coefficient=0.5)}, 'read by nothing'), ({'loss': PolicyGradient(clip='none'), 'rl': Rl(epochs=2)}, 'bounds that by nothing'),
+    ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
+    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide')])
+def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
+  with pytest.raises(ValueError) as refused:
+    Algorithm(**wrong)
+  assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize('wrong', [lambda: Reward(verifiable=0.0), lambda: Reward(overlong_buffer=4), lambda: Rollout(max_batches=2), lambda: Advantage(trace=0.5),
+                                   lambda: Rollout(group_size=1, dynamic_sampling=True), lambda: Gates(window=0), lambda: run.Method('ppo')])
+def test_settings_that_nothing_reads_or_that_cannot_be_are_refused(wrong):
+  with pytest.raises(ValueError):
+    wrong()
+
+
