@@ -55,7 +55,7 @@ def per_token(function: Callable[..., Any], hidden: Any, tokens_bt: jax.Array, w
   """
   shift = lambda x: jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
   asked = shift(tokens_bt)
-  wanted = shift(jnp.ones_like(tokens_bt) if wanted_bt is None else wanted_bt) > 0
+  wanted = shift(jnp.ones_like(tokens_bt) if wanted_bt is None else wanted_bt) != 0  # a weight that is NaN is to be seen
   # Cleared before, not after: a gradient of 0 times a NaN would still be NaN.
   hidden = jax.tree.map(lambda x: jnp.where(wanted.reshape(*wanted.shape, *[1] * (x.ndim - 2)), x, 0), hidden)
   b, t = tokens_bt.shape

@@ -73,7 +73,7 @@ def test_the_merged_model_is_the_adapted_one():
   _, structure, fresh = adapted()
   base_structure, _ = unbind(create(CONFIG, seed=0))
   logits = forward(structure, trained())
-  np.testing.assert_allclose(forward(base_structure, lora.merge(trained(), ALPHA / RANK)), logits, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(forward(base_structure, lora.merge(trained(), ALPHA / RANK)), logits, rtol=0, atol=5e-5)
   assert np.abs(logits - forward(structure, fresh)).max() > 0.1, 'the adapter did nothing, so this compared nothing'
 
 

@@ -27,4 +27,4 @@ def sft_loss(stats: TokenStats, batch: dict[str, jax.Array], *, label_smoothing:
   losses = -stats.logprobs
   if label_smoothing:
     losses = (1 - label_smoothing) * losses - label_smoothing * stats.mean_logprob
-  return jnp.sum(jnp.where(batch['weights'] > 0, batch['weights'] * losses, 0)), {}
+  return jnp.sum(jnp.where(batch['weights'] != 0, batch['weights'] * losses, 0)), {}
