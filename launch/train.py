@@ -8,7 +8,7 @@
   aevo train --base=my_run/export --gin_file=configs/algorithms/grpo.gin --rl_steps=100 --out=my_rl     reinforcement learning; see docs/reinforcement.md
 
 Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and tokenizer: a base of its own) into --out.
-Run again after an interrupt with the same flags, it continues; `aevo evaluate my_run` scores it.
+Run again after an interrupt with the same flags, it continues, after SIGTERM from the very step; `aevo evaluate my_run` scores it.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
 def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """Trains what the flags say."""
   from aevo_jax.models import config as model_config  # these three register what gin may bind
-  from aevo_jax.training import placement as placement_lib, recipe as recipe_lib
+  from aevo_jax.training import placement as placement_lib, recipe as recipe_lib, upkeep as upkeep_lib
   from aevo_jax.training.rl import run as rl_run
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('substrate') / 'recipe.gin')])
   # Imported here, so that a wrong flag is answered before JAX starts.
@@ -82,6 +83,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   try:
     recipe = recipe_lib.from_gin()
     algorithm = rl_run.algorithm_from_gin() if resolve('method').name == 'rl' else None
+    upkeep = resolve('upkeep')
     steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value) if algorithm is None else _RL_STEPS.value
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
@@ -117,8 +119,12 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       print(f'step {step + 1:>5} of {steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
 
   try:
-    final = rl_run.train(config, recipe, prepared, steps=steps, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step) if algorithm else post_train.train(
-        prepared, recipe, steps=steps, directory=out, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step, placement=placement)
+    with upkeep_lib.sigterm_asks() as asked:
+      how = {'steps': steps, 'checkpoint_every': _CHECKPOINT_EVERY.value, 'on_step': on_step, 'upkeep': upkeep, 'stop': asked}
+      final = rl_run.train(config, recipe, prepared, **how) if algorithm else post_train.train(prepared, recipe, directory=out, placement=placement, **how)
+      if asked():
+        print(f'train: SIGTERM; saved, and the same command continues in {out}', file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGTERM)
   except (NonFiniteError, StoppedError) as error:
     sys.exit(f'train: {error}')
   export = out / 'export'
@@ -149,7 +155,7 @@ def begin(out: pathlib.Path, started_with: dict) -> None:
   out.mkdir(parents=True, exist_ok=True)
   path = out / STARTED_WITH
   if path.exists():
-    before, now = _flat(json.loads(path.read_text())), _flat(started_with)
+    before, now = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(started_with)))
     differences = [f'{name} was {before.get(name)!r} and is {now.get(name)!r} now' for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if differences:
       raise ValueError(f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or give the same settings to continue it')

@@ -182,6 +182,13 @@ def latest_step(root: str | os.PathLike) -> int | None:
     return max((int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name))), default=None)
 
 
+def prune(root: str | os.PathLike, keep: int) -> None:
+    """Removes all but the latest `keep` checkpoints under `root`; 0 keeps all."""
+    steps = sorted(int(match[1]) for entry in Path(root).iterdir() if (match := _STEP.fullmatch(entry.name)))
+    for step in steps[:-keep] if keep else ():
+        shutil.rmtree(step_directory(root, step))
+
+
 def _handler() -> ocp.PyTreeCheckpointHandler:
     """Orbax's own handler, which also knows Deferred."""
     usual = [(kind, type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)]

@@ -1,5 +1,9 @@
 """Optax transformations from a recipe."""
 
+import functools
+import re
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 import optax
@@ -47,7 +51,27 @@ _RULES = {
     'lion': lambda rate, b1, b2, decay: optax.lion(rate, b1=b1, b2=b2, weight_decay=decay),
     'muon': lambda rate, b1, b2, decay: optax.contrib.muon(rate, beta=b1, weight_decay=decay, adam_b1=b1, adam_b2=b2, adam_weight_decay=decay,
                                                            muon_weight_dimension_numbers=_matrices),
+    'adafactor': lambda rate, b1, b2, decay: optax.chain(optax.adafactor(rate), _decayed(rate, decay)),  # its own decay would not be scaled by the learning rate
+    'sgd': lambda rate, b1, b2, decay: optax.chain(optax.sgd(rate, momentum=b1), _decayed(rate, decay)),
 }
+
+
+def _decayed(rate: jax.Array, decay: jax.Array) -> optax.GradientTransformation:
+  """Decoupled weight decay after a rule that has scaled by the learning rate already: - rate * decay * parameter."""
+  return optax.add_decayed_weights(-rate * decay)
+
+
+def _labels(groups: Sequence[tuple[str, float, float]], params: Params) -> dict[str, int]:
+  """{parameter name: number of its group}.
+
+  Raises:
+    ValueError: a parameter matches no group, or several.
+  """
+  found = {name: [i for i, (pattern, *_) in enumerate(groups) if re.fullmatch(pattern, name)] for name in params}
+  for wrong, what in (([n for n, g in found.items() if not g], 'match no pattern'), ([n for n, g in found.items() if len(g) > 1], 'match several patterns')):
+    if wrong:
+      raise ValueError(f'optimizer.groups must cover every parameter exactly once; {len(wrong)} {what}: {", ".join(sorted(wrong)[:5])}{" ..." if len(wrong) > 5 else ""}')
+  return {name: number for name, (number,) in found.items()}
 
 
 def transformation(config: Optimizer, *, baked: bool = False) -> optax.GradientTransformation:
@@ -60,7 +84,11 @@ def transformation(config: Optimizer, *, baked: bool = False) -> optax.GradientT
     baked: makes the numbers constants of the program instead, so that a jaxpr shows which of them are used, and where.
   """
   def rule(learning_rate, b1, b2, weight_decay, clip_norm):
-    return optax.chain(optax.clip_by_global_norm(clip_norm), _RULES[config.name](learning_rate, b1, b2, weight_decay))
+    update = _RULES[config.name]
+    if not config.groups:
+      return optax.chain(optax.clip_by_global_norm(clip_norm), update(learning_rate, b1, b2, weight_decay))
+    grouped = {i: update(learning_rate * rate, b1, b2, weight_decay * decay) for i, (_, rate, decay) in enumerate(config.groups)}
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.partition(grouped, functools.partial(_labels, config.groups)))
 
   factory = rule if baked else optax.inject_hyperparams(rule)
   return factory(learning_rate=config.learning_rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip_norm=config.clip_norm)

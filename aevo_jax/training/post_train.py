@@ -21,6 +21,7 @@ from aevo_jax.training import fingerprint, train_loop
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.placement import Placement
 from aevo_jax.training.recipe import Recipe
+from aevo_jax.training.upkeep import Upkeep
 
 
 class Prepared(NamedTuple):
@@ -43,10 +44,11 @@ def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
 
 
 def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.Path, checkpoint_every: int = 0,
-          on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None) -> Params:
+          on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None, upkeep: Upkeep = Upkeep(),
+          stop: Callable[[], bool] = lambda: False) -> Params:
   """Trains for `steps` steps in all, continuing from `directory`/checkpoints if there are any, and returns every parameter of the decoder.
 
-  `placement` is where arrays lie on a mesh; None is the default device.
+  `placement` is where arrays lie on a mesh; None is the default device. `upkeep` and `stop` are the loop's.
 
   Raises:
     NonFiniteError: loss, gradient or the last weights are not finite.
@@ -56,7 +58,7 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
     state = train_loop.train(structure, params, frozen, transformation(recipe.optimizer), batches,
                              learning_rates=learning_rates(recipe.optimizer, steps), directory=directory, label_smoothing=recipe.loss.label_smoothing,
                              ema_decay=recipe.train.ema_decay, microbatches=recipe.train.microbatches, logits_chunk=recipe.train.logits_chunk,
-                             checkpoint_every=checkpoint_every, on_step=on_step, placement=placement)
+                             checkpoint_every=checkpoint_every, on_step=on_step, placement=placement, upkeep=upkeep, stop=stop)
   final = {**frozen, **state.final_params()}
   if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)

@@ -5,6 +5,7 @@ training code sees plain dataclasses.
 """
 
 import dataclasses
+import re
 
 from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
@@ -12,7 +13,7 @@ from aevo_jax.tasks.mixture import FamilyWeights, Mixture, AnswerShown, AnswerWi
 from aevo_jax.training.recipe_checks import between, choice, positive
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
-OPTIMIZERS = ('adamw', 'lion', 'muon')
+OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
 METHODS = ('full', 'lora')
 
 
@@ -25,6 +26,8 @@ class Optimizer:
     schedule: after a linear warm-up over `warmup_fraction` of the steps: constant, linear or cosine to 0, or wsd (constant, then linear to 0
       over the last `decay_fraction` of the steps).
     clip_norm: global gradient norm above which gradients are scaled down.
+    b1, b2: decay of the moments: of 'muon' b1 is its momentum, of 'sgd' b1 is its momentum and b2 unread, 'adafactor' (1804.04235) reads neither.
+    groups: (pattern, factor of the learning rate, factor of the weight decay) of parameters whose whole name matches; where there are any, every parameter must match exactly one.
   """
 
   name: str = 'adamw'
@@ -36,6 +39,7 @@ class Optimizer:
   b1: float = 0.9
   b2: float = 0.99
   clip_norm: float = 1.0
+  groups: tuple[tuple[str, float, float], ...] = ()
 
   def __post_init__(self):
     choice('optimizer.name', self.name, OPTIMIZERS)
@@ -47,6 +51,12 @@ class Optimizer:
       between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
     between('optimizer.weight_decay', self.weight_decay, 0, 10)
     positive('optimizer.clip_norm', self.clip_norm)
+    for pattern, rate, decay in self.groups:
+      between(f'optimizer.groups: factors of {pattern!r}', min(rate, decay), 0, 1e6)
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise ValueError(f'optimizer.groups: {pattern!r} is no regular expression: {error}') from error
 
 
 @configurable('train')

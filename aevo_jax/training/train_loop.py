@@ -21,6 +21,7 @@ from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.placement import Placement
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
+from aevo_jax.training.upkeep import Profiler, Upkeep
 
 
 class NonFiniteError(RuntimeError):
@@ -29,14 +30,14 @@ class NonFiniteError(RuntimeError):
 
 def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *,
           learning_rates: Sequence[float], directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, microbatches: int = 1, logits_chunk: int = 0,
-          checkpoint_every: int = 0,
+          checkpoint_every: int = 0, upkeep: Upkeep = Upkeep(), stop: Callable[[], bool] = lambda: False,
           on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None) -> TrainState:
   """Trains one step for each learning rate and saves the last state under `directory`/checkpoints.
 
   Args:
     structure: the model without arrays. params: what is trained. frozen: the rest of the model's arrays.
     batches: a Grain iterator of batches (see data.pipeline). learning_rates: of each step; their number is the number of steps.
-    checkpoint_every: also save every so many steps; 0 saves only the last state.
+    checkpoint_every: also save every so many steps; 0 saves only the last state. upkeep: see there. stop: asked after each step; True saves and returns.
     microbatches, logits_chunk: see `recipe.Train`.
     on_step: called after each step with the metrics, e.g. to evaluate.
     placement: where arrays lie on a mesh, in whose context (`placement.use()`) this is called; None is the default device. A run may continue on another.
@@ -58,8 +59,9 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
     state = jax.tree.map(jax.numpy.asarray, orbax_io.restore(path, state))
     batches.set_state(json.loads(orbax_io.read_data_state(path)))
 
-  with MetricsWriter(directory) as metrics:
+  with MetricsWriter(directory) as metrics, Profiler(directory, upkeep) as profiler:
     for step in range(int(state.step), steps):
+      profiler.before(step)
       started = time.perf_counter()
       batch = next(batches) if placement is None else jax.device_put(next(batches), placement.batch())
       state, scalars = step_fn(state, frozen, batch, np.float32(learning_rates[step]))
@@ -69,11 +71,14 @@ def train(structure: Structure, params: Params, frozen: Params, transformation: 
       metrics.write(step, scalars)
       if not (math.isfinite(scalars['loss']) and math.isfinite(scalars['grad_norm'])):
         raise NonFiniteError(f'step {step}: loss {scalars["loss"]}, gradient norm {scalars["grad_norm"]}; lower optimizer.learning_rate or clip_norm')
-      done = step + 1
-      if done == steps or (checkpoint_every and done % checkpoint_every == 0):
+      done, asked = step + 1, stop()
+      if done == steps or asked or (checkpoint_every and done % checkpoint_every == 0):
         _save(checkpoints, done, state, batches)
+        orbax_io.prune(checkpoints, upkeep.keep_checkpoints)
       if on_step is not None:
         on_step(step, scalars)
+      if asked:
+        break
   return state
 
 

@@ -132,18 +132,19 @@ def test_train_does_what_a_trial_does(tiny_run, tmp_path):
   assert {name: reply[name] for name in recorded} == recorded
 
 
-def test_train_continues_after_ctrl_c(tmp_path):
+@pytest.mark.parametrize(('sent', 'status', 'words'), [(signal.SIGINT, 1, 'interrupted; the same command continues'), (signal.SIGTERM, 143, 'SIGTERM; saved')])
+def test_train_continues_after_a_signal(tmp_path, sent, status, words):
   out = tmp_path / 'out'
   # A shell's background job ignores Ctrl-C and so do its children, unless they ask for it.
   program = 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from aevo_jax.cli import main; sys.exit(main())'
-  command = [sys.executable, '-c', program, 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--gin.train.batch_rows=4', '--checkpoint_every=2']
+  command = [sys.executable, '-c', program, 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--gin.train.batch_rows=4', '--checkpoint_every=2', '--gin.upkeep.keep_checkpoints=2']
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
   deadline = time.monotonic() + 200
   while not (out / 'checkpoints' / 'step_00000002').exists() and process.poll() is None and time.monotonic() < deadline:
     time.sleep(0.05)
-  process.send_signal(signal.SIGINT)
+  process.send_signal(sent)
   said, _ = process.communicate(timeout=60)
-  assert process.returncode == 1 and 'interrupted; the same command continues' in said and 'Traceback' not in said
+  assert process.returncode == status and words in said and 'Traceback' not in said
   before = [json.loads(line)['step'] for line in (out / 'metrics.jsonl').read_text().splitlines()]
   assert len(before) < 160 and not (out / EXPORT).exists()
 
@@ -151,6 +152,8 @@ def test_train_continues_after_ctrl_c(tmp_path):
   assert result.returncode == 0, result.stdout + result.stderr
   after = [json.loads(line)['step'] for line in (out / 'metrics.jsonl').read_text().splitlines()][len(before):]
   assert after[0] >= 2 and after == list(range(after[0], 160))
+  assert sent == signal.SIGINT or after[0] == before[-1] + 1  # from the very step
+  assert sorted(p.name for p in (out / 'checkpoints').iterdir()) == ['step_00000158', 'step_00000160']
   assert (out / EXPORT).exists()
 
 

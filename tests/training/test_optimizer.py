@@ -5,11 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from aevo_jax.training.optimizer import schedule, transformation
 from aevo_jax.training.recipe import OPTIMIZERS, Optimizer
 
+BARE = {'learning_rate': 0.1, 'schedule': 'constant', 'warmup_fraction': 0.0, 'clip_norm': 1e6}
 COSINE_EIGHTH = (1 + math.cos(math.pi / 8)) / 2
 
 
@@ -75,7 +77,8 @@ def test_every_update_rule_descends(name):
   """On ||W - T||^2 + ||b||^2, whose minimum is T, 0, with a matrix (muon treats those alone) and a vector."""
   target = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
   loss = lambda p: jnp.sum((p['w'] - target)**2) + jnp.sum(p['b']**2)
-  tx = transformation(Optimizer(name=name, learning_rate=0.1, schedule='linear', warmup_fraction=0.1, weight_decay=0.0))
+  rate = 0.2 if name == 'adafactor' else 0.1  # whose steps are relative to a parameter's size, and the matrix begins at 0
+  tx = transformation(Optimizer(name=name, learning_rate=rate, schedule='linear', warmup_fraction=0.1, weight_decay=0.0))
   params = {'w': jnp.zeros((6, 4)), 'b': jnp.ones(3)}
   state, start = tx.init(params), float(loss(params))
 
@@ -98,3 +101,64 @@ def test_baked_and_injected_numbers_update_alike(name):
   for tx in (injected, baked):
     assert tx.update(grads, tx.init(params), params)[0]['w'].shape == (2, 3)
   np.testing.assert_allclose(injected.update(grads, injected.init(params), params)[0]['w'], baked.update(grads, baked.init(params), params)[0]['w'], rtol=1e-5)
+
+
+def moved(config, steps=3):
+  """What a few steps on one gradient make of two matrices, a vector and a stack of matrices."""
+  rng = np.random.default_rng(0)
+  shapes = {'layers.0.mixer.up_proj.kernel': (4, 6), 'embedding': (5, 4), 'layers.0.norm.scale': (4,)}
+  params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+  grads = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+  tx = transformation(config)
+  state = tx.init(params)
+  for _ in range(steps):
+    updates, state = tx.update(grads, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  return params, grads
+
+
+def test_sgd_is_momentum_with_decoupled_decay():
+  """p - rate (m + decay p), with m = b1 m + g."""
+  after, grads = moved(Optimizer(name='sgd', b1=0.8, weight_decay=0.5, **BARE))
+  before, _ = moved(Optimizer(name='sgd', **BARE), steps=0)
+  for name, p in before.items():
+    p, m = np.asarray(p, np.float64), 0.0
+    for _ in range(3):
+      m = 0.8 * m + np.asarray(grads[name], np.float64)
+      p = p - 0.1 * (m + 0.5 * p)
+    np.testing.assert_allclose(after[name], p, rtol=1e-5, err_msg=name)
+
+
+def test_adafactor_is_optaxs_with_decoupled_decay():
+  plain, _ = moved(Optimizer(name='adafactor', weight_decay=0.0, **BARE), steps=1)
+  decayed, _ = moved(Optimizer(name='adafactor', weight_decay=0.5, **BARE), steps=1)
+  before, grads = moved(Optimizer(**BARE), steps=0)
+  expected, _ = optax.adafactor(0.1).update(grads, optax.adafactor(0.1).init(before), before)
+  for name in before:
+    np.testing.assert_allclose(plain[name], before[name] + expected[name], rtol=1e-5)
+    np.testing.assert_allclose(decayed[name], plain[name] - 0.1 * 0.5 * before[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_groups_scale_rate_and_decay_and_leave_the_others_alone(name):
+  groups = (('.*norm.*', 0.0, 1.0), ('embedding', 0.5, 0.0), (r'.*\.kernel', 1.0, 1.0))
+  common = {'name': name, 'weight_decay': 0.3, **BARE}
+  after, _ = moved(Optimizer(groups=groups, **common))
+  alone, _ = moved(Optimizer(**common))
+  halved, _ = moved(Optimizer(**common | {'learning_rate': 0.05, 'weight_decay': 0.0}))
+  before, _ = moved(Optimizer(**common), steps=0)
+  np.testing.assert_array_equal(after['layers.0.norm.scale'], before['layers.0.norm.scale'])
+  np.testing.assert_allclose(after['layers.0.mixer.up_proj.kernel'], alone['layers.0.mixer.up_proj.kernel'], rtol=1e-5)
+  np.testing.assert_allclose(after['embedding'], halved['embedding'], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('groups,reason', [((('.*norm.*', 1.0, 1.0),), '2 match no pattern: embedding'), ((('.*', 1.0, 1.0), ('embedding', 1.0, 1.0)), '1 match several patterns: embedding')])
+def test_groups_cover_every_parameter_exactly_once(groups, reason):
+  with pytest.raises(ValueError, match=reason):
+    moved(Optimizer(groups=groups))
+
+
+@pytest.mark.parametrize('groups', [(('(', 1.0, 1.0),), (('.*', -1.0, 1.0),)])
+def test_groups_that_cannot_be_are_refused(groups):
+  with pytest.raises(ValueError, match='optimizer.groups'):
+    Optimizer(groups=groups)

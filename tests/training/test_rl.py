@@ -22,6 +22,7 @@ from aevo_jax.training.recipe import Optimizer
 from aevo_jax.training.rl import gates, loop, rewards, rollouts, run, update
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
+from aevo_jax.training.upkeep import Upkeep
 
 PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
 CONFIG = ModelConfig(vocab_size=FIRST + LETTERS, hidden_size=24, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=12, intermediate_size=32, mamba_num_heads=2,
@@ -164,6 +165,12 @@ def test_wrong_weights_in_the_sampler_stop_the_run_with_the_worst_tokens(tmp_pat
     trainer(tmp_path, engine_=wrong).train(rates(3))
   assert stopped.value.rule == 'logprob_gap' and str(stopped.value).count('sampler -') >= 3
   assert not (tmp_path / 'checkpoints').exists()
+
+
+def test_a_profile_and_few_checkpoints_are_kept_where_they_are_asked_for(tmp_path):
+  trainer(tmp_path).train(rates(5), checkpoint_every=1, upkeep=Upkeep(keep_checkpoints=2, profile_first=2, profile_steps=1))
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['step_00000004', 'step_00000005']
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
 
 
 def test_dynamic_sampling_draws_groups_without_signal_again(tmp_path):

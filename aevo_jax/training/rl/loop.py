@@ -31,6 +31,7 @@ from aevo_jax.training.rl import gates, rewards, rollouts, update
 from aevo_jax.training.rl.rollouts import Batch, Environment, Format
 from aevo_jax.training.rl.settings import Algorithm, Critic
 from aevo_jax.training.train_state import TrainState
+from aevo_jax.training.upkeep import Profiler, Upkeep
 
 ROLLOUTS = 'rollouts'
 
@@ -60,9 +61,9 @@ class Trainer:
     self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, ema_decay, algorithm.rl.microbatches, logits_chunk, algorithm.rollout.asynchronous)
     self._next_group = 0
 
-  def train(self, learning_rates: Sequence[float], *, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None,
+  def train(self, learning_rates: Sequence[float], *, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None, upkeep: Upkeep = Upkeep(),
             stop: Callable[[], bool] = lambda: False) -> TrainState:
-    """One step for each learning rate; saves the last state. stop: asked after each step; True saves and returns.
+    """One step for each learning rate; saves the last state. upkeep: see there. stop: asked after each step; True saves and returns.
 
     Raises:
       StoppedError: a gate or rule stopped the run (`gates`). The log has the step; no checkpoint has.
@@ -70,9 +71,10 @@ class Trainer:
     ahead, steps = self._a.rollout.asynchronous, len(learning_rates)
     start, history = self._resume()
     rules = gates.StopRules(self._a.gates, history)
-    with MetricsWriter(self._directory) as metrics, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with MetricsWriter(self._directory) as metrics, Profiler(self._directory, upkeep) as profiler, concurrent.futures.ThreadPoolExecutor(1) as pool:
       pending = pool.submit(rollouts.read, self._log(start)) if ahead and start else None
       for step in range(start, steps):
+        profiler.before(step)
         started = time.perf_counter()
         batch = pending.result() if pending else self._rollouts(step, self._state.params, step)
         waited = time.perf_counter() - started
@@ -87,6 +89,7 @@ class Trainer:
           if pending is not None:
             pending.result()  # so that the log has what a resumed run reads
           self._save(step + 1, history)
+          orbax_io.prune(self._directory / 'checkpoints', upkeep.keep_checkpoints)
         if on_step is not None:
           on_step(step, scalars)
         if asked:

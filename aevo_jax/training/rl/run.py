@@ -25,6 +25,7 @@ from aevo_jax.training.rl.environment import Action, Puzzles
 from aevo_jax.training.rl.loop import Trainer
 from aevo_jax.training.rl.rollouts import Format
 from aevo_jax.training.rl.settings import Algorithm, Reward
+from aevo_jax.training.upkeep import Upkeep
 
 METHODS = ('sft', 'rl')
 FIRST_ITEM = 2**32  # of the stream of items: far from those that supervised training draws
@@ -69,13 +70,13 @@ def trainer(config: ModelConfig, recipe: Recipe, algorithm: Algorithm, base: Map
 
 
 def train(config: ModelConfig, recipe: Recipe, made: Trainer, *, steps: int, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None,
-          stop: Callable[[], bool] = lambda: False) -> Params:
+          upkeep: Upkeep = Upkeep(), stop: Callable[[], bool] = lambda: False) -> Params:
   """Trains for `steps` steps in all and returns every parameter of the decoder, adapters merged.
 
   Raises:
     StoppedError: a gate or rule stopped the run.
   """
-  state = made.train(learning_rates(recipe.optimizer, steps), checkpoint_every=checkpoint_every, on_step=on_step, stop=stop)
+  state = made.train(learning_rates(recipe.optimizer, steps), checkpoint_every=checkpoint_every, on_step=on_step, upkeep=upkeep, stop=stop)
   final = {**made.frozen, **update.split(state.final_params())[0]}
   if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
