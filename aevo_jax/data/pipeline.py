@@ -1,4 +1,4 @@
-"""The Grain pipeline: item i -> tokens -> first-fit packed rows -> batches. Deterministic, random access at its source, checkpointable.
+"""The Grain pipeline: item i -> tokens -> packed rows -> batches. Deterministic, random access at its source, checkpointable.
 
 A batch is {'tokens', 'weights', 'segment_ids'}, each [rows, row_length]; segment 0 is padding. `weights[:, t]` is the loss weight of
 predicting token t, so prompts and padding weigh nothing.
@@ -16,6 +16,7 @@ from grain import experimental as grain_experimental
 from aevo_jax.data.chat_format import Sequence, chat_sequence, plain_sequence
 from aevo_jax.data.chat_template import MICRO
 from aevo_jax.data.corpus import Corpus
+from aevo_jax.data.packing import FirstFitDecreasing
 from aevo_jax.tasks import own_data
 from aevo_jax.tasks.mixture import Mixture, SolutionStyle, item_at
 from aevo_jax.tasks.skills import skill_text
@@ -97,9 +98,14 @@ def _batch(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {'tokens': packed['tokens'], 'weights': packed['weights'], 'segment_ids': packed['tokens_segment_ids']}
 
 
-def batches(source: SftSource | PretrainSource, *, rows: int, row_length: int) -> Iterator[dict[str, np.ndarray]]:
-  """An endless Grain iterator of packed batches; `get_state` / `set_state` resume it exactly."""
+def batches(source: SftSource | PretrainSource, *, rows: int, row_length: int, packing: str = 'first_fit', window: int = 256) -> Iterator[dict[str, np.ndarray]]:
+  """An endless Grain iterator of packed batches; `get_state` / `set_state` resume it exactly.
+
+  packing: 'first_fit', Grain's, into PACKING_BINS rows at a time, or 'first_fit_decreasing' over `window` sequences at a time (see `packing`).
+  """
   dataset = grain.MapDataset.source(source).map(_features(row_length)).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  if packing == 'first_fit_decreasing':
+    return iter(FirstFitDecreasing(dataset, row_length=row_length, window=window, seed=source.seed).batch(rows, drop_remainder=True))
   dataset = grain_experimental.FirstFitPackIterDataset(
       dataset, length_struct={'tokens': row_length, 'weights': row_length}, num_packing_bins=PACKING_BINS, shuffle_bins=False)
   return iter(dataset.batch(rows, drop_remainder=True).map(_batch))

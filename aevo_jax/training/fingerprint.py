@@ -68,7 +68,7 @@ def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, se
   items = source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus)
   tokens = steps * recipe.train.batch_rows * recipe.train.row_length
   return {
-      'stop': functools.partial(_stop_digest, steps, recipe.train.batch_rows, recipe.train.row_length),
+      'rows': functools.partial(_rows_digest, steps, recipe.train.batch_rows, recipe.train.row_length, recipe.train.packing, recipe.train.packing_window),
       'schedule': functools.partial(_schedule_digest, recipe.optimizer, steps),
       'batches': functools.partial(_items_digest, items, 0),
       'state': functools.partial(_state_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
@@ -79,8 +79,8 @@ def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, se
   }
 
 
-def _stop_digest(steps: int, rows: int, row_length: int) -> str:
-  return _digest(str((steps, rows, row_length)))
+def _rows_digest(steps: int, rows: int, row_length: int, packing: str, window: int) -> str:
+  return _digest(str((steps, rows, row_length, packing, window)))
 
 
 def _schedule_digest(optimizer: Optimizer, steps: int) -> str:

@@ -39,7 +39,7 @@ def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
   """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`, or of the tasks that `corpus` holds."""
   structure, params, frozen = fingerprint.adapted(config, recipe.adaptation, recipe.lora, base, seed)
   source = pipeline.SftSource(*fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus))
-  batches = pipeline.batches(source, rows=recipe.train.batch_rows, row_length=recipe.train.row_length)
+  batches = pipeline.batches(source, rows=recipe.train.batch_rows, row_length=recipe.train.row_length, packing=recipe.train.packing, window=recipe.train.packing_window)
   return Prepared(config, structure, params, frozen, batches)
 
 

@@ -10,11 +10,12 @@ import re
 from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import FamilyWeights, Mixture, AnswerShown, AnswerWithheld, RareKindShare, SolutionStyle
-from aevo_jax.training.recipe_checks import between, choice, positive
+from aevo_jax.training.recipe_checks import between, choice, positive, refuse_unread
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
 METHODS = ('full', 'lora')
+PACKINGS = ('first_fit', 'first_fit_decreasing')
 
 
 @configurable('optimizer')
@@ -68,6 +69,7 @@ class Train:
     steps: 0 means as many as the trial's budget allows.
     ema_decay: of the weights' moving average, which is what a trial hands in; 0 hands in the last weights.
     microbatches: parts into which a step's rows are cut, one after the other, for their memory; the gradient is the whole batch's.
+    packing: of sequences into rows, see `data.pipeline.batches`; 'first_fit_decreasing' leaves less of them empty. packing_window: sequences that it looks at together.
     logits_chunk: places of every row whose logits exist at a time, for large vocabularies; 0 is all.
   """
 
@@ -77,12 +79,16 @@ class Train:
   ema_decay: float = 0.0
   microbatches: int = 1
   logits_chunk: int = 0
+  packing: str = 'first_fit'
+  packing_window: int = 256
 
   def __post_init__(self):
-    for field, least in (('steps', 0), ('batch_rows', 1), ('row_length', 2), ('microbatches', 1), ('logits_chunk', 0)):
+    for field, least in (('steps', 0), ('batch_rows', 1), ('row_length', 2), ('microbatches', 1), ('logits_chunk', 0), ('packing_window', 1)):
       if getattr(self, field) < least:
         raise ValueError(f'train.{field} must be >= {least}, got {getattr(self, field)}')
     between('train.ema_decay', self.ema_decay, 0, 0.9999)
+    choice('train.packing', self.packing, PACKINGS)
+    refuse_unread(self, 'train', {('packing_window',): ('packing', ('first_fit_decreasing',))})
     if self.batch_rows % self.microbatches:
       raise ValueError(f'train.microbatches = {self.microbatches} does not divide train.batch_rows = {self.batch_rows}')
 

@@ -56,7 +56,7 @@ def test_every_parameter_of_the_shipped_space_is_live(constitution, capsys):
     seconds.append(time.perf_counter() - started)
   assert changed.keys() == set(space.selectors)
   assert {changed[s] for s in ('family_weight.bit_manipulation', 'rare_share.text_encryption', 'difficulty.magnitude', 'data.plain_share')} == {'batches'}
-  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'stop' and changed['lora.rank'] == 'state' and changed['optimizer.b2'] == 'update'
+  assert changed['optimizer.learning_rate'] == 'schedule' and changed['train.batch_rows'] == 'rows' and changed['lora.rank'] == 'state' and changed['optimizer.b2'] == 'update'
   with capsys.disabled():
     print(f'\nliveness of {len(seconds)} overlays: median {sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s')
 
@@ -151,7 +151,7 @@ def test_a_value_whose_next_neighbour_means_the_same_or_is_impossible_is_live():
   recipe = with_value(with_value(recipe_of(()), 'train.batch_rows', 8), 'train.steps', 100)
   overlay = (Binding('train.steps', 100),)
   # 122,880 tokens are 120 steps of 8 rows, and a quarter of the range further is more than that.
-  assert check_live(recipe, overlay, steps, TOKENIZER, size='micro', seed=1, tokens=122_880, steps=480) == {'train.steps': 'stop'}
+  assert check_live(recipe, overlay, steps, TOKENIZER, size='micro', seed=1, tokens=122_880, steps=480) == {'train.steps': 'rows'}
   style = SearchSpace.from_literals({'style': {'solution_style.unit_conversion': {'kind': 'choice', 'choices': ['worked', 'steps', 'bare']}}})
   overlay = (Binding('solution_style.unit_conversion', 'worked'),)
   # In the standard size worked solutions have no intermediate results to add.

@@ -30,7 +30,7 @@ def test_a_recipe_over_budget_is_refused(steps, token_budget, step_budget):
 
 
 @pytest.mark.parametrize('part, field, value', [
-    (recipe.Optimizer, 'optimizer.name', 'sgd'), (recipe.Optimizer, 'optimizer.schedule', 'step'),
+    (recipe.Optimizer, 'optimizer.name', 'adam'), (recipe.Optimizer, 'optimizer.schedule', 'step'),
     (recipe.Optimizer, 'optimizer.learning_rate', -1e-3), (recipe.Optimizer, 'optimizer.learning_rate', math.nan),
     (recipe.Optimizer, 'optimizer.learning_rate', math.inf),
     (recipe.Optimizer, 'optimizer.warmup_fraction', 1.5), (recipe.Optimizer, 'optimizer.decay_fraction', -0.1),
