@@ -37,7 +37,7 @@ from aevo_jax.generation.sampler import Sampler
 from aevo_jax.models import hf_checkpoint, layers
 from aevo_jax.models.params import outline
 from aevo_jax.tasks.mixture import Mixture, draw_set
-from aevo_jax.training.losses.sft import sft_loss
+from aevo_jax.training.train_step import make_loss, normalised
 
 REPEATS = 9
 
@@ -69,7 +69,8 @@ def read_base(base: pathlib.Path):
 def gradient_seconds(base: pathlib.Path, tokenizer, rows: int) -> float:
   structure, params = read_base(base)
   batch = next(pipeline.batches(pipeline.SftSource(0, Mixture(), tokenizer), rows=rows, row_length=128))
-  gradient = jax.jit(jax.grad(lambda p: sft_loss(structure.bind(p)(batch['tokens'], batch['segment_ids']), batch).mean()))
+  loss = make_loss(structure, label_smoothing=0.0)
+  gradient = jax.jit(jax.grad(lambda p: loss(p, {}, normalised(batch))[0]))
   return best(lambda: gradient(params))
 
 
@@ -77,12 +78,12 @@ def compiled_gradient(base: pathlib.Path, tokenizer) -> dict[str, float]:
   """Seconds to compile the gradient of 8 x 128 tokens, and to run it once."""
   structure, params = read_base(base)
   batch = next(pipeline.batches(pipeline.SftSource(0, Mixture(), tokenizer), rows=8, row_length=128))
-  lowered = jax.jit(jax.value_and_grad(lambda p: sft_loss(structure.bind(p)(batch['tokens'], batch['segment_ids']), batch).mean())).lower(params)
+  loss = make_loss(structure, label_smoothing=0.0)
+  lowered = jax.jit(jax.value_and_grad(lambda p: loss(p, {}, normalised(batch))[0])).lower(params)
   started = time.perf_counter()
   gradient = lowered.compile()
   compile_ = time.perf_counter() - started
-  loss = float(gradient(params)[0])
-  return {'compile': compile_, 'run': best(lambda: gradient(params)), 'loss': loss}
+  return {'compile': compile_, 'run': best(lambda: gradient(params)), 'loss': float(gradient(params)[0])}
 
 
 def in_own_process(how: str) -> dict[str, float]:
