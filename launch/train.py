@@ -33,7 +33,7 @@ _BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate'
 _TASKS = flags.DEFINE_string('tasks', None, 'JSONL file or folder of tasks of your own, in place of the puzzles.')
 _TOKENS = flags.DEFINE_integer('tokens', 122_880, 'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
-_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps of reinforcement learning, where method.name = 'rl'.", lower_bound=1)
+_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps where method.name is not 'sft': of reinforcement learning, or of DPO.", lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
 _SIZE = flags.DEFINE_enum('size', 'micro', ['micro', 'standard'], 'Puzzle size.')
 _CHECKPOINT_EVERY = flags.DEFINE_integer('checkpoint_every', 100, 'Steps between checkpoints, from which an interrupted run continues; 0 for the last only.',
@@ -82,13 +82,18 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   logging.set_verbosity(logging.WARNING)
   try:
     recipe = recipe_lib.from_gin()
-    algorithm = rl_run.algorithm_from_gin() if resolve('method').name == 'rl' else None
+    method = resolve('method').name
+    rl_run.refuse_unread_sections(method)
+    algorithm = rl_run.algorithm_from_gin() if method != 'sft' else None
+    for flag in (_TOKENS, _STEPS) if algorithm else (_RL_STEPS,):
+      if flag.present:
+        raise ValueError(f'--{flag.name} is read by nothing while method.name = {method!r}; ' + ('give --rl_steps' if algorithm else 'give --tokens and --steps'))
     upkeep = resolve('upkeep')
     steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value) if algorithm is None else _RL_STEPS.value
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
     if algorithm and placement:
-      raise ValueError("method.name = 'rl' runs on one device; leave mesh.axes empty")
+      raise ValueError(f'method.name = {method!r} runs on one device; leave mesh.axes empty')
     shardings = None
     if placement:
       trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
@@ -97,16 +102,17 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': logical_digest(parameters)}
-    own = own_data.read(pathlib.Path(_TASKS.value)) if _TASKS.value else None
+    own = own_data.read(pathlib.Path(_TASKS.value), verifier=algorithm.reward.verifier if algorithm else 'strict') if _TASKS.value else None
     if own is not None:  # what an evaluation lets the model write is its own gin's business
-      corpora.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=recipe.train.row_length, max_new_tokens=None,
-                        max_positions=config.max_position_embeddings)
+      limits = {'row_length': recipe.train.row_length, 'max_new_tokens': None} if algorithm is None else {
+          'row_length': None, 'max_new_tokens': algorithm.rollout.max_new_tokens, 'verifier': algorithm.reward.verifier, 'room': 'rollout.max_new_tokens'}
+      corpora.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), max_positions=config.max_position_embeddings, **limits)
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
     given = {'size': _SIZE.value, 'seed': _SEED.value, 'corpus': corpus}
     if algorithm is None:
       prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), **given)
     else:
-      started_with |= {'algorithm': dataclasses.asdict(algorithm)}
+      started_with |= {'algorithm': {name: value for name, value in dataclasses.asdict(algorithm).items() if name != 'gates'}}  # a gate that stopped a run may be moved
       prepared = rl_run.trainer(config, recipe, algorithm, parameters, tokenizers.load(str(base)), directory=out, **given)
     begin(out, started_with if own is None else started_with | {'tasks': own.digest})
   except (LoadError, ValueError, SafetensorError, ManifestError) as error:

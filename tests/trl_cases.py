@@ -95,7 +95,7 @@ def our_loss(case: Case, structure, params, reference, batch: dict[str, np.ndarr
     stats, _ = token_stats(model, batch['tokens'], batch['segment_ids'], wanted_bt=wanted, temperature=getattr(case.ours, 'temperature', 1.0), chunk=chunk)
     if case.do == 'dpo':
       ref = token_stats(structure.bind(reference), batch['tokens'], batch['segment_ids'], wanted_bt=wanted, chunk=chunk)[0].logprobs
-      return dpo_loss(stats.logprobs, {'mask': wanted, 'ref_logprobs': ref, 'pair_weights': jnp.full(ROWS // 2, 2 / ROWS)}, case.ours)[0]
+      return dpo_loss(stats.logprobs, {'mask': wanted, 'ref_logprobs': ref, 'pair_weights': jnp.full(ROWS, 2 / ROWS)}, case.ours)[0]
     return policy_gradient_loss(stats.logprobs, stats.entropy, batch | {'weights': aggregation_weights(wanted, case.ours)}, case.ours)[0]
 
   return jax.jit(jax.value_and_grad(loss))(params)

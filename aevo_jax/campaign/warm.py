@@ -16,7 +16,7 @@ from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu
 
 # What a recipe's compiled program depends on; every other number is an input of it.
 _SHAPES = ('adaptation.method', 'lora.rank', 'lora.alpha', 'lora.targets', 'loss.label_smoothing', 'optimizer.name', 'train.batch_rows', 'train.row_length',
-           'train.ema_decay', 'train.microbatches', 'train.logits_chunk')
+           'train.ema_decay', 'train.microbatches', 'train.logits_chunk', 'optimizer.groups')
 
 
 def program(values: dict[str, object]) -> str:

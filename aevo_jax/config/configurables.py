@@ -104,6 +104,11 @@ def resolve(name: str) -> Any:
         raise LoadError(f'{name}: {error}') from error
 
 
+def bound(name: str) -> tuple[str, ...]:
+    """Returns the parameters of a configurable that some file or flag binds, by name."""
+    return tuple(sorted(gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False))) if name in _KNOWN_TO_GIN else ()
+
+
 def override(name: str, instance: Any, fields: Iterable[str]) -> Any:
     """Returns `instance`, of the class registered as `name`, with what is bound in place of its own values.
 

@@ -37,12 +37,13 @@ def load(directory: pathlib.Path, items: Sequence[Item] = ()) -> Corpus:
   return Corpus(chat_template.read(str(directory)), tuple(items) or (own_data.read_train(stored) if stored.exists() else ()))
 
 
-def check_fit(tasks: OwnTasks, chat: ChatFormat, tokenizer: tokenizers.Tokenizer, *, row_length: int, max_new_tokens: int | None, max_positions: int,
-              verifier: str = 'strict') -> None:
+def check_fit(tasks: OwnTasks, chat: ChatFormat, tokenizer: tokenizers.Tokenizer, *, row_length: int | None, max_new_tokens: int | None, max_positions: int,
+              verifier: str = 'strict', room: str = 'objective.max_new_tokens') -> None:
   """Whether every task fits the model's rows, the sampler's room and the tokenizer.
 
   Args:
-    row_length: tokens of a training row. max_new_tokens: of a completion in an evaluation; None if there is none. max_positions: of the model. verifier: as in `verify.named`.
+    row_length: tokens of a training row; None if there are none. max_new_tokens: of a completion; None if nothing is generated. max_positions: of the model. verifier: as in
+      `verify.named`. room: the setting that max_new_tokens is.
 
   Raises:
     TaskFileError: naming the first line that does not, and the setting to change.
@@ -58,14 +59,14 @@ def check_fit(tasks: OwnTasks, chat: ChatFormat, tokenizer: tokenizers.Tokenizer
       raise TaskFileError(f'{place}: the base\'s tokenizer cannot write the answer {item.answer!r}: boxed, it comes back as {written!r}; spell it with characters that the tokenizer has')
     whole = len(chat_sequence(item, tokenizer, chat=chat).tokens)
     prompt = len(tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids)
-    if whole > row_length:
+    if row_length is not None and whole > row_length:
       raise TaskFileError(f'{place}: the task has {whole} tokens with its chat format, and train.row_length is {row_length}; raise it in the recipe, or shorten the task')
     if max_new_tokens is None:
       if whole > max_positions:
         raise TaskFileError(f'{place}: the task has {whole} tokens with its chat format, and the model {max_positions} positions; shorten the task')
       continue
     if whole - prompt > max_new_tokens:
-      raise TaskFileError(f'{place}: solution, answer and end are {whole - prompt} tokens, and objective.max_new_tokens lets the model write {max_new_tokens}; raise it')
+      raise TaskFileError(f'{place}: solution, answer and end are {whole - prompt} tokens, and {room} lets the model write {max_new_tokens}; raise it')
     if prompt + max_new_tokens > max_positions:
-      raise TaskFileError(f'{place}: the prompt has {prompt} tokens, and with objective.max_new_tokens = {max_new_tokens} passes the model\'s {max_positions} positions; lower it, or '
+      raise TaskFileError(f'{place}: the prompt has {prompt} tokens, and with {room} = {max_new_tokens} passes the model\'s {max_positions} positions; lower it, or '
                           'shorten the prompt')

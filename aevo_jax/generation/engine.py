@@ -111,7 +111,7 @@ class _Run:
   def refill(self) -> None:
     """Gives free slots the next requests, if there are enough of both."""
     free = [s for s, r in enumerate(self._in_slot) if r is None]
-    if not self._waiting or (len(free) < min(len(self._in_slot) * self._e._refill, len(self._waiting)) and len(free) < len(self._in_slot)):
+    if not self._waiting or not free or (len(free) < min(len(self._in_slot) * self._e._refill, len(self._waiting)) and len(free) < len(self._in_slot)):
       return
     started = time.perf_counter()
     chosen = [self._waiting.popleft() for _ in range(min(len(free), len(self._waiting)))]
@@ -179,9 +179,15 @@ def _power(n: int) -> int:
   return 1 << max(n - 1, 0).bit_length()
 
 
+@functools.lru_cache(maxsize=32)
+def _shapes(structure: Structure, slots: int, ring: int, params: tuple) -> tuple[jax.ShapeDtypeStruct, DecodeState]:
+  """Of the logits and the state of a prompt read into every slot."""
+  read = lambda p: structure.bind(p).prefill(jnp.zeros((slots, 1), jnp.int32), jnp.ones((slots, 1), bool), ring - 1)
+  return jax.eval_shape(read, {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in params})
+
+
 def _empty(structure: Structure, params: Params, slots: int, ring: int) -> Slots:
-  shaped = jax.eval_shape(lambda p: structure.bind(p).prefill(jnp.zeros((slots, 1), jnp.int32), jnp.ones((slots, 1), bool), ring - 1), params)
-  logits, decode = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shaped)
+  logits, decode = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _shapes(structure, slots, ring, tuple((name, x.shape, x.dtype) for name, x in params.items())))
   count = lambda dtype: jnp.zeros(slots, dtype)
   return Slots(logits, count(bool), count(jnp.int32), count(jnp.uint32), decode)
 

@@ -4,10 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from aevo_jax.config.configurables import configurable
 
-
-@configurable('sampling')
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   """How tokens are chosen.

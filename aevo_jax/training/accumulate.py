@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from aevo_jax.models.params import Params
+from aevo_jax.sharding.context import constrain_parameters
 
 
 class Accumulated(NamedTuple):
@@ -29,6 +30,7 @@ def accumulated(loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Pa
   """
   def of(rows: Any) -> Accumulated:
     (value, more), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
+    grads = constrain_parameters(grads)  # on a mesh, so that the sum lies as the parameters do
     return Accumulated(value, more, grads, sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
 
   if parts == 1:
@@ -36,7 +38,7 @@ def accumulated(loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Pa
   rows = jax.tree.leaves(batch)[0].shape[0]
   if rows % (parts * together):
     raise ValueError(f'{rows} rows do not divide into {parts} microbatches' + (f' of groups of {together}' if together > 1 else ''))
-  # Every parts-th group to a part, so that the rows of one device stay on it.
+  # Every parts-th group to a part, so that rows stay on their device where each has a multiple of parts groups.
   cut = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(rows // (parts * together), parts, together, *x.shape[1:]), 0, 1).reshape(parts, rows // parts, *x.shape[1:]), batch)
   zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, jax.tree.map(lambda x: x[0], cut)))
   return jax.lax.scan(lambda total, rows: (jax.tree.map(jnp.add, total, of(rows)), None), zero, cut)[0]

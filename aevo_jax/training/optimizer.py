@@ -1,6 +1,5 @@
 """Optax transformations from a recipe."""
 
-import functools
 import re
 from collections.abc import Sequence
 
@@ -61,17 +60,17 @@ def _decayed(rate: jax.Array, decay: jax.Array) -> optax.GradientTransformation:
   return optax.add_decayed_weights(-rate * decay)
 
 
-def _labels(groups: Sequence[tuple[str, float, float]], params: Params) -> dict[str, int]:
-  """{parameter name: number of its group}.
+def group_of(groups: Sequence[tuple[str, float, float]], params: Params) -> dict[str, str]:
+  """{parameter name: pattern of its group}.
 
   Raises:
     ValueError: a parameter matches no group, or several.
   """
-  found = {name: [i for i, (pattern, *_) in enumerate(groups) if re.fullmatch(pattern, name)] for name in params}
+  found = {name: [pattern for pattern, *_ in groups if re.fullmatch(pattern, name)] for name in params}
   for wrong, what in (([n for n, g in found.items() if not g], 'match no pattern'), ([n for n, g in found.items() if len(g) > 1], 'match several patterns')):
     if wrong:
       raise ValueError(f'optimizer.groups must cover every parameter exactly once; {len(wrong)} {what}: {", ".join(sorted(wrong)[:5])}{" ..." if len(wrong) > 5 else ""}')
-  return {name: number for name, (number,) in found.items()}
+  return {name: pattern for name, (pattern,) in found.items()}
 
 
 def transformation(config: Optimizer, *, baked: bool = False) -> optax.GradientTransformation:
@@ -87,8 +86,11 @@ def transformation(config: Optimizer, *, baked: bool = False) -> optax.GradientT
     update = _RULES[config.name]
     if not config.groups:
       return optax.chain(optax.clip_by_global_norm(clip_norm), update(learning_rate, b1, b2, weight_decay))
-    grouped = {i: update(learning_rate * rate, b1, b2, weight_decay * decay) for i, (_, rate, decay) in enumerate(config.groups)}
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.partition(grouped, functools.partial(_labels, config.groups)))
+    # Checkpoints have a group by its number, since a pattern may hold what no path can.
+    names = {pattern: f'group{i}' for i, (pattern, *_) in enumerate(config.groups)}
+    grouped = {names[pattern]: update(learning_rate * rate, b1, b2, weight_decay * decay) for pattern, rate, decay in config.groups}
+    labels = lambda params: {name: names[pattern] for name, pattern in group_of(config.groups, params).items()}
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.partition(grouped, labels))
 
   factory = rule if baked else optax.inject_hyperparams(rule)
   return factory(learning_rate=config.learning_rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip_norm=config.clip_norm)

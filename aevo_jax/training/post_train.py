@@ -18,7 +18,7 @@ from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training import fingerprint, train_loop
-from aevo_jax.training.optimizer import learning_rates, transformation
+from aevo_jax.training.optimizer import group_of, learning_rates, transformation
 from aevo_jax.training.placement import Placement
 from aevo_jax.training.recipe import Recipe
 from aevo_jax.training.upkeep import Upkeep
@@ -38,6 +38,8 @@ def prepare(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
             corpus: Corpus = Corpus()) -> Prepared:
   """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`, or of the tasks that `corpus` holds."""
   structure, params, frozen = fingerprint.adapted(config, recipe.adaptation, recipe.lora, base, seed)
+  if recipe.optimizer.groups:
+    group_of(recipe.optimizer.groups, params)  # raises ValueError before anything runs
   source = pipeline.SftSource(*fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus))
   batches = pipeline.batches(source, rows=recipe.train.batch_rows, row_length=recipe.train.row_length, packing=recipe.train.packing, window=recipe.train.packing_window)
   return Prepared(config, structure, params, frozen, batches)
@@ -64,6 +66,5 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
   if config.scan:
     final = scan_layers.unstack(final, config.pattern)
-  if not all(np.isfinite(np.asarray(value)).all() for value in final.values()):
-    raise train_loop.NonFiniteError('the last update made weights that are not finite; lower optimizer.learning_rate')
+  train_loop.check_finite(final)
   return final

@@ -52,6 +52,8 @@ class Optimizer:
       between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
     between('optimizer.weight_decay', self.weight_decay, 0, 10)
     positive('optimizer.clip_norm', self.clip_norm)
+    if len({pattern for pattern, *_ in self.groups}) < len(self.groups):
+      raise ValueError('optimizer.groups names a pattern twice; merge the two')
     for pattern, rate, decay in self.groups:
       between(f'optimizer.groups: factors of {pattern!r}', min(rate, decay), 0, 1e6)
       try:

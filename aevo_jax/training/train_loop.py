@@ -28,6 +28,12 @@ class NonFiniteError(RuntimeError):
   """Loss or gradient norm was NaN or infinite; the run stopped there."""
 
 
+def check_finite(params: Params) -> None:
+  """Raises NonFiniteError if a parameter is NaN or infinite."""
+  if not all(np.isfinite(np.asarray(value)).all() for value in params.values()):
+    raise NonFiniteError('the last update made weights that are not finite; lower optimizer.learning_rate')
+
+
 def train(structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, batches: Iterator, *,
           learning_rates: Sequence[float], directory: pathlib.Path, label_smoothing: float = 0.0, ema_decay: float = 0.0, microbatches: int = 1, logits_chunk: int = 0,
           checkpoint_every: int = 0, upkeep: Upkeep = Upkeep(), stop: Callable[[], bool] = lambda: False,

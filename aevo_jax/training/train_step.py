@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from aevo_jax.models.params import Params, Structure
-from aevo_jax.sharding.context import constrain_parameters
 from aevo_jax.training.accumulate import accumulated
 from aevo_jax.training.losses.sft import predicted, sft_loss
 from aevo_jax.training.token_logprobs import token_stats
@@ -80,7 +79,6 @@ def make_train_step(structure: Structure, transformation: optax.GradientTransfor
   def step(state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     counted = jnp.sum(batch['weights'] > 0)
     value, loads, grads, _ = accumulated(lambda params, rows: loss(params, frozen, rows), state.params, normalised(batch), microbatches)
-    grads = constrain_parameters(grads)
     metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), 'loss_tokens': counted}
     if loads is not None:
       metrics |= balance(loads)

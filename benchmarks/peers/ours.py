@@ -83,7 +83,7 @@ def grpo(asked: dict):
   """Generation, the trainer's log-probabilities, one update: rewards are the share of even tokens."""
   structure, params = model(asked['model'])
   rule, settings = transformation(Optimizer(learning_rate=1e-5)), PolicyGradient()
-  step = jax.jit(update.make_step(structure, rule, settings, Critic(), ema_decay=0.0, microbatches=asked.get('microbatches', 4)), donate_argnums=0)
+  step = jax.jit(update.make_step(update.make_loss(structure, settings, Critic()), rule, ema_decay=0.0, microbatches=asked.get('microbatches', 4)), donate_argnums=0)
   describe = jax.jit(lambda p, batch: update.describe(structure, p, {}, batch, temperature=1.0, chunk=0)[0].logprobs)
   made, state, number = engine(structure, params), TrainState.create(params, rule, 0.0), itertools.count()
   rows, length = w.PROMPTS * w.GROUP, w.PROMPT + w.COMPLETION

@@ -94,6 +94,12 @@ def test_a_sample_depends_on_its_prompt_and_seed_alone(settings):
   np.testing.assert_allclose(np.concatenate([c.logprobs for c in found]), np.concatenate([c.logprobs for c in expected]), atol=1e-4)
 
 
+def test_slots_that_are_all_busy_are_not_refilled():
+  made = engine(refill=0.0, dispatch=2)
+  assert [len(c.tokens) for c in made.generate(requests(), Sampling(temperature=0.0, max_new_tokens=9))] == [
+      len(c.tokens) for c in engine().generate(requests(), Sampling(temperature=0.0, max_new_tokens=9))]
+
+
 def test_a_groups_prompt_is_read_once():
   made = engine(slots=8)
   found = made.generate([Request(prompts()[0], seed) for seed in range(8)], Sampling(max_new_tokens=4))

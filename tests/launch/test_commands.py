@@ -157,7 +157,25 @@ def test_train_continues_after_a_signal(tmp_path, sent, status, words):
   assert (out / EXPORT).exists()
 
 
+def test_reinforcement_with_an_adapter_on_scanned_layers_goes_on_and_exports(tmp_path):
+  small = ['--gin_file=configs/algorithms/rloo.gin', '--gin.rollout.prompts=2', '--gin.rollout.group_size=4', '--gin.rl.microbatches=2', '--gin.rollout.max_new_tokens=16',
+           "--gin_bindings=adaptation.method='lora'", '--gin.model.scan=True', '--checkpoint_every=1']
+  result = aevo('train', f'--out={tmp_path / "rl"}', '--rl_steps=2', *small)
+  assert result.returncode == 0 and 'step     2 of 2  reward' in result.stdout, result.stdout + result.stderr
+  scored = aevo('evaluate', tmp_path / 'rl', '--items=6', '--json')
+  assert scored.returncode == 0 and json.loads(scored.stdout)['overall']['total'] == 6, scored.stderr
+  for more, said in ((['--rl_steps=2', '--gin.rollout.max_new_tokens=20'], 'algorithm.rollout.max_new_tokens was 16 and is 20 now'),
+                     (['--rl_steps=2', '--steps=3'], '--steps is read by nothing'), (['--gin.loss.label_smoothing=0.1'], 'nothing reads loss'),
+                     (["--gin_bindings=reward.verifier='strickt'"], 'no verifier')):
+    again = aevo('train', f'--out={tmp_path / "rl"}', *small, *more)
+    assert again.returncode == 1 and said in again.stdout + again.stderr and 'Traceback' not in again.stderr
+  moved_gate = aevo('train', f'--out={tmp_path / "rl"}', '--rl_steps=2', '--gin.gates.logprob_gap=0.1', *small)
+  assert moved_gate.returncode == 0, moved_gate.stderr
+
+
 @pytest.mark.parametrize(('arguments', 'said'), [
+    (('--gin.policy_gradient.clip_high=0.3',), "nothing reads policy_gradient while method.name = 'sft'"), (('--rl_steps=3',), '--rl_steps is read by nothing'),
+    (('--gin.optimizer.groups=[("embedding", 1.0, 1.0)]',), 'match no pattern'),
     (('--tokens=10',), 'at most 0 steps fit'), (('--stepps=3',), 'stepps'), (('--gin.optimizer.learning_rat=1',), 'did you mean'),
     (('--base=/nowhere',), '/nowhere')])
 def test_train_answers_mistakes(tmp_path, arguments, said):

@@ -44,7 +44,7 @@ def policy_gradient(**parts):
 
 def pair_weights(mask):
   pairs = mask.reshape(-1, 2, mask.shape[1]).any(axis=(1, 2))
-  return {'pair_weights': (pairs / pairs.sum()).astype(np.float32)}
+  return {'pair_weights': np.repeat(pairs / pairs.sum(), 2).astype(np.float32)}
 
 
 CONTRACTS = {
@@ -126,15 +126,10 @@ def test_padding_changes_nothing(name):
 def test_microbatches_add_up_to_the_batch(name, parts):
   x, batch = example()
   contract = CONTRACTS[name]
-  weights = contract.weights(batch['mask'])
-  doubled = {k: np.repeat(v, 2) if k == 'pair_weights' else v for k, v in weights.items()}  # one for each row, so that all arrays can be cut
-
-  def loss(scale, rows):
-    own = {k: v[0::2] if k == 'pair_weights' else v for k, v in rows.items()}
-    return contract.loss(scale * own['x'], own), ()
-
-  value, _, gradient, _ = accumulated(loss, jnp.float32(1.1), batch | doubled | {'x': x}, parts, together=contract.together)
-  whole, _, expected, _ = accumulated(loss, jnp.float32(1.1), batch | doubled | {'x': x}, 1)
+  whole_batch = batch | contract.weights(batch['mask']) | {'x': x}
+  loss = lambda scale, rows: (contract.loss(scale * rows['x'], rows), ())
+  value, _, gradient, _ = accumulated(loss, jnp.float32(1.1), whole_batch, parts, together=contract.together)
+  whole, _, expected, _ = accumulated(loss, jnp.float32(1.1), whole_batch, 1)
   np.testing.assert_allclose(value, whole, rtol=1e-5)
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
   assert abs(float(expected)) > 1e-3

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from aevo_jax.checkpoint import orbax_io
 from aevo_jax.training.optimizer import schedule, transformation
 from aevo_jax.training.recipe import OPTIMIZERS, Optimizer
 
@@ -152,13 +153,22 @@ def test_groups_scale_rate_and_decay_and_leave_the_others_alone(name):
   np.testing.assert_allclose(after['embedding'], halved['embedding'], rtol=1e-5, atol=1e-6)
 
 
+def test_a_state_with_groups_is_saved_and_restored(tmp_path):
+  tx = transformation(Optimizer(groups=(('.*norm.*', 1.0, 0.0), ('embedding|.*kernel', 0.5, 1.0))))
+  params, grads = moved(Optimizer(), steps=1)
+  _, state = tx.update(grads, tx.init(params), params)
+  orbax_io.save(tmp_path / 'state', state)
+  restored = orbax_io.restore(tmp_path / 'state', tx.init(params))
+  assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True))
+
+
 @pytest.mark.parametrize('groups,reason', [((('.*norm.*', 1.0, 1.0),), '2 match no pattern: embedding'), ((('.*', 1.0, 1.0), ('embedding', 1.0, 1.0)), '1 match several patterns: embedding')])
 def test_groups_cover_every_parameter_exactly_once(groups, reason):
   with pytest.raises(ValueError, match=reason):
     moved(Optimizer(groups=groups))
 
 
-@pytest.mark.parametrize('groups', [(('(', 1.0, 1.0),), (('.*', -1.0, 1.0),)])
+@pytest.mark.parametrize('groups', [(('(', 1.0, 1.0),), (('.*', -1.0, 1.0),), (('a', 1.0, 1.0), ('a', 1.0, 1.0))])
 def test_groups_that_cannot_be_are_refused(groups):
   with pytest.raises(ValueError, match='optimizer.groups'):
     Optimizer(groups=groups)

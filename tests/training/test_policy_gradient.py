@@ -101,6 +101,15 @@ def test_the_parts_act():
   assert len(set(values.values())) == len(values) - 1  # token, ppo, token_mean is the default itself
 
 
+@pytest.mark.parametrize('ratio', ['token', 'sequence', 'trajectory'])
+def test_a_ratio_that_would_overflow_is_cut(ratio):
+  logprobs, entropy, batch = example()
+  batch['advantages'][1] = 0
+  for far in (-300.0, 300.0):
+    value, gradient, _ = ours(logprobs + far, entropy, batch, PolicyGradient(ratio=ratio))
+    assert math.isfinite(value) and np.isfinite(gradient).all()
+
+
 def test_diagnostics_by_hand():
   logprobs, entropy, batch = example()
   _, _, said = ours(logprobs, entropy, batch, PolicyGradient(kl='k3', correction='truncate'))

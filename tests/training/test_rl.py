@@ -17,9 +17,10 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
+from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe import Optimizer
-from aevo_jax.training.rl import gates, loop, rewards, rollouts, run, update
+from aevo_jax.training.rl import gates, loop, pairs, rewards, rollouts, run, update
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
 from aevo_jax.training.upkeep import Upkeep
@@ -95,7 +96,7 @@ def test_every_named_algorithm_raises_the_reward_of_training(name, tmp_path):
 
 
 def test_the_named_algorithms_are_short_and_differ():
-  assert len({named(name) for name in ALGORITHMS}) == len(ALGORITHMS) == 7
+  assert len({named(name) for name in ALGORITHMS}) == len(ALGORITHMS) == 8
   for name in ALGORITHMS:
     text = (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin').read_text()
     assert len(text.splitlines()) <= 15 and 'Promise:' in text
@@ -108,6 +109,39 @@ def test_equal_rewards_move_no_parameter_and_are_reported(kind, tmp_path):
   after = made.train(rates(2)).params
   assert same(before, after)
   assert all(m['no_signal'] == 1 and m['grad_norm'] == 0 for m in metrics(tmp_path))
+
+
+@pytest.mark.parametrize('loss', [PolicyGradient(), PolicyGradient(kl='k1', kl_in='reward')], ids=['plain', 'penalty'])
+def test_groups_that_differ_only_from_each_other_move_nothing_either(loss, tmp_path):
+  """All right in some groups, all wrong in the others: GRPO compares within groups."""
+  environment = Copy()
+  environment.episode = lambda index, make=environment.episode: always(make(index), float(index % 2))
+  made = trainer(tmp_path, dataclasses.replace(SMALL, loss=loss), environment)
+  before = jax.tree.map(np.array, made._state.params)
+  assert same(before, made.train(rates(2)).params)
+  assert all(m['no_signal'] == 1 and m['reward'] == 0.5 for m in metrics(tmp_path))
+
+
+def always(episode, reward):
+  episode.act = lambda action: Turn('', {'verifiable': reward}, True)
+  return episode
+
+
+def test_the_critic_does_not_move_the_policy():
+  params = PARAMS | {name: value + 0.1 for name, value in update.critic_params(CONFIG.hidden_size, 0).items()}
+  rng = np.random.default_rng(0)
+  batch = {'tokens': rng.integers(FIRST, FIRST + LETTERS, (4, 6)).astype(np.int32), 'segment_ids': np.ones((4, 6), np.int32), 'mask': np.ones((4, 6), np.float32)}
+  loss = lambda p: (update.describe(STRUCTURE, p, {}, batch, temperature=1.0, chunk=0)[1] ** 2).sum()
+  moved = {name for name, g in jax.grad(loss)(params).items() if np.abs(g).max() > 0}
+  assert moved == {'critic.up', 'critic.down'}
+
+
+@pytest.mark.parametrize('kind', ['group_std', 'gae', 'batch_mean'])
+def test_a_step_whose_groups_were_all_left_out_goes_by(kind, tmp_path):
+  rollout = dataclasses.replace(SMALL.rollout, dynamic_sampling=True, max_batches=2)
+  algorithm = dataclasses.replace(SMALL, rollout=rollout, advantage=Advantage(kind=kind), gates=Gates(entropy=0.5, window=1))
+  trainer(tmp_path, algorithm, Copy(worth=lambda index: 0.0)).train(rates(2))
+  assert all(m['groups_kept'] == 0 and m['groups_drawn'] == 16 and m['no_signal'] == 1 for m in metrics(tmp_path))
 
 
 @pytest.mark.parametrize('ahead', [False, True])
@@ -178,7 +212,7 @@ def test_dynamic_sampling_draws_groups_without_signal_again(tmp_path):
   made = trainer(tmp_path, dataclasses.replace(SMALL, rollout=rollout), Copy(worth=lambda index: float(index // LETTERS % 2)))
   made.train(rates(1))
   batch, said = rollouts.read(tmp_path / loop.ROLLOUTS / '000000'), metrics(tmp_path)[0]
-  assert all(group // LETTERS % 2 for group in {s.group for s in batch.samples})
+  assert batch.samples and all(group // LETTERS % 2 for group in {s.group for s in batch.samples})
   assert said['groups_drawn'] > said['groups_kept'] and len(batch.samples) == 8 * said['groups_kept']
 
 
@@ -222,6 +256,15 @@ def test_tallies_are_credited_turn_by_turn():
     Tally(turns=2, decisions=3)
 
 
+def test_pairs_are_the_best_and_the_worst_of_a_group():
+  sample = lambda group, member, reward: rollouts.Sample(group, member, 0, 'x', (3, 1), (-1, 0), (0.0, -1.0), ({'verifiable': reward},), 'end', '')
+  samples = [sample(7, 0, 0.0), sample(7, 1, 1.0), sample(7, 2, 1.0), sample(3, 0, 0.5), sample(3, 1, 0.5), sample(9, 0, 1.0), sample(9, 1, 0.2)]
+  found = pairs.of_rollouts(samples, Reward())
+  assert found == [(1, 0), (5, 6)]  # group 3 has no worse one
+  rows, weights = pairs.rows(found, 3)
+  assert rows.tolist() == [1, 0, 5, 6, 0, 0] and weights.tolist() == [0.5, 0.5, 0.5, 0.5, 0.0, 0.0]
+
+
 def test_turn_advantages_reach_the_tokens_of_their_turns():
   algorithm = dataclasses.replace(SMALL, advantage=Advantage(kind='turn', turn_std=False), rollout=Rollout(prompts=1, group_size=2), rl=Rl(microbatches=1))
   sample = lambda member, earned: rollouts.Sample(0, member, 0, 'x', (3, 5, 1, 4, 6, 1), (-1, 0, 0, -1, 1, 1), (0, -1, -1, 0, -1, -1), tuple({'verifiable': e} for e in earned), 'end', '')
@@ -242,8 +285,8 @@ def test_parts_of_the_reward_by_hand():
   settings = Reward(verifiable=2.0, overlong=1.0, overlong_buffer=8)
   assert rewards.total({'verifiable': 1.0, 'format': 1.0, 'length': 0.3, 'overlong': -0.5}, settings) == 1.5
   said = rewards.summary([{'verifiable': 1.0, 'overlong': 0.0}, {'verifiable': 0.0, 'overlong': 0.0}], settings)
-  assert said == {'reward/verifiable': 0.5, 'reward/overlong': 0.0, 'reward_share/verifiable': 1.0, 'reward_share/overlong': 0.0, 'no_signal': 0.0}
-  assert rewards.summary([{'verifiable': 0.1}] * 3, Reward())['no_signal'] == 1.0
+  assert said == {'reward/verifiable': 0.5, 'reward/overlong': 0.0, 'reward_share/verifiable': 1.0, 'reward_share/overlong': 0.0}
+  assert rewards.summary([{'verifiable': 0.1}] * 3, Reward()) == {'reward/verifiable': pytest.approx(0.1), 'reward_share/verifiable': 0.0}
 
 
 @pytest.mark.parametrize('settings,metrics_,rule', [
@@ -258,9 +301,22 @@ def test_rules_stop_by_name_at_the_last_of_these_steps(settings, metrics_, rule)
   with pytest.raises(gates.StoppedError, match='optimizer.learning_rate|entropy_bonus') as stopped:
     rules.check(whole[-1])
   assert stopped.value.rule == rule
-  resumed = gates.StopRules(Gates(**settings), whole[:-1])
+  before = gates.StopRules(Gates(**settings))
+  for m in whole[:-1]:
+    before.check(m)
   with pytest.raises(gates.StoppedError):
-    resumed.check(whole[-1])
+    gates.StopRules(Gates(**settings), json.loads(json.dumps(before.seen()))).check(whole[-1])
+
+
+def test_a_resumed_run_remembers_its_best_window_and_not_the_last_alone():
+  settings = Gates(reward_drop=0.3, window=2)
+  step = lambda reward: {'loss': 0.0, 'grad_norm': 0.0, 'entropy': math.nan, 'reward': reward}
+  rules = gates.StopRules(settings)
+  for reward in (0.9, 0.9, 0.7, 0.65):
+    rules.check(step(reward))
+  resumed = gates.StopRules(settings, rules.seen())
+  with pytest.raises(gates.StoppedError, match='0.9 at best'):
+    resumed.check(step(0.4))
 
 
 def test_the_gradients_signal_to_noise_is_that_of_its_parts():
@@ -282,8 +338,11 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
     ({'advantage': Advantage(kind='gae'), 'loss': PolicyGradient(ratio='sequence')}, "policy_gradient.ratio = 'token'"),
     ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(ratio='trajectory')}, "policy_gradient.ratio = 'token'"),
     ({'critic': Critic(coefficient=0.5)}, 'read by nothing'), ({'loss': PolicyGradient(clip='none'), 'rl': Rl(epochs=2)}, 'bounds that by nothing'),
+    ({'loss': PolicyGradient(clip='none'), 'rollout': Rollout(asynchronous=True)}, 'rollout.asynchronous = False'),
+    ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(kl='k1', kl_in='reward')}, 'advantage.turn_std = False'),
     ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
-    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide')])
+    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'),
+    ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'), ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1')])
 def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
   with pytest.raises(ValueError) as refused:
     Algorithm(**wrong)
@@ -291,7 +350,7 @@ def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
 
 
 @pytest.mark.parametrize('wrong', [lambda: Reward(verifiable=0.0), lambda: Reward(overlong_buffer=4), lambda: Rollout(max_batches=2), lambda: Advantage(trace=0.5),
-                                   lambda: Rollout(group_size=1, dynamic_sampling=True), lambda: Gates(window=0), lambda: run.Method('ppo')])
+                                   lambda: Rollout(group_size=1, dynamic_sampling=True), lambda: Gates(window=0), lambda: run.Method('ppo'), lambda: Reward(verifier='exact')])
 def test_settings_that_nothing_reads_or_that_cannot_be_are_refused(wrong):
   with pytest.raises(ValueError):
     wrong()

@@ -26,6 +26,7 @@ AGGREGATIONS = ('token_mean', 'sequence_mean', 'constant_length')
 KLS = ('none', 'k1', 'k2', 'k3')
 KL_PLACES = ('loss', 'reward')
 CORRECTIONS = ('none', 'truncate', 'mask')
+FARTHEST = 20.0  # log-ratios beyond are cut: a product over a long completion would overflow, and infinity times an advantage of 0 is NaN
 
 
 @configurable('policy_gradient')
@@ -74,10 +75,6 @@ class PolicyGradient:
       raise ValueError("policy_gradient.kl = 'k1' in the loss has the gradient of log p, which is zero in expectation: it holds the policy to nothing. "
                        "Bind kl_unbiased = True, kl_in = 'reward', or kl = 'k2' or 'k3'")
 
-  @property
-  def needs_reference(self) -> bool:
-    return self.kl != 'none'
-
 
 def kl_estimate(kind: str, logprobs: jax.Array, reference: jax.Array) -> jax.Array:
   """Estimates of KL(p | reference) from tokens drawn from p, element by element."""
@@ -125,7 +122,7 @@ def policy_gradient_loss(logprobs_bt: jax.Array, entropy_bt: jax.Array, batch: d
   clear = lambda x: jnp.where(chosen, x, 0)
   logprobs, old, advantages, entropy = clear(logprobs_bt), clear(batch['old_logprobs']), clear(batch['advantages']), clear(entropy_bt)
   log_ratio = logprobs - old
-  ratio = jnp.exp(_at_level(log_ratio, chosen, settings.ratio))
+  ratio = jnp.exp(jnp.clip(_at_level(log_ratio, chosen, settings.ratio), -FARTHEST, FARTHEST))
   clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
   objective = ratio * advantages
   if settings.clip != 'none':

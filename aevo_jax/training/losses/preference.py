@@ -29,7 +29,7 @@ def dpo_loss(logprobs_bt: jax.Array, batch: dict[str, jax.Array], settings: Dpo)
 
   Args:
     logprobs_bt: of each token; rows 2i and 2i + 1 are the chosen and the rejected completion of pair i.
-    batch: mask [b, t], 1 on completions; ref_logprobs [b, t]; pair_weights [b / 2], 1 / pairs of the whole batch, or 0 for a filler.
+    batch: mask [b, t], 1 on completions; ref_logprobs [b, t]; pair_weights [b], at both rows of a pair 1 / pairs of the whole batch, or 0 for a filler.
 
   Returns:
     A scalar that adds up over pairs, and WeightedSums: margin (of implicit rewards, beta times the difference), accuracy (share of pairs with a positive one).
@@ -40,7 +40,7 @@ def dpo_loss(logprobs_bt: jax.Array, batch: dict[str, jax.Array], settings: Dpo)
     log_ratio = log_ratio / jnp.maximum(jnp.sum(chosen, axis=1), 1)
   margin = settings.beta * (log_ratio[0::2] - log_ratio[1::2])
   loss = -(1 - settings.label_smoothing) * jax.nn.log_sigmoid(margin) - settings.label_smoothing * jax.nn.log_sigmoid(-margin)
-  weights = batch['pair_weights']
+  weights = batch['pair_weights'][0::2]
   counted = jax.lax.stop_gradient((weights > 0).astype(jnp.float32))
   metrics = {'margin': WeightedSum.of(jax.lax.stop_gradient(margin), counted), 'accuracy': WeightedSum.of((margin > 0).astype(jnp.float32), counted)}
   return jnp.sum(jnp.where(weights > 0, weights * loss, 0)), metrics

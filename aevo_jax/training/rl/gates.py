@@ -2,8 +2,8 @@
 
 import collections
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,18 +49,21 @@ def logprob_gap(trainer_bt: np.ndarray, sampler_bt: np.ndarray, mask_bt: np.ndar
 
 
 class StopRules:
-  """The rules over a run's steps. Windows are filled from `history` when a run is resumed."""
+  """The rules over a run's steps; `seen` of a run that is resumed is what another object's `seen()` gave."""
 
-  def __init__(self, settings: Gates, history: Sequence[dict[str, float]] = ()):
-    self._s = settings
-    self._rewards, self._entropies = collections.deque(maxlen=settings.window), collections.deque(maxlen=settings.window)
-    self._best = -math.inf
-    for metrics in history:
-      self._remember(metrics)
+  def __init__(self, settings: Gates, seen: Mapping[str, Any] | None = None):
+    self._s, seen = settings, seen or {'rewards': [], 'entropies': [], 'best': None}
+    self._rewards, self._entropies = (collections.deque(seen[name], maxlen=settings.window) for name in ('rewards', 'entropies'))
+    self._best = -math.inf if seen['best'] is None else seen['best']
+
+  def seen(self) -> dict[str, Any]:
+    """What the rules remember, JSON-able."""
+    return {'rewards': list(self._rewards), 'entropies': list(self._entropies), 'best': None if math.isinf(self._best) else self._best}
 
   def _remember(self, metrics: dict[str, float]) -> None:
     self._rewards.append(metrics['reward'])
-    self._entropies.append(metrics['entropy'])
+    if math.isfinite(metrics['entropy']):  # a step whose groups were all left out has none
+      self._entropies.append(metrics['entropy'])
     if len(self._rewards) == self._s.window:
       self._best = max(self._best, float(np.mean(self._rewards)))
 
@@ -80,11 +83,9 @@ class StopRules:
     if s.kl and kl > s.kl:
       raise StoppedError('kl', f'KL blow-up: {kl:.4g} > gates.kl = {s.kl}; lower optimizer.learning_rate or raise policy_gradient.kl_coefficient')
     self._remember(metrics)
-    if len(self._rewards) < s.window:
-      return
-    if s.entropy and np.mean(self._entropies) < s.entropy:
+    if s.entropy and len(self._entropies) == s.window and np.mean(self._entropies) < s.entropy:
       raise StoppedError('entropy', f'entropy collapse: {np.mean(self._entropies):.4g} nats over {s.window} steps < gates.entropy = {s.entropy}; bind policy_gradient.entropy_bonus, or a '
                          'larger clip_high')
-    if s.reward_drop and np.mean(self._rewards) < self._best - s.reward_drop:
+    if s.reward_drop and len(self._rewards) == s.window and np.mean(self._rewards) < self._best - s.reward_drop:
       raise StoppedError('reward_drop', f'reward collapse: {np.mean(self._rewards):.4g} over {s.window} steps, {self._best:.4g} at best, and gates.reward_drop = {s.reward_drop}; lower '
                          'optimizer.learning_rate')

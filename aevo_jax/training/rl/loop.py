@@ -12,6 +12,7 @@ back from their log, so that the same run comes of it.
 import concurrent.futures
 import functools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +27,9 @@ from aevo_jax.generation.protocol import GenerationEngine, Sampling
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.losses import advantages as advantages_lib
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights, kl_estimate
+from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.metrics import MetricsWriter
-from aevo_jax.training.rl import gates, rewards, rollouts, update
+from aevo_jax.training.rl import gates, pairs, rewards, rollouts, update
 from aevo_jax.training.rl.rollouts import Batch, Environment, Format
 from aevo_jax.training.rl.settings import Algorithm, Critic
 from aevo_jax.training.train_state import TrainState
@@ -51,14 +53,15 @@ class Trainer:
                reference: tuple[Params, Params] | None = None, name_of: Callable[[int], str] = str):
     self._a, self._engine, self._environment, self._form, self._seed, self._directory = algorithm, engine, environment, form, seed, directory
     self.frozen, self._name_of = frozen, name_of
-    if algorithm.loss.needs_reference:
+    if algorithm.needs_reference:
       self._reference = reference or (jax.tree.map(jnp.copy, params), frozen)
     if algorithm.advantage.kind == 'gae':
       params = params | update.critic_params(structure.bind({**frozen, **params}).config.hidden_size, seed)
     self._sampling = Sampling(temperature=algorithm.loss.temperature, max_new_tokens=algorithm.rollout.max_new_tokens)
     self._rows = algorithm.rollout.prompts * algorithm.rollout.group_size
     self._state = jax.jit(lambda p: TrainState.create(p, transformation, ema_decay))(params)
-    self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, ema_decay, algorithm.rl.microbatches, logits_chunk, algorithm.rollout.asynchronous)
+    self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, algorithm.preference, ema_decay, algorithm.rl.microbatches, logits_chunk,
+                                           algorithm.rollout.asynchronous)
     self._next_group = 0
 
   def train(self, learning_rates: Sequence[float], *, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None, upkeep: Upkeep = Upkeep(),
@@ -66,29 +69,27 @@ class Trainer:
     """One step for each learning rate; saves the last state. upkeep: see there. stop: asked after each step; True saves and returns.
 
     Raises:
-      StoppedError: a gate or rule stopped the run (`gates`). The log has the step; no checkpoint has.
+      StoppedError: a gate or rule stopped the run (`gates`), which goes on from its last checkpoint. No checkpoint has the step that stopped it.
     """
     ahead, steps = self._a.rollout.asynchronous, len(learning_rates)
-    start, history = self._resume()
-    rules = gates.StopRules(self._a.gates, history)
+    start, rules = self._resume()
     with MetricsWriter(self._directory) as metrics, Profiler(self._directory, upkeep) as profiler, concurrent.futures.ThreadPoolExecutor(1) as pool:
-      pending = pool.submit(rollouts.read, self._log(start)) if ahead and start else None
+      pending = pool.submit(rollouts.read, self._log(start)) if ahead and start and self._log(start).with_suffix('.jsonl').exists() else None
       for step in range(start, steps):
         profiler.before(step)
         started = time.perf_counter()
         batch = pending.result() if pending else self._rollouts(step, self._state.params, step)
         waited = time.perf_counter() - started
         pending = pool.submit(self._rollouts, step + 1, self._state.params, step) if ahead and step + 1 < steps else None
-        scalars = self._update(batch, step, np.float32(learning_rates[step]))
-        scalars |= batch.facts | {'staleness': step - batch.facts['version'], 'seconds/waiting': waited, 'seconds': time.perf_counter() - started}
+        scalars = batch.facts | self._update(batch, step, np.float32(learning_rates[step]))
+        scalars |= {'staleness': step - batch.facts['version'], 'seconds/waiting': waited, 'seconds': time.perf_counter() - started}
         metrics.write(step, scalars)
         rules.check(scalars)
-        history = [*history, {name: scalars[name] for name in ('reward', 'entropy')}][-self._a.gates.window:]
         asked = stop()
         if step + 1 == steps or asked or (checkpoint_every and (step + 1) % checkpoint_every == 0):
           if pending is not None:
-            pending.result()  # so that the log has what a resumed run reads
-          self._save(step + 1, history)
+            concurrent.futures.wait([pending])  # so that the log has what a resumed run reads; what went wrong there is told after this step was saved
+          self._save(step + 1, rules)
           orbax_io.prune(self._directory / 'checkpoints', upkeep.keep_checkpoints)
         if on_step is not None:
           on_step(step, scalars)
@@ -99,19 +100,19 @@ class Trainer:
   def _log(self, step: int) -> pathlib.Path:
     return self._directory / ROLLOUTS / f'{step:06}'
 
-  def _resume(self) -> tuple[int, list[dict[str, float]]]:
-    """The step to go on with, and the metrics before it that rules look at."""
+  def _resume(self) -> tuple[int, gates.StopRules]:
+    """The step to go on with, and the rules with what they have seen."""
     latest = orbax_io.latest_step(self._directory / 'checkpoints')
     if latest is None:
-      return 0, []
+      return 0, gates.StopRules(self._a.gates)
     path = orbax_io.step_directory(self._directory / 'checkpoints', latest)
     self._state = jax.tree.map(jnp.asarray, orbax_io.restore(path, self._state))
     saved = json.loads(orbax_io.read_data_state(path))
     self._next_group = saved['next_group']
-    return latest, saved['history']
+    return latest, gates.StopRules(self._a.gates, saved['seen'])
 
-  def _save(self, step: int, history: list[dict[str, float]]) -> None:
-    kept = json.dumps({'next_group': self._next_group, 'history': history}).encode()
+  def _save(self, step: int, rules: gates.StopRules) -> None:
+    kept = json.dumps({'next_group': self._next_group, 'seen': rules.seen()}).encode()
     orbax_io.save(orbax_io.step_directory(self._directory / 'checkpoints', step), jax.tree.map(np.asarray, self._state), metadata={'step': step}, data_state=kept)
 
   def _rollouts(self, step: int, params: Params, version: int) -> Batch:
@@ -131,12 +132,13 @@ class Trainer:
     samples = [s for group in kept[:a.rollout.prompts] for s in group]
     generated = time.perf_counter()
     arrays = rollouts.arrays(samples, self._rows)
-    stats, values = self._describe(params, self.frozen, arrays)
+    asked = {name: arrays[name] for name in ('tokens', 'segment_ids', 'mask')}
+    stats, values = self._describe(params, self.frozen, asked)
     arrays['old_logprobs'] = np.asarray(stats.logprobs)
     if values is not None:
       arrays['old_values'] = np.asarray(values)
-    if a.loss.needs_reference:
-      arrays['ref_logprobs'] = np.asarray(self._describe(*self._reference, arrays)[0].logprobs)
+    if a.needs_reference:
+      arrays['ref_logprobs'] = np.asarray(self._describe(*self._reference, asked)[0].logprobs)
     gap = gates.logprob_gap(arrays['old_logprobs'], arrays['sampler_logprobs'], arrays['mask'], arrays['tokens'], a.gates, self._name_of)
     described = time.perf_counter()
     new = sum(int(s.mask.sum()) for s in drawn)
@@ -145,6 +147,8 @@ class Trainer:
              'entropy_sampled': _masked_mean(np.asarray(stats.entropy), arrays['mask']), 'groups_kept': len(kept[:a.rollout.prompts]), 'groups_drawn': batches * a.rollout.prompts,
              'logprob_gap_max': gap.largest, 'logprob_gap_mean': gap.mean, 'logprob_gap_kl': gap.kl, 'new_tokens': new, 'tokens_per_s': new / (generated - synced),
              'seconds/sync': synced - started, 'seconds/generate': generated - synced, 'seconds/logprobs': described - generated}
+    if a.needs_reference:
+      facts['kl_reference'] = _masked_mean(np.asarray(kl_estimate('k3', arrays['old_logprobs'], arrays['ref_logprobs'])), arrays['mask'])
     batch = Batch(tuple(samples), arrays, facts | rewards.summary([s.parts for s in drawn], a.reward))
     rollouts.write(self._log(step), batch)
     return batch
@@ -152,6 +156,8 @@ class Trainer:
   def _update(self, batch: Batch, step: int, learning_rate: np.float32) -> dict[str, float]:
     """Trains on a batch; scalars of the step."""
     a, started = self._a, time.perf_counter()
+    if a.preference is not None:
+      return self._update_on_pairs(batch, learning_rate) | {'seconds/update': time.perf_counter() - started}
     arrays, spread = trained_on(batch, a)
     said = {'advantage_variance': spread, 'loss': 0.0, 'grad_norm': 0.0, 'entropy': batch.facts['entropy_sampled'], 'no_signal': float(not spread)}
     if not spread:
@@ -162,6 +168,8 @@ class Trainer:
       for chosen in np.split(rng.permutation(groups), a.rl.minibatches):
         rows = (np.sort(chosen)[:, None] * size + np.arange(size)).reshape(-1)
         part = {name: value[rows] for name, value in arrays.items()}
+        if not part['mask'].any():
+          continue  # only where dynamic sampling found too few groups
         part['weights'] = aggregation_weights(part['mask'], a.loss)
         self._state, numbers, diagnostics = self._step(self._state, self.frozen, part, learning_rate)
         scalars.append(numbers)
@@ -171,13 +179,26 @@ class Trainer:
       said[name] = float(sum(s[name].total for s in sums) / max(float(sum(s[name].count for s in sums)), 1e-9))
     return said | {'seconds/update': time.perf_counter() - started}
 
+  def _update_on_pairs(self, batch: Batch, learning_rate: np.float32) -> dict[str, float]:
+    """Direct preference optimisation on a batch's pairs, once an epoch."""
+    found = pairs.of_rollouts(batch.samples, self._a.reward)
+    said = {'pairs': len(found), 'loss': 0.0, 'grad_norm': 0.0, 'entropy': batch.facts['entropy_sampled'], 'no_signal': float(not found)}
+    if not found:
+      return said
+    rows, weights = pairs.rows(found, self._a.rollout.prompts)
+    part = {name: batch.arrays[name][rows] for name in ('tokens', 'segment_ids', 'mask', 'ref_logprobs')} | {'pair_weights': weights}
+    for _ in range(self._a.rl.epochs):
+      self._state, numbers, diagnostics = self._step(self._state, self.frozen, part, learning_rate)
+    return said | {name: float(value) for name, value in numbers.items()} | {name: float(s.mean()) for name, s in diagnostics.items()}
+
 
 @functools.lru_cache(maxsize=8)
-def _programs(structure: Structure, transformation: optax.GradientTransformation, loss: PolicyGradient, critic: Critic, ema_decay: float, microbatches: int, chunk: int,
-              engine_reads: bool) -> tuple[Callable, Callable]:
+def _programs(structure: Structure, transformation: optax.GradientTransformation, settings: PolicyGradient, critic: Critic, preference: Dpo | None, ema_decay: float, microbatches: int,
+              chunk: int, engine_reads: bool) -> tuple[Callable, Callable]:
   """The jitted `update.describe` and step: once for all runs that share them. engine_reads: the weights while they are updated, so that they are not donated."""
-  step = update.make_step(structure, transformation, loss, critic, ema_decay=ema_decay, microbatches=microbatches, chunk=chunk)
-  return jax.jit(functools.partial(update.describe, structure, temperature=loss.temperature, chunk=chunk)), jax.jit(step, donate_argnums=() if engine_reads else 0)
+  loss = update.make_loss(structure, settings, critic, chunk=chunk) if preference is None else update.make_preference_loss(structure, preference, settings.temperature, chunk=chunk)
+  step = update.make_step(loss, transformation, ema_decay=ema_decay, microbatches=microbatches, together=1 if preference is None else 2)
+  return jax.jit(functools.partial(update.describe, structure, temperature=settings.temperature, chunk=chunk)), jax.jit(step, donate_argnums=() if engine_reads else 0)
 
 
 def trained_on(batch: Batch, algorithm: Algorithm) -> tuple[dict[str, np.ndarray], float]:
@@ -188,7 +209,8 @@ def trained_on(batch: Batch, algorithm: Algorithm) -> tuple[dict[str, np.ndarray
   a, found = algorithm, batch.arrays
   mask, samples = found['mask'], batch.samples
   totals = np.array([rewards.total(s.parts, a.reward) for s in samples])
-  groups = [s.group for s in samples]
+  groups = np.array([s.group for s in samples])
+  signal = _signal(totals, groups, a.advantage.kind)
   penalty = np.zeros(mask.shape)
   if a.loss.kl != 'none' and a.loss.kl_in == 'reward':
     penalty = a.loss.kl_coefficient * np.asarray(kl_estimate(a.loss.kl, found['old_logprobs'], found['ref_logprobs'])) * mask
@@ -198,10 +220,12 @@ def trained_on(batch: Batch, algorithm: Algorithm) -> tuple[dict[str, np.ndarray
     for row, sample in enumerate(samples):
       for turn, parts in enumerate(sample.rewards):
         earned[row, np.flatnonzero(found['turns'][row] == turn)[-1]] += rewards.total(parts, a.reward)
-    if np.ptp(totals):
+    if signal:
       raw, extra['returns'] = advantages_lib.gae(earned, found['old_values'], mask, discount=a.advantage.discount, trace=a.advantage.trace)
       advantages = advantages_lib.whiten(raw, mask)
     extra = {'returns': np.zeros(mask.shape), 'old_values': found['old_values']} | extra
+  elif not signal:
+    pass
   elif a.advantage.kind == 'turn':
     by_turn = advantages_lib.of_turns([[rewards.total(parts, a.reward) - penalty[row][found['turns'][row] == turn].sum() for turn, parts in enumerate(s.rewards)]
                                        for row, s in enumerate(samples)], groups, std=a.advantage.turn_std)
@@ -210,20 +234,21 @@ def trained_on(batch: Batch, algorithm: Algorithm) -> tuple[dict[str, np.ndarray
       advantages[row, drawn] = own[found['turns'][row][drawn]]
   else:
     by_row = advantages_lib.of_completions(totals - penalty.sum(axis=1)[:len(samples)], groups, a.advantage.kind)
+    if a.advantage.kind == 'group_std':  # where rewards are equal, the penalty's own spread would be blown up to 1
+      by_row = by_row * np.array([np.ptp(totals[groups == g]) > 0 for g in groups])
     advantages[:len(samples)] = by_row[:, None] * mask[:len(samples)]
-    if not _signal(totals, groups, a.advantage.kind):
-      advantages[:] = 0
   chosen = advantages[mask > 0]
   kept = {name: found[name] for name in ('tokens', 'segment_ids', 'mask', 'old_logprobs', 'ref_logprobs', 'sampler_logprobs') if name in found}
   return kept | {name: np.asarray(value, np.float32) for name, value in (extra | {'advantages': advantages}).items()}, float(chosen.var()) if chosen.size else 0.0
 
 
-def _signal(totals: np.ndarray, groups: Sequence[int], kind: str) -> bool:
+def _signal(totals: np.ndarray, groups: np.ndarray, kind: str) -> bool:
   """Whether rewards differ where advantages compare them; a KL penalty alone is no reward."""
-  if kind == 'batch_mean':
-    return bool(np.ptp(totals))
-  return any(np.ptp(totals[np.asarray(groups) == g]) for g in set(groups))
+  if not len(totals):
+    return False
+  return bool(np.ptp(totals)) if kind in ('batch_mean', 'gae') else any(np.ptp(totals[groups == g]) for g in np.unique(groups))
 
 
 def _masked_mean(values: np.ndarray, mask: np.ndarray) -> float:
-  return float((values * mask).sum() / max(mask.sum(), 1))
+  """NaN where nothing is masked."""
+  return float((values * mask).sum() / mask.sum()) if mask.any() else math.nan

@@ -29,13 +29,9 @@ def total(parts: Mapping[str, float], settings: Reward) -> float:
 
 
 def summary(batch: Sequence[Mapping[str, float]], settings: Reward) -> dict[str, float]:
-  """Of each part with a weight: its mean, and its share of the sum's variance, which is what advantages see; constant parts by name have share 0.
-
-  Keys: reward/NAME, reward_share/NAME; no_signal is 1 where every part is constant.
-  """
+  """Of each part with a weight: reward/NAME, its mean, and reward_share/NAME, its weighted standard deviation's share of those of all parts; a part that is constant has share 0."""
   weights = {name: w for name, w in settings.weights().items() if w}
   columns = {name: np.array([p.get(name, 0.0) for p in batch]) for name in weights}
   spread = {name: abs(weights[name]) * float(np.ptp(c) and c.std()) for name, c in columns.items()}
   whole = sum(spread.values())
-  said = {f'reward/{name}': float(c.mean()) for name, c in columns.items()}
-  return said | {f'reward_share/{name}': s / whole if whole else 0.0 for name, s in spread.items()} | {'no_signal': float(not whole)}
+  return {f'reward/{name}': float(c.mean()) for name, c in columns.items()} | {f'reward_share/{name}': s / whole if whole else 0.0 for name, s in spread.items()}

@@ -115,8 +115,9 @@ def grouped(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def with_signal(samples: Sequence[Sample], settings: Reward) -> list[list[Sample]]:
-  """Groups whose rewards are not all equal."""
-  return [g for g in grouped(samples) if np.ptp([rewards.total(s.parts, settings) for s in g])]
+  """Groups of which some are right and some are wrong; where the verifier has no weight, those whose rewards are not all equal."""
+  worth = (lambda s: s.parts.get('verifiable', 0.0)) if settings.verifiable else (lambda s: rewards.total(s.parts, settings))
+  return [g for g in grouped(samples) if np.ptp([worth(s) for s in g])]
 
 
 def arrays(samples: Sequence[Sample], rows: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""One run of reinforcement learning on a base, from a recipe: what `aevo train` does where method.name = 'rl'."""
+"""One run of reinforcement learning on a base, from a recipe: what `aevo train` does where method.name is 'rl' or 'dpo'."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tokenizers
 
-from aevo_jax.config.configurables import configurable, resolve
+from aevo_jax.config.configurables import LoadError, bound, configurable, resolve
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
 from aevo_jax.models import lora, scan_layers
@@ -25,9 +25,10 @@ from aevo_jax.training.rl.environment import Action, Puzzles
 from aevo_jax.training.rl.loop import Trainer
 from aevo_jax.training.rl.rollouts import Format
 from aevo_jax.training.rl.settings import Algorithm, Reward
+from aevo_jax.training.train_loop import check_finite
 from aevo_jax.training.upkeep import Upkeep
 
-METHODS = ('sft', 'rl')
+METHODS = ('sft', 'rl', 'dpo')
 FIRST_ITEM = 2**32  # of the stream of items: far from those that supervised training draws
 MAX_SLOTS = 128
 
@@ -35,7 +36,8 @@ MAX_SLOTS = 128
 @configurable('method')
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """name: 'sft', supervised fine-tuning on worked solutions, or 'rl', reinforcement learning on the same tasks (see `policy_gradient`, `advantage`, `rollout`, `reward`, `rl`)."""
+  """name: 'sft', supervised fine-tuning on worked solutions, 'rl', reinforcement learning on the same tasks (see `policy_gradient`,
+  `advantage`, `rollout`, `reward`, `rl`), or 'dpo', direct preference optimisation on pairs of the policy's own completions (see `dpo`, `rollout`, `reward`)."""
 
   name: str = 'sft'
 
@@ -43,10 +45,26 @@ class Method:
     choice('method.name', self.name, METHODS)
 
 
+_SECTIONS = {'policy_gradient': 'loss', 'advantage': 'advantage', 'rollout': 'rollout', 'reward': 'reward', 'critic': 'critic', 'rl': 'rl', 'gates': 'gates'}
+_READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'dpo'}}
+
+
+def refuse_unread_sections(method: str) -> None:
+  """Refuses bindings of what only another method reads.
+
+  Raises:
+    LoadError: naming the binding.
+  """
+  for section in sorted(set().union(*_READ.values()) - _READ[method]):
+    if fields := bound(section):
+      raise LoadError(f'{section}.{fields[0]} is bound, and nothing reads {section} while method.name = {method!r}; leave it out, or bind method.name to '
+                      + ' or '.join(repr(m) for m in METHODS if section in _READ[m]))
+
+
 def algorithm_from_gin() -> Algorithm:
   """The algorithm of the loaded gin configuration; raises LoadError or ValueError for what cannot be combined."""
-  sections = {'policy_gradient': 'loss', 'advantage': 'advantage', 'rollout': 'rollout', 'reward': 'reward', 'critic': 'critic', 'rl': 'rl', 'gates': 'gates'}
-  return Algorithm(**{field: resolve(section) for section, field in sections.items()})
+  preference = resolve('dpo') if resolve('method').name == 'dpo' else None
+  return Algorithm(**{field: resolve(section) for section, field in _SECTIONS.items()}, preference=preference)
 
 
 def item_reward(settings: Reward, max_new_tokens: int) -> Callable[[Item, Action], dict[str, float]]:
@@ -74,10 +92,13 @@ def train(config: ModelConfig, recipe: Recipe, made: Trainer, *, steps: int, che
   """Trains for `steps` steps in all and returns every parameter of the decoder, adapters merged.
 
   Raises:
-    StoppedError: a gate or rule stopped the run.
+    StoppedError: a gate or rule stopped the run. NonFiniteError: the last weights are not finite.
   """
   state = made.train(learning_rates(recipe.optimizer, steps), checkpoint_every=checkpoint_every, on_step=on_step, upkeep=upkeep, stop=stop)
   final = {**made.frozen, **update.split(state.final_params())[0]}
   if recipe.adaptation.method == 'lora':
     final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
-  return scan_layers.unstack(final, config.pattern) if config.scan else final
+  if config.scan:
+    final = scan_layers.unstack(final, config.pattern)
+  check_finite(final)
+  return final

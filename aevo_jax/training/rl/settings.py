@@ -3,8 +3,10 @@
 import dataclasses
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.tasks import verify
 from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
+from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe_checks import between, refuse_unread
 
 REWARDS = ('verifiable', 'format', 'length', 'overlong')
@@ -57,6 +59,7 @@ class Reward:
     for field in REWARDS:
       between(f'reward.{field}', getattr(self, field), -1000, 1000)
     between('reward.overlong_buffer', self.overlong_buffer, 1, 2**20)
+    verify.named(self.verifier)
     if not any(getattr(self, field) for field in REWARDS):
       raise ValueError(f'every part of the reward has weight 0, so there is nothing to learn from; bind one of {", ".join(f"reward.{r}" for r in REWARDS)}')
     if not self.overlong and self.overlong_buffer != 16:
@@ -120,7 +123,7 @@ class Gates:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-  """A combination of parts, checked as a whole.
+  """A combination of parts, checked as a whole. With a `preference`, pairs of completions are trained on in place of advantages.
 
   Raises:
     ValueError: parts that cannot go together, with the reason.
@@ -133,6 +136,19 @@ class Algorithm:
   critic: Critic = Critic()
   rl: Rl = Rl()
   gates: Gates = Gates()
+  preference: Dpo | None = None
+
+  @property
+  def needs_reference(self) -> bool:
+    return self.preference is not None or self.loss.kl != 'none'
+
+  def _check_preference(self) -> None:
+    unread = [name for name, value, default in (('policy_gradient', self.loss, PolicyGradient(temperature=self.loss.temperature)), ('advantage', self.advantage, Advantage()))
+              if value != default]
+    if unread:
+      raise ValueError(f"{' and '.join(unread)} (but for the temperature) are read by nothing while method.name = 'dpo'; leave them out")
+    if self.rl.minibatches > 1 or self.rollout.prompts % self.rl.microbatches:
+      raise ValueError(f"method.name = 'dpo' updates once with the pairs of a step: bind rl.minibatches = 1, and rl.microbatches to a divisor of rollout.prompts = {self.rollout.prompts}")
 
   def __post_init__(self):
     kind, size, rows = self.advantage.kind, self.rollout.group_size, self.rollout.prompts * self.rollout.group_size
@@ -143,9 +159,14 @@ class Algorithm:
                        "bind policy_gradient.ratio = 'token'")
     if kind != 'gae' and self.critic != Critic():
       raise ValueError(f"critic.* is read by nothing while advantage.kind = {kind!r}; leave it out, or bind advantage.kind = 'gae'")
-    if self.loss.clip == 'none' and self.rl.epochs * self.rl.minibatches > 1:
-      raise ValueError(f'{self.rl.epochs} epochs of {self.rl.minibatches} minibatches move the policy away from the one that generated, and policy_gradient.clip = \'none\' bounds that by '
-                       "nothing; bind policy_gradient.clip = 'ppo', or one epoch of one minibatch")
+    if self.loss.clip == 'none' and (self.rl.epochs * self.rl.minibatches > 1 or self.rollout.asynchronous):
+      raise ValueError('several epochs or minibatches, and asynchronous rollouts, move the policy away from the one that generated, and policy_gradient.clip = \'none\' bounds that by '
+                       "nothing; bind policy_gradient.clip = 'ppo', or one epoch of one minibatch and rollout.asynchronous = False")
+    if kind == 'turn' and self.advantage.turn_std and self.loss.kl != 'none' and self.loss.kl_in == 'reward':
+      raise ValueError("advantage.turn_std divides by the spread of a turn's returns, and where rewards are equal that is the KL penalty's alone: bind advantage.turn_std = False, or "
+                       "policy_gradient.kl_in = 'loss'")
+    if self.preference is not None:
+      self._check_preference()
     if self.reward.overlong and self.reward.overlong_buffer > self.rollout.max_new_tokens:
       raise ValueError(f'reward.overlong_buffer = {self.reward.overlong_buffer} is longer than rollout.max_new_tokens = {self.rollout.max_new_tokens}')
     if self.loss.aggregation == 'constant_length' and self.loss.constant_length < self.rollout.max_new_tokens:

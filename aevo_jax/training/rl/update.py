@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from aevo_jax.models.params import Params, Structure
-from aevo_jax.sharding.context import constrain_parameters
 from aevo_jax.training.accumulate import accumulated
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, policy_gradient_loss, value_loss
+from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.rl.settings import Critic
 from aevo_jax.training.token_logprobs import TokenStats, of_logits, per_token
 from aevo_jax.training.train_state import TrainState
@@ -38,9 +38,10 @@ def describe(structure: Structure, params: Params, frozen: Params, batch: dict[s
   stats = per_token(lambda x, tokens: of_logits(model.logits(x), tokens, temperature), hidden, batch['tokens'], batch['mask'], chunk)
   if not critic:
     return stats, None
-  value = lambda x, _: (jax.nn.gelu(model.norm_f(x).astype(jnp.float32) @ critic[f'{CRITIC}up']) @ critic[f'{CRITIC}down'])[..., 0]
-  # The critic reads the policy and does not move it.
-  return stats, per_token(lambda x, tokens: value(jax.lax.stop_gradient(x), tokens), hidden, batch['tokens'], batch['mask'])
+  # The critic reads the policy and does not move it, its last norm included.
+  read = lambda x: jax.lax.stop_gradient(model.norm_f(x)).astype(jnp.float32)
+  value = lambda x, _: (jax.nn.gelu(read(x) @ critic[f'{CRITIC}up']) @ critic[f'{CRITIC}down'])[..., 0]
+  return stats, per_token(value, hidden, batch['tokens'], batch['mask'])
 
 
 def make_loss(structure: Structure, settings: PolicyGradient, critic: Critic, *, chunk: int = 0) -> Callable[[Params, Params, Any], tuple[jax.Array, Any]]:
@@ -56,18 +57,26 @@ def make_loss(structure: Structure, settings: PolicyGradient, critic: Critic, *,
   return loss
 
 
-def make_step(structure: Structure, transformation: optax.GradientTransformation, settings: PolicyGradient, critic: Critic, *, ema_decay: float, microbatches: int,
-              chunk: int = 0):
+def make_preference_loss(structure: Structure, settings: Dpo, temperature: float, *, chunk: int = 0) -> Callable[[Params, Params, Any], tuple[jax.Array, Any]]:
+  """As `make_loss`, of pairs (`losses.preference`)."""
+
+  def loss(params: Params, frozen: Params, rows: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+    stats, _ = describe(structure, params, frozen, rows, temperature=temperature, chunk=chunk)
+    return dpo_loss(stats.logprobs, rows, settings)
+
+  return loss
+
+
+def make_step(loss: Callable[[Params, Params, Any], tuple[jax.Array, Any]], transformation: optax.GradientTransformation, *, ema_decay: float, microbatches: int, together: int = 1):
   """Builds step(state, frozen, rows, learning_rate) -> (state, scalars, diagnostics).
 
   scalars: loss, grad_norm, and grad_snr, the signal-to-noise ratio of the gradient, estimated from its microbatches: |g|^2 without noise over the variance of g, its root; 0
-  where noise is all there is, NaN with one microbatch.
+  where noise is all there is, NaN with one microbatch. together: so many neighbouring rows are one example.
   """
-  loss, update = make_loss(structure, settings, critic, chunk=chunk), make_update(transformation, ema_decay=ema_decay)
+  update = make_update(transformation, ema_decay=ema_decay)
 
   def step(state: TrainState, frozen: Params, rows: dict[str, jax.Array], learning_rate: jax.Array):
-    value, metrics, grads, squares = accumulated(lambda params, part: loss(params, frozen, part), state.params, rows, microbatches)
-    grads = constrain_parameters(grads)
+    value, metrics, grads, squares = accumulated(lambda params, part: loss(params, frozen, part), state.params, rows, microbatches, together)
     norm = optax.global_norm(grads)
     scalars = {'loss': value, 'grad_norm': norm, 'grad_snr': signal_to_noise(norm, squares, microbatches)}
     return update(state, grads, learning_rate), scalars, metrics
