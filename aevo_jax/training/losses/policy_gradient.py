@@ -115,7 +115,7 @@ def policy_gradient_loss(logprobs_bt: jax.Array, entropy_bt: jax.Array, batch: d
       there is a correction, ref_logprobs where there is KL in the loss. What lies where the mask is 0 is not read.
 
   Returns:
-    A scalar that adds up over rows, and WeightedSums over tokens: clip_fraction, ratio, kl_old (k3, of the policy since the update began), entropy; kl_reference and
+    A scalar that adds up over rows, and WeightedSums over tokens: clip_fraction, ratio, kl_old (k3, of the policy since the update began), entropy; kl_penalty and
     correction where there are such.
   """
   chosen = batch['mask'] > 0
@@ -138,7 +138,7 @@ def policy_gradient_loss(logprobs_bt: jax.Array, entropy_bt: jax.Array, batch: d
   if settings.kl != 'none' and settings.kl_in == 'loss':
     kl = kl_estimate(settings.kl, logprobs, clear(batch['ref_logprobs'])) * (ratio if settings.kl_unbiased else 1)
     loss = loss + settings.kl_coefficient * kl
-    said['kl_reference'] = kl
+    said['kl_penalty'] = kl
   if correction is not None:
     said['correction'] = correction
   if settings.clip != 'none':
