@@ -356,12 +356,12 @@ def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, mo
 
 
 def test_an_import_does_not_hold_the_checkpoint(tmp_path):
-  """Beyond what the libraries take, less than 120 MB. Saved from memory, the same checkpoint takes more than twice its size."""
+  """The peak grows by less than half of the checkpoint (a quarter, as measured; buffers that do not grow with it are most of that). Saved from memory, it grows by more than twice its size."""
   root = pathlib.Path(hf_import.__file__).parents[2]
   spec = importlib.util.spec_from_file_location('import_memory', root / 'benchmarks' / 'import_memory.py')
   import_memory = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(import_memory)
   (tmp_path / 'in').mkdir()
-  size = import_memory.write_checkpoint(tmp_path / 'in', 120, 3)
+  size = import_memory.write_checkpoint(tmp_path / 'in', 360, 9)
   before, after, _ = import_memory.measure('import', tmp_path / 'in', tmp_path / 'base')
-  assert size > 100e6 and after - before < 0.85 * size, (size, before, after)
+  assert size > 300e6 and after - before < 0.5 * size, (size, before, after)
