@@ -5,7 +5,7 @@
   .venv/bin/python benchmarks/versus.py table              prints what was measured
 
 Each side is a process of its own that stays; they are asked in turns, ours, theirs, ours, ..., each with all cores while the other waits. The ratio is that of the medians of tokens
-(or steps) a second, with a bootstrap interval over pairs. Both sides begin with the same weights; sft is checked to begin at the same loss by tests against TRL (docs/losses.md).
+(or steps) a second, with a bootstrap interval over pairs. Both sides begin with the same weights; where they train on the same sequences, nothing is timed unless their first losses agree.
 """
 
 import argparse
@@ -29,6 +29,7 @@ ROOT = layout.root_file('constitution.gin').parent
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'versus.json'
 PEERS = pathlib.Path(__file__).parent / 'peers'
 PARITY = ROOT / 'third_party' / 'parity' / '.venv' / 'bin' / 'python'
+LOSS_TOLERANCE = 0.05  # relative
 # id -> (what, unit, our options, {peer: its options}, calls a turn, goal)
 COMPARISONS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]], int, str]] = {
     'C1': ('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False}, {'TRL': {}, 'TRL, eager attention': {'attention': 'eager'}}, 4, '1.5'),
@@ -54,8 +55,12 @@ class Side:
       raise SystemExit(f'a side of the comparison ended:\n{self._log.read_text()[-3000:]}')
     return json.loads(line)
 
+  def run(self, repeats: int) -> dict[str, float]:
+    """Sums over so many calls, and their seconds."""
+    return self._ask({'repeats': repeats})
+
   def rate(self, repeats: int, unit: str) -> float:
-    said = self._ask({'repeats': repeats})
+    said = self.run(repeats)
     return said[unit] / said['seconds']
 
   def close(self) -> None:
@@ -79,8 +84,11 @@ def measure(name: str, pairs: int, model: str, scratch: pathlib.Path) -> list[di
   for peer, options in peers.items():
     ours = Side([sys.executable, str(PEERS / 'ours.py')], asked | {'model': model}, scratch / 'ours.log')
     theirs = Side([str(PARITY), str(PEERS / 'trl_peer.py')], asked | options | {'model': model}, scratch / 'theirs.log')
-    for side in (ours, theirs):
-      side.rate(2, unit)  # compiles
+    first = [side.run(2) for side in (ours, theirs)]  # compiles
+    if 'loss' in first[0]:  # batches are not drawn in one order, so that losses agree as far as batches of Zipf tokens do
+      a, b = (said['loss'] / 2 for said in first)
+      if abs(a - b) > LOSS_TOLERANCE * b:
+        raise SystemExit(f'{name}: the sides do not train the same thing: losses of the first two steps are {a:.4f} here and {b:.4f} at {peer}')
     rates = [(ours.rate(calls, unit), theirs.rate(calls, unit)) for _ in range(pairs)]
     ours.close()
     theirs.close()

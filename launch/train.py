@@ -5,7 +5,7 @@
   aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base: a Hugging Face checkpoint, or what import_hf made of it
   aevo train --gin_file=configs/meshes/fsdp.gin --out=my_run           sharded over this machine's devices; see docs/sharding.md
   aevo train --tasks=my_tasks.jsonl --out=my_run                       tasks of your own, of which the train split is trained on
-  aevo train --base=my_run/export --gin_file=configs/algorithms/grpo.gin --rl_steps=100 --out=my_rl     reinforcement learning; see docs/reinforcement.md
+  aevo train --base=my_run/export --gin_file=configs/algorithms/grpo.gin --gin.optimizer.learning_rate=5e-5 --out=my_rl     reinforcement learning; see docs/reinforcement.md
 
 Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and tokenizer: a base of its own) into --out.
 Run again after an interrupt with the same flags, it continues, after SIGTERM from the very step; `aevo evaluate my_run` scores it.
@@ -73,7 +73,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import is_adapter, resident_dtype
-  from aevo_jax.substrate import hf_export, hf_import, weights
+  from aevo_jax.substrate import weights
   from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
   from aevo_jax.training.rl.gates import StoppedError
@@ -133,6 +133,19 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
         sys.exit(128 + signal.SIGTERM)
   except (NonFiniteError, StoppedError) as error:
     sys.exit(f'train: {error}')
+  export = write_export(base, out, final, config)
+  (out / 'command.json').write_text(json.dumps({
+      'command': ' '.join(['aevo', 'train', *sys.argv[1:]]), 'campaign': flags.FLAGS.gin_file, 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'size': _SIZE.value,
+      'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores'}, indent=1) + '\n')
+  print(f'weights written to {export}; score them with: aevo evaluate {out}')
+
+
+def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> pathlib.Path:
+  """Writes the weights as a base of their own into the run's directory, and returns where."""
+  from safetensors import SafetensorError
+
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.substrate import hf_export, hf_import
   export = out / 'export'
   if (base / hf_import.SOURCE).is_file():  # an import: in its dtypes and shards, with the tensors that the forward does not use
     shutil.rmtree(export, ignore_errors=True)
@@ -146,10 +159,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     for name in hf_import.CARRIED:
       if (base / name).is_file():
         shutil.copyfile(base / name, export / name)
-  (out / 'command.json').write_text(json.dumps({
-      'command': ' '.join(['aevo', 'train', *sys.argv[1:]]), 'campaign': flags.FLAGS.gin_file, 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'size': _SIZE.value,
-      'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores'}, indent=1) + '\n')
-  print(f'weights written to {export}; score them with: aevo evaluate {out}')
+  return export
 
 
 def begin(out: pathlib.Path, started_with: dict) -> None:

@@ -76,15 +76,18 @@ def sft(asked: dict):
   plain = trainer.compute_loss
 
   def compute_loss(model, inputs, *arguments, **named):
-    seen.append(int((inputs['labels'] != -100).sum()))
-    return plain(model, inputs, *arguments, **named)
+    tokens = int((inputs['labels'] != -100).sum())
+    loss = plain(model, inputs, *arguments, **named)
+    seen.append((tokens, float((loss[0] if isinstance(loss, tuple) else loss).detach())))
+    return loss
 
   trainer.compute_loss = compute_loss
   gate.start(trainer)
 
   def run() -> dict:
     gate.step()
-    return {'tokens': seen.pop(), 'loss': 0.0}
+    tokens, loss = seen.pop()
+    return {'tokens': tokens, 'loss': loss}
 
   return run
 
