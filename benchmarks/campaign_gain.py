@@ -1,13 +1,13 @@
-"""What a campaign gains on the final set, beside random search with the same number of trials.
+"""What a campaign gains on the final set: the statistical agent beside search without evidence, with the same number of trials.
 
-  .venv/bin/python benchmarks/campaign_gain.py            runs what is missing of five seeds and both agents, then prints the table
+  .venv/bin/python benchmarks/campaign_gain.py            runs what is missing of five seeds and five agents, then prints the table
   .venv/bin/python benchmarks/campaign_gain.py --table    only the table of what has been run
 
-For each campaign seed: the demo's campaign with the statistical agent, and the same with random search, each ending with the promoted and the starting
-recipe retrained on three fresh seeds at equal budget. Differences of final-set accuracy (promoted minus base, promoted minus the round-1 standing
-recipe), with paired bootstrap 95% intervals over items and training seeds. Results accumulate in benchmarks/results/campaign_gain/, one file for each
-constitution, base checkpoint, starting recipe, seed and agent; each also names the code it ran on, as the table does (an agent that changed needs
-its files deleted and run again). So campaigns may run side by side, which leaves no core idle at
+For each campaign seed and agent: the demo's campaign, ending with the promoted and the starting recipe retrained on fresh seeds at equal budget. Differences of
+final-set accuracy (promoted minus base, promoted minus the round-1 standing recipe, and the statistical agent's promoted recipe minus another agent's of the same
+campaign seed), with paired bootstrap 95% intervals over items and training seeds. Won and lost count campaigns in which that last interval lies above or below 0.
+Results accumulate in benchmarks/results/campaign_gain/, one file for each constitution, base checkpoint, starting recipe, seed and agent; each also names the code
+it ran on, as the table does (an agent that changed needs its files deleted and run again). So campaigns may run side by side, which leaves no core idle at
 the end of a round: one process with --agents=statistical --parallel=1, another with --agents=random --parallel=1.
 """
 
@@ -34,7 +34,8 @@ from aevo_jax.ledger.append import read
 from aevo_jax.substrate import build, manifest
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'campaign_gain'
-AGENTS = ('statistical', 'random')
+AGENTS = ('statistical', 'random', 'tpe', 'best_of_n', 'frozen')
+REFERENCE = 'statistical'
 
 
 def correct(run: pathlib.Path, group: str, seeds: int, verifier: str) -> np.ndarray:
@@ -56,25 +57,42 @@ def outcome(run: pathlib.Path, constitution) -> dict:
     gain, interval = paired_bootstrap(groups['promoted'], groups[other], seed=0)
     gains[f'promoted - {other}'] = {'gain': round(gain, 4), 'low': round(interval.low, 4), 'high': round(interval.high, 4)}
   return {'accuracy': {g: round(float(c.mean()), 4) for g, c in groups.items()}, 'gains': gains,
+          'items': {'promoted': [''.join(map(str, row)) for row in groups['promoted']]},
           'promoted': state.promotions[max(state.promotions)]['promoted'], 'reasons': [r for k in sorted(state.promotions) for r in state.promotions[k]['reasons']],
           'trials': len(state.trials), 'parallel': records[0].payload['slots'], 'seconds': round(records[-1].time - records[0].time)}
 
 
+def answers(result: dict) -> np.ndarray:
+  """[seeds, items] of 0 / 1 of a result's promoted recipe."""
+  return np.asarray([[int(c) for c in row] for row in result['items']['promoted']], np.int8)
+
+
 def table(results: Sequence[dict]) -> str:
-  """Markdown: one row per campaign."""
-  lines = ['| seed | agent | base | starting | promoted | promoted - base [95%] | promoted - starting [95%] | code |', '|---|---|---|---|---|---|---|---|']
-  gains: dict[str, list[tuple[dict, dict]]] = {a: [] for a in AGENTS}
-  for r in sorted(results, key=lambda r: (r['seed'], r['agent'])):
-    show = lambda g: f'{g["gain"]:+.3f} [{g["low"]:+.3f}, {g["high"]:+.3f}]'
-    a, b = r['gains']['promoted - base'], r['gains']['promoted - starting']
-    lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["base"]:.3f} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {show(a)} | {show(b)} | {r["code"][:8]} |')
-    gains[r['agent']].append((a, b))
+  """Markdown: one row per campaign, then one line per agent."""
+  lines = ['| seed | agent | starting | promoted | promoted - base [95%] | promoted - starting [95%] | statistical - this [95%] | code |', '|---|---|---|---|---|---|---|---|']
+  show = lambda gain, low, high: f'{gain:+.3f} [{low:+.3f}, {high:+.3f}]'
+  reference = {r['seed']: r for r in results if r['agent'] == REFERENCE}
+  of: dict[str, list[dict]] = {agent: [] for agent in AGENTS}
+  against: dict[str, list[tuple[float, float, float]]] = {agent: [] for agent in AGENTS}
+  for r in sorted(results, key=lambda r: (r['seed'], AGENTS.index(r['agent']))):
+    a, b = (show(g['gain'], g['low'], g['high']) for g in (r['gains']['promoted - base'], r['gains']['promoted - starting']))
+    difference = ''
+    if r['agent'] != REFERENCE and r['seed'] in reference:
+      gain, interval = paired_bootstrap(answers(reference[r['seed']]), answers(r), seed=0)
+      against[r['agent']].append((gain, interval.low, interval.high))
+      difference = show(gain, interval.low, interval.high)
+    of[r['agent']].append(r)
+    lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {a} | {b} | {difference} | {r["code"][:8]} |')
   lines.append('')
-  for agent, pairs in gains.items():
-    above = [sum(gain['low'] > 0 for gain in side) for side in zip(*pairs)]
+  for agent, ran in of.items():
+    if ran:
+      above = [sum(r['gains'][f'promoted - {other}']['low'] > 0 for r in ran) for other in ('base', 'starting')]
+      mean = np.mean([r['gains']['promoted - starting']['gain'] for r in ran])
+      lines.append(f'{agent}: above base in {above[0]} of {len(ran)}, above the starting recipe in {above[1]} of {len(ran)} (interval above 0), by {mean:+.3f} on average')
+  for agent, pairs in against.items():
     if pairs:
-      mean = np.mean([b['gain'] for _, b in pairs])
-      lines.append(f'{agent}: above base in {above[0]} of {len(pairs)}, above the starting recipe in {above[1]} of {len(pairs)} (interval above 0), by {mean:+.3f} on average')
+      lines.append(f'{REFERENCE} against {agent}: won {sum(low > 0 for _, low, _ in pairs)}, lost {sum(high < 0 for _, _, high in pairs)} of {len(pairs)}, '
+                   f'{np.mean([gain for gain, _, _ in pairs]):+.3f} on average')
   return '\n'.join(lines)
 
 
