@@ -33,7 +33,8 @@ _BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate'
 _TASKS = flags.DEFINE_string('tasks', None, 'JSONL file or folder of tasks of your own, in place of the puzzles.')
 _TOKENS = flags.DEFINE_integer('tokens', 122_880, 'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
-_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps where method.name is not 'sft': of reinforcement learning, or of DPO.", lower_bound=1)
+_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps where method.name is 'rl' or 'dpo'; with 'sft_then_rl' or 'sft_then_dpo' --tokens and --steps are for both, and method.share divides them.",
+                                 lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
 _SIZE = flags.DEFINE_enum('size', 'micro', ['micro', 'standard'], 'Puzzle size.')
 _CHECKPOINT_EVERY = flags.DEFINE_integer('checkpoint_every', 100, 'Steps between checkpoints, from which an interrupted run continues; 0 for the last only.',
@@ -75,21 +76,19 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.models.params import is_adapter, resident_dtype
   from aevo_jax.substrate import weights
   from aevo_jax.tasks import own_data
-  from aevo_jax.training import post_train
+  from aevo_jax.training import plan as plan_lib, post_train
   from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.train_loop import NonFiniteError
 
   logging.set_verbosity(logging.WARNING)
   try:
     recipe = recipe_lib.from_gin()
-    method = resolve('method').name
+    method, algorithm = recipe.method.name, recipe.algorithm()
     rl_run.refuse_unread_sections(method)
-    algorithm = rl_run.algorithm_from_gin() if method != 'sft' else None
-    for flag in (_TOKENS, _STEPS) if algorithm else (_RL_STEPS,):
+    for flag in (_RL_STEPS,) if recipe.method.supervised else (_TOKENS, _STEPS):
       if flag.present:
-        raise ValueError(f'--{flag.name} is read by nothing while method.name = {method!r}; ' + ('give --rl_steps' if algorithm else 'give --tokens and --steps'))
+        raise ValueError(f'--{flag.name} is read by nothing while method.name = {method!r}; ' + ('give --tokens and --steps' if recipe.method.supervised else 'give --rl_steps'))
     upkeep = resolve('upkeep')
-    steps = recipe.train.steps_within(_TOKENS.value, _STEPS.value) if algorithm is None else _RL_STEPS.value
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
     if algorithm and placement:
@@ -99,35 +98,33 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
       shardings = placement.params({name: shape for name, shape in (trained | frozen).items() if not is_adapter(name)})
     parameters = weights.load(base, config, dtype=functools.partial(resident_dtype, frozen=recipe.adaptation.method == 'lora'), shardings=shardings)
-    started_with = {'recipe': dataclasses.asdict(recipe), 'steps': steps, 'seed': _SEED.value, 'size': _SIZE.value,
+    started_with = {'recipe': {name: value for name, value in dataclasses.asdict(recipe).items() if name != 'gates'},  # a gate that stopped a run may be moved
+                    'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': logical_digest(parameters)}
     own = own_data.read(pathlib.Path(_TASKS.value), verifier=algorithm.reward.verifier if algorithm else 'strict') if _TASKS.value else None
     if own is not None:  # what an evaluation lets the model write is its own gin's business
-      limits = {'row_length': recipe.train.row_length, 'max_new_tokens': None} if algorithm is None else {
-          'row_length': None, 'max_new_tokens': algorithm.rollout.max_new_tokens, 'verifier': algorithm.reward.verifier, 'room': 'rollout.max_new_tokens'}
-      corpora.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), max_positions=config.max_position_embeddings, **limits)
+      generated = {'max_new_tokens': None} if algorithm is None else {
+          'max_new_tokens': algorithm.rollout.max_new_tokens, 'verifier': algorithm.reward.verifier, 'room': 'rollout.max_new_tokens'}
+      corpora.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), max_positions=config.max_position_embeddings,
+                        row_length=recipe.train.row_length if recipe.method.supervised else None, **generated)
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
-    given = {'size': _SIZE.value, 'seed': _SEED.value, 'corpus': corpus}
-    if algorithm is None:
-      prepared = post_train.prepare(config, recipe, parameters, tokenizers.load(str(base)), **given)
-    else:
-      started_with |= {'algorithm': {name: value for name, value in dataclasses.asdict(algorithm).items() if name != 'gates'}}  # a gate that stopped a run may be moved
-      prepared = rl_run.trainer(config, recipe, algorithm, parameters, tokenizers.load(str(base)), directory=out, **given)
-    begin(out, started_with if own is None else started_with | {'tasks': own.digest})
+    given, tokenizer = {'size': _SIZE.value, 'seed': _SEED.value, 'corpus': corpus}, tokenizers.load(str(base))
+    plan = plan_lib.divide(recipe, tokenizer, tokens=_TOKENS.value, steps=_STEPS.value, **given) if recipe.method.supervised else plan_lib.Plan(0, _RL_STEPS.value, 0)
+    prepared = post_train.Run(config, recipe, parameters, tokenizer, directory=out, **given)
+    begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]} | ({} if own is None else {'tasks': own.digest}))
   except (LoadError, ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'train: {error}')
 
   def on_step(step: int, scalars: dict[str, float]) -> None:
-    if (step + 1) % max(1, steps // LINES) == 0 or step + 1 == steps:
-      learnt = f'loss {scalars["loss"]:.4f}' if algorithm is None else ('reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  entropy {entropy:.2f}  '
+    if (step + 1) % max(1, plan.steps // LINES) == 0 or step + 1 in (plan.sft_steps, plan.steps):
+      learnt = f'loss {scalars["loss"]:.4f}' if step < plan.sft_steps else ('reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  entropy {entropy:.2f}  '
                                                                         'gap {logprob_gap_max:.1e}  {tokens_per_s:.0f} tok/s').format(**scalars)
-      print(f'step {step + 1:>5} of {steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
+      print(f'step {step + 1:>5} of {plan.steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
 
   try:
     with upkeep_lib.sigterm_asks() as asked:
-      how = {'steps': steps, 'checkpoint_every': _CHECKPOINT_EVERY.value, 'on_step': on_step, 'upkeep': upkeep, 'stop': asked}
-      final = rl_run.train(config, recipe, prepared, **how) if algorithm else post_train.train(prepared, recipe, directory=out, placement=placement, **how)
+      final = prepared.train(plan, checkpoint_every=_CHECKPOINT_EVERY.value, on_step=on_step, placement=placement, upkeep=upkeep, stop=asked)
       if asked():
         print(f'train: SIGTERM; saved, and the same command continues in {out}', file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGTERM)

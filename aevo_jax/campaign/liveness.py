@@ -1,14 +1,16 @@
 """Is every binding live? A binding is live if moving it alone changes the trial's fingerprint; a recipe with a dead one is refused."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import tokenizers
 
+from aevo_jax.config.parameter import unmet_conditions
 from aevo_jax.config.search_space import SearchSpace, perturbations
 from aevo_jax.config.statements import Binding
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.training import plan as plan_lib
 from aevo_jax.training.fingerprint import components
 from aevo_jax.training.recipe import Recipe
 
@@ -17,13 +19,35 @@ class DeadBindingError(ValueError):
   """Bindings that change nothing, by name."""
 
 
-def with_value(recipe: Recipe, selector: str, value: object) -> Recipe:
-  """The recipe with one field replaced."""
+def with_values(recipe: Recipe, values: Mapping[str, object]) -> Recipe:
+  """The recipe with some fields replaced, by selector."""
+  sections: dict[str, dict[str, object]] = {}
+  for selector, value in values.items():
+    section, _, field = selector.rpartition('.')
+    sections.setdefault(section, {})[field] = value
+  return dataclasses.replace(recipe, **{section: dataclasses.replace(getattr(recipe, section), **fields) for section, fields in sections.items()})
+
+
+def value_of(recipe: Recipe, selector: str) -> object:
   section, _, field = selector.rpartition('.')
-  return dataclasses.replace(recipe, **{section: dataclasses.replace(getattr(recipe, section), **{field: value})})
+  return getattr(getattr(recipe, section), field)
 
 
-def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
+def _moved(recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, selector: str, value: object) -> Recipe:
+  """The recipe with one value moved, and without the bindings whose conditions hold no more."""
+  values: dict[str, object] = {selector: value}
+  while True:
+    dropped = {}
+    for binding in overlay:
+      parameter = space.parameter(binding.selector)
+      if binding.selector not in values and unmet_conditions(parameter, {s: values.get(s, value_of(recipe, s)) for s in parameter.when}):
+        dropped[binding.selector] = value_of(Recipe(), binding.selector)
+    if not dropped:
+      return with_values(recipe, values)
+    values |= dropped
+
+
+def check_live(recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
                tokens: int, steps: int, corpus: Corpus = Corpus(), config: ModelConfig = ModelConfig()) -> dict[str, str]:
   """Perturbs each binding of the overlay and compares fingerprints.
 
@@ -37,13 +61,14 @@ def check_live(recipe: Recipe, overlay: Iterable[Binding], space: SearchSpace, t
     DeadBindingError: naming every binding whose perturbation changes nothing.
   """
   def parts(candidate: Recipe):
-    return components(candidate, tokenizer, size=size, seed=seed, steps=candidate.train.steps_within(tokens, steps), corpus=corpus, config=config)
+    given = {'size': size, 'seed': seed, 'corpus': corpus}
+    return components(candidate, tokenizer, plan=plan_lib.divide(candidate, tokenizer, tokens=tokens, steps=steps, **given), config=config, **given)
 
   base, known, changed, dead = parts(recipe), {}, {}, []
   def first_difference(binding: Binding) -> str | None:
     for value in perturbations(space.parameter(binding.selector), binding.value):
       try:
-        moved = parts(with_value(recipe, binding.selector, value))
+        moved = parts(_moved(recipe, overlay, space, binding.selector, value))
       except ValueError:
         continue  # impossible beside the rest of the recipe, e.g. more steps than the budget has
       for name, compute in moved.items():

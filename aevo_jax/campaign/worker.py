@@ -28,7 +28,8 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.substrate.build import SubstrateMismatchError, load_base
   from aevo_jax.substrate.store import open_fork
-  from aevo_jax.training import post_train, recipe as recipe_lib
+  from aevo_jax.training import plan as plan_lib, post_train, recipe as recipe_lib
+  from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.train_loop import NonFiniteError
 
   started = time.monotonic()
@@ -46,28 +47,30 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
     for binding in bindings:
       if resolved[binding.selector] != binding.value:
         raise loading.LoadError(f'{binding.selector} was bound to {binding.value!r} and resolved to {resolved[binding.selector]!r}')
-    steps = recipe.train.steps_within(spec.tokens, spec.steps)
-    (directory / 'resolved.json').write_text(json.dumps(resolved | {'steps_run': steps}, indent=1, sort_keys=True) + '\n')
     config = hf_checkpoint.read_config(base_directory)
     tokenizer, corpus = tokenizers.load(str(base_directory)), corpora.load(base_directory)
-    live = check_live(recipe, parse_statements(spec.overlay), SearchSpace.from_literals(spec.axes), tokenizer, size=spec.size, seed=spec.seed,
-                      tokens=spec.tokens, steps=spec.steps, corpus=corpus, config=config)
+    given = {'size': spec.size, 'seed': spec.seed, 'corpus': corpus}
+    plan = plan_lib.divide(recipe, tokenizer, tokens=spec.tokens, steps=spec.steps, **given)
+    (directory / 'resolved.json').write_text(json.dumps(resolved | {'steps_run': plan.steps, 'plan': plan._asdict()}, indent=1, sort_keys=True) + '\n')
+    live = check_live(recipe, parse_statements(spec.overlay), SearchSpace.from_literals(spec.axes), tokenizer,
+                      tokens=spec.tokens, steps=spec.steps, config=config, **given)
     (directory / 'liveness.json').write_text(json.dumps(live, indent=1, sort_keys=True) + '\n')
-    prepared = post_train.prepare(config, recipe, base, tokenizer, size=spec.size, seed=spec.seed, corpus=corpus)
+    prepared = post_train.Run(config, recipe, base, tokenizer, directory=directory, **given)
   except (loading.LoadError, DeadBindingError, ValueError) as error:
     return {'status': 'refused', 'cause': type(error).__name__, 'message': str(error)}
 
   ready = time.monotonic()
   try:
-    final = post_train.train(prepared, recipe, steps=steps, directory=directory)
+    final = prepared.train(plan)
   except NonFiniteError as error:
     return {'status': 'failed', 'cause': 'non_finite', 'message': str(error)}
+  except StoppedError as error:
+    return {'status': 'failed', 'cause': 'stopped', 'message': str(error)}
   trained = time.monotonic()
   (directory / EXPORT).parent.mkdir(exist_ok=True)
   hf_checkpoint.save_weights(directory / EXPORT, final, config)
-  tokens = steps * recipe.train.batch_rows * recipe.train.row_length
-  return {'status': 'trained', 'steps': steps, 'tokens': tokens,
-          'flops': 6 * sum(p.size for p in final.values()) * tokens,
+  return {'status': 'trained', 'steps': plan.steps, 'tokens': plan.tokens,
+          'flops': 6 * sum(p.size for p in final.values()) * plan.tokens,
           'seconds': {'start': ready - started, 'train': trained - ready, 'export': time.monotonic() - trained}}
 
 

@@ -1,8 +1,8 @@
 """What a recipe does, as digests: two recipes with equal fingerprints train the same thing.
 
 Reading a value into a dataclass proves nothing about its use, so the fingerprint is taken from what acts: the items, the learning
-rate at every step, the maps that an adapter is on, the layout of the training state, and the jaxprs of the training step's two halves, update and gradient. State and
-jaxprs are those of a small stand-in with the model's kinds of blocks, since no recipe value depends on its width; everything else is the real thing.
+rate at every step, the maps that an adapter is on, the layout of the training state, the jaxprs of the training step's two halves, update and gradient, and what reinforcement
+learning makes of specimens. State and jaxprs are those of a small stand-in with the model's kinds of blocks, since no recipe value depends on its width; everything else is the real thing.
 """
 
 import dataclasses
@@ -23,8 +23,12 @@ from aevo_jax.data.corpus import Corpus
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure, abstract, is_adapter, is_router_bias, resident_dtype, unbind
+from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training import optimizer as optimizer_lib
+from aevo_jax.training.plan import Plan
 from aevo_jax.training.recipe import Adaptation, Lora, Optimizer, Recipe
+from aevo_jax.training.rl import items as rl_items, specimens
+from aevo_jax.training.rl.settings import Algorithm, Gates
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_loss, make_update
 
@@ -59,28 +63,29 @@ def source_inputs(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str,
   return seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share, corpus
 
 
-def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, steps: int, corpus: Corpus = Corpus(),
+def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, plan: Plan, corpus: Corpus = Corpus(),
                config: ModelConfig = ModelConfig()) -> dict[str, functools.partial[str]]:
   """Digests by name, cheapest first, each computed when called. Where two recipes give a component equal arguments, its digests are equal too.
 
   `config` is the model's; the micro model's, if not given.
   """
   items = source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus)
-  tokens = steps * recipe.train.batch_rows * recipe.train.row_length
-  return {
-      'rows': functools.partial(_rows_digest, steps, recipe.train.batch_rows, recipe.train.row_length, recipe.train.packing, recipe.train.packing_window),
-      'schedule': functools.partial(_schedule_digest, recipe.optimizer, steps),
-      'batches': functools.partial(_items_digest, items, 0),
-      'state': functools.partial(_state_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
-      'update': functools.partial(_update_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, recipe.train.ema_decay),
-      'gradient': functools.partial(_gradient_digest, config, recipe.adaptation, recipe.lora, recipe.loss.label_smoothing),
-      # A change to a rare family may leave the first items alone and still act on those that follow.
-      'later_batches': functools.partial(_items_digest, items, tokens),
-  }
-
-
-def _rows_digest(steps: int, rows: int, row_length: int, packing: str, window: int) -> str:
-  return _digest(str((steps, rows, row_length, packing, window)))
+  train, algorithm, supervised = recipe.train, recipe.algorithm(), recipe.method.supervised
+  tokens = plan.sft_steps * train.batch_rows * train.row_length
+  found = {'rows': functools.partial(_digest, str((plan, (train.batch_rows, train.row_length, train.packing, train.packing_window) if supervised else ())))}
+  if supervised:
+    found |= {'schedule': functools.partial(_schedule_digest, recipe.optimizer, plan.sft_steps), 'batches': functools.partial(_items_digest, items, 0)}
+  if algorithm:
+    found |= {'schedule_of_the_second': functools.partial(_schedule_digest, recipe.second_optimizer(), plan.rl_steps),
+              'prompts': functools.partial(_prompts_digest, recipe.mixture(size), seed, corpus),
+              'algorithm': functools.partial(_algorithm_digest, dataclasses.replace(algorithm, gates=Gates()))}
+  found |= {'state': functools.partial(_state_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, train.ema_decay),
+            'update': functools.partial(_update_digest, config, recipe.adaptation, recipe.lora, recipe.optimizer, train.ema_decay)}
+  if supervised:
+    found |= {'gradient': functools.partial(_gradient_digest, config, recipe.adaptation, recipe.lora, recipe.loss.label_smoothing),
+              # A change to a rare family may leave the first items alone and still act on those that follow.
+              'later_batches': functools.partial(_items_digest, items, tokens)}
+  return found
 
 
 def _schedule_digest(optimizer: Optimizer, steps: int) -> str:
@@ -95,6 +100,16 @@ def _items_digest(items: tuple, tokens: int) -> str:
     state.update(sequence.tokens.tobytes() + sequence.weights.tobytes())
     index, tokens = index + 1, tokens - len(sequence.tokens)
   return state.hexdigest()
+
+
+def _prompts_digest(mixture: Mixture, seed: int, corpus: Corpus) -> str:
+  item = rl_items.stream(mixture, seed, corpus)
+  return _digest(str([(item(i).question, item(i).answer) for i in range(rl_items.COMPARED)]))
+
+
+def _algorithm_digest(algorithm: Algorithm) -> str:
+  """Of what reinforcement learning does with rollouts: how many it asks for and how often it trains on them, what it makes of specimens on the host, and its loss."""
+  return _digest(str((algorithm.rollout, algorithm.rl.epochs, algorithm.rl.minibatches, algorithm.loss.temperature)) + specimens.digest(algorithm))
 
 
 def _small(config: ModelConfig) -> ModelConfig:

@@ -10,11 +10,17 @@ import re
 from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import FamilyWeights, Mixture, AnswerShown, AnswerWithheld, RareKindShare, SolutionStyle
+from aevo_jax.training.losses.advantages import Advantage
+from aevo_jax.training.losses.policy_gradient import PolicyGradient
+from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe_checks import between, choice, positive, refuse_unread
+from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
-METHODS = ('full', 'lora')
+ADAPTATIONS = ('full', 'lora')
+METHODS = ('sft', 'rl', 'dpo', 'sft_then_rl', 'sft_then_dpo')
+SECOND = ('sft_then_rl', 'sft_then_dpo')
 PACKINGS = ('first_fit', 'first_fit_decreasing')
 
 
@@ -139,7 +145,7 @@ class Adaptation:
   method: str = 'full'
 
   def __post_init__(self):
-    choice('adaptation.method', self.method, METHODS)
+    choice('adaptation.method', self.method, ADAPTATIONS)
 
 
 @configurable('lora')
@@ -156,9 +162,41 @@ class Lora:
     positive('lora.alpha', self.alpha)
 
 
+@configurable('method')
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """What the model is trained by, one after the other.
+
+  Attributes:
+    name: 'sft', supervised fine-tuning on worked solutions; 'rl', reinforcement learning on the same tasks (see `policy_gradient`, `advantage`, `rollout`, `reward`, `rl`); 'dpo', direct
+      preference optimisation on pairs of the policy's own completions (see `dpo`, `rollout`, `reward`); 'sft_then_rl', 'sft_then_dpo'.
+    share: of a budget of tokens and steps that goes to the second. learning_rate: of 'rl' and 'dpo'; 0 is the optimizer's, whose other settings they share.
+  """
+
+  name: str = 'sft'
+  share: float = 0.5
+  learning_rate: float = 0.0
+
+  def __post_init__(self):
+    choice('method.name', self.name, METHODS)
+    between('method.share', self.share, 0.01, 0.99)
+    between('method.learning_rate', self.learning_rate, 0, 10)
+    refuse_unread(self, 'method', {('share',): ('name', SECOND), ('learning_rate',): ('name', METHODS[1:])})
+
+  @property
+  def supervised(self) -> bool:
+    return self.name.startswith('sft')
+
+  @property
+  def by_preference(self) -> bool:
+    return self.name.endswith('dpo')
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """Everything a trial may choose."""
+
+  method: Method = Method()
 
   optimizer: Optimizer = Optimizer()
   train: Train = Train()
@@ -172,6 +210,28 @@ class Recipe:
   difficulty: Difficulty = Difficulty()
   answer_shown: AnswerShown = AnswerShown()
   answer_withheld: AnswerWithheld = AnswerWithheld()
+  policy_gradient: PolicyGradient = PolicyGradient()
+  advantage: Advantage = Advantage()
+  rollout: Rollout = Rollout()
+  reward: Reward = Reward()
+  critic: Critic = Critic()
+  rl: Rl = Rl()
+  gates: Gates = Gates()
+  dpo: Dpo = Dpo()
+
+  def algorithm(self) -> Algorithm | None:
+    """What follows supervised fine-tuning, or stands in its place; None where nothing does.
+
+    Raises:
+      ValueError: parts that cannot go together.
+    """
+    if self.method.name == 'sft':
+      return None
+    return Algorithm(self.policy_gradient, self.advantage, self.rollout, self.reward, self.critic, self.rl, self.gates, self.dpo if self.method.by_preference else None)
+
+  def second_optimizer(self) -> Optimizer:
+    """Of reinforcement learning or DPO."""
+    return dataclasses.replace(self.optimizer, learning_rate=self.method.learning_rate or self.optimizer.learning_rate)
 
   def mixture(self, size: str) -> Mixture:
     """The training mixture in puzzles of `size`."""

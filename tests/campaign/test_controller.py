@@ -562,6 +562,33 @@ def test_a_diverging_recipe_of_the_operator_is_stopped_as_non_finite(tiny_run, t
   assert not (tmp_path / 't' / EXPORT).exists()
 
 
+AXES = {'method': {'method.name': {'kind': 'choice', 'choices': ['sft', 'sft_then_rl', 'sft_then_dpo']}, 'rollout.prompts': {'kind': 'choice', 'choices': [4, 8]},
+                   'advantage.kind': {'kind': 'choice', 'choices': ['group_std', 'batch_mean'], 'when': {'method.name': ['sft_then_rl']}},
+                   'policy_gradient.clip_low': {'kind': 'float', 'low': 0.1, 'high': 0.3, 'when': {'method.name': ['sft_then_rl']}}}}
+
+
+@pytest.mark.parametrize('chosen', [{'method.name': 'sft_then_rl', 'advantage.kind': 'batch_mean'}, {'method.name': 'sft_then_dpo'}], ids=['rl', 'dpo'])
+def test_a_worker_may_go_on_to_reinforcement_learning(tiny_run, tmp_path, chosen):
+  """In its sandbox, and within its tokens."""
+  overlay = chosen | {'rollout.prompts': 4}
+  claim = real_worker(tiny_run, tmp_path / 't', tokens=65_536, steps=40, axes=AXES, overlay=render(Binding(k, v) for k, v in overlay.items()), recipe=overlay | {'rollout.max_new_tokens': 16})
+  assert claim['status'] == 'trained', claim
+  plan = json.loads((tmp_path / 't' / 'resolved.json').read_text())['plan']
+  assert claim['tokens'] == plan['tokens'] <= 65_536 and claim['steps'] == plan['sft_steps'] + plan['rl_steps'] and plan['rl_steps'] > 3
+  assert len((tmp_path / 't' / 'then' / 'metrics.jsonl').read_text().splitlines()) == plan['rl_steps']
+  assert json.loads((tmp_path / 't' / 'liveness.json').read_text()).keys() == overlay.keys()
+  assert (tmp_path / 't' / EXPORT).exists()
+
+
+def test_a_clip_that_never_acts_is_refused_by_the_worker(tiny_run, tmp_path):
+  """One update a step: every ratio is 1. With two, the same binding is live."""
+  overlay = {'method.name': 'sft_then_rl', 'policy_gradient.clip_low': 0.15}
+  asked = {'tokens': 65_536, 'steps': 40, 'axes': AXES, 'overlay': render(Binding(k, v) for k, v in overlay.items())}
+  claim = real_worker(tiny_run, tmp_path / 'dead', recipe=overlay | {'rollout.max_new_tokens': 16}, **asked)
+  assert claim['status'] == 'refused' and 'policy_gradient.clip_low' in claim['message'] and 'method.name' not in claim['message']
+  assert real_worker(tiny_run, tmp_path / 'live', recipe=overlay | {'rollout.max_new_tokens': 16, 'rl.epochs': 2}, **asked)['status'] == 'trained'
+
+
 def test_a_dead_binding_past_the_gate_is_refused_by_the_worker(tiny_run, tmp_path):
   claim = real_worker(tiny_run, tmp_path / 't', recipe={'lora.rank': 8}, overlay='lora.rank = 8\n')  # under full fine-tuning nobody reads it
   assert claim['status'] == 'refused' and 'lora.rank' in claim['message']

@@ -8,7 +8,7 @@ import pytest
 
 from aevo_jax import layout
 from aevo_jax.campaign.gate import admit
-from aevo_jax.campaign.liveness import DeadBindingError, check_live, with_value
+from aevo_jax.campaign.liveness import DeadBindingError, check_live, value_of, with_values
 from aevo_jax.campaign import setup
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
@@ -22,6 +22,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.tasks import own_data
 from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.fingerprint import components
+from aevo_jax.training.plan import Plan
 from aevo_jax.training.recipe import Adaptation, Lora, Recipe
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
@@ -35,10 +36,11 @@ def constitution():
 
 
 def recipe_of(overlay) -> recipe_lib.Recipe:
-  recipe = recipe_lib.Recipe()
-  for binding in (*parse_statements(RECIPE), *overlay):
-    recipe = with_value(recipe, binding.selector, binding.value)
-  return recipe
+  return with_values(recipe_lib.Recipe(), {b.selector: b.value for b in (*parse_statements(RECIPE), *overlay)})
+
+
+def with_value(recipe, selector, value):
+  return with_values(recipe, {selector: value})
 
 
 def live(overlay, space, *, seed=1, tokens=122_880, steps=480):
@@ -99,9 +101,12 @@ def test_every_parameter_of_every_campaign_config_is_live(name):
     value = from_unit(parameter, 0.75)
     if any(value == b.value for b in (*parse_statements(RECIPE), *parse_statements(starting)) if b.selector == parameter.selector):
       value = from_unit(parameter, 0.25)
-    overlay = (Binding(parameter.selector, value),)
-    moved = with_value(recipe, parameter.selector, value)
+    conditions = [Binding(selector, values[0]) for selector, values in parameter.when.items() if value_of(recipe, selector) not in values]
+    overlay = (*conditions, Binding(parameter.selector, value))
+    moved = with_values(recipe, {b.selector: b.value for b in overlay})
     tokens, steps = 60 * moved.train.batch_rows * moved.train.row_length, 60
+    if moved.algorithm():
+      tokens, steps = constitution.budget.trial_tokens, constitution.budget.trial_steps
     assert parameter.selector in check_live(moved, overlay, space, TOKENIZER, size=constitution.objective.size, seed=1, tokens=tokens, steps=steps, corpus=corpus)
 
 
@@ -110,7 +115,7 @@ def test_a_bound_of_a_family_too_rare_for_the_first_items_is_live_by_later_ones(
   weights = [Binding(s, 0.25 if s.endswith('bit_manipulation') else 4.0) for s in constitution.space().selectors if s.startswith('family_weight')]
   recipe = recipe_of([*weights, Binding('rare_share.bit_manipulation', 0.0)])
   moved = with_value(recipe, 'rare_share.bit_manipulation', perturb(constitution.space().parameter('rare_share.bit_manipulation'), 0.0))
-  batches = lambda r, seed: components(r, TOKENIZER, size='micro', seed=seed, steps=60)['batches']()
+  batches = lambda r, seed: components(r, TOKENIZER, size='micro', seed=seed, plan=Plan(60, 0, 0))['batches']()
   seed = next(seed for seed in range(100) if batches(recipe, seed) == batches(moved, seed))
   only = (Binding('rare_share.bit_manipulation', 0.0),)
   assert check_live(recipe, only, constitution.space(), TOKENIZER, size='micro', seed=seed, tokens=122_880, steps=480) == {
@@ -170,7 +175,7 @@ def test_targets_are_those_of_ones_own_model():
   config = ModelConfig(family='qwen3', pattern='*-*E', rope_theta=1e4, qk_norm=True, mlp_activation='swiglu', router='softmax', moe_shared_expert_intermediate_size=0)
   def state(targets):
     recipe = Recipe(adaptation=Adaptation('lora'), lora=Lora(rank=2, targets=targets))
-    return components(recipe, TOKENIZER, size='micro', seed=0, steps=8, config=config)['state']()
+    return components(recipe, TOKENIZER, size='micro', seed=0, plan=Plan(8, 0, 0), config=config)['state']()
   every = state('all_and_experts')
   assert state('self_attn') == state('attention') != state(r'layers\.1\.self_attn') and state('all') != every != state('experts')
   with pytest.raises(ValueError, match="lora.targets = 'mamba' matches none of .*model.layers.1.mlp.experts.up_proj"):

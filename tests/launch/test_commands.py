@@ -164,7 +164,7 @@ def test_reinforcement_with_an_adapter_on_scanned_layers_goes_on_and_exports(tmp
   assert result.returncode == 0 and 'step     2 of 2  reward' in result.stdout, result.stdout + result.stderr
   scored = aevo('evaluate', tmp_path / 'rl', '--items=6', '--json')
   assert scored.returncode == 0 and json.loads(scored.stdout)['overall']['total'] == 6, scored.stderr
-  for more, said in ((['--rl_steps=2', '--gin.rollout.max_new_tokens=20'], 'algorithm.rollout.max_new_tokens was 16 and is 20 now'),
+  for more, said in ((['--rl_steps=2', '--gin.rollout.max_new_tokens=20'], 'recipe.rollout.max_new_tokens was 16 and is 20 now'),
                      (['--rl_steps=2', '--steps=3'], '--steps is read by nothing'), (['--gin.loss.label_smoothing=0.1'], 'nothing reads loss'),
                      (["--gin_bindings=reward.verifier='strickt'"], 'no verifier')):
     again = aevo('train', f'--out={tmp_path / "rl"}', *small, *more)
@@ -173,7 +173,26 @@ def test_reinforcement_with_an_adapter_on_scanned_layers_goes_on_and_exports(tmp
   assert moved_gate.returncode == 0, moved_gate.stderr
 
 
+def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
+  command = ('train', f'--out={tmp_path / "two"}', '--tokens=8192', "--gin.method.name='sft_then_dpo'", '--gin.method.learning_rate=5e-5', '--gin.rollout.prompts=4', '--gin.rollout.group_size=4',
+             '--gin.rollout.max_new_tokens=16', '--checkpoint_every=1')
+  result = aevo(*command)
+  assert result.returncode == 0 and 'step     8 of 11  loss' in result.stdout and 'step    11 of 11  reward' in result.stdout, result.stdout + result.stderr
+  count = lambda name: len((tmp_path / 'two' / name).read_text().splitlines())
+  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 3)
+  before = (tmp_path / 'two' / EXPORT).read_bytes()
+  shutil.rmtree(tmp_path / 'two' / 'export')
+  shutil.rmtree(tmp_path / 'two' / 'then' / 'checkpoints' / 'step_00000003')
+  again = aevo(*command)
+  assert again.returncode == 0 and (tmp_path / 'two' / EXPORT).read_bytes() == before, again.stderr
+  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 4)
+  other = aevo(*command, '--gin.method.share=0.4')
+  assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
+
+
 @pytest.mark.parametrize(('arguments', 'said'), [
+    (("--gin.method.name='sft_then_rl'", '--rl_steps=3'), 'give --tokens and --steps'), (("--gin.method.name='sft_then_rl'", '--tokens=9000'), 'not one fits'),
+    (('--gin.method.share=0.3',), "method.share = 0.3 is read by nothing while method.name = 'sft'"),
     (('--gin.policy_gradient.clip_high=0.3',), "nothing reads policy_gradient while method.name = 'sft'"), (('--rl_steps=3',), '--rl_steps is read by nothing'),
     (('--gin.optimizer.groups=[("embedding", 1.0, 1.0)]',), 'match no pattern'),
     (('--tokens=10',), 'at most 0 steps fit'), (('--stepps=3',), 'stepps'), (('--gin.optimizer.learning_rat=1',), 'did you mean'),

@@ -19,6 +19,7 @@ from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.optimizer import learning_rates, transformation
+from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.recipe import Optimizer
 from aevo_jax.training.rl import gates, loop, pairs, rewards, rollouts, run, update
 from aevo_jax.training.rl.environment import Tally, Turn
@@ -81,7 +82,7 @@ def same(one, other):
 @functools.cache
 def named(name, *bindings):
   loading.load([str(layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin')], list(bindings), search_paths=())
-  return run.algorithm_from_gin()
+  return recipe_lib.from_gin().algorithm()
 
 
 @pytest.mark.parametrize('name', ALGORITHMS)
@@ -350,7 +351,7 @@ def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
 
 
 @pytest.mark.parametrize('wrong', [lambda: Reward(verifiable=0.0), lambda: Reward(overlong_buffer=4), lambda: Rollout(max_batches=2), lambda: Advantage(trace=0.5),
-                                   lambda: Rollout(group_size=1, dynamic_sampling=True), lambda: Gates(window=0), lambda: run.Method('ppo'), lambda: Reward(verifier='exact')])
+                                   lambda: Rollout(group_size=1, dynamic_sampling=True), lambda: Gates(window=0), lambda: recipe_lib.Method('ppo'), lambda: Reward(verifier='exact')])
 def test_settings_that_nothing_reads_or_that_cannot_be_are_refused(wrong):
   with pytest.raises(ValueError):
     wrong()
