@@ -15,6 +15,7 @@ from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import Linear, RMSNorm
 from aevo_jax.models.rope import places, rotate
+from aevo_jax.models.shared_prefix import SharedPrefix
 
 
 class KVCache(NamedTuple):
@@ -65,6 +66,28 @@ class Attention(nnx.Module):
     q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
     y = remat.context(jax.lax.optimization_barrier(_attend(q, k, v, mask)))
     return self.o_proj(y), KVCache(grow(k), grow(v))
+
+  def shared(self, x_btd: jax.Array, rows: SharedPrefix) -> jax.Array:
+    """Rows that share prefixes: a continuation attends to its prompt and to itself."""
+    b, t, _ = x_btd.shape
+    split = lambda y, heads: y.reshape(b, t, heads, self.head_dim)
+    q, k, v = split(self.q_proj(x_btd), self.heads), split(self.k_proj(x_btd), self.kv_heads), split(self.v_proj(x_btd), self.kv_heads)
+    place = None
+    if self.theta:
+      length = jnp.sum(rows.prompt_ids > 0, axis=1, keepdims=True)
+      place = rows.join(places(rows.prompt_ids), rows.each(length) + jnp.arange(rows.own_ids.shape[1]))
+    q, k = self._placed(q, self.q_norm, place), self._placed(k, self.k_norm, place)
+    (q_prompt, q_own), (k_prompt, k_own), (v_prompt, v_own) = rows.split(q), rows.split(k), rows.split(v)
+    prompt, own = rows.prompt_ids, rows.own_ids
+    whole = rows.prompt + own.shape[1]
+    visible = self._visible(whole)
+    seen = jnp.concatenate([rows.each(prompt) > 0, own > 0], axis=1)
+    mask_prompt = visible[:rows.prompt, :rows.prompt] & (prompt[:, :, None] == prompt[:, None, :])
+    mask_own = visible[rows.prompt:] & seen[:, None, :]
+    k_own, v_own = (jnp.concatenate([rows.each(x), y], axis=1) for x, y in ((k_prompt, k_own), (v_prompt, v_own)))
+    given = jax.lax.optimization_barrier((q_prompt, k_prompt, v_prompt, mask_prompt, q_own, k_own, v_own, mask_own))  # as in `prefill`
+    y = rows.join(_attend(*given[:4]), _attend(*given[4:]))
+    return self.o_proj(remat.context(jax.lax.optimization_barrier(y)))
 
   def _placed(self, x_btnh: jax.Array, norm: RMSNorm | None, place_bt: jax.Array | None, selected: slice = slice(None)) -> jax.Array:
     """Queries or keys [b, t, n, h] as scores see them: normed, and rotated to their place where there are places."""

@@ -1,6 +1,6 @@
 """The decoder: embedding, a residual stack of blocks by the pattern, final norm, output head.
 
-Three entry points share the blocks: `__call__` on whole (packed) rows, `prefill` on left-padded prompts, `step` for one more token.
+Three entry points share the blocks: `__call__` on whole rows (packed, or with prefixes shared), `prefill` on left-padded prompts, `step` for one more token.
 """
 
 import math
@@ -16,6 +16,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import MLP, Linear, RMSNorm, matmul, param
 from aevo_jax.models.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.moe import MoE
+from aevo_jax.models.shared_prefix import SharedPrefix
 from aevo_jax.sharding.context import constrain
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
@@ -40,13 +41,15 @@ class Block(nnx.Module):
     self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
     self.mixer = _MIXERS[kind](config, rngs=rngs)
 
-  def __call__(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Packed rows; and of an E block, how many of their tokens each expert got, [e] float32."""
-    normed = self.norm(x)
+  def __call__(self, x: jax.Array, segments: jax.Array | SharedPrefix) -> tuple[jax.Array, jax.Array | None]:
+    """Packed rows, given their segment ids [b, t], or rows that share prefixes; and of an E block, how many of their tokens each expert got, [e] float32."""
+    normed, shared = self.norm(x), isinstance(segments, SharedPrefix)
     if self.kind == 'E':
-      y, load = self.mixer.with_load(normed, segment_ids_bt > 0)
+      y, load = self.mixer.with_load(normed, (segments.segment_ids if shared else segments) > 0)
       return x + y, load
-    return x + (self.mixer(normed, segment_ids_bt) if self.kind in STATEFUL else self.mixer(normed)), None
+    if self.kind in STATEFUL:
+      return x + (self.mixer.shared(normed, segments) if shared else self.mixer(normed, segments)), None
+    return x + self.mixer(normed), None
 
   def prefill(self, x: jax.Array, segment_ids_bt: jax.Array, room: int, wanted: slice = slice(None)) -> tuple[jax.Array, Cache]:
     """Prompts; only the places in `wanted` go on to the next block."""
@@ -101,15 +104,16 @@ class Decoder(nnx.Module):
     x, loads = self.hidden(tokens_bt, segment_ids_bt)
     return self.logits(x), loads
 
-  def hidden(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """What the blocks make of packed rows, [b, t, d], to which `logits` has not been applied yet; and the loads of `with_loads`."""
-    x, loads = self._blocks(self._embed(tokens_bt), segment_ids_bt)
+  def hidden(self, tokens_bt: jax.Array, segments: jax.Array | SharedPrefix) -> tuple[jax.Array, jax.Array | None]:
+    """What the blocks make of packed rows (`segments`: their ids [b, t]) or of rows that share prefixes, [b, t, d], to which `logits` has not been applied yet; and the loads of
+    `with_loads`."""
+    x, loads = self._blocks(self._embed(tokens_bt), segments)
     return x, jnp.stack(loads) if loads else None
 
-  def _blocks(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+  def _blocks(self, x: jax.Array, segments: jax.Array | SharedPrefix) -> tuple[jax.Array, list[jax.Array]]:
     loads = []
     for block in self.layers:
-      x, load = run_block(self.config.remat_policy, block, x, segment_ids_bt)
+      x, load = run_block(self.config.remat_policy, block, x, segments)
       loads += [] if load is None else [load]
     return x, loads
 
@@ -150,13 +154,13 @@ class Decoder(nnx.Module):
     return x, tuple(after)
 
 
-def run_block(policy: str, block: Block, x: jax.Array, segment_ids_bt: jax.Array, *, scanned: bool = False) -> tuple[jax.Array, jax.Array | None]:
-  """A block on packed rows under a remat policy."""
+def run_block(policy: str, block: Block, x: jax.Array, segments: jax.Array | SharedPrefix, *, scanned: bool = False) -> tuple[jax.Array, jax.Array | None]:
+  """A block on whole rows under a remat policy."""
   x = constrain(x, 'batch', 'length', None)
   if policy == 'none':
-    return block(x, segment_ids_bt)
+    return block(x, segments)
   graphdef, state = nnx.split(block)
-  return remat.apply(policy, lambda state, x: nnx.merge(graphdef, state)(x, segment_ids_bt), scanned=scanned)(state, x)
+  return remat.apply(policy, lambda state, x: nnx.merge(graphdef, state)(x, segments), scanned=scanned)(state, x)
 
 
 def create(config: ModelConfig, seed: int) -> Decoder:

@@ -17,6 +17,7 @@ from flax import nnx
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import Linear, RMSNorm, param
+from aevo_jax.models.shared_prefix import SharedPrefix
 
 
 class MambaCache(NamedTuple):
@@ -38,7 +39,7 @@ def causal_conv(x_btc: jax.Array, kernel_kc: jax.Array, bias_c: jax.Array, segme
 
 
 def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array, c_btgr: jax.Array, segment_ids_bt: jax.Array,
-        chunk: int) -> tuple[jax.Array, jax.Array]:
+        chunk: int, initial: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """Chunked selective scan.
 
   Args:
@@ -46,6 +47,7 @@ def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array,
     b_btgr, c_btgr: input and output maps, shared by the n / g heads of a group.
     segment_ids_bt: contiguous segments; the state starts at zero in each.
     chunk: chunk length; t is padded up to a multiple of it.
+    initial: the state [b, n, p, r] before the first token, in the first token's segment; zero if not given.
 
   Returns:
     y_btnp without the D term, float32, and the state after the last token, [b, n, p, r] float32.
@@ -77,7 +79,7 @@ def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array,
   # What each chunk adds to the state at its end, from tokens of its last segment.
   to_end = jnp.where((segment == segment[..., -1:])[..., None, None], jnp.exp(decay[:, :, -1:] - decay), 0)
   added = product('bzsgr,bzsgqp->bzgqpr', b_in, (xdt * to_end[..., None]).astype(x_btnp.dtype))
-  if z == 1:
+  if z == 1 and initial is None:
     return y.reshape(b, z * chunk, n, p)[:, :t], added[:, 0].reshape(b, n, p, r)
 
   # Between chunks: the carried state belongs to the segment of the previous chunk's last token.
@@ -88,7 +90,8 @@ def ssd(x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array,
     keep, add = inputs
     return keep[..., None, None] * state + add, state
 
-  last, entering = jax.lax.scan(advance, jnp.zeros_like(added[:, 0]), (jnp.moveaxis(keeps, 1, 0), jnp.moveaxis(added, 1, 0)))
+  first = jnp.zeros_like(added[:, 0]) if initial is None else initial.reshape(added[:, 0].shape)
+  last, entering = jax.lax.scan(advance, first, (jnp.moveaxis(keeps, 1, 0), jnp.moveaxis(added, 1, 0)))
   from_start = jnp.where((segment == before[..., None])[..., None, None], jnp.exp(decay), 0)
   carried = product('bztgr,bzgqpr->bztgqp', c_out, jnp.moveaxis(entering, 0, 1).astype(c_out.dtype))
   y = y + carried * from_start[..., None]
@@ -141,17 +144,36 @@ class Mamba2(nnx.Module):
   def prefill(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, MambaCache]:
     """Whole rows, and the state after the last token."""
     gate, channels, dt = self._split(x_btd)
-    mixed = causal_conv(channels, *self._conv_parameters(channels.dtype), segment_ids_bt)
+    y, cache = self._mix(channels, dt, segment_ids_bt)
+    return self._finish(y, gate), cache
+
+  def shared(self, x_btd: jax.Array, rows: SharedPrefix) -> jax.Array:
+    """Rows that share prefixes: each continuation goes on from the state after its prompt."""
+    gate, channels, dt = self._split(x_btd)
+    (prompt, own), (prompt_dt, own_dt) = rows.split(channels), rows.split(dt)
+    y, cache = self._mix(prompt, prompt_dt, rows.prompt_ids)
+    y_own, _ = self._mix(own, own_dt, rows.own_ids, MambaCache(*map(rows.each, cache)))
+    return self._finish(rows.join(y, y_own), gate)
+
+  def _mix(self, channels: jax.Array, dt: jax.Array, segment_ids_bt: jax.Array, before: MambaCache | None = None) -> tuple[jax.Array, MambaCache]:
+    """Convolution and scan, [b, t, n, p] float32, and the state after the last token; `before`: the state of the first token's segment before it."""
+    kept = self.config.conv_kernel - 1  # inputs
+    parameters = self._conv_parameters(channels.dtype)
+    if before is None:
+      mixed = causal_conv(channels, *parameters, segment_ids_bt)
+    else:
+      longer = jnp.concatenate([before.conv, channels], axis=1)
+      mixed = causal_conv(longer, *parameters, jnp.pad(segment_ids_bt, ((0, 0), (kept, 0)), mode='edge'))[:, kept:]
     x, b, c = self._heads(jax.nn.silu(mixed))
     # Whole arrays in and out: fused with its neighbours, the scan makes XLA's CPU compiler compute these several times over.
     x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))
-    y, state = ssd(x, dt, -jnp.exp(self.A_log[...]), b, c, segment_ids_bt, self.config.chunk_size)
+    y, state = ssd(x, dt, -jnp.exp(self.A_log[...]), b, c, segment_ids_bt, self.config.chunk_size, None if before is None else before.ssm)
     y = remat.context(jax.lax.optimization_barrier(y))
     y = y + x.astype(jnp.float32) * self.D[...][:, None]
     # The last kernel - 1 inputs of the last segment; zeros stand before a sequence shorter than that.
     own = jnp.where((segment_ids_bt == segment_ids_bt[:, -1:])[..., None], channels, 0)
-    conv = jnp.pad(own, ((0, 0), (self.config.conv_kernel - 1, 0), (0, 0)))[:, channels.shape[1]:]
-    return self._finish(y, gate), MambaCache(conv, state)
+    conv = jnp.pad(own, ((0, 0), (kept, 0), (0, 0)))[:, channels.shape[1]:]
+    return y, MambaCache(conv, state)
 
   def step(self, x_bd: jax.Array, cache: MambaCache) -> tuple[jax.Array, MambaCache]:
     """One token of the recurrence."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models.decoder import Decoder, run_block
+from aevo_jax.models.shared_prefix import SharedPrefix
 
 LAYERS = 'layers'  # the logical axis of what is stacked
 _CANONICAL = re.compile(r'layers\.(\d+)\.(.*)')
@@ -98,11 +99,11 @@ class Scanned(Decoder):
         nnx.List([_stacked_block([model.layers[n] for n in range(start + i, start + len(unit) * repeats, len(unit))], start + i)
                   for i in range(len(unit))]) for start, unit, repeats in segments(model.config.pattern)])
 
-  def _blocks(self, x: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+  def _blocks(self, x: jax.Array, segments_of_rows: jax.Array | SharedPrefix) -> tuple[jax.Array, list[jax.Array]]:
     def run(scanned, blocks, x, _):
       loads = []
       for block in blocks:
-        x, load = run_block(self.config.remat_policy, block, x, segment_ids_bt, scanned=scanned)
+        x, load = run_block(self.config.remat_policy, block, x, segments_of_rows, scanned=scanned)
         loads += [] if load is None else [load]
       return x, loads
 

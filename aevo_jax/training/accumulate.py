@@ -23,7 +23,7 @@ def accumulated(loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Pa
   """The sum over `parts` equal parts of the rows of loss(params, rows), and of its gradient.
 
   Args:
-    loss: a scalar that adds up over rows, and arrays that do. batch: arrays with the rows in front. together: so many neighbouring rows stay in one part.
+    loss: a scalar that adds up over rows, and arrays that do. batch: arrays with the rows in front, or with one entry for so many of them. together: so many neighbouring rows stay in one part.
 
   Raises:
     ValueError: the rows do not divide.
@@ -35,10 +35,10 @@ def accumulated(loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Pa
 
   if parts == 1:
     return of(batch)
-  rows = jax.tree.leaves(batch)[0].shape[0]
+  rows = max(x.shape[0] for x in jax.tree.leaves(batch))
   if rows % (parts * together):
     raise ValueError(f'{rows} rows do not divide into {parts} microbatches' + (f' of groups of {together}' if together > 1 else ''))
   # Every parts-th group to a part, so that rows stay on their device where each has a multiple of parts groups.
-  cut = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(rows // (parts * together), parts, together, *x.shape[1:]), 0, 1).reshape(parts, rows // parts, *x.shape[1:]), batch)
+  cut = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(rows // (parts * together), parts, -1, *x.shape[1:]), 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
   zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, jax.tree.map(lambda x: x[0], cut)))
   return jax.lax.scan(lambda total, rows: (jax.tree.map(jnp.add, total, of(rows)), None), zero, cut)[0]

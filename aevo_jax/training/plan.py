@@ -35,8 +35,9 @@ def step_tokens(algorithm: Algorithm, prompt: float) -> int:
   rows, room = a.rollout.prompts * a.rollout.group_size, a.rollout.max_new_tokens
   batches = a.rollout.max_batches if a.rollout.dynamic_sampling else 1
   generated = FORWARD * batches * (rows * room + a.rollout.prompts * prompt)  # a group shares its prompt
-  described = FORWARD * rows * (prompt + room) * (1 + a.needs_reference)
-  trained = a.rl.epochs * (rows if a.preference is None else 2 * a.rollout.prompts) * (prompt + room)
+  whole = lambda rows: rows * room + (a.rollout.prompts if a.rl.shared_prefix else rows) * prompt
+  described = FORWARD * whole(rows) * (1 + a.needs_reference)
+  trained = a.rl.epochs * whole(rows if a.preference is None else 2 * a.rollout.prompts)
   return math.ceil(generated + described + trained)
 
 

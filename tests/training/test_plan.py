@@ -22,11 +22,12 @@ def divide(recipe, tokens=100_000, steps=1000):
 
 
 @pytest.mark.parametrize(('algorithm', 'expected'), [
-    (Algorithm(rollout=SMALL), (32 * 50 + 4 * 70) / 3 + 32 * 120 / 3 + 32 * 120),
-    (Algorithm(rollout=SMALL, loss=PolicyGradient(kl='k3')), (32 * 50 + 4 * 70) / 3 + 2 * 32 * 120 / 3 + 32 * 120),  # log-probabilities of the reference as well
-    (Algorithm(rollout=SMALL, rl=Rl(epochs=3)), (32 * 50 + 4 * 70) / 3 + 32 * 120 / 3 + 3 * 32 * 120),
-    (Algorithm(rollout=dataclasses.replace(SMALL, dynamic_sampling=True, max_batches=4)), 4 * (32 * 50 + 4 * 70) / 3 + 32 * 120 / 3 + 32 * 120),
-    (Algorithm(rollout=SMALL, preference=Dpo()), (32 * 50 + 4 * 70) / 3 + 2 * 32 * 120 / 3 + 8 * 120),  # one pair of each prompt
+    (Algorithm(rollout=SMALL, rl=Rl(shared_prefix=False)), (32 * 50 + 4 * 70) / 3 + 32 * 120 / 3 + 32 * 120),
+    (Algorithm(rollout=SMALL, loss=PolicyGradient(kl='k3'), rl=Rl(shared_prefix=False)), (32 * 50 + 4 * 70) / 3 + 2 * 32 * 120 / 3 + 32 * 120),  # log-probabilities of the reference as well
+    (Algorithm(rollout=SMALL), (32 * 50 + 4 * 70) / 3 + (32 * 50 + 4 * 70) / 3 + 32 * 50 + 4 * 70),
+    (Algorithm(rollout=SMALL, rl=Rl(epochs=3, shared_prefix=False)), (32 * 50 + 4 * 70) / 3 + 32 * 120 / 3 + 3 * 32 * 120),
+    (Algorithm(rollout=dataclasses.replace(SMALL, dynamic_sampling=True, max_batches=4), rl=Rl(shared_prefix=False)), 4 * (32 * 50 + 4 * 70) / 3 + 32 * 120 / 3 + 32 * 120),
+    (Algorithm(rollout=SMALL, preference=Dpo(), rl=Rl(shared_prefix=False)), (32 * 50 + 4 * 70) / 3 + 2 * 32 * 120 / 3 + 8 * 120),  # one pair of each prompt
 ])
 def test_a_step_costs_its_passes_forward_and_backward(algorithm, expected):
   assert plan.step_tokens(algorithm, prompt=70) == pytest.approx(expected, abs=1)

@@ -21,7 +21,7 @@ from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.recipe import Optimizer
-from aevo_jax.training.rl import gates, loop, pairs, rewards, rollouts, run, update
+from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, update
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
 from aevo_jax.training.upkeep import Upkeep
@@ -155,6 +155,47 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(ahead, tmp_path):
   assert int(resumed.step) == 6 and same(whole, resumed)
   assert [m['reward'] for m in metrics(tmp_path / 'whole')] == [m['reward'] for m in metrics(tmp_path / 'parts')]
   assert [m['staleness'] for m in metrics(tmp_path / 'whole')] == [0, *[int(ahead)] * 5]
+
+
+class Ragged(Copy):
+  """Prompts of one to five letters."""
+
+  def episode(self, index):
+    made = super().episode(index)
+    made.observation = made.observation * (1 + index % 5)
+    return made
+
+
+@pytest.mark.parametrize('algorithm', [
+    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3'), rl=Rl(minibatches=2, microbatches=2)), dataclasses.replace(SMALL, advantage=Advantage(kind='gae')),
+    dataclasses.replace(SMALL, preference=Dpo()), dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, dynamic_sampling=True))], ids=['group', 'gae', 'dpo', 'dynamic'])
+def test_prompts_that_go_through_the_model_once_change_nothing_but_rounding(algorithm, tmp_path):
+  own = dataclasses.replace(algorithm, rl=dataclasses.replace(algorithm.rl, shared_prefix=False))
+  states = [trainer(tmp_path / name, chosen, Ragged()).train(rates(2, rate=1e-3)) for name, chosen in (('each', own), ('once', algorithm))]
+  for each, once in zip(metrics(tmp_path / 'each'), metrics(tmp_path / 'once')):
+    assert each.keys() == once.keys()
+    for name in each.keys() & {'reward', 'loss', 'entropy', 'grad_norm', 'logprob_gap_kl', 'advantage_variance', 'kl_reference', 'margin', 'pairs'}:
+      assert once[name] == pytest.approx(each[name], rel=1e-3, abs=1e-5), name
+  for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  assert not same(states[0].params, PARAMS)
+
+
+def test_folded_rows_come_back_where_they_were():
+  """Prompts of 3 and 2 tokens, the second followed by a filler group."""
+  mask = np.zeros((6, 8), np.float32)
+  lengths = [6, 4, 3, 8, 0, 0]
+  for row, (start, end) in enumerate(zip((3, 3, 2, 2, 0, 0), lengths)):
+    mask[row, start:end] = 1
+  segments = (np.arange(8) < np.array(lengths)[:, None]).astype(np.int32)
+  tokens = np.arange(1, 49).reshape(6, 8) * segments
+  tokens[1, :3], tokens[3, :2] = tokens[0, :3], tokens[2, :2]
+  arrays = {'tokens': tokens, 'segment_ids': segments, 'mask': mask, 'weights': mask * 0.5, 'pair_weights': np.arange(6)}
+  folded = prefix.fold(arrays, 2)
+  assert folded['prompt_ids'].sum(axis=1).tolist() == [3, 2, 0] and folded['prompt_tokens'][0, -3:].tolist() == [1, 2, 3]
+  assert folded['tokens'][0, :5].tolist() == [3, 4, 5, 6, 0] and folded['mask'][3, :8].tolist() == [0, 1, 1, 1, 1, 1, 1, 0] and folded['pair_weights'].tolist() == list(range(6))
+  np.testing.assert_array_equal(prefix.unfold(folded['weights'], arrays), arrays['weights'])
+  np.testing.assert_array_equal(prefix.unfold(folded['tokens'], arrays), tokens * mask)
 
 
 @pytest.mark.parametrize('algorithm', [
@@ -342,7 +383,7 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
     ({'loss': PolicyGradient(clip='none'), 'rollout': Rollout(asynchronous=True)}, 'rollout.asynchronous = False'),
     ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(kl='k1', kl_in='reward')}, 'advantage.turn_std = False'),
     ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
-    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'),
+    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'), ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
     ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'), ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1')])
 def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
   with pytest.raises(ValueError) as refused:

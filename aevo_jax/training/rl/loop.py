@@ -29,9 +29,10 @@ from aevo_jax.training.losses import advantages as advantages_lib
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights, kl_estimate
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.metrics import MetricsWriter
-from aevo_jax.training.rl import gates, pairs, rewards, rollouts, update
+from aevo_jax.training.rl import gates, pairs, prefix, rewards, rollouts, update
 from aevo_jax.training.rl.rollouts import Batch, Environment, Format
 from aevo_jax.training.rl.settings import Algorithm, Critic
+from aevo_jax.training.token_logprobs import TokenStats
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.upkeep import Profiler, Upkeep
 
@@ -61,7 +62,7 @@ class Trainer:
     self._rows = algorithm.rollout.prompts * algorithm.rollout.group_size
     self._state = jax.jit(lambda p: TrainState.create(p, transformation, ema_decay))(params)
     self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, algorithm.preference, ema_decay, algorithm.rl.microbatches, logits_chunk,
-                                           algorithm.rollout.asynchronous)
+                                           algorithm.rollout.asynchronous, algorithm.rollout.group_size if algorithm.rl.shared_prefix else 1)
     self._next_group = 0
 
   def train(self, learning_rates: Sequence[float], *, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None, upkeep: Upkeep = Upkeep(),
@@ -133,18 +134,18 @@ class Trainer:
     generated = time.perf_counter()
     arrays = rollouts.arrays(samples, self._rows)
     asked = {name: arrays[name] for name in ('tokens', 'segment_ids', 'mask')}
-    stats, values = self._describe(params, self.frozen, asked)
-    arrays['old_logprobs'] = np.asarray(stats.logprobs)
+    stats, values = self._said(params, self.frozen, asked)
+    arrays['old_logprobs'] = stats.logprobs
     if values is not None:
-      arrays['old_values'] = np.asarray(values)
+      arrays['old_values'] = values
     if a.needs_reference:
-      arrays['ref_logprobs'] = np.asarray(self._describe(*self._reference, asked)[0].logprobs)
+      arrays['ref_logprobs'] = self._said(*self._reference, asked)[0].logprobs
     gap = gates.logprob_gap(arrays['old_logprobs'], arrays['sampler_logprobs'], arrays['mask'], arrays['tokens'], a.gates, self._name_of)
     described = time.perf_counter()
     new = sum(int(s.mask.sum()) for s in drawn)
     facts = {'version': version, 'next_group': self._next_group, 'reward': float(np.mean([rewards.total(s.parts, a.reward) for s in drawn])),
              'pass_rate': float(np.mean([s.parts.get('verifiable', 0.0) >= 1 for s in drawn])), 'response_length': new / len(drawn),
-             'entropy_sampled': _masked_mean(np.asarray(stats.entropy), arrays['mask']), 'groups_kept': len(kept[:a.rollout.prompts]), 'groups_drawn': batches * a.rollout.prompts,
+             'entropy_sampled': _masked_mean(stats.entropy, arrays['mask']), 'groups_kept': len(kept[:a.rollout.prompts]), 'groups_drawn': batches * a.rollout.prompts,
              'logprob_gap_max': gap.largest, 'logprob_gap_mean': gap.mean, 'logprob_gap_kl': gap.kl, 'new_tokens': new, 'tokens_per_s': new / (generated - synced),
              'seconds/sync': synced - started, 'seconds/generate': generated - synced, 'seconds/logprobs': described - generated}
     if a.needs_reference:
@@ -152,6 +153,12 @@ class Trainer:
     batch = Batch(tuple(samples), arrays, facts | rewards.summary([s.parts for s in drawn], a.reward))
     rollouts.write(self._log(step), batch)
     return batch
+
+  def _said(self, params: Params, frozen: Params, asked: dict[str, np.ndarray]) -> tuple[TokenStats, np.ndarray | None]:
+    """`update.describe` of rows of whole sequences, as numpy."""
+    if not self._a.rl.shared_prefix:
+      return jax.tree.map(np.asarray, self._describe(params, frozen, asked))
+    return jax.tree.map(lambda x: prefix.unfold(np.asarray(x), asked), self._describe(params, frozen, prefix.fold(asked, self._a.rollout.group_size)))
 
   def _update(self, batch: Batch, step: int, learning_rate: np.float32) -> dict[str, float]:
     """Trains on a batch; scalars of the step."""
@@ -171,6 +178,7 @@ class Trainer:
         if not part['mask'].any():
           continue  # only where dynamic sampling found too few groups
         part['weights'] = aggregation_weights(part['mask'], a.loss)
+        part = prefix.fold(part, size) if a.rl.shared_prefix else part
         self._state, numbers, diagnostics = self._step(self._state, self.frozen, part, learning_rate)
         scalars.append(numbers)
         sums.append(diagnostics)
@@ -187,6 +195,7 @@ class Trainer:
       return said
     rows, weights = pairs.rows(found, self._a.rollout.prompts)
     part = {name: batch.arrays[name][rows] for name in ('tokens', 'segment_ids', 'mask', 'ref_logprobs')} | {'pair_weights': weights}
+    part = prefix.fold(part, 2) if self._a.rl.shared_prefix else part
     for _ in range(self._a.rl.epochs):
       self._state, numbers, diagnostics = self._step(self._state, self.frozen, part, learning_rate)
     return said | {name: float(value) for name, value in numbers.items()} | {name: float(s.mean()) for name, s in diagnostics.items()}
@@ -194,10 +203,11 @@ class Trainer:
 
 @functools.lru_cache(maxsize=8)
 def _programs(structure: Structure, transformation: optax.GradientTransformation, settings: PolicyGradient, critic: Critic, preference: Dpo | None, ema_decay: float, microbatches: int,
-              chunk: int, engine_reads: bool) -> tuple[Callable, Callable]:
-  """The jitted `update.describe` and step: once for all runs that share them. engine_reads: the weights while they are updated, so that they are not donated."""
+              chunk: int, engine_reads: bool, members: int) -> tuple[Callable, Callable]:
+  """The jitted `update.describe` and step: once for all runs that share them. engine_reads: the weights while they are updated, so that they are not donated.
+  members: neighbouring rows that stay together in a microbatch."""
   loss = update.make_loss(structure, settings, critic, chunk=chunk) if preference is None else update.make_preference_loss(structure, preference, settings.temperature, chunk=chunk)
-  step = update.make_step(loss, transformation, ema_decay=ema_decay, microbatches=microbatches, together=1 if preference is None else 2)
+  step = update.make_step(loss, transformation, ema_decay=ema_decay, microbatches=microbatches, together=members if preference is None else 2)
   return jax.jit(functools.partial(update.describe, structure, temperature=settings.temperature, chunk=chunk)), jax.jit(step, donate_argnums=() if engine_reads else 0)
 
 

@@ -86,11 +86,12 @@ class Critic:
 @dataclasses.dataclass(frozen=True)
 class Rl:
   """How rollouts are trained on. epochs: passes over a step's rollouts. minibatches: updates a pass. microbatches: parts of an update, for their memory and for the gradient's
-  signal-to-noise ratio."""
+  signal-to-noise ratio. shared_prefix: a prompt goes through the model once for its whole group."""
 
   epochs: int = 1
   minibatches: int = 1
   microbatches: int = 4
+  shared_prefix: bool = True
 
   def __post_init__(self):
     for field in ('epochs', 'minibatches', 'microbatches'):
@@ -175,3 +176,6 @@ class Algorithm:
     if self.rollout.prompts % self.rl.minibatches or rows // self.rl.minibatches % self.rl.microbatches:
       raise ValueError(f'rollout.prompts = {self.rollout.prompts} of {size} completions do not divide into rl.minibatches = {self.rl.minibatches} of whole groups and those into '
                        f'rl.microbatches = {self.rl.microbatches}')
+    if self.rl.shared_prefix and self.rollout.prompts // self.rl.minibatches % self.rl.microbatches:
+      raise ValueError(f'rl.shared_prefix keeps groups whole, and {self.rollout.prompts // self.rl.minibatches} prompts of an update do not divide into rl.microbatches = '
+                       f'{self.rl.microbatches}; bind it to a divisor')

@@ -11,6 +11,7 @@ from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.accumulate import accumulated
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, policy_gradient_loss, value_loss
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
+from aevo_jax.training.rl import prefix
 from aevo_jax.training.rl.settings import Critic
 from aevo_jax.training.token_logprobs import TokenStats, of_logits, per_token
 from aevo_jax.training.train_state import TrainState
@@ -31,10 +32,10 @@ def split(params: Params) -> tuple[Params, Params]:
 
 
 def describe(structure: Structure, params: Params, frozen: Params, batch: dict[str, jax.Array], *, temperature: float, chunk: int) -> tuple[TokenStats, jax.Array | None]:
-  """Statistics of every masked token, and the value of the state before it where there is a critic; [b, t] each."""
+  """Statistics of every masked token, and the value of the state before it where there is a critic; [b, t] each. Batches may be folded (`prefix.fold`)."""
   policy, critic = split(params)
   model = structure.bind({**frozen, **policy})
-  hidden, _ = model.hidden(batch['tokens'], batch['segment_ids'])
+  hidden = prefix.hidden(model, batch) if 'prompt_tokens' in batch else model.hidden(batch['tokens'], batch['segment_ids'])[0]
   stats = per_token(lambda x, tokens: of_logits(model.logits(x), tokens, temperature), hidden, batch['tokens'], batch['mask'], chunk)
   if not critic:
     return stats, None
