@@ -102,6 +102,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
                     'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': logical_digest(parameters)}
+    if _TASKS.value and algorithm and algorithm.task.name != 'puzzles':
+      raise ValueError(f'--tasks is read by nothing while environment.name = {algorithm.task.name!r}; leave one of them out')
     own = own_data.read(pathlib.Path(_TASKS.value), verifier=algorithm.reward.verifier if algorithm else 'strict') if _TASKS.value else None
     if own is not None:  # what an evaluation lets the model write is its own gin's business
       generated = {'max_new_tokens': None} if algorithm is None else {

@@ -38,11 +38,27 @@ class ChatFormat:
     Raises:
       ChatTemplateError: the template refuses a conversation of one user turn.
     """
+    return self._render([('user', question)], 'a conversation of one user turn')
+
+  def following(self, question: str) -> str:
+    """What stands between the model's last answer, with its end token, and its next one: a further turn of the user.
+
+    Raises:
+      ChatTemplateError: the template refuses such a conversation, or does not end an answer with `eos`.
+    """
+    answer = 'the answer'
+    whole = self._render([('user', 'the question'), ('assistant', answer), ('user', question)], 'a conversation of several turns')
+    _, found, rest = whole.partition(answer + self.eos)
+    if not found:
+      raise ChatTemplateError(f'the chat template does not end the model\'s turn with {self.eos!r}, so a conversation cannot go on after it; it gave {whole!r}')
+    return rest
+
+  def _render(self, turns: list[tuple[str, str]], what: str) -> str:
     try:
-      return _compiled(self.template).render(messages=[{'role': 'user', 'content': question}], add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos,
-                                             pad_token=self.pad, tools=None, documents=None)
+      return _compiled(self.template).render(messages=[{'role': role, 'content': content} for role, content in turns], add_generation_prompt=True, bos_token=self.bos,
+                                             eos_token=self.eos, pad_token=self.pad, tools=None, documents=None)
     except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as error:
-      raise ChatTemplateError(f'the chat template does not render a conversation of one user turn: {error}') from error
+      raise ChatTemplateError(f'the chat template does not render {what}: {error}') from error
 
 
 MICRO = ChatFormat(CHAT_TEMPLATE, BOS, EOS, PAD)

@@ -14,7 +14,7 @@ from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe_checks import between, choice, positive, refuse_unread
-from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
+from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
@@ -217,6 +217,7 @@ class Recipe:
   critic: Critic = Critic()
   rl: Rl = Rl()
   gates: Gates = Gates()
+  environment: Task = Task()
   dpo: Dpo = Dpo()
 
   def algorithm(self) -> Algorithm | None:
@@ -227,7 +228,7 @@ class Recipe:
     """
     if self.method.name == 'sft':
       return None
-    return Algorithm(self.policy_gradient, self.advantage, self.rollout, self.reward, self.critic, self.rl, self.gates, self.dpo if self.method.by_preference else None)
+    return Algorithm(self.policy_gradient, self.advantage, self.rollout, self.reward, self.critic, self.rl, self.gates, self.environment, self.dpo if self.method.by_preference else None)
 
   def second_optimizer(self) -> Optimizer:
     """Of reinforcement learning or DPO."""

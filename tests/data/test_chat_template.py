@@ -64,12 +64,19 @@ def test_the_micro_base_renders_what_it_always_did():
     assert sequence.weights.tolist() == sum(([w] * len(p) for p, w in zip(pieces, (0.0, 0.5, 1.0))), [])
 
 
+def test_a_conversation_goes_on_after_an_answer():
+  assert chat_template.MICRO.following('calc 7') == '<|user|>calc 7<|assistant|>'
+
+
 def test_another_template_is_rendered_with_its_own_tokens(checkpoint):
   chat = chat_template.read(str(checkpoint({}, {'eos_token_id': [2, 3]})))
   assert chat.prompt('Hi {{x}}') == '<|im_start|>user\nHi {{x}}<|im_end|>\n<|im_start|>assistant\n'
+  assert chat.following('And {{y}}?') == '\n<|im_start|>user\nAnd {{y}}?<|im_end|>\n<|im_start|>assistant\n'
   assert (chat.eos, chat.pad, chat.stops) == ('<|im_end|>', '<pad>', (3,))
   assert chat_template.read(str(checkpoint({}, {'eos_token_id': 2}))).stops == chat_template.read(str(checkpoint({}))).stops == ()
   trimmed = chat_template.read(str(checkpoint({'chat_template': TRIMMED, 'bos_token': '<unk>'})))
+  with pytest.raises(chat_template.ChatTemplateError, match='does not end the model'):
+    trimmed.following('q')
   assert trimmed.prompt('q') == '<unk>[q]A:'  # trim_blocks takes the line break after a block tag
 
 

@@ -177,20 +177,29 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
   command = ('train', f'--out={tmp_path / "two"}', '--tokens=8192', "--gin.method.name='sft_then_dpo'", '--gin.method.learning_rate=5e-5', '--gin.rollout.prompts=4', '--gin.rollout.group_size=4',
              '--gin.rollout.max_new_tokens=16', '--checkpoint_every=1')
   result = aevo(*command)
-  assert result.returncode == 0 and 'step     8 of 11  loss' in result.stdout and 'step    11 of 11  reward' in result.stdout, result.stdout + result.stderr
+  assert result.returncode == 0 and 'step     8 of 13  loss' in result.stdout and 'step    13 of 13  reward' in result.stdout, result.stdout + result.stderr
   count = lambda name: len((tmp_path / 'two' / name).read_text().splitlines())
-  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 3)
+  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 5)
   before = (tmp_path / 'two' / EXPORT).read_bytes()
   shutil.rmtree(tmp_path / 'two' / 'export')
-  shutil.rmtree(tmp_path / 'two' / 'then' / 'checkpoints' / 'step_00000003')
+  shutil.rmtree(tmp_path / 'two' / 'then' / 'checkpoints' / 'step_00000005')
   again = aevo(*command)
   assert again.returncode == 0 and (tmp_path / 'two' / EXPORT).read_bytes() == before, again.stderr
-  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 4)
+  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 6)
   other = aevo(*command, '--gin.method.share=0.4')
   assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
 
 
+def test_conversations_of_several_turns_are_trained_on(tmp_path):
+  result = aevo('train', f'--out={tmp_path / "tally"}', "--gin.method.name='rl'", "--gin.environment.name='tally'", '--gin.environment.turns=3', "--gin.advantage.kind='turn'", '--rl_steps=1',
+                '--gin.rollout.prompts=2', '--gin.rl.microbatches=1', '--gin.rollout.max_new_tokens=4')
+  assert result.returncode == 0 and 'step     1 of 1  reward' in result.stdout, result.stdout + result.stderr
+  samples = [json.loads(line) for line in (tmp_path / 'tally' / 'rollouts' / '000000.jsonl').read_text().splitlines()[1:]]
+  assert len(samples) == 16 and all(len(s['rewards']) == 3 and s['family'] == 'tally' for s in samples)
+
+
 @pytest.mark.parametrize(('arguments', 'said'), [
+    (("--gin.method.name='rl'", "--gin.environment.name='tally'", '--tasks=x.jsonl'), '--tasks is read by nothing'), (('--gin.environment.turns=3',), 'turns = 3 is read by nothing'),
     (("--gin.method.name='sft_then_rl'", '--rl_steps=3'), 'give --tokens and --steps'), (("--gin.method.name='sft_then_rl'", '--tokens=9000'), 'not one fits'),
     (('--gin.method.share=0.3',), "method.share = 0.3 is read by nothing while method.name = 'sft'"),
     (('--gin.policy_gradient.clip_high=0.3',), "nothing reads policy_gradient while method.name = 'sft'"), (('--rl_steps=3',), '--rl_steps is read by nothing'),

@@ -9,7 +9,7 @@ from aevo_jax.data.corpus import Corpus
 from aevo_jax.training import plan
 from aevo_jax.training.recipe import Method, Recipe, Train
 from aevo_jax.training.rl import items
-from aevo_jax.training.rl.settings import Algorithm, Rl, Rollout
+from aevo_jax.training.rl.settings import Algorithm, Rl, Rollout, Task
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 
@@ -57,6 +57,7 @@ def test_alone_it_has_the_whole_budget_too():
 @pytest.mark.parametrize(('recipe', 'named'), [
     (Recipe(method=Method('sft_then_rl', share=0.01)), 'raise method.share'),
     (Recipe(method=Method('rl'), rollout=Rollout(prompts=1024, group_size=64)), 'lower rollout.prompts'),
+    (Recipe(method=Method('rl'), environment=Task('tally')), 'a budget of tokens knows nothing'),
     (Recipe(method=Method('rl'), train=Train(steps=5)), 'train.steps = 5 is read by nothing'),
     (Recipe(method=Method('sft_then_dpo', share=0.5), rollout=Rollout(prompts=6)), 'rl.microbatches'),
 ])

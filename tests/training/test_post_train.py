@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aevo_jax import layout
 from aevo_jax.data import tokenizer as tokenizers
-from aevo_jax.models import hf_checkpoint
-from aevo_jax.substrate import weights
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import unbind
 from aevo_jax.training.plan import Plan
 from aevo_jax.training.post_train import Run
 from aevo_jax.training.recipe import Adaptation, Lora, Method, Optimizer, Recipe, Train
@@ -19,9 +19,10 @@ RECIPE = Recipe(optimizer=Optimizer(learning_rate=3e-4), train=Train(batch_rows=
 
 @pytest.mark.parametrize(('method', 'adaptation'), [('rl', 'full'), ('dpo', 'lora')])
 def test_two_methods_are_the_two_runs_one_after_the_other(method, adaptation, tmp_path):
-  root = layout.root_file('substrate') / 'base'
-  config, tokenizer = hf_checkpoint.read_config(root), tokenizers.load(str(root))
-  base = weights.load(root, config)
+  tokenizer = tokenizers.build()
+  config = ModelConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=24, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=12, intermediate_size=32,
+                       mamba_num_heads=2, mamba_head_dim=12, ssm_state_size=8, chunk_size=16)
+  base = unbind(create(config, 0))[1]
   recipe = dataclasses.replace(RECIPE, adaptation=Adaptation(adaptation), lora=Lora(rank=2))
   rate = 1e-4
 

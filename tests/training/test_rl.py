@@ -23,7 +23,7 @@ from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.recipe import Optimizer
 from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, update
 from aevo_jax.training.rl.environment import Tally, Turn
-from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout
+from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 from aevo_jax.training.upkeep import Upkeep
 
 PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
@@ -383,7 +383,7 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
     ({'loss': PolicyGradient(clip='none'), 'rollout': Rollout(asynchronous=True)}, 'rollout.asynchronous = False'),
     ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(kl='k1', kl_in='reward')}, 'advantage.turn_std = False'),
     ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
-    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'), ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
+    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'), ({'task': Task('tally'), 'reward': Reward(format=0.5)}, 'has one reward'), ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
     ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'), ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1')])
 def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
   with pytest.raises(ValueError) as refused:

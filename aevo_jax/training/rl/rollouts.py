@@ -58,7 +58,8 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """How episodes become tokens. prompt(text, first): ids of a user's turn up to where the answer begins; text(ids): of an answer; eos: ids that end one."""
+  """How episodes become tokens. prompt(text, first): ids of a user's turn up to where the answer begins, after an answer that has
+  ended unless it is the first; text(ids): of an answer; eos: ids that end one."""
 
   prompt: Callable[[str, bool], Sequence[int]]
   text: Callable[[Sequence[int]], str]
@@ -97,7 +98,7 @@ def generate(engine: GenerationEngine, environment: Environment, form: Format, g
       after = episodes[key].act(Action(text, len(drawn), ended))
       earned[key].append(after.rewards)
       if not after.done:
-        shown = list(form.prompt(after.observation, False))
+        shown = [*(() if ended else form.eos[:1]), *form.prompt(after.observation, False)]  # an answer that was cut off is ended for it
         tokens += shown
         turns += [-1] * len(shown)
         logprobs += [0.0] * len(shown)

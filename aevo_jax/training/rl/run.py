@@ -17,7 +17,7 @@ from aevo_jax.training import fingerprint
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe import METHODS, Recipe
 from aevo_jax.training.rl import items, rewards, update
-from aevo_jax.training.rl.environment import Action, Puzzles
+from aevo_jax.training.rl.environment import Action, Puzzles, Tally
 from aevo_jax.training.rl.loop import Trainer
 from aevo_jax.training.rl.rollouts import Format
 from aevo_jax.training.rl.settings import Reward
@@ -25,8 +25,8 @@ from aevo_jax.training.train_loop import check_finite
 from aevo_jax.training.upkeep import Upkeep
 
 MAX_SLOTS = 128
-_SECTIONS = ('policy_gradient', 'advantage', 'rollout', 'reward', 'critic', 'rl', 'gates')
-_READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'dpo'}}
+_SECTIONS = ('policy_gradient', 'advantage', 'rollout', 'reward', 'critic', 'rl', 'gates', 'environment')
+_READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'environment', 'dpo'}}
 
 
 def refuse_unread_sections(method: str) -> None:
@@ -56,10 +56,14 @@ def trainer(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
   eos = (tokenizer.token_to_id(chat.eos), *chat.stops)
   encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
   decode = lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False)
+  if algorithm.task.name == 'tally':
+    environment = Tally(algorithm.task.turns, algorithm.task.decisions, seed)
+  else:
+    environment = Puzzles(items.stream(recipe.mixture(size), seed, corpus), item_reward(algorithm.reward, algorithm.rollout.max_new_tokens))
+  form = Format(lambda text, first: encode(chat.prompt(text) if first else chat.following(text)), decode, eos)
   engine = Engine(structure, eos_ids=eos, pad_id=tokenizer.token_to_id(chat.pad), decode_text=decode, slots=min(MAX_SLOTS, algorithm.rollout.prompts * algorithm.rollout.group_size))
   return Trainer(structure, params, frozen, transformation(recipe.second_optimizer()), engine=engine,
-                 environment=Puzzles(items.stream(recipe.mixture(size), seed, corpus), item_reward(algorithm.reward, algorithm.rollout.max_new_tokens)), form=Format(lambda text, first: encode(chat.prompt(text)), decode, eos),
-                 algorithm=algorithm, seed=seed, directory=directory, ema_decay=recipe.train.ema_decay, logits_chunk=recipe.train.logits_chunk, name_of=tokenizer.id_to_token)
+                 environment=environment, form=form, algorithm=algorithm, seed=seed, directory=directory, ema_decay=recipe.train.ema_decay, logits_chunk=recipe.train.logits_chunk, name_of=tokenizer.id_to_token)
 
 
 def train(config: ModelConfig, recipe: Recipe, made: Trainer, *, steps: int, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None,

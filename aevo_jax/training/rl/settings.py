@@ -7,9 +7,10 @@ from aevo_jax.tasks import verify
 from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
-from aevo_jax.training.recipe_checks import between, refuse_unread
+from aevo_jax.training.recipe_checks import between, choice, refuse_unread
 
 REWARDS = ('verifiable', 'format', 'length', 'overlong')
+TASKS = ('puzzles', 'tally')
 
 
 @configurable('rollout')
@@ -36,6 +37,23 @@ class Rollout:
     refuse_unread(self, 'rollout', {('max_batches',): ('dynamic_sampling', (True,))})
     if self.dynamic_sampling and self.group_size < 2:
       raise ValueError('rollout.dynamic_sampling leaves out groups of equal rewards, and a group of one is always equal; bind rollout.group_size >= 2')
+
+
+@configurable('environment')
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What rollouts are of. name: 'puzzles', the training mixture or one's own tasks, one turn each; 'tally', conversations of several `turns` of which `decisions` count
+  (`environment.Tally`)."""
+
+  name: str = 'puzzles'
+  turns: int = 4
+  decisions: int = 2
+
+  def __post_init__(self):
+    choice('environment.name', self.name, TASKS)
+    refuse_unread(self, 'environment', {('turns', 'decisions'): ('name', ('tally',))})
+    if not 1 <= self.decisions <= self.turns <= 64:
+      raise ValueError(f'environment.turns = {self.turns} and environment.decisions = {self.decisions}: of up to 64 turns, one at least decides')
 
 
 @configurable('reward')
@@ -137,6 +155,7 @@ class Algorithm:
   critic: Critic = Critic()
   rl: Rl = Rl()
   gates: Gates = Gates()
+  task: Task = Task()
   preference: Dpo | None = None
 
   @property
@@ -168,6 +187,8 @@ class Algorithm:
                        "policy_gradient.kl_in = 'loss'")
     if self.preference is not None:
       self._check_preference()
+    if self.task.name == 'tally' and self.reward != Reward(verifiable=self.reward.verifiable):
+      raise ValueError("environment.name = 'tally' has one reward, of right decisions: the other parts of the reward, and reward.verifier, are read by nothing; leave them out")
     if self.reward.overlong and self.reward.overlong_buffer > self.rollout.max_new_tokens:
       raise ValueError(f'reward.overlong_buffer = {self.reward.overlong_buffer} is longer than rollout.max_new_tokens = {self.rollout.max_new_tokens}')
     if self.loss.aggregation == 'constant_length' and self.loss.constant_length < self.rollout.max_new_tokens:
