@@ -19,13 +19,16 @@ from absl import app, flags, logging
 
 from aevo_jax import layout
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.config.configurables import LoadError, configurable, resolve
+from aevo_jax.config.configurables import LoadError, bound, configurable, resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.runtime import tune_for_cpu
 from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training import recipe as recipe_lib
 
 _OUT = flags.DEFINE_string('out', None, 'Directory of the new base.', required=True)
+
+
+READ = ('optimizer', 'family_weight', 'rare_share', 'difficulty', 'answer_shown', 'answer_withheld')  # of a recipe
 
 
 @configurable('pretrain')
@@ -71,6 +74,9 @@ def main(argv: list[str]) -> None:
 
   try:
     settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
+    for section in recipe_lib.NAMES:
+      if section not in READ and (fields := bound(section)):
+        raise LoadError(f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; leave it out (of a recipe it reads {", ".join(READ)})')
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
   optimizer, mixture = recipe.optimizer, recipe.mixture(settings.size)

@@ -589,6 +589,12 @@ def test_a_clip_that_never_acts_is_refused_by_the_worker(tiny_run, tmp_path):
   assert real_worker(tiny_run, tmp_path / 'live', recipe=overlay | {'rollout.max_new_tokens': 16, 'rl.epochs': 2}, **asked)['status'] == 'trained'
 
 
+def test_a_gate_of_reinforcement_learning_fails_the_trial_by_name(tiny_run, tmp_path):
+  claim = real_worker(tiny_run, tmp_path / 't', tokens=65_536, steps=40, overlay='', recipe={'method.name': 'sft_then_rl', 'rollout.max_new_tokens': 16, 'gates.logprob_gap': 1e-9})
+  assert (claim['status'], claim['cause']) == ('failed', 'stopped') and 'gates.logprob_gap' in claim['message']
+  assert not (tmp_path / 't' / EXPORT).exists()
+
+
 def test_a_dead_binding_past_the_gate_is_refused_by_the_worker(tiny_run, tmp_path):
   claim = real_worker(tiny_run, tmp_path / 't', recipe={'lora.rank': 8}, overlay='lora.rank = 8\n')  # under full fine-tuning nobody reads it
   assert claim['status'] == 'refused' and 'lora.rank' in claim['message']

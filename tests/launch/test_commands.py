@@ -223,6 +223,12 @@ def test_train_names_tasks_that_do_not_fit_and_begins_nothing(tmp_path, change, 
   assert not (tmp_path / 'out').exists()
 
 
+def test_pretraining_refuses_what_it_does_not_read(tmp_path):
+  result = aevo('pretrain', '--gin_file=configs/recipes/pretrain_micro.gin', '--gin.rl.epochs=2', f'--out={tmp_path / "base"}')
+  assert result.returncode == 1 and 'rl.epochs is bound, and pretraining reads nothing of rl' in result.stderr and 'Traceback' not in result.stderr
+  assert not (tmp_path / 'base').exists()
+
+
 def test_train_names_the_path_on_a_full_disk(tmp_path):
   result = aevo('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
   assert result.returncode == 1
