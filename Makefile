@@ -10,6 +10,12 @@ SHELL := bash
 UV_VERSION := 0.13.8
 VLLM_VERSION := 0.32.0
 PARITY_PACKAGES := torch==2.13.0+cpu transformers==5.19.0 peft==0.21.0 trl==1.16.0
+# MaxText names no dependencies of its own; these are what training and GRPO on a CPU take, Tunix beside it.
+PEERS_PACKAGES := maxtext==0.2.5 google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 \
+  grain[parquet]==0.2.18 aqtp==0.9.0 qwix==0.1.8 tokamax==0.0.17 drjax==0.2.1 ml-collections==1.1.0 omegaconf==2.4.0 \
+  pydantic==2.14.3 transformers==5.12.1 datasets==5.2.0 sentencepiece==0.2.3 tiktoken==0.14.0 tensorboardx==2.6.5 chex==0.1.92 \
+  jaxtyping==0.3.11 jsonlines==4.0.0 pathwaysutils==0.1.13 cloud-accelerator-diagnostics==0.1.1 pillow==13.0.0 jinja2==3.1.6 \
+  sympy==1.14.0
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=
@@ -25,6 +31,7 @@ UV := .bootstrap/bin/uv
 UV_READY := .bootstrap/uv-$(UV_VERSION)
 VLLM_READY := third_party/vllm/.venv/.aevo-vllm-$(VLLM_VERSION)
 PARITY_READY := third_party/parity/.venv/.aevo-parity-$(shell echo '$(PARITY_PACKAGES)' | cksum | tr ' ' -)
+PEERS_READY := third_party/maxtext/.venv/.aevo-peers-$(shell echo '$(PEERS_PACKAGES)' | cksum | tr ' ' -)
 # Named after the content it was made from, and the folder, because an editable install does not survive a move.
 READY := .venv/.aevo-setup-$(shell (pwd; cat requirements.lock pyproject.toml hatch_build.py .python-version) | cksum | tr ' ' -)
 
@@ -71,7 +78,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke test test-all parity vllm lock wheel clean
+.PHONY: help setup demo smoke test test-all parity peers vllm lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -131,6 +138,15 @@ $(PARITY_READY): | $(UV_READY)
 	@$(functions)
 	use_pip_settings
 	own_environment parity "$${PARITY_PYTHON:-3.12 3.11}" $$(torch_for_cpu) $(PARITY_PACKAGES)
+	touch $@
+
+peers: $(PEERS_READY)  ## install MaxText and Tunix, which benchmarks compare with, into third_party/maxtext/.venv (gigabytes)
+	@echo "MaxText and Tunix are in third_party/maxtext/.venv"
+
+$(PEERS_READY): | $(UV_READY)
+	@$(functions)
+	use_pip_settings
+	own_environment maxtext "$${MAXTEXT_PYTHON:-3.12}" $(PEERS_PACKAGES)
 	touch $@
 
 $(READY): | $(UV_READY)

@@ -1,11 +1,12 @@
-"""What reinforcement learning adds to supervised fine-tuning, beside more supervised fine-tuning of the same length on the clock.
+"""What reinforcement learning adds to supervised fine-tuning on few demonstrations, beside more fine-tuning of the same length on the clock.
 
-  .venv/bin/python benchmarks/rl_gain.py run [--seeds=0-2] [--algorithm=grpo] [--gin_bindings=...]     trains what is missing, then prints the table
+  .venv/bin/python benchmarks/rl_gain.py run [--seeds=0-2] [--algorithm=grpo] [--demonstrations=64] [--gin_bindings=...]     trains what is missing, then prints the table
   .venv/bin/python benchmarks/rl_gain.py table
 
-For each seed: the base is fine-tuned until more of it gains little (`sft`); from there `rl` and, for as many seconds of steps, `more`, which is fine-tuning on fresh puzzles at each of
-three learning rates, of which the best on the scored items counts. Greedy accuracy on 3,000 items with rules of the external split, differences with paired bootstrap intervals over items and
-seeds. Results accumulate in benchmarks/results/rl_gain/, item by item, keyed by algorithm and seed.
+For each seed: the base is fine-tuned on so many demonstrations until their loss is next to nothing (`sft`); from there `rl`, on puzzles of which it is told no solution but only whether an answer is
+right, and, for as many seconds of steps, `more`: fine-tuning on the same demonstrations at each of two learning rates, of which the best on the scored items counts; and `endless`: fine-tuning on
+demonstrations that never repeat, which is what reinforcement learning does without. --demonstrations=0 gives every arm endless ones. Greedy accuracy on 3,000 items with rules of the external split,
+differences with paired bootstrap intervals over items and seeds. Results accumulate in benchmarks/results/rl_gain/, item by item.
 """
 
 import argparse
@@ -39,8 +40,8 @@ from aevo_jax.tasks.mixture import FAMILIES  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'rl_gain'
 SECRET = hashlib.sha256(b'benchmarks/rl_gain.py').digest()  # of the scored items; no run is told
-SFT_TOKENS = 1_000_000
-RATES = (5e-5, 1.25e-4, 2.5e-4)  # of `more`
+SFT_TOKENS = {64: 60_000, 0: 1_000_000}  # by demonstrations: until more of them gains little
+RATES = (5e-5, 2.5e-4)  # of `more`; the last is the starting recipe's
 MORE_SEED = 1000
 
 
@@ -70,39 +71,47 @@ def items():
   return sets.private_items(constitution(), 'external', SECRET)
 
 
-def run_seed(seed: int, algorithm: str, steps: int, bindings: Sequence[str], runs: pathlib.Path) -> dict[str, Any]:
-  sft, rl = runs / f'sft{seed}', runs / f'{algorithm}{seed}'
+def run_seed(seed: int, algorithm: str, demonstrations: int, steps: int, bindings: Sequence[str], runs: pathlib.Path) -> dict[str, Any]:
+  few, sft_tokens = f'--gin.data.demonstrations={demonstrations}', SFT_TOKENS[demonstrations]
+  sft, rl = runs / f'sft{demonstrations}_{seed}', runs / f'{algorithm}{demonstrations}_{seed}'
   if not (sft / 'export').exists():
-    aevo(f'--out={sft}', f'--seed={seed}', f'--tokens={SFT_TOKENS}', '--steps=100000')
+    aevo(f'--out={sft}', f'--seed={seed}', few, f'--tokens={sft_tokens}', '--steps=100000')
   started_from = [f'--base={sft / "export"}']
   aevo(*started_from, f'--out={rl}', f'--seed={seed}', f'--gin_file=configs/algorithms/{algorithm}.gin', f'--rl_steps={steps}', *(f'--gin_bindings={b}' for b in bindings))
   rows = [json.loads(line) for line in (sft / 'metrics.jsonl').read_text().splitlines()]
-  tokens = int(seconds(rl) * SFT_TOKENS / (seconds(sft) * len(rows) / (len(rows) - 1)))
-  more = {}
-  for rate in RATES:
-    out = runs / f'more{seed}_{algorithm}_{rate}'
-    aevo(*started_from, f'--out={out}', f'--seed={MORE_SEED + seed}', f'--gin.optimizer.learning_rate={rate}', f'--tokens={tokens}', '--steps=100000')
-    more[str(rate)] = {'right': score(out), 'seconds': seconds(out)}
-  return {'algorithm': algorithm, 'seed': seed, 'steps': steps, 'bindings': list(bindings), 'sft': {'right': score(sft), 'seconds': seconds(sft)},
-          'rl': {'right': score(rl), 'seconds': seconds(rl)}, 'more': more, 'families': [item.family for item in items()],
-          'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'machine': f'{platform.machine()}, {len(os.sched_getaffinity(0))} cores'}
+  tokens = int(seconds(rl) * sft_tokens / (seconds(sft) * len(rows) / (len(rows) - 1)))
+
+  def supervised(name: str, rate: float, number: int, *extra: str) -> dict[str, Any]:
+    out = runs / f'{name}_{rl.name}_{rate}'
+    aevo(*started_from, f'--out={out}', f'--seed={number}', f'--gin.optimizer.learning_rate={rate}', f'--tokens={tokens}', '--steps=1000000', *extra)
+    return {'right': score(out), 'seconds': seconds(out)}
+
+  # The same seed is the same demonstrations; where they never repeat, another seed is others.
+  more = {str(rate): supervised('more', rate, seed if demonstrations else MORE_SEED + seed, few) for rate in RATES}
+  endless = supervised('endless', RATES[-1], MORE_SEED + seed) if demonstrations else more[str(RATES[-1])]
+  return {'algorithm': algorithm, 'seed': seed, 'demonstrations': demonstrations, 'steps': steps, 'bindings': list(bindings),
+          'sft': {'right': score(sft), 'seconds': seconds(sft)}, 'rl': {'right': score(rl), 'seconds': seconds(rl)}, 'more': more, 'endless': endless,
+          'families': [item.family for item in items()], 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
+          'machine': f'{platform.machine()}, {len(os.sched_getaffinity(0))} cores'}
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
   families = np.array(found[0]['families'])
   of = lambda name: np.array([r[name]['right'] for r in found])
   best = np.array([max((m['right'] for m in r['more'].values()), key=sum) for r in found])
-  lines = [f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, {len(found)} seeds; seconds of steps: rl {np.mean([r["rl"]["seconds"] for r in found]):.0f}, more '
-           f'{np.mean([m["seconds"] for r in found for m in r["more"].values()]):.0f}', '',
-           '| family | sft | more sft | rl | rl - sft [95%] | rl - more sft [95%] |', '|---|---|---|---|---|---|']
+  mean = lambda xs: f'{np.mean(list(xs)):.0f}'
+  lines = [f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, {found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; seconds of steps: sft {mean(r["sft"]["seconds"] for r in found)}, '
+           f'rl {mean(r["rl"]["seconds"] for r in found)}, more {mean(m["seconds"] for r in found for m in r["more"].values())}, endless {mean(r["endless"]["seconds"] for r in found)}; '
+           f'bindings {" ".join(found[0]["bindings"]) or "none"}; {found[0]["machine"]}, {found[0]["date"]}', '',
+           '| family | sft | more sft | rl | rl - sft [95%] | rl - more sft [95%] | endless |', '|---|---|---|---|---|---|---|']
   for family in (*FAMILIES, 'overall'):
     at = families == family if family != 'overall' else np.ones(len(families), bool)
-    a, b, c = of('sft')[:, at], best[:, at], of('rl')[:, at]
+    a, b, c, d = of('sft')[:, at], best[:, at], of('rl')[:, at], of('endless')[:, at]
     cells = []
     for other in (a, b):
       gain, interval = paired_bootstrap(c, other, seed=0)
       cells.append(f'{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]')
-    lines.append(f'| {family} | {a.mean():.3f} | {b.mean():.3f} | {c.mean():.3f} | {" | ".join(cells)} |')
+    lines.append(f'| {family} | {a.mean():.3f} | {b.mean():.3f} | {c.mean():.3f} | {" | ".join(cells)} | {d.mean():.3f} |')
   return '\n'.join(lines)
 
 
@@ -111,7 +120,8 @@ def main() -> None:
   parser.add_argument('mode', choices=['run', 'table'])
   parser.add_argument('--seeds', default='0-2', help='one seed, or the first and the last')
   parser.add_argument('--algorithm', default='grpo')
-  parser.add_argument('--steps', type=int, default=100)
+  parser.add_argument('--demonstrations', type=int, default=64, choices=sorted(SFT_TOKENS))
+  parser.add_argument('--steps', type=int, default=80)
   parser.add_argument('--gin_bindings', action='append', default=[])
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'rl_gain')
   arguments = parser.parse_args()
@@ -119,11 +129,11 @@ def main() -> None:
   if arguments.mode == 'run':
     first, _, last = arguments.seeds.partition('-')
     for seed in range(int(first), int(last or first) + 1):
-      path = RESULTS / f'{arguments.algorithm}{seed}.json'
+      path = RESULTS / f'{arguments.algorithm}_{arguments.demonstrations}_{seed}.json'
       if not path.exists():
-        path.write_text(json.dumps(run_seed(seed, arguments.algorithm, arguments.steps, arguments.gin_bindings, arguments.runs)) + '\n')
-  for algorithm in sorted({p.stem.rstrip('0123456789') for p in RESULTS.glob('*.json')}):
-    print(table([json.loads(p.read_text()) for p in sorted(RESULTS.glob(f'{algorithm}[0-9]*.json'))]) + '\n')
+        path.write_text(json.dumps(run_seed(seed, arguments.algorithm, arguments.demonstrations, arguments.steps, arguments.gin_bindings, arguments.runs)) + '\n')
+  for kind in sorted({p.stem.rpartition('_')[0] for p in RESULTS.glob('*.json')}):
+    print(table([json.loads(p.read_text()) for p in sorted(RESULTS.glob(f'{kind}_*.json'))]) + '\n')
 
 
 if __name__ == '__main__':

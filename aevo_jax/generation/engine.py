@@ -3,12 +3,14 @@
 A fixed number of slots decodes together, many tokens a dispatch, in one jitted loop whose caches are donated. Finished slots are given the next requests between dispatches: their
 prompts are read together, once for all requests of the same prompt, and put into the caches.
 
-Caches are rings. All slots write at the same place, which goes round; a slot's own tokens are the last of them up to that place, as `valid` says, so that a prompt is put where it
-ends just before the next place, and no slot needs a place of its own. What a request is given depends on its prompt and its seed, not on its slot or its neighbours.
+Where all requests fit into the slots and come in groups of one prompt, nothing is refilled, and a group keeps one cache of its prompt, which each step reads once for all of them
+(`_begin`; Hydragen, 2402.05099). Otherwise caches are rings. All slots write at the same place, which goes round; a slot's own tokens are the last of them up to that place, as
+`valid` says, so that a prompt is put where it ends just before the next place, and no slot needs a place of its own. What a request is given depends on its prompt and its seed, not on its slot or its neighbours.
 """
 
 import collections
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aevo_jax.generation.draw import draw
 from aevo_jax.generation.protocol import Completion, Request, Sampling
-from aevo_jax.models.attention import KVCache
+from aevo_jax.models.attention import GroupCache, KVCache
 from aevo_jax.models.decoder import DecodeState
 from aevo_jax.models.mamba2 import MambaCache
 from aevo_jax.models.params import Params, Structure
@@ -101,9 +104,13 @@ class _Run:
     self._logprobs: dict[int, list[float]] = {}
     self.completions: list[Completion] = [None] * len(requests)
     self.timings = Timings()
+    self._group = math.gcd(*collections.Counter(r.prompt for r in requests).values()) if len(requests) <= engine._slots else 1
+    if self._group > 1:
+      self._waiting = collections.deque(sorted(self._waiting, key=lambda r: requests[r].prompt))  # groups lie together
+      self._in_slot = [None] * len(requests)
+      return
     longest = max((len(r.prompt) for r in requests), default=1)
-    self._ring = _up(_up(longest, engine._bucket) + sampling.max_new_tokens, RING)
-    self._state = _empty(engine._structure, engine._params, engine._slots, self._ring)
+    self._state = _empty(engine._structure, engine._params, engine._slots, _up(_up(longest, engine._bucket) + sampling.max_new_tokens, RING))
 
   def pending(self) -> bool:
     return bool(self._waiting) or any(r is not None for r in self._in_slot)
@@ -115,21 +122,30 @@ class _Run:
       return
     started = time.perf_counter()
     chosen = [self._waiting.popleft() for _ in range(min(len(free), len(self._waiting)))]
-    prompts = list(dict.fromkeys(self._requests[r].prompt for r in chosen))
-    length = _up(max(map(len, prompts)), self._e._bucket)
-    tokens, valid = np.full((_power(len(prompts)), length), self._e._pad, np.int32), np.zeros((_power(len(prompts)), length), bool)
-    for row, prompt in enumerate(prompts):
-      tokens[row, length - len(prompt):], valid[row, length - len(prompt):] = prompt, True
-    valid[len(prompts):, -1] = True  # fillers: no row is empty
-    width = _power(len(chosen))
-    slots, rows, seeds = np.full(width, len(self._in_slot), np.int32), np.zeros(width, np.int32), np.zeros(width, np.uint32)
-    for i, r in enumerate(chosen):
-      slots[i], rows[i], seeds[i] = free[i], prompts.index(self._requests[r].prompt), self._requests[r].seed
-      self._in_slot[free[i]], self._tokens[r], self._logprobs[r] = r, [], []
-    self._state = _insert(self._e._structure, self._e._params, self._state, tokens, valid, slots, rows, seeds)
+    for slot, r in zip(free, chosen):
+      self._in_slot[slot], self._tokens[r], self._logprobs[r] = r, [], []
+    seeds = [self._requests[r].seed for r in chosen]
+    if self._group > 1:
+      prompts = [self._requests[r].prompt for r in chosen[::self._group]]
+      self._state = _begin(self._e._structure, self._e._params, *self._padded(prompts, len(prompts)), np.array(seeds, np.uint32), room=self._sampling.max_new_tokens)
+    else:
+      prompts = list(dict.fromkeys(self._requests[r].prompt for r in chosen))
+      empty = [0] * (_power(len(chosen)) - len(chosen))
+      rows = [prompts.index(self._requests[r].prompt) for r in chosen]
+      self._state = _insert(self._e._structure, self._e._params, self._state, *self._padded(prompts, _power(len(prompts))),
+                            np.array(free[:len(chosen)] + [len(self._in_slot)] * len(empty), np.int32), np.array(rows + empty, np.int32), np.array(seeds + empty, np.uint32))
     jax.block_until_ready(self._state.logits)
     self.timings = self.timings._replace(prefill_s=self.timings.prefill_s + time.perf_counter() - started,
                                          prompt_tokens=self.timings.prompt_tokens + sum(map(len, prompts)))
+
+  def _padded(self, prompts: Sequence[Sequence[int]], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and where there are any, [rows, t], padded on the left."""
+    length = _up(max(map(len, prompts)), self._e._bucket)
+    tokens, valid = np.full((rows, length), self._e._pad, np.int32), np.zeros((rows, length), bool)
+    for row, prompt in enumerate(prompts):
+      tokens[row, length - len(prompt):], valid[row, length - len(prompt):] = prompt, True
+    valid[len(prompts):, -1] = True  # fillers: no row is empty
+    return tokens, valid
 
   def decode(self) -> None:
     """One dispatch, and what came of it."""
@@ -212,6 +228,23 @@ def _insert(structure: Structure, params: Params, state: Slots, tokens_rt: jax.A
                DecodeState(caches, set_(state.decode.valid, valid), state.decode.position))
 
 
+@functools.partial(jax.jit, static_argnames=('structure', 'room'))
+def _begin(structure: Structure, params: Params, tokens_rt: jax.Array, valid_rt: jax.Array, seeds_s: jax.Array, *, room: int) -> Slots:
+  """Reads prompts, each of which the next s / r slots continue by up to `room` tokens."""
+  logits, read = structure.bind(params).prefill(tokens_rt, valid_rt, 0)
+  group = len(seeds_s) // len(tokens_rt)
+
+  def of_group(cache: KVCache | MambaCache) -> GroupCache | MambaCache:
+    if isinstance(cache, MambaCache):
+      return MambaCache(*(jnp.repeat(x, group, axis=x.ndim - 3 - i) for i, x in enumerate(cache)))
+    empty = lambda x: jnp.zeros((*x.shape[:-4], x.shape[-4] * group, x.shape[-3], room, x.shape[-1]), x.dtype)
+    return GroupCache(cache, KVCache(*map(empty, cache)))
+
+  caches = jax.tree.map(of_group, read.caches, is_leaf=lambda x: isinstance(x, _CACHES))
+  valid = jnp.pad(jnp.repeat(valid_rt, group, axis=0), ((0, 0), (0, room)))
+  return Slots(jnp.repeat(logits, group, axis=0), jnp.ones_like(seeds_s, bool), jnp.zeros_like(seeds_s, jnp.int32), seeds_s, DecodeState(caches, valid, read.position))
+
+
 def _rows(into: jax.Array, new: jax.Array, slots_n: jax.Array, rows_n: jax.Array, rank: int) -> jax.Array:
   """into[slots] = new[rows] along the axis of slots, the first, or the second of what a scan stacked."""
   if into.ndim == rank:
@@ -230,7 +263,7 @@ def _decode(structure: Structure, params: Params, state: Slots, temperature: jax
     if greedy:
       return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     kept = _filtered(logits, top_k, top_p, min_p) if filters else logits
-    return jax.vmap(lambda key, i, row: jax.random.categorical(jax.random.fold_in(key, i), row))(keys, drawn, kept).astype(jnp.int32)
+    return draw(keys, drawn, kept)
 
   def going(carry):
     i, state, *_ = carry

@@ -25,6 +25,13 @@ class KVCache(NamedTuple):
   values: jax.Array
 
 
+class GroupCache(NamedTuple):
+  """Rows that continue prompts in groups of g: `prompt` [b / g, k, p, h], read once for a group, and each row's `own` [b, k, t, h]. Places 0..p-1 are the prompt's."""
+
+  prompt: KVCache
+  own: KVCache
+
+
 def _attend(q_btnh: jax.Array, k_bskh: jax.Array, v_bskh: jax.Array, mask_bts: jax.Array) -> jax.Array:
   """Softmax attention; each of the k key heads serves n / k query heads. Rows whose mask is empty give finite values that nobody reads."""
   b, t, n, h = q_btnh.shape
@@ -99,17 +106,27 @@ class Attention(nnx.Module):
     causal = jnp.tril(jnp.ones((t, t), bool))
     return causal & ~jnp.tril(causal, -self.window) if self.window else causal
 
-  def step(self, x_bd: jax.Array, cache: KVCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache]:
+  def step(self, x_bd: jax.Array, cache: KVCache | GroupCache, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, KVCache | GroupCache]:
     """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new one included."""
     b, k, h = x_bd.shape[0], self.kv_heads, self.head_dim
     place_b1 = jnp.sum(valid_bt, axis=1, keepdims=True) - 1 if self.theta else None
     q = self._placed(self.q_proj(x_bd).reshape(b, k, self.heads // k, h), self.q_norm, place_b1) / math.sqrt(h)
-    keys = self._placed(self.k_proj(x_bd).reshape(b, k, 1, h), self.k_norm, place_b1)
-    write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position, axis=2)
-    cache = KVCache(write(cache.keys, keys), write(cache.values, self.v_proj(x_bd)))
+    new_keys = self._placed(self.k_proj(x_bd).reshape(b, k, 1, h), self.k_norm, place_b1)
+    prompt, own = cache if isinstance(cache, GroupCache) else (None, cache)
+    first = 0 if prompt is None else prompt.keys.shape[2]
+    write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(past, new.reshape(b, k, 1, h), position - first, axis=2)
+    own = KVCache(write(own.keys, new_keys), write(own.values, self.v_proj(x_bd)))
     if self.window:
       t = valid_bt.shape[1]
       valid_bt = valid_bt & ((position - jnp.arange(t)) % t < self.window)  # also where places go round
-    scores = jnp.einsum('bkqh,bksh->bkqs', q, cache.keys, preferred_element_type=jnp.float32)
-    probs = jax.nn.softmax(jnp.where(valid_bt[:, None, None], scores, -1e30), axis=-1).astype(cache.values.dtype)
-    return self.o_proj(jnp.einsum('bkqs,bksh->bkqh', probs, cache.values).reshape(b, -1)), cache
+    score = lambda q, keys: jnp.einsum('bkqh,bksh->bkqs', q, keys, preferred_element_type=jnp.float32)
+    mix = lambda probs, values: jnp.einsum('bkqs,bksh->bkqh', probs.astype(values.dtype), values)
+    probs = lambda scores: jax.nn.softmax(jnp.where(valid_bt[:, None, None], scores, -1e30), axis=-1)
+    if prompt is None:
+      return self.o_proj(mix(probs(score(q, own.keys)), own.values).reshape(b, -1)), own
+    rows = prompt.keys.shape[0]
+    together = lambda x: jnp.swapaxes(x.reshape(rows, b // rows, k, -1, x.shape[-1]), 1, 2).reshape(rows, k, -1, x.shape[-1])  # a group's queries as those of one row
+    apart = lambda x: jnp.swapaxes(x.reshape(rows, k, b // rows, -1, x.shape[-1]), 1, 2).reshape(b, k, -1, x.shape[-1])
+    p = probs(jnp.concatenate([apart(score(together(q), prompt.keys)), score(q, own.keys)], axis=-1))
+    y = apart(mix(together(p[..., :first]), prompt.values)) + mix(p[..., first:], own.values)
+    return self.o_proj(y.reshape(b, -1)), GroupCache(prompt, own)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models import remat
-from aevo_jax.models.attention import Attention, KVCache
+from aevo_jax.models.attention import Attention, GroupCache, KVCache
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers import MLP, Linear, RMSNorm, matmul, param
 from aevo_jax.models.mamba2 import Mamba2, MambaCache
@@ -22,7 +22,7 @@ from aevo_jax.sharding.context import constrain
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
 
-Cache = KVCache | MambaCache | None
+Cache = KVCache | GroupCache | MambaCache | None
 
 
 class DecodeState(NamedTuple):

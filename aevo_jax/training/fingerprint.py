@@ -60,7 +60,7 @@ def adapted(config: ModelConfig, adaptation: Adaptation, adapter: Lora, base: Ma
 
 def source_inputs(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, corpus: Corpus = Corpus()) -> tuple:
   """What a recipe's item stream is made from, in the order of `pipeline.SftSource`."""
-  return seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share, corpus
+  return seed, recipe.mixture(size), tokenizer, recipe.solution_style, recipe.loss.reasoning_weight, recipe.data.plain_share, recipe.data.demonstrations, corpus
 
 
 def components(recipe: Recipe, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, plan: Plan, corpus: Corpus = Corpus(),

@@ -129,12 +129,15 @@ class Loss:
 @configurable('data')
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """`plain_share`: share of items replayed in the base's plain format."""
+  """plain_share: share of items replayed in the base's plain format. demonstrations: different puzzles that supervised fine-tuning goes through, over and over; 0 is endlessly many.
+  Reinforcement learning has prompts of its own, however few demonstrations there are."""
 
   plain_share: float = 0.0
+  demonstrations: int = 0
 
   def __post_init__(self):
     between('data.plain_share', self.plain_share, 0, 1)
+    between('data.demonstrations', self.demonstrations, 0, 2**30)
 
 
 @configurable('adaptation')

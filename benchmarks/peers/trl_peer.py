@@ -3,10 +3,8 @@
 import contextlib
 import itertools
 import os
-import queue
 import sys
 import tempfile
-import threading
 
 os.environ |= {'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '', 'TRL_EXPERIMENTAL_SILENCE': '1', 'TOKENIZERS_PARALLELISM': 'false'}
 import workload as w
@@ -33,32 +31,21 @@ def words() -> PreTrainedTokenizerFast:
   return PreTrainedTokenizerFast(tokenizer_object=made, pad_token='<pad>', eos_token='<eos>', unk_token='<unk>')
 
 
-class Turnstile(TrainerCallback):
-  """Lets a trainer run in a thread of its own go on step by step."""
+class Gate(TrainerCallback):
+  """A turnstile that a trainer passes at every step."""
 
   def __init__(self):
-    self._go, self._done = queue.Queue(), queue.Queue()
+    self._turnstile = w.Turnstile()
+    self.step = self._turnstile.step
 
   def on_step_begin(self, arguments, state, control, **kwargs):
-    self._go.get()
+    self._turnstile.enter()
 
   def on_step_end(self, arguments, state, control, **kwargs):
-    self._done.put(None)
+    self._turnstile.leave()
 
   def start(self, trainer) -> None:
-    def train():
-      try:
-        trainer.train()
-      except BaseException as error:
-        self._done.put(error)
-
-    threading.Thread(target=train, daemon=True).start()
-
-  def step(self) -> None:
-    self._go.put(None)
-    error = self._done.get()
-    if error is not None:
-      raise error
+    self._turnstile.start(trainer.train)
 
 
 COMMON = {'report_to': [], 'use_cpu': True, 'bf16': False, 'disable_tqdm': True, 'save_strategy': 'no', 'logging_strategy': 'no', 'max_steps': STEPS, 'gradient_checkpointing': False,
@@ -67,7 +54,7 @@ COMMON = {'report_to': [], 'use_cpu': True, 'bf16': False, 'disable_tqdm': True,
 
 def sft(asked: dict):
   sequences = [w.sequence(i, asked['ragged']).tolist() for i in range(4096)]
-  gate = Turnstile()
+  gate = Gate()
   options = {'packing': asked.get('packing', False), 'max_length': w.LENGTH, 'per_device_train_batch_size': w.ROWS, 'learning_rate': 1e-4, 'shuffle_dataset': False}
   with contextlib.redirect_stdout(sys.stderr):
     trainer = SFTTrainer(model=load(asked), args=SFTConfig(output_dir=tempfile.mkdtemp(), **COMMON, **options), train_dataset=Dataset.from_dict({'input_ids': sequences}),
@@ -107,7 +94,7 @@ def sampling(asked: dict):
 
 
 def grpo(asked: dict):
-  gate = Turnstile()
+  gate = Gate()
   rows = [{'prompt': ' '.join(f'w{t}' for t in w.prompt(i))} for i in range(2048)]
   options = {'per_device_train_batch_size': w.PROMPTS * w.GROUP // asked.get('accumulate', 1), 'gradient_accumulation_steps': asked.get('accumulate', 1), 'num_generations': w.GROUP,
              'max_completion_length': w.COMPLETION, 'learning_rate': 1e-5, 'beta': 0.0, 'temperature': 1.0, 'generation_kwargs': {'min_new_tokens': w.COMPLETION}}

@@ -4,7 +4,9 @@ A Qwen3 of 3.7 million parameters, and sequences from a Zipf distribution over i
 """
 
 import json
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -27,6 +29,34 @@ def sequence(index: int, ragged: bool) -> np.ndarray:
 def prompt(index: int) -> list[int]:
   rng = np.random.default_rng([2, index])
   return (3 + np.minimum(rng.zipf(1.3, PROMPT), MODEL['vocab_size'] - 4) - 1).tolist()
+
+
+class Turnstile:
+  """Lets a trainer's own loop, in a thread of its own, go on step by step."""
+
+  def __init__(self):
+    self._go, self._done = queue.Queue(), queue.Queue()
+
+  def enter(self) -> None:
+    self._go.get()
+
+  def leave(self) -> None:
+    self._done.put(None)
+
+  def start(self, loop: Callable[[], None]) -> None:
+    def report():
+      try:
+        loop()
+      except BaseException as error:
+        self._done.put(error)
+
+    threading.Thread(target=report, daemon=True).start()
+
+  def step(self) -> None:
+    self._go.put(None)
+    error = self._done.get()
+    if error is not None:
+      raise error
 
 
 def serve(make: Callable[[dict], Callable[[], dict]]) -> None:

@@ -135,6 +135,11 @@ def test_plain_replay_is_the_micro_bases_alone(made):
     SftSource(0, Mixture(), base_tokenizer.build(), plain_share=0.1, corpus=made)
 
 
+def test_demonstrations_are_of_puzzles():
+  with pytest.raises(ValueError, match='data.demonstrations = 5'):
+    SftSource(0, Mixture(), base_tokenizer.build(), demonstrations=5, corpus=Corpus(MICRO, (item_at(0, 'train', 0, Mixture()),)))
+
+
 @pytest.mark.parametrize(('change', 'limits', 'said'), [
     ({}, {'row_length': 20}, r'tasks\.jsonl:\d+: the task has \d+ tokens with its chat format, and train.row_length is 20'),
     ({'solution': 'long ' * 9}, {'max_new_tokens': 30}, r':21: solution, answer and end are \d+ tokens, and objective.max_new_tokens lets the model write 30'),

@@ -182,6 +182,11 @@ def test_shares_are_shares():
   assert near(1000 - starts_with_tag(PRETRAIN), 0.4)
 
 
+def test_demonstrations_come_round_and_are_the_first_of_the_endless_stream():
+  few, of = dataclasses.replace(SFT, demonstrations=7), lambda source, i: (source[i].tokens.tolist(), source[i].weights.tolist())
+  assert [of(few, i) for i in range(21)] == 3 * [of(SFT, i) for i in range(7)] != [of(SFT, i) for i in range(21)]
+
+
 def test_training_data_is_of_the_train_split():
   """The SFT source shows item i of the train split, and nothing else."""
   for index in range(50):

@@ -1,5 +1,6 @@
 """Continuous batching against the plain loop of `Sampler`, and against itself with other neighbours, slots and dispatches."""
 
+import dataclasses
 import functools
 
 import jax
@@ -23,6 +24,8 @@ HYBRID = ModelConfig(vocab_size=VOCABULARY, hidden_size=24, pattern='M*-M', num_
                      mamba_head_dim=16, ssm_state_size=16, chunk_size=4)
 ROTATED = ModelConfig(family='qwen3', vocab_size=VOCABULARY, hidden_size=24, pattern='*-*-', num_attention_heads=2, num_key_value_heads=1, head_dim=12, rope_theta=1000.0, qk_norm=True,
                       sliding_window=6, intermediate_size=32, mlp_activation='swiglu')
+
+SCANNED = dataclasses.replace(HYBRID, pattern='M*-M*-', scan=True)
 
 
 @functools.cache
@@ -66,11 +69,9 @@ def test_tokens_are_those_of_the_plain_loop(config, greedy):
 
 
 def test_scanned_layers_generate_the_same():
-  config = ModelConfig(**{f: getattr(HYBRID, f) for f in HYBRID.__dataclass_fields__} | {'pattern': 'M*-M*-', 'scan': True})
-  structure, params = model(config)
-  flat = scan_layers.unstack(params, config.pattern)
-  plain = Sampler(unbind(create(config, seed=0))[0], eos_id=EOS, pad_id=PAD, batch=11, bucket=4, max_new_tokens=MAX_NEW)
-  found = engine(config).generate(requests(), Sampling(temperature=0.0, max_new_tokens=MAX_NEW))
+  flat = scan_layers.unstack(model(SCANNED)[1], SCANNED.pattern)
+  plain = Sampler(unbind(create(SCANNED, seed=0))[0], eos_id=EOS, pad_id=PAD, batch=11, bucket=4, max_new_tokens=MAX_NEW)
+  found = engine(SCANNED).generate(requests(), Sampling(temperature=0.0, max_new_tokens=MAX_NEW))
   assert [list(c.tokens if c.finish == 'length' else c.tokens[:-1]) for c in found] == plain(flat, prompts())
 
 
@@ -104,8 +105,20 @@ def test_a_groups_prompt_is_read_once():
   made = engine(slots=8)
   found = made.generate([Request(prompts()[0], seed) for seed in range(8)], Sampling(max_new_tokens=4))
   assert made.timings.prompt_tokens == len(prompts()[0]) and made.timings.new_tokens == sum(len(c.tokens) for c in found)
-  alone = [engine(slots=1).generate([Request(prompts()[0], seed)], Sampling(max_new_tokens=4))[0].tokens for seed in range(3)]
-  assert [c.tokens for c in found[:3]] == alone and len({c.tokens for c in found}) > 3
+  assert len({c.tokens for c in found}) > 3
+
+
+@pytest.mark.parametrize('config', [HYBRID, ROTATED, SCANNED], ids=['hybrid', 'rotated', 'scanned'])
+def test_groups_that_share_their_prompts_cache_are_given_what_they_are_given_without(config):
+  """Groups of 4, 8 and 4 among each other: at once, in groups of 4, and through slots that are refilled."""
+  shared = [Request(prompts()[i], seed) for seed, i in enumerate([3, 0, 7, 7] * 4)]
+  sampling = Sampling(max_new_tokens=MAX_NEW)
+  together = engine(config, slots=16)
+  run = engine_lib._Run(together, shared, sampling)
+  assert run._group == 4
+  found, refilled = together.generate(shared, sampling), engine(config, slots=8).generate(shared, sampling)
+  assert [c.tokens for c in found] == [c.tokens for c in refilled] and len({c.tokens for c in found}) > 8
+  np.testing.assert_allclose(np.concatenate([c.logprobs for c in found]), np.concatenate([c.logprobs for c in refilled]), atol=1e-4)
 
 
 def test_first_tokens_are_distributed_as_the_model_says():

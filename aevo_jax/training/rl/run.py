@@ -24,7 +24,7 @@ from aevo_jax.training.rl.settings import Reward
 from aevo_jax.training.train_loop import check_finite
 from aevo_jax.training.upkeep import Upkeep
 
-MAX_SLOTS = 128
+MAX_SLOTS = 512
 _SECTIONS = ('policy_gradient', 'advantage', 'rollout', 'reward', 'critic', 'rl', 'gates', 'environment')
 _READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'environment', 'dpo'}}
 
