@@ -11,6 +11,7 @@ from aevo_jax.config.configurables import configurable, resolve
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import FamilyWeights, Mixture, AnswerShown, AnswerWithheld, RareKindShare, SolutionStyle
 from aevo_jax.training.losses.advantages import Advantage
+from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe_checks import between, choice, positive, refuse_unread
@@ -19,7 +20,7 @@ from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
 ADAPTATIONS = ('full', 'lora')
-METHODS = ('sft', 'rl', 'dpo', 'sft_then_rl', 'sft_then_dpo')
+METHODS = ('sft', 'rl', 'dpo', 'distill', 'sft_then_rl', 'sft_then_dpo')
 SECOND = ('sft_then_rl', 'sft_then_dpo')
 PACKINGS = ('first_fit', 'first_fit_decreasing')
 
@@ -172,8 +173,9 @@ class Method:
 
   Attributes:
     name: 'sft', supervised fine-tuning on worked solutions; 'rl', reinforcement learning on the same tasks (see `policy_gradient`, `advantage`, `rollout`, `reward`, `rl`); 'dpo', direct
-      preference optimisation on pairs of the policy's own completions (see `dpo`, `rollout`, `reward`); 'sft_then_rl', 'sft_then_dpo'.
-    share: of a budget of tokens and steps that goes to the second. learning_rate: of 'rl' and 'dpo'; 0 is the optimizer's, whose other settings they share.
+      preference optimisation on pairs of the policy's own completions (see `dpo`, `rollout`, `reward`); 'distill', a teacher's distributions on the policy's own completions (see
+      `distillation`, `rollout`); 'sft_then_rl', 'sft_then_dpo'.
+    share: of a budget of tokens and steps that goes to the second. learning_rate: of all but 'sft'; 0 is the optimizer's, whose other settings they share.
   """
 
   name: str = 'sft'
@@ -222,6 +224,7 @@ class Recipe:
   gates: Gates = Gates()
   environment: Task = Task()
   dpo: Dpo = Dpo()
+  distillation: Distillation = Distillation()
 
   def algorithm(self) -> Algorithm | None:
     """What follows supervised fine-tuning, or stands in its place; None where nothing does.
@@ -231,7 +234,8 @@ class Recipe:
     """
     if self.method.name == 'sft':
       return None
-    return Algorithm(self.policy_gradient, self.advantage, self.rollout, self.reward, self.critic, self.rl, self.gates, self.environment, self.dpo if self.method.by_preference else None)
+    return Algorithm(self.policy_gradient, self.advantage, self.rollout, self.reward, self.critic, self.rl, self.gates, self.environment, self.dpo if self.method.by_preference else None,
+                     self.distillation if self.method.name == 'distill' else None)
 
   def second_optimizer(self) -> Optimizer:
     """Of reinforcement learning or DPO."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -11,17 +12,20 @@ import pytest
 
 from aevo_jax import layout
 from aevo_jax.config import loading
+from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.generation.engine import Engine
+from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training.losses.advantages import Advantage
+from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.recipe import Optimizer
-from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, update
+from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, run as rl_run, update
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 from aevo_jax.training.upkeep import Upkeep
@@ -31,7 +35,7 @@ CONFIG = ModelConfig(vocab_size=FIRST + LETTERS, hidden_size=24, pattern='M*-', 
                      mamba_head_dim=12, ssm_state_size=8, chunk_size=16)
 STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
 RULE = transformation(Optimizer(weight_decay=0.1))
-ALGORITHMS = sorted(path.stem for path in (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms').glob('*.gin'))
+ALGORITHMS = sorted(path.stem for path in (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms').glob('*.gin') if path.stem != 'distill')  # which has no rewards
 
 
 class Copy:
@@ -98,7 +102,8 @@ def test_every_named_algorithm_raises_the_reward_of_training(name, tmp_path):
 
 def test_the_named_algorithms_are_short_and_differ():
   assert len({named(name) for name in ALGORITHMS}) == len(ALGORITHMS) == 8
-  for name in ALGORITHMS:
+  assert named('distill', 'distillation.teacher = "x"').distillation == Distillation('x')
+  for name in (*ALGORITHMS, 'distill'):
     text = (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin').read_text()
     assert len(text.splitlines()) <= 15 and 'Promise:' in text
 
@@ -179,6 +184,45 @@ def test_prompts_that_go_through_the_model_once_change_nothing_but_rounding(algo
   for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
   assert not same(states[0].params, PARAMS)
+
+
+DISTILLED = dataclasses.replace(SMALL, distillation=Distillation('a teacher'))
+
+
+@functools.cache
+def teacher():
+  """Another model over the same tokens, surer than a fresh one."""
+  structure, params = unbind(create(dataclasses.replace(CONFIG, pattern='*-*-', hidden_size=16), 5))
+  return structure, {name: 2 * value for name, value in params.items()}
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_distillation_brings_the_student_to_its_teacher(shared, tmp_path):
+  algorithm = dataclasses.replace(DISTILLED, rl=dataclasses.replace(SMALL.rl, shared_prefix=shared))
+  made = loop.Trainer(STRUCTURE, PARAMS, {}, RULE, engine=engine(), environment=Ragged(), form=FORM, algorithm=algorithm, seed=0, directory=tmp_path, teacher=teacher())
+  made.train(rates(40))
+  found = metrics(tmp_path)
+  first = rollouts.read(tmp_path / loop.ROLLOUTS / '000000').arrays
+  say = lambda structure, params: np.asarray(structure.bind(params)(first['tokens'], first['segment_ids']), np.float64)[:, :-1]
+  log = lambda logits: logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  p, q, mask = log(say(STRUCTURE, PARAMS)), log(say(*teacher())), first['mask'][:, 1:]
+  assert found[0]['loss'] == pytest.approx(((np.exp(p) * (p - q)).sum(-1) * mask).sum() / mask.sum(), rel=1e-4) and found[0]['kl_teacher'] == pytest.approx(found[0]['loss'], rel=1e-5)
+  assert np.mean([m['kl_teacher'] for m in found[-5:]]) < 0.3 * found[0]['kl_teacher']
+  assert {'reward', 'entropy', 'grad_norm', 'grad_snr', 'seconds/update'} <= found[0].keys()
+
+
+def test_a_teacher_that_cannot_teach_is_refused(tmp_path):
+  base = layout.root_file('substrate') / 'base'
+  own = tokenizer_lib.load(str(base))
+  structure, params = rl_run.load_teacher(str(base), own)
+  assert structure.bind(params).config == hf_checkpoint.read_config(base)
+  with pytest.raises(ValueError, match='no checkpoint is there'):
+    rl_run.load_teacher(str(tmp_path / 'nowhere'), own)
+  shutil.copytree(base, tmp_path / 'other')
+  text = (tmp_path / 'other' / 'tokenizer.json').read_text()
+  (tmp_path / 'other' / 'tokenizer.json').write_text(text.replace('"bits"', '"bytes"'))
+  with pytest.raises(ValueError, match='another vocabulary'):
+    rl_run.load_teacher(str(tmp_path / 'other'), own)
 
 
 def test_folded_rows_come_back_where_they_were():
@@ -384,6 +428,8 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
     ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(kl='k1', kl_in='reward')}, 'advantage.turn_std = False'),
     ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
     ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'), ({'task': Task('tally'), 'reward': Reward(format=0.5)}, 'has one reward'), ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
+    ({'distillation': Distillation('x'), 'loss': PolicyGradient(clip='dual')}, 'only temperature, aggregation'), ({'distillation': Distillation()}, 'needs distillation.teacher'),
+    ({'distillation': Distillation('x'), 'reward': Reward(format=0.5)}, 'judges every token'),
     ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'), ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1')])
 def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
   with pytest.raises(ValueError) as refused:

@@ -1,9 +1,20 @@
 """On-policy distillation: reverse KL of the student from a teacher, token by token, on completions that the student drew (GKD, 2306.13649; MiniLLM, 2306.08543)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
+from aevo_jax.config.configurables import configurable
 from aevo_jax.training.masked import WeightedSum
+
+
+@configurable('distillation')
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+  """teacher: directory of its checkpoint, any model with the student's tokenizer."""
+
+  teacher: str = ''
 
 
 def reverse_kl(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:

@@ -45,13 +45,13 @@ class Trainer:
   Args:
     structure: the model without arrays. params: what is trained (a critic is added where there is one). frozen: the rest of the model's arrays.
     engine: generates; it is given the weights of every step. environment, form: what is asked, and how it becomes tokens.
-    directory: of checkpoints, metrics and rollouts. reference: (trained, frozen) parameters of the reference; the run's first ones if not given.
+    directory: of checkpoints, metrics and rollouts. reference: (trained, frozen) parameters of the reference; the run's first ones if not given. teacher: of distillation.
     name_of: a token's id as text, for messages.
   """
 
   def __init__(self, structure: Structure, params: Params, frozen: Params, transformation: optax.GradientTransformation, *, engine: GenerationEngine, environment: Environment,
                form: Format, algorithm: Algorithm, seed: int, directory: pathlib.Path, ema_decay: float = 0.0, logits_chunk: int = 0,
-               reference: tuple[Params, Params] | None = None, name_of: Callable[[int], str] = str):
+               reference: tuple[Params, Params] | None = None, teacher: tuple[Structure, Params] | None = None, name_of: Callable[[int], str] = str):
     self._a, self._engine, self._environment, self._form, self._seed, self._directory = algorithm, engine, environment, form, seed, directory
     self.frozen, self._name_of = frozen, name_of
     if algorithm.needs_reference:
@@ -61,7 +61,8 @@ class Trainer:
     self._sampling = Sampling(temperature=algorithm.loss.temperature, max_new_tokens=algorithm.rollout.max_new_tokens)
     self._rows = algorithm.rollout.prompts * algorithm.rollout.group_size
     self._state = jax.jit(lambda p: TrainState.create(p, transformation, ema_decay))(params)
-    self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, algorithm.preference, ema_decay, algorithm.rl.microbatches, logits_chunk,
+    self._teacher = {} if teacher is None else {f'{update.TEACHER}{name}': value for name, value in teacher[1].items()}
+    self._describe, self._step = _programs(structure, transformation, algorithm.loss, algorithm.critic, algorithm.preference, teacher and teacher[0], ema_decay, algorithm.rl.microbatches, logits_chunk,
                                            algorithm.rollout.asynchronous, algorithm.rollout.group_size if algorithm.rl.shared_prefix else 1)
     self._next_group = 0
 
@@ -165,11 +166,19 @@ class Trainer:
     a, started = self._a, time.perf_counter()
     if a.preference is not None:
       return self._update_on_pairs(batch, learning_rate) | {'seconds/update': time.perf_counter() - started}
+    if a.distillation is not None:
+      arrays = {name: batch.arrays[name] for name in ('tokens', 'segment_ids', 'mask')}
+      said = {'entropy': batch.facts['entropy_sampled']} | self._update_on(arrays, step, learning_rate)
+      return said | {'seconds/update': time.perf_counter() - started}
     arrays, spread = trained_on(batch, a)
     said = {'advantage_variance': spread, 'loss': 0.0, 'grad_norm': 0.0, 'entropy': batch.facts['entropy_sampled'], 'no_signal': float(not spread)}
     if not spread:
       return said | {'seconds/update': time.perf_counter() - started}
-    sums, scalars, rng = [], [], np.random.default_rng([self._seed, step])
+    return said | self._update_on(arrays, step, learning_rate) | {'seconds/update': time.perf_counter() - started}
+
+  def _update_on(self, arrays: dict[str, np.ndarray], step: int, learning_rate: np.float32) -> dict[str, float]:
+    """Epochs of minibatches of whole groups; means of the updates' scalars and diagnostics."""
+    a, sums, scalars, rng = self._a, [], [], np.random.default_rng([self._seed, step])
     size, groups = a.rollout.group_size, a.rollout.prompts
     for _ in range(a.rl.epochs):
       for chosen in np.split(rng.permutation(groups), a.rl.minibatches):
@@ -179,13 +188,13 @@ class Trainer:
           continue  # only where dynamic sampling found too few groups
         part['weights'] = aggregation_weights(part['mask'], a.loss)
         part = prefix.fold(part, size) if a.rl.shared_prefix else part
-        self._state, numbers, diagnostics = self._step(self._state, self.frozen, part, learning_rate)
+        self._state, numbers, diagnostics = self._step(self._state, self.frozen | self._teacher, part, learning_rate)
         scalars.append(numbers)
         sums.append(diagnostics)
-    said |= {name: float(np.mean([s[name] for s in scalars])) for name in scalars[0]}
+    said = {name: float(np.mean([s[name] for s in scalars])) for name in scalars[0]}
     for name in sums[0]:
       said[name] = float(sum(s[name].total for s in sums) / max(float(sum(s[name].count for s in sums)), 1e-9))
-    return said | {'seconds/update': time.perf_counter() - started}
+    return said
 
   def _update_on_pairs(self, batch: Batch, learning_rate: np.float32) -> dict[str, float]:
     """Direct preference optimisation on a batch's pairs, once an epoch."""
@@ -202,11 +211,16 @@ class Trainer:
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(structure: Structure, transformation: optax.GradientTransformation, settings: PolicyGradient, critic: Critic, preference: Dpo | None, ema_decay: float, microbatches: int,
-              chunk: int, engine_reads: bool, members: int) -> tuple[Callable, Callable]:
+def _programs(structure: Structure, transformation: optax.GradientTransformation, settings: PolicyGradient, critic: Critic, preference: Dpo | None, teacher: Structure | None, ema_decay: float,
+              microbatches: int, chunk: int, engine_reads: bool, members: int) -> tuple[Callable, Callable]:
   """The jitted `update.describe` and step: once for all runs that share them. engine_reads: the weights while they are updated, so that they are not donated.
   members: neighbouring rows that stay together in a microbatch."""
-  loss = update.make_loss(structure, settings, critic, chunk=chunk) if preference is None else update.make_preference_loss(structure, preference, settings.temperature, chunk=chunk)
+  if preference is not None:
+    loss = update.make_preference_loss(structure, preference, settings.temperature, chunk=chunk)
+  elif teacher is not None:
+    loss = update.make_distillation_loss(structure, teacher, settings.temperature, chunk=chunk)
+  else:
+    loss = update.make_loss(structure, settings, critic, chunk=chunk)
   step = update.make_step(loss, transformation, ema_decay=ema_decay, microbatches=microbatches, together=members if preference is None else 2)
   return jax.jit(functools.partial(update.describe, structure, temperature=settings.temperature, chunk=chunk)), jax.jit(step, donate_argnums=() if engine_reads else 0)
 

@@ -1,5 +1,6 @@
 """One run of reinforcement learning, or of DPO on the policy's own pairs, from a recipe: by itself or after supervised fine-tuning (`post_train`)."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -7,11 +8,12 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.config.configurables import LoadError, bound
+from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
-from aevo_jax.models import lora, scan_layers
+from aevo_jax.models import hf_checkpoint, lora, scan_layers
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import Params
+from aevo_jax.models.params import Params, Structure, outline
 from aevo_jax.tasks.item import Item
 from aevo_jax.training import fingerprint
 from aevo_jax.training.optimizer import learning_rates, transformation
@@ -26,7 +28,8 @@ from aevo_jax.training.upkeep import Upkeep
 
 MAX_SLOTS = 512
 _SECTIONS = ('policy_gradient', 'advantage', 'rollout', 'reward', 'critic', 'rl', 'gates', 'environment')
-_READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'environment', 'dpo'}}
+_READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'environment', 'dpo'},
+         'distill': {'policy_gradient', 'rollout', 'rl', 'gates', 'environment', 'distillation'}}
 
 
 def refuse_unread_sections(method: str) -> None:
@@ -47,6 +50,21 @@ def item_reward(settings: Reward, max_new_tokens: int) -> Callable[[Item, Action
   return lambda item, action: rewards.parts(action.text, item.family, item.answer, tokens=action.tokens, max_new_tokens=max_new_tokens, ended=action.ended, settings=settings)
 
 
+def load_teacher(directory: str, tokenizer: tokenizers.Tokenizer) -> tuple[Structure, Params]:
+  """The teacher of distillation.
+
+  Raises:
+    ValueError: there is none, or its tokenizer is not the student's.
+  """
+  path = pathlib.Path(directory)
+  if not (path / hf_checkpoint.CONFIG).is_file():
+    raise ValueError(f'distillation.teacher = {directory!r}: no checkpoint is there; give a directory with config.json, tokenizer and weights')
+  if tokenizer_lib.load(directory).get_vocab() != tokenizer.get_vocab():
+    raise ValueError(f"distillation.teacher = {directory!r} has another vocabulary than the student, so its distributions are of other tokens; give a teacher with the student's tokenizer")
+  config = dataclasses.replace(hf_checkpoint.read_config(path), scan=False)
+  return outline(config)[0], hf_checkpoint.load_weights(path, config)
+
+
 def trainer(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
             directory: pathlib.Path, corpus: Corpus = Corpus()) -> Trainer:
   """A run of `recipe.algorithm()` on the puzzles of the recipe's mixture, or on the tasks that `corpus` holds, with the in-process engine."""
@@ -63,7 +81,8 @@ def trainer(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
   form = Format(lambda text, first: encode(chat.prompt(text) if first else chat.following(text)), decode, eos)
   engine = Engine(structure, eos_ids=eos, pad_id=tokenizer.token_to_id(chat.pad), decode_text=decode, slots=min(MAX_SLOTS, algorithm.rollout.prompts * algorithm.rollout.group_size))
   return Trainer(structure, params, frozen, transformation(recipe.second_optimizer()), engine=engine,
-                 environment=environment, form=form, algorithm=algorithm, seed=seed, directory=directory, ema_decay=recipe.train.ema_decay, logits_chunk=recipe.train.logits_chunk, name_of=tokenizer.id_to_token)
+                 environment=environment, form=form, algorithm=algorithm, seed=seed, directory=directory, ema_decay=recipe.train.ema_decay, logits_chunk=recipe.train.logits_chunk,
+                 teacher=load_teacher(algorithm.distillation.teacher, tokenizer) if algorithm.distillation else None, name_of=tokenizer.id_to_token)
 
 
 def train(config: ModelConfig, recipe: Recipe, made: Trainer, *, steps: int, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None,

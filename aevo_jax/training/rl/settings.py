@@ -6,6 +6,7 @@ from aevo_jax.config.configurables import configurable
 from aevo_jax.tasks import verify
 from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
+from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe_checks import between, choice, refuse_unread
 
@@ -142,7 +143,7 @@ class Gates:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-  """A combination of parts, checked as a whole. With a `preference`, pairs of completions are trained on in place of advantages.
+  """A combination of parts, checked as a whole. With a `preference`, pairs of completions are trained on in place of advantages; with a `distillation`, a teacher's distributions are.
 
   Raises:
     ValueError: parts that cannot go together, with the reason.
@@ -157,6 +158,7 @@ class Algorithm:
   gates: Gates = Gates()
   task: Task = Task()
   preference: Dpo | None = None
+  distillation: Distillation | None = None
 
   @property
   def needs_reference(self) -> bool:
@@ -170,9 +172,18 @@ class Algorithm:
     if self.rl.minibatches > 1 or self.rollout.prompts % self.rl.microbatches:
       raise ValueError(f"method.name = 'dpo' updates once with the pairs of a step: bind rl.minibatches = 1, and rl.microbatches to a divisor of rollout.prompts = {self.rollout.prompts}")
 
+  def _check_distillation(self) -> None:
+    read = {field: getattr(self.loss, field) for field in ('temperature', 'aggregation', 'constant_length')}
+    if self.loss != PolicyGradient(**read):
+      raise ValueError(f"of policy_gradient, only {', '.join(read)} are read while method.name = 'distill'; leave the rest out")
+    if self.advantage != Advantage() or self.reward != Reward() or self.rollout.dynamic_sampling:
+      raise ValueError("advantage, reward and rollout.dynamic_sampling are read by nothing while method.name = 'distill': the teacher judges every token; leave them out")
+    if not self.distillation.teacher:
+      raise ValueError("method.name = 'distill' needs distillation.teacher, the directory of a checkpoint")
+
   def __post_init__(self):
     kind, size, rows = self.advantage.kind, self.rollout.group_size, self.rollout.prompts * self.rollout.group_size
-    if kind in GROUPED and size < 2:
+    if kind in GROUPED and size < 2 and self.distillation is None:
       raise ValueError(f'advantage.kind = {kind!r} compares the completions of a prompt, and rollout.group_size = {size}; bind it to 2 or more')
     if kind in ('gae', 'turn') and self.loss.ratio != 'token':
       raise ValueError(f'advantage.kind = {kind!r} gives tokens of one completion different advantages, and policy_gradient.ratio = {self.loss.ratio!r} gives them one ratio; '
@@ -187,6 +198,8 @@ class Algorithm:
                        "policy_gradient.kl_in = 'loss'")
     if self.preference is not None:
       self._check_preference()
+    if self.distillation is not None:
+      self._check_distillation()
     if self.task.name == 'tally' and self.reward != Reward(verifiable=self.reward.verifiable):
       raise ValueError("environment.name = 'tally' has one reward, of right decisions: the other parts of the reward, and reward.verifier, are read by nothing; leave them out")
     if self.reward.overlong and self.reward.overlong_buffer > self.rollout.max_new_tokens:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aevo_jax.training.losses.distillation import distillation_loss
 from aevo_jax.training.losses.policy_gradient import aggregation_weights, policy_gradient_loss, value_loss
 from aevo_jax.training.losses.preference import dpo_loss
 from aevo_jax.training.rl import pairs, rewards, rollouts
@@ -51,6 +52,9 @@ def digest(algorithm: Algorithm) -> str:
     rows, weights = pairs.rows(pairs.of_rollouts(samples, a.reward), GROUPS)
     part = {name: arrays[name][rows] for name in ('mask', 'ref_logprobs')} | {'pair_weights': weights}
     found = jax.value_and_grad(lambda x: dpo_loss(x, part, a.preference)[0])(logprobs[rows])
+  elif a.distillation is not None:
+    part = {'mask': arrays['mask'], 'weights': aggregation_weights(arrays['mask'], a.loss)}
+    found = a.distillation.teacher, jax.value_and_grad(lambda x: distillation_loss(x, part)[0])(jnp.abs(logprobs))
   else:
     part, _ = trained_on(rollouts.Batch(tuple(samples), arrays, {}), a)
     part['weights'] = aggregation_weights(part['mask'], a.loss)
@@ -61,5 +65,5 @@ def digest(algorithm: Algorithm) -> str:
 
     found = jax.value_and_grad(loss, argnums=(0, 1, 2))(jnp.asarray(logprobs), jnp.asarray(entropy), jnp.asarray(values))
   for leaf in jax.tree.leaves(found):
-    state.update(np.asarray(leaf).tobytes())
+    state.update(leaf.encode() if isinstance(leaf, str) else np.asarray(leaf).tobytes())
   return state.hexdigest()

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from aevo_jax.models.decoder import Decoder
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.accumulate import accumulated
+from aevo_jax.training.losses.distillation import distillation_loss, reverse_kl
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, policy_gradient_loss, value_loss
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.rl import prefix
@@ -17,7 +19,7 @@ from aevo_jax.training.token_logprobs import TokenStats, of_logits, per_token
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_update
 
-CRITIC = 'critic.'  # before the names of its parameters
+CRITIC, TEACHER = 'critic.', 'teacher.'  # before the names of their parameters
 
 
 def critic_params(width: int, seed: int) -> Params:
@@ -35,7 +37,7 @@ def describe(structure: Structure, params: Params, frozen: Params, batch: dict[s
   """Statistics of every masked token, and the value of the state before it where there is a critic; [b, t] each. Batches may be folded (`prefix.fold`)."""
   policy, critic = split(params)
   model = structure.bind({**frozen, **policy})
-  hidden = prefix.hidden(model, batch) if 'prompt_tokens' in batch else model.hidden(batch['tokens'], batch['segment_ids'])[0]
+  hidden = _hidden(model, batch)
   stats = per_token(lambda x, tokens: of_logits(model.logits(x), tokens, temperature), hidden, batch['tokens'], batch['mask'], chunk)
   if not critic:
     return stats, None
@@ -43,6 +45,10 @@ def describe(structure: Structure, params: Params, frozen: Params, batch: dict[s
   read = lambda x: jax.lax.stop_gradient(model.norm_f(x)).astype(jnp.float32)
   value = lambda x, _: (jax.nn.gelu(read(x) @ critic[f'{CRITIC}up']) @ critic[f'{CRITIC}down'])[..., 0]
   return stats, per_token(value, hidden, batch['tokens'], batch['mask'])
+
+
+def _hidden(model: Decoder, batch: dict[str, jax.Array]) -> jax.Array:
+  return prefix.hidden(model, batch) if 'prompt_tokens' in batch else model.hidden(batch['tokens'], batch['segment_ids'])[0]
 
 
 def make_loss(structure: Structure, settings: PolicyGradient, critic: Critic, *, chunk: int = 0) -> Callable[[Params, Params, Any], tuple[jax.Array, Any]]:
@@ -64,6 +70,19 @@ def make_preference_loss(structure: Structure, settings: Dpo, temperature: float
   def loss(params: Params, frozen: Params, rows: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
     stats, _ = describe(structure, params, frozen, rows, temperature=temperature, chunk=chunk)
     return dpo_loss(stats.logprobs, rows, settings)
+
+  return loss
+
+
+def make_distillation_loss(structure: Structure, teacher: Structure, temperature: float, *, chunk: int = 0) -> Callable[[Params, Params, Any], tuple[jax.Array, Any]]:
+  """As `make_loss`, of a teacher's distributions (`losses.distillation`); the teacher's parameters are among the frozen ones."""
+
+  def loss(params: Params, frozen: Params, rows: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+    own = {name: value for name, value in frozen.items() if not name.startswith(TEACHER)}
+    student, judge = structure.bind({**own, **params}), teacher.bind({name.removeprefix(TEACHER): value for name, value in frozen.items() if name.startswith(TEACHER)})
+    compare = lambda hidden, _: reverse_kl(student.logits(hidden[0]) / temperature, jax.lax.stop_gradient(judge.logits(hidden[1])) / temperature)
+    kl = per_token(compare, (_hidden(student, rows), jax.lax.stop_gradient(_hidden(judge, rows))), rows['tokens'], rows['mask'], chunk)
+    return distillation_loss(kl, rows)
 
   return loss
 
