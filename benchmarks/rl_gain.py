@@ -102,7 +102,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
   mean = lambda xs: f'{np.mean(list(xs)):.0f}'
   lines = [f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, {found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; seconds of steps: sft {mean(r["sft"]["seconds"] for r in found)}, '
            f'rl {mean(r["rl"]["seconds"] for r in found)}, more {mean(m["seconds"] for r in found for m in r["more"].values())}, endless {mean(r["endless"]["seconds"] for r in found)}; '
-           f'bindings {" ".join(found[0]["bindings"]) or "none"}; {found[0]["machine"]}, {found[0]["date"]}', '',
+           f'bindings {" ".join(found[0]["bindings"]) or "none"}; {", ".join(sorted({r["machine"] for r in found}))}, {found[-1]["date"]}', '',
            '| family | sft | more sft | rl | rl - sft [95%] | rl - more sft [95%] | endless |', '|---|---|---|---|---|---|---|']
   for family in (*FAMILIES, 'overall'):
     at = families == family if family != 'overall' else np.ones(len(families), bool)
