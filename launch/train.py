@@ -33,7 +33,7 @@ _BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate'
 _TASKS = flags.DEFINE_string('tasks', None, 'JSONL file or folder of tasks of your own, in place of the puzzles.')
 _TOKENS = flags.DEFINE_integer('tokens', 122_880, 'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
-_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps where method.name is 'rl' or 'dpo'; with 'sft_then_rl' or 'sft_then_dpo' --tokens and --steps are for both, and method.share divides them.",
+_RL_STEPS = flags.DEFINE_integer('rl_steps', 50, "Steps where method.name is 'rl', 'dpo' or 'distill'; with 'sft_then_rl' or 'sft_then_dpo' --tokens and --steps are for both, and method.share divides them.",
                                  lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
 _SIZE = flags.DEFINE_enum('size', 'micro', ['micro', 'standard'], 'Puzzle size.')
@@ -67,7 +67,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
-  from aevo_jax.checkpoint.digest import ManifestError, logical_digest
+  from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
   from aevo_jax.config.configurables import override, resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import chat_template, corpus as corpora
@@ -102,6 +102,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
                     'seed': _SEED.value, 'size': _SIZE.value,
                     'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
                     'base': logical_digest(parameters)}
+    if method == 'distill':
+      started_with['teacher'] = {path.name: file_digest(path) for path in sorted(pathlib.Path(algorithm.distillation.teacher).glob('*.safetensors'))}
     if _TASKS.value and algorithm and algorithm.task.name != 'puzzles':
       raise ValueError(f'--tasks is read by nothing while environment.name = {algorithm.task.name!r}; leave one of them out')
     own = own_data.read(pathlib.Path(_TASKS.value), verifier=algorithm.reward.verifier if algorithm else 'strict') if _TASKS.value else None
@@ -120,7 +122,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
 
   def on_step(step: int, scalars: dict[str, float]) -> None:
     if (step + 1) % max(1, plan.steps // LINES) == 0 or step + 1 in (plan.sft_steps, plan.steps):
-      learnt = f'loss {scalars["loss"]:.4f}' if step < plan.sft_steps else ('reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  entropy {entropy:.2f}  '
+      learnt = f'loss {scalars["loss"]:.4f}' if step < plan.sft_steps or method == 'distill' else ('reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  entropy {entropy:.2f}  '
                                                                         'gap {logprob_gap_max:.1e}  {tokens_per_s:.0f} tok/s').format(**scalars)
       print(f'step {step + 1:>5} of {plan.steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
 

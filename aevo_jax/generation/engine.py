@@ -1,7 +1,7 @@
 """The in-process engine: continuous batching with static shapes.
 
 A fixed number of slots decodes together, many tokens a dispatch, in one jitted loop whose caches are donated. Finished slots are given the next requests between dispatches: their
-prompts are read together, once for all requests of the same prompt, and put into the caches.
+prompts are read together, once for a group of requests of the same prompt, and put into the caches.
 
 Where all requests fit into the slots and come in groups of one prompt, nothing is refilled, and a group keeps one cache of its prompt, which each step reads once for all of them
 (`_begin`; Hydragen, 2402.05099). Otherwise caches are rings. All slots write at the same place, which goes round; a slot's own tokens are the last of them up to that place, as

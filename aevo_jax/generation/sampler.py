@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevo_jax.generation.draw import draw
 from aevo_jax.models.params import Params, Structure
 
 
@@ -37,7 +36,7 @@ def generate(structure: Structure, params: Params, tokens_bt: jax.Array, valid_b
     choose = lambda logits, i: jnp.argmax(logits, axis=-1)
   else:
     keys_b = jax.vmap(jax.random.key)(seeds_b)
-    choose = lambda logits, i: draw(keys_b, i, logits / temperature)
+    choose = lambda logits, i: jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, i), row.astype(jnp.float32) / temperature))(keys_b, logits)
 
   def going(carry):
     _, i, ended, *_ = carry

@@ -36,7 +36,7 @@ def step_tokens(algorithm: Algorithm, prompt: float) -> int:
   batches = a.rollout.max_batches if a.rollout.dynamic_sampling else 1
   generated = FORWARD * batches * (rows * room + a.rollout.prompts * prompt)  # a group shares its prompt
   whole = lambda rows: rows * room + (a.rollout.prompts if a.rl.shared_prefix else rows) * prompt
-  described = FORWARD * whole(rows) * (1 + a.needs_reference + (a.distillation is not None))
+  described = FORWARD * whole(rows) * (1 + a.needs_reference + a.rl.epochs * (a.distillation is not None))
   trained = a.rl.epochs * whole(rows if a.preference is None else 2 * a.rollout.prompts)
   return math.ceil(generated + described + trained)
 

@@ -214,15 +214,22 @@ def test_distillation_brings_the_student_to_its_teacher(shared, tmp_path):
 def test_a_teacher_that_cannot_teach_is_refused(tmp_path):
   base = layout.root_file('substrate') / 'base'
   own = tokenizer_lib.load(str(base))
-  structure, params = rl_run.load_teacher(str(base), own)
-  assert structure.bind(params).config == hf_checkpoint.read_config(base)
+  config = hf_checkpoint.read_config(base)
+  structure, params = rl_run.load_teacher(str(base), own, dataclasses.replace(config, compute_dtype='bfloat16'))
+  assert structure.bind(params).config == dataclasses.replace(config, compute_dtype='bfloat16')
   with pytest.raises(ValueError, match='no checkpoint is there'):
-    rl_run.load_teacher(str(tmp_path / 'nowhere'), own)
+    rl_run.load_teacher(str(tmp_path / 'nowhere'), own, config)
+  with pytest.raises(ValueError, match="give a teacher with the student's vocab_size"):
+    rl_run.load_teacher(str(base), own, dataclasses.replace(config, vocab_size=config.vocab_size + 4))
   shutil.copytree(base, tmp_path / 'other')
   text = (tmp_path / 'other' / 'tokenizer.json').read_text()
   (tmp_path / 'other' / 'tokenizer.json').write_text(text.replace('"bits"', '"bytes"'))
   with pytest.raises(ValueError, match='another vocabulary'):
-    rl_run.load_teacher(str(tmp_path / 'other'), own)
+    rl_run.load_teacher(str(tmp_path / 'other'), own, config)
+  shutil.copytree(base, tmp_path / 'torn')
+  (tmp_path / 'torn' / 'tokenizer.json').write_text(text[:100])
+  with pytest.raises(ValueError, match='cannot be read'):
+    rl_run.load_teacher(str(tmp_path / 'torn'), own, config)
 
 
 def test_folded_rows_come_back_where_they_were():
@@ -429,7 +436,8 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
     ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
     ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'), ({'task': Task('tally'), 'reward': Reward(format=0.5)}, 'has one reward'), ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
     ({'distillation': Distillation('x'), 'loss': PolicyGradient(clip='dual')}, 'only temperature, aggregation'), ({'distillation': Distillation()}, 'needs distillation.teacher'),
-    ({'distillation': Distillation('x'), 'reward': Reward(format=0.5)}, 'judges every token'),
+    ({'distillation': Distillation('x'), 'reward': Reward(format=0.5)}, 'judges every token'), ({'distillation': Distillation('x'), 'gates': Gates(kl=1.0)}, 'gates.kl'),
+    ({'distillation': Distillation('x'), 'critic': Critic(coefficient=0.5)}, 'judges every token'),
     ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'), ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1')])
 def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
   with pytest.raises(ValueError) as refused:

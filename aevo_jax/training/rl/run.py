@@ -12,7 +12,7 @@ from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
 from aevo_jax.models import hf_checkpoint, lora, scan_layers
-from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.params import Params, Structure, outline
 from aevo_jax.tasks.item import Item
 from aevo_jax.training import fingerprint
@@ -26,7 +26,7 @@ from aevo_jax.training.rl.settings import Reward
 from aevo_jax.training.train_loop import check_finite
 from aevo_jax.training.upkeep import Upkeep
 
-MAX_SLOTS = 512
+MAX_SLOTS, MAX_PROMPTS = 512, 128  # that decode together, and that are read together
 _SECTIONS = ('policy_gradient', 'advantage', 'rollout', 'reward', 'critic', 'rl', 'gates', 'environment')
 _READ = {'sft': {'loss', 'data', 'solution_style'}, 'rl': set(_SECTIONS), 'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'environment', 'dpo'},
          'distill': {'policy_gradient', 'rollout', 'rl', 'gates', 'environment', 'distillation'}}
@@ -50,18 +50,24 @@ def item_reward(settings: Reward, max_new_tokens: int) -> Callable[[Item, Action
   return lambda item, action: rewards.parts(action.text, item.family, item.answer, tokens=action.tokens, max_new_tokens=max_new_tokens, ended=action.ended, settings=settings)
 
 
-def load_teacher(directory: str, tokenizer: tokenizers.Tokenizer) -> tuple[Structure, Params]:
-  """The teacher of distillation.
+def load_teacher(directory: str, tokenizer: tokenizers.Tokenizer, student: ModelConfig) -> tuple[Structure, Params]:
+  """The teacher of distillation, in float32, run as the student is.
 
   Raises:
-    ValueError: there is none, or its tokenizer is not the student's.
+    ValueError: there is none, or its tokens are not the student's.
   """
   path = pathlib.Path(directory)
   if not (path / hf_checkpoint.CONFIG).is_file():
     raise ValueError(f'distillation.teacher = {directory!r}: no checkpoint is there; give a directory with config.json, tokenizer and weights')
-  if tokenizer_lib.load(directory).get_vocab() != tokenizer.get_vocab():
+  try:
+    vocabulary = tokenizer_lib.load(directory).get_vocab()
+  except Exception as error:  # the library raises nothing narrower
+    raise ValueError(f'distillation.teacher = {directory!r}: its tokenizer cannot be read ({error})') from error
+  if vocabulary != tokenizer.get_vocab():
     raise ValueError(f"distillation.teacher = {directory!r} has another vocabulary than the student, so its distributions are of other tokens; give a teacher with the student's tokenizer")
-  config = dataclasses.replace(hf_checkpoint.read_config(path), scan=False)
+  config = dataclasses.replace(hf_checkpoint.read_config(path), **{name: getattr(student, name) for name in EXECUTION} | {'scan': False})
+  if config.vocab_size != student.vocab_size:
+    raise ValueError(f"distillation.teacher = {directory!r} gives {config.vocab_size} tokens a probability, and the student {student.vocab_size}; give a teacher with the student's vocab_size")
   return outline(config)[0], hf_checkpoint.load_weights(path, config)
 
 
@@ -79,10 +85,11 @@ def trainer(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
   else:
     environment = Puzzles(items.stream(recipe.mixture(size), seed, corpus), item_reward(algorithm.reward, algorithm.rollout.max_new_tokens))
   form = Format(lambda text, first: encode(chat.prompt(text) if first else chat.following(text)), decode, eos)
-  engine = Engine(structure, eos_ids=eos, pad_id=tokenizer.token_to_id(chat.pad), decode_text=decode, slots=min(MAX_SLOTS, algorithm.rollout.prompts * algorithm.rollout.group_size))
+  engine = Engine(structure, eos_ids=eos, pad_id=tokenizer.token_to_id(chat.pad), decode_text=decode,
+                  slots=min(MAX_SLOTS if algorithm.rollout.group_size > 1 and environment.max_turns == 1 else MAX_PROMPTS, algorithm.rollout.prompts * algorithm.rollout.group_size))
   return Trainer(structure, params, frozen, transformation(recipe.second_optimizer()), engine=engine,
                  environment=environment, form=form, algorithm=algorithm, seed=seed, directory=directory, ema_decay=recipe.train.ema_decay, logits_chunk=recipe.train.logits_chunk,
-                 teacher=load_teacher(algorithm.distillation.teacher, tokenizer) if algorithm.distillation else None, name_of=tokenizer.id_to_token)
+                 teacher=load_teacher(algorithm.distillation.teacher, tokenizer, config) if algorithm.distillation else None, name_of=tokenizer.id_to_token)
 
 
 def train(config: ModelConfig, recipe: Recipe, made: Trainer, *, steps: int, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None,

@@ -176,12 +176,16 @@ class Algorithm:
     read = {field: getattr(self.loss, field) for field in ('temperature', 'aggregation', 'constant_length')}
     if self.loss != PolicyGradient(**read):
       raise ValueError(f"of policy_gradient, only {', '.join(read)} are read while method.name = 'distill'; leave the rest out")
-    if self.advantage != Advantage() or self.reward != Reward() or self.rollout.dynamic_sampling:
-      raise ValueError("advantage, reward and rollout.dynamic_sampling are read by nothing while method.name = 'distill': the teacher judges every token; leave them out")
+    if self.advantage != Advantage() or self.critic != Critic() or self.reward != Reward() or self.rollout.dynamic_sampling:
+      raise ValueError("advantage, critic, reward and rollout.dynamic_sampling are read by nothing while method.name = 'distill': the teacher judges every token; leave them out")
+    if self.gates.kl != Gates().kl or self.gates.reward_drop:
+      raise ValueError("gates.kl and gates.reward_drop watch what method.name = 'distill' has not: a reference, and rewards; leave them out")
     if not self.distillation.teacher:
       raise ValueError("method.name = 'distill' needs distillation.teacher, the directory of a checkpoint")
 
   def __post_init__(self):
+    if self.distillation is not None:
+      self._check_distillation()
     kind, size, rows = self.advantage.kind, self.rollout.group_size, self.rollout.prompts * self.rollout.group_size
     if kind in GROUPED and size < 2 and self.distillation is None:
       raise ValueError(f'advantage.kind = {kind!r} compares the completions of a prompt, and rollout.group_size = {size}; bind it to 2 or more')
@@ -198,8 +202,6 @@ class Algorithm:
                        "policy_gradient.kl_in = 'loss'")
     if self.preference is not None:
       self._check_preference()
-    if self.distillation is not None:
-      self._check_distillation()
     if self.task.name == 'tally' and self.reward != Reward(verifiable=self.reward.verifiable):
       raise ValueError("environment.name = 'tally' has one reward, of right decisions: the other parts of the reward, and reward.verifier, are read by nothing; leave them out")
     if self.reward.overlong and self.reward.overlong_buffer > self.rollout.max_new_tokens:
