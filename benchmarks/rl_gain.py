@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -83,7 +84,13 @@ def run_seed(seed: int, algorithm: str, demonstrations: int, steps: int, binding
 
   def supervised(name: str, rate: float, number: int, *extra: str) -> dict[str, Any]:
     out = runs / f'{name}_{rl.name}_{rate}'
-    aevo(*started_from, f'--out={out}', f'--seed={number}', f'--gin.optimizer.learning_rate={rate}', f'--tokens={tokens}', '--steps=1000000', *extra)
+    budget = tokens
+    for _ in range(2):  # the second time with what the first shows to be right, where it was not as long
+      shutil.rmtree(out, ignore_errors=True)
+      aevo(*started_from, f'--out={out}', f'--seed={number}', f'--gin.optimizer.learning_rate={rate}', f'--tokens={budget}', '--steps=1000000', *extra)
+      if abs(seconds(out) / seconds(rl) - 1) < 0.1:
+        break
+      budget = int(budget * seconds(rl) / seconds(out))
     return {'right': score(out), 'seconds': seconds(out)}
 
   # The same seed is the same demonstrations; where they never repeat, another seed is others.
@@ -99,9 +106,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
   families = np.array(found[0]['families'])
   of = lambda name: np.array([r[name]['right'] for r in found])
   best = np.array([max((m['right'] for m in r['more'].values()), key=sum) for r in found])
-  mean = lambda xs: f'{np.mean(list(xs)):.0f}'
-  lines = [f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, {found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; seconds of steps: sft {mean(r["sft"]["seconds"] for r in found)}, '
-           f'rl {mean(r["rl"]["seconds"] for r in found)}, more {mean(m["seconds"] for r in found for m in r["more"].values())}, endless {mean(r["endless"]["seconds"] for r in found)}; '
+  each = lambda xs: '/'.join(f'{x:.0f}' for x in xs)
+  lines = [f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, {found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; seconds of steps by seed: sft {each(r["sft"]["seconds"] for r in found)}, '
+           f'rl {each(r["rl"]["seconds"] for r in found)}, more {each(max(m["seconds"] for m in r["more"].values()) for r in found)}, endless {each(r["endless"]["seconds"] for r in found)}; '
            f'bindings {" ".join(found[0]["bindings"]) or "none"}; {", ".join(sorted({r["machine"] for r in found}))}, {found[-1]["date"]}', '',
            '| family | sft | more sft | rl | rl - sft [95%] | rl - more sft [95%] | endless |', '|---|---|---|---|---|---|---|']
   for family in (*FAMILIES, 'overall'):

@@ -136,6 +136,7 @@ def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path)
   ours = Side([sys.executable, str(PEERS / 'ours.py')], asked | {'model': model}, scratch / 'ours.log', {})
   theirs = Side([str(ENGINES[engine].python), str(PEERS / f'{engine}_peer.py')], asked | options | {'model': model}, scratch / 'theirs.log', environment)
   first = [side.run(2) for side in (ours, theirs)]  # compiles
+  time.sleep(REST)
   if 'loss' in first[0]:  # batches are not drawn in one order, so that losses agree as far as batches of Zipf tokens do
     a, b = (said['loss'] / 2 for said in first)
     if abs(a - b) > LOSS_TOLERANCE * b:
@@ -168,6 +169,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def chosen(only: str, peer: str | None) -> list[tuple[str, str]]:
   """(comparison, peer) of what is to be measured."""
+  if unknown := set(only.split(',')) - COMPARISONS.keys():
+    sys.exit(f'versus: --only names {", ".join(sorted(unknown))}; there are {", ".join(COMPARISONS)}')
   found = [(name, p) for name in only.split(',') for p in COMPARISONS[name].peers if peer in (None, p)]
   if not found:
     sys.exit(f'versus: no peer {peer!r} in {only}')
