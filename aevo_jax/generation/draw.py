@@ -1,4 +1,4 @@
-"""Drawing tokens by inversion, with one uniform number a token. Gumbel noise would be as many of them as the vocabulary has, which on a CPU takes a quarter of a small model's step.
+"""Drawing tokens by inversion, with one uniform number a token. Gumbel noise would be as many of them as the vocabulary has, which on a CPU takes long beside a small model's step.
 
 Two models that differ a little draw different tokens from the same number more often than from the same Gumbel noise, so that comparisons by common random numbers use the latter (`sampler`).
 """
