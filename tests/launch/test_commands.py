@@ -190,6 +190,21 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
   assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
 
 
+def test_a_student_is_distilled_and_its_teacher_must_stay_the_same(tmp_path):
+  teacher = tmp_path / 'teacher'
+  shutil.copytree(layout.root_file('substrate') / 'base', teacher)
+  command = ('train', f'--out={tmp_path / "student"}', '--gin_file=configs/algorithms/distill.gin', f"--gin.distillation.teacher='{teacher}'", '--gin.rollout.prompts=4',
+             '--gin.rollout.group_size=1', '--gin.rl.microbatches=1', '--gin.rollout.max_new_tokens=8', '--gin.optimizer.learning_rate=1e-3', '--rl_steps=2')
+  result = aevo(*command)
+  assert result.returncode == 0 and 'step     2 of 2  loss' in result.stdout, result.stdout + result.stderr
+  first, second = (json.loads(line)['kl_teacher'] for line in (tmp_path / 'student' / 'metrics.jsonl').read_text().splitlines())
+  assert first == pytest.approx(0, abs=1e-5) and second >= -1e-6  # its own teacher, at first
+  other = {name: value + 1e-3 for name, value in load_file(teacher / 'model.safetensors').items()}
+  save_file(other, teacher / 'model.safetensors', {'format': 'pt'})
+  again = aevo(*command)
+  assert again.returncode == 1 and 'teacher.model.safetensors was' in again.stderr and 'Traceback' not in again.stderr
+
+
 def test_conversations_of_several_turns_are_trained_on(tmp_path):
   result = aevo('train', f'--out={tmp_path / "tally"}', "--gin.method.name='rl'", "--gin.environment.name='tally'", '--gin.environment.turns=3', "--gin.advantage.kind='turn'", '--rl_steps=1',
                 '--gin.rollout.prompts=2', '--gin.rl.microbatches=1', '--gin.rollout.max_new_tokens=4')
@@ -205,6 +220,8 @@ def test_conversations_of_several_turns_are_trained_on(tmp_path):
     (('--gin.policy_gradient.clip_high=0.3',), "nothing reads policy_gradient while method.name = 'sft'"), (('--rl_steps=3',), '--rl_steps is read by nothing'),
     (('--gin.optimizer.groups=[("embedding", 1.0, 1.0)]',), 'match no pattern'),
     (('--tokens=10',), 'at most 0 steps fit'), (('--stepps=3',), 'stepps'), (('--gin.optimizer.learning_rat=1',), 'did you mean'),
+    (('--gin_file=configs/algorithms/distill.gin',), 'needs distillation.teacher'), (("--gin.distillation.teacher='x'",), 'nothing reads distillation'),
+    (('--gin_file=configs/algorithms/distill.gin', "--gin.distillation.teacher='/nowhere'"), 'no checkpoint is there'),
     (('--base=/nowhere',), '/nowhere')])
 def test_train_answers_mistakes(tmp_path, arguments, said):
   result = aevo('train', f'--out={tmp_path / "out"}', *arguments)
