@@ -22,8 +22,9 @@ BASE = layout.root_file('substrate') / 'base'
 RECIPE = 'adaptation.method = "lora"\nlora.rank = 4\nlora.alpha = 8.0\nlora.targets = "attention_mlp"\n'
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def export():
+  """Loaded once a process, since its flags can be defined only once: a module's fixture is set up again when a stealing worker comes back to the module."""
   spec = importlib.util.spec_from_file_location('aevo_export', layout.root_file('launch') / 'export.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
