@@ -80,11 +80,11 @@ def sampling(asked: dict):
 
 
 def grpo(asked: dict):
-  """Generation, the trainer's log-probabilities, one update: rewards are the share of even tokens."""
+  """Generation and one update, which gives the trainer's log-probabilities: rewards are the share of even tokens."""
   structure, params = model(asked['model'])
   rule, settings = transformation(Optimizer(learning_rate=1e-5)), PolicyGradient()
-  step = jax.jit(update.make_step(update.make_loss(structure, settings, Critic()), rule, ema_decay=0.0, microbatches=asked.get('microbatches', 4), together=w.GROUP), donate_argnums=0)
-  describe = jax.jit(lambda p, batch: update.describe(structure, p, {}, batch, temperature=1.0, chunk=0)[0].logprobs)
+  parts = asked.get('microbatches', 4)
+  step = jax.jit(update.make_step(update.make_loss(structure, settings, Critic(), microbatches=parts), rule, ema_decay=0.0, microbatches=parts, together=w.GROUP), donate_argnums=0)
   made, state, number = engine(structure, params), TrainState.create(params, rule, 0.0), itertools.count()
   rows, length = w.PROMPTS * w.GROUP, w.PROMPT + w.COMPLETION
 
@@ -96,12 +96,12 @@ def grpo(asked: dict):
     found = made.generate(requests, Sampling(max_new_tokens=w.COMPLETION))
     batch = {'tokens': np.array([r.prompt + c.tokens for r, c in zip(requests, found)], np.int32), 'segment_ids': np.ones((rows, length), np.int32),
              'mask': np.broadcast_to(np.arange(length) >= w.PROMPT, (rows, length)).astype(np.float32)}
-    batch['old_logprobs'] = prefix.unfold(np.asarray(describe(state.params, prefix.fold(batch, w.GROUP))), batch)
+    batch['number'] = np.arange(rows, dtype=np.int32)
     rewards = np.array([np.mean(np.array(c.tokens) % 2 == 0) for c in found]).reshape(w.PROMPTS, w.GROUP)
     advantages = ((rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)).reshape(-1, 1)
     batch |= {'advantages': np.repeat(advantages, length, axis=1).astype(np.float32), 'weights': aggregation_weights(batch['mask'], settings)}
-    state, scalars, _ = step(state, {}, prefix.fold(batch, w.GROUP), np.float32(1e-5))
-    jax.block_until_ready(scalars)
+    state, _, diagnostics = step(state, {}, prefix.fold(batch, w.GROUP), np.float32(1e-5))
+    np.asarray(diagnostics['said'].logprobs)
     return {'steps': 1, 'tokens': rows * w.COMPLETION}
 
   return run

@@ -186,6 +186,38 @@ def test_prompts_that_go_through_the_model_once_change_nothing_but_rounding(algo
   assert not same(states[0].params, PARAMS)
 
 
+@pytest.mark.parametrize('shared', [True, False])
+@pytest.mark.parametrize('algorithm', [
+    SMALL, dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3', correction='truncate', entropy_bonus=0.01)), dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, dynamic_sampling=True))],
+    ids=['plain', 'reference', 'dynamic'])
+def test_an_update_that_gives_the_rollouts_log_probabilities_changes_nothing_but_rounding(algorithm, shared, tmp_path, monkeypatch):
+  """Where a step updates once, at the weights that generated, its forward pass stands for the one before it."""
+  algorithm = dataclasses.replace(algorithm, rl=dataclasses.replace(algorithm.rl, shared_prefix=shared))
+  assert algorithm.updates_where_it_generates
+  once = trainer(tmp_path / 'once', algorithm, Ragged()).train(rates(3, rate=1e-3))
+  monkeypatch.setattr(Algorithm, 'updates_where_it_generates', False)
+  twice = trainer(tmp_path / 'twice', algorithm, Ragged()).train(rates(3, rate=1e-3))
+  for one, other in zip(metrics(tmp_path / 'once'), metrics(tmp_path / 'twice'), strict=True):
+    assert one.keys() == other.keys()
+    for name in one.keys() - {n for n in one if 'second' in n or n == 'tokens_per_s'}:
+      assert one[name] == pytest.approx(other[name], rel=1e-3, abs=2e-5, nan_ok=True), name
+  for step in ('000000', '000002'):
+    one, other = (rollouts.read(tmp_path / name / loop.ROLLOUTS / step) for name in ('once', 'twice'))
+    assert one.arrays.keys() == other.arrays.keys()
+    for name, value in one.arrays.items():
+      np.testing.assert_allclose(value, other.arrays[name], atol=1e-4, err_msg=name)
+  for a, b in zip(jax.tree.leaves(once.params), jax.tree.leaves(twice.params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  assert not same(once.params, PARAMS)
+
+
+def test_updates_that_need_the_old_policy_before_ask_for_it():
+  other = [dataclasses.replace(SMALL, **change) for change in (
+      {'rl': Rl(minibatches=2)}, {'rl': Rl(epochs=2)}, {'advantage': Advantage(kind='gae')}, {'preference': Dpo()}, {'rollout': dataclasses.replace(SMALL.rollout, asynchronous=True)},
+      {'loss': PolicyGradient(kl='k1', kl_in='reward')}, {'distillation': Distillation('a teacher')})]
+  assert SMALL.updates_where_it_generates and not any(a.updates_where_it_generates for a in other)
+
+
 DISTILLED = dataclasses.replace(SMALL, distillation=Distillation('a teacher'))
 
 

@@ -1,8 +1,8 @@
 """The loop of reinforcement learning: generate, check, weigh, update, log, save.
 
-    rollouts     groups of completions from the engine, with the trainer's log-probabilities under the weights that generated; gated, and logged before they are used
+    rollouts     groups of completions from the engine, with the trainer's log-probabilities under the weights that generated; gated, and logged
     advantages   on the host, from rewards
-    update       epochs x minibatches, each an accumulated gradient
+    update       epochs x minibatches, each an accumulated gradient; where there is one only, its own forward pass gives the rollouts' log-probabilities (and so their gate and log follow it)
     rules        stop the run by name
 
 A step whose rewards are all equal moves nothing and says so (no_signal). A stopped or killed run continues from its last checkpoint; rollouts that were generated ahead are read
@@ -83,7 +83,7 @@ class Trainer:
         batch = pending.result() if pending else self._rollouts(step, self._state.params, step)
         waited = time.perf_counter() - started
         pending = pool.submit(self._rollouts, step + 1, self._state.params, step) if ahead and step + 1 < steps else None
-        scalars = batch.facts | self._update(batch, step, np.float32(learning_rates[step]))
+        scalars = self._update(batch, step, np.float32(learning_rates[step]))
         scalars |= {'staleness': step - batch.facts['version'], 'seconds/waiting': waited, 'seconds': time.perf_counter() - started}
         metrics.write(step, scalars)
         rules.check(scalars)
@@ -118,7 +118,7 @@ class Trainer:
     orbax_io.save(orbax_io.step_directory(self._directory / 'checkpoints', step), jax.tree.map(np.asarray, self._state), metadata={'step': step}, data_state=kept)
 
   def _rollouts(self, step: int, params: Params, version: int) -> Batch:
-    """A step's batch, generated, gated and logged."""
+    """A step's batch, generated, and gated and logged (`_described`) unless the update does that."""
     a, started = self._a, time.perf_counter()
     policy, _ = update.split(params)
     self._engine.update({**self.frozen, **policy}, version)
@@ -135,25 +135,34 @@ class Trainer:
     generated = time.perf_counter()
     arrays = rollouts.arrays(samples, self._rows)
     asked = {name: arrays[name] for name in ('tokens', 'segment_ids', 'mask')}
-    stats, values = self._said(params, self.frozen, asked)
-    arrays['old_logprobs'] = stats.logprobs
+    stats, values = (None, None) if a.updates_where_it_generates else self._said(params, self.frozen, asked)
     if values is not None:
       arrays['old_values'] = values
     if a.needs_reference:
       arrays['ref_logprobs'] = self._said(*self._reference, asked)[0].logprobs
-    gap = gates.logprob_gap(arrays['old_logprobs'], arrays['sampler_logprobs'], arrays['mask'], arrays['tokens'], a.gates, self._name_of)
     described = time.perf_counter()
     new = sum(int(s.mask.sum()) for s in drawn)
     facts = {'version': version, 'next_group': self._next_group, 'reward': float(np.mean([rewards.total(s.parts, a.reward) for s in drawn])),
              'pass_rate': float(np.mean([s.parts.get('verifiable', 0.0) >= 1 for s in drawn])), 'response_length': new / len(drawn),
-             'entropy_sampled': _masked_mean(stats.entropy, arrays['mask']), 'groups_kept': len(kept[:a.rollout.prompts]), 'groups_drawn': batches * a.rollout.prompts,
-             'logprob_gap_max': gap.largest, 'logprob_gap_mean': gap.mean, 'logprob_gap_kl': gap.kl, 'new_tokens': new, 'tokens_per_s': new / (generated - synced),
+             'groups_kept': len(kept[:a.rollout.prompts]), 'groups_drawn': batches * a.rollout.prompts, 'new_tokens': new, 'tokens_per_s': new / (generated - synced),
              'seconds/sync': synced - started, 'seconds/generate': generated - synced, 'seconds/logprobs': described - generated}
+    batch = Batch(tuple(samples), arrays, facts | rewards.summary([s.parts for s in drawn], a.reward))
+    return batch if stats is None else self._described(batch, stats, step)
+
+  def _described(self, batch: Batch, stats: TokenStats, step: int) -> Batch:
+    """The batch with its log-probabilities under the weights that generated, [rows, t]; gated, and logged.
+
+    Raises:
+      StoppedError: they are not the sampler's.
+    """
+    a, arrays = self._a, batch.arrays | {'old_logprobs': stats.logprobs}
+    gap = gates.logprob_gap(arrays['old_logprobs'], arrays['sampler_logprobs'], arrays['mask'], arrays['tokens'], a.gates, self._name_of)
+    facts = {'entropy_sampled': _masked_mean(stats.entropy, arrays['mask']), 'logprob_gap_max': gap.largest, 'logprob_gap_mean': gap.mean, 'logprob_gap_kl': gap.kl}
     if a.needs_reference:
       facts['kl_reference'] = _masked_mean(arrays['old_logprobs'] - arrays['ref_logprobs'], arrays['mask'])  # k1: of a few samples k3 has a heavy tail
-    batch = Batch(tuple(samples), arrays, facts | rewards.summary([s.parts for s in drawn], a.reward))
-    rollouts.write(self._log(step), batch)
-    return batch
+    found = Batch(batch.samples, arrays, batch.facts | facts)
+    rollouts.write(self._log(step), found)
+    return found
 
   def _said(self, params: Params, frozen: Params, asked: dict[str, np.ndarray]) -> tuple[TokenStats, np.ndarray | None]:
     """`update.describe` of rows of whole sequences, as numpy."""
@@ -162,23 +171,27 @@ class Trainer:
     return jax.tree.map(lambda x: prefix.unfold(np.asarray(x), asked), self._describe(params, frozen, prefix.fold(asked, self._a.rollout.group_size)))
 
   def _update(self, batch: Batch, step: int, learning_rate: np.float32) -> dict[str, float]:
-    """Trains on a batch; scalars of the step."""
-    a, started = self._a, time.perf_counter()
+    """Trains on a batch; scalars of the step, with the batch's."""
+    a, started, asked = self._a, time.perf_counter(), {name: batch.arrays[name] for name in ('tokens', 'segment_ids', 'mask')}
     if a.preference is not None:
-      return self._update_on_pairs(batch, learning_rate) | {'seconds/update': time.perf_counter() - started}
-    if a.distillation is not None:
-      arrays = {name: batch.arrays[name] for name in ('tokens', 'segment_ids', 'mask')}
-      said = {'entropy': batch.facts['entropy_sampled']} | self._update_on(arrays, step, learning_rate)
-      return said | {'seconds/update': time.perf_counter() - started}
-    arrays, spread = trained_on(batch, a)
-    said = {'advantage_variance': spread, 'loss': 0.0, 'grad_norm': 0.0, 'entropy': batch.facts['entropy_sampled'], 'no_signal': float(not spread)}
-    if not spread:
-      return said | {'seconds/update': time.perf_counter() - started}
-    return said | self._update_on(arrays, step, learning_rate) | {'seconds/update': time.perf_counter() - started}
+      said = self._update_on_pairs(batch, learning_rate)
+    elif a.distillation is not None:
+      said = self._update_on(asked, step, learning_rate)[0]
+    else:
+      arrays, spread = trained_on(batch, a)
+      said = {'advantage_variance': spread, 'loss': 0.0, 'grad_norm': 0.0, 'no_signal': float(not spread)}
+      generated_by, policy = self._state.params, None
+      if spread:
+        scalars, policy = self._update_on(arrays, step, learning_rate)
+        said |= scalars
+      if a.updates_where_it_generates:
+        batch = self._described(batch, policy or self._said(generated_by, self.frozen, asked)[0], step)
+    return batch.facts | {'entropy': batch.facts['entropy_sampled']} | said | {'seconds/update': time.perf_counter() - started}
 
-  def _update_on(self, arrays: dict[str, np.ndarray], step: int, learning_rate: np.float32) -> dict[str, float]:
-    """Epochs of minibatches of whole groups; means of the updates' scalars and diagnostics."""
+  def _update_on(self, arrays: dict[str, np.ndarray], step: int, learning_rate: np.float32) -> tuple[dict[str, float], TokenStats | None]:
+    """Epochs of minibatches of whole groups: means of the updates' scalars and diagnostics, and the statistics of all rows where one update says them."""
     a, sums, scalars, rng = self._a, [], [], np.random.default_rng([self._seed, step])
+    stats = None
     size, groups = a.rollout.group_size, a.rollout.prompts
     for _ in range(a.rl.epochs):
       for chosen in np.split(rng.permutation(groups), a.rl.minibatches):
@@ -187,19 +200,23 @@ class Trainer:
         if not part['mask'].any():
           continue  # only where dynamic sampling found too few groups
         part['weights'] = aggregation_weights(part['mask'], a.loss)
+        if a.updates_where_it_generates:
+          part['number'] = np.arange(len(rows), dtype=np.int32)
         part = prefix.fold(part, size) if a.rl.shared_prefix else part
         self._state, numbers, diagnostics = self._step(self._state, self.frozen | self._teacher, part, learning_rate)
+        if (whole := diagnostics.pop('said', None)) is not None:
+          stats = jax.tree.map(lambda x: prefix.unfold(np.asarray(x), arrays) if a.rl.shared_prefix else np.asarray(x), whole)
         scalars.append(numbers)
         sums.append(diagnostics)
     said = {name: float(np.mean([s[name] for s in scalars])) for name in scalars[0]}
     for name in sums[0]:
       said[name] = float(sum(s[name].total for s in sums) / max(float(sum(s[name].count for s in sums)), 1e-9))
-    return said
+    return said, stats
 
   def _update_on_pairs(self, batch: Batch, learning_rate: np.float32) -> dict[str, float]:
     """Direct preference optimisation on a batch's pairs, once an epoch."""
     found = pairs.of_rollouts(batch.samples, self._a.reward)
-    said = {'pairs': len(found), 'loss': 0.0, 'grad_norm': 0.0, 'entropy': batch.facts['entropy_sampled'], 'no_signal': float(not found)}
+    said = {'pairs': len(found), 'loss': 0.0, 'grad_norm': 0.0, 'no_signal': float(not found)}
     if not found:
       return said
     rows, weights = pairs.rows(found, self._a.rollout.prompts)
@@ -220,7 +237,7 @@ def _programs(structure: Structure, transformation: optax.GradientTransformation
   elif teacher is not None:
     loss = update.make_distillation_loss(structure, teacher, settings.temperature, chunk=chunk)
   else:
-    loss = update.make_loss(structure, settings, critic, chunk=chunk)
+    loss = update.make_loss(structure, settings, critic, chunk=chunk, microbatches=microbatches)
   step = update.make_step(loss, transformation, ema_decay=ema_decay, microbatches=microbatches, together=members if preference is None else 2)
   return jax.jit(functools.partial(update.describe, structure, temperature=settings.temperature, chunk=chunk)), jax.jit(step, donate_argnums=() if engine_reads else 0)
 

@@ -164,6 +164,12 @@ class Algorithm:
   def needs_reference(self) -> bool:
     return self.preference is not None or self.loss.kl != 'none'
 
+  @property
+  def updates_where_it_generates(self) -> bool:
+    """Whether a step updates once, at the weights that generated, and needs nothing of the old policy before: then the update's own forward pass says what the rollouts' log-probabilities are."""
+    return (self.rl.epochs * self.rl.minibatches == 1 and not self.rollout.asynchronous and self.advantage.kind != 'gae' and self.preference is None and self.distillation is None
+            and (self.loss.kl == 'none' or self.loss.kl_in == 'loss'))
+
   def _check_preference(self) -> None:
     unread = [name for name, value, default in (('policy_gradient', self.loss, PolicyGradient(temperature=self.loss.temperature)), ('advantage', self.advantage, Advantage()))
               if value != default]
