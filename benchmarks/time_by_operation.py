@@ -47,12 +47,14 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
       body = line.split()[1 if line.startswith('ENTRY') else 0].lstrip('%')
     elif found := _INSTRUCTION.match(line):
       bodies[body].append(found.groups())
-  flops = {}
+  flops, attention = {}, set()
   for body, instructions in bodies.items():
     shapes = {name: shape for name, shape, *_ in instructions}
     total = 0
     for _, shape, operation, rest in instructions:
       if operation == 'dot':
+        if re.search(r'op_name="[^"]*b[kts]+q\w*,', rest):  # its einsum's letters
+          attention.add(body)
         left = [int(d) for d in _SHAPE.search(shapes[re.match(r'%([^,)\s]+)', rest)[1]])[1].split(',')]
         total += 2 * size(shape) * jnp.prod(jnp.array([left[int(i)] for i in re.search(r'lhs_contracting_dims={([\d,]*)}', rest)[1].split(',')])).item()
     flops[body] = total
@@ -61,8 +63,8 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
     for name, shape, operation, rest in instructions:
       called = re.search(r'calls=%([^,\s]+)', rest)
       done = flops.get(called[1], 0) if called else 0
-      attention = ' of attention' if re.search(r'b[kts]+q\w*,', rest) else ''
-      kinds[name] = ('product' + attention if done else 'copy' if operation in ('copy', 'transpose') or 'copy' in name or 'transpose' in name else 'other', float(done))
+      product = 'product of attention' if called and called[1] in attention else 'product'
+      kinds[name] = (product if done else 'copy' if operation in ('copy', 'transpose') or 'copy' in name or 'transpose' in name else 'other', float(done))
   return kinds
 
 

@@ -10,6 +10,7 @@ Each side is a process of its own that stays; they are asked in turns, ours, the
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -148,11 +149,17 @@ def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path)
   return {'id': name, 'what': what, 'unit': unit, 'peer': peer, 'goal': goal, 'pairs': pairs, 'ours': list(a), 'theirs': list(b), **ratio(a, b), 'facts': facts(ENGINES[engine])}
 
 
+@functools.cache
+def commit() -> str:
+  """Of this checkout as the run found it."""
+  return subprocess.run(['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def facts(engine: Engine) -> dict[str, Any]:
   code = ('import importlib.metadata as m, json, sys; found = {d.name: d.version for d in m.distributions()}; '
           'print(json.dumps({n: found[n] for n in sys.argv[1:] if n in found}))')
   versions = json.loads(subprocess.run([str(engine.python), '-c', code, *engine.packages], check=True, capture_output=True, text=True).stdout)
-  return {'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'cores': len(os.sched_getaffinity(0)), 'machine': f'{platform.machine()}, {platform.system()}',
+  return {'commit': commit(), 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'cores': len(os.sched_getaffinity(0)), 'machine': f'{platform.machine()}, {platform.system()}',
           'ours': {'jax': importlib.metadata.version('jax')}, 'theirs': versions}
 
 
@@ -201,6 +208,7 @@ def main() -> None:
   arguments = parser.parse_args()
   results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   if arguments.mode == 'run':
+    commit()
     todo = chosen(arguments.only, arguments.peer)
     for engine in dict.fromkeys(['trl', *(COMPARISONS[name].peers[peer].engine for name, peer in todo)]):  # TRL's writes the model
       ENGINES[engine].check()

@@ -33,7 +33,7 @@ SETTINGS = {'run_name': 'peer', 'hardware': 'cpu', 'skip_jax_distributed_system'
 
 def load(state: nnx.State, config, directory: str) -> nnx.State:
   """The state with a Hugging Face checkpoint's weights."""
-  weights, flat = load_file(pathlib.Path(directory) / 'model.safetensors'), dict(nnx.to_flat_state(state))
+  weights, flat, given = load_file(pathlib.Path(directory) / 'model.safetensors'), dict(nnx.to_flat_state(state)), set()
 
   def converted(name: str, kernel: bool, shape: tuple[int, ...]) -> np.ndarray:
     return (weights[name].T if kernel else weights[name]).reshape(shape)
@@ -45,6 +45,9 @@ def load(state: nnx.State, config, directory: str) -> nnx.State:
     shape, kernel, axis = flat[path].shape, path[-1] == 'kernel', config.param_scan_axis
     value = converted(source, kernel, shape) if isinstance(source, str) else np.stack([converted(n, kernel, shape[:axis] + shape[axis + 1:]) for n in source], axis)
     flat[path] = flat[path].replace(jax.device_put(value, flat[path].get_value().sharding))
+    given.add(path)
+  if missing := [path for path, leaf in flat.items() if path[0] == 'model' and isinstance(leaf, nnx.Param) and path not in given]:
+    raise SystemExit(f'the checkpoint gives MaxText no {missing}')
   return nnx.from_flat_state(flat)
 
 
