@@ -152,7 +152,8 @@ def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path)
 @functools.cache
 def commit() -> str:
   """Of this checkout as the run found it."""
-  return subprocess.run(['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'], check=True, capture_output=True, text=True).stdout.strip()
+  git = lambda *arguments: subprocess.run(['git', '-C', str(ROOT), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+  return git('rev-parse', '--short=12', 'HEAD') + ('-dirty' if git('diff', '--name-only', 'HEAD', '--', '.', ':!benchmarks/results') else '')
 
 
 def facts(engine: Engine) -> dict[str, Any]:
