@@ -78,7 +78,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke test test-all parity peers vllm lock wheel clean
+.PHONY: help setup demo smoke test test-all parity peers vllm vllm-full lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,13 +92,22 @@ demo: $(READY)  ## post-train a model in four rounds of eight workers, then say 
 smoke: $(READY)  ## the shortest real campaign: two rounds of four workers
 	@.venv/bin/aevo campaign --gin_file=configs/campaigns/smoke.gin --run=$(SMOKE_RUN) --if_exists=continue
 
+# vLLM's own threads take all cores, so its tests run alone, and before the others.
 test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
-	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
+	@if [ ! -x third_party/vllm/.venv/bin/python ]; then
+	  printf '\n!!! no test runs against vLLM: third_party/vllm/.venv is not there; make vllm makes it\n\n' >&2
+	elif [ -z "$(PYTEST_ARGS)" ]; then
+	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=5 tests/generation/test_vllm_server.py
+	fi
+	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
+	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
+
+	@.venv/bin/python -m pytest -m vllm --durations=10 tests/generation/test_vllm_server.py
 
 test-all: $(READY)  ## the suite with the slow tests
 	@$(functions)
 	use_pip_settings
-	.venv/bin/python -m pytest -m 'not parity' $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m 'not parity and not vllm' $(PYTEST_ARGS)
 
 wheel: $(READY)  ## build dist/aevo_jax-*.whl
 	@.venv/bin/python -m hatchling build -t wheel

@@ -15,6 +15,7 @@ from absl import app, flags
 from aevo_jax import layout
 from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.campaign.state import fold
+from aevo_jax.config import constitution
 from aevo_jax.ledger.append import read
 from aevo_jax.report.costs import wall_clock
 
@@ -28,10 +29,11 @@ CHOICES = {
     'algorithms': ('configs/algorithms', 'algorithm'),
     'meshes': ('configs/meshes', 'mesh'),
 }
+ENGINES = {'jax': 'in-process sampler', 'vllm': 'vllm'}  # by evaluation.engine; the sampler also where an older log line is silent
 RENAMED = {'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'}  # what older log lines call it
 NAMED = {
     'executors': ('local processes',),
-    'engines': ('in-process sampler', 'vllm'),
+    'engines': tuple(ENGINES.values()),
     'meta agents': tuple(AGENTS),
     'arbiters': ('local', 'manual'),
     'puzzle sizes': ('micro', 'standard'),
@@ -55,7 +57,7 @@ def entry(run: pathlib.Path) -> dict:
       'date': datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC).strftime('%Y-%m-%d'), 'command': command['command'],
       'machine': f'{state.started["machine"]}, {os.cpu_count()} cores',
       'campaign': command['gin_files'], 'agent': state.started['settings']['agent'], 'arbiter': state.started['settings'].get('arbiter', 'local'), 'size': command['size'],
-      'sandbox': 'locked' if state.started['locked'] else 'open', 'trials': len(state.trials), 'wall_s': round(clock['wall']),
+      'sandbox': 'locked' if state.started['locked'] else 'open', 'trials': len(state.trials), 'engine': ENGINES[constitution.read(run / 'constitution.gin').evaluation.engine], 'wall_s': round(clock['wall']),
       'constitution': state.started['constitution'][:12]}
 
 
@@ -80,7 +82,7 @@ def status(root: pathlib.Path, lines: list[dict]) -> str:
   for title, names in NAMED.items():
     out += ['', f'## {title}', '', '| choice | status | date | command | machine |', '|---|---|---|---|---|']
     out += [row(name, [line for line in lines if name in (line.get('agent'), line.get('size'), line.get('sandbox'), line.get('arbiter', 'local' if 'trials' in line else None)) or
-                       ('trials' in line and name in ('local processes', 'in-process sampler'))]) for name in names]
+                       ('trials' in line and name in ('local processes', line.get('engine', 'in-process sampler')))]) for name in names]
   return '\n'.join(out) + '\n'
 
 

@@ -68,10 +68,11 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from safetensors import SafetensorError
 
   from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
-  from aevo_jax.config.configurables import override, resolve
+  from aevo_jax.config.configurables import bound, override, resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.data import chat_template, corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.generation.protocol import InferenceError
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.params import is_adapter, resident_dtype
   from aevo_jax.substrate import weights
@@ -89,6 +90,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       if flag.present:
         raise ValueError(f'--{flag.name} is read by nothing while method.name = {method!r}; ' + ('give --tokens and --steps' if recipe.method.supervised else 'give --rl_steps'))
     upkeep = resolve('upkeep')
+    vllm = resolve('vllm') if algorithm and algorithm.rollout.engine == 'vllm' else None
+    if vllm is None and (fields := bound('vllm')):
+      raise LoadError(f"vllm.{fields[0]} is bound, and nothing reads vllm while rollout.engine = 'jax'; leave it out, or bind rollout.engine = 'vllm'")
     config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
     if algorithm and placement:
@@ -115,9 +119,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
     given, tokenizer = {'size': _SIZE.value, 'seed': _SEED.value, 'corpus': corpus}, tokenizers.load(str(base))
     plan = plan_lib.divide(recipe, tokenizer, tokens=_TOKENS.value, steps=_STEPS.value, **given) if recipe.method.supervised else plan_lib.Plan(0, _RL_STEPS.value, 0)
-    prepared = post_train.Run(config, recipe, parameters, tokenizer, directory=out, **given)
+    prepared = post_train.Run(config, recipe, parameters, tokenizer, directory=out, vllm=vllm, **given)
     begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]} | ({} if own is None else {'tasks': own.digest}))
-  except (LoadError, ValueError, SafetensorError, ManifestError) as error:
+  except (LoadError, ValueError, SafetensorError, ManifestError, InferenceError) as error:
     sys.exit(f'train: {error}')
 
   def on_step(step: int, scalars: dict[str, float]) -> None:
@@ -132,7 +136,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       if asked():
         print(f'train: SIGTERM; saved, and the same command continues in {out}', file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGTERM)
-  except (NonFiniteError, StoppedError) as error:
+  except (NonFiniteError, StoppedError, InferenceError) as error:
     sys.exit(f'train: {error}')
   export = write_export(base, out, final, config)
   (out / 'command.json').write_text(json.dumps({

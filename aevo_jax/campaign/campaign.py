@@ -30,7 +30,7 @@ from aevo_jax.campaign import decisions, manual_arbiter
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
 from aevo_jax.campaign.llm_desk import Desk
-from aevo_jax.campaign.processes import Nursery, Server, Worker, start_child
+from aevo_jax.campaign.processes import Nursery, Server, ServerError, Worker, start_child
 from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.state import CampaignState, TrialState
@@ -356,7 +356,13 @@ class Campaign:
     for server in (self._evaluator, self._arbiter):
       if (answer := server.poll()) is not None:
         (kind, trial), reply = answer
-        if kind is not None:
+        failed = trial in self.state.trials and self.state.trials[trial].status == 'failed'
+        if 'unavailable' in reply:
+          if trial == 'base':
+            raise ServerError(f'the base cannot be scored: {reply["unavailable"]}')
+          if not failed:
+            self._append('trial_failed', {'trial': trial, 'cause': 'scoring', 'final': True, 'message': reply['unavailable']})
+        elif kind is not None and not failed:
           self._append(kind, {'trial': trial} | ({'score': reply['summary']} if 'summary' in reply else {})
                        | ({'probes': reply['probes']} if 'probes' in reply else {}))
 

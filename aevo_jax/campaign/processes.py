@@ -180,7 +180,7 @@ class Server:
       pass  # it died; poll sees that and repeats the request
 
   def poll(self) -> tuple[object, dict] | None:
-    """(tag, reply) if one came.
+    """(tag, reply) if one came; a reply {"unavailable": message} says that something below the server failed.
 
     Raises:
       ServerError: the server answered with an error, or died too often.
@@ -213,6 +213,8 @@ class Server:
         self.send_next()
       answer = self.poll()
       if answer is not None:
+        if 'unavailable' in answer[1]:
+          raise ServerError(f'{request["op"]}: {answer[1]["unavailable"]}')
         return answer[1]
       time.sleep(0.005)
 

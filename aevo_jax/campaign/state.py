@@ -128,6 +128,8 @@ class CampaignState:
         trial.failures += 1
         trial.cause = p['cause']
         trial.status = 'failed' if p['final'] else trial.status
+        if p['cause'] == 'scoring':  # of one score, so that the others do not count either
+          trial.dev, trial.probes, trial.external_scored, trial.final_scored = None, {}, False, False
       case 'trial_refused':
         self.trials[p['trial']].status, self.trials[p['trial']].cause = 'refused', p['cause']
       case 'trial_scored':

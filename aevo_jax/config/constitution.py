@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from aevo_jax.config.configurables import check_type, configurable, resolve
+from aevo_jax.config.inference import Evaluation, Vllm
 from aevo_jax.config.loading import LoadError
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import SearchSpace
@@ -338,9 +339,9 @@ class SearchSpaceText:
 
 _SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
              'promotion': Promotion, 'release': Release, 'submission': Submission, 'keep_or_discard': KeepOrDiscard, 'reversal': Reversal, 'control': Control,
-             'probes': Probes, 'llm_rules': LlmRules, 'search_space': SearchSpaceText}
+             'probes': Probes, 'evaluation': Evaluation, 'vllm': Vllm, 'llm_rules': LlmRules, 'search_space': SearchSpaceText}
 # Spelled out only where they are not the defaults, so that a constitution that has no use for them keeps its digest and holdout.
-_OPTIONAL = ('tasks', 'submission', 'keep_or_discard', 'probes')
+_OPTIONAL = ('tasks', 'submission', 'keep_or_discard', 'probes', 'evaluation', 'vllm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,12 +362,18 @@ class Constitution:
   reversal: Reversal
   control: Control
   probes: Probes
+  evaluation: Evaluation
+  vllm: Vllm
   llm_rules: LlmRules
   search_space: SearchSpaceText
 
   def __post_init__(self):
     if self.objective.target == 'proxies' and not self.probes.used():
       raise LoadError(f"objective.target = 'proxies' needs something beside dev to judge it by; give one of {', '.join(f'probes.{name}' for name in PROBES)} some items")
+    if self.evaluation.engine != 'vllm' and self.vllm != Vllm():
+      raise LoadError("nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = 'vllm', or leave vllm.* out")
+    if self.evaluation.engine == 'vllm' and self.vllm.carrier != 'file':
+      raise LoadError(f"vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; leave it at 'file'")
 
   def text(self) -> str:
     """Canonical gin text, every field spelled out, of the `_OPTIONAL` sections only where something is set."""

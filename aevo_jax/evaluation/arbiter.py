@@ -227,18 +227,26 @@ def main() -> None:
                      f'{sets.commitment(secret)}: the run was started on another machine, or its constitution was edited')
   config = hf_checkpoint.read_config(arguments.base)
   structure, _ = outline(config)
+  tokenizer, chat = tokenizers.load(str(arguments.base)), chat_template.read(str(arguments.base))
+  private = arguments.home / 'campaigns' / arguments.campaign
+  answers_by = None
+  if constitution.evaluation.engine == 'vllm':
+    from aevo_jax.evaluation import served
+    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, private / 'vllm.log')
 
   @functools.cache
   def scorer(split: str):
     items = sets.private_items(constitution, split, secret, sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS)))
-    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), items, max_new_tokens=constitution.objective.max_new_tokens,
-                          chat=chat_template.read(str(arguments.base)), verifier=constitution.objective.verifier)
+    return scoring.Scorer(structure, tokenizer, items, max_new_tokens=constitution.objective.max_new_tokens, chat=chat, verifier=constitution.objective.verifier, sampler=answers_by)
 
   def score(split: str, weights: pathlib.Path, file_digest: str):
-    results = scorer(split)(load_sealed(weights, file_digest, config))
+    params = load_sealed(weights, file_digest, config)
+    if answers_by is not None:
+      answers_by.load(weights, file_digest, params)
+    results = scorer(split)(params)
     return results, scoring.summary(results, constitution.objective.verifier)
 
-  arbiter = Arbiter(private=arguments.home / 'campaigns' / arguments.campaign, secret=secret, constitution=constitution, score=score)
+  arbiter = Arbiter(private=private, secret=secret, constitution=constitution, score=score)
   server.serve({name: getattr(arbiter, name) for name in ('score', 'ranks', 'concordance', 'control', 'release', 'final', 'final_scores', 'reveal')})
 
 

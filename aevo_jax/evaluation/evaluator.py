@@ -70,17 +70,23 @@ def main() -> None:
   constitution = constitution_lib.read(arguments.constitution)
   config = hf_checkpoint.read_config(arguments.base)
   structure, _ = outline(config)
+  tokenizer, chat = tokenizers.load(str(arguments.base)), chat_template.read(str(arguments.base))
+  answers_by = None
+  if constitution.evaluation.engine == 'vllm':
+    from aevo_jax.evaluation import served
+    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, arguments.constitution.parent / 'logs' / 'vllm_evaluator.log')
   own = functools.cache(lambda: sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS)))
   probed = functools.cache(lambda: probes.build(constitution, own()))
 
   @functools.cache
   def scorer(probe: str = ''):
     items = probed()[probe].items if probe else sets.dev_items(constitution, own())
-    return scoring.Scorer(structure, tokenizers.load(str(arguments.base)), items, max_new_tokens=constitution.objective.max_new_tokens,
-                          chat=chat_template.read(str(arguments.base)), verifier=constitution.objective.verifier)
+    return scoring.Scorer(structure, tokenizer, items, max_new_tokens=constitution.objective.max_new_tokens, chat=chat, verifier=constitution.objective.verifier, sampler=answers_by)
 
   def score(request: dict) -> dict:
     params, out = load_sealed(pathlib.Path(request['weights']), request['file_digest'], config), pathlib.Path(request['out'])
+    if answers_by is not None:
+      answers_by.load(pathlib.Path(request['weights']), request['file_digest'], params)
     results = scorer()(params)
     summary = scoring.summary(results, constitution.objective.verifier)
     write_scores(out, results, summary, file_digest=request['file_digest'])

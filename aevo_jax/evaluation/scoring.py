@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tokenizers
 
@@ -41,13 +41,14 @@ def judge(item: Item, answer: str | None, verifier: str) -> ItemResult:
 
 
 class Scorer:
-  """Scores weights on a fixed list of items with one compiled sampler, asked in the base's chat format and judged by `verifier`."""
+  """Scores weights on a fixed list of items with one compiled sampler, asked in the base's chat format and judged by `verifier`. sampler: takes
+  the place of the one of this process, called alike."""
 
   def __init__(self, structure: Structure, tokenizer: tokenizers.Tokenizer, items: Sequence[Item], *, max_new_tokens: int, chat: ChatFormat = MICRO,
-               verifier: str = 'strict'):
+               verifier: str = 'strict', sampler: Callable[..., list[list[int]]] | None = None):
     self._items, self._tokenizer, self._verifier, self._stops = list(items), tokenizer, verifier, chat.stops
     self._prompts = [tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids for item in items]
-    self._sampler = Sampler(structure, eos_id=tokenizer.token_to_id(chat.eos), pad_id=tokenizer.token_to_id(chat.pad), max_new_tokens=max_new_tokens)
+    self._sampler = sampler or Sampler(structure, eos_id=tokenizer.token_to_id(chat.eos), pad_id=tokenizer.token_to_id(chat.pad), max_new_tokens=max_new_tokens)
 
   def __call__(self, params: Params) -> list[ItemResult]:
     """Greedy completions of every item, compared with its key."""

@@ -1,7 +1,7 @@
 """A trusted server process on a pipe: one JSON request a line on standard input, one JSON reply a line on standard output.
 
 Evaluator and arbiter are such processes. They stay warm between trials, end when their controller does, and answer an error as
-{"error": ...} without ending. Anything else printed goes to standard error.
+{"error": ...} without ending, and a failed machine below them, such as an inference server, as {"unavailable": ...}. Anything else printed goes to standard error.
 """
 
 import json
@@ -17,6 +17,10 @@ class RequestError(ValueError):
   """The request cannot be served; the message goes back to the controller."""
 
 
+class UnavailableError(RuntimeError):
+  """What the request needs has failed, again and again: that says nothing about the weights."""
+
+
 def serve(handlers: Mapping[str, Handler]) -> None:
   """Answers requests {"op": name, ...} until standard input ends."""
   # Replies own the real stdout; a stray print of a library must not break the protocol.
@@ -30,6 +34,8 @@ def serve(handlers: Mapping[str, Handler]) -> None:
       reply = handlers[request['op']](request)
     except (RequestError, OSError, ValueError, KeyError) as error:
       reply = {'error': f'{type(error).__name__}: {error}'}
+    except UnavailableError as error:
+      reply = {'unavailable': f'{type(error.__cause__ or error).__name__}: {error}'}
     replies.write(json.dumps(reply) + '\n')
     replies.flush()
 

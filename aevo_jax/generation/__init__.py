@@ -1,1 +1,1 @@
-"""Generation with the in-process, jitted sampler."""
+"""Generation: in this process, jitted, and at a vLLM server."""

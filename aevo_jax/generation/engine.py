@@ -71,6 +71,9 @@ class Engine:
     """Generate with these from now on. They must not be donated while the engine has them."""
     self._params, self.version = params, version
 
+  def close(self) -> None:
+    """Nothing was started."""
+
   def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
     """A completion of each request, in their order; `timings` are of this call.
 

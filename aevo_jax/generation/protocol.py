@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from aevo_jax.models.params import Params
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -49,19 +51,30 @@ class Completion(NamedTuple):
   """What was generated.
 
   tokens: ids, the end token included. logprobs: of each, in nats, at the temperature it was drawn at (1 if greedy) and before top-k, top-p and min-p. finish: 'end' (token), 'stop'
-  (text) or 'length'. version: of the weights.
+  (text) or 'length'. version: of the weights. digest: of the file that brought them to a server; '' in process.
   """
 
   tokens: tuple[int, ...]
   logprobs: tuple[float, ...]
   finish: str
   version: int
+  digest: str = ''
+
+
+class InferenceError(RuntimeError):
+  """A server that generates failed or cannot be believed. Says nothing about the weights: never a reason for a score."""
 
 
 class GenerationEngine(Protocol):
   """Generates with the weights it was given last."""
 
   version: int
+
+  def update(self, params: Params, version: int) -> None:
+    """Generate with these from now on."""
+
+  def close(self) -> None:
+    """Ends what it started."""
 
   def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
     """A completion of each request, in their order."""

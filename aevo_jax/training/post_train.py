@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.data import pipeline
+from aevo_jax.config.inference import Vllm
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
@@ -78,15 +79,15 @@ def train(prepared: Prepared, recipe: Recipe, *, steps: int, directory: pathlib.
 class Run:
   """A run before its first step. What cannot go together is refused here: ValueError.
 
-  Two methods have a directory each: supervised fine-tuning `directory`, what follows it `directory`/then.
+  Two methods have a directory each: supervised fine-tuning `directory`, what follows it `directory`/then. vllm: of rollouts that a server draws.
   """
 
   def __init__(self, config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int, directory: pathlib.Path,
-               corpus: Corpus = Corpus()):
+               corpus: Corpus = Corpus(), vllm: Vllm | None = None):
     self._config, self._recipe, self._directory = config, recipe, directory
     given = {'size': size, 'seed': seed, 'corpus': corpus}
     self._supervised = prepare(config, recipe, base, tokenizer, **given) if recipe.method.supervised else None
-    self._on = functools.partial(rl_run.trainer, config, recipe, tokenizer=tokenizer, directory=directory / 'then' if self._supervised else directory, **given)
+    self._on = functools.partial(rl_run.trainer, config, recipe, tokenizer=tokenizer, directory=directory / 'then' if self._supervised else directory, vllm=vllm, **given)
     self._alone = None if self._supervised else self._on(base)
 
   def train(self, plan: Plan, *, checkpoint_every: int = 0, on_step: Callable[[int, dict[str, float]], None] | None = None, placement: Placement | None = None,

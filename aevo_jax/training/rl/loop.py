@@ -99,6 +99,12 @@ class Trainer:
           break
     return self._state
 
+  def __enter__(self) -> 'Trainer':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._engine.close()
+
   def _log(self, step: int) -> pathlib.Path:
     return self._directory / ROLLOUTS / f'{step:06}'
 

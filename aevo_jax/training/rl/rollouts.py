@@ -30,7 +30,7 @@ class Sample:
   """One completion with its prompt, of one or more turns.
 
   Attributes:
-    group: number of its prompt in the stream. member: in its group. version: of the weights that drew it.
+    group: number of its prompt in the stream. member: in its group. version: of the weights that drew it; digests: of the files that brought them to a server, of each turn.
     tokens: all, prompt first. turns: of each token, the turn in which the policy drew it, -1 where it did not. logprobs: the sampler's, 0 where it drew nothing.
     rewards: parts, of each turn. finish: of the last turn. text: of all turns, a line each.
   """
@@ -45,6 +45,7 @@ class Sample:
   rewards: tuple[dict[str, float], ...]
   finish: str
   text: str
+  digests: tuple[str, ...] = ()
 
   @property
   def mask(self) -> np.ndarray:
@@ -74,7 +75,7 @@ def seed_of(*numbers: int) -> int:
 def generate(engine: GenerationEngine, environment: Environment, form: Format, groups: Sequence[int], settings: Rollout, sampling: Sampling, seed: int) -> list[Sample]:
   """`group_size` completions of each group, group by group; turn by turn, all open episodes at once."""
   episodes = {(g, m): environment.episode(g) for g in groups for m in range(settings.group_size)}
-  history: dict[tuple[int, int], list] = {key: [list(form.prompt(e.observation, True)), [], [], [], ''] for key, e in episodes.items()}  # tokens, turns, logprobs, texts, finish
+  history: dict[tuple[int, int], list] = {key: [list(form.prompt(e.observation, True)), [], [], [], '', []] for key, e in episodes.items()}  # tokens, turns, logprobs, texts, finish, digests
   earned: dict[tuple[int, int], list[dict[str, float]]] = {key: [] for key in episodes}
   for tokens, turns, logprobs, *_ in history.values():
     turns += [-1] * len(tokens)
@@ -86,7 +87,7 @@ def generate(engine: GenerationEngine, environment: Environment, form: Format, g
     found = engine.generate([Request(tuple(history[key][0]), seed_of(seed, *key, turn)) for key in open_], sampling)
     still = []
     for key, completion in zip(open_, found):
-      tokens, turns, logprobs, texts, _ = state = history[key]
+      tokens, turns, logprobs, texts, _, digests = state = history[key]
       drawn = completion.tokens
       tokens += drawn
       turns += [turn] * len(drawn)
@@ -95,6 +96,8 @@ def generate(engine: GenerationEngine, environment: Environment, form: Format, g
       text = form.text(drawn[:-1] if ended else drawn)
       texts.append(text)
       state[4] = completion.finish
+      if completion.digest:
+        digests.append(completion.digest)
       after = episodes[key].act(Action(text, len(drawn), ended))
       earned[key].append(after.rewards)
       if not after.done:
@@ -104,7 +107,7 @@ def generate(engine: GenerationEngine, environment: Environment, form: Format, g
         logprobs += [0.0] * len(shown)
         still.append(key)
     open_ = still
-  return [Sample(g, m, version, episodes[g, m].family, tuple(t), tuple(u), tuple(p), tuple(earned[g, m]), f, '\n'.join(x)) for (g, m), (t, u, p, x, f) in history.items()]
+  return [Sample(g, m, version, episodes[g, m].family, tuple(t), tuple(u), tuple(p), tuple(earned[g, m]), f, '\n'.join(x), tuple(d)) for (g, m), (t, u, p, x, f, d) in history.items()]
 
 
 def grouped(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -166,5 +169,5 @@ def read(path: pathlib.Path) -> Batch:
   samples = []
   for line, tokens, turns, segments, logprobs in zip(lines, *(found[name] for name in ('tokens', 'turns', 'segment_ids', 'sampler_logprobs'))):
     n = int((segments > 0).sum())
-    samples.append(Sample(**line | {'rewards': tuple(line['rewards']), 'tokens': tuple(tokens[:n].tolist()), 'turns': tuple(turns[:n].tolist()), 'logprobs': tuple(logprobs[:n].tolist())}))
+    samples.append(Sample(**line | {'rewards': tuple(line['rewards']), 'digests': tuple(line['digests']), 'tokens': tuple(tokens[:n].tolist()), 'turns': tuple(turns[:n].tolist()), 'logprobs': tuple(logprobs[:n].tolist())}))
   return Batch(tuple(samples), found, facts)

@@ -1,6 +1,7 @@
 """One run of reinforcement learning, or of DPO on the policy's own pairs, from a recipe: by itself or after supervised fine-tuning (`post_train`)."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -8,9 +9,11 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.config.configurables import LoadError, bound
+from aevo_jax.config.inference import Vllm
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
+from aevo_jax.generation.protocol import GenerationEngine
 from aevo_jax.models import hf_checkpoint, lora, scan_layers
 from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.params import Params, Structure, outline
@@ -72,8 +75,12 @@ def load_teacher(directory: str, tokenizer: tokenizers.Tokenizer, student: Model
 
 
 def trainer(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray], tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
-            directory: pathlib.Path, corpus: Corpus = Corpus()) -> Trainer:
-  """A run of `recipe.algorithm()` on the puzzles of the recipe's mixture, or on the tasks that `corpus` holds, with the in-process engine."""
+            directory: pathlib.Path, corpus: Corpus = Corpus(), vllm: Vllm | None = None) -> Trainer:
+  """A run of `recipe.algorithm()` on the puzzles of the recipe's mixture, or on the tasks that `corpus` holds. vllm: how a server is had where rollout.engine = 'vllm'.
+
+  Raises:
+    ValueError: there is no such way. NoVllmError: no vLLM is installed.
+  """
   algorithm = recipe.algorithm()
   structure, params, frozen = fingerprint.adapted(config, recipe.adaptation, recipe.lora, base, seed)
   chat = corpus.chat
@@ -85,8 +92,11 @@ def trainer(config: ModelConfig, recipe: Recipe, base: Mapping[str, np.ndarray],
   else:
     environment = Puzzles(items.stream(recipe.mixture(size), seed, corpus), item_reward(algorithm.reward, algorithm.rollout.max_new_tokens))
   form = Format(lambda text, first: encode(chat.prompt(text) if first else chat.following(text)), decode, eos)
-  engine = Engine(structure, eos_ids=eos, pad_id=tokenizer.token_to_id(chat.pad), decode_text=decode,
-                  slots=min(MAX_SLOTS if algorithm.rollout.group_size > 1 and environment.max_turns == 1 else MAX_PROMPTS, algorithm.rollout.prompts * algorithm.rollout.group_size))
+  if algorithm.rollout.engine == 'vllm':
+    engine = _served(config, recipe, tokenizer, eos, tokenizer.token_to_id(chat.pad), directory, vllm)
+  else:
+    engine = Engine(structure, eos_ids=eos, pad_id=tokenizer.token_to_id(chat.pad), decode_text=decode,
+                    slots=min(MAX_SLOTS if algorithm.rollout.group_size > 1 and environment.max_turns == 1 else MAX_PROMPTS, algorithm.rollout.prompts * algorithm.rollout.group_size))
   return Trainer(structure, params, frozen, transformation(recipe.second_optimizer()), engine=engine,
                  environment=environment, form=form, algorithm=algorithm, seed=seed, directory=directory, ema_decay=recipe.train.ema_decay, logits_chunk=recipe.train.logits_chunk,
                  teacher=load_teacher(algorithm.distillation.teacher, tokenizer, config) if algorithm.distillation else None, name_of=tokenizer.id_to_token)
@@ -99,11 +109,32 @@ def train(config: ModelConfig, recipe: Recipe, made: Trainer, *, steps: int, che
   Raises:
     StoppedError: a gate or rule stopped the run. NonFiniteError: the last weights are not finite.
   """
-  state = made.train(learning_rates(recipe.second_optimizer(), steps), checkpoint_every=checkpoint_every, on_step=on_step, upkeep=upkeep, stop=stop)
-  final = {**made.frozen, **update.split(state.final_params())[0]}
-  if recipe.adaptation.method == 'lora':
-    final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
-  if config.scan:
-    final = scan_layers.unstack(final, config.pattern)
+  with made:
+    state = made.train(learning_rates(recipe.second_optimizer(), steps), checkpoint_every=checkpoint_every, on_step=on_step, upkeep=upkeep, stop=stop)
+  final = _whole({**made.frozen, **update.split(state.final_params())[0]}, config, recipe)
   check_finite(final)
   return final
+
+
+def _whole(params: Params, config: ModelConfig, recipe: Recipe) -> Params:
+  """Every parameter of the decoder by its own name, adapters merged."""
+  if recipe.adaptation.method == 'lora':
+    params = lora.merge(params, recipe.lora.alpha / recipe.lora.rank)
+  return scan_layers.unstack(params, config.pattern) if config.scan else params
+
+
+def _served(config: ModelConfig, recipe: Recipe, tokenizer: tokenizers.Tokenizer, eos: tuple[int, ...], pad: int, directory: pathlib.Path, settings: Vllm | None) -> GenerationEngine:
+  """An engine at a vLLM server, which is given adapters merged."""
+  if settings is None:
+    raise ValueError("rollout.engine = 'vllm' is for `aevo train`: a campaign's workers are confined and start no server; leave it at 'jax'")
+  if settings.carrier != 'file':
+    raise ValueError(f"vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; leave it at 'file'")
+  from aevo_jax.generation.vllm.engine import VllmEngine  # here, since httpx2 is an extra
+  plain = dataclasses.replace(config, scan=False)
+
+  def write(model: pathlib.Path) -> None:
+    (model / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(plain, eos_token_id=eos[0], pad_token_id=pad)))
+    tokenizer.save(str(model / 'tokenizer.json'))
+    (model / 'tokenizer_config.json').write_text(json.dumps({'tokenizer_class': 'PreTrainedTokenizerFast'}))
+
+  return VllmEngine(settings, model=write, structure=outline(plain)[0], config=plain, eos_ids=eos, log=directory / 'vllm.log', prepare=lambda params: _whole(params, config, recipe))

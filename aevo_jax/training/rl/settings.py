@@ -3,6 +3,7 @@
 import dataclasses
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.inference import ENGINES
 from aevo_jax.tasks import verify
 from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
@@ -23,6 +24,7 @@ class Rollout:
     prompts: a step. group_size: completions of each. max_new_tokens: of a completion (of each turn, where there are several).
     dynamic_sampling: groups whose rewards are all equal are left out and others generated in their place (DAPO, 2503.14476), at most max_batches times.
     asynchronous: while a step trains, the next one's rollouts are generated with the weights from before it.
+    engine: 'jax', in this process, or 'vllm', a server (`config.inference.Vllm`; `aevo train` alone: a campaign's workers are confined).
   """
 
   prompts: int = 8
@@ -31,10 +33,12 @@ class Rollout:
   dynamic_sampling: bool = False
   max_batches: int = 4
   asynchronous: bool = False
+  engine: str = 'jax'
 
   def __post_init__(self):
     for field in ('prompts', 'group_size', 'max_new_tokens', 'max_batches'):
       between(f'rollout.{field}', getattr(self, field), 1, 2**20)
+    choice('rollout.engine', self.engine, ENGINES)
     refuse_unread(self, 'rollout', {('max_batches',): ('dynamic_sampling', (True,))})
     if self.dynamic_sampling and self.group_size < 2:
       raise ValueError('rollout.dynamic_sampling leaves out groups of equal rewards, and a group of one is always equal; bind rollout.group_size >= 2')

@@ -1,0 +1,50 @@
+"""Keeps a server and everything it starts from outliving whoever wanted it. Standard library alone: it is run as a file.
+
+  python supervisor.py COMMAND ...        its standard input is a pipe from whoever wants the server
+
+vLLM's server starts an engine and workers as processes of their own, which stay when it is killed. The supervisor gives them one session, and ends the whole of it when the server ends, when its own
+standard input ends (whoever wanted it has died, however that happened), or when it is asked to (SIGTERM). Its exit status is the server's.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+PATIENCE = 5.0  # seconds between asking to end and killing
+
+
+def _end_with_parent() -> None:
+  ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: should the supervisor itself be killed
+
+
+def end(process: subprocess.Popen, patience: float) -> None:
+  """Ends every process of the session."""
+  for what, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 0.0)):
+    try:
+      os.killpg(process.pid, what)
+    except ProcessLookupError:
+      return
+    until = time.monotonic() + wait
+    while time.monotonic() < until and process.poll() is None:
+      time.sleep(0.05)
+
+
+def main() -> int:
+  stop = []
+  signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+  process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
+  while process.poll() is None and not stop:
+    if select.select([0], [], [], 0.1)[0] and not os.read(0, 1):
+      break
+  ended = process.poll()
+  end(process, PATIENCE if ended is None else 0.0)
+  process.wait()
+  return ended if ended is not None else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

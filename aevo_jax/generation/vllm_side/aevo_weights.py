@@ -1,0 +1,67 @@
+"""Runs inside vLLM, not here: weights that its workers read from a safetensors file on their machine.
+
+A server of ours is started with `--worker-extension-cls aevo_weights.Worker --weight-transfer-config '{"backend": "aevo_file"}'` and this folder on its PYTHONPATH. A worker reads the file once,
+hashes what it read, and loads those very bytes: another digest than the one that was announced loads nothing.
+"""
+
+import dataclasses
+import hashlib
+
+import safetensors.torch
+from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
+
+
+@dataclasses.dataclass
+class Init(WeightTransferInitInfo):
+  """Nothing is agreed upon beforehand."""
+
+
+@dataclasses.dataclass
+class Update(WeightTransferUpdateInfo):
+  """path: of a safetensors file with all weights by Hugging Face's names. sha256: of its bytes, in hex."""
+
+  path: str
+  sha256: str
+
+
+class FileEngine(WeightTransferEngine[Init, Update]):
+  """Its loading is layer by layer, as of vLLM's NCCL engine: into the layout that the running kernels hold the weights in. All of it in one step, so that a file which is not taken changes nothing: after
+  the first half of a reload alone, vLLM 0.32 computes with wrong weights whatever is loaded next."""
+
+  init_info_cls, update_info_cls = Init, Update
+
+  def init_transfer_engine(self, init_info: Init) -> None:
+    pass
+
+  def start_weight_update(self) -> None:
+    pass
+
+  def receive_weights(self, update_info: Update) -> None:
+    with open(update_info.path, 'rb') as file:
+      content = file.read()
+    found = hashlib.sha256(content).hexdigest()
+    if found != update_info.sha256:
+      raise ValueError(f'{update_info.path} has SHA-256 {found}, announced was {update_info.sha256}: nothing was loaded')
+    weights = safetensors.torch.load(content)
+    if HEAD not in weights and EMBEDDING in weights:  # tied; a head of its own is reloaded, one that vLLM ties is not
+      weights[HEAD] = weights[EMBEDDING].clone()
+    initialize_layerwise_reload(self.model)
+    self.model.load_weights(iter(weights.items()))
+    finalize_layerwise_reload(self.model, self.model_config)
+
+  def finish_weight_update(self) -> None:
+    pass
+
+  def shutdown(self) -> None:
+    pass
+
+
+class Worker:
+  """What vLLM mixes into its worker. Importing its module registers the engine."""
+
+
+WeightTransferEngineFactory.register_engine('aevo_file', FileEngine)

@@ -1,0 +1,222 @@
+"""What is asked of a vLLM server and which of its answers are taken, without one: an answer must be whole, about the model asked for, and made by the weights asked for."""
+
+import copy
+import json
+import math
+
+import httpx2
+import numpy as np
+import pytest
+
+from aevo_jax.config.configurables import check_type
+from aevo_jax.config.inference import Evaluation, Vllm
+from aevo_jax.generation.protocol import Completion, Request, Sampling
+from aevo_jax.generation.vllm import server as server_lib
+from aevo_jax.generation.vllm import sync as sync_lib
+from aevo_jax.generation.vllm.client import Client, ReplyError, ServerDownError, Source, WrongWeightsError
+from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import unbind
+
+SOURCE = Source('aevo', 'd' * 64, 'd' * 64, 7)
+EOS = 2
+WHOLE = {'model': 'aevo', 'choices': [{'token_ids': [5, 6, EOS], 'finish_reason': 'stop', 'logprobs': {'content': [{'token_id': t, 'logprob': -0.5} for t in (5, 6, EOS)]},
+                                       'weight_versions': [{'version': 'd' * 64, 'start': 0, 'end': 3}]}]}
+SAMPLING = Sampling(temperature=0.0, max_new_tokens=4)
+
+
+def client(answer):
+  """A client whose every request is answered with this: (status, body)."""
+  return Client('http://nowhere', timeout=1.0, concurrency=1, transport=httpx2.MockTransport(answer))
+
+
+def ask(reply, status=200):
+  body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+  return client(lambda request: httpx2.Response(status, content=body)).complete(Request((3, 4), 9), SAMPLING, SOURCE, eos_ids=[EOS], salt='s')
+
+
+def changed(**fields):
+  reply = copy.deepcopy(WHOLE)
+  reply['choices'][0].update(fields)
+  return reply
+
+
+def test_a_whole_answer_is_taken():
+  assert ask(WHOLE) == Completion((5, 6, EOS), (-0.5, -0.5, -0.5), 'end', 7, 'd' * 64)
+
+
+def test_tokens_seeds_and_digests_are_asked_for():
+  asked = []
+
+  def answer(request):
+    asked.append(json.loads(request.content))
+    return httpx2.Response(200, json=WHOLE)
+
+  client(answer).complete(Request((3, 4), 9), Sampling(temperature=0.7, max_new_tokens=4, stop=('x',)), SOURCE, eos_ids=[EOS], salt='salt')
+  (body,) = asked
+  assert body['token_ids'] == [3, 4] and body['cache_salt'] == 'salt' and body['model'] == 'aevo'
+  assert {name: body['sampling_params'][name] for name in ('seed', 'temperature', 'max_tokens', 'stop_token_ids', 'stop', 'n')} == {
+      'seed': 9, 'temperature': 0.7, 'max_tokens': 4, 'stop_token_ids': [EOS], 'stop': ['x'], 'n': 1}
+
+
+def content(*pairs):
+  return {'content': [{'token_id': t, 'logprob': p} for t, p in pairs]}
+
+
+@pytest.mark.parametrize('reply, error', [
+    (b'', ReplyError), (b'{"choices": [', ReplyError), (b'null', ReplyError), (b'[]', ReplyError), ({'choices': []}, ReplyError), ({'choices': WHOLE['choices'] * 2}, ReplyError),
+    (WHOLE | {'model': 'another'}, ReplyError),
+    (changed(token_ids=None), ReplyError), (changed(token_ids=[5, 6]), ReplyError), (changed(token_ids=[]), ReplyError), (changed(token_ids=['5', 6, EOS]), ReplyError),
+    (changed(logprobs=None), ReplyError), (changed(logprobs={'content': None}), ReplyError), (changed(logprobs=content((5, -1), (6, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (7, -1), (EOS, -1))), ReplyError), (changed(logprobs=content((5, -1), (6, -9999.0), (EOS, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (6, 0.5), (EOS, -1))), ReplyError), (changed(logprobs=content((5, -1), (6, None), (EOS, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (6, math.nan), (EOS, -1))), ReplyError),
+    (changed(finish_reason='abort'), ReplyError), (changed(finish_reason=None), ReplyError), (changed(finish_reason='length'), ReplyError), (changed(finish_reason='error'), ReplyError),
+    (changed(token_ids=[5, 6, 8], logprobs=content((5, -1), (6, -1), (8, -1))), ReplyError),
+    (changed(weight_versions=None), ReplyError), (changed(weight_versions=[]), ReplyError), (changed(weight_versions=[{'version': 'd' * 64, 'start': 0, 'end': 2}]), ReplyError),
+    (changed(weight_versions=[{'version': 'd' * 64, 'start': 1, 'end': 3}]), ReplyError), (changed(weight_versions=[{'version': 'old', 'start': 0, 'end': 3}]), WrongWeightsError),
+    (changed(weight_versions=[{'version': 'd' * 64, 'start': 0, 'end': 1}, {'version': 'old', 'start': 1, 'end': 3}]), WrongWeightsError),
+    (changed(weight_versions=[{'version': 'default', 'start': 0, 'end': 3}]), WrongWeightsError)])
+def test_anything_else_is_refused(reply, error):
+  with pytest.raises(error):
+    ask(reply)
+
+
+@pytest.mark.parametrize('status, error', [(500, ServerDownError), (503, ServerDownError), (404, ReplyError), (400, ReplyError), (302, ReplyError)])
+def test_a_status_says_whether_the_server_or_the_request_is_at_fault(status, error):
+  with pytest.raises(error, match=f'status {status}'):
+    ask(WHOLE, status)
+
+
+@pytest.mark.parametrize('fault', [httpx2.ConnectError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.ReadError])
+def test_a_connection_that_fails_is_a_server_that_is_down(fault):
+  def answer(request):
+    raise fault('so it goes')
+
+  with pytest.raises(ServerDownError, match='so it goes'):
+    client(answer).complete(Request((3, 4)), SAMPLING, SOURCE, eos_ids=[EOS], salt='s')
+
+
+CONFIG = ModelConfig(vocab_size=16, hidden_size=16, pattern='*-', num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=16)
+STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
+
+
+class Pretended:
+  """A server in a few lines that computes with the weights it was told: greedy tokens of the model, what a real one gives. `wrong` changes it."""
+
+  def __init__(self, **wrong):
+    self.digest, self.wrong, self.calls, self.params = 'default', wrong, [], PARAMS
+
+  def __call__(self, request):
+    path = request.url.path
+    self.calls.append(path)
+    body = json.loads(request.content) if request.content else {}
+    if path in self.wrong.get('down', ()):
+      return httpx2.Response(500, text='down')
+    if path == '/finish_weight_update':
+      self.digest = self.wrong.get('digest', body['weight_version'])
+    if path == '/reset_prefix_cache':
+      return httpx2.Response(200, json={'success': self.wrong.get('reset', True)})
+    if path == '/weight_info':
+      return httpx2.Response(200, json={'weight_version': self.digest})
+    if path == '/inference/v1/generate':
+      return httpx2.Response(200, json=self.generate(body))
+    return httpx2.Response(200, json={})
+
+  def generate(self, body):
+    tokens = list(body['token_ids'])
+    content_ = []
+    for _ in range(body['sampling_params']['max_tokens']):
+      logits = np.asarray(STRUCTURE.bind(self.params)(np.array([tokens]), np.ones((1, len(tokens)), np.int32)), np.float64)[0, -1]
+      token = int(logits.argmax())
+      content_.append({'token_id': token, 'logprob': float(logits[token] - np.log(np.exp(logits).sum())) + self.wrong.get('off', 0.0)})
+      tokens.append(token)
+      if token in body['sampling_params']['stop_token_ids']:
+        break
+    new = tokens[len(body['token_ids']):]
+    stopped = new[-1] in body['sampling_params']['stop_token_ids']
+    return {'model': body['model'], 'choices': [{'token_ids': new, 'finish_reason': 'stop' if stopped else 'length', 'logprobs': {'content': content_},
+                                                 'weight_versions': [{'version': self.digest, 'start': 0, 'end': len(new)}]}]}
+
+
+def engine(pretended, tmp_path, **settings):
+  return VllmEngine(Vllm(url='http://nowhere', max_model_len=16, **settings), model=tmp_path, structure=STRUCTURE, config=CONFIG, eos_ids=[EOS], log=tmp_path / 'log',
+                    transport=lambda address: httpx2.MockTransport(pretended))
+
+
+def test_weights_are_carried_forgotten_compared_and_then_generated_with(tmp_path):
+  pretended = Pretended()
+  with engine(pretended, tmp_path) as made:
+    made.update(PARAMS, 3)
+    found = made.generate([Request((3, 4)), Request((5, 6, 7))], SAMPLING)
+    assert [c.version for c in found] == [3, 3] and {c.digest for c in found} == {made.digest} == {pretended.digest} and len(made.digest) == 64
+  order = [p for p in pretended.calls if p != '/inference/v1/generate']
+  assert order == ['/pause', '/init_weight_transfer_engine', '/start_weight_update', '/update_weights', '/finish_weight_update', '/reset_prefix_cache', '/resume', '/weight_info']
+  assert pretended.calls.count('/inference/v1/generate') == sync_lib.PROBES + 2 and not made.faults
+
+
+@pytest.mark.parametrize('wrong, said', [
+    ({'digest': 'old'}, 'announced were'), ({'reset': False}, 'prefix cache was not reset'), ({'off': -0.01}, "from JAX's"), ({'down': ['/update_weights']}, 'status 500'),
+    ({'down': ['/inference/v1/generate']}, 'status 500')])
+@pytest.mark.parametrize('retries', [0, 2])
+def test_a_server_without_the_weights_generates_nothing(wrong, said, retries, tmp_path):
+  with engine(Pretended(**wrong), tmp_path, retries=retries) as made:
+    with pytest.raises((ReplyError, WrongWeightsError, ServerDownError), match=said):
+      made.update(PARAMS, 0)
+    assert made.digest == '' and len(made.faults) == retries + 1
+    with pytest.raises((ReplyError, WrongWeightsError, ServerDownError), match=said):
+      made.generate([Request((3,))], SAMPLING)
+
+
+def test_other_weights_than_those_announced_are_found_out_by_the_probe(tmp_path):
+  pretended = Pretended()
+  pretended.params = {name: value * 1.1 for name, value in PARAMS.items()}
+  with engine(pretended, tmp_path, retries=0) as made, pytest.raises(WrongWeightsError, match='does not compute with the weights'):
+    made.update(PARAMS, 0)
+
+
+def test_what_came_before_a_fault_is_not_asked_for_again(tmp_path):
+  pretended, asked = Pretended(), []
+
+  def answer(request):
+    body = json.loads(request.content) if request.content else {}
+    if request.url.path == '/inference/v1/generate' and body['cache_salt'] != 'aevo-probe':
+      asked.append(body['token_ids'][1])
+      if asked == [3, 4]:
+        return httpx2.Response(502)
+    return pretended(request)
+
+  with engine(answer, tmp_path, concurrency=1) as made:
+    made.update(PARAMS, 0)
+    assert len(made.generate([Request((3, k)) for k in range(3, 6)], SAMPLING)) == 3
+  assert len(made.faults) == 1 and asked.count(3) == 1 and asked.count(4) == 2
+
+
+@pytest.mark.parametrize('requests, sampling, said', [
+    ([Request(())], SAMPLING, 'prompt 0 has 0 tokens'), ([Request((3,)), Request((3,) * 13)], SAMPLING, 'prompt 1 has 13 tokens and asks for 4 more'),
+    ([Request((3,))], Sampling(top_k=2), 'leave these out')])
+def test_what_cannot_be_asked_is_refused(requests, sampling, said, tmp_path):
+  with engine(Pretended(), tmp_path) as made:
+    with pytest.raises(RuntimeError, match='has no weights'):
+      made.generate([Request((3,))], SAMPLING)
+    made.update(PARAMS, 0)
+    with pytest.raises(ValueError, match=said):
+      made.generate(requests, sampling)
+
+
+@pytest.mark.parametrize('field, value', [('dtype', 'int8'), ('carrier', 'pigeon'), ('gap', 0.0), ('retries', 3), ('url', 'localhost:8000'), ('memory', 2.0), ('max_model_len', 4)])
+def test_settings_that_cannot_be_are_refused(field, value):
+  with pytest.raises(ValueError, match=f'vllm.{field}'):
+    Vllm(**{field: value})
+
+
+def test_an_engine_that_is_none_is_refused():
+  with pytest.raises(ValueError, match='evaluation.engine must be one of jax, vllm'):
+    Evaluation('tgi')
+  assert check_type('vllm', str, 'evaluation.engine') == 'vllm'
+
+
+def test_without_vllm_the_error_says_how_to_get_it(tmp_path):
+  with pytest.raises(server_lib.NoVllmError, match='make vllm'):
+    VllmEngine(Vllm(python=str(tmp_path / 'python')), model=tmp_path, structure=STRUCTURE, config=CONFIG, eos_ids=[EOS], log=tmp_path / 'log')
