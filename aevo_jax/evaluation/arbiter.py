@@ -248,6 +248,8 @@ def main() -> None:
 
   arbiter = Arbiter(private=private, secret=secret, constitution=constitution, score=score)
   server.serve({name: getattr(arbiter, name) for name in ('score', 'ranks', 'concordance', 'control', 'release', 'final', 'final_scores', 'reveal')})
+  if answers_by is not None:
+    answers_by.close()
 
 
 if __name__ == '__main__':

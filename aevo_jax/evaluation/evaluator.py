@@ -98,6 +98,8 @@ def main() -> None:
     return {'summary': summary, 'probes': said}
 
   server.serve({'score': score})
+  if answers_by is not None:
+    answers_by.close()
 
 
 if __name__ == '__main__':

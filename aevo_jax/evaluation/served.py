@@ -41,6 +41,10 @@ class ServedSampler:
       self._engine.load(path, digest, params)
     self._params = params
 
+  def close(self) -> None:
+    """Ends the server, if it is ours."""
+    self._engine.close()
+
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int] | None = None, temperature: float = 1.0) -> list[list[int]]:
     """Token ids of each prompt's completion, without the end token: greedy, or sampled with a seed for each prompt.
 
