@@ -102,6 +102,7 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
+vllm-full: $(READY) $(VLLM_READY)  ## every test against a real vLLM server
 	@.venv/bin/python -m pytest -m vllm --durations=10 tests/generation/test_vllm_server.py
 
 test-all: $(READY)  ## the suite with the slow tests
