@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import httpx2
 import jax
@@ -28,10 +29,10 @@ from aevo_jax.generation.sampler import Sampler
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import InferenceError, ReplyError, ServerDownError, WrongWeightsError
 from aevo_jax.generation.vllm.engine import VllmEngine
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models import hf_checkpoint, lora, peft_adapter
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
-from aevo_jax.models.params import outline, unbind
+from aevo_jax.models.params import is_adapter, outline, unbind
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')]
@@ -314,7 +315,7 @@ def test_nothing_stays_when_the_one_who_wanted_it_is_killed(tmp_path):
   """The caller's SIGKILL, which no handler sees."""
   program = f'''
 import pathlib, time
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models import hf_checkpoint, lora, peft_adapter
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.vllm.server import Server
 base = pathlib.Path({str(BASE)!r})
@@ -348,3 +349,43 @@ def test_reinforcement_learning_draws_its_rollouts_there(tmp_path):
   drawn = [[json.loads(line)['digests'] for line in (tmp_path / 'run' / 'rollouts' / f'{step:06}.jsonl').read_text().splitlines()[1:]] for step in range(3)]
   digests = [{d for own in rows for d in own} for rows in drawn]
   assert all(len(d) == 1 for d in digests) and digests[0] != digests[1]  # each step's own weights
+
+
+# -- adapters --------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def adapted(tmp_path_factory):
+  """An engine that hot-loads adapters, and two of them with what JAX computes: {name: (directory, merged parameters)}."""
+  made, shape = {}, SimpleNamespace(rank=4, alpha=8.0)
+  config = hf_checkpoint.read_config(BASE)
+  base = hf_checkpoint.load_weights(BASE / 'model.safetensors', config)
+  for k, name in enumerate('ab'):
+    model = create(config, 0)
+    lora.attach(model, rank=4, alpha=8.0, targets='attention_mlp', seed=k)
+    _, params = unbind(model)
+    rng = np.random.default_rng(k)
+    params = {n: 0.1 * rng.standard_normal(v.shape).astype(np.float32) if is_adapter(n) else base[n] for n, v in params.items()}
+    directory = tmp_path_factory.mktemp('adapters') / name
+    peft_adapter.save(directory, params, config, shape, str(BASE))
+    made[name] = directory, lora.merge(params, 2.0)
+  engine = VllmEngine(dataclasses.replace(SETTINGS, carrier='lora', lora_rank=8), model=BASE, structure=outline(config)[0], config=config, eos_ids=[EOS], log=tmp_path_factory.mktemp('log') / 'vllm.log')
+  yield engine, made
+  engine.close()
+
+
+@pytest.mark.slow
+def test_adapters_are_loaded_hot_and_another_base_is_found_out(adapted):
+  engine, made = adapted
+  for name, (directory, params) in made.items():
+    path = directory / peft_adapter.WEIGHTS
+    engine.load(path, file_digest(path), params)
+    assert engine.gap <= 1e-4 and engine.digest == file_digest(path)
+  starts = engine.server.starts
+  assert starts == 1
+  engine._settings = dataclasses.replace(engine._settings, retries=0)
+  directory, params = made['a']
+  with pytest.raises(WrongWeightsError, match="from JAX's"):
+    engine.load(directory / peft_adapter.WEIGHTS, file_digest(directory / peft_adapter.WEIGHTS), {n: 1.05 * v for n, v in params.items()})  # as of another base
+  with pytest.raises(WrongWeightsError, match='announced was'):
+    engine.load(directory / peft_adapter.WEIGHTS, 'f' * 64, params)

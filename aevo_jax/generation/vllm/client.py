@@ -54,8 +54,8 @@ class Client:
   def close(self) -> None:
     self._http.close()
 
-  def ask(self, method: str, path: str, *, timeout: float | None = None, **what) -> Any:
-    """The JSON of an answer, None where there is none.
+  def ask(self, method: str, path: str, *, timeout: float | None = None, said: bool = False, **what) -> Any:
+    """The JSON of an answer, None where there is none. said: its text, where vLLM answers in words.
 
     Raises:
       ServerDownError: no connection, no answer in time, one that broke off, or a status of 500 and above. ReplyError: another status, or no JSON.
@@ -68,6 +68,8 @@ class Client:
       raise ServerDownError(f'{method} {path}: status {reply.status_code}: {_said(reply)}')
     if reply.status_code >= 300:
       raise ReplyError(f'{method} {path}: status {reply.status_code}: {_said(reply)}')
+    if said:
+      return reply.text
     try:
       return reply.json() if reply.content.strip() else None
     except ValueError as error:

@@ -80,10 +80,10 @@ class LoraCarrier:
   def carry(self, client: Client, weights: Weights) -> Source:
     _unchanged(weights)
     if weights.digest != self._loaded:
-      client.post('/v1/load_lora_adapter', {'lora_name': weights.digest, 'lora_path': str(weights.path.parent.absolute())})
+      client.post('/v1/load_lora_adapter', {'lora_name': weights.digest, 'lora_path': str(weights.path.parent.absolute())}, said=True)
       before, self._loaded = self._loaded, weights.digest
       if before is not None:
-        client.post('/v1/unload_lora_adapter', {'lora_name': before})
+        client.post('/v1/unload_lora_adapter', {'lora_name': before}, said=True)
     _unchanged(weights)
     listed = client.ask('GET', '/v1/models')
     if weights.digest not in {m.get('id') for m in listed.get('data', [])}:
