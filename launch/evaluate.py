@@ -107,6 +107,8 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   section = f'{_SPLIT.value}_set'
   try:
     constitution = constitution_lib.from_gin()
+    if constitution.evaluation.engine != 'jax':
+      raise EvaluateError(f'evaluation.engine = {constitution.evaluation.engine!r} is read by campaigns alone; aevo evaluate scores in its own process, so leave it and vllm.* out')
     definition = getattr(constitution, section)
     if _ITEMS.value is not None:
       constitution = dataclasses.replace(constitution, **{section: dataclasses.replace(definition, items=_ITEMS.value)})

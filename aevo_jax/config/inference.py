@@ -33,7 +33,7 @@ class Vllm:
     memory: share of a GPU's memory that the server takes. cpu_cache_gib: memory of keys and values on a CPU. eager: compile nothing; starts sooner, decodes slower.
     carrier: how weights reach it: 'file', read by the server from a safetensors file whose SHA-256 it checks; 'reload', vLLM's own reload of a checkpoint directory; 'lora', as an adapter.
     lora_rank: largest rank of adapters, read by carrier 'lora' alone.
-    gap: the probe's log-probabilities may be so far from JAX's, in nats. Of float32 1e-4 was seen; bfloat16 needs .1 and more, which tells less.
+    gap: the probe's log-probabilities may be so far from JAX's, in nats: for float32. What bfloat16 needs was not measured; a wider gap tells less.
     concurrency: requests under way. startup_s: a server that does not answer for so long after its start has failed. request_s: so has a request. retries: how often the server is begun
       again, and the request repeated, before the caller is told.
   """
@@ -63,5 +63,7 @@ class Vllm:
                              ('gap', 1e-7, 10), ('concurrency', 1, 2**12), ('startup_s', 1, 86400), ('request_s', 0.1, 86400), ('retries', 0, 2)):
       if not low <= getattr(self, field) <= high:
         raise ValueError(f'vllm.{field} must lie in [{low}, {high}], got {getattr(self, field)}')
+    if self.carrier != 'lora' and self.lora_rank != 32:
+      raise ValueError(f"nothing reads vllm.lora_rank while vllm.carrier = {self.carrier!r}; leave it out")
     if self.url and not self.url.startswith(('http://', 'https://', 'unix:/')):
       raise ValueError(f"vllm.url must begin with http://, https:// or unix:/, got {self.url!r}")

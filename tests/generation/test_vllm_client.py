@@ -205,7 +205,7 @@ def test_what_cannot_be_asked_is_refused(requests, sampling, said, tmp_path):
       made.generate(requests, sampling)
 
 
-@pytest.mark.parametrize('field, value', [('dtype', 'int8'), ('carrier', 'pigeon'), ('gap', 0.0), ('retries', 3), ('url', 'localhost:8000'), ('memory', 2.0), ('max_model_len', 4)])
+@pytest.mark.parametrize('field, value', [('dtype', 'int8'), ('carrier', 'pigeon'), ('gap', 0.0), ('retries', 3), ('url', 'localhost:8000'), ('memory', 2.0), ('max_model_len', 4), ('lora_rank', 8)])
 def test_settings_that_cannot_be_are_refused(field, value):
   with pytest.raises(ValueError, match=f'vllm.{field}'):
     Vllm(**{field: value})

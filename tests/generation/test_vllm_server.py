@@ -46,7 +46,7 @@ SETTINGS = Vllm(max_model_len=512, startup_s=180.0, request_s=60.0)
 
 
 class Served:
-  """A model in a directory, as JAX has it, and an engine of it. `faulty` breaks its next answers."""
+  """A model in a directory, as JAX has it, and an engine of it. `breaks`: what its next answers are turned into."""
 
   def __init__(self, directory, settings=SETTINGS):
     self.directory, self.breaks = directory, []
@@ -315,7 +315,7 @@ def test_nothing_stays_when_the_one_who_wanted_it_is_killed(tmp_path):
   """The caller's SIGKILL, which no handler sees."""
   program = f'''
 import pathlib, time
-from aevo_jax.models import hf_checkpoint, lora, peft_adapter
+from aevo_jax.models import hf_checkpoint
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.vllm.server import Server
 base = pathlib.Path({str(BASE)!r})
@@ -333,6 +333,7 @@ time.sleep(600)
   while not any('EngineCore' in command or 'Worker' in command for command in below.values()) and time.monotonic() < until:
     time.sleep(0.2)
     below = processes(pid)
+  assert any('EngineCore' in command or 'Worker' in command for command in below.values())
   caller.kill()
   caller.communicate()
   gone({pid, *below})

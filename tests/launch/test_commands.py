@@ -190,6 +190,11 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
   assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
 
 
+def test_an_evaluation_out_of_campaigns_refuses_an_engine_that_it_does_not_ask():
+  result = aevo('evaluate', 'substrate/base', "--gin.evaluation.engine='vllm'")
+  assert result.returncode == 1 and 'read by campaigns alone' in result.stderr and 'Traceback' not in result.stderr
+
+
 def test_a_student_is_distilled_and_its_teacher_must_stay_the_same(tmp_path):
   teacher = tmp_path / 'teacher'
   shutil.copytree(layout.root_file('substrate') / 'base', teacher)

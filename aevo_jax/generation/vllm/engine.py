@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 import httpx2
 
 from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.engine import Timings
 from aevo_jax.generation.protocol import Completion, InferenceError, Request, Sampling
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import Client, Source
 from aevo_jax.generation.vllm.server import Server, interpreter
-from aevo_jax.config.inference import Vllm
 from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
