@@ -276,7 +276,7 @@ def test_an_answer_that_is_broken_is_never_taken(served, fault):
 
 
 @FAULTS
-@pytest.mark.parametrize('which', ['api_server', 'EngineCore', 'Worker'])
+@pytest.mark.parametrize('which', ['api_server', 'VLLM::EngineCore', 'VLLM::Worker'])
 def test_a_killed_process_is_begun_again_and_nothing_is_lost(served, which):
   served.load()
   expected = some(served.engine, served)
@@ -297,7 +297,7 @@ def test_a_hanging_server_is_begun_again(served, monkeypatch):
   below = processes(served.engine.server.pid)
   monkeypatch.setattr(served.engine._client._http, 'timeout', httpx2.Timeout(6.0))
   for pid, command in below.items():
-    if 'EngineCore' in command or 'Worker' in command:
+    if 'VLLM::' in command:
       os.kill(pid, signal.SIGSTOP)
   assert some(served.engine, served) == expected
   gone(below)
@@ -330,10 +330,10 @@ time.sleep(600)
   pid = int(caller.stdout.readline())
 
   until, below = time.monotonic() + 60, {}
-  while not any('EngineCore' in command or 'Worker' in command for command in below.values()) and time.monotonic() < until:
+  while not any('VLLM::' in command for command in below.values()) and time.monotonic() < until:
     time.sleep(0.2)
     below = processes(pid)
-  assert any('EngineCore' in command or 'Worker' in command for command in below.values())
+  assert any('VLLM::' in command for command in below.values())
   caller.kill()
   caller.communicate()
   gone({pid, *below})
