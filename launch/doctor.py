@@ -181,6 +181,7 @@ def examine(run: str) -> list[Row]:
         vllm_row(),
         module_row('ray', 'ray', 'uv pip install ray (optional: trials over many hosts)'),
         module_row('openai', 'openai', "uv pip install 'aevo-jax[llm]' (optional: a language model as the meta agent)"),
+        module_row('lm_eval', 'lm-eval', 'make harness (optional: aevo evaluate --harness=lm_eval)'),
         command_row('slurm', ('sbatch',), 'run on a Slurm login node (optional)'),
         command_row('kubernetes', ('kubectl',), 'install kubectl and point it at a cluster (optional)'),
         module_row('tensorboard', 'tensorboard', 'make setup'),

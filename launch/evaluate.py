@@ -1,17 +1,24 @@
-"""Score weights on a set of puzzles: accuracy per family with 95% Wilson intervals.
+"""Score weights on a set of puzzles: accuracy per family with 95% Wilson intervals; or on the tasks of lm-evaluation-harness.
 
   aevo evaluate substrate/base                                  a base (in shards or imported too), or the --out of `aevo train`
   aevo evaluate runs/demo/trials/r2w5/export/model.safetensors --items=300
   aevo evaluate my_run --verifier=challenge --json
   aevo evaluate my_run --split=external --secret_file=mine.json a private set of your own: {"secret": "64 hex digits"}
+  aevo evaluate my_run --gin.evaluation.engine="'vllm'"         answered by a vLLM server
+  aevo evaluate my_run --harness=lm_eval --tasks=a,b --include_path=DIR     tasks of lm-evaluation-harness, answered by a vLLM server
 
 The sets are those of constitution.gin, which --gin_file and --gin_bindings override (dev_set.seed, external_set.rare_share, tasks.path, ...).
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -25,7 +32,15 @@ _SECRET = flags.DEFINE_string('secret_file', None, 'JSON file {"secret": "hex di
 _ITEMS = flags.DEFINE_integer('items', None, "Size of the set, if not the constitution's.", lower_bound=1)
 _VERIFIER = flags.DEFINE_string('verifier', None, "How answers are compared, if not as the constitution says (objective.verifier).")
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
+_HARNESS = flags.DEFINE_enum('harness', None, ['lm_eval'], 'Run the tasks of this library instead of the puzzles: lm-evaluation-harness (make harness), through a vLLM server (vllm.*).')
+_TASKS = flags.DEFINE_list('tasks', [], "With --harness: names of its tasks and groups.")
+_INCLUDE = flags.DEFINE_string('include_path', None, "With --harness: directory with YAML files of further tasks.")
+_LIMIT = flags.DEFINE_integer('limit', None, 'With --harness: of each task the first items alone.', lower_bound=1)
+_FEWSHOT = flags.DEFINE_integer('num_fewshot', None, "With --harness: examples before each question, if not the task's own number.", lower_bound=0)
+_CHAT = flags.DEFINE_bool('apply_chat_template', False, "With --harness: ask in the base's chat format.")
+_SAMPLES = flags.DEFINE_string('samples', None, 'With --harness: write every item with its requests and answers to this file, JSON lines.')
 
+OF_PUZZLES, OF_HARNESS = ('split', 'secret_file', 'items', 'verifier'), ('tasks', 'include_path', 'limit', 'num_fewshot', 'apply_chat_template', 'samples')
 WEIGHTS, CONFIG, INDEX = 'model.safetensors', 'config.json', 'model.safetensors.index.json'
 MIN_SECRET_BYTES = 16
 
@@ -38,6 +53,11 @@ def main(argv: list[str]) -> None:
   tune_for_cpu()  # as trials and the evaluator do
   if len(argv) != 2:
     raise app.UsageError('say which weights: aevo evaluate WEIGHTS_OR_DIRECTORY')
+  for name in OF_PUZZLES if _HARNESS.value else OF_HARNESS:
+    if flags.FLAGS[name].present:
+      raise app.UsageError(f'--{name} is read by nothing {"with" if _HARNESS.value else "without"} --harness; leave it out' + ('' if _HARNESS.value else ', or give --harness=lm_eval'))
+  if _HARNESS.value and not _TASKS.value:
+    raise app.UsageError('--harness=lm_eval needs --tasks=NAME,NAME')
   if (_SPLIT.value == 'dev') != (_SECRET.value is None):
     raise app.UsageError(f'--split={_SPLIT.value} ' + ('is drawn with a public seed; leave out --secret_file' if _SPLIT.value == 'dev' else
                                                       'is drawn with a secret; give --secret_file=FILE with {"secret": "hex digits"}'))
@@ -45,14 +65,14 @@ def main(argv: list[str]) -> None:
     weights = find_weights(pathlib.Path(argv[1]))
     beside = weights if weights.is_dir() else weights.parent
     base = pathlib.Path(_BASE.value) if _BASE.value else beside if (beside / CONFIG).exists() else layout.root_file('substrate') / 'base'
-    result = evaluate(weights, base)
+    result = harness(weights, base) if _HARNESS.value else evaluate(weights, base)
   except EvaluateError as error:
     sys.exit(f'evaluate: {error}')
   except OSError as error:
     sys.exit(f'evaluate: {faults.explain(error)}')
   except KeyboardInterrupt:
     sys.exit('\nevaluate: interrupted')
-  print(json.dumps(result, indent=2) if _JSON.value else table(result))
+  print(json.dumps(result, indent=2) if _JSON.value else harness_table(result) if _HARNESS.value else table(result))
 
 
 def find_weights(path: pathlib.Path) -> pathlib.Path:
@@ -92,23 +112,20 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.config import constitution as constitution_lib
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
   # Imported here, so that a wrong flag is answered before JAX starts.
-  from safetensors import SafetensorError
-
-  from aevo_jax.checkpoint.digest import file_digest, logical_digest
+  from aevo_jax.config.configurables import bound, resolve
   from aevo_jax.config.loading import LoadError
-  from aevo_jax.data import chat_template
-  from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation import scoring, sets
-  from aevo_jax.models import hf_checkpoint
-  from aevo_jax.models.params import outline
-  from aevo_jax.substrate import weights as weights_lib
+  from aevo_jax.evaluation.server import UnavailableError
+  from aevo_jax.generation.protocol import InferenceError
 
   logging.set_verbosity(logging.WARNING)
   section = f'{_SPLIT.value}_set'
   try:
-    constitution = constitution_lib.from_gin()
-    if constitution.evaluation.engine != 'jax':
-      raise EvaluateError(f'evaluation.engine = {constitution.evaluation.engine!r} is read by campaigns alone; aevo evaluate scores in its own process, so leave it and vllm.* out')
+    settings = resolve('vllm')
+    if resolve('evaluation').engine == 'jax' and (fields := bound('vllm')):
+      raise EvaluateError(f"vllm.{fields[0]} is bound, and nothing reads vllm while evaluation.engine = 'jax'; leave it out, or bind evaluation.engine = 'vllm'")
+    refuse_arbiter(bound('evaluation'))
+    constitution = constitution_lib.from_gin(vllm=dataclasses.replace(settings, url=''))  # in a campaign the arbiter needs another
     definition = getattr(constitution, section)
     if _ITEMS.value is not None:
       constitution = dataclasses.replace(constitution, **{section: dataclasses.replace(definition, items=_ITEMS.value)})
@@ -117,17 +134,150 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     verifier, own = constitution.objective.verifier, sets.own_tasks(constitution, setup.tasks_path(constitution.tasks.path))
     items = (sets.dev_items(constitution, own) if _SPLIT.value == 'dev' else
              sets.private_items(constitution, _SPLIT.value, read_secret(pathlib.Path(_SECRET.value)), own))
+  except (LoadError, ValueError) as error:
+    raise EvaluateError(str(error)) from error
+  model, served = read_model(weights, base), {}
+  score = lambda sampler=None: scoring.Scorer(model.structure, model.tokenizer, items, max_new_tokens=constitution.objective.max_new_tokens, chat=model.chat, verifier=verifier,
+                                              sampler=sampler)(model.params)
+  if constitution.evaluation.engine == 'jax':
+    results = score()
+  else:
+    with server_log(UnavailableError, InferenceError) as log:
+      from aevo_jax.evaluation.served import ServedSampler
+      with contextlib.closing(ServedSampler(engine(settings, base, model, log), max_new_tokens=constitution.objective.max_new_tokens)) as sampler:
+        give(sampler, weights, model)
+        results, served = score(sampler), {'engine': 'vllm', 'served_digest': sampler.digest}
+  return {'weights': str(weights)} | model.digest | served | {'split': _SPLIT.value, 'items_digest': sets.items_digest(items)} | scoring.summary(results, verifier)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model read from disk. digest: {'file_digest' or 'logical_digest': SHA-256}."""
+
+  config: Any
+  structure: Any
+  params: dict
+  tokenizer: Any
+  chat: Any
+  digest: dict[str, str]
+
+
+def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
+  """Weights, and what stands beside them in `base`.
+
+  Raises:
+    EvaluateError: they do not fit each other, or cannot be read.
+  """
+  from safetensors import SafetensorError
+
+  from aevo_jax.checkpoint.digest import file_digest, logical_digest
+  from aevo_jax.data import chat_template
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.params import outline
+  from aevo_jax.substrate import weights as weights_lib
+  try:
     config = hf_checkpoint.read_config(base)
     params = weights_lib.load(weights, config) if weights.is_dir() else hf_checkpoint.load_weights(weights, config)
     chat = chat_template.read(str(base))
-  except (LoadError, ValueError) as error:
+  except ValueError as error:
     raise EvaluateError(str(error)) from error
   except SafetensorError as error:
     raise EvaluateError(f'{weights} is no safetensors file: {error}') from error
-  scorer = scoring.Scorer(outline(config)[0], tokenizers.load(str(base)), items, max_new_tokens=constitution.objective.max_new_tokens,
-                          chat=chat, verifier=verifier)
   digest = {'logical_digest': logical_digest(params)} if weights.is_dir() else {'file_digest': file_digest(weights)}
-  return {'weights': str(weights)} | digest | {'split': _SPLIT.value, 'items_digest': sets.items_digest(items)} | scoring.summary(scorer(params), verifier)
+  return Model(config, outline(config)[0], params, tokenizers.load(str(base)), chat, digest)
+
+
+def engine(settings: Any, base: pathlib.Path, model: Model, log: pathlib.Path) -> Any:
+  """A `VllmEngine` of the model, without weights."""
+  from aevo_jax.generation.vllm.engine import VllmEngine  # here, since httpx2 is an extra
+  ends = [model.tokenizer.token_to_id(model.chat.eos), *model.chat.stops]
+  return VllmEngine(settings, model=base, structure=model.structure, config=model.config, eos_ids=ends, log=log)
+
+
+def refuse_arbiter(fields: tuple[str, ...]) -> None:
+  """Raises EvaluateError if one of these bindings of `evaluation` is for campaigns alone."""
+  for field in fields:
+    if field != 'engine':
+      raise EvaluateError(f'evaluation.{field} is bound, and read by campaigns alone; leave it out')
+
+
+def give(sampler: Any, weights: pathlib.Path, model: Model) -> None:
+  """Has a `served.ServedSampler` or a `VllmEngine` load the file of the weights; of a directory, one that is written."""
+  if weights.is_dir():
+    sampler.update(model.params, 0)
+  else:
+    sampler.load(weights, model.digest['file_digest'], model.params)
+
+
+@contextlib.contextmanager
+def server_log(*failures: type[Exception]) -> Iterator[pathlib.Path]:
+  """Where a server's output goes: a file that is kept if the server failed, and named then with its end.
+
+  Raises:
+    EvaluateError: in the place of `failures`, and of ValueError.
+  """
+  directory = pathlib.Path(tempfile.mkdtemp(prefix='aevo_evaluate_'))
+  log, kept = directory / 'vllm.log', False
+  try:
+    yield log
+  except failures as error:
+    kept = log.exists()
+    end = ' | '.join(log.read_text(errors='replace').splitlines()[-3:]) if kept else ''
+    raise EvaluateError(f'{error}' + (f'; the server\'s log is kept at {log}' + ('' if str(log) in str(error) else f', which ends: {end}') if kept else '')) from error
+  except ModuleNotFoundError as error:
+    if error.name != 'httpx2':
+      raise
+    raise EvaluateError("a vLLM server is asked with httpx2, which is not installed; install the extra 'vllm' of aevo-jax") from error
+  except ValueError as error:
+    raise EvaluateError(str(error)) from error
+  finally:
+    if not kept:
+      shutil.rmtree(directory, ignore_errors=True)
+
+
+def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
+  """Runs the tasks that the flags name."""
+  from aevo_jax.campaign import setup as _  # registers what a campaign's gin may bind, so that it is known by name
+  from aevo_jax.config.configurables import bound, parameters, resolve
+  from aevo_jax.config.inference import WHOLE_CARRIERS
+  from aevo_jax.config.loading import LoadError
+  from aevo_jax.evaluation import harness as harness_lib
+  from aevo_jax.generation.protocol import InferenceError
+  gin_flags.load_from_flags(layout.search_paths())
+  logging.set_verbosity(logging.WARNING)
+  try:
+    for name in parameters():
+      if name not in ('vllm', 'evaluation') and (fields := bound(name)):
+        raise EvaluateError(f'{name}.{fields[0]} is bound, and nothing reads {name} with --harness; leave it out')
+    refuse_arbiter(bound('evaluation'))
+    if bound('evaluation') and resolve('evaluation').engine != 'vllm':
+      raise EvaluateError("the harness asks a vLLM server; leave evaluation.engine out")
+    settings = resolve('vllm')
+    if settings.carrier not in WHOLE_CARRIERS:
+      raise EvaluateError(f"vllm.carrier = {settings.carrier!r} does not carry a checkpoint's weights; bind one of {', '.join(WHOLE_CARRIERS)}")
+    harness_lib.check_installed()
+  except (LoadError, harness_lib.HarnessError) as error:
+    raise EvaluateError(str(error)) from error
+  model = read_model(weights, base)
+  with server_log(InferenceError) as log:
+    with engine(settings, base, model, log) as server:
+      answers = harness_lib.Answers(server, model.tokenizer, model.chat, max_model_len=settings.max_model_len, start=lambda: give(server, weights, model))
+      found = harness_lib.run(answers, _TASKS.value, include_path=_INCLUDE.value, limit=_LIMIT.value, num_fewshot=_FEWSHOT.value, chat=_CHAT.value)
+      served = {'served_digest': server.digest, 'vllm_version': server.vllm_version()}
+  if _SAMPLES.value:
+    harness_lib.write_samples(pathlib.Path(_SAMPLES.value), found)
+  return {'weights': str(weights)} | model.digest | served | harness_lib.report(found)
+
+
+def harness_table(result: dict) -> str:
+  """Plain text."""
+  from aevo_jax.evaluation import harness as harness_lib
+  lines = [('task', 'metric', 'value', 'stderr', 'n')]
+  lines += [(task, metric, f'{value:.4f}', '' if error is None else f'{error:.4f}', str(n)) for task, metric, value, error, n in harness_lib.rows(result)]
+  widths = [max(len(line[k]) for line in lines) for k in range(5)]
+  said = f'{result["weights"]} with SHA-256 {result["served_digest"]}, lm_eval {result["lm_eval_version"]}, vLLM {result["vllm_version"]}'
+  return '\n'.join([said, *('  '.join(cell.ljust(width) if k < 2 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))) for line in lines)])
 
 
 def table(result: dict) -> str:

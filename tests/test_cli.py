@@ -142,7 +142,7 @@ def test_doctor_says_what_the_machine_offers(tmp_path):
     rows = {row['name']: row for row in report['rows']}
     assert set(rows) == {
         'python', 'jax', 'cores', 'memory', 'disk', 'sandbox', 'bubblewrap', 'unshare -n', 'vllm', 'ray', 'slurm', 'kubernetes',
-        'tensorboard', 'chromium', 'openai',
+        'tensorboard', 'chromium', 'openai', 'lm-eval',
     }  # fmt: skip
     assert all(bool(row['action']) != row['found'] for row in rows.values())  # what is missing says what to do, and only that
     assert str(tmp_path) in rows['disk']['detail']

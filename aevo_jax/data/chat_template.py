@@ -38,7 +38,21 @@ class ChatFormat:
     Raises:
       ChatTemplateError: the template refuses a conversation of one user turn.
     """
-    return self._render([('user', question)], 'a conversation of one user turn')
+    return self._render([{'role': 'user', 'content': question}], 'a conversation of one user turn')
+
+  def conversation(self, messages: list[dict[str, str]], *, opened: bool = True) -> str:
+    """A conversation of any turns, {'role', 'content'} each. opened: the model's turn begins after it; if not, it is the last message, which goes on where its text ends.
+
+    Raises:
+      ChatTemplateError: the template refuses it, or leaves the last message out.
+    """
+    if opened:
+      return self._render(messages, 'such a conversation')
+    mark = '<here it goes on> '
+    text, found, rest = self._render([*messages[:-1], messages[-1] | {'content': messages[-1]['content'] + mark}], 'such a conversation', opened).rpartition(mark.strip())
+    if not found:
+      raise ChatTemplateError(f'the chat template leaves out what the model was to go on with, {messages[-1]["content"]!r}; it gave {rest!r}')
+    return text if rest.startswith(' ') else text.rstrip()  # as transformers: a template that strips its messages strips this one
 
   def following(self, question: str) -> str:
     """What stands between the model's last answer, with its end token, and its next one: a further turn of the user.
@@ -47,16 +61,15 @@ class ChatFormat:
       ChatTemplateError: the template refuses such a conversation, or does not end an answer with `eos`.
     """
     answer = 'the answer'
-    whole = self._render([('user', 'the question'), ('assistant', answer), ('user', question)], 'a conversation of several turns')
+    whole = self._render([{'role': 'user', 'content': 'the question'}, {'role': 'assistant', 'content': answer}, {'role': 'user', 'content': question}], 'a conversation of several turns')
     _, found, rest = whole.partition(answer + self.eos)
     if not found:
       raise ChatTemplateError(f'the chat template does not end the model\'s turn with {self.eos!r}, so a conversation cannot go on after it; it gave {whole!r}')
     return rest
 
-  def _render(self, turns: list[tuple[str, str]], what: str) -> str:
+  def _render(self, messages: list[dict[str, str]], what: str, opened: bool = True) -> str:
     try:
-      return _compiled(self.template).render(messages=[{'role': role, 'content': content} for role, content in turns], add_generation_prompt=True, bos_token=self.bos,
-                                             eos_token=self.eos, pad_token=self.pad, tools=None, documents=None)
+      return _compiled(self.template).render(messages=messages, add_generation_prompt=opened, bos_token=self.bos, eos_token=self.eos, pad_token=self.pad, tools=None, documents=None)
     except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as error:
       raise ChatTemplateError(f'the chat template does not render {what}: {error}') from error
 

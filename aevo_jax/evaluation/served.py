@@ -1,6 +1,7 @@
 """Answers from a vLLM server, in the place of the sampler in this process."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -41,6 +42,22 @@ class ServedSampler:
       self._engine.load(path, digest, params)
     self._params = params
 
+  def update(self, params: Params, version: int) -> None:
+    """Answer with these, of which there is no file: one is written.
+
+    Raises:
+      UnavailableError: as `load`.
+    """
+    self._params = None
+    with _infrastructure():
+      self._engine.update(params, version)
+    self._params = params
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of the file that the server loaded; '' before the first."""
+    return self._engine.digest
+
   def close(self) -> None:
     """Ends the server, if it is ours."""
     self._engine.close()
@@ -59,7 +76,9 @@ class ServedSampler:
     return [list(c.tokens[:-1] if c.finish == 'end' else c.tokens) for c in found]
 
 
-def sampler(constitution: Constitution, base: pathlib.Path, structure: Structure, config: ModelConfig, tokenizer: tokenizers.Tokenizer, chat: ChatFormat, log: pathlib.Path) -> ServedSampler:
-  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server."""
-  engine = VllmEngine(constitution.vllm, model=base, structure=structure, config=config, eos_ids=[tokenizer.token_to_id(chat.eos)], log=log)
+def sampler(constitution: Constitution, base: pathlib.Path, structure: Structure, config: ModelConfig, tokenizer: tokenizers.Tokenizer, chat: ChatFormat, log: pathlib.Path, *,
+            url: str | None = None) -> ServedSampler:
+  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server. url: of another server than vllm.url's, '' to start one."""
+  settings = constitution.vllm if url is None else dataclasses.replace(constitution.vllm, url=url)
+  engine = VllmEngine(settings, model=base, structure=structure, config=config, eos_ids=[tokenizer.token_to_id(chat.eos)], log=log)
   return ServedSampler(engine, max_new_tokens=constitution.objective.max_new_tokens)

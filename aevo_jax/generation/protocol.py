@@ -61,6 +61,25 @@ class Completion(NamedTuple):
   digest: str = ''
 
 
+class Continuation(NamedTuple):
+  """Token ids that are given, and those before them: at least one of each."""
+
+  context: tuple[int, ...]
+  tokens: tuple[int, ...]
+
+
+class Scored(NamedTuple):
+  """What a continuation is worth.
+
+  logprobs: of each of its tokens, in nats, at temperature 1. greedy: whether each was the most probable one there. version, digest: as a `Completion` has them.
+  """
+
+  logprobs: tuple[float, ...]
+  greedy: tuple[bool, ...]
+  version: int
+  digest: str = ''
+
+
 class InferenceError(RuntimeError):
   """A server that generates failed or cannot be believed. Says nothing about the weights: never a reason for a score."""
 

@@ -50,6 +50,19 @@ def checkpoint(tmp_path):
   return make
 
 
+def test_conversations_of_any_turns_open_the_model_s_or_go_on_with_it(checkpoint):
+  chat = chat_template.read(str(checkpoint({})))
+  turns = [{'role': 'system', 'content': 'S'}, {'role': 'user', 'content': 'Q'}]
+  opened = '<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n'
+  assert chat.conversation(turns) == opened
+  assert chat.conversation([*turns, {'role': 'assistant', 'content': 'It is '}], opened=False) == opened + 'It is '
+  assert MICRO.conversation([{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}, {'role': 'user', 'content': 'r'}]) == '<|user|>q<|assistant|>a<|eos|><|user|>r<|assistant|>'
+  stripping = ChatFormat("{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}", '', '<|im_end|>', '<pad>')
+  assert stripping.conversation([{'role': 'assistant', 'content': 'It is '}], opened=False) == '[It is'
+  with pytest.raises(ChatTemplateError, match='leaves out what the model was to go on with'):
+    ChatFormat('nothing', '', '<|im_end|>', '<pad>').conversation([{'role': 'assistant', 'content': 'It is'}], opened=False)
+
+
 def test_the_micro_base_renders_what_it_always_did():
   chat = chat_template.read(str(BASE))
   assert (chat.template, chat.bos, chat.eos, chat.pad, chat.stops) == (MICRO.template, '<|bos|>', '<|eos|>', '<|pad|>', ())

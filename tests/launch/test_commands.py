@@ -190,9 +190,29 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
   assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
 
 
-def test_an_evaluation_out_of_campaigns_refuses_an_engine_that_it_does_not_ask():
-  result = aevo('evaluate', 'substrate/base', "--gin.evaluation.engine='vllm'")
-  assert result.returncode == 1 and 'read by campaigns alone' in result.stderr and 'Traceback' not in result.stderr
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (('--gin.vllm.retries=1',), "vllm.retries is bound, and nothing reads vllm while evaluation.engine = 'jax'"), (('--tasks=a',), '--tasks is read by nothing without --harness'),
+    (('--noapply_chat_template',), '--apply_chat_template is read by nothing without --harness'), (('--harness=lm_eval',), 'needs --tasks'),
+    (('--harness=lm_eval', '--tasks=a', '--split=dev'), '--split is read by nothing with --harness'),
+    (('--harness=lm_eval', '--tasks=a', '--gin.dev_set.items=3'), 'nothing reads dev_set with --harness'),
+    (('--harness=lm_eval', '--tasks=a', "--gin.evaluation.engine='jax'"), 'leave evaluation.engine out'),
+    (('--harness=lm_eval', '--tasks=a', "--gin.vllm.carrier='reload'"), 'bind one of file'),
+    (("--gin.evaluation.arbiter_url='http://a'",), 'evaluation.arbiter_url is bound, and read by campaigns alone'),
+    (("--gin.evaluation.engine='vllm'", "--gin.vllm.python='/nowhere/python'"), 'there is no vLLM at /nowhere/python: run `make vllm`')])
+def test_an_evaluation_refuses_what_it_does_not_read(arguments, said):
+  result = aevo('evaluate', layout.root_file('substrate') / 'base', *arguments)
+  assert result.returncode == 1 and said in result.stdout + result.stderr and 'Traceback' not in result.stderr
+
+
+def test_a_server_that_does_not_start_leaves_its_log(tmp_path):
+  python = tmp_path / 'python'
+  python.write_text('#!/bin/sh\necho so it goes; exit 3\n')
+  python.chmod(0o755)
+  result = aevo('evaluate', layout.root_file('substrate') / 'base', '--items=3', "--gin.evaluation.engine='vllm'", f"--gin.vllm.python='{python}'", '--gin.vllm.retries=0')
+  assert result.returncode == 1 and 'vLLM ended while it started, with status 3' in result.stderr and 'so it goes' in result.stderr and 'Traceback' not in result.stderr
+  log = pathlib.Path(result.stderr.rpartition('log is kept at ')[2].strip())
+  assert 'so it goes' in log.read_text()
+  shutil.rmtree(log.parent)
 
 
 def test_a_student_is_distilled_and_its_teacher_must_stay_the_same(tmp_path):
