@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from aevo_jax.config.configurables import check_type, configurable, resolve
-from aevo_jax.config.inference import Evaluation, Vllm
+from aevo_jax.config.inference import WHOLE_CARRIERS, Evaluation, Vllm
 from aevo_jax.config.loading import LoadError
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import SearchSpace
@@ -370,10 +370,13 @@ class Constitution:
   def __post_init__(self):
     if self.objective.target == 'proxies' and not self.probes.used():
       raise LoadError(f"objective.target = 'proxies' needs something beside dev to judge it by; give one of {', '.join(f'probes.{name}' for name in PROBES)} some items")
+    if bool(self.vllm.url) != bool(self.evaluation.arbiter_url) or self.vllm.url and self.vllm.url == self.evaluation.arbiter_url:
+      raise LoadError('vllm.url is the evaluator\'s server and evaluation.arbiter_url the arbiter\'s, which are given different weights at the same time: bind both, to different servers, or neither, '
+                      'and each starts its own')
     if self.evaluation.engine != 'vllm' and self.vllm != Vllm():
       raise LoadError("nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = 'vllm', or leave vllm.* out")
-    if self.evaluation.engine == 'vllm' and self.vllm.carrier != 'file':
-      raise LoadError(f"vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; leave it at 'file'")
+    if self.evaluation.engine == 'vllm' and self.vllm.carrier not in WHOLE_CARRIERS:
+      raise LoadError(f"vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; bind one of {', '.join(WHOLE_CARRIERS)}")
 
   def text(self) -> str:
     """Canonical gin text, every field spelled out, of the `_OPTIONAL` sections only where something is set."""
@@ -407,9 +410,9 @@ class Constitution:
     return dataclasses.replace(self, tasks=Tasks(self.tasks.path, digest))
 
 
-def from_gin() -> Constitution:
-  """The constitution of the loaded gin configuration (see `loading.load`)."""
-  constitution = Constitution(**{name: resolve(name) for name in _SECTIONS})
+def from_gin(**given) -> Constitution:
+  """The constitution of the loaded gin configuration (see `loading.load`). given: sections by name, in the place of what was loaded."""
+  constitution = Constitution(**({name: resolve(name) for name in _SECTIONS} | given))
   for round_ in (FINAL_ROUND, *range(1, constitution.budget.rounds + 1)):
     constitution.in_round(round_).space()  # a malformed space is an error now, not in that round
   return constitution

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from aevo_jax.generation.protocol import Completion, InferenceError, Request, Sampling
+from aevo_jax.generation.protocol import Completion, Continuation, InferenceError, Request, Sampling, Scored
 
 MODEL = 'aevo'  # the name that our servers give the model
 
@@ -46,8 +46,10 @@ class Client:
   """
 
   def __init__(self, address: str, *, timeout: float, concurrency: int, transport: httpx2.BaseTransport | None = None):
+    self.address = address
     socket = address.removeprefix('unix:') if address.startswith('unix:') else None
-    limits = httpx2.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2)
+    # An idle connection is given up well before a server closes it (vLLM after 5 s): a request sent at that moment would be lost.
+    limits = httpx2.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2, keepalive_expiry=2.0)
     self._http = httpx2.Client(base_url='http://server' if socket else address, timeout=httpx2.Timeout(timeout, connect=min(timeout, 30.0), pool=None),
                               transport=transport or httpx2.HTTPTransport(uds=socket, limits=limits), trust_env=False)
 
@@ -93,6 +95,13 @@ class Client:
       raise ReplyError(f'GET /weight_info answered {str(found)[:200]}; the server needs VLLM_SERVER_DEV_MODE=1 and vLLM 0.32')
     return found['weight_version']
 
+  def vllm_version(self) -> str:
+    """The version that it says it is."""
+    found = self.ask('GET', '/version')
+    if not isinstance(found, dict) or not isinstance(found.get('version'), str):
+      raise ReplyError(f'GET /version answered {str(found)[:200]}; it is no vLLM 0.32')
+    return found['version']
+
   def complete(self, request: Request, sampling: Sampling, source: Source, *, eos_ids: Sequence[int], salt: str) -> Completion:
     """One completion. salt: the server's prefix cache gives only what was put there with the same one.
 
@@ -104,6 +113,17 @@ class Client:
              'skip_special_tokens': False}
     reply = self.post('/inference/v1/generate', {'model': source.model, 'token_ids': list(request.prompt), 'sampling_params': asked, 'cache_salt': salt, 'return_token_ids': True})
     return _completion(reply, sampling, source, eos_ids)
+
+  def score(self, continuation: Continuation, source: Source, *, salt: str) -> Scored:
+    """Log-probabilities of given tokens, from the step that reads them and generates one more, whose weights the answer must name.
+
+    Raises:
+      ServerDownError, ReplyError: see `ask`; an answer is refused unless it is whole and about these tokens. WrongWeightsError: other weights made it.
+    """
+    asked = {'n': 1, 'temperature': 0.0, 'max_tokens': 1, 'logprobs': 0, 'prompt_logprobs': 1, 'ignore_eos': True, 'detokenize': False, 'skip_special_tokens': False}
+    reply = self.post('/inference/v1/generate', {'model': source.model, 'token_ids': [*continuation.context, *continuation.tokens], 'sampling_params': asked, 'cache_salt': salt,
+                                                 'return_token_ids': True})
+    return _scored(reply, continuation, source)
 
 
 def _said(reply: httpx2.Response) -> str:
@@ -141,3 +161,22 @@ def _completion(reply: Any, sampling: Sampling, source: Source, eos_ids: Sequenc
   if covered != len(tokens):
     raise ReplyError(f'whose weights made tokens {covered} to {len(tokens)} is not said')
   return Completion(tokens, said, 'length' if not ended else 'end' if tokens[-1] in eos_ids else 'stop', source.version, source.digest)
+
+
+def _scored(reply: Any, continuation: Continuation, source: Source) -> Scored:
+  """The log-probabilities in an answer, checked."""
+  _completion(reply, Sampling(temperature=0.0, max_new_tokens=1), source, eos_ids=())
+  tokens, start = [*continuation.context, *continuation.tokens], len(continuation.context)
+  try:
+    read, found = reply['prompt_token_ids'], reply['prompt_logprobs']
+    if read != tokens or len(found) != len(tokens):
+      raise ReplyError(f'{len(found)} log-probabilities came, of tokens {str(read)[:100]}; asked was for {len(tokens)}, of {str(tokens)[:100]}')
+    places = [{int(token): (float(p['logprob']), p['rank']) for token, p in place.items()} for place in found[start:]]
+    logprobs = tuple(place[token][0] for place, token in zip(places, continuation.tokens))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ReplyError(f'the answer lacks what was asked for ({type(error).__name__}: {error}): {str(reply)[:300]}') from error
+  if not all(math.isfinite(p) and -9999 < p <= 1e-6 for place in places for p, _ in place.values()):
+    raise ReplyError(f'a log-probability of given tokens is {min(logprobs, key=lambda p: (math.isfinite(p), p))}')
+  if any(1 not in (rank for _, rank in place.values()) for place in places):  # the most probable token stands beside the given one, unless they are the same
+    raise ReplyError('the most probable token of a place is missing')
+  return Scored(logprobs, tuple(p >= max(other for other, _ in place.values()) for p, place in zip(logprobs, places)), source.version, source.digest)

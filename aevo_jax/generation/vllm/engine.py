@@ -6,13 +6,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import httpx2
+from absl import logging
 
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.engine import Timings
-from aevo_jax.generation.protocol import Completion, InferenceError, Request, Sampling
+from aevo_jax.generation.protocol import Completion, Continuation, InferenceError, Request, Sampling, Scored
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import Client, Source
 from aevo_jax.generation.vllm.server import Server, interpreter
@@ -28,11 +30,11 @@ class VllmEngine:
   request's prompt, seed and weights alone. It is raised when that is used up, and nothing is generated until the next `update` or `load` has gone well.
 
   Args:
-    model: directory of the checkpoint that a server of ours starts with: config.json, tokenizer, and weights unless settings.carrier is 'file'; or what makes one in an empty directory. structure, config: of the model. eos_ids: a completion ends with any of them.
+    model: directory of the checkpoint that a server of ours starts with: config.json, tokenizer, and weights unless settings.carrier takes whole ones; or what makes one in an empty directory. structure, config: of the model. eos_ids: a completion ends with any of them.
     log: of a server of ours. prepare: parameters as they are trained -> those of the structure, adapters merged. transport: for tests: makes what takes the place of the connection to an address.
 
   Raises:
-    NoVllmError: there is no vLLM to start. ValueError: the carrier cannot bring such weights.
+    NoVllmError: there is no vLLM to start. InferenceError: the carrier needs a GPU, and there is none. ValueError: it cannot bring such weights.
   """
 
   def __init__(self, settings: Vllm, *, model: pathlib.Path | Callable[[pathlib.Path], None], structure: Structure, config: ModelConfig, eos_ids: Sequence[int], log: pathlib.Path,
@@ -46,12 +48,13 @@ class VllmEngine:
     self.server: Server | None = None
     self._scratch: pathlib.Path | None = None
     self._client: Client | None = None
-    self._carrier = sync_lib.CARRIERS[settings.carrier]()
+    self._carrier = sync_lib.CARRIERS[settings.carrier](settings, log)
     self._probe = sync_lib.Probe(structure, config.vocab_size, eos_ids=eos_ids, gap=settings.gap, max_model_len=settings.max_model_len)
     self._weights: sync_lib.Weights | None = None
     self._source: Source | None = None
     self.version = -1
     self.timings, self.gap, self.faults = Timings(), 0.0, []
+    self._carrier.ready()
 
   def __enter__(self) -> 'VllmEngine':
     return self
@@ -62,6 +65,7 @@ class VllmEngine:
   def close(self) -> None:
     """Ends the server, if it is ours."""
     self._disconnect()
+    self._carrier.close()
     if self.server is not None:
       self.server.stop()
     if self._scratch is not None:
@@ -109,26 +113,42 @@ class VllmEngine:
         raise ValueError(f'prompt {i} has {len(request.prompt)} tokens and asks for {sampling.max_new_tokens} more; vllm.max_model_len is {self._settings.max_model_len}')
     done: dict[int, Completion] = {}
     started = time.perf_counter()
-    self._trying(lambda: self._complete(requests, sampling, done))
+    self._trying(lambda: self._ask(len(requests), lambda client, source, i: client.complete(requests[i], sampling, source, eos_ids=self._eos, salt=source.digest), done))
     found = [done[i] for i in range(len(requests))]
     self.timings = Timings(decode_s=time.perf_counter() - started, prompt_tokens=sum(len(r.prompt) for r in requests), new_tokens=sum(len(c.tokens) for c in found), dispatches=len(requests))
     return found
 
-  def _complete(self, requests: Sequence[Request], sampling: Sampling, done: dict[int, Completion]) -> None:
-    """Asks for what is missing in `done`."""
+  def score(self, continuations: Sequence[Continuation]) -> list[Scored]:
+    """Log-probabilities of each continuation's tokens, in their order. The server generates one token after each, which must fit too.
+
+    Raises:
+      InferenceError: the server failed, again and again. RuntimeError: no weights were given yet. ValueError: nothing given, nothing before it, or too much of both.
+    """
+    if self._weights is None:
+      raise RuntimeError('the engine has no weights; call update(params, version) first')
+    for i, (context, tokens) in enumerate(continuations):
+      if not context or not tokens or len(context) + len(tokens) >= self._settings.max_model_len:
+        raise ValueError(f'continuation {i} has {len(tokens)} tokens after {len(context)}; both need one, and together fewer than vllm.max_model_len = {self._settings.max_model_len}')
+    done: dict[int, Scored] = {}
+    self._trying(lambda: self._ask(len(continuations), lambda client, source, i: client.score(continuations[i], source, salt=source.digest), done))
+    return [done[i] for i in range(len(continuations))]
+
+  def vllm_version(self) -> str:
+    """The version that the server says it is; it must have been given weights."""
+    return self._client.vllm_version()
+
+  def _ask(self, number: int, ask: Callable[[Client, Source, int], Any], done: dict[int, Any]) -> None:
+    """Asks for those of `number` answers that are missing in `done`."""
     if self._source is None:
       self._sync()
     client, source = self._client, self._source
-    ask = lambda i: client.complete(requests[i], sampling, source, eos_ids=self._eos, salt=source.digest)
-    with concurrent.futures.ThreadPoolExecutor(self._settings.concurrency) as pool:
-      asked = {pool.submit(ask, i): i for i in range(len(requests)) if i not in done}
-      try:
-        for future in concurrent.futures.as_completed(asked):
-          done[asked[future]] = future.result()
-      except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        self._disconnect()  # which ends what is under way
-        raise
+    pool = concurrent.futures.ThreadPoolExecutor(self._settings.concurrency)
+    try:
+      asked = {pool.submit(ask, client, source, i): i for i in range(number) if i not in done}
+      for future in concurrent.futures.as_completed(asked):
+        done[asked[future]] = future.result()
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)  # after a fault nothing waits for what is under way: a server that hangs would keep it
 
   def _directory(self) -> pathlib.Path:
     """For files of this engine, in memory where the machine has such a file system."""
@@ -144,7 +164,7 @@ class VllmEngine:
         model = self._directory() / 'model'
         model.mkdir()
         self._model(model)
-      self.server = Server(self._settings, model, self._config, self._log)
+      self.server = Server(self._settings, model, self._config, self._log, scratch=self._directory())
     self.server.start()
 
   def _sync(self) -> None:
@@ -162,11 +182,13 @@ class VllmEngine:
         return act()
       except InferenceError as error:
         self.faults.append(f'{type(error).__name__}: {error}')
+        logging.warning('vLLM: %s; %s', self.faults[-1], f'asked again, {left} times more at most' if left else 'given up')
         self._source = None
         self._disconnect()
+        self._carrier.close()
         if self.server is not None:
           self.server.stop()
-        self._carrier = sync_lib.CARRIERS[self._settings.carrier]()
+        self._carrier = sync_lib.CARRIERS[self._settings.carrier](self._settings, self._log)
         if not left:
           raise
 

@@ -1,5 +1,6 @@
 """A vLLM server of our own: started in its own environment, watched, and ended with everything that it started."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import tempfile
 import time
 import urllib.parse
 
-from aevo_jax.config.inference import Vllm
+from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
 from aevo_jax.generation.vllm import supervisor
 from aevo_jax.generation.vllm.client import MODEL, Client, ServerDownError
 from aevo_jax.models.config import ModelConfig
@@ -41,23 +42,29 @@ def command(settings: Vllm, model: pathlib.Path, config: ModelConfig, listen: li
   """What starts a server of the checkpoint directory `model`."""
   arguments = {
       '--model': str(model), '--served-model-name': MODEL, '--dtype': settings.dtype, '--max-model-len': str(settings.max_model_len), '--max-num-seqs': str(settings.max_num_seqs),
-      '--tensor-parallel-size': str(settings.tensor_parallel), '--gpu-memory-utilization': str(settings.memory), '--logprobs-mode': 'processed_logprobs', '--generation-config': 'vllm',
-      '--worker-extension-cls': 'aevo_weights.Worker', '--weight-transfer-config': json.dumps({'backend': 'aevo_file'})}
+      '--tensor-parallel-size': str(settings.tensor_parallel), '--gpu-memory-utilization': str(settings.memory), '--logprobs-mode': 'processed_logprobs', '--generation-config': 'vllm'}
+  if settings.carrier in ('nccl', 'ipc'):  # vLLM's own
+    arguments['--weight-transfer-config'] = json.dumps({'backend': settings.carrier})
+  else:
+    arguments |= {'--worker-extension-cls': 'aevo_weights.Worker', '--weight-transfer-config': json.dumps({'backend': 'aevo_file'})}
   # A prompt is read in one step: vLLM 0.32 on a CPU fails where a request with a seed is read in several ("CPU Generator does not use offset").
   arguments['--max-num-batched-tokens'] = str(max(settings.max_model_len, 8192))
-  if settings.carrier == 'file':  # whose weights are all brought: the directory need not have any, and those that nobody brought are noise
+  if settings.carrier in WHOLE_CARRIERS:  # whose weights are all brought: the directory need not have any, and those that nobody brought are noise
     arguments['--load-format'] = 'dummy'
-  if config.tie_word_embeddings and settings.carrier == 'file':  # vLLM 0.32 reloads no head that is tied; so it is not, and aevo_weights gives it the embedding
+  if config.tie_word_embeddings and settings.carrier in WHOLE_CARRIERS:  # vLLM 0.32 reloads no head that is tied; so it is not, and aevo_tensors gives it the embedding
     arguments['--hf-overrides'] = json.dumps({'tie_word_embeddings': False})
   switches = ['--enable-scale-out', '--no-enable-chunked-prefill', *(['--enforce-eager'] if settings.eager else []), *(['--no-enable-prefix-caching'] if 'M' in config.pattern else [])]  # which on a CPU fails with Mamba blocks
   if settings.carrier == 'lora':
-    switches += ['--enable-lora', '--max-loras', '1', '--max-cpu-loras', '2', '--max-lora-rank', str(settings.lora_rank)]
+    switches += ['--enable-lora', '--max-loras', str(settings.lora_slots), '--max-cpu-loras', str(settings.lora_slots + 1), '--max-lora-rank', str(settings.lora_rank)]
   return [str(interpreter(settings)), '-m', 'vllm.entrypoints.openai.api_server', *(x for pair in arguments.items() for x in pair), *switches, *listen]
 
 
 def environment(settings: Vllm) -> dict[str, str]:
-  """Of the server: nothing of ours but what it needs to start."""
-  return {name: os.environ[name] for name in _KEPT if name in os.environ} | {
+  """Of the server, and of what sends weights to it: nothing of ours but what it needs to start."""
+  kept = {name: value for name, value in os.environ.items() if name in _KEPT or settings.carrier == 'nccl' and name.startswith('NCCL_')}
+  if settings.carrier == 'ipc':  # handles of memory come pickled, on a socket that this user alone can open
+    kept['VLLM_ALLOW_INSECURE_SERIALIZATION'] = '1'
+  return kept | {
       'PYTHONPATH': str(SIDE), 'VLLM_SERVER_DEV_MODE': '1', 'VLLM_ALLOW_RUNTIME_LORA_UPDATING': '1', 'HF_HUB_OFFLINE': '1', 'VLLM_NO_USAGE_STATS': '1', 'DO_NOT_TRACK': '1',
       'VLLM_CPU_KVCACHE_SPACE': str(settings.cpu_cache_gib), 'VLLM_CPU_NUM_OF_RESERVED_CPU': '0'}
 
@@ -78,10 +85,11 @@ class Server:
 
   Args:
     model: directory with config.json, tokenizer and weights by Hugging Face's layout. log: its output is appended there. listen: other than on a socket: its arguments, and the address.
+    scratch: a directory that goes with this process, should it be killed.
   """
 
-  def __init__(self, settings: Vllm, model: pathlib.Path, config: ModelConfig, log: pathlib.Path, *, listen: tuple[list[str], str] | None = None):
-    self._settings, self._model, self._config, self._log, self._listen = settings, model, config, log, listen
+  def __init__(self, settings: Vllm, model: pathlib.Path, config: ModelConfig, log: pathlib.Path, *, listen: tuple[list[str], str] | None = None, scratch: pathlib.Path | None = None):
+    self._settings, self._model, self._config, self._log, self._listen, self._left = settings, model, config, log, listen, scratch
     self._process: subprocess.Popen | None = None
     self._scratch: pathlib.Path | None = None
     self.address = listen[1] if listen else ''
@@ -105,7 +113,9 @@ class Server:
     self._log.parent.mkdir(parents=True, exist_ok=True)
     with self._log.open('ab') as log:
       began = log.tell()
-      self._process = subprocess.Popen([sys.executable, supervisor.__file__, *wanted], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment(self._settings))
+      removed = [f'--remove={directory}' for directory in (self._scratch, self._left) if directory is not None]
+      self._process = subprocess.Popen([sys.executable, supervisor.__file__, *removed, *wanted], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment(self._settings),
+                                       bufsize=0)
     self.starts += 1
     client = Client(self.address, timeout=5.0, concurrency=1)
     try:
@@ -133,6 +143,8 @@ class Server:
   def stop(self) -> None:
     """Ends it and all that it started."""
     if self._process is not None:
+      with contextlib.suppress(BrokenPipeError):  # it has ended
+        self._process.stdin.write(b'.')
       self._process.stdin.close()
       try:
         self._process.wait(supervisor.PATIENCE + 5)

@@ -1,14 +1,16 @@
 """Keeps a server and everything it starts from outliving whoever wanted it. Standard library alone: it is run as a file.
 
-  python supervisor.py COMMAND ...        its standard input is a pipe from whoever wants the server
+  python supervisor.py [--remove=DIRECTORY ...] COMMAND ...        its standard input is a pipe from whoever wants the server
 
 vLLM's server starts an engine and workers as processes of their own, which stay when it is killed. The supervisor gives them one session, and ends the whole of it when the server ends, when its own
-standard input ends (whoever wanted it has died, however that happened), or when it is asked to (SIGTERM). Its exit status is the server's.
+standard input ends, or when it is asked to (SIGTERM). Its exit status is the server's. Whoever wants no more of the server writes a byte before it ends the input; where that byte is missing it has died,
+however that happened, and the supervisor removes its directories, which may hold weights in memory.
 """
 
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,15 +36,22 @@ def end(process: subprocess.Popen, patience: float) -> None:
 
 
 def main() -> int:
-  stop = []
+  stop, wanted, died = [], sys.argv[1:], False
+  directories = []
+  while wanted[0].startswith('--remove='):
+    directories.append(wanted.pop(0).removeprefix('--remove='))
   signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-  process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
+  process = subprocess.Popen(wanted, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
   while process.poll() is None and not stop:
-    if select.select([0], [], [], 0.1)[0] and not os.read(0, 1):
+    if select.select([0], [], [], 0.1)[0]:
+      died = not os.read(0, 1)
       break
   ended = process.poll()
   end(process, PATIENCE if ended is None else 0.0)
   process.wait()
+  if died:
+    for directory in directories:
+      shutil.rmtree(directory, ignore_errors=True)
   return ended if ended is not None else 0
 
 

@@ -1,6 +1,6 @@
 """Weights into a server, by several carriers and one protocol.
 
-  1. carry      the carrier announces the SHA-256 of a safetensors file, and the server loads it in place
+  1. carry      the carrier announces the SHA-256 of a safetensors file, and the server loads what is in it in place
   2. forget     its prefix cache, which holds keys and values of the weights before
   3. compare    the digest that the server reports, and the log-probabilities of a probe with those that JAX computes of the same weights
 
@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Completion, Request, Sampling
-from aevo_jax.generation.vllm.client import MODEL, Client, ReplyError, Source, WrongWeightsError
+from aevo_jax.generation.vllm.client import MODEL, Client, ReplyError, ServerDownError, Source, WrongWeightsError
+from aevo_jax.generation.vllm.transfer import HALF, Sender
 from aevo_jax.models.params import Params, Structure
 
 PROBES, PROBE_TOKENS, PROBE_NEW = 2, 160, 8
@@ -34,7 +36,14 @@ class Weights(NamedTuple):
 
 
 class Carrier(Protocol):
-  """A way for weights into a server."""
+  """A way for weights into one server, from its start to its end."""
+
+  def ready(self) -> None:
+    """Before a server is started for it.
+
+    Raises:
+      InferenceError: it can carry nothing on this machine.
+    """
 
   def carry(self, client: Client, weights: Weights) -> Source:
     """Has the server load them; whose completions are to be asked for then.
@@ -43,24 +52,78 @@ class Carrier(Protocol):
       InferenceError: it did not. What it holds now is unknown.
     """
 
+  def close(self) -> None:
+    """Ends what it started."""
 
-class FileCarrier:
+
+class _Asking:
+  """Of a carrier that has only to ask the server. log: nothing is written there."""
+
+  def __init__(self, settings: Vllm, log: pathlib.Path):
+    pass
+
+  def ready(self) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+class FileCarrier(_Asking):
   """By vLLM's weight-transfer interface, from a file that its workers read and hash (`generation/vllm_side/aevo_weights.py`)."""
 
-  def __init__(self):
-    self._begun = False
+  _begun = False
 
   def carry(self, client: Client, weights: Weights) -> Source:
     if not self._begun:
       client.post('/init_weight_transfer_engine', {'init_info': {}})
       self._begun = True
-    client.post('/start_weight_update')
+    try:
+      client.post('/start_weight_update')
+    except ServerDownError:  # perhaps an update that broke off, which vLLM still waits for; of a file all was loaded or nothing
+      client.post('/finish_weight_update', {'weight_version': 'aevo-broken-off'})
+      client.post('/start_weight_update')
     client.post('/update_weights', {'update_info': {'path': str(weights.path.absolute()), 'sha256': weights.digest}})
     client.post('/finish_weight_update', {'weight_version': weights.digest})
     return Source(MODEL, weights.digest, weights.digest, weights.version)
 
 
-class ReloadCarrier:
+class TransferCarrier:
+  """From GPU to GPU by vLLM's own engines, 'nccl' and 'ipc', from a file that a process of ours reads and hashes (`generation/vllm/transfer.py`).
+
+  These replace weights layer by layer, and after half of that vLLM 0.32 computes with wrong ones for good. So meanwhile the server names them neither as before nor as after, and if that is what it is
+  found with, it is refused until it is started again: here, at every sync, and for each token by `Client.complete`. log: of the process.
+  """
+
+  def __init__(self, settings: Vllm, log: pathlib.Path):
+    self._settings, self._log = settings, log
+    self._sender: Sender | None = None
+    self._sent: str | None = None
+
+  def ready(self) -> None:
+    if self._sender is None:
+      self._sender = Sender(self._settings, self._log)
+
+  def carry(self, client: Client, weights: Weights) -> Source:
+    told = client.weight_version()
+    if told.startswith(HALF):
+      raise WrongWeightsError(f'the server holds a part of weights {told.removeprefix(HALF)}, since their transfer broke off; start it again')
+    if self._sent not in (None, told):  # someone else has given it weights since, and so has the connection
+      self.close()
+    if self._sent is None and (devices := client.ask('GET', '/get_world_size')) != {'world_size': self._settings.tensor_parallel}:
+      raise ReplyError(f'the server has its model on other devices than vllm.tensor_parallel = {self._settings.tensor_parallel} says: {devices}; bind the same')
+    self.ready()
+    self._sender.send(client.address, weights.path, weights.digest)
+    self._sent = weights.digest
+    return Source(MODEL, weights.digest, weights.digest, weights.version)
+
+  def close(self) -> None:
+    if self._sender is not None:
+      self._sender.stop()
+    self._sender = self._sent = None
+
+
+class ReloadCarrier(_Asking):
   """By vLLM's reload of a checkpoint directory, whose file is hashed here, before and after."""
 
   def carry(self, client: Client, weights: Weights) -> Source:
@@ -71,11 +134,10 @@ class ReloadCarrier:
     return Source(MODEL, weights.digest, weights.digest, weights.version)
 
 
-class LoraCarrier:
+class LoraCarrier(_Asking):
   """As an adapter on the base that the server was started with, named by its digest; the one before is taken out."""
 
-  def __init__(self):
-    self._loaded: str | None = None
+  _loaded: str | None = None
 
   def carry(self, client: Client, weights: Weights) -> Source:
     _unchanged(weights)
@@ -91,7 +153,7 @@ class LoraCarrier:
     return Source(weights.digest, client.weight_version(), weights.digest, weights.version)
 
 
-CARRIERS: dict[str, Callable[[], Carrier]] = {'file': FileCarrier, 'reload': ReloadCarrier, 'lora': LoraCarrier}
+CARRIERS: dict[str, Callable[[Vllm, pathlib.Path], Carrier]] = {'file': FileCarrier, 'nccl': TransferCarrier, 'ipc': TransferCarrier, 'reload': ReloadCarrier, 'lora': LoraCarrier}
 
 
 def _unchanged(weights: Weights) -> None:

@@ -5,14 +5,11 @@ hashes what it read, and loads those very bytes: another digest than the one tha
 """
 
 import dataclasses
-import hashlib
 
-import safetensors.torch
+import aevo_tensors
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-
-HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
 
 
 @dataclasses.dataclass
@@ -41,14 +38,7 @@ class FileEngine(WeightTransferEngine[Init, Update]):
     pass
 
   def receive_weights(self, update_info: Update) -> None:
-    with open(update_info.path, 'rb') as file:
-      content = file.read()
-    found = hashlib.sha256(content).hexdigest()
-    if found != update_info.sha256:
-      raise ValueError(f'{update_info.path} has SHA-256 {found}, announced was {update_info.sha256}: nothing was loaded')
-    weights = safetensors.torch.load(content)
-    if HEAD not in weights and EMBEDDING in weights:  # tied; a head of its own is reloaded, one that vLLM ties is not
-      weights[HEAD] = weights[EMBEDDING].clone()
+    weights = aevo_tensors.read(update_info.path, update_info.sha256)
     initialize_layerwise_reload(self.model)
     self.model.load_weights(iter(weights.items()))
     finalize_layerwise_reload(self.model, self.model_config)

@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.config.configurables import LoadError, bound
-from aevo_jax.config.inference import Vllm
+from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
@@ -127,8 +127,8 @@ def _served(config: ModelConfig, recipe: Recipe, tokenizer: tokenizers.Tokenizer
   """An engine at a vLLM server, which is given adapters merged."""
   if settings is None:
     raise ValueError("rollout.engine = 'vllm' is for `aevo train`: a campaign's workers are confined and start no server; leave it at 'jax'")
-  if settings.carrier != 'file':
-    raise ValueError(f"vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; leave it at 'file'")
+  if settings.carrier not in WHOLE_CARRIERS:
+    raise ValueError(f"vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; bind one of {', '.join(WHOLE_CARRIERS)}")
   from aevo_jax.generation.vllm.engine import VllmEngine  # here, since httpx2 is an extra
   plain = dataclasses.replace(config, scan=False)
 
