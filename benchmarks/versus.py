@@ -69,8 +69,10 @@ class Comparison(NamedTuple):
   asked: dict[str, Any]  # of both sides
   peers: dict[str, Peer]
   calls: int  # a turn
+  ours: str = 'ours.py'
 
 
+IN_PROCESS = Peer('vllm', '-', {'engine': {'enforce_eager': True}}, {'VLLM_CPU_NUM_OF_RESERVED_CPU': '0'})  # as our servers are started
 NO_REMAT = {'config': {'remat_policy': 'none', 'scan_layers': False}}
 COMPARISONS = {
     'C1': Comparison('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False},
@@ -85,6 +87,9 @@ COMPARISONS = {
     'C5': Comparison('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False},
                      {'MaxText': Peer('maxtext', '1.1', NO_REMAT), 'MaxText, our CPU settings': Peer('maxtext', '1.1', NO_REMAT, CPU_SETTINGS),
                       'MaxText, default remat and scan': Peer('maxtext', '1.1')}, 4),
+    # What asking a vLLM server costs, beside the same vLLM in its caller's process: a ratio below 1 is the price.
+    'S1': Comparison('vLLM asked over HTTP: one request at a time, 192 + 1 tokens', 'requests', {'workload': 'request'}, {'vLLM in its own process': IN_PROCESS}, 20, 'served.py'),
+    'S2': Comparison('vLLM asked over HTTP: sampling 8 x 8, 192 + 64 tokens', 'tokens', {'workload': 'sampling'}, {'vLLM in its own process': IN_PROCESS}, 1, 'served.py'),
 }
 
 
@@ -132,9 +137,9 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path) -> dict[str, Any]:
-  what, unit, asked, peers, calls = COMPARISONS[name]
+  what, unit, asked, peers, calls, script = COMPARISONS[name]
   engine, goal, options, environment = peers[peer]
-  ours = Side([sys.executable, str(PEERS / 'ours.py')], asked | {'model': model}, scratch / 'ours.log', {})
+  ours = Side([sys.executable, str(PEERS / script)], asked | {'model': model}, scratch / 'ours.log', {})
   theirs = Side([str(ENGINES[engine].python), str(PEERS / f'{engine}_peer.py')], asked | options | {'model': model}, scratch / 'theirs.log', environment)
   first = [side.run(2) for side in (ours, theirs)]  # compiles
   time.sleep(REST)

@@ -141,6 +141,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   export = write_export(base, out, final, config)
   (out / 'command.json').write_text(json.dumps({
       'command': ' '.join(['aevo', 'train', *sys.argv[1:]]), 'campaign': flags.FLAGS.gin_file, 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'size': _SIZE.value,
+      **({'rollouts': algorithm.rollout.engine} if algorithm else {}),
       'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores'}, indent=1) + '\n')
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 

@@ -24,6 +24,14 @@ def sampling(asked: dict):
   return run
 
 
+def request(asked: dict):
+  """One at a time, of one new token."""
+  made = LLM(asked['model'], dtype='float32', skip_tokenizer_init=True, max_model_len=w.PROMPT + w.COMPLETION, max_num_seqs=w.PROMPTS * w.GROUP, **asked.get('engine', {}))
+  wanted = SamplingParams(temperature=1.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=0)
+  number = itertools.count()
+  return lambda: {'requests': len(made.generate([{'prompt_token_ids': w.prompt(next(number))}], wanted, use_tqdm=False))}
+
+
 if __name__ == '__main__':
   sys.stdout = os.fdopen(ANSWERS, 'w')
-  w.serve(lambda asked: {'sampling': sampling}[asked['workload']](asked))
+  w.serve(lambda asked: {'sampling': sampling, 'request': request}[asked['workload']](asked))

@@ -10,7 +10,7 @@ import pytest
 
 from aevo_jax.config.configurables import check_type
 from aevo_jax.config.inference import Evaluation, Vllm
-from aevo_jax.generation.protocol import Completion, Request, Sampling
+from aevo_jax.generation.protocol import Completion, Continuation, Request, Sampling, Scored
 from aevo_jax.generation.vllm import server as server_lib
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import Client, ReplyError, ServerDownError, Source, WrongWeightsError
@@ -98,6 +98,39 @@ def test_a_connection_that_fails_is_a_server_that_is_down(fault):
     client(answer).complete(Request((3, 4)), SAMPLING, SOURCE, eos_ids=[EOS], salt='s')
 
 
+GIVEN = Continuation((3, 4), (5, 6))
+READ = {'model': 'aevo', 'prompt_token_ids': [3, 4, 5, 6], 'prompt_logprobs': [None, {'4': {'logprob': -9.0, 'rank': 3}}, {'5': {'logprob': -2.0, 'rank': 4}, '9': {'logprob': -0.5, 'rank': 1}},
+                                                                               {'6': {'logprob': -0.25, 'rank': 1}}],
+        'choices': [{'token_ids': [8], 'finish_reason': 'length', 'logprobs': {'content': [{'token_id': 8, 'logprob': -0.5}]}, 'weight_versions': [{'version': 'd' * 64, 'start': 0, 'end': 1}]}]}
+
+
+def read(reply):
+  return client(lambda request: httpx2.Response(200, json=reply)).score(GIVEN, SOURCE, salt='s')
+
+
+def reread(at, place):
+  places = copy.deepcopy(READ['prompt_logprobs'])
+  places[at] = place
+  return READ | {'prompt_logprobs': places}
+
+
+def test_given_tokens_are_scored():
+  assert read(READ) == Scored((-2.0, -0.25), (False, True), 7, 'd' * 64)
+  tied = reread(2, {'5': {'logprob': -0.5, 'rank': 2}, '9': {'logprob': -0.5, 'rank': 1}})
+  assert read(tied).greedy == (True, True)
+
+
+@pytest.mark.parametrize('reply, error', [
+    (WHOLE, ReplyError), (READ | {'prompt_logprobs': None}, ReplyError), (READ | {'prompt_logprobs': READ['prompt_logprobs'][1:]}, ReplyError), (READ | {'prompt_token_ids': [3, 4, 5, 7]}, ReplyError),
+    (READ | {'prompt_token_ids': None}, ReplyError), (READ | {'model': 'another'}, ReplyError), (READ | {'choices': []}, ReplyError),
+    (reread(3, None), ReplyError), (reread(3, {}), ReplyError), (reread(3, {'7': {'logprob': -1.0, 'rank': 1}}), ReplyError), (reread(3, {'6': {'logprob': -9999.0, 'rank': 1}}), ReplyError),
+    (reread(3, {'6': {'logprob': 0.5, 'rank': 1}}), ReplyError), (reread(3, {'6': {'logprob': None, 'rank': 1}}), ReplyError), (reread(3, {'6': {'logprob': -1.0, 'rank': 2}}), ReplyError),
+    (READ | {'choices': [READ['choices'][0] | {'weight_versions': [{'version': 'old', 'start': 0, 'end': 1}]}]}, WrongWeightsError)])
+def test_scores_that_are_not_of_these_tokens_and_weights_are_refused(reply, error):
+  with pytest.raises(error):
+    read(reply)
+
+
 CONFIG = ModelConfig(vocab_size=16, hidden_size=16, pattern='*-', num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=16)
 STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
 
@@ -132,11 +165,15 @@ class Pretended:
       token = int(logits.argmax())
       content_.append({'token_id': token, 'logprob': float(logits[token] - np.log(np.exp(logits).sum())) + self.wrong.get('off', 0.0)})
       tokens.append(token)
-      if token in body['sampling_params']['stop_token_ids']:
+      if token in body['sampling_params'].get('stop_token_ids', ()):
         break
     new = tokens[len(body['token_ids']):]
-    stopped = new[-1] in body['sampling_params']['stop_token_ids']
-    return {'model': body['model'], 'choices': [{'token_ids': new, 'finish_reason': 'stop' if stopped else 'length', 'logprobs': {'content': content_},
+    stopped = new[-1] in body['sampling_params'].get('stop_token_ids', ())
+    given = body['token_ids']
+    logits = np.asarray(STRUCTURE.bind(self.params)(np.array([given]), np.ones((1, len(given)), np.int32)), np.float64)[0]
+    logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    read_ = [None] + [{str(t): {'logprob': float(line[t]), 'rank': int((line >= line[t]).sum())} for t in (given[k + 1], int(line.argmax()))} for k, line in enumerate(logprobs[:-1])]
+    return {'model': body['model'], 'prompt_token_ids': given, 'prompt_logprobs': read_ if 'prompt_logprobs' in body['sampling_params'] else None, 'choices': [{'token_ids': new, 'finish_reason': 'stop' if stopped else 'length', 'logprobs': {'content': content_},
                                                  'weight_versions': [{'version': self.digest, 'start': 0, 'end': len(new)}]}]}
 
 
@@ -203,6 +240,31 @@ def test_what_cannot_be_asked_is_refused(requests, sampling, said, tmp_path):
     made.update(PARAMS, 0)
     with pytest.raises(ValueError, match=said):
       made.generate(requests, sampling)
+
+
+def test_given_tokens_are_scored_by_the_weights_that_were_synced_and_again_after_a_fault(tmp_path):
+  pretended, broken = Pretended(), [True]
+
+  def answer(request):
+    if request.url.path == '/inference/v1/generate' and b'prompt_logprobs' in request.content and broken:
+      return httpx2.Response(broken.pop() and 502)
+    return pretended(request)
+
+  given = [Continuation((3, 4), (5,)), Continuation((7,), (8, 9, 10))]
+  with engine(answer, tmp_path) as made:
+    with pytest.raises(RuntimeError, match='has no weights'):
+      made.score(given)
+    made.update(PARAMS, 3)
+    found = made.score(given)
+    assert len(made.faults) == 1 and {s.digest for s in found} == {made.digest} and [s.version for s in found] == [3, 3]
+    for (context, tokens), scored in zip(given, found):
+      line = np.array([context + tokens])
+      ours = np.asarray(STRUCTURE.bind(PARAMS)(line, np.ones_like(line)), np.float64)[0, len(context) - 1:-1]
+      np.testing.assert_allclose(scored.logprobs, [row[t] - np.log(np.exp(row).sum()) for row, t in zip(ours, tokens)], atol=1e-5)
+      assert scored.greedy == tuple(bool(row.argmax() == t) for row, t in zip(ours, tokens))
+    for wrong in (Continuation((), (3,)), Continuation((3,), ()), Continuation((3,) * 12, (4,) * 4)):
+      with pytest.raises(ValueError, match='both need one, and together fewer than vllm.max_model_len = 16'):
+        made.score([wrong])
 
 
 @pytest.mark.parametrize('field, value', [('dtype', 'int8'), ('carrier', 'pigeon'), ('gap', 0.0), ('retries', 3), ('url', 'localhost:8000'), ('memory', 2.0), ('max_model_len', 4), ('lora_rank', 8)])

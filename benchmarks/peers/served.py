@@ -1,0 +1,58 @@
+"""vLLM as aevo_jax uses it, a server of its own asked over HTTP with every answer checked; for the comparisons in versus.py that say what this costs. Runs in .venv."""
+
+from aevo_jax.runtime import tune_for_cpu
+
+tune_for_cpu()  # before JAX is imported
+
+import itertools
+import pathlib
+import tempfile
+
+import workload as w
+
+from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.config.inference import Vllm
+from aevo_jax.generation.protocol import Request, Sampling
+from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.params import outline
+
+
+def engine(directory: pathlib.Path) -> VllmEngine:
+  (directory / 'tokenizer.json').touch()  # the server is spoken to in ids
+  config = hf_checkpoint.read_config(directory)
+  made = VllmEngine(Vllm(max_model_len=w.PROMPT + w.COMPLETION, max_num_seqs=w.PROMPTS * w.GROUP), model=directory, structure=outline(config)[0], config=config, eos_ids=[],
+                    log=pathlib.Path(tempfile.mkdtemp(prefix='aevo_versus_')) / 'vllm.log')
+  path = directory / hf_checkpoint.WEIGHTS
+  made.load(path, file_digest(path), hf_checkpoint.load_weights(path, config))
+  return made
+
+
+def sampling(made: VllmEngine):
+  number = itertools.count()
+
+  def run() -> dict:
+    k = next(number)
+    requests = [Request(tuple(w.prompt(k * w.PROMPTS + p)), k * 1000 + p * w.GROUP + g) for p in range(w.PROMPTS) for g in range(w.GROUP)]
+    return {'tokens': sum(len(c.tokens) for c in made.generate(requests, Sampling(max_new_tokens=w.COMPLETION)))}
+
+  return run
+
+
+def request(made: VllmEngine):
+  """One at a time, of one new token."""
+  number = itertools.count()
+  return lambda: {'requests': len(made.generate([Request(tuple(w.prompt(next(number))))], Sampling(max_new_tokens=1)))}
+
+
+if __name__ == '__main__':
+  served = []
+
+  def make(asked: dict):
+    served.append(engine(pathlib.Path(asked['model'])))
+    return {'sampling': sampling, 'request': request}[asked['workload']](served[0])
+
+  try:
+    w.serve(make)
+  finally:
+    served[0].close()
