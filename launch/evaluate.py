@@ -5,6 +5,7 @@
   aevo evaluate my_run --verifier=challenge --json
   aevo evaluate my_run --split=external --secret_file=mine.json a private set of your own: {"secret": "64 hex digits"}
   aevo evaluate my_run --gin.evaluation.engine="'vllm'"         answered by a vLLM server
+  aevo evaluate my_adapter --base=my_base --gin_file=configs/engines/challenge.gin      a LoRA adapter in PEFT's form, as the public challenge scores it
   aevo evaluate my_run --harness=lm_eval --tasks=a,b --include_path=DIR     tasks of lm-evaluation-harness, answered by a vLLM server
 
 The sets are those of constitution.gin, which --gin_file and --gin_bindings override (dev_set.seed, external_set.rare_share, tasks.path, ...).
@@ -42,6 +43,7 @@ _SAMPLES = flags.DEFINE_string('samples', None, 'With --harness: write every ite
 
 OF_PUZZLES, OF_HARNESS = ('split', 'secret_file', 'items', 'verifier'), ('tasks', 'include_path', 'limit', 'num_fewshot', 'apply_chat_template', 'samples')
 WEIGHTS, CONFIG, INDEX = 'model.safetensors', 'config.json', 'model.safetensors.index.json'
+ADAPTER, ADAPTER_CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
 MIN_SECRET_BYTES = 16
 
 
@@ -63,8 +65,7 @@ def main(argv: list[str]) -> None:
                                                       'is drawn with a secret; give --secret_file=FILE with {"secret": "hex digits"}'))
   try:
     weights = find_weights(pathlib.Path(argv[1]))
-    beside = weights if weights.is_dir() else weights.parent
-    base = pathlib.Path(_BASE.value) if _BASE.value else beside if (beside / CONFIG).exists() else layout.root_file('substrate') / 'base'
+    base = pathlib.Path(_BASE.value) if _BASE.value else find_base(weights)
     result = harness(weights, base) if _HARNESS.value else evaluate(weights, base)
   except EvaluateError as error:
     sys.exit(f'evaluate: {error}')
@@ -75,8 +76,23 @@ def main(argv: list[str]) -> None:
   print(json.dumps(result, indent=2) if _JSON.value else harness_table(result) if _HARNESS.value else table(result))
 
 
+def find_base(weights: pathlib.Path) -> pathlib.Path:
+  """What belongs to weights of which no base is named.
+
+  Raises:
+    EvaluateError: an adapter whose base is not on this machine.
+  """
+  beside = weights if weights.is_dir() else weights.parent
+  if weights.name == ADAPTER:
+    named = json.loads((beside / ADAPTER_CONFIG).read_text()).get('base_model_name_or_path') or ''
+    if not (pathlib.Path(named) / CONFIG).exists():
+      raise EvaluateError(f'{beside} is an adapter on {named or "an unnamed base"}, which is no directory here; give its directory with --base')
+    return pathlib.Path(named)
+  return beside if (beside / CONFIG).exists() else layout.root_file('substrate') / 'base'
+
+
 def find_weights(path: pathlib.Path) -> pathlib.Path:
-  """The safetensors file that is meant by a file, a base or export directory, a trial or a run of `aevo train`; a directory itself where it holds shards or an import.
+  """The safetensors file that is meant by a file, a base, export or adapter directory, a trial or a run of `aevo train`; a directory itself where it holds shards or an import.
 
   Raises:
     EvaluateError: there is none.
@@ -84,7 +100,7 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
   for directory in (path, path / 'export'):
     if (directory / INDEX).is_file() or (directory / 'checkpoint').is_dir() and (directory / CONFIG).is_file():
       return directory
-  candidates = [path] if path.is_file() else [path / WEIGHTS, path / 'export' / WEIGHTS]
+  candidates = [path] if path.is_file() else [path / ADAPTER] if (path / ADAPTER_CONFIG).is_file() else [path / WEIGHTS, path / 'export' / WEIGHTS]
   found = next((p for p in candidates if p.is_file()), None)
   if found is None:
     raise EvaluateError(f'{path} holds no {WEIGHTS}, nor export/{WEIGHTS}; give a safetensors file or a directory with one' if path.is_dir() else f'there is no {path}')
@@ -113,6 +129,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.config.configurables import bound, resolve
+  from aevo_jax.config.inference import Vllm
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import scoring, sets
   from aevo_jax.evaluation.server import UnavailableError
@@ -125,7 +142,8 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     if resolve('evaluation').engine == 'jax' and (fields := bound('vllm')):
       raise EvaluateError(f"vllm.{fields[0]} is bound, and nothing reads vllm while evaluation.engine = 'jax'; leave it out, or bind evaluation.engine = 'vllm'")
     refuse_arbiter(bound('evaluation'))
-    constitution = constitution_lib.from_gin(vllm=dataclasses.replace(settings, url=''))  # in a campaign the arbiter needs another
+    constitution = constitution_lib.from_gin(vllm=Vllm())  # which a campaign shares with its arbiter, under rules of their own
+    refuse_carrier(settings, weights)
     definition = getattr(constitution, section)
     if _ITEMS.value is not None:
       constitution = dataclasses.replace(constitution, **{section: dataclasses.replace(definition, items=_ITEMS.value)})
@@ -145,14 +163,14 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     with server_log(UnavailableError, InferenceError) as log:
       from aevo_jax.evaluation.served import ServedSampler
       with contextlib.closing(ServedSampler(engine(settings, base, model, log), max_new_tokens=constitution.objective.max_new_tokens)) as sampler:
-        give(sampler, weights, model)
+        give(sampler, settings, weights, model)
         results, served = score(sampler), {'engine': 'vllm', 'served_digest': sampler.digest}
   return {'weights': str(weights)} | model.digest | served | {'split': _SPLIT.value, 'items_digest': sets.items_digest(items)} | scoring.summary(results, verifier)
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A model read from disk. digest: {'file_digest' or 'logical_digest': SHA-256}."""
+  """A model read from disk, an adapter merged. digest: {'file_digest' or 'logical_digest': SHA-256}, of an adapter its file's and its base's."""
 
   config: Any
   structure: Any
@@ -173,18 +191,23 @@ def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
   from aevo_jax.checkpoint.digest import file_digest, logical_digest
   from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
-  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models import hf_checkpoint, lora, peft_adapter
   from aevo_jax.models.params import outline
   from aevo_jax.substrate import weights as weights_lib
+  merged = weights.name == ADAPTER
+  read = base if merged else weights
   try:
     config = hf_checkpoint.read_config(base)
-    params = weights_lib.load(weights, config) if weights.is_dir() else hf_checkpoint.load_weights(weights, config)
+    params = weights_lib.load(read, config) if read.is_dir() else hf_checkpoint.load_weights(read, config)
+    if merged:
+      adapter, under = peft_adapter.load(weights.parent, config), logical_digest(params)
+      params = lora.merge({**params, **adapter.params}, adapter.alpha / adapter.rank)
     chat = chat_template.read(str(base))
   except ValueError as error:
     raise EvaluateError(str(error)) from error
   except SafetensorError as error:
     raise EvaluateError(f'{weights} is no safetensors file: {error}') from error
-  digest = {'logical_digest': logical_digest(params)} if weights.is_dir() else {'file_digest': file_digest(weights)}
+  digest = {'logical_digest': logical_digest(params)} if weights.is_dir() else {'file_digest': file_digest(weights)} | ({'base_digest': under} if merged else {})
   return Model(config, outline(config)[0], params, tokenizers.load(str(base)), chat, digest)
 
 
@@ -202,9 +225,18 @@ def refuse_arbiter(fields: tuple[str, ...]) -> None:
       raise EvaluateError(f'evaluation.{field} is bound, and read by campaigns alone; leave it out')
 
 
-def give(sampler: Any, weights: pathlib.Path, model: Model) -> None:
-  """Has a `served.ServedSampler` or a `VllmEngine` load the file of the weights; of a directory, one that is written."""
-  if weights.is_dir():
+def refuse_carrier(settings: Any, weights: pathlib.Path) -> None:
+  """Raises EvaluateError if vllm.carrier cannot bring these weights to a server."""
+  from aevo_jax.config.inference import WHOLE_CARRIERS
+  if settings.carrier == 'lora' and weights.name != ADAPTER:
+    raise EvaluateError(f"vllm.carrier = 'lora' loads an adapter on the base that the server began with, and {weights} is none; give the adapter's directory, or leave vllm.carrier out")
+  if settings.carrier not in (*WHOLE_CARRIERS, 'lora'):
+    raise EvaluateError(f"vllm.carrier = {settings.carrier!r} does not carry a checkpoint's weights; bind one of {', '.join(WHOLE_CARRIERS)}, or 'lora' for an adapter")
+
+
+def give(sampler: Any, settings: Any, weights: pathlib.Path, model: Model) -> None:
+  """Has a `served.ServedSampler` or a `VllmEngine` load the file of the weights; of a directory, and of an adapter that is not hot-loaded, one that is written."""
+  if weights.is_dir() or weights.name == ADAPTER and settings.carrier != 'lora':
     sampler.update(model.params, 0)
   else:
     sampler.load(weights, model.digest['file_digest'], model.params)
@@ -240,7 +272,6 @@ def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
   """Runs the tasks that the flags name."""
   from aevo_jax.campaign import setup as _  # registers what a campaign's gin may bind, so that it is known by name
   from aevo_jax.config.configurables import bound, parameters, resolve
-  from aevo_jax.config.inference import WHOLE_CARRIERS
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import harness as harness_lib
   from aevo_jax.generation.protocol import InferenceError
@@ -254,15 +285,14 @@ def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
     if bound('evaluation') and resolve('evaluation').engine != 'vllm':
       raise EvaluateError("the harness asks a vLLM server; leave evaluation.engine out")
     settings = resolve('vllm')
-    if settings.carrier not in WHOLE_CARRIERS:
-      raise EvaluateError(f"vllm.carrier = {settings.carrier!r} does not carry a checkpoint's weights; bind one of {', '.join(WHOLE_CARRIERS)}")
+    refuse_carrier(settings, weights)
     harness_lib.check_installed()
   except (LoadError, harness_lib.HarnessError) as error:
     raise EvaluateError(str(error)) from error
   model = read_model(weights, base)
   with server_log(InferenceError) as log:
     with engine(settings, base, model, log) as server:
-      answers = harness_lib.Answers(server, model.tokenizer, model.chat, max_model_len=settings.max_model_len, start=lambda: give(server, weights, model))
+      answers = harness_lib.Answers(server, model.tokenizer, model.chat, max_model_len=settings.max_model_len, start=lambda: give(server, settings, weights, model))
       found = harness_lib.run(answers, _TASKS.value, include_path=_INCLUDE.value, limit=_LIMIT.value, num_fewshot=_FEWSHOT.value, chat=_CHAT.value)
       served = {'served_digest': server.digest, 'vllm_version': server.vllm_version()}
   if _SAMPLES.value:

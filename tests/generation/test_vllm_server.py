@@ -231,6 +231,29 @@ def test_adapters_are_loaded_hot_and_another_base_is_found_out(adapted):
 
 
 @pytest.mark.slow
+def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
+  base, adapter = tmp_path / 'base', tmp_path / 'adapter'
+  base.mkdir()
+  write_model(base, 'nemotron_h')
+  fields = json.loads((base / 'config.json').read_text())
+  (base / 'config.json').write_text(json.dumps(fields | {'max_position_embeddings': 8192}))  # it has no positions to learn
+  config = hf_checkpoint.read_config(base)
+  model = create(config, 0)
+  lora.attach(model, rank=32, alpha=64.0, targets='attention_mlp', seed=0)
+  rng = np.random.default_rng(0)
+  peft_adapter.save(adapter, {n: 0.02 * rng.standard_normal(v.shape).astype(np.float32) for n, v in unbind(model)[1].items() if is_adapter(n)}, config, SimpleNamespace(rank=32, alpha=64.0), str(base))
+  said = []
+  for how in (('--gin_file=configs/engines/challenge.gin',), ("--gin.objective.verifier='challenge'", "--gin.objective.size='standard'")):
+    result = subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'evaluate', str(adapter), *how, '--gin.objective.max_new_tokens=64', '--items=40', '--json'], capture_output=True, text=True,
+                            cwd=layout.checkout_root())
+    assert result.returncode == 0, result.stdout + result.stderr
+    said.append(json.loads(result.stdout))
+  theirs, ours = said
+  assert theirs.pop('engine') == 'vllm' and theirs.pop('served_digest') == theirs['file_digest'] == file_digest(adapter / peft_adapter.WEIGHTS)
+  assert theirs == ours and ours['overall']['total'] == 40
+
+
+@pytest.mark.slow
 def test_a_checkpoint_directory_is_reloaded_in_place(tmp_path):
   for name in 'ab':
     (tmp_path / name).mkdir()

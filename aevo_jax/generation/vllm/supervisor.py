@@ -2,7 +2,8 @@
 
   python supervisor.py [--remove=DIRECTORY ...] COMMAND ...        its standard input is a pipe from whoever wants the server
 
-vLLM's server starts an engine and workers as processes of their own, which stay when it is killed. The supervisor gives them one session, and ends the whole of it when the server ends, when its own
+vLLM's server starts an engine and workers as processes of their own, which stay when it is killed; and when one of those is killed, the server waits for requests that nobody answers any more. The supervisor
+gives them one session, and ends the whole of it when the server ends, when one of its engines or workers does, when its own
 standard input ends, or when it is asked to (SIGTERM). Its exit status is the server's. Whoever wants no more of the server writes a byte before it ends the input; where that byte is missing it has died,
 however that happened, and the supervisor removes its directories, which may hold weights in memory.
 """
@@ -17,10 +18,26 @@ import sys
 import time
 
 PATIENCE = 5.0  # seconds between asking to end and killing
+LOOK = 1.0  # seconds between looks at the session
+TITLE = b'VLLM::'  # with which engines and workers begin
 
 
 def _end_with_parent() -> None:
   ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: should the supervisor itself be killed
+
+
+def engines(session: int) -> set[int]:
+  """Engines and workers of the session that have not ended."""
+  found = set()
+  for name in filter(str.isdigit, os.listdir('/proc')):
+    try:
+      with open(f'/proc/{name}/stat') as stat, open(f'/proc/{name}/cmdline', 'rb') as command:
+        state, _, _, own = stat.read().rpartition(')')[2].split()[:4]
+        if int(own) == session and state != 'Z' and command.read(len(TITLE)) == TITLE:
+          found.add(int(name))
+    except OSError:  # it has ended since
+      continue
+  return found
 
 
 def end(process: subprocess.Popen, patience: float) -> None:
@@ -42,17 +59,23 @@ def main() -> int:
     directories.append(wanted.pop(0).removeprefix('--remove='))
   signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
   process = subprocess.Popen(wanted, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
-  while process.poll() is None and not stop:
+  seen, looked, lost = set(), 0.0, set()
+  while process.poll() is None and not stop and not lost:
     if select.select([0], [], [], 0.1)[0]:
       died = not os.read(0, 1)
       break
+    if time.monotonic() - looked >= LOOK:
+      now, looked = engines(process.pid), time.monotonic()
+      seen, lost = seen | now, seen - now
+  if lost and process.poll() is None:
+    print(f'supervisor: process {min(lost)} of vLLM has ended, and so has its server', flush=True)
   ended = process.poll()
-  end(process, PATIENCE if ended is None else 0.0)
+  end(process, 0.0 if lost or ended is not None else PATIENCE)
   process.wait()
   if died:
     for directory in directories:
       shutil.rmtree(directory, ignore_errors=True)
-  return ended if ended is not None else 0
+  return ended if ended is not None else int(bool(lost))
 
 
 if __name__ == '__main__':
