@@ -13,7 +13,7 @@ _LOOPBACK = ('localhost', '127.0.0.1', '::1')
 
 
 # What a server is started with.
-STARTS = ('python', 'dtype', 'max_num_seqs', 'memory', 'cpu_cache_gib', 'eager', 'lora_rank', 'lora_slots', 'startup_s')
+STARTS = ('python', 'dtype', 'max_num_seqs', 'memory', 'cpu_cache_gib', 'cpu_threads', 'eager', 'lora_rank', 'lora_slots', 'startup_s')
 
 
 def check_url(name: str, url: str) -> None:
@@ -48,7 +48,8 @@ class Vllm:
     url: of one that runs already (http://..., or unix:/path of its socket), which must read the files of this machine unless carrier is 'nccl'; '' starts one.
     python: of vLLM's environment; '' is third_party/vllm/.venv.
     dtype: of weights and activations. max_model_len: tokens of a prompt and its completion. max_num_seqs: requests that decode together. tensor_parallel: devices a model is spread over.
-    memory: share of a GPU's memory that the server takes. cpu_cache_gib: memory of keys and values on a CPU. eager: compile nothing; starts sooner, decodes slower.
+    memory: share of a GPU's memory that the server takes. cpu_cache_gib: memory of keys and values on a CPU.
+    cpu_threads: on a CPU; 0 is all cores, each thread bound to one, in a campaign as many as evaluator and arbiter have. eager: compile nothing; starts sooner, decodes slower.
     carrier: how weights reach it: 'file', read by the server from a safetensors file whose SHA-256 it checks; 'nccl', from a GPU of ours to its GPUs; 'ipc', in the memory of the GPU that both use;
       'reload', vLLM's own reload of a checkpoint directory; 'lora', as an adapter.
     transfer_address: of this machine, as the server's machine reaches it, read by carrier 'nccl' alone; '' is for a server on this machine.
@@ -62,17 +63,18 @@ class Vllm:
   python: str = ''
   dtype: str = 'float32'
   max_model_len: int = 2048
-  max_num_seqs: int = 64
+  max_num_seqs: int = 256
   tensor_parallel: int = 1
   memory: float = 0.9
   cpu_cache_gib: int = 1
+  cpu_threads: int = 0
   eager: bool = True
   carrier: str = 'file'
   transfer_address: str = ''
   lora_rank: int = 32
   lora_slots: int = 1
   gap: float = 1e-3
-  concurrency: int = 64
+  concurrency: int = 256
   startup_s: float = 600.0
   request_s: float = 600.0
   retries: int = 2
@@ -81,7 +83,7 @@ class Vllm:
     for field, options in (('dtype', DTYPES), ('carrier', CARRIERS)):
       if getattr(self, field) not in options:
         raise ValueError(f'vllm.{field} must be one of {", ".join(options)}, got {getattr(self, field)!r}')
-    for field, low, high in (('max_model_len', 16, 2**24), ('max_num_seqs', 1, 2**16), ('tensor_parallel', 1, 2**12), ('memory', 0.01, 1), ('cpu_cache_gib', 1, 2**12), ('lora_rank', 1, 512), ('lora_slots', 1, 512),
+    for field, low, high in (('max_model_len', 16, 2**24), ('max_num_seqs', 1, 2**16), ('tensor_parallel', 1, 2**12), ('memory', 0.01, 1), ('cpu_cache_gib', 1, 2**12), ('cpu_threads', 0, 2**12), ('lora_rank', 1, 512), ('lora_slots', 1, 512),
                              ('gap', 1e-7, 10), ('concurrency', 1, 2**12), ('startup_s', 1, 86400), ('request_s', 0.1, 86400), ('retries', 0, 2)):
       if not low <= getattr(self, field) <= high:
         raise ValueError(f'vllm.{field} must lie in [{low}, {high}], got {getattr(self, field)}')

@@ -232,7 +232,7 @@ def main() -> None:
   answers_by = None
   if constitution.evaluation.engine == 'vllm':
     from aevo_jax.evaluation import served
-    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, private / 'vllm.log', url=constitution.evaluation.arbiter_url)
+    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, private / 'vllm.log', threads=arguments.threads, url=constitution.evaluation.arbiter_url)
 
   @functools.cache
   def scorer(split: str):

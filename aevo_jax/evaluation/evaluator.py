@@ -74,7 +74,7 @@ def main() -> None:
   answers_by = None
   if constitution.evaluation.engine == 'vllm':
     from aevo_jax.evaluation import served
-    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, arguments.constitution.parent / 'logs' / 'vllm_evaluator.log')
+    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, arguments.constitution.parent / 'logs' / 'vllm_evaluator.log', threads=arguments.threads, url=constitution.vllm.url)
   own = functools.cache(lambda: sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS)))
   probed = functools.cache(lambda: probes.build(constitution, own()))
 

@@ -77,8 +77,8 @@ class ServedSampler:
 
 
 def sampler(constitution: Constitution, base: pathlib.Path, structure: Structure, config: ModelConfig, tokenizer: tokenizers.Tokenizer, chat: ChatFormat, log: pathlib.Path, *,
-            url: str | None = None) -> ServedSampler:
-  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server. url: of another server than vllm.url's, '' to start one."""
-  settings = constitution.vllm if url is None else dataclasses.replace(constitution.vllm, url=url)
+            threads: int, url: str) -> ServedSampler:
+  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server. threads: of one on a CPU, unless the constitution says. url: of one that runs, '' to start one."""
+  settings = dataclasses.replace(constitution.vllm, url=url, **({} if url or constitution.vllm.cpu_threads else {'cpu_threads': threads}))
   engine = VllmEngine(settings, model=base, structure=structure, config=config, eos_ids=[tokenizer.token_to_id(chat.eos)], log=log)
   return ServedSampler(engine, max_new_tokens=constitution.objective.max_new_tokens)

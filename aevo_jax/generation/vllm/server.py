@@ -64,6 +64,8 @@ def environment(settings: Vllm) -> dict[str, str]:
   kept = {name: value for name, value in os.environ.items() if name in _KEPT or settings.carrier == 'nccl' and name.startswith('NCCL_')}
   if settings.carrier == 'ipc':  # handles of memory come pickled, on a socket that this user alone can open
     kept['VLLM_ALLOW_INSECURE_SERIALIZATION'] = '1'
+  if settings.cpu_threads:  # not bound to cores, which other servers and trials have too
+    kept |= {'OMP_NUM_THREADS': str(settings.cpu_threads), 'VLLM_CPU_OMP_THREADS_BIND': 'nobind'}
   return kept | {
       'PYTHONPATH': str(SIDE), 'VLLM_SERVER_DEV_MODE': '1', 'VLLM_ALLOW_RUNTIME_LORA_UPDATING': '1', 'HF_HUB_OFFLINE': '1', 'VLLM_NO_USAGE_STATS': '1', 'DO_NOT_TRACK': '1',
       'VLLM_CPU_KVCACHE_SPACE': str(settings.cpu_cache_gib), 'VLLM_CPU_NUM_OF_RESERVED_CPU': '0'}
