@@ -20,6 +20,7 @@ PEERS_PACKAGES := maxtext==0.2.5 google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=
+VLLM_TESTS := tests/generation tests/evaluation/test_harness_vllm.py tests/campaign/test_vllm_campaign.py
 # Test processes; each runs campaigns of its own, so more than a few want memory.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 # Fetching an interpreter is the user's decision: `UV_PYTHON_DOWNLOADS=automatic make setup` allows it.
@@ -99,13 +100,19 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	@if [ ! -x third_party/vllm/.venv/bin/python ]; then
 	  printf '\n!!! no test runs against vLLM: third_party/vllm/.venv is not there; make vllm makes it\n\n' >&2
 	elif [ -z "$(PYTEST_ARGS)" ]; then
-	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=5 tests/generation/test_vllm_server.py tests/evaluation/test_harness_vllm.py
+	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=10 $(VLLM_TESTS)
 	fi
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
-vllm-full: $(READY) $(VLLM_READY)  ## every test against a real vLLM server
-	@.venv/bin/python -m pytest -m vllm --durations=10 tests/generation/test_vllm_server.py tests/evaluation/test_harness_vllm.py
+# The machine to itself for an hour or two. What vllm_grpo.py has measured already it keeps; without benchmarks/results/vllm_grpo.json it measures all of it.
+vllm-full: $(READY) $(VLLM_READY) $(HARNESS_READY)  ## every test and measurement with a real vLLM server, and their table: docs/vllm_measured.md
+	@.venv/bin/python -m pytest -m vllm --durations=10 --junitxml=.venv/vllm_tests.xml $(VLLM_TESTS)
+	.venv/bin/python benchmarks/vllm_sync.py run
+	.venv/bin/python benchmarks/vllm_parity.py run
+	.venv/bin/python benchmarks/vllm_grpo.py run
+	if [ -x third_party/parity/.venv/bin/python ]; then .venv/bin/python benchmarks/versus.py run --only=S1,S2; fi
+	.venv/bin/python benchmarks/vllm_table.py --tests=.venv/vllm_tests.xml
 
 test-all: $(READY)  ## the suite with the slow tests
 	@$(functions)
