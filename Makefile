@@ -105,11 +105,13 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
-# The machine to itself for an hour or two. What vllm_grpo.py has measured already it keeps; without benchmarks/results/vllm_grpo.json it measures all of it.
+# The machine to itself for two hours. What vllm_grpo.py has measured already it keeps; without benchmarks/results/vllm_grpo.json it measures all of it.
 vllm-full: $(READY) $(VLLM_READY) $(HARNESS_READY)  ## every test and measurement with a real vLLM server, and their table: docs/vllm_measured.md
 	@.venv/bin/python -m pytest -m vllm --durations=10 --junitxml=.venv/vllm_tests.xml $(VLLM_TESTS)
 	.venv/bin/python benchmarks/vllm_sync.py run
 	.venv/bin/python benchmarks/vllm_parity.py run
+	.venv/bin/aevo campaign --gin_file=configs/campaigns/quickstart.gin "--gin.evaluation.engine='vllm'" --gin.vllm.max_model_len=512 --run=runs/vllm_quickstart --if_exists=continue
+	.venv/bin/python benchmarks/vllm_parity.py campaign runs/vllm_quickstart
 	.venv/bin/python benchmarks/vllm_grpo.py run
 	if [ -x third_party/parity/.venv/bin/python ]; then .venv/bin/python benchmarks/versus.py run --only=S1,S2; fi
 	.venv/bin/python benchmarks/vllm_table.py --tests=.venv/vllm_tests.xml

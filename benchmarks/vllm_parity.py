@@ -4,7 +4,7 @@
   .venv/bin/python benchmarks/vllm_parity.py campaign runs/vllm_quickstart     a finished campaign that vLLM scored: each sealed candidate's dev answers again, by the sampler
   .venv/bin/python benchmarks/vllm_parity.py table
 
-Token by token. Where two completions part, the token of each is listed with JAX's log-probability of both: equal within 1e-4 nats is a tie, which rounding decides; anything else is a difference, and the
+`run` compares token by token, `campaign` answer by answer. Where two completions part, the token of each is listed with JAX's log-probability of both: equal within 1e-4 nats is a tie, which rounding decides; anything else is a difference, and the
 command ends with status 1. The Qwen3 base is trained here, for fewer steps than the committed Nemotron-H. Results are kept in benchmarks/results/vllm_parity.json.
 """
 
@@ -201,8 +201,10 @@ def main() -> None:
   if arguments.mode != 'table':
     RESULTS.write_text(json.dumps(results, indent=1) + '\n')
   print(table(results))
-  if any(not d['tie'] for r in results.get('models', {}).get('rows', []) for d in r['differences']):
+  if arguments.mode != 'campaign' and any(not d['tie'] for r in results.get('models', {}).get('rows', []) for d in r['differences']):
     sys.exit('vllm_parity: completions part elsewhere than at a tie')
+  if arguments.mode == 'campaign' and any(s['differ'] for s in results['campaign']['scored']):
+    sys.exit('vllm_parity: answers differ; compare these weights with `run` to see where their tokens part')
 
 
 if __name__ == '__main__':

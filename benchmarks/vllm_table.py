@@ -46,13 +46,13 @@ def faults(found: dict[str, Any]) -> str:
 
 def overhead(rows: list[dict[str, Any]]) -> str:
   """The server's price, from the comparisons S1 and S2 of versus.py."""
-  lines = ['| id | what | over HTTP | in its process | unit | ratio [95%] |', '|---|---|---|---|---|---|']
+  lines = ['| id | what | over HTTP | LLM class | unit | ratio [95%] |', '|---|---|---|---|---|---|']
   for r in rows:
     lines.append(f'| {r["id"]} | {r["what"]} | {np.median(r["ours"]):.4g} | {np.median(r["theirs"]):.4g} | {r["unit"]}/s | {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}] |')
   one = next((r for r in rows if r['id'] == 'S1'), None)
   if one is not None:
     ours, theirs = 1e3 / np.median(one['ours']), 1e3 / np.median(one['theirs'])
-    lines += ['', f'A request of one token takes {ours:.1f} ms through the server and {theirs:.1f} ms in vLLM\'s own process: {ours - theirs:.1f} ms for HTTP, the server and our checks.']
+    lines += ['', f'A request of one token takes {ours:.1f} ms through the server and {theirs:.1f} ms with vLLM\'s LLM class: {ours - theirs:.1f} ms for HTTP, the server and our checks.']
   return '\n'.join([*lines, '', *dict.fromkeys(json.dumps(r['facts']) for r in rows)])
 
 

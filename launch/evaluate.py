@@ -91,6 +91,18 @@ def find_base(weights: pathlib.Path) -> pathlib.Path:
   return beside if (beside / CONFIG).exists() else layout.root_file('substrate') / 'base'
 
 
+def refuse_other_base(adapter: pathlib.Path, base: pathlib.Path) -> None:
+  """Raises EvaluateError if the adapter names a base on this machine that has other weights."""
+  from aevo_jax.checkpoint.digest import logical_digest
+  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.substrate import weights as weights_lib
+  named = pathlib.Path(json.loads((adapter / ADAPTER_CONFIG).read_text()).get('base_model_name_or_path') or '')
+  if (named / CONFIG).is_file() and not named.samefile(base):
+    first, second = (logical_digest(weights_lib.load(path, hf_checkpoint.read_config(path))) for path in (named, base))
+    if first != second:
+      raise EvaluateError(f'{adapter} is an adapter on {named}, and {base} has other weights; leave --base out, or give the base that it was trained on')
+
+
 def find_weights(path: pathlib.Path) -> pathlib.Path:
   """The safetensors file that is meant by a file, a base, export or adapter directory, a trial or a run of `aevo train`; a directory itself where it holds shards or an import.
 
@@ -196,6 +208,8 @@ def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
   from aevo_jax.substrate import weights as weights_lib
   merged = weights.name == ADAPTER
   read = base if merged else weights
+  if merged:
+    refuse_other_base(weights.parent, base)
   try:
     config = hf_checkpoint.read_config(base)
     params = weights_lib.load(read, config) if read.is_dir() else hf_checkpoint.load_weights(read, config)
@@ -289,6 +303,8 @@ def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
     harness_lib.check_installed()
   except (LoadError, harness_lib.HarnessError) as error:
     raise EvaluateError(str(error)) from error
+  if _SAMPLES.value:
+    pathlib.Path(_SAMPLES.value).touch()  # what cannot be written is told before hours are spent
   model = read_model(weights, base)
   with server_log(InferenceError) as log:
     with engine(settings, base, model, log) as server:

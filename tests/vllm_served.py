@@ -130,14 +130,14 @@ def processes(ancestor):
   parents = {}
   for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
     with contextlib.suppress(OSError):
-      parents[int(path.parent.name)] = int(path.read_text().rpartition(')')[2].split()[1])
+      parents[int(path.parent.name)] = int(path.read_bytes().rpartition(b')')[2].split()[1])
   below = {ancestor}
   while found := {pid for pid, parent in parents.items() if parent in below} - below:
     below |= found
   found = {}
   for pid in below - {ancestor}:
     with contextlib.suppress(OSError):
-      found[pid] = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode()
+      found[pid] = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
   return found
 
 
@@ -151,6 +151,6 @@ def gone(pids, seconds=15.0):
 
 def runs(pid):
   try:
-    return ') Z ' not in pathlib.Path(f'/proc/{pid}/stat').read_text()
+    return b') Z ' not in pathlib.Path(f'/proc/{pid}/stat').read_bytes()
   except OSError:
     return False

@@ -223,7 +223,7 @@ class Server:
     if self._process is not None and self._process.poll() is None:
       self._process.stdin.close()
       try:
-        self._process.wait(timeout=5)
+        self._process.wait(timeout=15)  # an inference server of its own takes up to ten to end
       except subprocess.TimeoutExpired:
         self._process.kill()
         self._process.wait()

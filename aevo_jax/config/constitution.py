@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from aevo_jax.config.configurables import check_type, configurable, resolve
-from aevo_jax.config.inference import WHOLE_CARRIERS, Evaluation, Vllm
+from aevo_jax.config.inference import WHOLE_CARRIERS, Evaluation, Vllm, server_of
 from aevo_jax.config.loading import LoadError
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import SearchSpace
@@ -370,7 +370,7 @@ class Constitution:
   def __post_init__(self):
     if self.objective.target == 'proxies' and not self.probes.used():
       raise LoadError(f"objective.target = 'proxies' needs something beside dev to judge it by; give one of {', '.join(f'probes.{name}' for name in PROBES)} some items")
-    if bool(self.vllm.url) != bool(self.evaluation.arbiter_url) or self.vllm.url and self.vllm.url == self.evaluation.arbiter_url:
+    if bool(self.vllm.url) != bool(self.evaluation.arbiter_url) or self.vllm.url and server_of(self.vllm.url) == server_of(self.evaluation.arbiter_url):
       raise LoadError('vllm.url is the evaluator\'s server and evaluation.arbiter_url the arbiter\'s, which are given different weights at the same time: bind both, to different servers, or neither, '
                       'and each starts its own')
     if self.evaluation.engine != 'vllm' and self.vllm != Vllm():

@@ -1,6 +1,7 @@
 """What generates, and how a vLLM server is started, or where one is; how weights reach it, and what is asked of them before it generates."""
 
 import dataclasses
+import os
 import urllib.parse
 
 from aevo_jax.config.configurables import configurable
@@ -13,14 +14,22 @@ _LOOPBACK = ('localhost', '127.0.0.1', '::1')
 
 
 # What a server is started with.
-STARTS = ('python', 'dtype', 'max_num_seqs', 'memory', 'cpu_cache_gib', 'cpu_threads', 'eager', 'lora_rank', 'lora_slots', 'startup_s')
+STARTS = ('python', 'dtype', 'max_num_seqs', 'tensor_parallel', 'memory', 'cpu_cache_gib', 'cpu_threads', 'eager', 'lora_rank', 'lora_slots', 'startup_s')
+
+
+def server_of(url: str) -> tuple:
+  """The same for two addresses of one server, as far as their letters say."""
+  parts = urllib.parse.urlsplit(url)
+  if parts.scheme == 'unix':
+    return 'unix', os.path.realpath(parts.path)
+  return 'localhost' if parts.hostname in _LOOPBACK else parts.hostname, parts.port or {'http': 80, 'https': 443}.get(parts.scheme)
 
 
 def check_url(name: str, url: str) -> None:
   """Raises:
     ValueError: it is none; '' is.
   """
-  if url and not url.startswith(('http://', 'https://', 'unix:/')):
+  if url and not (url.startswith('unix:/') or url.startswith(('http://', 'https://')) and urllib.parse.urlsplit(url).hostname):
     raise ValueError(f'{name} must begin with http://, https:// or unix:/, got {url!r}')
 
 
@@ -91,7 +100,7 @@ class Vllm:
       if self.carrier != 'lora' and getattr(self, field) != getattr(type(self), field):
         raise ValueError(f'nothing reads vllm.{field} while vllm.carrier = {self.carrier!r}; leave it out')
     check_url('vllm.url', self.url)
-    sends = ('python', 'startup_s') if self.carrier in ('nccl', 'ipc') else ()  # what sends weights is started here
+    sends = ('python', 'tensor_parallel', 'startup_s') if self.carrier in ('nccl', 'ipc') else ()  # what sends weights is started here
     if self.url and (unread := [field for field in STARTS if field not in sends and getattr(self, field) != getattr(type(self), field)]):
       raise ValueError(f'nothing reads vllm.{unread[0]} while vllm.url names a server that runs: it is for one that is started; leave it out')
     if self.carrier != 'nccl' and self.transfer_address:

@@ -72,6 +72,7 @@ def content(*pairs):
     (changed(logprobs=content((5, -1), (7, -1), (EOS, -1))), ReplyError), (changed(logprobs=content((5, -1), (6, -9999.0), (EOS, -1))), ReplyError),
     (changed(logprobs=content((5, -1), (6, 0.5), (EOS, -1))), ReplyError), (changed(logprobs=content((5, -1), (6, None), (EOS, -1))), ReplyError),
     (changed(logprobs=content((5, -1), (6, math.nan), (EOS, -1))), ReplyError),
+    (changed(token_ids=[EOS, 6, EOS], logprobs=content((EOS, -1), (6, -1), (EOS, -1))), ReplyError),
     (changed(finish_reason='abort'), ReplyError), (changed(finish_reason=None), ReplyError), (changed(finish_reason='length'), ReplyError), (changed(finish_reason='error'), ReplyError),
     (changed(token_ids=[5, 6, 8], logprobs=content((5, -1), (6, -1), (8, -1))), ReplyError),
     (changed(weight_versions=None), ReplyError), (changed(weight_versions=[]), ReplyError), (changed(weight_versions=[{'version': 'd' * 64, 'start': 0, 'end': 2}]), ReplyError),
@@ -140,6 +141,7 @@ class Pretended:
 
   def __init__(self, **wrong):
     self.digest, self.wrong, self.calls, self.params = 'default', wrong, [], PARAMS
+    self.active, self.loaded = False, ''  # an update under way, as vLLM's workers keep it; what they loaded last
 
   def __call__(self, request):
     path = request.url.path
@@ -147,6 +149,16 @@ class Pretended:
     body = json.loads(request.content) if request.content else {}
     if path in self.wrong.get('down', ()):
       return httpx2.Response(500, text='down')
+    if path in ('/start_weight_update', '/finish_weight_update'):
+      if self.active == (path == '/start_weight_update'):
+        return httpx2.Response(500, text='a weight update is already active, or none is')
+      self.active = not self.active
+    if path == '/update_weights':
+      self.loaded = self.wrong.get('loaded', body['update_info']['sha256'])
+    if path == '/collective_rpc':
+      return httpx2.Response(200, json={'results': [self.loaded, self.loaded]})
+    if path == '/update_weight_version':
+      self.digest = body['new_version']
     if path == '/finish_weight_update':
       self.digest = self.wrong.get('digest', body['weight_version'])
     if path == '/reset_prefix_cache':
@@ -161,7 +173,7 @@ class Pretended:
     tokens = list(body['token_ids'])
     content_ = []
     for _ in range(body['sampling_params']['max_tokens']):
-      logits = np.asarray(STRUCTURE.bind(self.params)(np.array([tokens]), np.ones((1, len(tokens)), np.int32)), np.float64)[0, -1]
+      logits = np.asarray(STRUCTURE.bind(self.params)(np.array([tokens]), np.ones((1, len(tokens)), np.int32)), np.float64)[0, -1] / (body['sampling_params']['temperature'] or 1)
       token = int(logits.argmax())
       content_.append({'token_id': token, 'logprob': float(logits[token] - np.log(np.exp(logits).sum())) + self.wrong.get('off', 0.0)})
       tokens.append(token)
@@ -189,12 +201,12 @@ def test_weights_are_carried_forgotten_compared_and_then_generated_with(tmp_path
     found = made.generate([Request((3, 4)), Request((5, 6, 7))], SAMPLING)
     assert [c.version for c in found] == [3, 3] and {c.digest for c in found} == {made.digest} == {pretended.digest} and len(made.digest) == 64
   order = [p for p in pretended.calls if p != '/inference/v1/generate']
-  assert order == ['/pause', '/init_weight_transfer_engine', '/start_weight_update', '/update_weights', '/finish_weight_update', '/reset_prefix_cache', '/resume', '/weight_info']
-  assert pretended.calls.count('/inference/v1/generate') == sync_lib.PROBES + 2 and not made.faults
+  assert order == ['/pause', '/init_weight_transfer_engine', '/start_weight_update', '/update_weight_version', '/update_weights', '/finish_weight_update', '/collective_rpc', '/reset_prefix_cache', '/resume', '/weight_info']
+  assert pretended.calls.count('/inference/v1/generate') == len(sync_lib.PROBES) + 2 and not made.faults
 
 
 @pytest.mark.parametrize('wrong, said', [
-    ({'digest': 'old'}, 'announced were'), ({'reset': False}, 'prefix cache was not reset'), ({'off': -0.01}, "from JAX's"), ({'down': ['/update_weights']}, 'status 500'),
+    ({'digest': 'old'}, 'announced were'), ({'loaded': 'e' * 64}, 'the workers say that they loaded'), ({'reset': False}, 'prefix cache was not reset'), ({'off': -0.01}, "from JAX's"), ({'down': ['/update_weights']}, 'status 500'),
     ({'down': ['/inference/v1/generate']}, 'status 500')])
 @pytest.mark.parametrize('retries', [0, 2])
 def test_a_server_without_the_weights_generates_nothing(wrong, said, retries, tmp_path):
@@ -210,6 +222,35 @@ def test_other_weights_than_those_announced_are_found_out_by_the_probe(tmp_path)
   pretended = Pretended()
   pretended.params = {name: value * 1.1 for name, value in PARAMS.items()}
   with engine(pretended, tmp_path, retries=0) as made, pytest.raises(WrongWeightsError, match='does not compute with the weights'):
+    made.update(PARAMS, 0)
+
+
+@pytest.mark.parametrize('at', ['/update_weights', '/finish_weight_update'])
+def test_an_update_that_broke_off_at_a_server_that_stays_can_be_begun_again(at, tmp_path):
+  pretended, failed = Pretended(), []
+
+  def answer(request):
+    if request.url.path == at and not failed:
+      failed.append(pretended.digest)
+      return httpx2.Response(502)
+    return pretended(request)
+
+  with engine(answer, tmp_path) as made:
+    made.update(PARAMS, 0)
+    assert failed == [sync_lib.BROKEN_OFF] and len(made.faults) == 1 and pretended.digest == made.digest == pretended.loaded and not pretended.active
+
+
+def test_two_clients_in_each_others_way_are_told_that_the_weights_are_not_theirs(tmp_path):
+  """Another one ends this one's update and begins its own, whose bytes this one then calls by its own name."""
+  pretended = Pretended()
+
+  def answer(request):
+    reply = pretended(request)
+    if request.url.path == '/update_weights':
+      pretended.loaded = 'b' * 64
+    return reply
+
+  with engine(answer, tmp_path, retries=0) as made, pytest.raises(WrongWeightsError, match='the workers say that they loaded'):
     made.update(PARAMS, 0)
 
 

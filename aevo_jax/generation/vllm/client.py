@@ -148,6 +148,8 @@ def _completion(reply: Any, sampling: Sampling, source: Source, eos_ids: Sequenc
     raise ReplyError(f'{len(tokens)} tokens came, 1 to {sampling.max_new_tokens} were asked for')
   if not all(math.isfinite(p) and -9999 < p <= 1e-6 for p in said):  # vLLM's -9999 stands for NaN
     raise ReplyError(f'a log-probability is {min(said, key=lambda p: (math.isfinite(p), p))}')
+  if any(token in eos_ids for token in tokens[:-1]):
+    raise ReplyError(f'the completion goes on after an end token: {tokens[:16]}')
   ended = finish == 'stop' and (tokens[-1] in eos_ids or bool(sampling.stop))
   if not (ended or finish == 'length' and len(tokens) == sampling.max_new_tokens):
     raise ReplyError(f'the completion broke off after {len(tokens)} of {sampling.max_new_tokens} tokens: {finish!r}')

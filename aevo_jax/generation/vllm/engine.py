@@ -65,12 +65,12 @@ class VllmEngine:
   def close(self) -> None:
     """Ends the server, if it is ours."""
     self._disconnect()
+    if self._scratch is not None:  # first: should whoever waits for this lose patience, no weights stay in memory
+      shutil.rmtree(self._scratch, ignore_errors=True)
+      self._scratch = None
     self._carrier.close()
     if self.server is not None:
       self.server.stop()
-    if self._scratch is not None:
-      shutil.rmtree(self._scratch, ignore_errors=True)
-      self._scratch = None
 
   @property
   def digest(self) -> str:

@@ -117,7 +117,7 @@ class Server:
       began = log.tell()
       removed = [f'--remove={directory}' for directory in (self._scratch, self._left) if directory is not None]
       self._process = subprocess.Popen([sys.executable, supervisor.__file__, *removed, *wanted], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment(self._settings),
-                                       bufsize=0)
+                                       bufsize=0, start_new_session=True)  # Ctrl-C is for whoever wants the server, and ends it in order
     self.starts += 1
     client = Client(self.address, timeout=5.0, concurrency=1)
     try:

@@ -18,7 +18,7 @@ import sys
 import time
 
 PATIENCE = 5.0  # seconds between asking to end and killing
-LOOK = 1.0  # seconds between looks at the session
+LOOK, SETTLED = 1.0, 5  # seconds between looks at the session; looks that have found a process before its end is the server's: a passing child has its parent's title between fork and exec
 TITLE = b'VLLM::'  # with which engines and workers begin
 
 
@@ -31,9 +31,9 @@ def engines(session: int) -> set[int]:
   found = set()
   for name in filter(str.isdigit, os.listdir('/proc')):
     try:
-      with open(f'/proc/{name}/stat') as stat, open(f'/proc/{name}/cmdline', 'rb') as command:
-        state, _, _, own = stat.read().rpartition(')')[2].split()[:4]
-        if int(own) == session and state != 'Z' and command.read(len(TITLE)) == TITLE:
+      with open(f'/proc/{name}/stat', 'rb') as stat, open(f'/proc/{name}/cmdline', 'rb') as command:
+        state, _, _, own = stat.read().rpartition(b')')[2].split()[:4]
+        if int(own) == session and state != b'Z' and command.read(len(TITLE)) == TITLE:
           found.add(int(name))
     except OSError:  # it has ended since
       continue
@@ -59,14 +59,15 @@ def main() -> int:
     directories.append(wanted.pop(0).removeprefix('--remove='))
   signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
   process = subprocess.Popen(wanted, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
-  seen, looked, lost = set(), 0.0, set()
+  looks, looked, lost = {}, 0.0, []
   while process.poll() is None and not stop and not lost:
     if select.select([0], [], [], 0.1)[0]:
       died = not os.read(0, 1)
       break
     if time.monotonic() - looked >= LOOK:
       now, looked = engines(process.pid), time.monotonic()
-      seen, lost = seen | now, seen - now
+      lost = [pid for pid, times in looks.items() if times >= SETTLED and pid not in now]
+      looks = {pid: looks.get(pid, 0) + 1 for pid in now}
   if lost and process.poll() is None:
     print(f'supervisor: process {min(lost)} of vLLM has ended, and so has its server', flush=True)
   ended = process.poll()

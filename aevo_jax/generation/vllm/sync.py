@@ -23,7 +23,8 @@ from aevo_jax.generation.vllm.client import MODEL, Client, ReplyError, ServerDow
 from aevo_jax.generation.vllm.transfer import HALF, Sender
 from aevo_jax.models.params import Params, Structure
 
-PROBES, PROBE_TOKENS, PROBE_NEW = 2, 160, 8
+PROBES, PROBE_TOKENS, PROBE_NEW = (0.0, 0.7), 160, 8  # temperatures
+BROKEN_OFF = 'aevo-broken-off'  # what a server's weights are called while a file is loaded
 
 
 class Weights(NamedTuple):
@@ -81,10 +82,14 @@ class FileCarrier(_Asking):
     try:
       client.post('/start_weight_update')
     except ServerDownError:  # perhaps an update that broke off, which vLLM still waits for; of a file all was loaded or nothing
-      client.post('/finish_weight_update', {'weight_version': 'aevo-broken-off'})
+      client.post('/finish_weight_update', {'weight_version': BROKEN_OFF})
       client.post('/start_weight_update')
+    client.post('/update_weight_version', {'new_version': BROKEN_OFF})  # until it has all of them
     client.post('/update_weights', {'update_info': {'path': str(weights.path.absolute()), 'sha256': weights.digest}})
     client.post('/finish_weight_update', {'weight_version': weights.digest})
+    loaded = client.post('/collective_rpc', {'method': 'aevo_loaded'})
+    if not isinstance(loaded, dict) or set(loaded.get('results') or ['']) != {weights.digest}:  # another client's, say: the name is what was said last, by anybody
+      raise WrongWeightsError(f'the workers say that they loaded {loaded}, announced was {weights.digest}')
     return Source(MODEL, weights.digest, weights.digest, weights.version)
 
 
@@ -142,7 +147,8 @@ class LoraCarrier(_Asking):
   def carry(self, client: Client, weights: Weights) -> Source:
     _unchanged(weights)
     if weights.digest != self._loaded:
-      client.post('/v1/load_lora_adapter', {'lora_name': weights.digest, 'lora_path': str(weights.path.parent.absolute())}, said=True)
+      # In place of one of this name, which a client before this one may have left there.
+      client.post('/v1/load_lora_adapter', {'lora_name': weights.digest, 'lora_path': str(weights.path.parent.absolute()), 'load_inplace': True}, said=True)
       before, self._loaded = self._loaded, weights.digest
       if before is not None:
         client.post('/v1/unload_lora_adapter', {'lora_name': before}, said=True)
@@ -162,7 +168,7 @@ def _unchanged(weights: Weights) -> None:
 
 
 class Probe:
-  """What a server with certain weights must say: a few tokens after fixed prompts, greedily.
+  """What a server with certain weights must say: a few tokens after fixed prompts, greedily and at a temperature.
 
   Args:
     gap: the largest difference of a log-probability from JAX's, in nats. max_model_len: the prompts fit into it.
@@ -171,9 +177,10 @@ class Probe:
   def __init__(self, structure: Structure, vocabulary: int, *, eos_ids: Sequence[int], gap: float, max_model_len: int):
     length = min(PROBE_TOKENS, max_model_len - PROBE_NEW)
     allowed = np.setdiff1d(np.arange(vocabulary), eos_ids)
-    self._prompts = [tuple(map(int, row)) for row in np.random.default_rng(0).choice(allowed, (PROBES, length))]
+    self._prompts = [tuple(map(int, row)) for row in np.random.default_rng(0).choice(allowed, (len(PROBES), length))]
     self._structure, self._eos, self._gap = structure, tuple(eos_ids), gap
-    self._logprobs = jax.jit(lambda params, tokens: jax.nn.log_softmax(self._structure.bind(params)(tokens, jnp.ones_like(tokens)).astype(jnp.float32)))
+    divisors = jnp.array([t or 1.0 for t in PROBES])[:, None, None]
+    self._logprobs = jax.jit(lambda params, tokens: jax.nn.log_softmax(self._structure.bind(params)(tokens, jnp.ones_like(tokens)).astype(jnp.float32) / divisors))
 
   def check(self, client: Client, params: Params, source: Source) -> float:
     """The largest difference seen.
@@ -181,16 +188,17 @@ class Probe:
     Raises:
       WrongWeightsError: it is beyond the gap.
     """
-    said = [client.complete(Request(prompt), Sampling(temperature=0.0, max_new_tokens=PROBE_NEW), source, eos_ids=self._eos, salt='aevo-probe') for prompt in self._prompts]
-    rows = np.zeros((PROBES, len(self._prompts[0]) + PROBE_NEW), np.int32)
+    said = [client.complete(Request(prompt), Sampling(temperature=temperature, max_new_tokens=PROBE_NEW), source, eos_ids=self._eos, salt='aevo-probe')
+            for prompt, temperature in zip(self._prompts, PROBES)]
+    rows = np.zeros((len(PROBES), len(self._prompts[0]) + PROBE_NEW), np.int32)
     for row, prompt, found in zip(rows, self._prompts, said):
       row[:len(prompt) + len(found.tokens)] = prompt + found.tokens
     ours = np.asarray(self._logprobs(params, rows))
     start = len(self._prompts[0]) - 1
-    gaps = [abs(ours[i, start + k, token] - p) for i, found in enumerate(said) for k, (token, p) in enumerate(zip(found.tokens, found.logprobs))]
-    if not max(gaps) <= self._gap:
-      raise WrongWeightsError(f'the server does not compute with the weights it was given: a log-probability of the probe is {max(gaps):.3g} nats from JAX\'s, vllm.gap allows {self._gap:g}')
-    return float(max(gaps))
+    gap = float(np.max([abs(ours[i, start + k, token] - p) for i, found in enumerate(said) for k, (token, p) in enumerate(zip(found.tokens, found.logprobs))]))
+    if not gap <= self._gap:  # nor is NaN
+      raise WrongWeightsError(f'the server does not compute with the weights it was given: a log-probability of the probe is {gap:.3g} nats from JAX\'s, vllm.gap allows {self._gap:g}')
+    return gap
 
 
 class Synced(NamedTuple):

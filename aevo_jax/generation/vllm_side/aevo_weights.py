@@ -30,6 +30,7 @@ class FileEngine(WeightTransferEngine[Init, Update]):
   the first half of a reload alone, vLLM 0.32 computes with wrong weights whatever is loaded next."""
 
   init_info_cls, update_info_cls = Init, Update
+  loaded = ''  # SHA-256 of the file whose weights it has
 
   def init_transfer_engine(self, init_info: Init) -> None:
     pass
@@ -39,9 +40,11 @@ class FileEngine(WeightTransferEngine[Init, Update]):
 
   def receive_weights(self, update_info: Update) -> None:
     weights = aevo_tensors.read(update_info.path, update_info.sha256)
+    self.loaded = ''
     initialize_layerwise_reload(self.model)
     self.model.load_weights(iter(weights.items()))
     finalize_layerwise_reload(self.model, self.model_config)
+    self.loaded = update_info.sha256
 
   def finish_weight_update(self) -> None:
     pass
@@ -52,6 +55,10 @@ class FileEngine(WeightTransferEngine[Init, Update]):
 
 class Worker:
   """What vLLM mixes into its worker. Importing its module registers the engine."""
+
+  def aevo_loaded(self) -> str:
+    """SHA-256 of the file whose weights this worker has, '' if of none: the server's name for its weights is only what was said last, by anybody."""
+    return self.weight_transfer_engine.loaded
 
 
 WeightTransferEngineFactory.register_engine('aevo_file', FileEngine)
