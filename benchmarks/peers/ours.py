@@ -69,7 +69,12 @@ def engine(structure, params) -> Engine:
 
 
 def sampling(asked: dict):
-  made, number = engine(*model(asked['model'])), itertools.count()
+  return draw(engine(*model(asked['model'])))
+
+
+def draw(made):
+  """Groups of completions, each call of other prompts, from any engine."""
+  number = itertools.count()
 
   def run() -> dict:
     k = next(number)

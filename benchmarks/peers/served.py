@@ -8,6 +8,7 @@ import itertools
 import pathlib
 import tempfile
 
+import ours
 import workload as w
 
 from aevo_jax.checkpoint.digest import file_digest
@@ -28,17 +29,6 @@ def engine(directory: pathlib.Path) -> VllmEngine:
   return made
 
 
-def sampling(made: VllmEngine):
-  number = itertools.count()
-
-  def run() -> dict:
-    k = next(number)
-    requests = [Request(tuple(w.prompt(k * w.PROMPTS + p)), k * 1000 + p * w.GROUP + g) for p in range(w.PROMPTS) for g in range(w.GROUP)]
-    return {'tokens': sum(len(c.tokens) for c in made.generate(requests, Sampling(max_new_tokens=w.COMPLETION)))}
-
-  return run
-
-
 def request(made: VllmEngine):
   """One at a time, of one new token."""
   number = itertools.count()
@@ -50,7 +40,7 @@ if __name__ == '__main__':
 
   def make(asked: dict):
     served.append(engine(pathlib.Path(asked['model'])))
-    return {'sampling': sampling, 'request': request}[asked['workload']](served[0])
+    return {'sampling': ours.draw, 'request': request}[asked['workload']](served[0])
 
   try:
     w.serve(make)

@@ -70,7 +70,10 @@ def test_a_server_tells_what_failed_below_it_from_what_was_wrong_with_a_request(
 
 @pytest.mark.parametrize('bindings, said', [
     (["evaluation.engine = 'tgi'"], 'evaluation.engine must be one of jax, vllm'), (['vllm.gap = 0.5'], "nothing reads vllm.* while evaluation.engine = 'jax'"),
-    (["evaluation.engine = 'vllm'", "vllm.carrier = 'lora'"], 'cannot carry sealed weights')])
+    (["evaluation.engine = 'vllm'", "vllm.carrier = 'lora'"], 'cannot carry sealed weights'),
+    (["evaluation.engine = 'vllm'", "vllm.url = 'http://a:1'"], 'bind both, to different servers'), (["evaluation.engine = 'vllm'", "evaluation.arbiter_url = 'http://a:1'"], 'bind both'),
+    (["evaluation.engine = 'vllm'", "vllm.url = 'http://localhost:8000'", "evaluation.arbiter_url = 'http://127.0.0.1:8000/'"], 'bind both, to different servers'),
+    (["evaluation.engine = 'vllm'", "vllm.url = 'unix:/a/s'", "evaluation.arbiter_url = 'unix:/a/../a/s'"], 'bind both, to different servers')])
 def test_constitutions_that_cannot_be_are_refused(bindings, said):
   loading.load([str(layout.root_file('constitution.gin'))], bindings, search_paths=layout.search_paths())
   with pytest.raises(ValueError, match=said.replace('*', r'\*')):

@@ -42,6 +42,18 @@ def kill(pids) -> int:
   return len(pids)
 
 
+@contextlib.contextmanager
+def meanwhile(watch, finished):
+  """Runs `watch` beside what is below, until it sees `finished`."""
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  try:
+    yield
+  finally:
+    finished.set()
+    watcher.join()
+
+
 def failed(run) -> list:
   return [f for f in audit.audit(run) if f.status == audit.FAILED]
 
@@ -73,13 +85,8 @@ def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(start_
     if record is not None and record.kind == 'trial_scored':
       scored.release()
 
-  watcher = threading.Thread(target=watch)
-  watcher.start()
-  try:
+  with meanwhile(watch, finished):
     state = run_campaign(files, observer)
-  finally:
-    finished.set()
-    watcher.join()
   assert killed == [1, 1, 1] and state.finished is not None and not failed(files.run)
   told = [name for name, trial in state.trials.items() if trial.dev is not None]
   assert len(told) >= 4 and all(trial.status == 'sealed' for trial in state.trials.values())
@@ -106,13 +113,8 @@ def test_a_server_that_never_stays_up_fails_its_trial_and_the_campaign_goes_on(s
 
   files = start_tiny_campaign('vllmdown', *SCORED_BY_VLLM)
   finished = threading.Event()
-  watcher = threading.Thread(target=watch)
-  watcher.start()
-  try:
+  with meanwhile(watch, finished):
     state = run_campaign(files, observer)
-  finally:
-    finished.set()
-    watcher.join()
   trial = state.trials['r1w1']
   assert state.finished is not None and (trial.status, trial.cause, trial.dev, trial.released) == ('failed', 'scoring', None, None) and 'r1w1' not in state.ranks[1]
   (record,) = [r for r in read(files.run / 'ledger.jsonl') if r.kind == 'trial_failed' and r.payload['trial'] == 'r1w1']

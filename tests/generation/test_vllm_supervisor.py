@@ -34,7 +34,7 @@ def started(tmp_path, monkeypatch):
   while not engines(process):
     assert time.monotonic() < until
     time.sleep(0.1)
-  time.sleep((supervisor.SETTLED + 2) * supervisor.LOOK)
+  time.sleep(2 * supervisor.SETTLED * supervisor.LOOK)
   assert process.poll() is None  # whatever passed meanwhile
   yield process, directory
   for pid in processes(process.pid):

@@ -74,10 +74,17 @@ def test_settings_that_cannot_be_are_refused(settings, said):
     Vllm(**settings)
 
 
-def test_settings_that_can_be_are_not_refused():
-  for settings in ({'carrier': 'ipc', 'url': 'unix:/s'}, {'carrier': 'ipc', 'url': 'http://127.0.0.1:8000'}, {'carrier': 'ipc', 'url': 'http://[::1]:8000'},
-                   {'carrier': 'nccl', 'url': 'http://10.0.0.2:8000', 'transfer_address': '10.0.0.1'}, {'carrier': 'nccl', 'tensor_parallel': 8}):
-    Vllm(**settings)
+@pytest.mark.parametrize('settings', ({'carrier': 'ipc', 'url': 'unix:/s'}, {'carrier': 'ipc', 'url': 'http://127.0.0.1:8000'}, {'carrier': 'ipc', 'url': 'http://[::1]:8000'},
+                   {'carrier': 'nccl', 'url': 'http://10.0.0.2:8000', 'transfer_address': '10.0.0.1'}, {'carrier': 'nccl', 'tensor_parallel': 8}))
+def test_settings_that_can_be_are_not_refused(settings):
+  assert {name: getattr(Vllm(**settings), name) for name in settings} == settings
+
+
+def test_threads_and_adapters_are_what_a_server_is_started_with():
+  bound, free = server_lib.environment(Vllm()), server_lib.environment(Vllm(cpu_threads=3))
+  assert 'OMP_NUM_THREADS' not in bound and (free['OMP_NUM_THREADS'], free['VLLM_CPU_OMP_THREADS_BIND']) == ('3', 'nobind')
+  command = server_lib.command(Vllm(carrier='lora', lora_rank=8, lora_slots=2, python=sys.executable), pathlib.Path('m'), ModelConfig(), [])
+  assert [command[command.index(name) + 1] for name in ('--max-loras', '--max-cpu-loras', '--max-lora-rank')] == ['2', '3', '8']
 
 
 @pytest.mark.parametrize('carrier', sync_lib.CARRIERS)
