@@ -80,7 +80,7 @@ class FileCarrier(_Asking):
       client.post('/init_weight_transfer_engine', {'init_info': {}})
       self._begun = True
     try:
-      client.post('/start_weight_update')
+      client.post('/start_weight_update', headers={'Connection': 'close'})  # a server that fails here closes the connection, and at that moment the next request would be on it
     except ServerDownError:  # perhaps an update that broke off, which vLLM still waits for; of a file all was loaded or nothing
       client.post('/finish_weight_update', {'weight_version': BROKEN_OFF})
       client.post('/start_weight_update')
