@@ -6,11 +6,13 @@ tune_for_cpu()  # before JAX is imported
 
 import itertools
 import pathlib
+import shutil
 import tempfile
 
 import ours
 import workload as w
 
+from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Request, Sampling
@@ -20,7 +22,8 @@ from aevo_jax.models.params import outline
 
 
 def engine(directory: pathlib.Path) -> VllmEngine:
-  (directory / 'tokenizer.json').touch()  # the server is spoken to in ids
+  for name in ('tokenizer.json', 'tokenizer_config.json'):  # a server begins only with some; it is spoken to in ids
+    shutil.copyfile(layout.root_file('substrate') / 'base' / name, directory / name)
   config = hf_checkpoint.read_config(directory)
   made = VllmEngine(Vllm(max_model_len=w.PROMPT + w.COMPLETION, max_num_seqs=w.PROMPTS * w.GROUP), model=directory, structure=outline(config)[0], config=config, eos_ids=[],
                     log=pathlib.Path(tempfile.mkdtemp(prefix='aevo_versus_')) / 'vllm.log')
@@ -45,4 +48,5 @@ if __name__ == '__main__':
   try:
     w.serve(make)
   finally:
-    served[0].close()
+    for made in served:
+      made.close()
