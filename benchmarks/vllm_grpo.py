@@ -61,8 +61,8 @@ def table(rows: list[dict]) -> str:
   seeds = sorted({r['seed'] for r in rows if r['steps'] == steps and r['engine'] == 'jax'})
   by = {engine: [r for seed in seeds for r in rows if (r['seed'], r['engine'], r['steps']) == (seed, engine, steps)] for engine in ENGINES}
   each = lambda values: ' / '.join(f'{v:.3f}' for v in values)
-  lines = ['| engine | reward, first 10 steps, by seed | reward, last third, by seed | less jax [95%] | accuracy before -> after | less jax [95%] | largest gap | files given |',
-           '|---|---|---|---|---|---|---|---|']
+  lines = ['| engine | reward, first 10 steps, by seed | reward, last third, by seed | less jax [95%] | accuracy before -> after | less jax [95%] | largest gap | files given | median s of a step |',
+           '|---|---|---|---|---|---|---|---|---|']
   for engine, found in by.items():
     if not found:
       continue
@@ -72,7 +72,7 @@ def table(rows: list[dict]) -> str:
       gain, interval = paired_bootstrap(*(np.array([r['after'] for r in side]) for side in (found, by['jax'])), seed=0)
       less = difference(rewards, [last_third(r) for r in by['jax']]), f'{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]'
     lines.append(f'| {engine} | {each(np.mean(r["reward"][:10]) for r in found)} | {each(rewards)} | {less[0]} | {np.mean([r["before"] for r in found]):.3f} -> {np.mean([r["after"] for r in found]):.3f} | '
-                 f'{less[1]} | {max(r["gap_max"] for r in found):.1e} | {" / ".join(str(r["digests"]) for r in found)} |')
+                 f'{less[1]} | {max(r["gap_max"] for r in found):.1e} | {" / ".join(str(r["digests"]) for r in found)} | {" / ".join(f"{r['seconds']['seconds']:.1f}" for r in found)} |')
   return '\n'.join([*lines, '', f'GRPO, {steps} steps of {PROMPTS} x 8 completions, seeds {", ".join(str(r["seed"]) for r in by["jax"])}; steps whose completions were made by more than one file: '
                     f'{sum(r["mixed_steps"] for r in rows)}; {"; ".join(sorted({json.dumps(r["facts"]) for r in rows}))}'])
 

@@ -275,3 +275,21 @@ def test_a_checkpoint_directory_is_reloaded_in_place(tmp_path):
       engine.load(path, file_digest(path), served.params)
     with pytest.raises(WrongWeightsError, match='announced was'):
       engine.load(path, 'f' * 64, params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_a_server_that_compiles_takes_weights_in_place(tmp_path, name):
+  """vllm.eager = False."""
+  write_model(tmp_path, name)
+  served = Served(tmp_path, dataclasses.replace(SETTINGS, eager=False, startup_s=600.0, retries=0))
+  requests, said = served.requests(16), []
+  with served.engine as engine:
+    for seed in (1, 2, 1):
+      params = other(served.params, seed, scale=0.3)
+      engine.update(params, seed)
+      found = engine.generate(requests, Sampling(temperature=1.0, max_new_tokens=32))
+      assert max(abs(a - b) for c, row in zip(found, served.logprobs(params, requests, found)) for a, b in zip(c.logprobs, row)) <= 1e-4
+      said.append([c.tokens for c in found])
+    assert said[0] == said[2] != said[1] and engine.server.starts == 1
+  assert '--enforce-eager' not in (tmp_path / 'vllm.log').read_text()
