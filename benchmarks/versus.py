@@ -75,6 +75,7 @@ class Comparison(NamedTuple):
 # As our servers are started.
 IN_PROCESS = Peer('vllm', '-', {'engine': {'enforce_eager': True, 'enable_chunked_prefill': False, 'max_num_batched_tokens': 8192, 'logprobs_mode': 'processed_logprobs'}},
                   {'VLLM_CPU_NUM_OF_RESERVED_CPU': '0'})
+COMPILED = IN_PROCESS._replace(options={'engine': IN_PROCESS.options['engine'] | {'enforce_eager': False}})  # as with vllm.eager = False
 NO_REMAT = {'config': {'remat_policy': 'none', 'scan_layers': False}}
 COMPARISONS = {
     'C1': Comparison('SFT, full rows of 256', 'tokens', {'workload': 'sft', 'ragged': False},
@@ -91,7 +92,7 @@ COMPARISONS = {
                       'MaxText, default remat and scan': Peer('maxtext', '1.1')}, 4),
     # What asking a vLLM server costs, beside vLLM's LLM class in its caller's process: a ratio below 1 is the price.
     'S1': Comparison('vLLM asked over HTTP: one request at a time, 192 + 1 tokens', 'requests', {'workload': 'request'}, {"vLLM's LLM class": IN_PROCESS}, 20, 'served.py'),
-    'S2': Comparison('vLLM asked over HTTP: sampling 8 x 8, 192 + 64 tokens', 'tokens', {'workload': 'sampling'}, {"vLLM's LLM class": IN_PROCESS}, 1, 'served.py'),
+    'S2': Comparison('vLLM asked over HTTP: sampling 8 x 8, 192 + 64 tokens', 'tokens', {'workload': 'sampling'}, {"vLLM's LLM class": IN_PROCESS, "vLLM's LLM class, compiled": COMPILED}, 1, 'served.py'),
 }
 
 

@@ -46,9 +46,9 @@ def faults(found: dict[str, Any]) -> str:
 
 def overhead(rows: list[dict[str, Any]]) -> str:
   """The server's price, from the comparisons S1 and S2 of versus.py."""
-  lines = ['| id | what | over HTTP | LLM class | unit | ratio [95%] |', '|---|---|---|---|---|---|']
+  lines = ['| id | what | beside | over HTTP | beside it | unit | ratio [95%] |', '|---|---|---|---|---|---|---|']
   for r in rows:
-    lines.append(f'| {r["id"]} | {r["what"]} | {np.median(r["ours"]):.4g} | {np.median(r["theirs"]):.4g} | {r["unit"]}/s | {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}] |')
+    lines.append(f'| {r["id"]} | {r["what"]} | {r["peer"]} | {np.median(r["ours"]):.4g} | {np.median(r["theirs"]):.4g} | {r["unit"]}/s | {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}] |')
   one = next((r for r in rows if r['id'] == 'S1'), None)
   if one is not None:
     ours, theirs = 1e3 / np.median(one['ours']), 1e3 / np.median(one['theirs'])

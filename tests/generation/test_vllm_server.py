@@ -292,4 +292,4 @@ def test_a_server_that_compiles_takes_weights_in_place(tmp_path, name):
       assert max(abs(a - b) for c, row in zip(found, served.logprobs(params, requests, found)) for a, b in zip(c.logprobs, row)) <= 1e-4
       said.append([c.tokens for c in found])
     assert said[0] == said[2] != said[1] and engine.server.starts == 1
-  assert '--enforce-eager' not in (tmp_path / 'vllm.log').read_text()
+  assert 'enforce_eager=False' in (tmp_path / 'vllm.log').read_text()
