@@ -323,3 +323,19 @@ def test_an_engine_that_is_none_is_refused():
 def test_without_vllm_the_error_says_how_to_get_it(tmp_path):
   with pytest.raises(server_lib.NoVllmError, match='make vllm'):
     VllmEngine(Vllm(python=str(tmp_path / 'python')), model=tmp_path, structure=STRUCTURE, config=CONFIG, eos_ids=[EOS], log=tmp_path / 'log')
+
+
+def test_an_update_is_begun_on_a_connection_of_its_own(tmp_path):
+  """vLLM closes the connection of a request that it fails: nothing may follow on it."""
+  asked = []
+
+  def answer(request):
+    asked.append((request.url.path, request.headers['connection']))
+    if request.url.path == '/start_weight_update' and len(asked) == 2:
+      return httpx2.Response(500, text='an update is active')
+    return httpx2.Response(200, json={'results': ['d' * 64]})
+
+  client = Client('http://server', timeout=5, concurrency=1, transport=httpx2.MockTransport(answer))
+  sync_lib.FileCarrier(Vllm(), tmp_path).carry(client, sync_lib.Weights(tmp_path / 'w', 'd' * 64, {}))
+  client.close()
+  assert [path for path, _ in asked[1:4]] == ['/start_weight_update', '/finish_weight_update', '/start_weight_update'] and asked[1][1] == 'close'
