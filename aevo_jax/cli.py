@@ -1,8 +1,9 @@
 """The console command: `aevo COMMAND [flags]` runs launch/COMMAND.py as if it were the program.
 
-Each file in launch/ is a complete absl app. This module only finds the right one, so it imports neither jax nor absl, and
-`aevo --help` answers at once. The file runs in this process with `__name__ == '__main__'` and `sys.argv` rewritten; flags, help
-and exit code are its own. Adding a command is adding a file.
+Each file in launch/ is a complete absl app. This module only finds the right one, so it imports
+neither jax nor absl, and `aevo --help` answers at once. The file runs in this process with
+`__name__ == '__main__'` and `sys.argv` rewritten; flags, help and exit code are its own. Adding a
+command is adding a file.
 """
 
 import ast
@@ -20,60 +21,78 @@ _USAGE = 'usage: aevo COMMAND [flags]'
 
 
 def commands() -> dict[str, pathlib.Path]:
-    """Command name -> file, alphabetical. Raises layout.LayoutError where launch/ is missing."""
-    files = sorted(layout.root_file('launch').glob('*.py'))
-    return {path.stem: path for path in files if not path.stem.startswith('_')}
+  """Command name -> file, alphabetical. Raises layout.LayoutError where launch/ is missing."""
+  files = sorted(layout.root_file('launch').glob('*.py'))
+  return {path.stem: path for path in files if not path.stem.startswith('_')}
 
 
 def summary(path: pathlib.Path) -> str:
-    """First line of a module's docstring, read without running the module."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'), str(path)))
-    return docstring.partition('\n')[0] if docstring else ''
+  """First line of a module's docstring, read without running the module."""
+  docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'), str(path)))
+  return docstring.partition('\n')[0] if docstring else ''
 
 
 def _help(available: dict[str, pathlib.Path]) -> str:
-    width = max(map(len, available), default=0)
-    lines = [f'  {name:<{width}}  {summary(path)}' for name, path in available.items()]
-    return '\n'.join(
-        [_USAGE, '', 'commands:', *lines, '', 'aevo COMMAND --help lists the flags of one, aevo --version the version.']
-    )
+  width = max(map(len, available), default=0)
+  lines = [f'  {name:<{width}}  {summary(path)}' for name, path in available.items()]
+  return '\n'.join(
+    [
+      _USAGE,
+      '',
+      'commands:',
+      *lines,
+      '',
+      'aevo COMMAND --help lists the flags of one, aevo --version the version.',
+    ]
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; `argv` excludes the program's name and defaults to sys.argv[1:].
+  """Runs one command; `argv` excludes the program's name and defaults to sys.argv[1:].
 
-    Returns the exit status: 0, or 2 for a missing or unknown command. A command that exits by itself (absl always does) raises SystemExit.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        available = commands()
-    except layout.LayoutError as error:
-        print(f'aevo: {error}', file=sys.stderr)
-        return 2
-    if not arguments:
-        print(_help(available), file=sys.stderr)
-        return 2
-    name, *flags = arguments
-    if name in ('-h', '--help', 'help'):
-        print(_help(available))
-        return 0
-    if name == '--version':
-        print(f'aevo-jax {__version__}')
-        return 0
-    if name not in available:
-        nearest = difflib.get_close_matches(name, available, n=1)
-        hint = f'did you mean `aevo {nearest[0]}`?' if nearest else f'the commands are {", ".join(available)}'
-        what = 'flags come after the command, here is only' if name.startswith('-') else 'unknown command'
-        print(f'aevo: {what} {name!r}; {hint}\n{_USAGE}', file=sys.stderr)
-        return 2
-    # argv[0] is the file, as if Python ran it: absl files the app's own flags under it, and runpy insists on it anyway.
-    sys.argv = [str(available[name]), *flags]
-    # JAX announces at INFO which accelerators it did not find (`aevo doctor` is where that belongs), and Orbax every save and load.
-    logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
-    logging.getLogger('absl').addFilter(lambda record: record.levelno > logging.INFO or f'{os.sep}orbax{os.sep}' not in record.pathname)
-    runpy.run_path(sys.argv[0], run_name='__main__')
+  Returns the exit status: 0, or 2 for a missing or unknown command. A command that exits by itself
+  (absl always does) raises SystemExit.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  try:
+    available = commands()
+  except layout.LayoutError as error:
+    print(f'aevo: {error}', file=sys.stderr)
+    return 2
+  if not arguments:
+    print(_help(available), file=sys.stderr)
+    return 2
+  name, *flags = arguments
+  if name in ('-h', '--help', 'help'):
+    print(_help(available))
     return 0
+  if name == '--version':
+    print(f'aevo-jax {__version__}')
+    return 0
+  if name not in available:
+    nearest = difflib.get_close_matches(name, available, n=1)
+    hint = (
+      f'did you mean `aevo {nearest[0]}`?'
+      if nearest
+      else f'the commands are {", ".join(available)}'
+    )
+    what = (
+      'flags come after the command, here is only' if name.startswith('-') else 'unknown command'
+    )
+    print(f'aevo: {what} {name!r}; {hint}\n{_USAGE}', file=sys.stderr)
+    return 2
+  # argv[0] is the file, as if Python ran it: absl files the app's own flags under it, and runpy
+  # insists on it anyway.
+  sys.argv = [str(available[name]), *flags]
+  # JAX announces at INFO which accelerators it did not find (`aevo doctor` is where that belongs),
+  # and Orbax every save and load.
+  logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
+  logging.getLogger('absl').addFilter(
+    lambda record: record.levelno > logging.INFO or f'{os.sep}orbax{os.sep}' not in record.pathname
+  )
+  runpy.run_path(sys.argv[0], run_name='__main__')
+  return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+  sys.exit(main())

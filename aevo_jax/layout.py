@@ -1,8 +1,9 @@
 """Where the files that people write lie: at the root of a checkout, or inside an installed package.
 
-A checkout has launch/, configs/, constitution.gin and substrate/ at its root. A wheel installs nothing but `aevo_jax`, so
-hatch_build.py puts them inside the package: `_launch`, `_configs/configs`, `_constitution.gin`, `_substrate`. Everything else asks
-this module. Gin files are spelled the same in both (`configs/campaigns/quickstart.gin`), from any working directory.
+A checkout has launch/, configs/, constitution.gin and substrate/ at its root. A wheel installs
+nothing but `aevo_jax`, so hatch_build.py puts them inside the package: `_launch`,
+`_configs/configs`, `_constitution.gin`, `_substrate`. Everything else asks this module. Gin files
+are spelled the same in both (`configs/campaigns/quickstart.gin`), from any working directory.
 """
 
 import pathlib
@@ -11,54 +12,62 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 
 # name in a checkout -> place inside the installed package
 _INSTALLED = {
-    'launch': '_launch',
-    'configs': '_configs/configs',
-    'constitution.gin': '_constitution.gin',
-    'substrate': '_substrate',
+  'launch': '_launch',
+  'configs': '_configs/configs',
+  'constitution.gin': '_constitution.gin',
+  'substrate': '_substrate',
 }
 
 
 class LayoutError(FileNotFoundError):
-    """A file of the project is not where a checkout or a wheel has it."""
+  """A file of the project is not where a checkout or a wheel has it."""
 
 
 def is_installed() -> bool:
-    """True in an installed wheel, False in a checkout (editable install included)."""
-    # A pyproject.toml beside the package proves nothing: badly built wheels drop one into site-packages.
-    return (_PACKAGE / '_launch').is_dir()
+  """True in an installed wheel, False in a checkout (editable install included)."""
+  # A pyproject.toml beside the package proves nothing: badly built wheels drop one into
+  # site-packages.
+  return (_PACKAGE / '_launch').is_dir()
 
 
 def checkout_root() -> pathlib.Path | None:
-    """The checkout's root folder, or None in an installed wheel."""
-    return None if is_installed() else _PACKAGE.parent
+  """The checkout's root folder, or None in an installed wheel."""
+  return None if is_installed() else _PACKAGE.parent
 
 
 def root_file(name: str) -> pathlib.Path:
-    """Absolute path of 'launch', 'configs', 'constitution.gin' or 'substrate'.
+  """Absolute path of 'launch', 'configs', 'constitution.gin' or 'substrate'.
 
-    Raises:
-      ValueError: `name` is none of the four.
-      LayoutError: the checkout or the installation lacks it.
-    """
-    if name not in _INSTALLED:
-        raise ValueError(f'{name!r} is not part of the layout; expected one of {", ".join(_INSTALLED)}')
-    root = checkout_root()
-    path = _PACKAGE / _INSTALLED[name] if root is None else root / name
-    if path.exists():
-        return path
-    if root is None:
-        raise LayoutError(f'this installation of aevo-jax is broken: {path} is missing; reinstall the wheel')
-    if not (root / 'pyproject.toml').is_file():
-        raise LayoutError(
-            f'{_PACKAGE} is neither in a checkout (no {root / "pyproject.toml"}) nor a complete installation'
-            f' (no {_PACKAGE / "_launch"}): install the wheel, or clone the repository and run `make setup`'
-        )
-    raise LayoutError(f'this checkout is incomplete: {path} is missing; restore it with `git checkout -- {name}`')
+  Raises:
+    ValueError: `name` is none of the four.
+    LayoutError: the checkout or the installation lacks it.
+  """
+  if name not in _INSTALLED:
+    raise ValueError(f'{name!r} is not part of the layout; expected one of {", ".join(_INSTALLED)}')
+  root = checkout_root()
+  path = _PACKAGE / _INSTALLED[name] if root is None else root / name
+  if path.exists():
+    return path
+  if root is None:
+    raise LayoutError(
+      f'this installation of aevo-jax is broken: {path} is missing; reinstall the wheel'
+    )
+  if not (root / 'pyproject.toml').is_file():
+    raise LayoutError(
+      f'{_PACKAGE} is neither in a checkout (no {root / "pyproject.toml"}) nor a complete '
+      'installation'
+      f' (no {_PACKAGE / "_launch"}): install the wheel, or clone the repository and run '
+      '`make setup`'
+    )
+  raise LayoutError(
+    f'this checkout is incomplete: {path} is missing; restore it with `git checkout -- {name}`'
+  )
 
 
 def search_paths() -> tuple[str, ...]:
-    """The folders against which gin resolves `configs/...`, in files' includes and in `--gin_file` alike.
+  """The folders against which gin resolves `configs/...`, in files' includes and in `--gin_file`
+  alike.
 
-    Raises LayoutError where configs/ is missing.
-    """
-    return (str(root_file('configs').parent),)
+  Raises LayoutError where configs/ is missing.
+  """
+  return (str(root_file('configs').parent),)

@@ -1,4 +1,6 @@
-"""What every child process does first: end with its parent, and pin its threads. Imports the standard library only."""
+"""What every child process does first: end with its parent, and pin its threads. Imports the
+standard library only.
+"""
 
 import ctypes
 import os
@@ -11,7 +13,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8 
 
 
 def die_with_parent() -> None:
-  """Has the kernel kill this process when the thread that started it ends: no orphans after kill -9 of the controller."""
+  """Has the kernel kill this process when the thread that started it ends: no orphans after kill -9
+  of the controller.
+  """
   ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   # The parent may have ended before this line was reached; then no signal will ever come.
   if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
@@ -19,7 +23,9 @@ def die_with_parent() -> None:
 
 
 def single_threaded_blas() -> None:
-  """Keeps numpy's BLAS from starting threads; to be called before numpy is imported. XLA brings its own."""
+  """Keeps numpy's BLAS from starting threads; to be called before numpy is imported. XLA brings its
+  own.
+  """
   for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[name] = '1'
 
@@ -27,21 +33,26 @@ def single_threaded_blas() -> None:
 def pin_threads(threads: int) -> None:
   """Makes XLA size its thread pools to `threads`; to be called before its devices are made.
 
-  Weights repeat exactly for a fixed number of threads. The affinity that XLA reads is widened again by `unpin`.
+  Weights repeat exactly for a fixed number of threads. The affinity that XLA reads is widened again
+  by `unpin`.
   """
   single_threaded_blas()
   allowed = sorted(os.sched_getaffinity(0))
   if threads > len(allowed):
-    raise ValueError(f'{threads} threads a worker, but only {len(allowed)} cores; lower campaign.threads')
+    raise ValueError(
+      f'{threads} threads a worker, but only {len(allowed)} cores; lower campaign.threads'
+    )
   os.sched_setaffinity(0, allowed[:threads])
 
 
 def tune_for_cpu() -> None:
-  """Two settings that make a small model's steps cheaper on a CPU; to be called before jax is imported. benchmarks/cpu_choices.py prints what each gains.
+  """Two settings that make a small model's steps cheaper on a CPU; to be called before jax is
+  imported. benchmarks/cpu_choices.py prints what each gains.
 
-  XLA's CPU compiler stops at LLVM's first level, unless XLA_FLAGS says otherwise: a training step compiles sooner and runs as fast, since its matrix
-  products are a library's. And glibc keeps the memory of a step's large arrays: by default it gives them back to the kernel and faults every page in
-  again a step later, which took a third of a step's time.
+  XLA's CPU compiler stops at LLVM's first level, unless XLA_FLAGS says otherwise: a training step
+  compiles sooner and runs as fast, since its matrix products are a library's. And glibc keeps the
+  memory of a step's large arrays: by default it gives them back to the kernel and faults every page
+  in again a step later, which took a third of a step's time.
   """
   flags, name = os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level'
   if name not in flags:
@@ -51,7 +62,9 @@ def tune_for_cpu() -> None:
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_M_TOP_PAD, 1 << 26)
-    mallopt(_M_ARENA_MAX, 1)  # the arenas of other threads map and unmap large arrays whatever the thresholds say
+    mallopt(
+      _M_ARENA_MAX, 1
+    )  # the arenas of other threads map and unmap large arrays whatever the thresholds say
 
 
 def unpin(cores: set[int]) -> None:

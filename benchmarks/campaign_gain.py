@@ -1,14 +1,20 @@
-"""What a campaign gains on the final set: the statistical agent beside search without evidence, with the same number of trials.
+"""What a campaign gains on the final set: the statistical agent beside search without evidence,
+with the same number of trials.
 
-  .venv/bin/python benchmarks/campaign_gain.py            runs what is missing of five seeds and five agents, then prints the table
-  .venv/bin/python benchmarks/campaign_gain.py --table    only the table of what has been run
+  .venv/bin/python benchmarks/campaign_gain.py            runs what is missing of five seeds and
+  five agents, then prints the table .venv/bin/python benchmarks/campaign_gain.py --table    only
+  the table of what has been run
 
-For each campaign seed and agent: the demo's campaign, ending with the promoted and the starting recipe retrained on fresh seeds at equal budget. Differences of
-final-set accuracy (promoted minus base, promoted minus the round-1 standing recipe, and the statistical agent's promoted recipe minus another agent's of the same
-campaign seed), with paired bootstrap 95% intervals over items and training seeds. Won and lost count campaigns in which that last interval lies above or below 0.
-Results accumulate in benchmarks/results/campaign_gain/, one file for each constitution, base checkpoint, starting recipe, seed and agent; each also names the code
-it ran on, as the table does (an agent that changed needs its files deleted and run again). So campaigns may run side by side, which leaves no core idle at
-the end of a round: one process with --agents=statistical --parallel=1, another with --agents=random --parallel=1.
+For each campaign seed and agent: the demo's campaign, ending with the promoted and the starting
+recipe retrained on fresh seeds at equal budget. Differences of final-set accuracy (promoted minus
+base, promoted minus the round-1 standing recipe, and the statistical agent's promoted recipe minus
+another agent's of the same campaign seed), with paired bootstrap 95% intervals over items and
+training seeds. Won and lost count campaigns in which that last interval lies above or below 0.
+Results accumulate in benchmarks/results/campaign_gain/, one file for each constitution, base
+checkpoint, starting recipe, seed and agent; each also names the code it ran on, as the table does
+(an agent that changed needs its files deleted and run again). So campaigns may run side by side,
+which leaves no core idle at the end of a round: one process with --agents=statistical --parallel=1,
+another with --agents=random --parallel=1.
 """
 
 import argparse
@@ -43,23 +49,44 @@ def correct(run: pathlib.Path, group: str, seeds: int, verifier: str) -> np.ndar
   names = ['base'] if group == 'base' else [f'{group}{k}' for k in range(seeds)]
   files = [path for n in names if (path := run / 'scores' / f'{n}.final.json').exists()]
   if not files:
-    raise SystemExit(f'{run}: no retraining of the {group} recipe was scored; see `aevo trial {run} {names[0]}`')
-  return np.asarray([[getattr(result, verifier) for result in from_rows(json.loads(path.read_text())['items'])] for path in files], np.int8)
+    raise SystemExit(
+      f'{run}: no retraining of the {group} recipe was scored; see `aevo trial {run} {names[0]}`'
+    )
+  return np.asarray(
+    [
+      [getattr(result, verifier) for result in from_rows(json.loads(path.read_text())['items'])]
+      for path in files
+    ],
+    np.int8,
+  )
 
 
 def outcome(run: pathlib.Path, constitution) -> dict:
   """Gains of a finished run, with intervals."""
   records = read(run / 'ledger.jsonl', strict=False)
   state, seeds = fold(records), constitution.budget.final_seeds
-  groups = {g: correct(run, g, seeds, constitution.objective.verifier) for g in ('base', 'starting', 'promoted')}
+  groups = {
+    g: correct(run, g, seeds, constitution.objective.verifier)
+    for g in ('base', 'starting', 'promoted')
+  }
   gains = {}
   for other in ('base', 'starting'):
     gain, interval = paired_bootstrap(groups['promoted'], groups[other], seed=0)
-    gains[f'promoted - {other}'] = {'gain': round(gain, 4), 'low': round(interval.low, 4), 'high': round(interval.high, 4)}
-  return {'accuracy': {g: round(float(c.mean()), 4) for g, c in groups.items()}, 'gains': gains,
-          'items': {'promoted': [''.join(map(str, row)) for row in groups['promoted']]},
-          'promoted': state.promotions[max(state.promotions)]['promoted'], 'reasons': [r for k in sorted(state.promotions) for r in state.promotions[k]['reasons']],
-          'trials': len(state.trials), 'parallel': records[0].payload['slots'], 'seconds': round(records[-1].time - records[0].time)}
+    gains[f'promoted - {other}'] = {
+      'gain': round(gain, 4),
+      'low': round(interval.low, 4),
+      'high': round(interval.high, 4),
+    }
+  return {
+    'accuracy': {g: round(float(c.mean()), 4) for g, c in groups.items()},
+    'gains': gains,
+    'items': {'promoted': [''.join(map(str, row)) for row in groups['promoted']]},
+    'promoted': state.promotions[max(state.promotions)]['promoted'],
+    'reasons': [r for k in sorted(state.promotions) for r in state.promotions[k]['reasons']],
+    'trials': len(state.trials),
+    'parallel': records[0].payload['slots'],
+    'seconds': round(records[-1].time - records[0].time),
+  }
 
 
 def answers(result: dict) -> np.ndarray:
@@ -69,65 +96,132 @@ def answers(result: dict) -> np.ndarray:
 
 def table(results: Sequence[dict]) -> str:
   """Markdown: one row per campaign, then one line per agent."""
-  lines = ['| seed | agent | starting | promoted | promoted - base [95%] | promoted - starting [95%] | statistical - this [95%] | code |', '|---|---|---|---|---|---|---|---|']
+  lines = [
+    (
+      '| seed | agent | starting | promoted | promoted - base [95%] | promoted - starting '
+      '[95%] | statistical - this [95%] | code |'
+    ),
+    '|---|---|---|---|---|---|---|---|',
+  ]
   show = lambda gain, low, high: f'{gain:+.3f} [{low:+.3f}, {high:+.3f}]'
   reference = {r['seed']: r for r in results if r['agent'] == REFERENCE}
   of: dict[str, list[dict]] = {agent: [] for agent in AGENTS}
   against: dict[str, list[tuple[float, float, float]]] = {agent: [] for agent in AGENTS}
   for r in sorted(results, key=lambda r: (r['seed'], AGENTS.index(r['agent']))):
-    a, b = (show(g['gain'], g['low'], g['high']) for g in (r['gains']['promoted - base'], r['gains']['promoted - starting']))
+    a, b = (
+      show(g['gain'], g['low'], g['high'])
+      for g in (r['gains']['promoted - base'], r['gains']['promoted - starting'])
+    )
     difference = ''
     if r['agent'] != REFERENCE and r['seed'] in reference:
       gain, interval = paired_bootstrap(answers(reference[r['seed']]), answers(r), seed=0)
       against[r['agent']].append((gain, interval.low, interval.high))
       difference = show(gain, interval.low, interval.high)
     of[r['agent']].append(r)
-    lines.append(f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["starting"]:.3f} | {r["accuracy"]["promoted"]:.3f} | {a} | {b} | {difference} | {r["code"][:8]} |')
+    lines.append(
+      (
+        f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["starting"]:.3f} | '
+        f'{r["accuracy"]["promoted"]:.3f} | {a} | {b} | {difference} | {r["code"][:8]} |'
+      )
+    )
   lines.append('')
   for agent, ran in of.items():
     if ran:
-      above = [sum(r['gains'][f'promoted - {other}']['low'] > 0 for r in ran) for other in ('base', 'starting')]
+      above = [
+        sum(r['gains'][f'promoted - {other}']['low'] > 0 for r in ran)
+        for other in ('base', 'starting')
+      ]
       mean = np.mean([r['gains']['promoted - starting']['gain'] for r in ran])
-      lines.append(f'{agent}: above base in {above[0]} of {len(ran)}, above the starting recipe in {above[1]} of {len(ran)} (interval above 0), by {mean:+.3f} on average')
+      lines.append(
+        (
+          f'{agent}: above base in {above[0]} of {len(ran)}, above the starting recipe in '
+          f'{above[1]} of {len(ran)} (interval above 0), by {mean:+.3f} on average'
+        )
+      )
   for agent, pairs in against.items():
     if pairs:
-      lines.append(f'{REFERENCE} against {agent}: won {sum(low > 0 for _, low, _ in pairs)}, lost {sum(high < 0 for _, _, high in pairs)} of {len(pairs)}, '
-                   f'{np.mean([gain for gain, _, _ in pairs]):+.3f} on average')
+      lines.append(
+        f'{REFERENCE} against {agent}: won {sum(low > 0 for _, low, _ in pairs)}, lost '
+        f'{sum(high < 0 for _, _, high in pairs)} of {len(pairs)}, '
+        f'{np.mean([gain for gain, _, _ in pairs]):+.3f} on average'
+      )
   return '\n'.join(lines)
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--seeds', type=int, default=5)
   parser.add_argument('--first_seed', type=int, default=0)
   parser.add_argument('--agents', default=','.join(AGENTS))
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs') / 'campaign_gain')
   parser.add_argument('--gin_file', default='configs/campaigns/quickstart.gin')
-  parser.add_argument('--parallel', type=int, default=0, help='processes of a campaign that compute at once; 0 is one per core')
+  parser.add_argument(
+    '--parallel',
+    type=int,
+    default=0,
+    help='processes of a campaign that compute at once; 0 is one per core',
+  )
   parser.add_argument('--keep', action='store_true', help='keep trial directories of finished runs')
   parser.add_argument('--table', action='store_true')
   arguments = parser.parse_args()
 
-  loading.load([str(layout.root_file('constitution.gin')), arguments.gin_file], [], search_paths=layout.search_paths())
+  loading.load(
+    [str(layout.root_file('constitution.gin')), arguments.gin_file],
+    [],
+    search_paths=layout.search_paths(),
+  )
   constitution = constitution_lib.from_gin()
-  measured = build.measure(layout.root_file('substrate'), pathlib.Path(layout.__file__).parent.parent)
+  measured = build.measure(
+    layout.root_file('substrate'), pathlib.Path(layout.__file__).parent.parent
+  )
   inputs = f'{constitution.digest()[:12]}-{measured.base_checkpoint.logical_digest[:12]}-{measured.recipe[:12]}'
-  keys = {(seed, agent): f'{inputs}-{agent}{seed}'
-          for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds) for agent in arguments.agents.split(',')}
+  keys = {
+    (seed, agent): f'{inputs}-{agent}{seed}'
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    for agent in arguments.agents.split(',')
+  }
   for (seed, agent), key in keys.items() if not arguments.table else ():
     if (RESULTS / f'{key}.json').exists():
       continue
     run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
-    start = [f'--run={run}', f'--gin_file={arguments.gin_file}', f'--gin.campaign.seed={seed}', f'--gin.campaign.agent="{agent}"',
-             f'--gin.campaign.parallel={arguments.parallel}']
-    subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', *([f'--resume={run}'] if run.exists() else start)], check=True)
-    result = outcome(run, constitution) | {'seed': seed, 'agent': agent, 'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest,
-                                           'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime())}
+    start = [
+      f'--run={run}',
+      f'--gin_file={arguments.gin_file}',
+      f'--gin.campaign.seed={seed}',
+      f'--gin.campaign.agent="{agent}"',
+      f'--gin.campaign.parallel={arguments.parallel}',
+    ]
+    subprocess.run(
+      [
+        sys.executable,
+        '-m',
+        'aevo_jax.cli',
+        'campaign',
+        *([f'--resume={run}'] if run.exists() else start),
+      ],
+      check=True,
+    )
+    result = outcome(run, constitution) | {
+      'seed': seed,
+      'agent': agent,
+      'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest,
+      'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime()),
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f'{key}.json').write_text(json.dumps(result, indent=1, sort_keys=True) + '\n')
     if not arguments.keep:
       shutil.rmtree(run / 'trials')
-  print(table([json.loads(path.read_text()) for key in keys.values() if (path := RESULTS / f'{key}.json').exists()]))
+  print(
+    table(
+      [
+        json.loads(path.read_text())
+        for key in keys.values()
+        if (path := RESULTS / f'{key}.json').exists()
+      ]
+    )
+  )
 
 
 if __name__ == '__main__':

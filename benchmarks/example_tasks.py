@@ -1,6 +1,8 @@
-"""Writes configs/tasks/example.jsonl, the tasks of configs/campaigns/own_data.gin: four families of facts about numbers, a few hundred lines.
+"""Writes configs/tasks/example.jsonl, the tasks of configs/campaigns/own_data.gin: four families of
+facts about numbers, a few hundred lines.
 
-  python benchmarks/example_tasks.py             tests/tasks/test_own_data.py compares the committed file with what this gives
+  python benchmarks/example_tasks.py             tests/tasks/test_own_data.py compares the committed
+  file with what this gives
 
 Their words and digits are in the micro base's vocabulary, and short enough for its rows.
 """
@@ -16,17 +18,31 @@ LINES, SEED = 800, 20261122
 def _sum(rng: random.Random) -> dict[str, str]:
   a, b = rng.randint(10, 99), rng.randint(10, 99)
   tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
-  return {'prompt': f'What is {a} plus {b}?', 'answer': str(a + b), 'family': 'sums', 'solution': f'{tens}+{ones}'}
+  return {
+    'prompt': f'What is {a} plus {b}?',
+    'answer': str(a + b),
+    'family': 'sums',
+    'solution': f'{tens}+{ones}',
+  }
 
 
 def _difference(rng: random.Random) -> dict[str, str]:
   a, b = rng.randint(10, 99), rng.randint(10, 99)
-  return {'prompt': f'What is the difference of {a} and {b}?', 'answer': str(abs(a - b)), 'family': 'differences', 'solution': f'abs {a}-{b}'}
+  return {
+    'prompt': f'What is the difference of {a} and {b}?',
+    'answer': str(abs(a - b)),
+    'family': 'differences',
+    'solution': f'abs {a}-{b}',
+  }
 
 
 def _reversal(rng: random.Random) -> dict[str, str]:
   number = rng.randint(100, 999)
-  return {'prompt': f'Write {number} backwards.', 'answer': str(number)[::-1], 'family': 'reversals'}
+  return {
+    'prompt': f'Write {number} backwards.',
+    'answer': str(number)[::-1],
+    'family': 'reversals',
+  }
 
 
 def _larger(rng: random.Random) -> dict[str, str]:

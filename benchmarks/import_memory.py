@@ -1,10 +1,12 @@
-"""Peak memory of importing and exporting a sharded bfloat16 checkpoint, beside its size; each in a process of its own, the interpreter included.
+"""Peak memory of importing and exporting a sharded bfloat16 checkpoint, beside its size; each in a
+process of its own, the interpreter included.
 
   python benchmarks/import_memory.py                 2 GB in 8 shards
   python benchmarks/import_memory.py --megabytes=200 --shards=4
 
-The checkpoint is a Nemotron-H with experts one by one and random weights, written shard by shard. The peak is VmHWM of the child; its value before the work began says
-what interpreter and libraries take. Fails where a peak is above --limit times the checkpoint.
+The checkpoint is a Nemotron-H with experts one by one and random weights, written shard by shard.
+The peak is VmHWM of the child; its value before the work began says what interpreter and libraries
+take. Fails where a peak is above --limit times the checkpoint.
 """
 
 import argparse
@@ -41,9 +43,18 @@ print(before, peak())
 def write_checkpoint(directory: pathlib.Path, megabytes: int, shards: int) -> int:
   """Writes a random checkpoint of about that size and returns its bytes."""
   layers = max(1, megabytes // 26)  # an E block has about 26 MB
-  config = ModelConfig(vocab_size=4096, hidden_size=1024, pattern='E' * layers, n_routed_experts=12, num_experts_per_tok=2, moe_intermediate_size=512,
-                       moe_shared_expert_intermediate_size=256)
-  (directory / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)))
+  config = ModelConfig(
+    vocab_size=4096,
+    hidden_size=1024,
+    pattern='E' * layers,
+    n_routed_experts=12,
+    num_experts_per_tok=2,
+    moe_intermediate_size=512,
+    moe_shared_expert_intermediate_size=256,
+  )
+  (directory / hf_checkpoint.CONFIG).write_text(
+    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
+  )
   shapes = {}
   for name, value in outline(config)[1].items():
     stored, shape = hf_checkpoint.hf_name(name, config), value.shape
@@ -55,20 +66,28 @@ def write_checkpoint(directory: pathlib.Path, megabytes: int, shards: int) -> in
   rng, names, weight_map, total = np.random.default_rng(0), sorted(shapes), {}, 0
   for i in range(shards):
     file = f'model-{i + 1:05}-of-{shards:05}.safetensors'
-    members = names[i * len(names) // shards:(i + 1) * len(names) // shards]
-    tensors = {name: (np.frombuffer(rng.bytes(2 * math.prod(shapes[name])), np.uint16) & 0xBFFF).view(ml_dtypes.bfloat16).reshape(shapes[name])  # finite
-               for name in members}
+    members = names[i * len(names) // shards : (i + 1) * len(names) // shards]
+    tensors = {
+      name: (np.frombuffer(rng.bytes(2 * math.prod(shapes[name])), np.uint16) & 0xBFFF)
+      .view(ml_dtypes.bfloat16)
+      .reshape(shapes[name])  # finite
+      for name in members
+    }
     save_file(tensors, directory / file, metadata={'format': 'pt'})
     weight_map |= {name: file for name in members}
     total += sum(value.nbytes for value in tensors.values())
-  (directory / INDEX).write_text(json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map}))
+  (directory / INDEX).write_text(
+    json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map})
+  )
   return total
 
 
 def measure(what: str, source: pathlib.Path, out: pathlib.Path) -> tuple[int, int, float]:
   """Peak bytes of resident memory of a child before and after it has done `what`, and its seconds."""
   start = time.monotonic()
-  done = subprocess.run([sys.executable, '-c', CHILD, what, source, out], check=True, stdout=subprocess.PIPE, text=True)
+  done = subprocess.run(
+    [sys.executable, '-c', CHILD, what, source, out], check=True, stdout=subprocess.PIPE, text=True
+  )
   before, after = map(int, done.stdout.split())
   return before, after, time.monotonic() - start
 
@@ -87,7 +106,13 @@ def main() -> None:
     print(f'checkpoint {size / 1e9:.3f} GB in {flags.shards} shards')
     for what, source, out in (('import', 'in', 'base'), ('export', 'base', 'out')):
       before, after, seconds = measure(what, root / source, root / out)
-      print(f'{what:7} {after / 1e9:6.3f} GB at the peak, {after / size:5.2f} x the checkpoint; {before / 1e9:.3f} GB before it began   {seconds:5.1f} s', flush=True)
+      print(
+        (
+          f'{what:7} {after / 1e9:6.3f} GB at the peak, {after / size:5.2f} x the '
+          f'checkpoint; {before / 1e9:.3f} GB before it began   {seconds:5.1f} s'
+        ),
+        flush=True,
+      )
       worst = max(worst, after / size)
   if worst > flags.limit:
     sys.exit(f'above {flags.limit} x the checkpoint')

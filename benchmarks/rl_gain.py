@@ -1,12 +1,18 @@
-"""What reinforcement learning adds to supervised fine-tuning on few demonstrations, beside more fine-tuning of the same length on the clock.
+"""What reinforcement learning adds to supervised fine-tuning on few demonstrations, beside more
+fine-tuning of the same length on the clock.
 
-  .venv/bin/python benchmarks/rl_gain.py run [--seeds=0-2] [--algorithm=grpo] [--demonstrations=64] [--gin_bindings=...]     trains what is missing, then prints the table
-  .venv/bin/python benchmarks/rl_gain.py table
+  .venv/bin/python benchmarks/rl_gain.py run [--seeds=0-2] [--algorithm=grpo] [--demonstrations=64]
+  [--gin_bindings=...]     trains what is missing, then prints the table .venv/bin/python
+  benchmarks/rl_gain.py table
 
-For each seed: the base is fine-tuned on so many demonstrations until their loss is next to nothing (`sft`); from there `rl`, on puzzles of which it is told no solution but only whether an answer is
-right, and, for as many seconds of steps, `more`: fine-tuning on the same demonstrations at each of two learning rates, of which the best on the scored items counts; and `endless`: fine-tuning on
-demonstrations that never repeat, which is what reinforcement learning does without. --demonstrations=0 gives every arm endless ones. Greedy accuracy on 3,000 items with rules of the external split,
-differences with paired bootstrap intervals over items and seeds. Results accumulate in benchmarks/results/rl_gain/, item by item.
+For each seed: the base is fine-tuned on so many demonstrations until their loss is next to nothing
+(`sft`); from there `rl`, on puzzles of which it is told no solution but only whether an answer is
+right, and, for as many seconds of steps, `more`: fine-tuning on the same demonstrations at each of
+two learning rates, of which the best on the scored items counts; and `endless`: fine-tuning on
+demonstrations that never repeat, which is what reinforcement learning does without.
+--demonstrations=0 gives every arm endless ones. Greedy accuracy on 3,000 items with rules of the
+external split, differences with paired bootstrap intervals over items and seeds. Results accumulate
+in benchmarks/results/rl_gain/, item by item.
 """
 
 import argparse
@@ -47,20 +53,32 @@ MORE_SEED = 1000
 
 
 def aevo(*arguments: str) -> None:
-  subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'train', '--checkpoint_every=0', *arguments], check=True)
+  subprocess.run(
+    [sys.executable, '-m', 'aevo_jax.cli', 'train', '--checkpoint_every=0', *arguments], check=True
+  )
 
 
 def seconds(run: pathlib.Path) -> float:
   """Of all steps after the first, which compiles."""
-  return sum(json.loads(line)['seconds'] for line in (run / 'metrics.jsonl').read_text().splitlines()[1:])
+  return sum(
+    json.loads(line)['seconds'] for line in (run / 'metrics.jsonl').read_text().splitlines()[1:]
+  )
 
 
 def score(run: pathlib.Path) -> list[int]:
   """1 for each item that is answered right."""
   base = run / 'export'
   config = hf_checkpoint.read_config(base)
-  scorer = scoring.Scorer(outline(config)[0], tokenizers.load(str(base)), items(), max_new_tokens=constitution().objective.max_new_tokens)
-  return [int(result.strict) for result in scorer(hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config))]
+  scorer = scoring.Scorer(
+    outline(config)[0],
+    tokenizers.load(str(base)),
+    items(),
+    max_new_tokens=constitution().objective.max_new_tokens,
+  )
+  return [
+    int(result.strict)
+    for result in scorer(hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config))
+  ]
 
 
 def constitution():
@@ -72,34 +90,73 @@ def items():
   return sets.private_items(constitution(), 'external', SECRET)
 
 
-def run_seed(seed: int, algorithm: str, demonstrations: int, steps: int, bindings: Sequence[str], runs: pathlib.Path) -> dict[str, Any]:
+def run_seed(
+  seed: int,
+  algorithm: str,
+  demonstrations: int,
+  steps: int,
+  bindings: Sequence[str],
+  runs: pathlib.Path,
+) -> dict[str, Any]:
   few, sft_tokens = f'--gin.data.demonstrations={demonstrations}', SFT_TOKENS[demonstrations]
   sft, rl = runs / f'sft{demonstrations}_{seed}', runs / f'{algorithm}{demonstrations}_{seed}'
   if not (sft / 'export').exists():
     aevo(f'--out={sft}', f'--seed={seed}', few, f'--tokens={sft_tokens}', '--steps=100000')
   started_from = [f'--base={sft / "export"}']
-  aevo(*started_from, f'--out={rl}', f'--seed={seed}', f'--gin_file=configs/algorithms/{algorithm}.gin', f'--rl_steps={steps}', *(f'--gin_bindings={b}' for b in bindings))
+  aevo(
+    *started_from,
+    f'--out={rl}',
+    f'--seed={seed}',
+    f'--gin_file=configs/algorithms/{algorithm}.gin',
+    f'--rl_steps={steps}',
+    *(f'--gin_bindings={b}' for b in bindings),
+  )
   rows = [json.loads(line) for line in (sft / 'metrics.jsonl').read_text().splitlines()]
   tokens = int(seconds(rl) * sft_tokens / (seconds(sft) * len(rows) / (len(rows) - 1)))
 
   def supervised(name: str, rate: float, number: int, *extra: str) -> dict[str, Any]:
     out = runs / f'{name}_{rl.name}_{rate}'
     budget = tokens
-    for _ in range(2):  # the second time with what the first shows to be right, where it was not as long
+    for _ in range(
+      2
+    ):  # the second time with what the first shows to be right, where it was not as long
       shutil.rmtree(out, ignore_errors=True)
-      aevo(*started_from, f'--out={out}', f'--seed={number}', f'--gin.optimizer.learning_rate={rate}', f'--tokens={budget}', '--steps=1000000', *extra)
+      aevo(
+        *started_from,
+        f'--out={out}',
+        f'--seed={number}',
+        f'--gin.optimizer.learning_rate={rate}',
+        f'--tokens={budget}',
+        '--steps=1000000',
+        *extra,
+      )
       if abs(seconds(out) / seconds(rl) - 1) < 0.1:
         break
       budget = int(budget * seconds(rl) / seconds(out))
     return {'right': score(out), 'seconds': seconds(out)}
 
   # The same seed is the same demonstrations; where they never repeat, another seed is others.
-  more = {str(rate): supervised('more', rate, seed if demonstrations else MORE_SEED + seed, few) for rate in RATES}
-  endless = supervised('endless', RATES[-1], MORE_SEED + seed) if demonstrations else more[str(RATES[-1])]
-  return {'algorithm': algorithm, 'seed': seed, 'demonstrations': demonstrations, 'steps': steps, 'bindings': list(bindings),
-          'sft': {'right': score(sft), 'seconds': seconds(sft)}, 'rl': {'right': score(rl), 'seconds': seconds(rl)}, 'more': more, 'endless': endless,
-          'families': [item.family for item in items()], 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
-          'machine': f'{platform.machine()}, {len(os.sched_getaffinity(0))} cores'}
+  more = {
+    str(rate): supervised('more', rate, seed if demonstrations else MORE_SEED + seed, few)
+    for rate in RATES
+  }
+  endless = (
+    supervised('endless', RATES[-1], MORE_SEED + seed) if demonstrations else more[str(RATES[-1])]
+  )
+  return {
+    'algorithm': algorithm,
+    'seed': seed,
+    'demonstrations': demonstrations,
+    'steps': steps,
+    'bindings': list(bindings),
+    'sft': {'right': score(sft), 'seconds': seconds(sft)},
+    'rl': {'right': score(rl), 'seconds': seconds(rl)},
+    'more': more,
+    'endless': endless,
+    'families': [item.family for item in items()],
+    'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
+    'machine': f'{platform.machine()}, {len(os.sched_getaffinity(0))} cores',
+  }
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -107,10 +164,19 @@ def table(found: Sequence[dict[str, Any]]) -> str:
   of = lambda name: np.array([r[name]['right'] for r in found])
   best = np.array([max((m['right'] for m in r['more'].values()), key=sum) for r in found])
   each = lambda xs: '/'.join(f'{x:.0f}' for x in xs)
-  lines = [f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, {found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; seconds of steps by seed: sft {each(r["sft"]["seconds"] for r in found)}, '
-           f'rl {each(r["rl"]["seconds"] for r in found)}, more {each(max(m["seconds"] for m in r["more"].values()) for r in found)}, endless {each(r["endless"]["seconds"] for r in found)}; '
-           f'bindings {" ".join(found[0]["bindings"]) or "none"}; {", ".join(sorted({r["machine"] for r in found}))}, {found[-1]["date"]}', '',
-           '| family | sft | more sft | rl | rl - sft [95%] | rl - more sft [95%] | endless |', '|---|---|---|---|---|---|---|']
+  lines = [
+    f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, '
+    f'{found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; '
+    f'seconds of steps by seed: sft {each(r["sft"]["seconds"] for r in found)}, '
+    f'rl {each(r["rl"]["seconds"] for r in found)}, more '
+    f'{each(max(m["seconds"] for m in r["more"].values()) for r in found)}, endless '
+    f'{each(r["endless"]["seconds"] for r in found)}; '
+    f'bindings {" ".join(found[0]["bindings"]) or "none"}; '
+    f'{", ".join(sorted({r["machine"] for r in found}))}, {found[-1]["date"]}',
+    '',
+    '| family | sft | more sft | rl | rl - sft [95%] | rl - more sft [95%] | endless |',
+    '|---|---|---|---|---|---|---|',
+  ]
   for family in (*FAMILIES, 'overall'):
     at = families == family if family != 'overall' else np.ones(len(families), bool)
     a, b, c, d = of('sft')[:, at], best[:, at], of('rl')[:, at], of('endless')[:, at]
@@ -118,12 +184,19 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     for other in (a, b):
       gain, interval = paired_bootstrap(c, other, seed=0)
       cells.append(f'{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]')
-    lines.append(f'| {family} | {a.mean():.3f} | {b.mean():.3f} | {c.mean():.3f} | {" | ".join(cells)} | {d.mean():.3f} |')
+    lines.append(
+      (
+        f'| {family} | {a.mean():.3f} | {b.mean():.3f} | {c.mean():.3f} | '
+        f'{" | ".join(cells)} | {d.mean():.3f} |'
+      )
+    )
   return '\n'.join(lines)
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('mode', choices=['run', 'table'])
   parser.add_argument('--seeds', default='0-2', help='one seed, or the first and the last')
   parser.add_argument('--algorithm', default='grpo')
@@ -138,7 +211,19 @@ def main() -> None:
     for seed in range(int(first), int(last or first) + 1):
       path = RESULTS / f'{arguments.algorithm}_{arguments.demonstrations}_{seed}.json'
       if not path.exists():
-        path.write_text(json.dumps(run_seed(seed, arguments.algorithm, arguments.demonstrations, arguments.steps, arguments.gin_bindings, arguments.runs)) + '\n')
+        path.write_text(
+          json.dumps(
+            run_seed(
+              seed,
+              arguments.algorithm,
+              arguments.demonstrations,
+              arguments.steps,
+              arguments.gin_bindings,
+              arguments.runs,
+            )
+          )
+          + '\n'
+        )
   for kind in sorted({p.stem.rpartition('_')[0] for p in RESULTS.glob('*.json')}):
     print(table([json.loads(p.read_text()) for p in sorted(RESULTS.glob(f'{kind}_*.json'))]) + '\n')
 

@@ -1,32 +1,50 @@
-"""The table of docs/sharding.md: what the published Nemotron 3 models take on each of 8, 64 and 512 devices, as `aevo shapes` says, and how long it takes to say so.
+"""The table of docs/sharding.md: what the published Nemotron 3 models take on each of 8, 64 and 512
+devices, as `aevo shapes` says, and how long it takes to say so.
 
-  .venv/bin/python benchmarks/shapes_table.py
+.venv/bin/python benchmarks/shapes_table.py
 """
 
 import json
 import subprocess
 import sys
 
-MODELS = {'30B': 'nemotron3_nano_30b_a3b', '120B': 'nemotron3_super_120b_a12b', '550B': 'nemotron3_ultra_550b_a55b'}
+MODELS = {
+  '30B': 'nemotron3_nano_30b_a3b',
+  '120B': 'nemotron3_super_120b_a12b',
+  '550B': 'nemotron3_ultra_550b_a55b',
+}
 DEVICES = (8, 64, 512)
 
 
 def shapes(model: str, adaptation: str, devices: int) -> dict:
-  command = [sys.executable, '-m', 'aevo_jax.cli', 'shapes', f'--gin_file=configs/models/{model}.gin', '--gin_file=configs/meshes/fsdp_tensor.gin',
-             f'--devices={devices}', f'--adaptation={adaptation}', '--json']
+  command = [
+    sys.executable,
+    '-m',
+    'aevo_jax.cli',
+    'shapes',
+    f'--gin_file=configs/models/{model}.gin',
+    '--gin_file=configs/meshes/fsdp_tensor.gin',
+    f'--devices={devices}',
+    f'--adaptation={adaptation}',
+    '--json',
+  ]
   return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def main() -> None:
   seconds = []
-  print(f'| model | adaptation | {" | ".join(f"{d} devices" for d in DEVICES)} |\n|---|---|---|---|---|')
+  print(
+    f'| model | adaptation | {" | ".join(f"{d} devices" for d in DEVICES)} |\n|---|---|---|---|---|'
+  )
   for name, model in MODELS.items():
     for adaptation in ('full', 'lora'):
       cells = []
       for devices in DEVICES:
         found = shapes(model, adaptation, devices)
         seconds.append(found['seconds'])
-        gib = {policy: sum(parts.values()) / 2**30 for policy, parts in found['activations'].items()}
+        gib = {
+          policy: sum(parts.values()) / 2**30 for policy, parts in found['activations'].items()
+        }
         state = (found['total']['block'] / 2**30) - gib['block']
         cells.append(f'{state:.1f} + {gib["block"]:.1f} ({gib["dots"]:.1f})')
       print(f'| {name} | {adaptation} | {" | ".join(cells)} |', flush=True)

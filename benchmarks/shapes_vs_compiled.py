@@ -1,11 +1,15 @@
-"""The estimate of `aevo shapes` beside what XLA allots to the same training step, compiled for simulated devices and never run.
+"""The estimate of `aevo shapes` beside what XLA allots to the same training step, compiled for
+simulated devices and never run.
 
-  .venv/bin/python benchmarks/shapes_vs_compiled.py --gin_file=configs/models/nemotron3_nano_30b_a3b.gin --gin_file=configs/meshes/fsdp.gin
+  .venv/bin/python benchmarks/shapes_vs_compiled.py
+  --gin_file=configs/models/nemotron3_nano_30b_a3b.gin --gin_file=configs/meshes/fsdp.gin
 
-The step is the real one, on abstract arrays with the rules' shardings, under model.remat_policy, scanned if model.scan says so. --blocks takes the first so many of
-the pattern: without a scan every block is compiled anew.
-The JSON line that it prints belongs into benchmarks/results/shapes_vs_compiled.jsonl, from which `aevo status` knows what was compiled.
-XLA's CPU compiler turns bfloat16 products into float32 ones, so --gin.model.compute_dtype='"float32"' compares like with like.
+The step is the real one, on abstract arrays with the rules' shardings, under model.remat_policy,
+scanned if model.scan says so. --blocks takes the first so many of the pattern: without a scan every
+block is compiled anew. The JSON line that it prints belongs into
+benchmarks/results/shapes_vs_compiled.jsonl, from which `aevo status` knows what was compiled. XLA's
+CPU compiler turns bfloat16 products into float32 ones, so --gin.model.compute_dtype='"float32"'
+compares like with like.
 """
 
 import dataclasses
@@ -30,10 +34,16 @@ _ROW_LENGTH = flags.DEFINE_integer('row_length', 512, 'Tokens of a row.')
 
 def main(argv: list[str]) -> None:
   del argv
-  os.environ['XLA_FLAGS'] = ' '.join([
-      os.environ.get('XLA_FLAGS', ''), f'--xla_force_host_platform_device_count={_DEVICES.value}', '--xla_backend_optimization_level=0',
-      # By default the CPU compiler orders a program for concurrency and lets memory grow, threefold here; accelerators' compilers order it for memory.
-      '--xla_cpu_enable_concurrency_optimized_scheduler=false'])
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [
+      os.environ.get('XLA_FLAGS', ''),
+      f'--xla_force_host_platform_device_count={_DEVICES.value}',
+      '--xla_backend_optimization_level=0',
+      # By default the CPU compiler orders a program for concurrency and lets memory grow, threefold
+      # here; accelerators' compilers order it for memory.
+      '--xla_cpu_enable_concurrency_optimized_scheduler=false',
+    ]
+  )
   import jax
   import jax.numpy as jnp
 
@@ -50,41 +60,97 @@ def main(argv: list[str]) -> None:
   gin_flags.load_from_flags(layout.search_paths())
   config, recipe = resolve('model'), recipe_lib.from_gin()
   if _BLOCKS.value:
-    config = dataclasses.replace(config, pattern=config.pattern[:_BLOCKS.value])
-  recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value))
+    config = dataclasses.replace(config, pattern=config.pattern[: _BLOCKS.value])
+  recipe = dataclasses.replace(
+    recipe,
+    train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value),
+  )
   placement = placement_lib.from_gin(config, recipe)
-  estimate = footprint(config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value)
+  estimate = footprint(
+    config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value
+  )
 
   trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
   model = abstract(config)
   if recipe.adaptation.method == 'lora':
-    lora.attach(model, rank=recipe.lora.rank, alpha=recipe.lora.alpha, targets=recipe.lora.targets, seed=0, shapes=True)
+    lora.attach(
+      model,
+      rank=recipe.lora.rank,
+      alpha=recipe.lora.alpha,
+      targets=recipe.lora.targets,
+      seed=0,
+      shapes=True,
+    )
   structure = unbind(scan_layers.Scanned(model) if config.scan else model)[0]
   optimizer = transformation(recipe.optimizer)
-  state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), trained)
-  place = lambda tree, shardings: jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings)
+  state = jax.eval_shape(
+    lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), trained
+  )
+  place = lambda tree, shardings: jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    tree,
+    shardings,
+  )
   shardings = placement.state(state, trained)
   shape = (_ROWS.value, _ROW_LENGTH.value)
-  batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch())
-           for name, dtype in (('tokens', jnp.int32), ('segment_ids', jnp.int32), ('weights', jnp.float32))}
-  step = make_train_step(structure, optimizer, label_smoothing=recipe.loss.label_smoothing, ema_decay=recipe.train.ema_decay)
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch())
+    for name, dtype in (('tokens', jnp.int32), ('segment_ids', jnp.int32), ('weights', jnp.float32))
+  }
+  step = make_train_step(
+    structure,
+    optimizer,
+    label_smoothing=recipe.loss.label_smoothing,
+    ema_decay=recipe.train.ema_decay,
+  )
   started = time.perf_counter()
   with placement.use():
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(
-        place(state, shardings), place(frozen, placement.params(frozen)), batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+    compiled = (
+      jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+      .lower(
+        place(state, shardings),
+        place(frozen, placement.params(frozen)),
+        batch,
+        jax.ShapeDtypeStruct((), jnp.float32),
+      )
+      .compile()
+    )
   analysis = compiled.memory_analysis()
   held = estimate.parameters + estimate.frozen + estimate.optimizer + estimate.moving_average
   activations = estimate.activations[config.remat_policy]
   # Gradients are made and used within the step, so XLA counts them with the activations.
   temporary = estimate.gradients + sum(activations.values())
   gib = lambda size: round(size / 2**30, 3)
-  print(json.dumps({
-      'date': datetime.date.today().isoformat(), 'command': shlex.join(['python', *sys.argv]), 'gin_files': flags.FLAGS.gin_file,
-      'machine': f'{platform.machine()}, {os.cpu_count()} cores, {_DEVICES.value} simulated devices', 'pattern': config.pattern, 'mesh': dict(placement.mesh.shape), 'rows': shape, 'adaptation': recipe.adaptation.method, 'remat_policy': config.remat_policy, 'scan': config.scan, 'compute_dtype': config.compute_dtype,
-      'compile_s': round(time.perf_counter() - started, 1),
-      'held_gib': {'estimate': gib(held), 'compiled': gib(analysis.argument_size_in_bytes), 'ratio': round(held / analysis.argument_size_in_bytes, 3)},
-      'temporary_gib': {'estimate': gib(temporary), 'compiled': gib(analysis.temp_size_in_bytes), 'ratio': round(temporary / analysis.temp_size_in_bytes, 3)},
-      'parts_gib': {'gradients': gib(estimate.gradients)} | {part: gib(size) for part, size in activations.items()}}))
+  print(
+    json.dumps(
+      {
+        'date': datetime.date.today().isoformat(),
+        'command': shlex.join(['python', *sys.argv]),
+        'gin_files': flags.FLAGS.gin_file,
+        'machine': f'{platform.machine()}, {os.cpu_count()} cores, {_DEVICES.value} simulated devices',
+        'pattern': config.pattern,
+        'mesh': dict(placement.mesh.shape),
+        'rows': shape,
+        'adaptation': recipe.adaptation.method,
+        'remat_policy': config.remat_policy,
+        'scan': config.scan,
+        'compute_dtype': config.compute_dtype,
+        'compile_s': round(time.perf_counter() - started, 1),
+        'held_gib': {
+          'estimate': gib(held),
+          'compiled': gib(analysis.argument_size_in_bytes),
+          'ratio': round(held / analysis.argument_size_in_bytes, 3),
+        },
+        'temporary_gib': {
+          'estimate': gib(temporary),
+          'compiled': gib(analysis.temp_size_in_bytes),
+          'ratio': round(temporary / analysis.temp_size_in_bytes, 3),
+        },
+        'parts_gib': {'gradients': gib(estimate.gradients)}
+        | {part: gib(size) for part, size in activations.items()},
+      }
+    )
+  )
 
 
 if __name__ == '__main__':

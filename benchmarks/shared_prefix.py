@@ -1,8 +1,10 @@
-"""What it saves to take a group's prompt through the model once (`rl.shared_prefix`): log-probabilities and update of one batch of rollouts, both ways in turns in one process.
+"""What it saves to take a group's prompt through the model once (`rl.shared_prefix`):
+log-probabilities and update of one batch of rollouts, both ways in turns in one process.
 
   .venv/bin/python benchmarks/shared_prefix.py [--prompts=8] [--group_size=8] [--pairs=15]
 
-The rollouts are the base's own, of the training mixture's prompts. Prints medians in seconds, their ratio with a 95% bootstrap interval over pairs, and how far the losses are apart.
+The rollouts are the base's own, of the training mixture's prompts. Prints medians in seconds, their
+ratio with a 95% bootstrap interval over pairs, and how far the losses are apart.
 """
 
 import argparse
@@ -19,13 +21,13 @@ import numpy as np  # noqa: E402
 
 from aevo_jax import layout  # noqa: E402
 from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
+from aevo_jax.data.corpus import Corpus  # noqa: E402
 from aevo_jax.generation.engine import Engine  # noqa: E402
 from aevo_jax.generation.protocol import Sampling  # noqa: E402
 from aevo_jax.models import hf_checkpoint  # noqa: E402
 from aevo_jax.models.params import outline  # noqa: E402
 from aevo_jax.substrate import weights  # noqa: E402
 from aevo_jax.tasks.mixture import Mixture  # noqa: E402
-from aevo_jax.data.corpus import Corpus  # noqa: E402
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights  # noqa: E402
 from aevo_jax.training.optimizer import transformation  # noqa: E402
 from aevo_jax.training.recipe import Optimizer  # noqa: E402
@@ -39,28 +41,65 @@ from versus import ratio  # noqa: E402
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   for name, default in (('prompts', 8), ('group_size', 8), ('pairs', 15), ('microbatches', 4)):
     parser.add_argument(f'--{name}', type=int, default=default)
   flags = parser.parse_args()
   root = layout.root_file('substrate') / 'base'
-  config, tokenizer, chat = hf_checkpoint.read_config(root), tokenizers.load(str(root)), Corpus().chat
-  structure, params = outline(config)[0], jax.tree.map(jax.numpy.asarray, dict(weights.load(root, config)))
+  config, tokenizer, chat = (
+    hf_checkpoint.read_config(root),
+    tokenizers.load(str(root)),
+    Corpus().chat,
+  )
+  structure, params = (
+    outline(config)[0],
+    jax.tree.map(jax.numpy.asarray, dict(weights.load(root, config))),
+  )
   rollout = Rollout(prompts=flags.prompts, group_size=flags.group_size)
-  engine = Engine(structure, eos_ids=[tokenizer.token_to_id(chat.eos)], pad_id=tokenizer.token_to_id(chat.pad), slots=min(128, flags.prompts * flags.group_size))
+  engine = Engine(
+    structure,
+    eos_ids=[tokenizer.token_to_id(chat.eos)],
+    pad_id=tokenizer.token_to_id(chat.pad),
+    slots=min(128, flags.prompts * flags.group_size),
+  )
   engine.update(params, 0)
-  form = rollouts.Format(lambda text, first: tokenizer.encode(chat.prompt(text), add_special_tokens=False).ids, lambda ids: tokenizer.decode(list(ids)), (tokenizer.token_to_id(chat.eos),))
-  environment = Puzzles(items.stream(Mixture('micro'), 0, Corpus()), lambda item, action: {'verifiable': 0.0})
-  samples = rollouts.generate(engine, environment, form, range(flags.prompts), rollout, Sampling(max_new_tokens=rollout.max_new_tokens), 0)
+  form = rollouts.Format(
+    lambda text, first: tokenizer.encode(chat.prompt(text), add_special_tokens=False).ids,
+    lambda ids: tokenizer.decode(list(ids)),
+    (tokenizer.token_to_id(chat.eos),),
+  )
+  environment = Puzzles(
+    items.stream(Mixture('micro'), 0, Corpus()), lambda item, action: {'verifiable': 0.0}
+  )
+  samples = rollouts.generate(
+    engine,
+    environment,
+    form,
+    range(flags.prompts),
+    rollout,
+    Sampling(max_new_tokens=rollout.max_new_tokens),
+    0,
+  )
   arrays, settings = rollouts.arrays(samples, len(samples)), PolicyGradient()
-  arrays |= {'old_logprobs': arrays['sampler_logprobs'], 'weights': aggregation_weights(arrays['mask'], settings),
-             'advantages': (np.random.default_rng(0).normal(size=(len(samples), 1)) * arrays['mask']).astype(np.float32)}
+  arrays |= {
+    'old_logprobs': arrays['sampler_logprobs'],
+    'weights': aggregation_weights(arrays['mask'], settings),
+    'advantages': (np.random.default_rng(0).normal(size=(len(samples), 1)) * arrays['mask']).astype(
+      np.float32
+    ),
+  }
   rule = transformation(Optimizer(learning_rate=1e-6))
-  describe = jax.jit(lambda p, batch: update.describe(structure, p, {}, batch, temperature=1.0, chunk=0)[0].logprobs)
+  describe = jax.jit(
+    lambda p, batch: update.describe(structure, p, {}, batch, temperature=1.0, chunk=0)[0].logprobs
+  )
   loss = update.make_loss(structure, settings, Critic())
   sides = {}
   for name, members in (('each', 1), ('once', flags.group_size)):
-    step = jax.jit(update.make_step(loss, rule, ema_decay=0.0, microbatches=flags.microbatches, together=members))
+    step = jax.jit(
+      update.make_step(loss, rule, ema_decay=0.0, microbatches=flags.microbatches, together=members)
+    )
     sides[name] = step, TrainState.create(params, rule, 0.0)
 
   def run(name: str) -> tuple[float, float]:
@@ -68,7 +107,12 @@ def main() -> None:
     step, state = sides[name]
     started = time.perf_counter()
     batch = prefix.fold(arrays, flags.group_size) if name == 'once' else arrays
-    jax.block_until_ready(describe(state.params, {n: batch[n] for n in batch if n in ('tokens', 'segment_ids', 'mask', *prefix.PROMPTS)}))
+    jax.block_until_ready(
+      describe(
+        state.params,
+        {n: batch[n] for n in batch if n in ('tokens', 'segment_ids', 'mask', *prefix.PROMPTS)},
+      )
+    )
     found = step(state, {}, batch, np.float32(1e-6))
     jax.block_until_ready(found)
     return time.perf_counter() - started, float(found[1]['loss'])
@@ -76,9 +120,15 @@ def main() -> None:
   losses = {name: run(name)[1] for name in sides}  # compiles
   each, once = zip(*((run('each')[0], run('once')[0]) for _ in range(flags.pairs)))
   found = ratio([1 / s for s in once], [1 / s for s in each])
-  print(f'{flags.prompts} x {flags.group_size} rollouts, prompts of {np.mean([len(s.tokens) - s.mask.sum() for s in samples]):.0f} tokens and completions of '
-        f'{np.mean([s.mask.sum() for s in samples]):.0f} on average: {np.median(each):.3f} s with every prompt of its own, {np.median(once):.3f} s with shared ones, '
-        f'ratio {found["ratio"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]; losses {losses["each"]:.6f} and {losses["once"]:.6f}')
+  print(
+    f'{flags.prompts} x {flags.group_size} rollouts, prompts of '
+    f'{np.mean([len(s.tokens) - s.mask.sum() for s in samples]):.0f} tokens and '
+    'completions of '
+    f'{np.mean([s.mask.sum() for s in samples]):.0f} on average: {np.median(each):.3f} s '
+    f'with every prompt of its own, {np.median(once):.3f} s with shared ones, '
+    f'ratio {found["ratio"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]; losses '
+    f'{losses["each"]:.6f} and {losses["once"]:.6f}'
+  )
 
 
 if __name__ == '__main__':

@@ -1,9 +1,12 @@
-"""Where the time of our side of versus.py goes: each operation of a trace, and how fast its matrix products are beside those of this machine alone.
+"""Where the time of our side of versus.py goes: each operation of a trace, and how fast its matrix
+products are beside those of this machine alone.
 
   make parity                                                          once: writes the weights
-  .venv/bin/python benchmarks/time_by_operation.py sft|ragged|sampling|grpo      with nothing else running
+  .venv/bin/python benchmarks/time_by_operation.py sft|ragged|sampling|grpo      with nothing else
+  running
 
-An operation's time is summed over threads. Its kind is read from the compiled program: 'product' is a matrix product with what was fused to it.
+An operation's time is summed over threads. Its kind is read from the compiled program: 'product' is
+a matrix product with what was fused to it.
 """
 
 import argparse
@@ -16,17 +19,24 @@ import tempfile
 import time
 
 DUMP = tempfile.TemporaryDirectory()
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_dump_to={DUMP.name} --xla_dump_hlo_as_text'  # read when JAX is imported
+os.environ['XLA_FLAGS'] = (
+  # read when JAX is imported
+  f'{os.environ.get("XLA_FLAGS", "")} --xla_dump_to={DUMP.name} --xla_dump_hlo_as_text'
+)
 sys.path.insert(0, str(pathlib.Path(__file__).parent / 'peers'))
-
-import ours  # noqa: E402
-import versus  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import ours  # noqa: E402
+import versus  # noqa: E402
 from jax.profiler import ProfileData  # noqa: E402
 
-WORKLOADS = {'sft': (ours.sft, {'ragged': False}), 'ragged': (ours.sft, {'ragged': True}), 'sampling': (ours.sampling, {}), 'grpo': (ours.grpo, {})}
+WORKLOADS = {
+  'sft': (ours.sft, {'ragged': False}),
+  'ragged': (ours.sft, {'ragged': True}),
+  'sampling': (ours.sampling, {}),
+  'grpo': (ours.grpo, {}),
+}
 CALLS = 4
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)')
 _SHAPE = re.compile(r'\[([\d,]*)\]')
@@ -55,8 +65,21 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
       if operation == 'dot':
         if re.search(r'op_name="[^"]*b[kts]+q\w*,', rest):  # its einsum's letters
           attention.add(body)
-        left = [int(d) for d in _SHAPE.search(shapes[re.match(r'%([^,)\s]+)', rest)[1]])[1].split(',')]
-        total += 2 * size(shape) * jnp.prod(jnp.array([left[int(i)] for i in re.search(r'lhs_contracting_dims={([\d,]*)}', rest)[1].split(',')])).item()
+        left = [
+          int(d) for d in _SHAPE.search(shapes[re.match(r'%([^,)\s]+)', rest)[1]])[1].split(',')
+        ]
+        total += (
+          2
+          * size(shape)
+          * jnp.prod(
+            jnp.array(
+              [
+                left[int(i)]
+                for i in re.search(r'lhs_contracting_dims={([\d,]*)}', rest)[1].split(',')
+              ]
+            )
+          ).item()
+        )
     flops[body] = total
   kinds = {}
   for instructions in bodies.values():
@@ -64,7 +87,14 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
       called = re.search(r'calls=%([^,\s]+)', rest)
       done = flops.get(called[1], 0) if called else 0
       product = 'product of attention' if called and called[1] in attention else 'product'
-      kinds[name] = (product if done else 'copy' if operation in ('copy', 'transpose') or 'copy' in name or 'transpose' in name else 'other', float(done))
+      kinds[name] = (
+        product
+        if done
+        else 'copy'
+        if operation in ('copy', 'transpose') or 'copy' in name or 'transpose' in name
+        else 'other',
+        float(done),
+      )
   return kinds
 
 
@@ -81,7 +111,9 @@ def peak() -> float:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('workload', choices=WORKLOADS)
   make, asked = WORKLOADS[parser.parse_args().workload]
   versus.ENGINES['trl'].check()
@@ -96,7 +128,10 @@ def main() -> None:
         run()
       wall = (time.perf_counter() - started) / CALLS
     trace = ProfileData.from_file(str(next(pathlib.Path(scratch).rglob('*.xplane.pb'))))
-  programs = {path.name.split('.')[1]: operations(path.read_text()) for path in sorted(pathlib.Path(DUMP.name).glob('*.cpu_after_optimizations.txt'))}
+  programs = {
+    path.name.split('.')[1]: operations(path.read_text())
+    for path in sorted(pathlib.Path(DUMP.name).glob('*.cpu_after_optimizations.txt'))
+  }
   seconds, flops = collections.Counter(), collections.Counter()
   for line in (line for plane in trace.planes for line in plane.lines):
     for event in line.events:
@@ -109,10 +144,18 @@ def main() -> None:
       key = (facts['hlo_module'].removeprefix('jit_'), kind)
       seconds[key] += event.duration_ns / 1e9 / CALLS
       flops[key] += done / CALLS
-  print(f'{wall * 1e3:.0f} ms a call; products alone {peak() / 1e9:.0f} GFLOP/s\n\n| program | operations | ms of all threads | share | GFLOP/s of the call |\n|---|---|---|---|---|')
+  print(
+    (
+      f'{wall * 1e3:.0f} ms a call; products alone {peak() / 1e9:.0f} GFLOP/s\n\n| program '
+      '| operations | ms of all threads | share | GFLOP/s of the call '
+      '|\n|---|---|---|---|---|'
+    )
+  )
   whole = sum(seconds.values())
   for key, s in seconds.most_common(12):
-    print(f'| {key[0]} | {key[1]} | {s * 1e3:.1f} | {s / whole:.0%} | {flops[key] / wall / 1e9:.0f} |')
+    print(
+      f'| {key[0]} | {key[1]} | {s * 1e3:.1f} | {s / whole:.0%} | {flops[key] / wall / 1e9:.0f} |'
+    )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
-"""Handing the trainer's weights to the in-process sampler: seconds, and bytes that were copied (C12).
+"""Handing the trainer's weights to the in-process sampler: seconds, and bytes that were copied
+(C12).
 
-  .venv/bin/python benchmarks/weight_sync.py
+.venv/bin/python benchmarks/weight_sync.py
 """
 
 import time
@@ -28,8 +29,18 @@ def main() -> None:
     engine.update(fresh, version)
     seconds.append(time.perf_counter() - started)
     assert engine.generate([Request((1, 2))], Sampling(max_new_tokens=1))[0].version == version
-  copied = sum(value.nbytes for name, value in engine._params.items() if value.unsafe_buffer_pointer() != addresses[name])
-  print(f'{len(seconds)} updates of {sum(v.nbytes for v in params.values()) / 1e6:.0f} MB: median {np.median(seconds) * 1e6:.1f} us, worst {max(seconds) * 1e6:.0f} us, {copied} bytes copied')
+  copied = sum(
+    value.nbytes
+    for name, value in engine._params.items()
+    if value.unsafe_buffer_pointer() != addresses[name]
+  )
+  print(
+    (
+      f'{len(seconds)} updates of {sum(v.nbytes for v in params.values()) / 1e6:.0f} MB: '
+      f'median {np.median(seconds) * 1e6:.1f} us, worst {max(seconds) * 1e6:.0f} us, '
+      f'{copied} bytes copied'
+    )
+  )
 
 
 if __name__ == '__main__':

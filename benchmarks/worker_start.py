@@ -1,10 +1,13 @@
-"""From the start of a worker's process to its first training step: alone, as the second process of a campaign would without what campaigns share, and as a campaign starts it (C9).
+"""From the start of a worker's process to its first training step: alone, as the second process of
+a campaign would without what campaigns share, and as a campaign starts it (C9).
 
-  make smoke                                                       once: a finished campaign, and its compilation cache beside it
-  .venv/bin/python benchmarks/worker_start.py [--run=runs/smoke] [--pairs=11]
+  make smoke                                                       once: a finished campaign, and
+  its compilation cache beside it .venv/bin/python benchmarks/worker_start.py [--run=runs/smoke]
+  [--pairs=11]
 
-`cold` is a new interpreter without a compilation cache; `warm` is forked from the nursery and reads the campaign's cache, both on one thread, locked in, with the campaign's starting recipe.
-In turns; each ends with the first line of metrics.jsonl.
+`cold` is a new interpreter without a compilation cache; `warm` is forked from the nursery and reads
+the campaign's cache, both on one thread, locked in, with the campaign's starting recipe. In turns;
+each ends with the first line of metrics.jsonl.
 """
 
 import argparse
@@ -23,13 +26,18 @@ import versus
 from aevo_jax.campaign.processes import Nursery
 from aevo_jax.campaign.trial import TrialSpec
 
-COLD = 'import sys; from aevo_jax.runtime import tune_for_cpu; tune_for_cpu(); from aevo_jax.campaign.worker import main; main(sys.argv[1])'
+COLD = (
+  'import sys; from aevo_jax.runtime import tune_for_cpu; tune_for_cpu(); from '
+  'aevo_jax.campaign.worker import main; main(sys.argv[1])'
+)
 
 
 def prepare(directory: pathlib.Path, spec: TrialSpec) -> None:
   directory.mkdir()
   spec.write(directory)
-  (directory / 'substrate.fork.json').write_text(json.dumps({'schema': 1, 'digest': spec.substrate, 'store': spec.store}) + '\n')
+  (directory / 'substrate.fork.json').write_text(
+    json.dumps({'schema': 1, 'digest': spec.substrate, 'store': spec.store}) + '\n'
+  )
 
 
 def until_first_step(directory: pathlib.Path, started: float) -> float:
@@ -42,13 +50,24 @@ def until_first_step(directory: pathlib.Path, started: float) -> float:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--run', type=pathlib.Path, default=pathlib.Path('runs') / 'smoke')
   parser.add_argument('--pairs', type=int, default=11)
   arguments = parser.parse_args()
-  found = sorted(path.parent for path in arguments.run.glob('trials/*/spec.json') if not TrialSpec.read(path.parent).overlay.strip())
+  found = sorted(
+    path.parent
+    for path in arguments.run.glob('trials/*/spec.json')
+    if not TrialSpec.read(path.parent).overlay.strip()
+  )
   if not found:
-    sys.exit(f'worker_start: no trial of the starting recipe in {arguments.run}; finish a campaign there first: make smoke')
+    sys.exit(
+      (
+        f'worker_start: no trial of the starting recipe in {arguments.run}; finish a '
+        'campaign there first: make smoke'
+      )
+    )
   spec = TrialSpec.read(found[0])
   if not os.path.isdir(os.path.join(spec.cache, 'programs')):
     sys.exit(f'worker_start: {arguments.run} has left no compilation cache beside it')
@@ -60,7 +79,11 @@ def main() -> None:
     for i in range(arguments.pairs + 1):  # the first pair fills the page cache
       prepare(root / f'cold{i}', dataclasses.replace(spec, cache=''))
       started = time.perf_counter()
-      process = subprocess.Popen([sys.executable, '-c', COLD, str(root / f'cold{i}')], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+      process = subprocess.Popen(
+        [sys.executable, '-c', COLD, str(root / f'cold{i}')],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+      )
       cold.append(until_first_step(root / f'cold{i}', started))
       process.kill()
       process.wait()
@@ -71,7 +94,12 @@ def main() -> None:
       worker.kill()
     nursery.close()
   r = versus.ratio(warm[1:], cold[1:])
-  print(f'warm {np.median(warm[1:]):.2f} s, cold {np.median(cold[1:]):.2f} s, ratio of medians {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {arguments.pairs} pairs')
+  print(
+    (
+      f'warm {np.median(warm[1:]):.2f} s, cold {np.median(cold[1:]):.2f} s, ratio of '
+      f'medians {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {arguments.pairs} pairs'
+    )
+  )
 
 
 if __name__ == '__main__':

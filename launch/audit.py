@@ -24,12 +24,15 @@ def main(argv: list[str]) -> None:
   if len(argv) != 2:
     raise app.UsageError('say which run: aevo audit RUN_DIRECTORY')
   if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
-    raise app.UsageError('an audit takes its configuration from the run; leave out --gin_file and --gin_bindings')
+    raise app.UsageError(
+      'an audit takes its configuration from the run; leave out --gin_file and --gin_bindings'
+    )
   logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
   run = pathlib.Path(argv[1])
   try:
     setup.reload(run)  # not a run: said before JAX starts
     from aevo_jax.report import audit
+
     findings = []
     for finding in audit.audit(run.absolute()):
       findings.append(finding)
@@ -43,9 +46,18 @@ def main(argv: list[str]) -> None:
     sys.exit('\naudit: interrupted; nothing was changed')
   failed = sum(f.status == audit.FAILED for f in findings)
   if _JSON.value:
-    print(json.dumps({'run': str(run), 'failed': failed, 'findings': [dataclasses.asdict(f) for f in findings]}, indent=2))
+    print(
+      json.dumps(
+        {'run': str(run), 'failed': failed, 'findings': [dataclasses.asdict(f) for f in findings]},
+        indent=2,
+      )
+    )
   else:
-    print(f'{failed} of {len(findings)} checks failed' if failed else f'{len(findings)} checks, none failed')
+    print(
+      f'{failed} of {len(findings)} checks failed'
+      if failed
+      else f'{len(findings)} checks, none failed'
+    )
   sys.exit(1 if failed else 0)
 
 

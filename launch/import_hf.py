@@ -1,9 +1,11 @@
-"""Make a base from a Hugging Face checkpoint, one tensor at a time, with all that gives it back byte for byte.
+"""Make a base from a Hugging Face checkpoint, one tensor at a time, with all that gives it back
+byte for byte.
 
   aevo import_hf DIR --out=BASE
 
-DIR holds config.json and model.safetensors, or shards with model.safetensors.index.json. Weights keep their dtypes; tokenizer files and tensors that the
-forward does not use are carried along. `aevo export_hf BASE --out=DIR` is the way back. See docs/import_export.md.
+DIR holds config.json and model.safetensors, or shards with model.safetensors.index.json. Weights
+keep their dtypes; tokenizer files and tensors that the forward does not use are carried along.
+`aevo export_hf BASE --out=DIR` is the way back. See docs/import_export.md.
 """
 
 import pathlib
@@ -33,7 +35,12 @@ def main(argv: list[str]) -> None:
   except KeyboardInterrupt:
     sys.exit(f'\nimport_hf: interrupted; there is no {out}')
   extra = f' and {done.extra} tensors that the forward does not use' if done.extra else ''
-  print(f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with {", ".join(done.carried)}')
+  print(
+    (
+      f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with '
+      f'{", ".join(done.carried)}'
+    )
+  )
   if done.left:
     print(f'left behind: {", ".join(done.left)}')
 

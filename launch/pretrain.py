@@ -1,9 +1,11 @@
-"""Train a base checkpoint from procedural data: plain puzzles, the skills under them, a trace of the task's form.
+"""Train a base checkpoint from procedural data: plain puzzles, the skills under them, a trace of
+the task's form.
 
   aevo pretrain --gin_file=configs/recipes/pretrain_micro.gin --out=my_base
 
-Writes model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json and pretrain.json (command, seed, loss
-curve, accuracy per family) into --out; checkpoints and metrics into --out/run. Run again after an interrupt, it continues.
+Writes model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json
+and pretrain.json (command, seed, loss curve, accuracy per family) into --out; checkpoints and
+metrics into --out/run. Run again after an interrupt, it continues.
 """
 
 import dataclasses
@@ -28,7 +30,14 @@ from aevo_jax.training import recipe as recipe_lib
 _OUT = flags.DEFINE_string('out', None, 'Directory of the new base.', required=True)
 
 
-READ = ('optimizer', 'family_weight', 'rare_share', 'difficulty', 'answer_shown', 'answer_withheld')  # of a recipe
+READ = (
+  'optimizer',
+  'family_weight',
+  'rare_share',
+  'difficulty',
+  'answer_shown',
+  'answer_withheld',
+)  # of a recipe
 
 
 @configurable('pretrain')
@@ -38,11 +47,12 @@ class Pretrain:
 
   Attributes:
     steps: optimizer steps of `rows` packed rows of `row_length` tokens.
-    skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with their solution, a
-      steps_share of these with its intermediate results.
+    skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with
+      their solution, a steps_share of these with its intermediate results.
     given_weight: loss weight of the inputs of examples, which cannot be predicted.
     max_new_tokens: longest answer, when it is scored and in generation_config.json.
-    checkpoint_every: steps between checkpoints. eval_items: dev items in the accuracies of pretrain.json.
+    checkpoint_every: steps between checkpoints. eval_items: dev items in the accuracies of
+      pretrain.json.
   """
 
   steps: int
@@ -65,7 +75,8 @@ def main(argv: list[str]) -> None:
   del argv
   gin_flags.load_from_flags(layout.search_paths())
   # Imported here, so that a wrong flag is answered before JAX starts.
-  from aevo_jax.data import pipeline, tokenizer as tokenizers
+  from aevo_jax.data import pipeline
+  from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.decoder import create
   from aevo_jax.models.params import unbind
@@ -76,7 +87,12 @@ def main(argv: list[str]) -> None:
     settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
     for section in recipe_lib.NAMES:
       if section not in READ and (fields := bound(section)):
-        raise LoadError(f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; leave it out (of a recipe it reads {", ".join(READ)})')
+        raise LoadError(
+          (
+            f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; '
+            f'leave it out (of a recipe it reads {", ".join(READ)})'
+          )
+        )
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
   optimizer, mixture = recipe.optimizer, recipe.mixture(settings.size)
@@ -85,33 +101,83 @@ def main(argv: list[str]) -> None:
   tokenizers.save(out, config.max_position_embeddings)
   tokenizer = tokenizers.load(str(out))
   if tokenizer.get_vocab_size() != config.vocab_size:
-    raise app.UsageError(f'model.vocab_size = {config.vocab_size}, but the tokenizer has {tokenizer.get_vocab_size()} entries; bind that number')
+    raise app.UsageError(
+      (
+        f'model.vocab_size = {config.vocab_size}, but the tokenizer has '
+        f'{tokenizer.get_vocab_size()} entries; bind that number'
+      )
+    )
   structure, params = unbind(create(config, settings.seed))
   logging.info('%d parameters', sum(p.size for p in params.values()))
-  source = pipeline.PretrainSource(settings.seed, mixture, tokenizer, settings.skill_share, settings.chat_share,
-                                   settings.worked_share, settings.steps_share, settings.given_weight)
+  source = pipeline.PretrainSource(
+    settings.seed,
+    mixture,
+    tokenizer,
+    settings.skill_share,
+    settings.chat_share,
+    settings.worked_share,
+    settings.steps_share,
+    settings.given_weight,
+  )
 
   def on_step(step, scalars):
     if step % 100 == 0:
       logging.info('step %d of %d: loss %.4f', step, settings.steps, scalars['loss'])
 
   state = train_loop.train(
-      structure, params, {}, transformation(optimizer), pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
-      learning_rates=learning_rates(optimizer, settings.steps), directory=out / 'run', checkpoint_every=settings.checkpoint_every, on_step=on_step)
+    structure,
+    params,
+    {},
+    transformation(optimizer),
+    pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
+    learning_rates=learning_rates(optimizer, settings.steps),
+    directory=out / 'run',
+    checkpoint_every=settings.checkpoint_every,
+    on_step=on_step,
+  )
 
   hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params(), config)
   eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)
-  _write_json(out / hf_checkpoint.CONFIG, hf_checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad))
-  _write_json(out / 'generation_config.json', {'do_sample': False, 'eos_token_id': eos, 'pad_token_id': pad, 'max_new_tokens': settings.max_new_tokens})
-  losses = [(r['step'], r['loss']) for r in map(json.loads, (out / 'run' / 'metrics.jsonl').read_text().splitlines())]
-  _write_json(out / 'pretrain.json', {
-      'command': ' '.join(['aevo', 'pretrain', *sys.argv[1:]]), 'seed': settings.seed, 'settings': dataclasses.asdict(settings),
+  _write_json(
+    out / hf_checkpoint.CONFIG,
+    hf_checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad),
+  )
+  _write_json(
+    out / 'generation_config.json',
+    {
+      'do_sample': False,
+      'eos_token_id': eos,
+      'pad_token_id': pad,
+      'max_new_tokens': settings.max_new_tokens,
+    },
+  )
+  losses = [
+    (r['step'], r['loss'])
+    for r in map(json.loads, (out / 'run' / 'metrics.jsonl').read_text().splitlines())
+  ]
+  _write_json(
+    out / 'pretrain.json',
+    {
+      'command': ' '.join(['aevo', 'pretrain', *sys.argv[1:]]),
+      'seed': settings.seed,
+      'settings': dataclasses.asdict(settings),
       # Infinity, a limit that is none, is not JSON.
-      'model': {name: 'inf' if value == math.inf else value for name, value in dataclasses.asdict(config).items()},
-      'optimizer': dataclasses.asdict(optimizer), 'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'), 'gin_files': flags.FLAGS.gin_file,
-      'machine': f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores',
-      'tokens': settings.steps * settings.rows * settings.row_length, 'accuracy': _accuracies(structure, state.final_params(), tokenizer, settings, mixture),
-      'loss_curve': losses[::max(1, len(losses) // 200)]})
+      'model': {
+        name: 'inf' if value == math.inf else value
+        for name, value in dataclasses.asdict(config).items()
+      },
+      'optimizer': dataclasses.asdict(optimizer),
+      'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
+      'gin_files': flags.FLAGS.gin_file,
+      'machine': (
+        f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
+        f'{os.cpu_count()} cores'
+      ),
+      'tokens': settings.steps * settings.rows * settings.row_length,
+      'accuracy': _accuracies(structure, state.final_params(), tokenizer, settings, mixture),
+      'loss_curve': losses[:: max(1, len(losses) // 200)],
+    },
+  )
   print(f'base written to {out}; see {out}/pretrain.json')
 
 
@@ -120,7 +186,9 @@ def _model() -> ModelConfig:
 
 
 def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixture) -> dict:
-  """Accuracy per family on dev rules, answering in the plain form and in the task's (chat, boxed) form."""
+  """Accuracy per family on dev rules, answering in the plain form and in the task's (chat, boxed)
+  form.
+  """
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation.scoring import Scorer, summary
   from aevo_jax.generation.sampler import Sampler
@@ -128,15 +196,32 @@ def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixtu
   from aevo_jax.tasks.mixture import draw_set
 
   items = draw_set(settings.seed, 'dev', settings.eval_items, mixture)
-  chat = summary(Scorer(structure, tokenizer, items, max_new_tokens=settings.max_new_tokens)(params), 'strict')
-  sampler = Sampler(structure, eos_id=tokenizer.token_to_id(tokenizers.EOS), pad_id=tokenizer.token_to_id(tokenizers.PAD), max_new_tokens=24)
-  prompts = [tokenizer.encode(f'{tokenizers.BOS}{i.plain.removesuffix(i.answer)}', add_special_tokens=False).ids for i in items]
+  chat = summary(
+    Scorer(structure, tokenizer, items, max_new_tokens=settings.max_new_tokens)(params), 'strict'
+  )
+  sampler = Sampler(
+    structure,
+    eos_id=tokenizer.token_to_id(tokenizers.EOS),
+    pad_id=tokenizer.token_to_id(tokenizers.PAD),
+    max_new_tokens=24,
+  )
+  prompts = [
+    tokenizer.encode(
+      f'{tokenizers.BOS}{i.plain.removesuffix(i.answer)}', add_special_tokens=False
+    ).ids
+    for i in items
+  ]
   plain = {}
   for item, ids in zip(items, sampler(params, prompts)):
-    plain.setdefault(item.family, []).append(verify.strict(item.family, tokenizer.decode(ids, skip_special_tokens=False), item.answer))
-  return {'plain': {name: round(sum(v) / len(v), 4) for name, v in sorted(plain.items())},
-          'task_form': {name: v['accuracy'] for name, v in chat['by_family'].items()} | {'overall': chat['overall']['accuracy']},
-          'items': len(items)}
+    plain.setdefault(item.family, []).append(
+      verify.strict(item.family, tokenizer.decode(ids, skip_special_tokens=False), item.answer)
+    )
+  return {
+    'plain': {name: round(sum(v) / len(v), 4) for name, v in sorted(plain.items())},
+    'task_form': {name: v['accuracy'] for name, v in chat['by_family'].items()}
+    | {'overall': chat['overall']['accuracy']},
+    'items': len(items),
+  }
 
 
 def _write_json(path: pathlib.Path, value: dict) -> None:

@@ -1,6 +1,6 @@
 """Write a run's report.html and print its final table; of an unfinished run, as far as it has come.
 
-  aevo report runs/demo
+aevo report runs/demo
 """
 
 import pathlib
@@ -17,14 +17,22 @@ def main(argv: list[str]) -> None:
   if len(argv) != 2:
     raise app.UsageError('say which run: aevo report RUN_DIRECTORY')
   if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
-    raise app.UsageError('a report takes everything from the run; leave out --gin_file and --gin_bindings')
+    raise app.UsageError(
+      'a report takes everything from the run; leave out --gin_file and --gin_bindings'
+    )
   run = pathlib.Path(argv[1])
   if not (run / 'ledger.jsonl').is_file():  # said before anything heavy is imported
-    sys.exit(f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign --run={run}')
+    sys.exit(
+      (
+        f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign '
+        f'--run={run}'
+      )
+    )
   from aevo_jax.report import html
   from aevo_jax.report.final_table import final_table
   from aevo_jax.report.gains import ScoreFileError
   from aevo_jax.report.story import NoRunError, Story
+
   try:
     story = Story(run.absolute())
     path = html.write(story)

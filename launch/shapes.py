@@ -1,9 +1,12 @@
 """Say what a training run takes on each device of a mesh, from shapes alone; nothing is allocated.
 
-  aevo shapes --gin_file=configs/models/nemotron3_nano_30b_a3b.gin --gin_file=configs/meshes/fsdp.gin --devices=64
-  aevo shapes --gin_file=configs/models/nemotron_h_8b.gin --gin_file=configs/meshes/fsdp.gin --adaptation=lora --row_length=4096 --json
+  aevo shapes --gin_file=configs/models/nemotron3_nano_30b_a3b.gin
+  --gin_file=configs/meshes/fsdp.gin --devices=64 aevo shapes
+  --gin_file=configs/models/nemotron_h_8b.gin --gin_file=configs/meshes/fsdp.gin --adaptation=lora
+  --row_length=4096 --json
 
-Prints bytes per device of parameters, gradients, optimizer state (exact) and activations by remat policy (an estimate, see docs/sharding.md).
+Prints bytes per device of parameters, gradients, optimizer state (exact) and activations by remat
+policy (an estimate, see docs/sharding.md).
 """
 
 import dataclasses
@@ -17,9 +20,16 @@ from aevo_jax import layout
 from aevo_jax.config import flags as gin_flags
 
 _DEVICES = flags.DEFINE_integer('devices', 8, 'Devices of the mesh.', lower_bound=1)
-_ROWS = flags.DEFINE_integer('rows', 0, 'Rows of a batch, over all devices; 0 is one for each part into which the rules cut batches.', lower_bound=0)
+_ROWS = flags.DEFINE_integer(
+  'rows',
+  0,
+  'Rows of a batch, over all devices; 0 is one for each part into which the rules cut batches.',
+  lower_bound=0,
+)
 _ROW_LENGTH = flags.DEFINE_integer('row_length', 8192, 'Tokens of a row.', lower_bound=2)
-_ADAPTATION = flags.DEFINE_enum('adaptation', None, ['full', 'lora'], "Instead of gin's adaptation.method.")
+_ADAPTATION = flags.DEFINE_enum(
+  'adaptation', None, ['full', 'lora'], "Instead of gin's adaptation.method."
+)
 _JSON = flags.DEFINE_boolean('json', False, 'Print one JSON object of bytes instead of a table.')
 
 
@@ -29,7 +39,10 @@ def main(argv: list[str]) -> None:
   started = time.perf_counter()
   from aevo_jax.config.loading import LoadError, resolve
   from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.training.footprint import footprint  # with what it imports, registers all that gin may bind
+  from aevo_jax.training.footprint import (
+    footprint,  # with what it imports, registers all that gin may bind
+  )
+
   gin_flags.load_from_flags(layout.search_paths())
   try:
     config, recipe = resolve('model'), recipe_lib.from_gin()
@@ -44,16 +57,40 @@ def main(argv: list[str]) -> None:
     found = footprint(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
-  facts = {'devices': _DEVICES.value, 'mesh': sizes, 'rows': rows, 'row_length': _ROW_LENGTH.value, 'adaptation': recipe.adaptation.method,
-           'optimizer': recipe.optimizer.name, 'seconds': round(time.perf_counter() - started, 1)}
+  facts = {
+    'devices': _DEVICES.value,
+    'mesh': sizes,
+    'rows': rows,
+    'row_length': _ROW_LENGTH.value,
+    'adaptation': recipe.adaptation.method,
+    'optimizer': recipe.optimizer.name,
+    'seconds': round(time.perf_counter() - started, 1),
+  }
   if _JSON.value:
-    print(json.dumps(facts | dataclasses.asdict(found) | {'total': {policy: found.total(policy) for policy in found.activations}}, indent=1))
+    print(
+      json.dumps(
+        facts
+        | dataclasses.asdict(found)
+        | {'total': {policy: found.total(policy) for policy in found.activations}},
+        indent=1,
+      )
+    )
     return
-  print(f'{found.count / 1e9:.2f} billion parameters on {_DEVICES.value} devices {sizes}, {rows} rows of {_ROW_LENGTH.value} tokens, {recipe.adaptation.method}, '
-        f'{recipe.optimizer.name}\nGiB per device:')
+  print(
+    f'{found.count / 1e9:.2f} billion parameters on {_DEVICES.value} devices {sizes}, '
+    f'{rows} rows of {_ROW_LENGTH.value} tokens, {recipe.adaptation.method}, '
+    f'{recipe.optimizer.name}\nGiB per device:'
+  )
   line = lambda name, size: print(f'  {name:<44}{size / 2**30:>10.3f}')
   for name in ('parameters', 'frozen', 'gradients', 'optimizer', 'moving_average'):
-    line({'parameters': 'trained parameters', 'frozen': 'frozen parameters', 'moving_average': 'moving average'}.get(name, name), getattr(found, name))
+    line(
+      {
+        'parameters': 'trained parameters',
+        'frozen': 'frozen parameters',
+        'moving_average': 'moving average',
+      }.get(name, name),
+      getattr(found, name),
+    )
   for policy, parts in found.activations.items():
     line(f'activations, remat {policy!r}', sum(parts.values()))
     for part, size in parts.items():

@@ -1,10 +1,13 @@
-"""Simulate campaigns on a response surface instead of training: power, false alarms, gains and regret of agents and verdicts.
+"""Simulate campaigns on a response surface instead of training: power, false alarms, gains and
+regret of agents and verdicts.
 
-  aevo simulate --campaigns=200 --agents=statistical,random                             the demo's constitution, nothing planted
-  aevo simulate --campaigns=2000 --agents=none --plant=reversal                         verdicts alone, on random designs: thousands a minute
-  aevo simulate --gin_file=configs/campaigns/nemotron3_nano_30b.gin --gin.simulation.surface='"rugged"' --json
+  aevo simulate --campaigns=200 --agents=statistical,random                             the demo's
+  constitution, nothing planted aevo simulate --campaigns=2000 --agents=none --plant=reversal
+  verdicts alone, on random designs: thousands a minute aevo simulate
+    --gin_file=configs/campaigns/nemotron3_nano_30b.gin --gin.simulation.surface='"rugged"' --json
 
-Campaigns go through the agents, releases, evidence and verdicts of a real one; docs/simulate.md says what the surface and the plant are. Settings: gin's section `simulation`.
+Campaigns go through the agents, releases, evidence and verdicts of a real one; docs/simulate.md
+says what the surface and the plant are. Settings: gin's section `simulation`.
 """
 
 import json
@@ -17,9 +20,23 @@ from aevo_jax.config import flags as gin_flags
 from aevo_jax.runtime import single_threaded_blas
 
 _CAMPAIGNS = flags.DEFINE_integer('campaigns', 100, 'Campaigns of each agent.', lower_bound=1)
-_AGENTS = flags.DEFINE_list('agents', ['statistical'], "Agents, by their names in campaign.agent; 'none' draws designs at random and judges them.")
-_PLANT = flags.DEFINE_enum('plant', 'none', ['none', 'shortcut', 'reversal'], 'A decoupling: from some round on an axis moves a family on dev and not, or inversely, on external.')
-_PROCESSES = flags.DEFINE_integer('processes', 1, 'Processes that play campaigns at once.', lower_bound=1)
+_AGENTS = flags.DEFINE_list(
+  'agents',
+  ['statistical'],
+  "Agents, by their names in campaign.agent; 'none' draws designs at random and judges them.",
+)
+_PLANT = flags.DEFINE_enum(
+  'plant',
+  'none',
+  ['none', 'shortcut', 'reversal'],
+  (
+    'A decoupling: from some round on an axis moves a family on dev and not, or inversely, '
+    'on external.'
+  ),
+)
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 1, 'Processes that play campaigns at once.', lower_bound=1
+)
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON, with every campaign.')
 
 
@@ -40,24 +57,57 @@ def main(argv: list[str]) -> None:
   from aevo_jax.tasks.mixture import FAMILIES
   from aevo_jax.tasks.own_data import TaskFileError
   from aevo_jax.tasks.verify import UnknownVerifierError
+
   for agent in _AGENTS.value:
     if agent not in (*AGENTS, study.NO_AGENT):
       sys.exit(f'simulate: no agent {agent!r}' + suggestion(agent, [*AGENTS, study.NO_AGENT]))
-  gin_flags.load_from_flags(layout.search_paths(), first=[str(layout.root_file('constitution.gin'))])
+  gin_flags.load_from_flags(
+    layout.search_paths(), first=[str(layout.root_file('constitution.gin'))]
+  )
   try:
     constitution, settings = constitution_lib.from_gin(), resolve('simulation')
     own = own_tasks(constitution, setup.tasks_path(constitution.tasks.path))
     families = tuple(sorted({item.family for item in own.items})) if own else tuple(FAMILIES)
-    scenario = Scenario(constitution, settings, (layout.root_file('substrate') / 'recipe.gin').read_text(), families, _PLANT.value)
+    scenario = Scenario(
+      constitution,
+      settings,
+      (layout.root_file('substrate') / 'recipe.gin').read_text(),
+      families,
+      _PLANT.value,
+    )
     found = study.outcomes(scenario, _AGENTS.value, _CAMPAIGNS.value, _PROCESSES.value)
-  except (LoadError, SearchSpaceError, TaskFileError, UnknownVerifierError, MissingOptunaError, layout.LayoutError, OSError, ValueError) as error:
+  except (
+    LoadError,
+    SearchSpaceError,
+    TaskFileError,
+    UnknownVerifierError,
+    MissingOptunaError,
+    layout.LayoutError,
+    OSError,
+    ValueError,
+  ) as error:
     sys.exit(f'simulate: {error}')
-  summaries = {agent: study.summary(outcomes, seconds) for agent, (outcomes, seconds) in found.items()}
+  summaries = {
+    agent: study.summary(outcomes, seconds) for agent, (outcomes, seconds) in found.items()
+  }
   if _JSON.value:
-    print(json.dumps({agent: summaries[agent] | {'outcomes': study.as_json(outcomes)} for agent, (outcomes, _) in found.items()}, indent=1))
+    print(
+      json.dumps(
+        {
+          agent: summaries[agent] | {'outcomes': study.as_json(outcomes)}
+          for agent, (outcomes, _) in found.items()
+        },
+        indent=1,
+      )
+    )
     return
   budget = constitution.budget
-  print(f'{_CAMPAIGNS.value} campaigns of {budget.rounds} rounds x {budget.workers} workers, surface {settings.surface!r}, {len(families)} families, plant {_PLANT.value!r}')
+  print(
+    (
+      f'{_CAMPAIGNS.value} campaigns of {budget.rounds} rounds x {budget.workers} workers, '
+      f'surface {settings.surface!r}, {len(families)} families, plant {_PLANT.value!r}'
+    )
+  )
   for agent, summary in summaries.items():
     print(f'{agent}:')
     print('\n'.join(f'  {line}' for line in study.lines(summary)))

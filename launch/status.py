@@ -1,7 +1,8 @@
 """Say what has run: adds finished runs to docs/ran.jsonl and writes docs/status.md from it.
 
-  aevo status                      rewrite docs/status.md
-  aevo status --add=runs/demo      first record that a run finished, with its date, command, machine and outcome; also one of `aevo train`
+aevo status                      rewrite docs/status.md
+aevo status --add=runs/demo      first record that a run finished, with its date, command, machine
+and outcome; also one of `aevo train`
 """
 
 import datetime
@@ -24,24 +25,32 @@ _ADD = flags.DEFINE_multi_string('add', [], 'A finished run directory to record.
 
 # What a user could choose. Whatever no log line names is listed as never ran.
 CHOICES = {
-    'campaign configs': 'configs/campaigns',
-    'model presets': 'configs/models',
-    'recipes': 'configs/recipes',
-    'algorithms': 'configs/algorithms',
-    'meshes': 'configs/meshes',
-    'engine presets': 'configs/engines',
+  'campaign configs': 'configs/campaigns',
+  'model presets': 'configs/models',
+  'recipes': 'configs/recipes',
+  'algorithms': 'configs/algorithms',
+  'meshes': 'configs/meshes',
+  'engine presets': 'configs/engines',
 }
-ENGINES = {'jax': 'in-process sampler', 'vllm': 'vllm'}  # by evaluation.engine; the sampler also where an older log line is silent
-RENAMED = {'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'}  # what older log lines call it
-ROLLOUTS = {'jax': 'rollouts in process', 'vllm': 'rollouts from vllm'}  # by rollout.engine; in process also where a log line of reinforcement learning is silent
+ENGINES = {
+  'jax': 'in-process sampler',
+  'vllm': 'vllm',
+}  # by evaluation.engine; the sampler also where an older log line is silent
+RENAMED = {
+  'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'
+}  # what older log lines call it
+ROLLOUTS = {
+  'jax': 'rollouts in process',
+  'vllm': 'rollouts from vllm',
+}  # by rollout.engine; in process also where a log line of reinforcement learning is silent
 NAMED = {
-    'executors': ('local processes',),
-    'engines': (*ENGINES.values(), *ROLLOUTS.values()),
-    'weight carriers': tuple(f'carrier {name}' for name in CARRIERS),
-    'meta agents': tuple(AGENTS),
-    'arbiters': ('local', 'manual'),
-    'puzzle sizes': ('micro', 'standard'),
-    'sandbox': ('locked', 'open'),
+  'executors': ('local processes',),
+  'engines': (*ENGINES.values(), *ROLLOUTS.values()),
+  'weight carriers': tuple(f'carrier {name}' for name in CARRIERS),
+  'meta agents': tuple(AGENTS),
+  'arbiters': ('local', 'manual'),
+  'puzzle sizes': ('micro', 'standard'),
+  'sandbox': ('locked', 'open'),
 }
 
 
@@ -49,7 +58,9 @@ def entry(run: pathlib.Path) -> dict:
   """One log line of a finished campaign, or of a finished run of `aevo train`."""
   if not (run / 'ledger.jsonl').exists():
     if not (run / 'command.json').exists():
-      raise app.UsageError(f'{run} is neither a campaign nor a finished run of aevo train (it has no command.json)')
+      raise app.UsageError(
+        f'{run} is neither a campaign nor a finished run of aevo train (it has no command.json)'
+      )
     return json.loads((run / 'command.json').read_text())
   records = read(run / 'ledger.jsonl', strict=True)
   state = fold(records)
@@ -58,11 +69,19 @@ def entry(run: pathlib.Path) -> dict:
   command = json.loads((run / 'command.json').read_text())
   clock = wall_clock(records)
   return {
-      'date': datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC).strftime('%Y-%m-%d'), 'command': command['command'],
-      'machine': f'{state.started["machine"]}, {os.cpu_count()} cores',
-      'campaign': command['gin_files'], 'agent': state.started['settings']['agent'], 'arbiter': state.started['settings'].get('arbiter', 'local'), 'size': command['size'],
-      'sandbox': 'locked' if state.started['locked'] else 'open', 'trials': len(state.trials), 'engine': ENGINES[constitution.read(run / 'constitution.gin').evaluation.engine], 'wall_s': round(clock['wall']),
-      'constitution': state.started['constitution'][:12]}
+    'date': datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC).strftime('%Y-%m-%d'),
+    'command': command['command'],
+    'machine': f'{state.started["machine"]}, {os.cpu_count()} cores',
+    'campaign': command['gin_files'],
+    'agent': state.started['settings']['agent'],
+    'arbiter': state.started['settings'].get('arbiter', 'local'),
+    'size': command['size'],
+    'sandbox': 'locked' if state.started['locked'] else 'open',
+    'trials': len(state.trials),
+    'engine': ENGINES[constitution.read(run / 'constitution.gin').evaluation.engine],
+    'wall_s': round(clock['wall']),
+    'constitution': state.started['constitution'][:12],
+  }
 
 
 def with_includes(root: pathlib.Path, names: list[str]) -> set[str]:
@@ -72,28 +91,84 @@ def with_includes(root: pathlib.Path, names: list[str]) -> set[str]:
     name = RENAMED.get(name := left.pop(), name)
     if name not in found:
       found.add(name)
-      left += re.findall(r"^include '([^']+)'", (root / name).read_text(), re.MULTILINE) if (root / name).exists() else []
+      left += (
+        re.findall(r"^include '([^']+)'", (root / name).read_text(), re.MULTILINE)
+        if (root / name).exists()
+        else []
+      )
   return found
 
 
 def status(root: pathlib.Path, lines: list[dict]) -> str:
   """docs/status.md."""
-  out = ['# What has run', '', 'Generated by `aevo status` from `docs/ran.jsonl`, `substrate/base/pretrain.json`, `benchmarks/results/shapes_vs_compiled.jsonl` and `vllm_sync.json`. A choice without a log line is '
-         'listed as *never ran*; *compiled* is a training step that was compiled and not run.']
+  out = [
+    '# What has run',
+    '',
+    'Generated by `aevo status` from `docs/ran.jsonl`, `substrate/base/pretrain.json`, '
+    '`benchmarks/results/shapes_vs_compiled.jsonl` and `vllm_sync.json`. A choice '
+    'without a log line is '
+    'listed as *never ran*; *compiled* is a training step that was compiled and not run.',
+  ]
   for title, folder in CHOICES.items():
-    out += ['', f'## {title}', '', '| choice | status | date | command | machine |', '|---|---|---|---|---|']
-    out += [row(str(path.relative_to(root)), [line for line in lines if str(path.relative_to(root)) in with_includes(root, line['campaign'])]) for path in sorted((root / folder).glob('*.gin'))]
+    out += [
+      '',
+      f'## {title}',
+      '',
+      '| choice | status | date | command | machine |',
+      '|---|---|---|---|---|',
+    ]
+    out += [
+      row(
+        str(path.relative_to(root)),
+        [
+          line
+          for line in lines
+          if str(path.relative_to(root)) in with_includes(root, line['campaign'])
+        ],
+      )
+      for path in sorted((root / folder).glob('*.gin'))
+    ]
   for title, names in NAMED.items():
-    out += ['', f'## {title}', '', '| choice | status | date | command | machine |', '|---|---|---|---|---|']
-    out += [row(name, [line for line in lines if name in (line.get('agent'), line.get('size'), line.get('sandbox'), line.get('arbiter', 'local' if 'trials' in line else None), line.get('carrier'),
-                                                          rollouts(line)) or
-                       ('trials' in line and name in ('local processes', line.get('engine', 'in-process sampler')))]) for name in names]
+    out += [
+      '',
+      f'## {title}',
+      '',
+      '| choice | status | date | command | machine |',
+      '|---|---|---|---|---|',
+    ]
+    out += [
+      row(
+        name,
+        [
+          line
+          for line in lines
+          if name
+          in (
+            line.get('agent'),
+            line.get('size'),
+            line.get('sandbox'),
+            line.get('arbiter', 'local' if 'trials' in line else None),
+            line.get('carrier'),
+            rollouts(line),
+          )
+          or (
+            'trials' in line
+            and name in ('local processes', line.get('engine', 'in-process sampler'))
+          )
+        ],
+      )
+      for name in names
+    ]
   return '\n'.join(out) + '\n'
 
 
 def rollouts(line: dict) -> str | None:
   """What drew the rollouts of a run of `aevo train`; None where it drew none."""
-  return ROLLOUTS[line.get('rollouts', 'jax')] if 'trials' not in line and any('configs/algorithms/' in name for name in line['campaign']) else None
+  return (
+    ROLLOUTS[line.get('rollouts', 'jax')]
+    if 'trials' not in line and any('configs/algorithms/' in name for name in line['campaign'])
+    else None
+  )
 
 
 def row(name: str, lines: list[dict]) -> str:
@@ -101,7 +176,10 @@ def row(name: str, lines: list[dict]) -> str:
   if not lines:
     return f'| {name} | *never ran* | | | |'
   last = ([line for line in lines if 'compiled' not in line] or lines)[-1]
-  return f'| {name} | *{"compiled" if last.get("compiled") else "ran"}* | {last["date"]} | `{last["command"]}` | {last["machine"]} |'
+  return (
+    f'| {name} | *{"compiled" if last.get("compiled") else "ran"}* | {last["date"]} | '
+    f'`{last["command"]}` | {last["machine"]} |'
+  )
 
 
 def main(argv: list[str]) -> None:
@@ -118,13 +196,31 @@ def main(argv: list[str]) -> None:
   pretrained = root / 'substrate' / 'base' / 'pretrain.json'
   facts = json.loads(pretrained.read_text()) if pretrained.exists() else None
   if facts:
-    lines.append({'date': facts['date'], 'command': facts['command'], 'machine': facts['machine'], 'campaign': facts['gin_files'], 'size': facts['settings']['size']})
+    lines.append(
+      {
+        'date': facts['date'],
+        'command': facts['command'],
+        'machine': facts['machine'],
+        'campaign': facts['gin_files'],
+        'size': facts['settings']['size'],
+      }
+    )
   compiled = root / 'benchmarks' / 'results' / 'shapes_vs_compiled.jsonl'
   for fields in map(json.loads, compiled.read_text().splitlines() if compiled.exists() else []):
-    lines.append({name: fields[name] for name in ('date', 'command', 'machine')} | {'campaign': fields['gin_files'], 'compiled': True})
+    lines.append(
+      {name: fields[name] for name in ('date', 'command', 'machine')}
+      | {'campaign': fields['gin_files'], 'compiled': True}
+    )
   synced = root / 'benchmarks' / 'results' / 'vllm_sync.json'
   for fields in json.loads(synced.read_text()) if synced.exists() else []:
-    lines.append({name: fields['facts'][name] for name in ('date', 'machine')} | {'command': f'benchmarks/vllm_sync.py run --only={fields["carrier"]}', 'campaign': [], 'carrier': f'carrier {fields["carrier"]}'})
+    lines.append(
+      {name: fields['facts'][name] for name in ('date', 'machine')}
+      | {
+        'command': f'benchmarks/vllm_sync.py run --only={fields["carrier"]}',
+        'campaign': [],
+        'carrier': f'carrier {fields["carrier"]}',
+      }
+    )
   (root / 'docs' / 'status.md').write_text(status(root, lines))
   print(f'wrote {root / "docs" / "status.md"} from {len(lines)} log lines')
 

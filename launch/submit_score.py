@@ -1,9 +1,12 @@
-"""Hand in the score that somebody else gave a submission of a campaign with campaign.arbiter = 'manual'.
+"""Hand in the score that somebody else gave a submission of a campaign with campaign.arbiter =
+'manual'.
 
   aevo submit_score runs/mine r1w3 0.84 --note='public leaderboard'
-  aevo campaign --resume=runs/mine                                  once all scores of the round are in
+  aevo campaign --resume=runs/mine                                  once all scores of the round are
+  in
 
-A score is a fraction between 0 and 1, and is given once. What lies in submissions/TRIAL must still be what was exported.
+A score is a fraction between 0 and 1, and is given once. What lies in submissions/TRIAL must still
+be what was exported.
 """
 
 import pathlib
@@ -16,7 +19,9 @@ from aevo_jax.campaign import setup
 from aevo_jax.ledger.records import LedgerError
 
 _NOTE = flags.DEFINE_string('note', '', 'Where the score comes from; kept in the ledger.')
-_DIGEST = flags.DEFINE_string('digest', '', "Digest of what was scored, as the submission's README.txt names it.")
+_DIGEST = flags.DEFINE_string(
+  'digest', '', "Digest of what was scored, as the submission's README.txt names it."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -28,6 +33,7 @@ def main(argv: list[str]) -> None:
   except ValueError:
     raise app.UsageError(f'a score is a number between 0 and 1, got {argv[3]!r}') from None
   from aevo_jax.campaign import manual_arbiter
+
   try:
     setup.reload(run)
     print(manual_arbiter.submit(run, trial, score, _NOTE.value, _DIGEST.value))

@@ -1,8 +1,10 @@
-"""Build, pin or verify a substrate: digests of base checkpoint, code tree and default recipe in its manifest.json.
+"""Build, pin or verify a substrate: digests of base checkpoint, code tree and default recipe in its
+manifest.json.
 
   aevo substrate verify                                        what differs from the manifest
-  aevo substrate pin                                           after a review: write the digests of what lies here now
-  aevo substrate build --from_hf=DIRECTORY --out=my_substrate  a substrate of an imported checkpoint, checked and pinned
+  aevo substrate pin                                           after a review: write the digests of
+  what lies here now aevo substrate build --from_hf=DIRECTORY --out=my_substrate  a substrate of an
+  imported checkpoint, checked and pinned
 
 `verify` and `pin` take --substrate=DIRECTORY for one of your own; so does `aevo campaign`.
 """
@@ -15,8 +17,17 @@ from absl import app, flags, logging
 from aevo_jax import faults, layout
 from aevo_jax.substrate import build, manifest
 
-_SUBSTRATE = flags.DEFINE_string('substrate', None, "Folder of the substrate to pin or verify; the project's if not given.")
-_FROM_HF = flags.DEFINE_string('from_hf', None, 'With build: directory with config.json, model.safetensors, tokenizer.json and tokenizer_config.json; or a base made by aevo import_hf.')
+_SUBSTRATE = flags.DEFINE_string(
+  'substrate', None, "Folder of the substrate to pin or verify; the project's if not given."
+)
+_FROM_HF = flags.DEFINE_string(
+  'from_hf',
+  None,
+  (
+    'With build: directory with config.json, model.safetensors, tokenizer.json and '
+    'tokenizer_config.json; or a base made by aevo import_hf.'
+  ),
+)
 _OUT = flags.DEFINE_string('out', None, 'With build: the new substrate.')
 
 PACKAGE_ROOT = pathlib.Path(layout.__file__).resolve().parent.parent
@@ -24,9 +35,18 @@ PACKAGE_ROOT = pathlib.Path(layout.__file__).resolve().parent.parent
 
 def main(argv: list[str]) -> None:
   if argv[1:] not in (['pin'], ['verify'], ['build']):
-    raise app.UsageError('say `aevo substrate verify`, `aevo substrate pin` or `aevo substrate build`')
-  if (argv[1] == 'build') != (_FROM_HF.value is not None and _OUT.value is not None) or (argv[1] == 'build' and _SUBSTRATE.value is not None):
-    raise app.UsageError('`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other two --substrate=DIRECTORY')
+    raise app.UsageError(
+      'say `aevo substrate verify`, `aevo substrate pin` or `aevo substrate build`'
+    )
+  if (argv[1] == 'build') != (_FROM_HF.value is not None and _OUT.value is not None) or (
+    argv[1] == 'build' and _SUBSTRATE.value is not None
+  ):
+    raise app.UsageError(
+      (
+        '`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other '
+        'two --substrate=DIRECTORY'
+      )
+    )
   logging.set_verbosity(logging.WARNING)
   root = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else layout.root_file('substrate')
   try:
@@ -46,12 +66,24 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
   from aevo_jax.substrate import from_hf
 
   try:
-    identity, unused = from_hf.write(source, out, recipe=layout.root_file('substrate') / build.RECIPE, package_root=PACKAGE_ROOT)
+    identity, unused = from_hf.write(
+      source, out, recipe=layout.root_file('substrate') / build.RECIPE, package_root=PACKAGE_ROOT
+    )
   except (ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'substrate: {error}')
   if unused:
-    print(f'left behind, since the model does not use them: {", ".join(unused[:3])}{", ..." if len(unused) > 3 else ""} ({len(unused)} in all)')
-  print(f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign --substrate={out} ...')
+    print(
+      (
+        'left behind, since the model does not use them: '
+        f'{", ".join(unused[:3])}{", ..." if len(unused) > 3 else ""} ({len(unused)} in all)'
+      )
+    )
+  print(
+    (
+      f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign '
+      f'--substrate={out} ...'
+    )
+  )
 
 
 def measure(action: str, root: pathlib.Path) -> None:
@@ -65,7 +97,11 @@ def measure(action: str, root: pathlib.Path) -> None:
     return
   differences = manifest.check(manifest.read(path), measured)
   if differences:
-    sys.exit('differs from the manifest:\n  ' + '\n  '.join(differences) + f'\nReview, then: aevo substrate pin{flag}')
+    sys.exit(
+      'differs from the manifest:\n  '
+      + '\n  '.join(differences)
+      + f'\nReview, then: aevo substrate pin{flag}'
+    )
   print(f'substrate {build.identity(measured)} is the one that was pinned')
 
 

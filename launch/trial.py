@@ -1,7 +1,8 @@
 """One trial of a run: what it was; with --rerun, the same trial again in the foreground.
 
   aevo trial runs/demo r2w5             recipe, changes, scores, cost, failures
-  aevo trial runs/demo r2w5 --rerun     again, as confined as then; exit status 1 unless the candidate is the sealed one bit for bit
+  aevo trial runs/demo r2w5 --rerun     again, as confined as then; exit status 1 unless the
+  candidate is the sealed one bit for bit
 
 A trial's input is fixed by its run, so gin has no say here; to try another recipe use `aevo train`.
 """
@@ -30,8 +31,12 @@ from aevo_jax.ledger.records import LedgerError, Record
 from aevo_jax.report.progress import score_text
 from aevo_jax.substrate.store import Store
 
-_RERUN = flags.DEFINE_bool('rerun', False, 'Run the trial again and compare its candidate with the sealed one.')
-_OUT = flags.DEFINE_string('out', None, 'With --rerun: a new directory for its files, which are otherwise deleted.')
+_RERUN = flags.DEFINE_bool(
+  'rerun', False, 'Run the trial again and compare its candidate with the sealed one.'
+)
+_OUT = flags.DEFINE_string(
+  'out', None, 'With --rerun: a new directory for its files, which are otherwise deleted.'
+)
 
 POLL_SECONDS = 0.2
 
@@ -40,7 +45,9 @@ def main(argv: list[str]) -> None:
   if len(argv) != 3:
     raise app.UsageError('say which trial of which run: aevo trial RUN_DIRECTORY r2w5')
   if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
-    raise app.UsageError("a trial's input is fixed by its run; to try another recipe: aevo train --gin_bindings=...")
+    raise app.UsageError(
+      "a trial's input is fixed by its run; to try another recipe: aevo train --gin_bindings=..."
+    )
   if _OUT.value is not None and not _RERUN.value:
     raise app.UsageError('--out is for the files of --rerun')
   logging.set_verbosity(logging.WARNING)
@@ -70,49 +77,88 @@ def main(argv: list[str]) -> None:
     sys.exit('\ntrial: interrupted; the run itself was not touched')
 
 
-def describe(trial: TrialState, state: CampaignState, records: list[Record], default_recipe: str) -> str:
+def describe(
+  trial: TrialState, state: CampaignState, records: list[Record], default_recipe: str
+) -> str:
   """What the ledger knows of a trial."""
   mine = [r for r in records if r.payload.get('trial') == trial.trial]
-  where = 'final retraining' if trial.round == decisions.FINAL else f'round {trial.round}, worker {trial.worker}'
-  lines = [f'{trial.trial}: {where}, axis {trial.axis}, seed {trial.seed}', f'status     {trial.status}' + (f' ({trial.cause})' if trial.cause else '')]
+  where = (
+    'final retraining'
+    if trial.round == decisions.FINAL
+    else f'round {trial.round}, worker {trial.worker}'
+  )
+  lines = [
+    f'{trial.trial}: {where}, axis {trial.axis}, seed {trial.seed}',
+    f'status     {trial.status}' + (f' ({trial.cause})' if trial.cause else ''),
+  ]
   policy = state.policies.get(trial.round)
   if policy is not None:
     assignment = policy['policy']['assignments'][trial.worker]
     lines.append(f'why        {assignment["reason"]}')
-    lines.append('changes    ' + (', '.join(f'{k} = {v!r}' for k, v in sorted(assignment['changes'].items())) or 'none: the standing recipe unchanged'))
+    lines.append(
+      'changes    '
+      + (
+        ', '.join(f'{k} = {v!r}' for k, v in sorted(assignment['changes'].items()))
+        or 'none: the standing recipe unchanged'
+      )
+    )
   lines += _scores(trial, state)
   if trial.status == 'sealed':
     claim = trial.claim
-    lines.append(f'cost       {claim["tokens"]:,} tokens, {claim["steps"]} steps, {claim["flops"]:.3g} FLOPs, '
-                 + ', '.join(f'{phase} {seconds:.1f} s' for phase, seconds in claim['seconds'].items()))
+    lines.append(
+      f'cost       {claim["tokens"]:,} tokens, {claim["steps"]} steps, {claim["flops"]:.3g} FLOPs, '
+      + ', '.join(f'{phase} {seconds:.1f} s' for phase, seconds in claim['seconds'].items())
+    )
     lines.append(f'candidate  {trial.candidate}')
   attempts = sum(r.kind == 'trial_started' for r in mine)
   lines.append(f'attempts   {attempts}')
-  lines += [f'           failed ({r.payload["cause"]}): {(r.payload.get("message", "").strip().splitlines() or [""])[-1]}' for r in mine if r.kind == 'trial_failed']
+  lines += [
+    (
+      f'           failed ({r.payload["cause"]}): '
+      f'{(r.payload.get("message", "").strip().splitlines() or [""])[-1]}'
+    )
+    for r in mine
+    if r.kind == 'trial_failed'
+  ]
   overlay = {b.selector for b in parse_statements(trial.overlay)} if trial.recipe else set()
   lines.append('recipe')
   merged = {b.selector: b.value for b in parse_statements(default_recipe)}
   merged |= {b.selector: b.value for b in parse_statements(trial.overlay)} if trial.recipe else {}
-  lines += [f'  {"*" if selector in overlay else " "} {selector} = {value!r}' for selector, value in sorted(merged.items())]
-  return '\n'.join(lines + (['  (* differs from the substrate\'s default recipe)'] if overlay else []))
+  lines += [
+    f'  {"*" if selector in overlay else " "} {selector} = {value!r}'
+    for selector, value in sorted(merged.items())
+  ]
+  return '\n'.join(
+    lines + (["  (* differs from the substrate's default recipe)"] if overlay else [])
+  )
 
 
 def _scores(trial: TrialState, state: CampaignState) -> list[str]:
   lines = []
   if trial.dev is not None:
     lines.append(f'dev        {score_text(trial.dev)} of {trial.dev["overall"]["total"]} items')
-    lines += [f'           {family:<24} {p["accuracy"]:.3f} [{p["low"]:.3f}, {p["high"]:.3f}]' for family, p in trial.dev['by_family'].items()]
+    lines += [
+      f'           {family:<24} {p["accuracy"]:.3f} [{p["low"]:.3f}, {p["high"]:.3f}]'
+      for family, p in trial.dev['by_family'].items()
+    ]
   if trial.released is not None:
     lines.append(f'external   {trial.released:.2f} (released)')
   rank = state.ranks.get(trial.round, {}).get(trial.trial)
   if rank is not None:
-    lines.append(f'rank       {len(state.ranks[trial.round]) - rank} of {len(state.ranks[trial.round])} by external score in its round')
+    lines.append(
+      (
+        f'rank       {len(state.ranks[trial.round]) - rank} of '
+        f'{len(state.ranks[trial.round])} by external score in its round'
+      )
+    )
   if state.final is not None and trial.trial in state.final['scores']:
     lines.append(f'final      {score_text(state.final["scores"][trial.trial])}')
   return lines
 
 
-def rerun(trial: TrialState, state: CampaignState, inputs: setup.Inputs, directory: pathlib.Path) -> int:
+def rerun(
+  trial: TrialState, state: CampaignState, inputs: setup.Inputs, directory: pathlib.Path
+) -> int:
   """Runs the trial again in `directory`; 0 if it ended as it did in the run, 1 if not."""
   started = state.started
   if not trial.recipe:
@@ -121,8 +167,17 @@ def rerun(trial: TrialState, state: CampaignState, inputs: setup.Inputs, directo
   if started['locked'] and not usable:
     sys.exit(f'trial: the run confined its workers, and here that is not possible: {reason}')
   Store(inputs.store).verify(inputs.substrate_object)
-  spec = decisions.trial_spec(trial, inputs.constitution, recipe=inputs.recipe, store=inputs.store, substrate=inputs.substrate_object,
-                              base_digest=inputs.base_digest, threads=started['settings']['threads'], cache=inputs.cache, locked=started['locked'])
+  spec = decisions.trial_spec(
+    trial,
+    inputs.constitution,
+    recipe=inputs.recipe,
+    store=inputs.store,
+    substrate=inputs.substrate_object,
+    base_digest=inputs.base_digest,
+    threads=started['settings']['threads'],
+    cache=inputs.cache,
+    locked=started['locked'],
+  )
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   spec.write(directory)
   Store(inputs.store).fork(inputs.substrate_object, directory)
@@ -135,10 +190,16 @@ def rerun(trial: TrialState, state: CampaignState, inputs: setup.Inputs, directo
   if worker.timed_out:
     outcome, cause = 'failed', 'deadline'
   elif status != 0 or not (directory / RESULT).exists():
-    sys.exit(f'trial: the worker ended with status {status}; end of its log:\n' + (directory / 'log.txt').read_text(errors='replace')[-2000:])
+    sys.exit(
+      f'trial: the worker ended with status {status}; end of its log:\n'
+      + (directory / 'log.txt').read_text(errors='replace')[-2000:]
+    )
   else:
     claim = json.loads((directory / RESULT).read_text())
-    outcome, cause = {'trained': 'sealed'}.get(claim['status'], claim['status']), claim.get('message' if claim['status'] == 'refused' else 'cause', '')
+    outcome, cause = (
+      {'trained': 'sealed'}.get(claim['status'], claim['status']),
+      claim.get('message' if claim['status'] == 'refused' else 'cause', ''),
+    )
   return _compare(trial, outcome, cause, directory)
 
 
@@ -149,7 +210,13 @@ def _watch(worker: Worker, directory: pathlib.Path) -> int:
     status = worker.poll()
     lines = metrics.read_text().split('\n')[:-1] if metrics.exists() else []
     for record in map(json.loads, lines[shown:]):
-      print(f'step {record["step"]:>5}  ' + '  '.join(f'{k} {v:.4g}' for k, v in record.items() if k != 'step' and isinstance(v, float)), flush=True)
+      print(
+        f'step {record["step"]:>5}  '
+        + '  '.join(
+          f'{k} {v:.4g}' for k, v in record.items() if k != 'step' and isinstance(v, float)
+        ),
+        flush=True,
+      )
     shown = len(lines)
     if status is not None:
       return status
@@ -160,7 +227,12 @@ def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
   try:
     admit(trial.overlay, inputs.constitution.in_round(trial.round), inputs.recipe)
   except RecipeRefusedError as error:
-    print(f'refused at the gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}')
+    print(
+      (
+        'refused at the '
+        f'gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}'
+      )
+    )
     return int(str(error) != trial.cause)
   print(f'the gate admits it now; in the run it said: {trial.cause}')
   return 1
@@ -171,7 +243,10 @@ def _compare(trial: TrialState, outcome: str, cause: str, directory: pathlib.Pat
     print(f'{outcome} {cause}'.strip() + '; the run has no result of this trial to compare with')
     return 0
   if outcome != trial.status or (outcome != 'sealed' and cause != trial.cause):
-    print(f'NOT reproduced: it ended {outcome} {cause}'.rstrip() + f', in the run {trial.status} {trial.cause}'.rstrip())
+    print(
+      f'NOT reproduced: it ended {outcome} {cause}'.rstrip()
+      + f', in the run {trial.status} {trial.cause}'.rstrip()
+    )
     return 1
   if outcome != 'sealed':
     print(f'reproduced: {outcome} again ({cause})')
@@ -179,11 +254,17 @@ def _compare(trial: TrialState, outcome: str, cause: str, directory: pathlib.Pat
   from safetensors.numpy import load_file
 
   from aevo_jax.checkpoint.digest import logical_digest
+
   digest = logical_digest(load_file(directory / EXPORT))
   if digest == trial.candidate:
     print(f'reproduced bit for bit: candidate {digest}')
     return 0
-  print(f'NOT reproduced: candidate {digest}, sealed was {trial.candidate}; weights repeat exactly on one CPU type, with the same code (`aevo audit`) and packages')
+  print(
+    (
+      f'NOT reproduced: candidate {digest}, sealed was {trial.candidate}; weights repeat '
+      'exactly on one CPU type, with the same code (`aevo audit`) and packages'
+    )
+  )
   return 1
 
 

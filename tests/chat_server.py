@@ -1,11 +1,12 @@
-"""A real HTTP server on this machine that speaks /v1/chat/completions, well or badly, as a test's script says.
+"""A real HTTP server on this machine that speaks /v1/chat/completions, well or badly, as a test's
+script says.
 
     with ChatServer(lambda request: completion('{}')) as server:
       ... base_url = server.url ...
       server.requests[0].body['messages']
 
-A script returns what is written to the socket: bytes, or an iterable of bytes that are sent one by one; `STALL` in it waits until the client has gone, `RESET`
-ends the connection with a TCP reset.
+A script returns what is written to the socket: bytes, or an iterable of bytes that are sent one by
+one; `STALL` in it waits until the client has gone, `RESET` ends the connection with a TCP reset.
 """
 
 import json
@@ -25,22 +26,52 @@ class Request(NamedTuple):
   body: dict[str, Any]
 
 
-def http(status: int, body: bytes, *headers: str, kind: str = 'application/json', reason: str = 'Reason', length: int | None = None) -> bytes:
+def http(
+  status: int,
+  body: bytes,
+  *headers: str,
+  kind: str = 'application/json',
+  reason: str = 'Reason',
+  length: int | None = None,
+) -> bytes:
   """A whole response; `length` is what it claims to have."""
-  lines = [f'HTTP/1.1 {status} {reason}', f'Content-Type: {kind}', f'Content-Length: {len(body) if length is None else length}', 'Connection: close', *headers]
+  lines = [
+    f'HTTP/1.1 {status} {reason}',
+    f'Content-Type: {kind}',
+    f'Content-Length: {len(body) if length is None else length}',
+    'Connection: close',
+    *headers,
+  ]
   return '\r\n'.join(lines).encode('latin-1') + b'\r\n\r\n' + body
 
 
 def completion(content: Any, usage: Any = None, **message: Any) -> bytes:
   """A chat completion; usage (tokens in, tokens out), or whatever is to stand in its place."""
-  usage = {'prompt_tokens': usage[0], 'completion_tokens': usage[1]} if isinstance(usage, tuple) else usage
-  body = {'id': 'x', 'object': 'chat.completion', 'created': 1, 'model': 'm', 'choices': [
-      {'index': 0, 'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': content, **message}}]} | ({} if usage is None else {'usage': usage})
+  usage = (
+    {'prompt_tokens': usage[0], 'completion_tokens': usage[1]}
+    if isinstance(usage, tuple)
+    else usage
+  )
+  body = {
+    'id': 'x',
+    'object': 'chat.completion',
+    'created': 1,
+    'model': 'm',
+    'choices': [
+      {
+        'index': 0,
+        'finish_reason': 'stop',
+        'message': {'role': 'assistant', 'content': content, **message},
+      }
+    ],
+  } | ({} if usage is None else {'usage': usage})
   return http(200, json.dumps(body).encode())
 
 
 class ChatServer(socketserver.ThreadingTCPServer):
-  """Every request is put into `requests` and answered by `script`, which a test may replace at any time."""
+  """Every request is put into `requests` and answered by `script`, which a test may replace at any
+  time.
+  """
 
   daemon_threads, block_on_close, allow_reuse_address = True, False, True
 
@@ -57,7 +88,6 @@ class ChatServer(socketserver.ThreadingTCPServer):
 
 
 class _Handler(socketserver.StreamRequestHandler):
-
   def handle(self):
     try:
       path = self.rfile.readline().decode().split()[1]

@@ -1,14 +1,16 @@
 """Fixtures that several suites share.
 
-`tiny_run` is one real campaign, run once a session and never changed: confined workers, evaluator, arbiter and ledger as in production, with
-everything small (round 0 with 2 seeds, 1 round of 2 workers, 2 final retrainings; 8,192 tokens a trial, sets of 60 items). Ask for it by name
-where a finished run is enough:
+`tiny_run` is one real campaign, run once a session and never changed: confined workers, evaluator,
+arbiter and ledger as in production, with everything small (round 0 with 2 seeds, 1 round of 2
+workers, 2 final retrainings; 8,192 tokens a trial, sets of 60 items). Ask for it by name where a
+finished run is enough:
 
     def test_something(tiny_run):
       records = ledger.read(tiny_run / 'ledger.jsonl')
 
-Treat it as read-only. A test that changes files asks for `run_copy`, which is a copy of its own that costs no disk: the files are hard links,
-so replace a file with `rewrite(path, data)` and never write into it. `start_tiny_campaign` starts further campaigns of that size.
+Treat it as read-only. A test that changes files asks for `run_copy`, which is a copy of its own
+that costs no disk: the files are hard links, so replace a file with `rewrite(path, data)` and never
+write into it. `start_tiny_campaign` starts further campaigns of that size.
 """
 
 import dataclasses
@@ -26,8 +28,16 @@ tune_for_cpu()  # before anything imports JAX
 single_threaded_blas()  # small matrices; threads only get into each other's way
 
 TINY = (
-    'budget.rounds = 1', 'budget.workers = 2', 'budget.noise_seeds = 2', 'budget.final_seeds = 1', 'budget.trial_tokens = 8192', 'budget.trial_steps = 4',
-    'dev_set.items = 60', 'external_set.items = 60', 'final_set.items = 60', 'release.per_round = 2',
+  'budget.rounds = 1',
+  'budget.workers = 2',
+  'budget.noise_seeds = 2',
+  'budget.final_seeds = 1',
+  'budget.trial_tokens = 8192',
+  'budget.trial_steps = 4',
+  'dev_set.items = 60',
+  'external_set.items = 60',
+  'final_set.items = 60',
+  'release.per_round = 2',
 )
 
 
@@ -42,9 +52,11 @@ class CampaignFiles:
 
 @pytest.fixture(scope='session')
 def tiny_home(tmp_path_factory):
-  """Root of the tiny campaigns of this session: arbiter home, store and compilation cache are shared by all of them.
+  """Root of the tiny campaigns of this session: arbiter home, store and compilation cache are
+  shared by all of them.
 
-  The substrate is a copy, pinned here: whether the committed manifest fits the code is a test of its own.
+  The substrate is a copy, pinned here: whether the committed manifest fits the code is a test of
+  its own.
   """
   from aevo_jax.substrate import build, manifest
 
@@ -55,24 +67,35 @@ def tiny_home(tmp_path_factory):
   manifest.write(substrate / build.MANIFEST, build.measure(substrate, package_root))
   original = layout.root_file
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(layout, 'root_file', lambda name: substrate if name == 'substrate' else original(name))
+    patch.setattr(
+      layout, 'root_file', lambda name: substrate if name == 'substrate' else original(name)
+    )
     patch.setenv('AEVO_ARBITER_HOME', str(home / 'arbiter'))
     # Workers and servers run in directories of their own and must import this code.
-    patch.setenv('PYTHONPATH', os.pathsep.join([str(package_root), *filter(None, [os.environ.get('PYTHONPATH')])]))
+    patch.setenv(
+      'PYTHONPATH',
+      os.pathsep.join([str(package_root), *filter(None, [os.environ.get('PYTHONPATH')])]),
+    )
     yield home
 
 
 @pytest.fixture(scope='session')
 def start_tiny_campaign(tiny_home):
-  """prepare(name, *gin bindings over TINY) -> CampaignFiles, nothing run yet; `run_campaign` runs it."""
+  """prepare(name, *gin bindings over TINY) -> CampaignFiles, nothing run yet; `run_campaign` runs
+  it.
+  """
   from aevo_jax.campaign import setup
+  from aevo_jax.campaign.settings import settings_from_gin
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.config import loading
-  from aevo_jax.campaign.settings import settings_from_gin
 
   def start(name: str, *bindings: str) -> CampaignFiles:
     last = {b.partition('=')[0].strip(): b for b in (*TINY, *bindings)}
-    loading.load([str(layout.root_file('constitution.gin'))], list(last.values()), search_paths=layout.search_paths())
+    loading.load(
+      [str(layout.root_file('constitution.gin'))],
+      list(last.values()),
+      search_paths=layout.search_paths(),
+    )
     settings = settings_from_gin()
     inputs = setup.prepare(tiny_home / name, constitution_lib.from_gin(), settings)
     return CampaignFiles(tiny_home / name, inputs, settings)
@@ -82,7 +105,9 @@ def start_tiny_campaign(tiny_home):
 
 @pytest.fixture(scope='session')
 def run_campaign():
-  """run(CampaignFiles, observer) -> the final state; call it again on an interrupted campaign to resume it."""
+  """run(CampaignFiles, observer) -> the final state; call it again on an interrupted campaign to
+  resume it.
+  """
   from aevo_jax.campaign import setup
   from aevo_jax.campaign.campaign import Campaign
   from aevo_jax.ledger.append import Ledger
@@ -112,7 +137,9 @@ def run_copy(tiny_run, tmp_path) -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def rewrite():
-  """rewrite(path, bytes or text): puts a new file in the place of an old one, so that hard links to the old one keep their content."""
+  """rewrite(path, bytes or text): puts a new file in the place of an old one, so that hard links to
+  the old one keep their content.
+  """
 
   def replace(path: pathlib.Path, data: bytes | str) -> None:
     path.unlink(missing_ok=True)

@@ -14,153 +14,171 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def aevo(*arguments: str, cwd: pathlib.Path | str = '/') -> subprocess.CompletedProcess[str]:
-    """The command in its own process, from another folder by default: nothing may depend on the working directory."""
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-    return subprocess.run(
-        [sys.executable, '-m', 'aevo_jax.cli', *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
-    )
+  """The command in its own process, from another folder by default: nothing may depend on the
+  working directory.
+  """
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+  return subprocess.run(
+    [sys.executable, '-m', 'aevo_jax.cli', *arguments],
+    cwd=cwd,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
 
 
 @pytest.fixture
 def launch_folder(tmp_path, monkeypatch):
-    """A checkout of one app that prints what it sees and exits with 7."""
-    launch = tmp_path / 'launch'
-    launch.mkdir()
-    (tmp_path / 'pyproject.toml').touch()
-    (launch / 'campaign.py').write_text(
-        '"""Run a campaign.\n\nMore words.\n"""\n'
-        'import json, sys\n'
-        'from absl import app, flags\n'
-        "_N = flags.DEFINE_integer('rounds_of_the_test', 0, 'how many')\n"
-        'def main(argv):\n'
-        "    print(json.dumps({'argv': argv, 'n': _N.value, 'name': __name__}))\n"
-        '    sys.exit(7)\n'
-        "if __name__ == '__main__':\n"
-        '    app.run(main)\n'
-    )
-    (launch / '_shared.py').write_text('raise AssertionError("not a command")\n')
-    (launch / 'slurm').mkdir()
-    package = tmp_path / 'aevo_jax'
-    package.mkdir()
-    monkeypatch.setattr(layout, '_PACKAGE', package)
-    monkeypatch.setattr(sys, 'argv', ['aevo'])
-    return launch
+  """A checkout of one app that prints what it sees and exits with 7."""
+  launch = tmp_path / 'launch'
+  launch.mkdir()
+  (tmp_path / 'pyproject.toml').touch()
+  (launch / 'campaign.py').write_text(
+    '"""Run a campaign.\n\nMore words.\n"""\n'
+    'import json, sys\n'
+    'from absl import app, flags\n'
+    "_N = flags.DEFINE_integer('rounds_of_the_test', 0, 'how many')\n"
+    'def main(argv):\n'
+    "    print(json.dumps({'argv': argv, 'n': _N.value, 'name': __name__}))\n"
+    '    sys.exit(7)\n'
+    "if __name__ == '__main__':\n"
+    '    app.run(main)\n'
+  )
+  (launch / '_shared.py').write_text('raise AssertionError("not a command")\n')
+  (launch / 'slurm').mkdir()
+  package = tmp_path / 'aevo_jax'
+  package.mkdir()
+  monkeypatch.setattr(layout, '_PACKAGE', package)
+  monkeypatch.setattr(sys, 'argv', ['aevo'])
+  return launch
 
 
 def test_help_lists_every_app_with_its_first_line():
-    done = aevo('--help')
-    assert done.returncode == 0
-    apps = [path for path in (ROOT / 'launch').glob('*.py') if not path.name.startswith('_')]
-    assert apps
-    for path in apps:
-        first_line = path.read_text().split('"""', 2)[1].split('\n', 1)[0]
-        assert first_line
-        assert any(line.split() == [path.stem, *first_line.split()] for line in done.stdout.splitlines()), path.stem
+  done = aevo('--help')
+  assert done.returncode == 0
+  apps = [path for path in (ROOT / 'launch').glob('*.py') if not path.name.startswith('_')]
+  assert apps
+  for path in apps:
+    first_line = path.read_text().split('"""', 2)[1].split('\n', 1)[0]
+    assert first_line
+    assert any(
+      line.split() == [path.stem, *first_line.split()] for line in done.stdout.splitlines()
+    ), path.stem
 
 
 def test_help_imports_neither_jax_nor_absl_nor_gin():
-    program = (
-        'import sys; from aevo_jax import cli; cli.main(["--help"]); '
-        'print(sorted({"jax", "absl", "gin", "flax", "numpy"} & set(sys.modules)), file=sys.stderr)'
-    )
-    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0
-    assert done.stderr.strip() == '[]'
+  program = (
+    'import sys; from aevo_jax import cli; cli.main(["--help"]); '
+    'print(sorted({"jax", "absl", "gin", "flax", "numpy"} & set(sys.modules)), file=sys.stderr)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=60
+  )
+  assert done.returncode == 0
+  assert done.stderr.strip() == '[]'
 
 
 def test_version():
-    assert aevo('--version').stdout == 'aevo-jax 0.1.0\n'
+  assert aevo('--version').stdout == 'aevo-jax 0.1.0\n'
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'said'),
-    [
-        ((), 'usage: aevo COMMAND'),
-        (('docter',), 'did you mean `aevo doctor`?'),
-        (('zzzz',), 'the commands are'),
-        (('--gin_file=x.gin', 'campaign'), 'flags come after the command'),
-    ],
+  ('arguments', 'said'),
+  [
+    ((), 'usage: aevo COMMAND'),
+    (('docter',), 'did you mean `aevo doctor`?'),
+    (('zzzz',), 'the commands are'),
+    (('--gin_file=x.gin', 'campaign'), 'flags come after the command'),
+  ],
 )
 def test_a_missing_or_unknown_command_exits_with_2(arguments, said):
-    done = aevo(*arguments)
-    assert (done.returncode, done.stdout) == (2, '')
-    assert said in done.stderr
+  done = aevo(*arguments)
+  assert (done.returncode, done.stdout) == (2, '')
+  assert said in done.stderr
 
 
 def test_flags_and_exit_code_are_the_apps_own(launch_folder, capsys):
-    with pytest.raises(SystemExit) as exited:
-        cli.main(['campaign', 'RUN', '--rounds_of_the_test=3'])
-    assert exited.value.code == 7
-    program = str(launch_folder / 'campaign.py')
-    assert json.loads(capsys.readouterr().out) == {'argv': [program, 'RUN'], 'n': 3, 'name': '__main__'}
+  with pytest.raises(SystemExit) as exited:
+    cli.main(['campaign', 'RUN', '--rounds_of_the_test=3'])
+  assert exited.value.code == 7
+  program = str(launch_folder / 'campaign.py')
+  assert json.loads(capsys.readouterr().out) == {
+    'argv': [program, 'RUN'],
+    'n': 3,
+    'name': '__main__',
+  }
 
 
 def test_only_public_files_are_commands(launch_folder):
-    assert list(cli.commands()) == ['campaign']
-    assert cli.summary(launch_folder / 'campaign.py') == 'Run a campaign.'
+  assert list(cli.commands()) == ['campaign']
+  assert cli.summary(launch_folder / 'campaign.py') == 'Run a campaign.'
 
 
 def test_a_missing_launch_folder_is_named(launch_folder, capsys):
-    launch_folder.rename(launch_folder.with_name('elsewhere'))
-    assert cli.main(['campaign']) == 2
-    assert f'{launch_folder} is missing' in capsys.readouterr().err
+  launch_folder.rename(launch_folder.with_name('elsewhere'))
+  assert cli.main(['campaign']) == 2
+  assert f'{launch_folder} is missing' in capsys.readouterr().err
 
 
 def test_layout_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
-    package = tmp_path / 'aevo_jax'
-    package.mkdir()
-    monkeypatch.setattr(layout, '_PACKAGE', package)
+  package = tmp_path / 'aevo_jax'
+  package.mkdir()
+  monkeypatch.setattr(layout, '_PACKAGE', package)
 
-    with pytest.raises(layout.LayoutError, match='neither in a checkout'):
-        layout.root_file('configs')
-    (tmp_path / 'pyproject.toml').touch()
-    with pytest.raises(layout.LayoutError, match='git checkout -- configs'):
-        layout.root_file('configs')
-    (tmp_path / 'configs' / 'campaigns').mkdir(parents=True)
-    (tmp_path / 'configs' / 'campaigns' / 'demo.gin').touch()
-    assert layout.checkout_root() == tmp_path
-    assert layout.search_paths() == (str(tmp_path),)
+  with pytest.raises(layout.LayoutError, match='neither in a checkout'):
+    layout.root_file('configs')
+  (tmp_path / 'pyproject.toml').touch()
+  with pytest.raises(layout.LayoutError, match='git checkout -- configs'):
+    layout.root_file('configs')
+  (tmp_path / 'configs' / 'campaigns').mkdir(parents=True)
+  (tmp_path / 'configs' / 'campaigns' / 'demo.gin').touch()
+  assert layout.checkout_root() == tmp_path
+  assert layout.search_paths() == (str(tmp_path),)
 
-    # The installed package wins even where a stray pyproject.toml and configs/ lie beside it in site-packages.
-    (package / '_launch').mkdir()
-    with pytest.raises(layout.LayoutError, match='installation of aevo-jax is broken'):
-        layout.search_paths()
-    (package / '_configs' / 'configs' / 'campaigns').mkdir(parents=True)
-    (package / '_configs' / 'configs' / 'campaigns' / 'demo.gin').touch()
-    assert layout.checkout_root() is None
-    (folder,) = layout.search_paths()
-    assert pathlib.Path(folder).is_relative_to(package)
-    assert pathlib.Path(folder, 'configs/campaigns/demo.gin').is_file()
+  # The installed package wins even where a stray pyproject.toml and configs/ lie beside it in
+  # site-packages.
+  (package / '_launch').mkdir()
+  with pytest.raises(layout.LayoutError, match='installation of aevo-jax is broken'):
+    layout.search_paths()
+  (package / '_configs' / 'configs' / 'campaigns').mkdir(parents=True)
+  (package / '_configs' / 'configs' / 'campaigns' / 'demo.gin').touch()
+  assert layout.checkout_root() is None
+  (folder,) = layout.search_paths()
+  assert pathlib.Path(folder).is_relative_to(package)
+  assert pathlib.Path(folder, 'configs/campaigns/demo.gin').is_file()
 
-    with pytest.raises(ValueError, match='expected one of launch'):
-        layout.root_file('lunch')
+  with pytest.raises(ValueError, match='expected one of launch'):
+    layout.root_file('lunch')
 
 
 def test_doctor_says_what_the_machine_offers(tmp_path):
-    done = aevo('doctor', '--json', f'--run={tmp_path / "not" / "yet"}')
-    report = json.loads(done.stdout)
-    rows = {row['name']: row for row in report['rows']}
-    assert set(rows) == {
+  done = aevo('doctor', '--json', f'--run={tmp_path / "not" / "yet"}')
+  report = json.loads(done.stdout)
+  rows = {row['name']: row for row in report['rows']}
+  assert set(rows) == {
         'python', 'jax', 'cores', 'memory', 'disk', 'sandbox', 'bubblewrap', 'unshare -n', 'vllm', 'ray', 'slurm', 'kubernetes',
         'tensorboard', 'chromium', 'openai', 'lm-eval',
     }  # fmt: skip
-    assert all(bool(row['action']) != row['found'] for row in rows.values())  # what is missing says what to do, and only that
-    assert str(tmp_path) in rows['disk']['detail']
-    assert rows['cores']['detail'].startswith(f'{len(os.sched_getaffinity(0))} of ')
-    assert rows['python']['found'] and rows['jax']['found'] and '(cpu)' in rows['jax']['detail']
-    blocked = any(row['required'] and not row['found'] for row in rows.values())
-    assert report['demo_can_run'] is not blocked
-    assert done.returncode == int(blocked)
+  assert all(
+    bool(row['action']) != row['found'] for row in rows.values()
+  )  # what is missing says what to do, and only that
+  assert str(tmp_path) in rows['disk']['detail']
+  assert rows['cores']['detail'].startswith(f'{len(os.sched_getaffinity(0))} of ')
+  assert rows['python']['found'] and rows['jax']['found'] and '(cpu)' in rows['jax']['detail']
+  blocked = any(row['required'] and not row['found'] for row in rows.values())
+  assert report['demo_can_run'] is not blocked
+  assert done.returncode == int(blocked)
 
 
 def test_doctor_fails_where_the_run_directory_has_no_room():
-    done = aevo('doctor', '--json', '--run=/proc/aevo')  # a file system of size 0
-    report = json.loads(done.stdout)
-    assert (done.returncode, report['demo_can_run']) == (1, False)
-    assert [row['name'] for row in report['rows'] if row['required'] and not row['found']] == ['disk']
+  done = aevo('doctor', '--json', '--run=/proc/aevo')  # a file system of size 0
+  report = json.loads(done.stdout)
+  assert (done.returncode, report['demo_can_run']) == (1, False)
+  assert [row['name'] for row in report['rows'] if row['required'] and not row['found']] == ['disk']
 
 
 def test_doctor_table_names_a_command_for_what_is_missing(tmp_path):
-    done = aevo('doctor', f'--run={tmp_path}')
-    assert 'The demo can' in done.stdout
-    assert 'Unable to initialize backend' not in done.stderr
+  done = aevo('doctor', f'--run={tmp_path}')
+  assert 'The demo can' in done.stdout
+  assert 'Unable to initialize backend' not in done.stderr

@@ -1,6 +1,8 @@
-"""The gate every agent-written recipe passes before gin sees it: parsed as data, checked against the search space, re-emitted canonically.
+"""The gate every agent-written recipe passes before gin sees it: parsed as data, checked against
+the search space, re-emitted canonically.
 
-An agent writes an *overlay*: bindings over the substrate's default recipe. What a trial runs is the default recipe with the overlay on top.
+An agent writes an *overlay*: bindings over the substrate's default recipe. What a trial runs is the
+default recipe with the overlay on top.
 """
 
 import dataclasses
@@ -8,7 +10,13 @@ from collections.abc import Iterable
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import SearchSpaceError
-from aevo_jax.config.statements import Binding, StatementError, parse_statements, parse_untrusted, render
+from aevo_jax.config.statements import (
+  Binding,
+  StatementError,
+  parse_statements,
+  parse_untrusted,
+  render,
+)
 from aevo_jax.training.recipe import Recipe
 
 
@@ -18,8 +26,11 @@ class RecipeRefusedError(ValueError):
 
 def default_values(default_recipe: str) -> dict[str, object]:
   """selector -> value of the substrate's default recipe, dataclass defaults included."""
-  values = {f'{section.name}.{field.name}': field.default
-            for section in dataclasses.fields(Recipe) for field in dataclasses.fields(section.type)}
+  values = {
+    f'{section.name}.{field.name}': field.default
+    for section in dataclasses.fields(Recipe)
+    for field in dataclasses.fields(section.type)
+  }
   return values | {b.selector: b.value for b in parse_statements(default_recipe)}
 
 
@@ -48,5 +59,7 @@ def admit(overlay: str, constitution: Constitution, default_recipe: str) -> tupl
 
 def full_recipe(overlay: Iterable[Binding], default_recipe: str) -> str:
   """Canonical text of the default recipe with the overlay on top."""
-  merged = {b.selector: b for b in parse_statements(default_recipe)} | {b.selector: b for b in overlay}
+  merged = {b.selector: b for b in parse_statements(default_recipe)} | {
+    b.selector: b for b in overlay
+  }
   return render(merged.values())

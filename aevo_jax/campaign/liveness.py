@@ -1,4 +1,6 @@
-"""Is every binding live? A binding is live if moving it alone changes the trial's fingerprint; a recipe with a dead one is refused."""
+"""Is every binding live? A binding is live if moving it alone changes the trial's fingerprint; a
+recipe with a dead one is refused.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,13 @@ def with_values(recipe: Recipe, values: Mapping[str, object]) -> Recipe:
   for selector, value in values.items():
     section, _, field = selector.rpartition('.')
     sections.setdefault(section, {})[field] = value
-  return dataclasses.replace(recipe, **{section: dataclasses.replace(getattr(recipe, section), **fields) for section, fields in sections.items()})
+  return dataclasses.replace(
+    recipe,
+    **{
+      section: dataclasses.replace(getattr(recipe, section), **fields)
+      for section, fields in sections.items()
+    },
+  )
 
 
 def value_of(recipe: Recipe, selector: str) -> object:
@@ -33,26 +41,42 @@ def value_of(recipe: Recipe, selector: str) -> object:
   return getattr(getattr(recipe, section), field)
 
 
-def _moved(recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, selector: str, value: object) -> Recipe:
+def _moved(
+  recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, selector: str, value: object
+) -> Recipe:
   """The recipe with one value moved, and without the bindings whose conditions hold no more."""
   values: dict[str, object] = {selector: value}
   while True:
     dropped = {}
     for binding in overlay:
       parameter = space.parameter(binding.selector)
-      if binding.selector not in values and unmet_conditions(parameter, {s: values.get(s, value_of(recipe, s)) for s in parameter.when}):
+      if binding.selector not in values and unmet_conditions(
+        parameter, {s: values.get(s, value_of(recipe, s)) for s in parameter.when}
+      ):
         dropped[binding.selector] = value_of(Recipe(), binding.selector)
     if not dropped:
       return with_values(recipe, values)
     values |= dropped
 
 
-def check_live(recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, tokenizer: tokenizers.Tokenizer, *, size: str, seed: int,
-               tokens: int, steps: int, corpus: Corpus = Corpus(), config: ModelConfig = ModelConfig()) -> dict[str, str]:
+def check_live(
+  recipe: Recipe,
+  overlay: Sequence[Binding],
+  space: SearchSpace,
+  tokenizer: tokenizers.Tokenizer,
+  *,
+  size: str,
+  seed: int,
+  tokens: int,
+  steps: int,
+  corpus: Corpus = Corpus(),
+  config: ModelConfig = ModelConfig(),
+) -> dict[str, str]:
   """Perturbs each binding of the overlay and compares fingerprints.
 
   Args:
-    tokens, steps: the trial's budget. corpus: chat format and tasks of one's own. config: the model's.
+    tokens, steps: the trial's budget. corpus: chat format and tasks of one's own. config: the
+      model's.
 
   Returns:
     selector -> the component of the fingerprint that changed.
@@ -60,11 +84,19 @@ def check_live(recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, t
   Raises:
     DeadBindingError: naming every binding whose perturbation changes nothing.
   """
+
   def parts(candidate: Recipe):
     given = {'size': size, 'seed': seed, 'corpus': corpus}
-    return components(candidate, tokenizer, plan=plan_lib.divide(candidate, tokenizer, tokens=tokens, steps=steps, **given), config=config, **given)
+    return components(
+      candidate,
+      tokenizer,
+      plan=plan_lib.divide(candidate, tokenizer, tokens=tokens, steps=steps, **given),
+      config=config,
+      **given,
+    )
 
   base, known, changed, dead = parts(recipe), {}, {}, []
+
   def first_difference(binding: Binding) -> str | None:
     for value in perturbations(space.parameter(binding.selector), binding.value):
       try:
@@ -87,5 +119,10 @@ def check_live(recipe: Recipe, overlay: Sequence[Binding], space: SearchSpace, t
     else:
       changed[binding.selector] = name
   if dead:
-    raise DeadBindingError(f'dead bindings, which nothing reads under this recipe: {", ".join(dead)}; remove them or meet the conditions that make them live')
+    raise DeadBindingError(
+      (
+        f'dead bindings, which nothing reads under this recipe: {", ".join(dead)}; remove '
+        'them or meet the conditions that make them live'
+      )
+    )
   return changed

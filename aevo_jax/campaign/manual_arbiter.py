@@ -1,11 +1,12 @@
 """The manual arbiter: for targets that only somebody else can score, such as a leaderboard.
 
-    export    a chosen candidate becomes run/submissions/TRIAL/: what to hand in, and a README.txt with its digest and the command for its score
-    (the controller stops; `aevo submit_score RUN TRIAL SCORE` writes each score into the ledger; `aevo campaign --resume=RUN` goes on)
-    submit    a score, once, for what was exported
-    waive     to go on without the scores that did not come
+    export    a chosen candidate becomes run/submissions/TRIAL/: what to hand in, and a README.txt
+    with its digest and the command for its score (the controller stops; `aevo submit_score RUN
+    TRIAL SCORE` writes each score into the ledger; `aevo campaign --resume=RUN` goes on) submit
+    a score, once, for what was exported waive     to go on without the scores that did not come
 
-There is no holdout and no secret, so nothing of these scores can be recomputed here; what followed from them can.
+There is no holdout and no secret, so nothing of these scores can be recomputed here; what followed
+from them can.
 """
 
 import math
@@ -26,11 +27,19 @@ from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import Ledger
 
-__all__ = ['NoSubmissionError', 'ScoreRefusedError', 'WaitingForScoresError', 'export', 'missing', 'submit', 'waive']
+__all__ = [
+  'NoSubmissionError',
+  'ScoreRefusedError',
+  'WaitingForScoresError',
+  'export',
+  'missing',
+  'submit',
+  'waive',
+]
 SUBMISSIONS, README = 'submissions', 'README.txt'
 WAITING_STATUS = 3  # exit status of a campaign that waits for scores
 
-_README = '''{trial}: {form} to be scored elsewhere
+_README = """{trial}: {form} to be scored elsewhere
 
 Hand in what lies in {payload}/, and give its score back, as a fraction between 0 and 1:
 
@@ -40,7 +49,7 @@ When every submission of the round has its score: aevo campaign --resume={run}
 
 digest of the submission     {digest}
 tensors of the whole model   {candidate}
-'''
+"""
 
 
 class WaitingForScoresError(Exception):
@@ -48,10 +57,19 @@ class WaitingForScoresError(Exception):
 
   def __init__(self, run: pathlib.Path, trials: Iterable[str]):
     trials, name = list(trials), shlex.quote(str(run))
-    super().__init__('\n'.join([
-        f'waiting for the score(s) of {", ".join(trials)}; hand in what lies in {run / SUBMISSIONS}/TRIAL, then:',
-        *(f'  aevo submit_score {name} {trial} SCORE' for trial in trials), f'  aevo campaign --resume={name}',
-        'To go on without what is missing: add --without_missing']))
+    super().__init__(
+      '\n'.join(
+        [
+          (
+            f'waiting for the score(s) of {", ".join(trials)}; hand in what lies in '
+            f'{run / SUBMISSIONS}/TRIAL, then:'
+          ),
+          *(f'  aevo submit_score {name} {trial} SCORE' for trial in trials),
+          f'  aevo campaign --resume={name}',
+          'To go on without what is missing: add --without_missing',
+        ]
+      )
+    )
     self.trials = trials
 
 
@@ -65,7 +83,8 @@ def payload(run: pathlib.Path, trial: str, form: str) -> pathlib.Path:
 
 
 def export(run: pathlib.Path, trial: TrialState, inputs: Any) -> dict[str, Any]:
-  """Writes run/submissions/TRIAL, whole or not at all, and returns the payload of its record; `inputs` is `campaign.Inputs`.
+  """Writes run/submissions/TRIAL, whole or not at all, and returns the payload of its record;
+  `inputs` is `campaign.Inputs`.
 
   Raises:
     NoSubmissionError: see `submission.write`.
@@ -77,23 +96,47 @@ def export(run: pathlib.Path, trial: TrialState, inputs: Any) -> dict[str, Any]:
   stage.mkdir(parents=True)
   recipe = full_recipe(parse_statements(trial.overlay), inputs.recipe)
   try:
-    form = submission.write(stage / 'payload', run / 'trials' / trial.trial, pathlib.Path(inputs.store) / inputs.substrate_object, recipe,
-                            base_name=rules.base_name, max_rank=rules.max_rank)
+    form = submission.write(
+      stage / 'payload',
+      run / 'trials' / trial.trial,
+      pathlib.Path(inputs.store) / inputs.substrate_object,
+      recipe,
+      base_name=rules.base_name,
+      max_rank=rules.max_rank,
+    )
   except NoSubmissionError:
     shutil.rmtree(stage)
     raise
   (stage / 'payload').rename(stage / form)
   digest = digest_lib.manifest_digest(digest_lib.file_manifest(stage / form))
-  (stage / README).write_text(_README.format(trial=trial.trial, form=f'a PEFT {form}' if form == 'adapter' else form, payload=form, run=shlex.quote(str(run)), digest=digest,
-                                             candidate=trial.candidate))
+  (stage / README).write_text(
+    _README.format(
+      trial=trial.trial,
+      form=f'a PEFT {form}' if form == 'adapter' else form,
+      payload=form,
+      run=shlex.quote(str(run)),
+      digest=digest,
+      candidate=trial.candidate,
+    )
+  )
   durable.fsync_tree(stage)
   os.rename(stage, target)
-  return {'trial': trial.trial, 'round': trial.round, 'form': form, 'digest': digest, 'candidate': trial.candidate}
+  return {
+    'trial': trial.trial,
+    'round': trial.round,
+    'form': form,
+    'digest': digest,
+    'candidate': trial.candidate,
+  }
 
 
 def missing(state: CampaignState) -> list[str]:
   """The exported trials whose score has neither been handed in nor given up."""
-  return [name for name, t in state.trials.items() if t.submission is not None and t.submitted is None and not t.waived]
+  return [
+    name
+    for name, t in state.trials.items()
+    if t.submission is not None and t.submitted is None and not t.waived
+  ]
 
 
 def submit(run: pathlib.Path, trial: str, score: float, note: str = '', digest: str = '') -> str:
@@ -103,35 +146,63 @@ def submit(run: pathlib.Path, trial: str, score: float, note: str = '', digest: 
     digest: of the submission, as its README.txt names it; '' if not known.
 
   Raises:
-    ScoreRefusedError: not a manual campaign, no such submission, another score before, out of range, or files other than those exported.
+    ScoreRefusedError: not a manual campaign, no such submission, another score before, out of
+      range, or files other than those exported.
     LedgerError: the ledger is damaged, or a controller has it open.
   """
   with Ledger.open(run / 'ledger.jsonl') as ledger:
     state = fold(ledger.records)
     exported = [t.trial for t in state.trials.values() if t.submission is not None]
     if state.started is None or state.started['settings'].get('arbiter') != 'manual':
-      raise ScoreRefusedError(f"{run} scores its trials itself; scores are handed in for campaigns with campaign.arbiter = 'manual'")
+      raise ScoreRefusedError(
+        (
+          f'{run} scores its trials itself; scores are handed in for campaigns with '
+          "campaign.arbiter = 'manual'"
+        )
+      )
     if trial not in exported:
-      raise ScoreRefusedError(f'{trial!r} was not exported' + suggestion(trial, exported) + (f'; submissions are {", ".join(exported)}' if exported else ''))
+      raise ScoreRefusedError(
+        f'{trial!r} was not exported'
+        + suggestion(trial, exported)
+        + (f'; submissions are {", ".join(exported)}' if exported else '')
+      )
     if not (math.isfinite(score) and 0 <= score <= 1):
-      raise ScoreRefusedError(f'a score is a fraction between 0 and 1, got {score:g}' + (f'; for {score:g}% give {score / 100:g}' if 1 < score <= 100 else ''))
+      raise ScoreRefusedError(
+        f'a score is a fraction between 0 and 1, got {score:g}'
+        + (f'; for {score:g}% give {score / 100:g}' if 1 < score <= 100 else '')
+      )
     known = state.trials[trial]
     recorded = known.submission['digest']
     if digest and digest != recorded:
-      raise ScoreRefusedError(f'{trial} was exported with digest {recorded}, and this score is of {digest}')
+      raise ScoreRefusedError(
+        f'{trial} was exported with digest {recorded}, and this score is of {digest}'
+      )
     if known.submitted is not None:
       if known.submitted != score:
-        raise ScoreRefusedError(f'{trial} has the score {known.submitted:g} already, and a score is given once')
+        raise ScoreRefusedError(
+          f'{trial} has the score {known.submitted:g} already, and a score is given once'
+        )
       return f'{trial} has this score already; nothing was changed'
     if known.waived:
       raise ScoreRefusedError(f'the campaign went on without the score of {trial}')
     folder = payload(run, trial, known.submission['form'])
     files = digest_lib.file_manifest(folder) if folder.is_dir() else {}
     if digest_lib.manifest_digest(files) != recorded:
-      raise ScoreRefusedError(f'{folder} is not what was exported (digest {recorded}); restore it from a copy of what was handed in')
-    ledger.append('score_submitted', {'trial': trial, 'score': score, 'digest': recorded, 'note': note})
+      raise ScoreRefusedError(
+        (
+          f'{folder} is not what was exported (digest {recorded}); restore it from a copy '
+          'of what was handed in'
+        )
+      )
+    ledger.append(
+      'score_submitted', {'trial': trial, 'score': score, 'digest': recorded, 'note': note}
+    )
     left = missing(fold(ledger.records))
-  return f'{trial}: {score:g} recorded; ' + (f'still missing: {", ".join(left)}' if left else f'all scores are in, go on with: aevo campaign --resume={shlex.quote(str(run))}')
+  return f'{trial}: {score:g} recorded; ' + (
+    f'still missing: {", ".join(left)}'
+    if left
+    else f'all scores are in, go on with: aevo campaign --resume={shlex.quote(str(run))}'
+  )
 
 
 def waive(run: pathlib.Path) -> list[str]:

@@ -1,12 +1,15 @@
-"""Forks a worker for each trial from a process that has imported what workers need, and so saves each of them two to three seconds.
+"""Forks a worker for each trial from a process that has imported what workers need, and so saves
+each of them two to three seconds.
 
   python -m aevo_jax.campaign.nursery
 
-It runs nothing of a trial itself, has one thread and never touches a device; so what it forks is what a fresh process would be: nothing computed,
-nothing open, free to confine itself. All trials start from the same image and none can change it.
+It runs nothing of a trial itself, has one thread and never touches a device; so what it forks is
+what a fresh process would be: nothing computed, nothing open, free to confine itself. All trials
+start from the same image and none can change it.
 
-Requests come a line each on standard input, {"directory": ...}; on standard output {"directory", "pid"} says that the worker was started there,
-{"directory", "status"} that it ended. When the nursery ends, so do its workers.
+Requests come a line each on standard input, {"directory": ...}; on standard output {"directory",
+"pid"} says that the worker was started there, {"directory", "status"} that it ended. When the
+nursery ends, so do its workers.
 """
 
 import json
@@ -56,7 +59,12 @@ def main() -> int:
   tune_for_cpu()
   _import_libraries()
   if (threads := len(os.listdir('/proc/self/task'))) != 1:
-    sys.exit(f'importing the libraries started {threads - 1} threads; a worker forked from here could not confine itself')
+    sys.exit(
+      (
+        f'importing the libraries started {threads - 1} threads; a worker forked from here '
+        'could not confine itself'
+      )
+    )
 
   replies, buffer = os.dup(1), b''
   os.dup2(2, 1)  # a stray print must not break the protocol

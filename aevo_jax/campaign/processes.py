@@ -1,4 +1,6 @@
-"""Child processes of the controller: workers that run once, the nursery that forks them, servers that stay. All non-blocking; the controller has one thread."""
+"""Child processes of the controller: workers that run once, the nursery that forks them, servers
+that stay. All non-blocking; the controller has one thread.
+"""
 
 import collections
 import contextlib
@@ -20,16 +22,36 @@ class ServerError(RuntimeError):
 
 def _environment() -> dict[str, str]:
   # Nothing of the caller's secrets reaches a child: only what Python and XLA need to start.
-  kept = ('PATH', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'PYTHONPATH', 'VIRTUAL_ENV', 'TZ', 'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES', 'XLA_FLAGS')
+  kept = (
+    'PATH',
+    'LANG',
+    'LC_ALL',
+    'LD_LIBRARY_PATH',
+    'PYTHONPATH',
+    'VIRTUAL_ENV',
+    'TZ',
+    'JAX_PLATFORMS',
+    'CUDA_VISIBLE_DEVICES',
+    'XLA_FLAGS',
+  )
   return {name: os.environ[name] for name in kept if name in os.environ} | {
-      'PYTHONUNBUFFERED': '1', 'TF_CPP_MIN_LOG_LEVEL': '2', PARENT: str(os.getpid())}
+    'PYTHONUNBUFFERED': '1',
+    'TF_CPP_MIN_LOG_LEVEL': '2',
+    PARENT: str(os.getpid()),
+  }
 
 
 def start_child(module: list[str], log: pathlib.Path) -> subprocess.Popen:
   """Runs `python -m MODULE ARGUMENTS`, its output going to `log`."""
   with log.open('ab') as file:
-    return subprocess.Popen([sys.executable, '-m', *module], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                            env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
+    return subprocess.Popen(
+      [sys.executable, '-m', *module],
+      stdin=subprocess.DEVNULL,
+      stdout=file,
+      stderr=subprocess.STDOUT,
+      env=_environment() | {'HOME': os.environ.get('HOME', '/')},
+      start_new_session=True,
+    )
 
 
 def _close_pipes(process: subprocess.Popen) -> None:
@@ -39,7 +61,9 @@ def _close_pipes(process: subprocess.Popen) -> None:
 
 
 class Nursery:
-  """The process that forks workers (`campaign.nursery`); started by the first worker or `open`, and again if it dies."""
+  """The process that forks workers (`campaign.nursery`); started by the first worker or `open`, and
+  again if it dies.
+  """
 
   def __init__(self, log: pathlib.Path):
     self._log = log
@@ -54,8 +78,15 @@ class Nursery:
       return
     self._buffer = b''
     with self._log.open('ab') as log:
-      self._process = subprocess.Popen([sys.executable, '-m', 'aevo_jax.campaign.nursery'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                       env=_environment() | {'HOME': os.environ.get('HOME', '/')}, cwd=self._log.parent, start_new_session=True)
+      self._process = subprocess.Popen(
+        [sys.executable, '-m', 'aevo_jax.campaign.nursery'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=_environment() | {'HOME': os.environ.get('HOME', '/')},
+        cwd=self._log.parent,
+        start_new_session=True,
+      )
 
   def start(self, trial: str, directory: pathlib.Path, deadline_s: float) -> 'Worker':
     """A worker on the trial whose spec lies in `directory`; its output goes to log.txt there.
@@ -117,7 +148,9 @@ class Nursery:
 class Worker:
   """One attempt at a trial in its directory. Made by `Nursery.start`."""
 
-  def __init__(self, trial: str, directory: pathlib.Path, pid: int, deadline_s: float, nursery: Nursery):
+  def __init__(
+    self, trial: str, directory: pathlib.Path, pid: int, deadline_s: float, nursery: Nursery
+  ):
     self.trial, self.directory, self.pid = trial, directory, pid
     self._nursery = nursery
     self._deadline = time.monotonic() + deadline_s
@@ -139,12 +172,16 @@ class Worker:
         time.sleep(0.005)
 
   def _signal(self) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself, and the nursery is about to say so
+    with contextlib.suppress(
+      ProcessLookupError
+    ):  # it ended by itself, and the nursery is about to say so
       os.kill(self.pid, signal.SIGKILL)
 
 
 class Server:
-  """A warm server process with a queue of requests; restarted, and the request repeated, if it dies."""
+  """A warm server process with a queue of requests; restarted, and the request repeated, if it
+  dies.
+  """
 
   RESTARTS = 3
 
@@ -168,8 +205,14 @@ class Server:
     """Sends the oldest request."""
     if self._process is None:
       with self._log.open('ab') as log:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                         env=_environment() | {'HOME': os.environ.get('HOME', '/')}, start_new_session=True)
+        self._process = subprocess.Popen(
+          self._command,
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          stderr=log,
+          env=_environment() | {'HOME': os.environ.get('HOME', '/')},
+          start_new_session=True,
+        )
       os.set_blocking(self._process.stdout.fileno(), False)
       self._buffer = b''
     self.busy = True
@@ -180,7 +223,8 @@ class Server:
       pass  # it died; poll sees that and repeats the request
 
   def poll(self) -> tuple[object, dict] | None:
-    """(tag, reply) if one came; a reply {"unavailable": message} says that something below the server failed.
+    """(tag, reply) if one came; a reply {"unavailable": message} says that something below the
+    server failed.
 
     Raises:
       ServerError: the server answered with an error, or died too often.
@@ -202,7 +246,12 @@ class Server:
       _close_pipes(self._process)
       self._process = None
       if self._deaths > self.RESTARTS:
-        raise ServerError(f'{self._command[2]} ended {self._deaths} times, last with status {status}; see {self._log}')
+        raise ServerError(
+          (
+            f'{self._command[2]} ended {self._deaths} times, last with status {status}; see '
+            f'{self._log}'
+          )
+        )
     return None
 
   def call(self, request: dict) -> dict:

@@ -1,4 +1,6 @@
-"""What a campaign is started with: gin's section `campaign`, and the inputs that `setup` has checked."""
+"""What a campaign is started with: gin's section `campaign`, and the inputs that `setup` has
+checked.
+"""
 
 import dataclasses
 
@@ -18,11 +20,14 @@ class CampaignSettings:
 
   Attributes:
     seed: of trials, settings and the holdout. agent: a key of decisions.AGENTS, or 'llm'.
-    arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and the campaign waits for their scores.
-    workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an explorer's bindings, within the axes of its assignment.
+    arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and
+      the campaign waits for their scores.
+    workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an
+      explorer's bindings, within the axes of its assignment.
     llm: the `llm` section, where a language model is asked (see `settings_from_gin`).
     parallel: processes that compute at once; 0 is one per core. threads: of each of them.
-    sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine, 'auto' locks where it can and says so.
+    sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine,
+      'auto' locks where it can and says so.
   """
 
   seed: int = 0
@@ -44,7 +49,9 @@ class CampaignSettings:
     if self.sandbox not in ('locked', 'open', 'auto'):
       raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
     if self.parallel < 0 or self.threads < 1:
-      raise ValueError(f'parallel must be >= 0 and threads >= 1, got {self.parallel} and {self.threads}')
+      raise ValueError(
+        f'parallel must be >= 0 and threads >= 1, got {self.parallel} and {self.threads}'
+      )
 
   @property
   def asks_llm(self) -> bool:
@@ -68,9 +75,12 @@ class Inputs:
   """What a campaign is started with, all of it already checked.
 
   Attributes:
-    constitution: with the arbiter's commitment. holdout: name of the arbiter's secret. arbiter_campaign: of its private directory.
-    store: root of the substrate store; substrate_object, substrate_identity, base_digest: see substrate.build.
-    recipe: the substrate's default recipe. cache: compilation cache, '' for none. arbiter_home: the arbiter's directory.
+    constitution: with the arbiter's commitment. holdout: name of the arbiter's secret.
+      arbiter_campaign: of its private directory.
+    store: root of the substrate store; substrate_object, substrate_identity, base_digest: see
+      substrate.build.
+    recipe: the substrate's default recipe. cache: compilation cache, '' for none. arbiter_home: the
+      arbiter's directory.
     substrate_root: the folder the substrate was built from; '' for the project's.
   """
 
@@ -92,4 +102,6 @@ def settings_from_gin() -> CampaignSettings:
   settings, llm = resolve('campaign'), resolve('llm')
   if settings.llm:
     raise LoadError('campaign.llm cannot be bound; bind llm.base_url, llm.model and so on')
-  return dataclasses.replace(settings, llm=dataclasses.asdict(llm)) if settings.asks_llm else settings
+  return (
+    dataclasses.replace(settings, llm=dataclasses.asdict(llm)) if settings.asks_llm else settings
+  )

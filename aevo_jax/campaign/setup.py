@@ -1,4 +1,6 @@
-"""Everything a campaign needs before its first record: substrate stored, holdout committed, constitution frozen in the run directory."""
+"""Everything a campaign needs before its first record: substrate stored, holdout committed,
+constitution frozen in the run directory.
+"""
 
 import dataclasses
 import json
@@ -22,7 +24,12 @@ from aevo_jax.tasks import own_data
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 from aevo_jax.training.recipe import Train
 
-INPUTS, SETTINGS, CONSTITUTION, LEDGER = 'inputs.json', 'settings.json', 'constitution.gin', 'ledger.jsonl'
+INPUTS, SETTINGS, CONSTITUTION, LEDGER = (
+  'inputs.json',
+  'settings.json',
+  'constitution.gin',
+  'ledger.jsonl',
+)
 SUBSTRATE = 'substrate.json'  # the digests behind the substrate's identity, file by file
 
 
@@ -41,11 +48,25 @@ def with_tasks(constitution: Constitution) -> Constitution:
 
 
 def tasks_path(name: str) -> pathlib.Path:
-  """Where tasks.path lies: as it is spelled from the working directory, or beside the project's configs like a gin file."""
-  return next((p for p in (pathlib.Path(folder) / name for folder in ('', *layout.search_paths())) if p.exists()), pathlib.Path(name))
+  """Where tasks.path lies: as it is spelled from the working directory, or beside the project's
+  configs like a gin file.
+  """
+  return next(
+    (
+      p
+      for p in (pathlib.Path(folder) / name for folder in ('', *layout.search_paths()))
+      if p.exists()
+    ),
+    pathlib.Path(name),
+  )
 
 
-def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSettings, substrate_root: pathlib.Path | None = None) -> Inputs:
+def prepare(
+  run: pathlib.Path,
+  constitution: Constitution,
+  settings: CampaignSettings,
+  substrate_root: pathlib.Path | None = None,
+) -> Inputs:
   """Makes the run directory and freezes its inputs.
 
   Args:
@@ -53,7 +74,9 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
 
   Raises:
     CampaignKindError: see `kinds.check`.
-    RunDirectoryError: it exists, or lies where workers read and would hold private tasks. SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError: tasks of one's own or the base's
+    RunDirectoryError: it exists, or lies where workers read and would hold private tasks.
+      SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError:
+      tasks of one's own or the base's
     chat format cannot be used. ProbeError: see `probes.build`.
   """
   if run.exists():
@@ -63,25 +86,49 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   if own is not None:
     _check_out_of_reach(run)
   home, manual = arbiter.default_home(), settings.arbiter == 'manual'
-  # A manual arbiter has a target of his own: no private set is drawn here, and nothing is committed to.
+  # A manual arbiter has a target of his own: no private set is drawn here, and nothing is committed
+  # to.
   holdout = '' if manual else f'{constitution.digest()[:16]}-{settings.seed}'
   secret = b'' if manual else arbiter.holdout_secret(home, holdout)
   frozen = constitution if manual else constitution.committed(commitment(secret))
   run = run.absolute()
   root = (substrate_root or layout.root_file('substrate')).absolute()
   if not (root / build.MANIFEST).is_file():
-    raise build.SubstrateMismatchError(f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate build --from_hf=DIRECTORY --out={root}')
-  kinds.check(constitution, settings.agent, (root / build.RECIPE).read_text(), arbiter=settings.arbiter, workers_choose=settings.workers_choose)
+    raise build.SubstrateMismatchError(
+      (
+        f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate '
+        f'build --from_hf=DIRECTORY --out={root}'
+      )
+    )
+  kinds.check(
+    constitution,
+    settings.agent,
+    (root / build.RECIPE).read_text(),
+    arbiter=settings.arbiter,
+    workers_choose=settings.workers_choose,
+  )
   if own is not None:
     sets.check_own(constitution, own, secret)
     _check_fit(constitution, own, root)
   probes.build(constitution, own)  # one that its items cannot be shown in is an error now
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
-  stored = build.build(root, measured, store, '' if own is None else own_data.jsonl(own.of_split('train')))
-  inputs = Inputs(constitution=frozen, holdout=holdout, arbiter_campaign=f'{run.name}-{secrets.token_hex(4)}', store=str(store.root), substrate_object=stored.object,
-                  substrate_identity=stored.identity, base_digest=measured.base_checkpoint.logical_digest, recipe=stored.recipe,
-                  cache=str(run.parent / '.jit_cache'), arbiter_home=str(home), substrate_root='' if substrate_root is None else str(root))
+  stored = build.build(
+    root, measured, store, '' if own is None else own_data.jsonl(own.of_split('train'))
+  )
+  inputs = Inputs(
+    constitution=frozen,
+    holdout=holdout,
+    arbiter_campaign=f'{run.name}-{secrets.token_hex(4)}',
+    store=str(store.root),
+    substrate_object=stored.object,
+    substrate_identity=stored.identity,
+    base_digest=measured.base_checkpoint.logical_digest,
+    recipe=stored.recipe,
+    cache=str(run.parent / '.jit_cache'),
+    arbiter_home=str(home),
+    substrate_root='' if substrate_root is None else str(root),
+  )
   run.mkdir(parents=True)
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   (run / CONSTITUTION).write_text(frozen.text())
@@ -92,24 +139,43 @@ def prepare(run: pathlib.Path, constitution: Constitution, settings: CampaignSet
   fields = dataclasses.asdict(inputs)
   del fields['constitution']
   (run / INPUTS).write_text(json.dumps(fields, indent=1) + '\n')
-  # As a resumed controller or an audit will read them: the order of the axes in the operator's gin must not steer an agent.
+  # As a resumed controller or an audit will read them: the order of the axes in the operator's gin
+  # must not steer an agent.
   return reload(run)[0]
 
 
 def _check_out_of_reach(run: pathlib.Path) -> None:
-  """Whether confined workers cannot read the run directory, which will hold private tasks; raises RunDirectoryError."""
+  """Whether confined workers cannot read the run directory, which will hold private tasks; raises
+  RunDirectoryError.
+  """
   package = pathlib.Path(layout.__file__).parent
   for readable in (*sandbox.system_read_paths(), package):
     if run.resolve().is_relative_to(readable.resolve()):
-      raise RunDirectoryError(f'{run} lies beneath {readable}, which locked workers may read, and it would hold the private tasks; choose a --run outside of it')
+      raise RunDirectoryError(
+        (
+          f'{run} lies beneath {readable}, which locked workers may read, and it would hold '
+          'the private tasks; choose a --run outside of it'
+        )
+      )
 
 
 def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) -> None:
-  """Whether the tasks fit the base at `root` and the rows of its starting recipe; raises TaskFileError."""
+  """Whether the tasks fit the base at `root` and the rows of its starting recipe; raises
+  TaskFileError.
+  """
   base = root / build.BASE
-  row_length = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}.get('train.row_length', Train.row_length)
-  corpus.check_fit(own, chat_template.read(str(base)), tokenizers.load(str(base)), row_length=row_length, max_new_tokens=constitution.objective.max_new_tokens,
-                   max_positions=hf_checkpoint.read_config(base).max_position_embeddings, verifier=constitution.objective.verifier)
+  row_length = {
+    b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())
+  }.get('train.row_length', Train.row_length)
+  corpus.check_fit(
+    own,
+    chat_template.read(str(base)),
+    tokenizers.load(str(base)),
+    row_length=row_length,
+    max_new_tokens=constitution.objective.max_new_tokens,
+    max_positions=hf_checkpoint.read_config(base).max_position_embeddings,
+    verifier=constitution.objective.verifier,
+  )
 
 
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
@@ -120,10 +186,14 @@ def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
   """
   missing = [name for name in (INPUTS, SETTINGS, CONSTITUTION) if not (run / name).exists()]
   if missing:
-    raise RunDirectoryError(f'{run} is not a run: it has no {", ".join(missing)}; start one with --run={run}')
+    raise RunDirectoryError(
+      f'{run} is not a run: it has no {", ".join(missing)}; start one with --run={run}'
+    )
   constitution = constitution_lib.read(run / CONSTITUTION)
   try:
     sets.own_tasks(constitution, run / sets.TASKS)
   except TaskFileError as error:
     raise RunDirectoryError(str(error)) from error
-  return Inputs(constitution=constitution, **json.loads((run / INPUTS).read_text())), CampaignSettings(**json.loads((run / SETTINGS).read_text()))
+  return Inputs(
+    constitution=constitution, **json.loads((run / INPUTS).read_text())
+  ), CampaignSettings(**json.loads((run / SETTINGS).read_text()))

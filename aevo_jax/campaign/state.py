@@ -1,4 +1,6 @@
-"""The campaign's state is a fold over its ledger. Resuming is folding again; nothing else is remembered."""
+"""The campaign's state is a fold over its ledger. Resuming is folding again; nothing else is
+remembered.
+"""
 
 import dataclasses
 from collections.abc import Iterable
@@ -6,7 +8,11 @@ from collections.abc import Iterable
 from aevo_jax.ledger.records import Record
 
 NO_COST = {'tokens_in': 0, 'tokens_out': 0, 'money': 0.0}
-AFTER_A_STOP = ('controller_resumed', 'score_submitted', 'scores_waived')  # what is written before them was written by a controller that has ended
+AFTER_A_STOP = (
+  'controller_resumed',
+  'score_submitted',
+  'scores_waived',
+)  # what is written before them was written by a controller that has ended
 
 
 @dataclasses.dataclass
@@ -26,7 +32,9 @@ class TrialState:
   export_file: str = ''
   claim: dict = dataclasses.field(default_factory=dict)
   dev: dict | None = None
-  probes: dict = dataclasses.field(default_factory=dict)  # probe -> summary, where the constitution has probes
+  probes: dict = dataclasses.field(
+    default_factory=dict
+  )  # probe -> summary, where the constitution has probes
   external_scored: bool = False
   released: float | None = None
   released_families: dict[str, list] | None = None  # family -> [accuracy, items]
@@ -58,7 +66,9 @@ class CampaignState:
   trials: dict[str, TrialState] = dataclasses.field(default_factory=dict)
   evidence: dict[int, str] = dataclasses.field(default_factory=dict)
   ranks: dict[int, dict[str, int]] = dataclasses.field(default_factory=dict)
-  concordance: dict[int, dict] = dataclasses.field(default_factory=dict)  # round -> stream -> statistics of dev against external
+  concordance: dict[int, dict] = dataclasses.field(
+    default_factory=dict
+  )  # round -> stream -> statistics of dev against external
   thresholds: dict[int, dict] = dataclasses.field(default_factory=dict)
   verdicts: dict[int, dict] = dataclasses.field(default_factory=dict)
   attributions: dict[int, dict] = dataclasses.field(default_factory=dict)
@@ -68,14 +78,22 @@ class CampaignState:
   revealed: dict | None = None
   finished: dict | None = None
   resumes: int = 0
-  exchanges: dict[tuple[int, str], list[dict]] = dataclasses.field(default_factory=dict)  # with a language model, by round and purpose
+  exchanges: dict[tuple[int, str], list[dict]] = dataclasses.field(
+    default_factory=dict
+  )  # with a language model, by round and purpose
   fell_back: dict[tuple[int, str], str] = dataclasses.field(default_factory=dict)
   llm_costs: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # by round
   llm_reserved: dict | None = None  # what the request in flight can come to
   exhausted: dict | None = None
-  waiting: list[str] = dataclasses.field(default_factory=list)  # trials whose scores the controller stopped for
-  seconds: float = dataclasses.field(default=0.0, repr=False)  # from the first record to the last, times in which the campaign was stopped left out
-  round_ended: dict[int, float] = dataclasses.field(default_factory=dict)  # round -> `seconds` at its end
+  waiting: list[str] = dataclasses.field(
+    default_factory=list
+  )  # trials whose scores the controller stopped for
+  seconds: float = dataclasses.field(
+    default=0.0, repr=False
+  )  # from the first record to the last, times in which the campaign was stopped left out
+  round_ended: dict[int, float] = dataclasses.field(
+    default_factory=dict
+  )  # round -> `seconds` at its end
   last_time: float | None = dataclasses.field(default=None, repr=False)
 
   def of_round(self, round_: int) -> list[TrialState]:
@@ -99,8 +117,11 @@ class CampaignState:
     cost = self.llm_cost(round_)
     # Rounded, so that what is given back leaves no dust.
     self.llm_costs[round_] = {name: round(cost[name] + sign * usage[name], 9) for name in NO_COST}
+
   def last_round(self, planned: int) -> int:
-    """The last round that is run: the constitution's, or the one after which the wall-clock budget was used up."""
+    """The last round that is run: the constitution's, or the one after which the wall-clock budget
+    was used up.
+    """
     return planned if self.exhausted is None else self.exhausted['round']
 
   def apply(self, record: Record) -> None:
@@ -118,22 +139,44 @@ class CampaignState:
       case 'policy_written':
         self.policies[p['round']] = p
       case 'trial_assigned':
-        self.trials[p['trial']] = TrialState(p['trial'], p['round'], p['worker'], p['axis'], p['overlay'], p['seed'], recipe=p['recipe'])
+        self.trials[p['trial']] = TrialState(
+          p['trial'],
+          p['round'],
+          p['worker'],
+          p['axis'],
+          p['overlay'],
+          p['seed'],
+          recipe=p['recipe'],
+        )
       case 'trial_sealed':
         trial = self.trials[p['trial']]
-        trial.status, trial.candidate, trial.export_file, trial.claim = 'sealed', p['candidate'], p['export_file'], p['claim']
-        trial.cause = ''  # of an attempt that failed before; evidence must not depend on the machine's accidents
+        trial.status, trial.candidate, trial.export_file, trial.claim = (
+          'sealed',
+          p['candidate'],
+          p['export_file'],
+          p['claim'],
+        )
+        # of an attempt that failed before; evidence must not depend on the machine's accidents
+        trial.cause = ''
       case 'trial_failed':
         trial = self.trials[p['trial']]
         trial.failures += 1
         trial.cause = p['cause']
         trial.status = 'failed' if p['final'] else trial.status
         if p['cause'] == 'scoring':  # of one score, so that the others do not count either
-          trial.dev, trial.probes, trial.external_scored, trial.final_scored = None, {}, False, False
+          trial.dev, trial.probes, trial.external_scored, trial.final_scored = (
+            None,
+            {},
+            False,
+            False,
+          )
       case 'trial_refused':
         self.trials[p['trial']].status, self.trials[p['trial']].cause = 'refused', p['cause']
       case 'trial_scored':
-        self.trials[p['trial']].dev, self.trials[p['trial']].probes = p['score'], p.get('probes', {})
+        self.trials[p['trial']].dev, self.trials[p['trial']].probes = (
+          p['score'],
+          p.get('probes', {}),
+        )
       case 'base_scored':
         self.base, self.base_probes = p['score'], p.get('probes', {})
       case 'external_scored':
@@ -141,7 +184,10 @@ class CampaignState:
       case 'external_ranked':
         self.ranks[p['round']] = p['ranks']
       case 'external_released':
-        self.trials[p['trial']].released, self.trials[p['trial']].released_families = p['score'], p.get('by_family')
+        self.trials[p['trial']].released, self.trials[p['trial']].released_families = (
+          p['score'],
+          p.get('by_family'),
+        )
       case 'thresholds_fixed':
         self.thresholds[p['round']] = p['thresholds']
       case 'concordance_measured':

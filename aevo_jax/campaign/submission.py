@@ -16,8 +16,17 @@ class NoSubmissionError(ValueError):
   """The trial has nothing of the wanted form; the message says why."""
 
 
-def write(stage: pathlib.Path, directory: pathlib.Path, base: pathlib.Path, recipe: str, *, base_name: str, max_rank: int) -> str:
-  """Makes `stage` with what the trial in `directory` trained: an adapter where its recipe has one or `max_rank` > 0 wants one, else the weights.
+def write(
+  stage: pathlib.Path,
+  directory: pathlib.Path,
+  base: pathlib.Path,
+  recipe: str,
+  *,
+  base_name: str,
+  max_rank: int,
+) -> str:
+  """Makes `stage` with what the trial in `directory` trained: an adapter where its recipe has one
+  or `max_rank` > 0 wants one, else the weights.
 
   Returns:
     'adapter' or 'weights'.
@@ -39,20 +48,39 @@ def write(stage: pathlib.Path, directory: pathlib.Path, base: pathlib.Path, reci
   return form
 
 
-def write_adapter(stage: pathlib.Path, directory: pathlib.Path, base: pathlib.Path, recipe: str, *, base_name: str, max_rank: int | None) -> None:
-  """Makes `stage` with the adapter in the trial's sealed checkpoint. `base_name` is what it names as its base, `max_rank` the highest rank.
+def write_adapter(
+  stage: pathlib.Path,
+  directory: pathlib.Path,
+  base: pathlib.Path,
+  recipe: str,
+  *,
+  base_name: str,
+  max_rank: int | None,
+) -> None:
+  """Makes `stage` with the adapter in the trial's sealed checkpoint. `base_name` is what it names
+  as its base, `max_rank` the highest rank.
 
   Raises:
-    NoSubmissionError: the recipe trained all weights, its rank is higher, or PEFT has no form for the adapter.
+    NoSubmissionError: the recipe trained all weights, its rank is higher, or PEFT has no form for
+      the adapter.
   """
   values = default_values(recipe)
   if values['adaptation.method'] != 'lora':
-    raise NoSubmissionError(f'the recipe of {directory.name} trained all weights (adaptation.method = {values["adaptation.method"]!r})')
+    raise NoSubmissionError(
+      (
+        f'the recipe of {directory.name} trained all weights (adaptation.method = '
+        f'{values["adaptation.method"]!r})'
+      )
+    )
   checkpoints = directory / 'checkpoints'
   state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
-  params = {name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)}
+  params = {
+    name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)
+  }
   lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
   try:
-    peft_adapter.save(stage, params, hf_checkpoint.read_config(base), lora, base_name, max_rank=max_rank)
+    peft_adapter.save(
+      stage, params, hf_checkpoint.read_config(base), lora, base_name, max_rank=max_rank
+    )
   except peft_adapter.AdapterError as error:
     raise NoSubmissionError(str(error)) from error

@@ -1,12 +1,14 @@
-"""A trial as files: what goes in (`spec.json`, `recipe.gin`, the fork), what comes out, and the seal.
+"""A trial as files: what goes in (`spec.json`, `recipe.gin`, the fork), what comes out, and the
+seal.
 
     trials/r1w0/
       spec.json  recipe.gin  overlay.gin  substrate.fork.json      written by the controller
       resolved.json  liveness.json  metrics.jsonl  tensorboard/    written by the worker
       checkpoints/  export/  result.json  log.txt
 
-The worker's `result.json` is a claim. What counts is the seal: the controller's digest over every file once the worker has exited, and the
-logical digest of the exported weights, which names the candidate.
+The worker's `result.json` is a claim. What counts is the seal: the controller's digest over every
+file once the worker has exited, and the logical digest of the exported weights, which names the
+candidate.
 """
 
 import dataclasses
@@ -25,7 +27,8 @@ class TrialSpec:
 
   Attributes:
     trial: its name, r<round>w<worker>, or f<recipe>s<seed> in the final.
-    store: root of the substrate store. substrate: digest of the stored object. base_digest: logical digest of the base checkpoint.
+    store: root of the substrate store. substrate: digest of the stored object. base_digest: logical
+      digest of the base checkpoint.
     recipe: full recipe text. overlay: the part an agent wrote, canonical.
     size: puzzle size. tokens, steps: budget. threads: of the worker process.
     axes: the constitution's search space, for the liveness check.
@@ -50,7 +53,9 @@ class TrialSpec:
 
   def write(self, directory: pathlib.Path) -> None:
     """Writes spec.json, and the recipe beside it for people to read."""
-    (directory / 'spec.json').write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + '\n')
+    (directory / 'spec.json').write_text(
+      json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + '\n'
+    )
     (directory / 'recipe.gin').write_text(self.recipe)
     (directory / 'overlay.gin').write_text(self.overlay)
 
@@ -61,4 +66,6 @@ class TrialSpec:
 
 def trial_seed(campaign_seed: int, trial: str) -> int:
   """A seed of its own for every trial, from the campaign's."""
-  return int.from_bytes(hashlib.sha256(f'{campaign_seed}|{trial}'.encode()).digest()[:4], 'big') >> 1
+  return (
+    int.from_bytes(hashlib.sha256(f'{campaign_seed}|{trial}'.encode()).digest()[:4], 'big') >> 1
+  )

@@ -1,7 +1,9 @@
-"""The worker: one trial, from its spec to its exported weights, in a process of its own that the nursery forked.
+"""The worker: one trial, from its spec to its exported weights, in a process of its own that the
+nursery forked.
 
-It pins its threads and locks itself in before anything runs, then: verify the fork, parse the recipe once, check liveness, train,
-export. It exits 0 whenever it could say what happened; `result.json` holds the status ('trained', 'refused', 'failed') and the cause.
+It pins its threads and locks itself in before anything runs, then: verify the fork, parse the
+recipe once, check liveness, train, export. It exits 0 whenever it could say what happened;
+`result.json` holds the status ('trained', 'refused', 'failed') and the cause.
 """
 
 import json
@@ -28,7 +30,9 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   from aevo_jax.models import hf_checkpoint
   from aevo_jax.substrate.build import SubstrateMismatchError, load_base
   from aevo_jax.substrate.store import open_fork
-  from aevo_jax.training import plan as plan_lib, post_train, recipe as recipe_lib
+  from aevo_jax.training import plan as plan_lib
+  from aevo_jax.training import post_train
+  from aevo_jax.training import recipe as recipe_lib
   from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.train_loop import NonFiniteError
 
@@ -46,14 +50,32 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
     resolved = {b.selector: b.value for b in loading.resolved_bindings(recipe_lib.NAMES)}
     for binding in bindings:
       if resolved[binding.selector] != binding.value:
-        raise loading.LoadError(f'{binding.selector} was bound to {binding.value!r} and resolved to {resolved[binding.selector]!r}')
+        raise loading.LoadError(
+          (
+            f'{binding.selector} was bound to {binding.value!r} and resolved to '
+            f'{resolved[binding.selector]!r}'
+          )
+        )
     config = hf_checkpoint.read_config(base_directory)
     tokenizer, corpus = tokenizers.load(str(base_directory)), corpora.load(base_directory)
     given = {'size': spec.size, 'seed': spec.seed, 'corpus': corpus}
     plan = plan_lib.divide(recipe, tokenizer, tokens=spec.tokens, steps=spec.steps, **given)
-    (directory / 'resolved.json').write_text(json.dumps(resolved | {'steps_run': plan.steps, 'plan': plan._asdict()}, indent=1, sort_keys=True) + '\n')
-    live = check_live(recipe, parse_statements(spec.overlay), SearchSpace.from_literals(spec.axes), tokenizer,
-                      tokens=spec.tokens, steps=spec.steps, config=config, **given)
+    (directory / 'resolved.json').write_text(
+      json.dumps(
+        resolved | {'steps_run': plan.steps, 'plan': plan._asdict()}, indent=1, sort_keys=True
+      )
+      + '\n'
+    )
+    live = check_live(
+      recipe,
+      parse_statements(spec.overlay),
+      SearchSpace.from_literals(spec.axes),
+      tokenizer,
+      tokens=spec.tokens,
+      steps=spec.steps,
+      config=config,
+      **given,
+    )
     (directory / 'liveness.json').write_text(json.dumps(live, indent=1, sort_keys=True) + '\n')
     prepared = post_train.Run(config, recipe, base, tokenizer, directory=directory, **given)
   except (loading.LoadError, DeadBindingError, ValueError) as error:
@@ -69,9 +91,17 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   trained = time.monotonic()
   (directory / EXPORT).parent.mkdir(exist_ok=True)
   hf_checkpoint.save_weights(directory / EXPORT, final, config)
-  return {'status': 'trained', 'steps': plan.steps, 'tokens': plan.tokens,
-          'flops': 6 * sum(p.size for p in final.values()) * plan.tokens,
-          'seconds': {'start': ready - started, 'train': trained - ready, 'export': time.monotonic() - trained}}
+  return {
+    'status': 'trained',
+    'steps': plan.steps,
+    'tokens': plan.tokens,
+    'flops': 6 * sum(p.size for p in final.values()) * plan.tokens,
+    'seconds': {
+      'start': ready - started,
+      'train': trained - ready,
+      'export': time.monotonic() - trained,
+    },
+  }
 
 
 def main(directory: str | pathlib.Path) -> int:
@@ -86,11 +116,22 @@ def main(directory: str | pathlib.Path) -> int:
   if spec.locked:
     package = pathlib.Path(__file__).resolve().parent.parent
     cache = (pathlib.Path(spec.cache),) if spec.cache else ()
-    sandbox.confine(sandbox.Confinement(read=(*sandbox.system_read_paths(), package, pathlib.Path(spec.store) / spec.substrate, *cache),
-                                        write=(*sandbox.system_write_paths(), directory)))
+    sandbox.confine(
+      sandbox.Confinement(
+        read=(
+          *sandbox.system_read_paths(),
+          package,
+          pathlib.Path(spec.store) / spec.substrate,
+          *cache,
+        ),
+        write=(*sandbox.system_write_paths(), directory),
+      )
+    )
   import jax
+
   if spec.cache:
-    # Read-only: whoever can write the cache can run code in its readers, so no entry is ever long enough in the making to be saved.
+    # Read-only: whoever can write the cache can run code in its readers, so no entry is ever long
+    # enough in the making to be saved.
     jax.config.update('jax_compilation_cache_dir', spec.cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1e9)
   jax.devices()

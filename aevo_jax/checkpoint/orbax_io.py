@@ -8,10 +8,11 @@ A checkpoint is a directory that is never changed once it has its name:
       data_state.bin   the data iterator's state, if given
       MANIFEST.json    a digest of each file above
 
-Saving writes into `.<name>.saving`, fsyncs the files, then the directories, renames, and fsyncs the parent: Orbax renames
-atomically but fsyncs nothing, so without this a power cut can leave a name without its bytes. A kill at any time leaves
-the old state, and at most a `.saving` directory that the next save of that name removes. Restoring checks the manifest
-first and then reads this checkpoint or raises: there is no falling back to an older one.
+Saving writes into `.<name>.saving`, fsyncs the files, then the directories, renames, and fsyncs the
+parent: Orbax renames atomically but fsyncs nothing, so without this a power cut can leave a name
+without its bytes. A kill at any time leaves the old state, and at most a `.saving` directory that
+the next save of that name removes. Restoring checks the manifest first and then reads this
+checkpoint or raises: there is no falling back to an older one.
 """
 
 import dataclasses
@@ -32,230 +33,303 @@ from orbax.checkpoint import type_handlers
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint import durable
 
-ARRAYS = "arrays"
-METADATA = "metadata.json"
-DATA_STATE = "data_state.bin"
-_STEP = re.compile(r"step_(\d{8,})")
+ARRAYS = 'arrays'
+METADATA = 'metadata.json'
+DATA_STATE = 'data_state.bin'
+_STEP = re.compile(r'step_(\d{8,})')
 
 
 @dataclasses.dataclass(frozen=True)
 class Deferred:
-    """A leaf for `save` that is read when its turn comes and then forgotten, so that saving holds one array at a time.
+  """A leaf for `save` that is read when its turn comes and then forgotten, so that saving holds one
+  array at a time.
 
-    Attributes:
-      shape, dtype: of the array. read: makes it, a numpy array.
-    """
+  Attributes:
+    shape, dtype: of the array. read: makes it, a numpy array.
+  """
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], np.ndarray]
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
 
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
 
 
 class _DeferredHandler(type_handlers.NumpyHandler):
-    """Writes Deferred leaves one after another, as the numpy arrays that they are once they lie on disk."""
+  """Writes Deferred leaves one after another, as the numpy arrays that they are once they lie on
+  disk.
+  """
 
-    def __init__(self):
-        super().__init__(deepcopy_host_arrays=False)
+  def __init__(self):
+    super().__init__(deepcopy_host_arrays=False)
 
-    async def serialize(self, values, infos, args=None):
-        for value, info, argument in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
-            await self._background_serialize([value.read()], [info], [argument])
-        return []
+  async def serialize(self, values, infos, args=None):
+    for value, info, argument in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
+      await self._background_serialize([value.read()], [info], [argument])
+    return []
 
-    def memory_size(self, values):
-        return [(0, 0) for _ in values]  # (written, read): counts of a log line, for which no array is worth reading
+  def memory_size(self, values):
+    return [
+      (0, 0) for _ in values
+    ]  # (written, read): counts of a log line, for which no array is worth reading
 
 
-def save(directory: str | os.PathLike, tree: Any, *, metadata: Mapping[str, Any] | None = None, data_state: bytes | None = None) -> Path:
-    """Saves a pytree of arrays durably as the new directory `directory` and returns its path.
+def save(
+  directory: str | os.PathLike,
+  tree: Any,
+  *,
+  metadata: Mapping[str, Any] | None = None,
+  data_state: bytes | None = None,
+) -> Path:
+  """Saves a pytree of arrays durably as the new directory `directory` and returns its path.
 
-    Args:
-      directory: a local path that does not exist yet; missing parents are made.
-      tree: pytree whose leaves are numpy or JAX arrays with at least one element, or Deferred ones; `None` nodes are kept.
-      metadata: a JSON-able dict kept beside the arrays, read by `read_metadata`.
-      data_state: the data iterator's state, read by `read_data_state`.
+  Args:
+    directory: a local path that does not exist yet; missing parents are made.
+    tree: pytree whose leaves are numpy or JAX arrays with at least one element, or Deferred ones;
+      `None` nodes are kept.
+    metadata: a JSON-able dict kept beside the arrays, read by `read_metadata`.
+    data_state: the data iterator's state, read by `read_data_state`.
 
-    Raises:
-      FileExistsError: `directory` exists; checkpoints are never overwritten.
-      TypeError: a leaf that is not an array or has no elements, naming it.
-      ValueError: metadata that JSON cannot hold (NaN), or a URL instead of a path.
-      RuntimeError: called in a multi-process JAX job.
-    """
-    directory = _local(directory)
-    if directory.exists() or directory.is_symlink():
-        raise FileExistsError(f"checkpoint {directory} exists and is immutable; save to another name or remove it first")
-    if jax.process_count() > 1:
-        raise RuntimeError(
-            f"save() writes from one process and this job has {jax.process_count()}; gather the arrays and save from a single-process job"
-        )
-    arrays = jax.tree_util.tree_map_with_path(_checked_array, tree)
-    text = json.dumps(dict(metadata or {}), sort_keys=True, indent=2, allow_nan=False)
+  Raises:
+    FileExistsError: `directory` exists; checkpoints are never overwritten.
+    TypeError: a leaf that is not an array or has no elements, naming it.
+    ValueError: metadata that JSON cannot hold (NaN), or a URL instead of a path.
+    RuntimeError: called in a multi-process JAX job.
+  """
+  directory = _local(directory)
+  if directory.exists() or directory.is_symlink():
+    raise FileExistsError(
+      f'checkpoint {directory} exists and is immutable; save to another name or remove it first'
+    )
+  if jax.process_count() > 1:
+    raise RuntimeError(
+      (
+        f'save() writes from one process and this job has {jax.process_count()}; gather the '
+        'arrays and save from a single-process job'
+      )
+    )
+  arrays = jax.tree_util.tree_map_with_path(_checked_array, tree)
+  text = json.dumps(dict(metadata or {}), sort_keys=True, indent=2, allow_nan=False)
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = directory.with_name(f".{directory.name}.saving")
-    if temporary.exists():
-        shutil.rmtree(temporary)  # left by a save that was killed
-    temporary.mkdir()
-    with ocp.Checkpointer(_handler()) as checkpointer:
-        checkpointer.save(temporary / ARRAYS, arrays)
-    (temporary / METADATA).write_text(text + "\n", encoding="utf-8")
-    if data_state is not None:
-        (temporary / DATA_STATE).write_bytes(data_state)
-    digest_lib.write_manifest(temporary)
-    durable.fsync_tree(temporary)
-    os.rename(temporary, directory)
-    durable.fsync(directory.parent)
-    return directory
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  temporary = directory.with_name(f'.{directory.name}.saving')
+  if temporary.exists():
+    shutil.rmtree(temporary)  # left by a save that was killed
+  temporary.mkdir()
+  with ocp.Checkpointer(_handler()) as checkpointer:
+    checkpointer.save(temporary / ARRAYS, arrays)
+  (temporary / METADATA).write_text(text + '\n', encoding='utf-8')
+  if data_state is not None:
+    (temporary / DATA_STATE).write_bytes(data_state)
+  digest_lib.write_manifest(temporary)
+  durable.fsync_tree(temporary)
+  os.rename(temporary, directory)
+  durable.fsync(directory.parent)
+  return directory
 
 
 def restore(directory: str | os.PathLike, abstract_tree: Any = None) -> Any:
-    """Verifies the manifest of `directory` and restores its arrays.
+  """Verifies the manifest of `directory` and restores its arrays.
 
-    Args:
-      directory: a checkpoint written by `save`.
-      abstract_tree: the expected tree. A `jax.ShapeDtypeStruct` or `jax.Array` leaf gives a JAX array, with the leaf's
-        sharding or else on the first local device; a numpy array leaf gives a numpy array. Shapes and dtypes must be
-        those stored: nothing is cast, padded or cut. None gives numpy arrays in nested dicts and lists.
+  Args:
+    directory: a checkpoint written by `save`.
+    abstract_tree: the expected tree. A `jax.ShapeDtypeStruct` or `jax.Array` leaf gives a JAX
+      array, with the leaf's sharding or else on the first local device; a numpy array leaf gives a
+      numpy array. Shapes and dtypes must be
+      those stored: nothing is cast, padded or cut. None gives numpy arrays in nested dicts and
+        lists.
 
-    Raises:
-      ManifestError: missing, extra or changed files, by name.
-      ValueError: another tree, shape or dtype than `abstract_tree`, listing the differences.
-    """
-    directory = _local(directory)
-    digest_lib.verify_manifest(directory)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(directory / ARRAYS).item_metadata.tree
-        if abstract_tree is None:
-            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            return checkpointer.restore(directory / ARRAYS, restore_args=arguments)
-        _check_matches(directory, stored, abstract_tree)
-        arguments = jax.tree.map(_restore_argument, abstract_tree)
-        return checkpointer.restore(directory / ARRAYS, item=abstract_tree, restore_args=arguments)
+  Raises:
+    ManifestError: missing, extra or changed files, by name.
+    ValueError: another tree, shape or dtype than `abstract_tree`, listing the differences.
+  """
+  directory = _local(directory)
+  digest_lib.verify_manifest(directory)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(directory / ARRAYS).item_metadata.tree
+    if abstract_tree is None:
+      arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+      return checkpointer.restore(directory / ARRAYS, restore_args=arguments)
+    _check_matches(directory, stored, abstract_tree)
+    arguments = jax.tree.map(_restore_argument, abstract_tree)
+    return checkpointer.restore(directory / ARRAYS, item=abstract_tree, restore_args=arguments)
 
 
-def restore_each(directory: str | os.PathLike, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Verifies the manifest of `directory` and yields (name, numpy array) for each of `names`, reading one at a time.
+def restore_each(
+  directory: str | os.PathLike, names: Iterable[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Verifies the manifest of `directory` and yields (name, numpy array) for each of `names`,
+  reading one at a time.
 
-    Args:
-      directory: a checkpoint of a flat dict, written by `save`.
+  Args:
+    directory: a checkpoint of a flat dict, written by `save`.
 
-    Raises:
-      ManifestError: as `restore`, before anything is read.
-      KeyError: a name that is not in the checkpoint.
-    """
-    directory = _local(directory)
-    digest_lib.verify_manifest(directory)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(directory / ARRAYS).item_metadata.tree
-        for name in names:
-            if name not in stored:
-                raise KeyError(f"{directory} holds no array {name!r}")
-            wanted = ocp.args.PyTreeRestore({name: 0}, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True)
-            yield name, checkpointer.restore(directory / ARRAYS, args=wanted)[name]
+  Raises:
+    ManifestError: as `restore`, before anything is read.
+    KeyError: a name that is not in the checkpoint.
+  """
+  directory = _local(directory)
+  digest_lib.verify_manifest(directory)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(directory / ARRAYS).item_metadata.tree
+    for name in names:
+      if name not in stored:
+        raise KeyError(f'{directory} holds no array {name!r}')
+      wanted = ocp.args.PyTreeRestore(
+        {name: 0},
+        restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)},
+        partial_restore=True,
+      )
+      yield name, checkpointer.restore(directory / ARRAYS, args=wanted)[name]
 
 
 def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:
-    """The metadata given to `save`. Raises ManifestError if its bytes are not those written."""
-    return json.loads(_verified_bytes(_local(directory), METADATA))
+  """The metadata given to `save`. Raises ManifestError if its bytes are not those written."""
+  return json.loads(_verified_bytes(_local(directory), METADATA))
 
 
 def read_data_state(directory: str | os.PathLike) -> bytes | None:
-    """The data iterator's state given to `save`, or None if none was. Raises ManifestError as `read_metadata`."""
-    directory = _local(directory)
-    return _verified_bytes(directory, DATA_STATE) if DATA_STATE in digest_lib.read_manifest(directory) else None
+  """The data iterator's state given to `save`, or None if none was. Raises ManifestError as
+  `read_metadata`.
+  """
+  directory = _local(directory)
+  return (
+    _verified_bytes(directory, DATA_STATE)
+    if DATA_STATE in digest_lib.read_manifest(directory)
+    else None
+  )
 
 
 def step_directory(root: str | os.PathLike, step: int) -> Path:
-    """`root/step_00000100` for step 100: where a training run keeps the checkpoint of that step."""
-    return Path(root) / f"step_{step:08d}"
+  """`root/step_00000100` for step 100: where a training run keeps the checkpoint of that step."""
+  return Path(root) / f'step_{step:08d}'
 
 
 def latest_step(root: str | os.PathLike) -> int | None:
-    """The highest step saved under `root`, or None. Only names are looked at: `restore` does the checking."""
-    root = Path(root)
-    if not root.is_dir():
-        return None
-    return max((int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name))), default=None)
+  """The highest step saved under `root`, or None. Only names are looked at: `restore` does the
+  checking.
+  """
+  root = Path(root)
+  if not root.is_dir():
+    return None
+  return max(
+    (int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name))),
+    default=None,
+  )
 
 
 def prune(root: str | os.PathLike, keep: int) -> None:
-    """Removes all but the latest `keep` checkpoints under `root`; 0 keeps all."""
-    steps = sorted(int(match[1]) for entry in Path(root).iterdir() if (match := _STEP.fullmatch(entry.name)))
-    for step in steps[:-keep] if keep else ():
-        shutil.rmtree(step_directory(root, step))
+  """Removes all but the latest `keep` checkpoints under `root`; 0 keeps all."""
+  steps = sorted(
+    int(match[1]) for entry in Path(root).iterdir() if (match := _STEP.fullmatch(entry.name))
+  )
+  for step in steps[:-keep] if keep else ():
+    shutil.rmtree(step_directory(root, step))
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
-    """Orbax's own handler, which also knows Deferred."""
-    usual = [(kind, type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)]
-    registry = type_handlers.create_type_handler_registry((Deferred, _DeferredHandler()), *usual)
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  """Orbax's own handler, which also knows Deferred."""
+  usual = [(kind, type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)]
+  registry = type_handlers.create_type_handler_registry((Deferred, _DeferredHandler()), *usual)
+  return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _local(directory: str | os.PathLike) -> Path:
-    if "://" in os.fspath(directory):
-        raise ValueError(f"{os.fspath(directory)!r} is a URL; checkpoints are verified and fsynced on a local path, copy it there first")
-    return Path(directory).absolute()
+  if '://' in os.fspath(directory):
+    raise ValueError(
+      (
+        f'{os.fspath(directory)!r} is a URL; checkpoints are verified and fsynced on a '
+        'local path, copy it there first'
+      )
+    )
+  return Path(directory).absolute()
 
 
 def _checked_array(path: tuple, leaf: Any) -> np.ndarray | jax.Array:
-    name = jax.tree_util.keystr(path)
-    if isinstance(leaf, np.generic):
-        leaf = np.asarray(leaf)
-    if not isinstance(leaf, (np.ndarray, jax.Array, Deferred)):
-        raise TypeError(f"leaf {name} is a {type(leaf).__name__}; wrap numbers in np.asarray, and put other facts into metadata")
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"leaf {name} is a typed PRNG key; save jax.random.key_data(key)")
-    if not leaf.size:
-        raise TypeError(f"leaf {name} has shape {leaf.shape} and so no elements, which Orbax cannot store; leave it out")
-    return leaf
+  name = jax.tree_util.keystr(path)
+  if isinstance(leaf, np.generic):
+    leaf = np.asarray(leaf)
+  if not isinstance(leaf, (np.ndarray, jax.Array, Deferred)):
+    raise TypeError(
+      (
+        f'leaf {name} is a {type(leaf).__name__}; wrap numbers in np.asarray, and put other '
+        'facts into metadata'
+      )
+    )
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    raise TypeError(f'leaf {name} is a typed PRNG key; save jax.random.key_data(key)')
+  if not leaf.size:
+    raise TypeError(
+      (
+        f'leaf {name} has shape {leaf.shape} and so no elements, which Orbax cannot store; '
+        'leave it out'
+      )
+    )
+  return leaf
 
 
 def _check_matches(directory: Path, stored: Any, abstract_tree: Any) -> None:
-    # Orbax pads, cuts and casts numpy arrays without a word, so the comparison is ours. Both trees are flattened by Orbax
-    # first because it stores named tuples as dicts.
-    found, wanted = _shapes(stored), _shapes(abstract_tree)
-    problems = [f"{'/'.join(key)}: not in the checkpoint" for key in sorted(wanted.keys() - found.keys())]
-    problems += [f"{'/'.join(key)}: in the checkpoint only" for key in sorted(found.keys() - wanted.keys())]
-    problems += [
-        f"{'/'.join(key)}: stored {found[key]}, asked for {wanted[key]}"
-        for key in sorted(wanted.keys() & found.keys())
-        if wanted[key] != found[key]
-    ]
-    if problems:
-        raise ValueError(
-            f"{directory} holds another tree than asked for (build the model with the checkpoint's configuration):\n  "
-            + "\n  ".join(problems)
-        )
+  # Orbax pads, cuts and casts numpy arrays without a word, so the comparison is ours. Both trees
+  # are flattened by Orbax first because it stores named tuples as dicts.
+  found, wanted = _shapes(stored), _shapes(abstract_tree)
+  problems = [
+    f'{"/".join(key)}: not in the checkpoint' for key in sorted(wanted.keys() - found.keys())
+  ]
+  problems += [
+    f'{"/".join(key)}: in the checkpoint only' for key in sorted(found.keys() - wanted.keys())
+  ]
+  problems += [
+    f'{"/".join(key)}: stored {found[key]}, asked for {wanted[key]}'
+    for key in sorted(wanted.keys() & found.keys())
+    if wanted[key] != found[key]
+  ]
+  if problems:
+    raise ValueError(
+      (
+        f'{directory} holds another tree than asked for (build the model with the '
+        "checkpoint's configuration):\n  "
+      )
+      + '\n  '.join(problems)
+    )
 
 
 def _shapes(tree: Any) -> dict[tuple[str, ...], str]:
-    flat = ocp.tree.to_flat_dict(tree)
-    return {key: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for key, leaf in flat.items() if leaf is not None}
+  flat = ocp.tree.to_flat_dict(tree)
+  return {
+    key: f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
+    for key, leaf in flat.items()
+    if leaf is not None
+  }
 
 
 def _restore_argument(leaf: Any) -> ocp.RestoreArgs:
-    if isinstance(leaf, (np.ndarray, np.generic)):
-        return ocp.RestoreArgs(restore_type=np.ndarray)
-    if not isinstance(leaf, (jax.ShapeDtypeStruct, jax.Array)):
-        raise TypeError(f"abstract leaves are jax.ShapeDtypeStruct, jax.Array or numpy arrays; got {type(leaf).__name__}")
-    if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
-        raise ValueError(
-            f"a {leaf.dtype} array becomes {jax.dtypes.canonicalize_dtype(leaf.dtype)} in JAX; set jax_enable_x64 or ask for a numpy array"
-        )
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+  if isinstance(leaf, (np.ndarray, np.generic)):
+    return ocp.RestoreArgs(restore_type=np.ndarray)
+  if not isinstance(leaf, (jax.ShapeDtypeStruct, jax.Array)):
+    raise TypeError(
+      (
+        'abstract leaves are jax.ShapeDtypeStruct, jax.Array or numpy arrays; got '
+        f'{type(leaf).__name__}'
+      )
+    )
+  if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+    raise ValueError(
+      (
+        f'a {leaf.dtype} array becomes {jax.dtypes.canonicalize_dtype(leaf.dtype)} in JAX; '
+        'set jax_enable_x64 or ask for a numpy array'
+      )
+    )
+  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
 def _verified_bytes(directory: Path, name: str) -> bytes:
-    expected = digest_lib.read_manifest(directory)
-    path = directory / name
-    if name not in expected or not path.is_file():
-        raise digest_lib.ManifestError(directory, missing=(name,))
-    if digest_lib.file_digest(path) != expected[name]:
-        raise digest_lib.ManifestError(directory, changed=(name,))
-    return path.read_bytes()
+  expected = digest_lib.read_manifest(directory)
+  path = directory / name
+  if name not in expected or not path.is_file():
+    raise digest_lib.ManifestError(directory, missing=(name,))
+  if digest_lib.file_digest(path) != expected[name]:
+    raise digest_lib.ManifestError(directory, changed=(name,))
+  return path.read_bytes()

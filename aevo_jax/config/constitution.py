@@ -1,8 +1,9 @@
 """The constitution: what counts as improvement, and everything else that no agent may change.
 
-`constitution.gin` holds literals only. At the start of a campaign it is read together with the operator's own gin, the arbiter's commitment
-is filled in, and the result is rendered canonically into the run directory; from then on only that file counts, and its digest is in the
-first ledger record. An agent's text can only bind selectors of the search space, and no name below is in it.
+`constitution.gin` holds literals only. At the start of a campaign it is read together with the
+operator's own gin, the arbiter's commitment is filled in, and the result is rendered canonically
+into the run directory; from then on only that file counts, and its digest is in the first ledger
+record. An agent's text can only bind selectors of the search space, and no name below is in it.
 """
 
 import dataclasses
@@ -28,8 +29,9 @@ class Objective:
   """What is optimised and how an answer is judged.
 
   Attributes:
-    target: the authoritative score: 'external', the arbiter's; or 'proxies' where there is nothing of that kind: the consensus of dev and the probes, which
-      judge each other (meta_agent.proxies).
+    target: the authoritative score: 'external', the arbiter's; or 'proxies' where there is nothing
+      of that kind: the consensus of dev and the probes, which judge each other
+        (meta_agent.proxies).
     size: puzzle size, 'micro' or 'standard'.
     verifier: how answers are compared, in every score: a name of tasks.verify, which checks it.
     max_new_tokens: generation limit of every evaluation.
@@ -42,7 +44,12 @@ class Objective:
 
   def __post_init__(self):
     if self.target not in ('external', 'proxies'):
-      raise ValueError(f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a proxy and never the target")
+      raise ValueError(
+        (
+          f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a "
+          'proxy and never the target'
+        )
+      )
 
 
 @configurable('tasks')
@@ -61,8 +68,9 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-  """A set of items: how many, and of which mixture (family -> weight, share of the rarer rule kind, share of items with the flaw that tasks.mixture.AnswerShown
-  describes; families left out keep defaults)."""
+  """A set of items: how many, and of which mixture (family -> weight, share of the rarer rule kind,
+  share of items with the flaw that tasks.mixture.AnswerShown describes; families left out keep
+  defaults)."""
 
   items: int
   family_weight: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -104,7 +112,9 @@ class FinalSet(EvalSet):
 @configurable('holdout')
 @dataclasses.dataclass(frozen=True)
 class Holdout:
-  """`commitment`: SHA-256 of the arbiter's secret, filled in when the campaign starts; the secret is revealed after the final score."""
+  """`commitment`: SHA-256 of the arbiter's secret, filled in when the campaign starts; the secret
+  is revealed after the final score.
+  """
 
   commitment: str = ''
 
@@ -116,10 +126,14 @@ class Budget:
 
   Attributes:
     rounds, workers: rounds of the campaign; trials a round, worker 0 being the anchor.
-    noise_seeds: trials of the starting recipe in round 0. final_seeds: retrainings of each recipe for the final score.
-    trial_tokens: padded tokens (steps x rows x row length) a trial may train on. trial_steps: optimizer steps at most.
-    trial_deadline_s: wall-clock seconds after which a worker is killed. retries: of infrastructure failures, a trial.
-    wall_clock_s: seconds that the whole campaign may take, times in which it was stopped left out; no round is begun that would not end in time. 0 = no cap.
+    noise_seeds: trials of the starting recipe in round 0. final_seeds: retrainings of each recipe
+      for the final score.
+    trial_tokens: padded tokens (steps x rows x row length) a trial may train on. trial_steps:
+      optimizer steps at most.
+    trial_deadline_s: wall-clock seconds after which a worker is killed. retries: of infrastructure
+      failures, a trial.
+    wall_clock_s: seconds that the whole campaign may take, times in which it was stopped left out;
+      no round is begun that would not end in time. 0 = no cap.
   """
 
   rounds: int = 4
@@ -133,7 +147,16 @@ class Budget:
   wall_clock_s: float = 0.0
 
   def __post_init__(self):
-    for field, least in (('rounds', 1), ('workers', 1), ('noise_seeds', 2), ('final_seeds', 1), ('trial_tokens', 1), ('trial_steps', 1), ('retries', 0), ('wall_clock_s', 0)):
+    for field, least in (
+      ('rounds', 1),
+      ('workers', 1),
+      ('noise_seeds', 2),
+      ('final_seeds', 1),
+      ('trial_tokens', 1),
+      ('trial_steps', 1),
+      ('retries', 0),
+      ('wall_clock_s', 0),
+    ):
       if getattr(self, field) < least:
         raise ValueError(f'budget.{field} must be >= {least}, got {getattr(self, field)}')
 
@@ -141,9 +164,11 @@ class Budget:
 @configurable('promotion')
 @dataclasses.dataclass(frozen=True)
 class Promotion:
-  """A gain counts if it is at least `min_gain` and its one-sided t statistic against the noise floor reaches `confidence`.
+  """A gain counts if it is at least `min_gain` and its one-sided t statistic against the noise
+  floor reaches `confidence`.
 
-  `seed_sd_floor` is the least standard deviation between training seeds that is ever assumed: three seeds can look alike by luck.
+  `seed_sd_floor` is the least standard deviation between training seeds that is ever assumed: three
+  seeds can look alike by luck.
   """
 
   confidence: float = 0.9
@@ -165,7 +190,9 @@ class Release:
 
   def __post_init__(self):
     if self.per_round < 1:
-      raise ValueError(f'release.per_round must be >= 1 (the anchor needs one), got {self.per_round}')
+      raise ValueError(
+        f'release.per_round must be >= 1 (the anchor needs one), got {self.per_round}'
+      )
 
 
 @configurable('submission')
@@ -174,7 +201,8 @@ class Submission:
   """What campaign.arbiter = 'manual' hands out for scoring.
 
   Attributes:
-    max_rank: every recipe trains a LoRA adapter of this rank at most, and the adapter is what is handed out; 0 = the weights, or an adapter of any rank.
+    max_rank: every recipe trains a LoRA adapter of this rank at most, and the adapter is what is
+      handed out; 0 = the weights, or an adapter of any rank.
     base_name: under which name or path whoever scores it has the base; an adapter names it.
   """
 
@@ -192,8 +220,10 @@ class KeepOrDiscard:
   """The rhythm of campaign.agent = 'keep_or_discard'.
 
   Attributes:
-    anchors: trials of a newly kept recipe before anything is compared with it. anchor_every: of every so many further trials one is the standing recipe again.
-    screen: one-sided p value of a change's first look up to which it gets the second one that decides.
+    anchors: trials of a newly kept recipe before anything is compared with it. anchor_every: of
+      every so many further trials one is the standing recipe again.
+    screen: one-sided p value of a change's first look up to which it gets the second one that
+      decides.
   """
 
   anchors: int = 4
@@ -215,8 +245,10 @@ class Reversal:
 
   Attributes:
     alpha: error rate of a whole campaign, over all families and all looks.
-    calibration_rounds: the first rounds, whose slope of external on dev is the reference; nothing is called decoupled before they are over.
-    test: what calls a family reversed: 'e_process', looked at after every round, or 'exact', once, after `exact_rounds` rounds.
+    calibration_rounds: the first rounds, whose slope of external on dev is the reference; nothing
+      is called decoupled before they are over.
+    test: what calls a family reversed: 'e_process', looked at after every round, or 'exact', once,
+      after `exact_rounds` rounds.
     power: of the minimum detectable effect that goes with every verdict.
     replays: coupled campaigns that are simulated to fix the threshold of a round before it is run.
   """
@@ -242,8 +274,9 @@ class Reversal:
 @configurable('control')
 @dataclasses.dataclass(frozen=True)
 class Control:
-  """After a revision of the objectives, `workers` explorers go on under the objectives before it for `rounds` rounds; the revision is supported if the revised
-  explorers beat them on the external score, one-sided exact permutation test at `alpha`."""
+  """After a revision of the objectives, `workers` explorers go on under the objectives before it
+  for `rounds` rounds; the revision is supported if the revised explorers beat them on the external
+  score, one-sided exact permutation test at `alpha`."""
 
   workers: int = 3
   rounds: int = 2
@@ -260,11 +293,13 @@ class Control:
 @configurable('llm_rules')
 @dataclasses.dataclass(frozen=True)
 class LlmRules:
-  """What a language model is told, and what it may cost, where one is asked (campaign.agent or campaign.workers_choose = 'llm').
+  """What a language model is told, and what it may cost, where one is asked (campaign.agent or
+  campaign.workers_choose = 'llm').
 
   Attributes:
     system_prompt: the first message of every request.
-    token_cap: tokens of the whole campaign, in and out. money_cap: money of it, by the operator's prices. Neither is ever exceeded.
+    token_cap: tokens of the whole campaign, in and out. money_cap: money of it, by the operator's
+      prices. Neither is ever exceeded.
   """
 
   system_prompt: str = ''
@@ -280,13 +315,16 @@ class LlmRules:
 @configurable('probes')
 @dataclasses.dataclass(frozen=True)
 class Probes:
-  """Further scores of every candidate, for campaigns without an external target (evaluation.probes). Each costs a generation pass over its items.
+  """Further scores of every candidate, for campaigns without an external target
+  (evaluation.probes). Each costs a generation pass over its items.
 
   Attributes:
     seed: of items, orders and samples; public.
-    rules: items of puzzles whose rules neither dev nor training asks, rare kinds included; 0 for no such probe, as below.
+    rules: items of puzzles whose rules neither dev nor training asks, rare kinds included; 0 for no
+      such probe, as below.
     families: items of the families that dev_set.family_weight sets to 0.
-    order: dev items with their examples in another order. paraphrase: dev items in other words; of tasks of one's own by `templates`, each with {prompt}.
+    order: dev items with their examples in another order. paraphrase: dev items in other words; of
+      tasks of one's own by `templates`, each with {prompt}.
     options: dev items of a multiple choice with their options in another order.
     samples: dev items that are answered `draws` times at `temperature`; the score is pass@`k`.
   """
@@ -306,11 +344,15 @@ class Probes:
   def __post_init__(self):
     for name in PROBES:
       if getattr(self, name) < 0:
-        raise ValueError(f'probes.{name} is a number of items, 0 or more, got {getattr(self, name)}')
+        raise ValueError(
+          f'probes.{name} is a number of items, 0 or more, got {getattr(self, name)}'
+        )
     if not 1 <= self.k <= self.draws:
       raise ValueError(f'probes.k must lie in [1, probes.draws = {self.draws}], got {self.k}')
     if not self.temperature > 0:
-      raise ValueError(f'probes.temperature must be > 0, got {self.temperature}; dev is the greedy score')
+      raise ValueError(
+        f'probes.temperature must be > 0, got {self.temperature}; dev is the greedy score'
+      )
     for template in self.templates:
       if template.count('{prompt}') != 1:
         raise ValueError(f'probes.templates: {template!r} must hold {{prompt}} once')
@@ -326,7 +368,9 @@ PROBES = ('rules', 'families', 'order', 'paraphrase', 'options', 'samples')
 @configurable('search_space')
 @dataclasses.dataclass(frozen=True)
 class SearchSpaceText:
-  """`axes`: axis name -> selector -> spec, as `config.search_space` reads it. `from_round`: axis name -> the first round in which it may be bound; 1 if left out."""
+  """`axes`: axis name -> selector -> spec, as `config.search_space` reads it. `from_round`: axis
+  name -> the first round in which it may be bound; 1 if left out.
+  """
 
   axes: dict = dataclasses.field(default_factory=dict)
   from_round: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -334,13 +378,33 @@ class SearchSpaceText:
   def __post_init__(self):
     unknown = sorted(set(self.from_round) - set(self.axes))
     if unknown:
-      raise ValueError(f'search_space.from_round names no axis {unknown[0]!r}; the axes are {sorted(self.axes)}')
+      raise ValueError(
+        f'search_space.from_round names no axis {unknown[0]!r}; the axes are {sorted(self.axes)}'
+      )
 
 
-_SECTIONS = {'objective': Objective, 'tasks': Tasks, 'dev_set': DevSet, 'external_set': ExternalSet, 'final_set': FinalSet, 'holdout': Holdout, 'budget': Budget,
-             'promotion': Promotion, 'release': Release, 'submission': Submission, 'keep_or_discard': KeepOrDiscard, 'reversal': Reversal, 'control': Control,
-             'probes': Probes, 'evaluation': Evaluation, 'vllm': Vllm, 'llm_rules': LlmRules, 'search_space': SearchSpaceText}
-# Spelled out only where they are not the defaults, so that a constitution that has no use for them keeps its digest and holdout.
+_SECTIONS = {
+  'objective': Objective,
+  'tasks': Tasks,
+  'dev_set': DevSet,
+  'external_set': ExternalSet,
+  'final_set': FinalSet,
+  'holdout': Holdout,
+  'budget': Budget,
+  'promotion': Promotion,
+  'release': Release,
+  'submission': Submission,
+  'keep_or_discard': KeepOrDiscard,
+  'reversal': Reversal,
+  'control': Control,
+  'probes': Probes,
+  'evaluation': Evaluation,
+  'vllm': Vllm,
+  'llm_rules': LlmRules,
+  'search_space': SearchSpaceText,
+}
+# Spelled out only where they are not the defaults, so that a constitution that has no use for them
+# keeps its digest and holdout.
 _OPTIONAL = ('tasks', 'submission', 'keep_or_discard', 'probes', 'evaluation', 'vllm')
 
 
@@ -369,19 +433,48 @@ class Constitution:
 
   def __post_init__(self):
     if self.objective.target == 'proxies' and not self.probes.used():
-      raise LoadError(f"objective.target = 'proxies' needs something beside dev to judge it by; give one of {', '.join(f'probes.{name}' for name in PROBES)} some items")
-    if bool(self.vllm.url) != bool(self.evaluation.arbiter_url) or self.vllm.url and server_of(self.vllm.url) == server_of(self.evaluation.arbiter_url):
-      raise LoadError('vllm.url is the evaluator\'s server and evaluation.arbiter_url the arbiter\'s, which are given different weights at the same time: bind both, to different servers, or neither, '
-                      'and each starts its own')
+      raise LoadError(
+        (
+          "objective.target = 'proxies' needs something beside dev to judge it by; give "
+          f'one of {", ".join(f"probes.{name}" for name in PROBES)} some items'
+        )
+      )
+    if (
+      bool(self.vllm.url) != bool(self.evaluation.arbiter_url)
+      or self.vllm.url
+      and server_of(self.vllm.url) == server_of(self.evaluation.arbiter_url)
+    ):
+      raise LoadError(
+        "vllm.url is the evaluator's server and evaluation.arbiter_url the arbiter's, "
+        'which are given different weights at the same time: bind both, to different '
+        'servers, or neither, '
+        'and each starts its own'
+      )
     if self.evaluation.engine != 'vllm' and self.vllm != Vllm():
-      raise LoadError("nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = 'vllm', or leave vllm.* out")
+      raise LoadError(
+        (
+          "nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = "
+          "'vllm', or leave vllm.* out"
+        )
+      )
     if self.evaluation.engine == 'vllm' and self.vllm.carrier not in WHOLE_CARRIERS:
-      raise LoadError(f"vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; bind one of {', '.join(WHOLE_CARRIERS)}")
+      raise LoadError(
+        (
+          f'vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; bind one of '
+          f'{", ".join(WHOLE_CARRIERS)}'
+        )
+      )
 
   def text(self) -> str:
-    """Canonical gin text, every field spelled out, of the `_OPTIONAL` sections only where something is set."""
-    return render(Binding(f'{name}.{field.name}', getattr(getattr(self, name), field.name))
-                  for name, cls in _SECTIONS.items() if name not in _OPTIONAL or getattr(self, name) != cls() for field in dataclasses.fields(cls))
+    """Canonical gin text, every field spelled out, of the `_OPTIONAL` sections only where something
+    is set.
+    """
+    return render(
+      Binding(f'{name}.{field.name}', getattr(getattr(self, name), field.name))
+      for name, cls in _SECTIONS.items()
+      if name not in _OPTIONAL or getattr(self, name) != cls()
+      for field in dataclasses.fields(cls)
+    )
 
   def digest(self) -> str:
     """SHA-256 of the canonical text."""
@@ -396,10 +489,18 @@ class Constitution:
     return SearchSpace.from_literals(self.search_space.axes)
 
   def in_round(self, round_: int) -> 'Constitution':
-    """The same constitution with the axes that may be bound in a round; the final, whose round is negative, may bind all."""
+    """The same constitution with the axes that may be bound in a round; the final, whose round is
+    negative, may bind all.
+    """
     axes, first = self.search_space.axes, self.search_space.from_round
-    open_ = {name: axis for name, axis in axes.items() if round_ < 0 or first.get(name, 1) <= round_}
-    return self if len(open_) == len(axes) else dataclasses.replace(self, search_space=SearchSpaceText(open_))
+    open_ = {
+      name: axis for name, axis in axes.items() if round_ < 0 or first.get(name, 1) <= round_
+    }
+    return (
+      self
+      if len(open_) == len(axes)
+      else dataclasses.replace(self, search_space=SearchSpaceText(open_))
+    )
 
   def committed(self, commitment: str) -> 'Constitution':
     """The same constitution with the arbiter's commitment in it."""
@@ -411,7 +512,9 @@ class Constitution:
 
 
 def from_gin(**given) -> Constitution:
-  """The constitution of the loaded gin configuration (see `loading.load`). given: sections by name, in the place of what was loaded."""
+  """The constitution of the loaded gin configuration (see `loading.load`). given: sections by name,
+  in the place of what was loaded.
+  """
   constitution = Constitution(**({name: resolve(name) for name in _SECTIONS} | given))
   for round_ in (FINAL_ROUND, *range(1, constitution.budget.rounds + 1)):
     constitution.in_round(round_).space()  # a malformed space is an error now, not in that round
@@ -427,10 +530,14 @@ def read(path: pathlib.Path) -> Constitution:
   values: dict[str, dict] = {name: {} for name in _SECTIONS}
   for binding in parse_statements(path.read_text(), max_bytes=MAX_BYTES):
     name, _, field = binding.selector.rpartition('.')
-    known = {f.name: f.type for f in dataclasses.fields(_SECTIONS[name])} if name in _SECTIONS else {}
+    known = (
+      {f.name: f.type for f in dataclasses.fields(_SECTIONS[name])} if name in _SECTIONS else {}
+    )
     if field not in known:
       legal = [f'{n}.{f.name}' for n, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
-      raise LoadError(f'{path}: the constitution has no {binding.selector}' + suggestion(binding.selector, legal))
+      raise LoadError(
+        f'{path}: the constitution has no {binding.selector}' + suggestion(binding.selector, legal)
+      )
     values[name][field] = check_type(binding.value, known[field], binding.selector)
   return Constitution(**{name: cls(**values[name]) for name, cls in _SECTIONS.items()})
 

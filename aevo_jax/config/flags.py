@@ -4,8 +4,8 @@
     --gin_bindings='optimizer.learning_rate = 1e-3'            repeatable
     --gin.optimizer.learning_rate=1e-3                         T5X's spelling of the same
 
-absl knows the first two. `parse` rewrites the third into the second before absl sees the command line, so an application
-is `define()` at import and `app.run(main, flags_parser=parse)`.
+absl knows the first two. `parse` rewrites the third into the second before absl sees the command
+line, so an application is `define()` at import and `app.run(main, flags_parser=parse)`.
 """
 
 import sys
@@ -17,59 +17,84 @@ from aevo_jax.config.loading import LoadError, load, parse_binding
 
 
 class GinFlagError(flags.Error):
-    """A `--gin.NAME=value` that cannot be read."""
+  """A `--gin.NAME=value` that cannot be read."""
 
 
 def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines --gin_file and --gin_bindings; a second call is harmless."""
-    if 'gin_file' in flag_values:
-        return
-    flags.DEFINE_multi_string('gin_file', [], 'Gin file, found in the working directory or in the search path of the '
-                              'project. Repeatable: later files override earlier ones.', flag_values=flag_values)
-    flags.DEFINE_multi_string('gin_bindings', [], "Gin statement such as 'optimizer.learning_rate = 1e-3'; overrides the "
-                              'files. Repeatable. Also spelled --gin.optimizer.learning_rate=1e-3.', flag_values=flag_values)
+  """Defines --gin_file and --gin_bindings; a second call is harmless."""
+  if 'gin_file' in flag_values:
+    return
+  flags.DEFINE_multi_string(
+    'gin_file',
+    [],
+    'Gin file, found in the working directory or in the search path of the '
+    'project. Repeatable: later files override earlier ones.',
+    flag_values=flag_values,
+  )
+  flags.DEFINE_multi_string(
+    'gin_bindings',
+    [],
+    "Gin statement such as 'optimizer.learning_rate = 1e-3'; overrides the "
+    'files. Repeatable. Also spelled --gin.optimizer.learning_rate=1e-3.',
+    flag_values=flag_values,
+  )
 
 
 def rewrite_argv(argv: Sequence[str]) -> list[str]:
-    """Turns each `--gin.NAME=value` into `--gin_bindings=NAME=value`, up to a lone `--`; leaves the rest as it is.
+  """Turns each `--gin.NAME=value` into `--gin_bindings=NAME=value`, up to a lone `--`; leaves the
+  rest as it is.
 
-    Raises:
-        GinFlagError: no '=', no NAME, or a value that is no literal (for a bare word, with the quotes it needs).
-    """
-    rewritten, passthrough = [], False
-    for position, argument in enumerate(argv):
-        passthrough = passthrough or argument == '--'
-        dashes = len(argument) - len(argument.lstrip('-'))
-        if position == 0 or passthrough or dashes not in (1, 2) or not argument[dashes:].startswith('gin.'):
-            rewritten.append(argument)
-            continue
-        name, equals, value = argument[dashes + len('gin.'):].partition('=')
-        if not equals or not name:
-            raise GinFlagError(f'{argument}: expected --gin.NAME=value, in one argument')
-        binding = f'{name}={value}'
-        try:
-            parse_binding(binding)
-        except LoadError as error:
-            hint = ''
-            if value.replace('_', 'a').replace('-', 'a').isalnum() and not value[0].isdigit():
-                hint = f"""; in a shell: --gin.{name}='"{value}"'"""
-            raise GinFlagError(f'{argument}: {error}{hint}') from error
-        rewritten.append(f'--gin_bindings={binding}')
-    return rewritten
+  Raises:
+      GinFlagError: no '=', no NAME, or a value that is no literal (for a bare word, with the quotes
+        it needs).
+  """
+  rewritten, passthrough = [], False
+  for position, argument in enumerate(argv):
+    passthrough = passthrough or argument == '--'
+    dashes = len(argument) - len(argument.lstrip('-'))
+    if (
+      position == 0
+      or passthrough
+      or dashes not in (1, 2)
+      or not argument[dashes:].startswith('gin.')
+    ):
+      rewritten.append(argument)
+      continue
+    name, equals, value = argument[dashes + len('gin.') :].partition('=')
+    if not equals or not name:
+      raise GinFlagError(f'{argument}: expected --gin.NAME=value, in one argument')
+    binding = f'{name}={value}'
+    try:
+      parse_binding(binding)
+    except LoadError as error:
+      hint = ''
+      if value.replace('_', 'a').replace('-', 'a').isalnum() and not value[0].isdigit():
+        hint = f"""; in a shell: --gin.{name}='"{value}"'"""
+      raise GinFlagError(f'{argument}: {error}{hint}') from error
+    rewritten.append(f'--gin_bindings={binding}')
+  return rewritten
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """For `app.run(main, flags_parser=parse)`: rewrites, then parses as absl does; exits with its message on an error."""
-    try:
-        rewritten = rewrite_argv(argv)
-    except GinFlagError as error:
-        sys.exit(f'FATAL Flags parsing error: {error}')
-    return app.parse_flags_with_usage(rewritten)
+  """For `app.run(main, flags_parser=parse)`: rewrites, then parses as absl does; exits with its
+  message on an error.
+  """
+  try:
+    rewritten = rewrite_argv(argv)
+  except GinFlagError as error:
+    sys.exit(f'FATAL Flags parsing error: {error}')
+  return app.parse_flags_with_usage(rewritten)
 
 
-def load_from_flags(search_paths: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS, first: Sequence[str] = ()) -> None:
-    """Loads the files `first`, then what --gin_file and --gin_bindings name; a mistake ends the program with its message, without a traceback."""
-    try:
-        load([*first, *flag_values.gin_file], flag_values.gin_bindings, search_paths=search_paths)
-    except LoadError as error:
-        sys.exit(f'configuration error: {error}')
+def load_from_flags(
+  search_paths: Sequence[str],
+  flag_values: flags.FlagValues = flags.FLAGS,
+  first: Sequence[str] = (),
+) -> None:
+  """Loads the files `first`, then what --gin_file and --gin_bindings name; a mistake ends the
+  program with its message, without a traceback.
+  """
+  try:
+    load([*first, *flag_values.gin_file], flag_values.gin_bindings, search_paths=search_paths)
+  except LoadError as error:
+    sys.exit(f'configuration error: {error}')

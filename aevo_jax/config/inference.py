@@ -1,4 +1,6 @@
-"""What generates, and how a vLLM server is started, or where one is; how weights reach it, and what is asked of them before it generates."""
+"""What generates, and how a vLLM server is started, or where one is; how weights reach it, and what
+is asked of them before it generates.
+"""
 
 import dataclasses
 import os
@@ -9,12 +11,28 @@ from aevo_jax.config.configurables import configurable
 ENGINES = ('jax', 'vllm')
 DTYPES = ('float32', 'bfloat16', 'float16')
 CARRIERS = ('file', 'nccl', 'ipc', 'reload', 'lora')
-WHOLE_CARRIERS = ('file', 'nccl', 'ipc')  # which take whatever was trained or sealed to a server that has the model's shape alone
+WHOLE_CARRIERS = (
+  'file',
+  'nccl',
+  'ipc',
+)  # which take whatever was trained or sealed to a server that has the model's shape alone
 _LOOPBACK = ('localhost', '127.0.0.1', '::1')
 
 
 # What a server is started with.
-STARTS = ('python', 'dtype', 'max_num_seqs', 'tensor_parallel', 'memory', 'cpu_cache_gib', 'cpu_threads', 'eager', 'lora_rank', 'lora_slots', 'startup_s')
+STARTS = (
+  'python',
+  'dtype',
+  'max_num_seqs',
+  'tensor_parallel',
+  'memory',
+  'cpu_cache_gib',
+  'cpu_threads',
+  'eager',
+  'lora_rank',
+  'lora_slots',
+  'startup_s',
+)
 
 
 def server_of(url: str) -> tuple:
@@ -22,29 +40,41 @@ def server_of(url: str) -> tuple:
   parts = urllib.parse.urlsplit(url)
   if parts.scheme == 'unix':
     return 'unix', os.path.realpath(parts.path)
-  return 'localhost' if parts.hostname in _LOOPBACK else parts.hostname, parts.port or {'http': 80, 'https': 443}.get(parts.scheme)
+  return 'localhost' if parts.hostname in _LOOPBACK else parts.hostname, parts.port or {
+    'http': 80,
+    'https': 443,
+  }.get(parts.scheme)
 
 
 def check_url(name: str, url: str) -> None:
   """Raises:
-    ValueError: it is none; '' is.
+  ValueError: it is none; '' is.
   """
-  if url and not (url.startswith('unix:/') or url.startswith(('http://', 'https://')) and urllib.parse.urlsplit(url).hostname):
+  if url and not (
+    url.startswith('unix:/')
+    or url.startswith(('http://', 'https://'))
+    and urllib.parse.urlsplit(url).hostname
+  ):
     raise ValueError(f'{name} must begin with http://, https:// or unix:/, got {url!r}')
 
 
 @configurable('evaluation')
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """engine: what generates the answers that are scored, 'jax', the sampler in the evaluator's own process, or 'vllm', a server of its own for evaluator and arbiter each (`Vllm`).
-  arbiter_url: where vllm.url is the evaluator's server, that of the arbiter: it is given other weights at the same time, and is told the holdout's questions."""
+  """engine: what generates the answers that are scored, 'jax', the sampler in the evaluator's own
+  process, or 'vllm', a server of its own for evaluator and arbiter each (`Vllm`). arbiter_url:
+  where vllm.url is the evaluator's server, that of the arbiter: it is given other weights at the
+  same time, and is told the holdout's questions.
+  """
 
   engine: str = 'jax'
   arbiter_url: str = ''
 
   def __post_init__(self):
     if self.engine not in ENGINES:
-      raise ValueError(f'evaluation.engine must be one of {", ".join(ENGINES)}, got {self.engine!r}')
+      raise ValueError(
+        f'evaluation.engine must be one of {", ".join(ENGINES)}, got {self.engine!r}'
+      )
     check_url('evaluation.arbiter_url', self.arbiter_url)
 
 
@@ -54,18 +84,27 @@ class Vllm:
   """A server.
 
   Attributes:
-    url: of one that runs already (http://..., or unix:/path of its socket), which must read the files of this machine unless carrier is 'nccl'; '' starts one.
+    url: of one that runs already (http://..., or unix:/path of its socket), which must read the
+      files of this machine unless carrier is 'nccl'; '' starts one.
     python: of vLLM's environment; '' is third_party/vllm/.venv.
-    dtype: of weights and activations. max_model_len: tokens of a prompt and its completion. max_num_seqs: requests that decode together. tensor_parallel: devices a model is spread over.
-    memory: share of a GPU's memory that the server takes. cpu_cache_gib: memory of keys and values on a CPU.
-    cpu_threads: on a CPU; 0 is all cores, each thread bound to one, in a campaign as many as evaluator and arbiter have. eager: compile nothing; starts sooner, decodes slower.
-    carrier: how weights reach it: 'file', read by the server from a safetensors file whose SHA-256 it checks; 'nccl', from a GPU of ours to its GPUs; 'ipc', in the memory of the GPU that both use;
-      'reload', vLLM's own reload of a checkpoint directory; 'lora', as an adapter.
-    transfer_address: of this machine, as the server's machine reaches it, read by carrier 'nccl' alone; '' is for a server on this machine.
-    lora_rank: largest rank of adapters; lora_slots: adapters that may be used at the same time; read by carrier 'lora' alone.
-    gap: the probe's log-probabilities may be so far from JAX's, in nats: for float32. What bfloat16 needs was not measured; a wider gap tells less.
-    concurrency: requests under way. startup_s: a server that does not answer for so long after its start has failed. request_s: so has a request. retries: how often the server is begun
-      again, and the request repeated, before the caller is told.
+    dtype: of weights and activations. max_model_len: tokens of a prompt and its completion.
+      max_num_seqs: requests that decode together. tensor_parallel: devices a model is spread over.
+    memory: share of a GPU's memory that the server takes. cpu_cache_gib: memory of keys and values
+      on a CPU.
+    cpu_threads: on a CPU; 0 is all cores, each thread bound to one, in a campaign as many as
+      evaluator and arbiter have. eager: compile nothing; starts sooner, decodes slower.
+    carrier: how weights reach it: 'file', read by the server from a safetensors file whose SHA-256
+      it checks; 'nccl', from a GPU of ours to its GPUs; 'ipc', in the memory of the GPU that both
+      use; 'reload', vLLM's own reload of a checkpoint directory; 'lora', as an adapter.
+    transfer_address: of this machine, as the server's machine reaches it, read by carrier 'nccl'
+      alone; '' is for a server on this machine.
+    lora_rank: largest rank of adapters; lora_slots: adapters that may be used at the same time;
+      read by carrier 'lora' alone.
+    gap: the probe's log-probabilities may be so far from JAX's, in nats: for float32. What bfloat16
+      needs was not measured; a wider gap tells less.
+    concurrency: requests under way. startup_s: a server that does not answer for so long after its
+      start has failed. request_s: so has a request. retries: how often the server is begun again,
+        and the request repeated, before the caller is told.
   """
 
   url: str = ''
@@ -91,24 +130,75 @@ class Vllm:
   def __post_init__(self):
     for field, options in (('dtype', DTYPES), ('carrier', CARRIERS)):
       if getattr(self, field) not in options:
-        raise ValueError(f'vllm.{field} must be one of {", ".join(options)}, got {getattr(self, field)!r}')
-    for field, low, high in (('max_model_len', 16, 2**24), ('max_num_seqs', 1, 2**16), ('tensor_parallel', 1, 2**12), ('memory', 0.01, 1), ('cpu_cache_gib', 1, 2**12), ('cpu_threads', 0, 2**12), ('lora_rank', 1, 512), ('lora_slots', 1, 512),
-                             ('gap', 1e-7, 10), ('concurrency', 1, 2**12), ('startup_s', 1, 86400), ('request_s', 0.1, 86400), ('retries', 0, 2)):
+        raise ValueError(
+          f'vllm.{field} must be one of {", ".join(options)}, got {getattr(self, field)!r}'
+        )
+    for field, low, high in (
+      ('max_model_len', 16, 2**24),
+      ('max_num_seqs', 1, 2**16),
+      ('tensor_parallel', 1, 2**12),
+      ('memory', 0.01, 1),
+      ('cpu_cache_gib', 1, 2**12),
+      ('cpu_threads', 0, 2**12),
+      ('lora_rank', 1, 512),
+      ('lora_slots', 1, 512),
+      ('gap', 1e-7, 10),
+      ('concurrency', 1, 2**12),
+      ('startup_s', 1, 86400),
+      ('request_s', 0.1, 86400),
+      ('retries', 0, 2),
+    ):
       if not low <= getattr(self, field) <= high:
         raise ValueError(f'vllm.{field} must lie in [{low}, {high}], got {getattr(self, field)}')
     for field in ('lora_rank', 'lora_slots'):
       if self.carrier != 'lora' and getattr(self, field) != getattr(type(self), field):
-        raise ValueError(f'nothing reads vllm.{field} while vllm.carrier = {self.carrier!r}; leave it out')
+        raise ValueError(
+          f'nothing reads vllm.{field} while vllm.carrier = {self.carrier!r}; leave it out'
+        )
     check_url('vllm.url', self.url)
-    sends = ('python', 'tensor_parallel', 'startup_s') if self.carrier in ('nccl', 'ipc') else ()  # what sends weights is started here
-    if self.url and (unread := [field for field in STARTS if field not in sends and getattr(self, field) != getattr(type(self), field)]):
-      raise ValueError(f'nothing reads vllm.{unread[0]} while vllm.url names a server that runs: it is for one that is started; leave it out')
+    sends = (
+      ('python', 'tensor_parallel', 'startup_s') if self.carrier in ('nccl', 'ipc') else ()
+    )  # what sends weights is started here
+    if self.url and (
+      unread := [
+        field
+        for field in STARTS
+        if field not in sends and getattr(self, field) != getattr(type(self), field)
+      ]
+    ):
+      raise ValueError(
+        (
+          f'nothing reads vllm.{unread[0]} while vllm.url names a server that runs: it is '
+          'for one that is started; leave it out'
+        )
+      )
     if self.carrier != 'nccl' and self.transfer_address:
-      raise ValueError(f"nothing reads vllm.transfer_address while vllm.carrier = {self.carrier!r}; leave it out")
+      raise ValueError(
+        f'nothing reads vllm.transfer_address while vllm.carrier = {self.carrier!r}; leave it out'
+      )
     if self.carrier == 'ipc' and self.tensor_parallel != 1:
-      raise ValueError(f"vllm.carrier = 'ipc' shares the memory of one GPU, vllm.tensor_parallel is {self.tensor_parallel}; bind vllm.carrier = 'nccl' or 'file'")
-    elsewhere = self.url.startswith('http') and urllib.parse.urlsplit(self.url).hostname not in _LOOPBACK
-    if elsewhere and self.carrier == 'ipc':  # nor may a server that unpickles what it is sent be reached from other machines
-      raise ValueError(f"vllm.carrier = 'ipc' is for a server on this machine, vllm.url is {self.url!r}; bind vllm.carrier = 'nccl', or vllm.url to unix:/path of its socket")
+      raise ValueError(
+        (
+          "vllm.carrier = 'ipc' shares the memory of one GPU, vllm.tensor_parallel is "
+          f"{self.tensor_parallel}; bind vllm.carrier = 'nccl' or 'file'"
+        )
+      )
+    elsewhere = (
+      self.url.startswith('http') and urllib.parse.urlsplit(self.url).hostname not in _LOOPBACK
+    )
+    if (
+      elsewhere and self.carrier == 'ipc'
+    ):  # nor may a server that unpickles what it is sent be reached from other machines
+      raise ValueError(
+        (
+          f"vllm.carrier = 'ipc' is for a server on this machine, vllm.url is {self.url!r}; "
+          "bind vllm.carrier = 'nccl', or vllm.url to unix:/path of its socket"
+        )
+      )
     if elsewhere and self.carrier == 'nccl' and not self.transfer_address:
-      raise ValueError(f"vllm.carrier = 'nccl' to {self.url!r} needs an address that it can reach; bind vllm.transfer_address to this machine's")
+      raise ValueError(
+        (
+          f"vllm.carrier = 'nccl' to {self.url!r} needs an address that it can reach; bind "
+          "vllm.transfer_address to this machine's"
+        )
+      )

@@ -1,20 +1,24 @@
 """Parse literal gin statements without executing anything.
 
-Gin is an execution surface: `import x` runs a module, `include 'f'` reads (and on error quotes) a file, `@f()` calls a
-function, `scope/f.x` shadows a binding that was thought frozen. Text that an agent wrote therefore never reaches
-`gin.parse_config`. It goes through this file instead, in this order:
+Gin is an execution surface: `import x` runs a module, `include 'f'` reads (and on error quotes) a
+file, `@f()` calls a function, `scope/f.x` shadows a binding that was thought frozen. Text that an
+agent wrote therefore never reaches `gin.parse_config`. It goes through this file instead, in this
+order:
 
 1. Size, encoding and control characters are checked on the raw text.
-2. The tokens are walked once: imports, includes, references, macros, scopes, blocks, f-strings, bytes, complex numbers,
-   adjacent string literals and deep nesting are refused here, before gin's parser sees the text. (Gin re-evaluates a
+2. The tokens are walked once: imports, includes, references, macros, scopes, blocks, f-strings,
+   bytes, complex numbers, adjacent string literals and deep nesting are refused here, before gin's
+   parser sees the text. (Gin re-evaluates a
    growing string for each adjacent literal, which is quadratic: 64 KiB of `'a'` takes 23 s.)
-3. Gin's own recursive-descent `ConfigParser` reads the values, with a delegate that refuses every reference and macro.
-4. The values are checked: None, bool, int (64 bit), finite float, str, and lists, tuples and dicts of those.
+3. Gin's own recursive-descent `ConfigParser` reads the values, with a delegate that refuses every
+   reference and macro.
+4. The values are checked: None, bool, int (64 bit), finite float, str, and lists, tuples and dicts
+   of those.
 
-What comes out is a tuple of `Binding`s. `render` writes them back as canonical text and `digest` names that text.
-`parse_untrusted` does the same in a child process under a CPU limit; this file is also that child's program, and so it
-imports nothing but the standard library and gin's parser. Error messages are fixed sentences with a line number: they
-never quote the text.
+What comes out is a tuple of `Binding`s. `render` writes them back as canonical text and `digest`
+names that text. `parse_untrusted` does the same in a child process under a CPU limit; this file is
+also that child's program, and so it imports nothing but the standard library and gin's parser.
+Error messages are fixed sentences with a line number: they never quote the text.
 """
 
 import dataclasses
@@ -38,359 +42,428 @@ MAX_BYTES = 8192
 MAX_DEPTH = 16
 
 # A first word that gin reads as a statement of its own is no configurable.
-_SELECTOR = re.compile(r'(?!(?:import|from|include)\.)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+\Z')
+_SELECTOR = re.compile(
+  r'(?!(?:import|from|include)\.)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+\Z'
+)
 _CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 # Only the escapes that repr() writes: others warn (`\d`), or look names up in a table (`\N{...}`).
-_PLAIN_STRING = re.compile(r"""(?s)(?P<quote>'''|\"\"\"|'|")(?:[^\\]|\\[\\'"nrtabfv0\n]|\\x[0-9a-fA-F]{2}"""
-                           r"""|\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8})*(?P=quote)\Z""")
+_PLAIN_STRING = re.compile(
+  r"""(?s)(?P<quote>'''|\"\"\"|'|")(?:[^\\]|\\[\\'"nrtabfv0\n]|\\x[0-9a-fA-F]{2}"""
+  r"""|\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8})*(?P=quote)\Z"""
+)
 _VALUE_NAMES = frozenset({'True', 'False', 'None'})
 _OPEN, _CLOSE = frozenset('([{'), frozenset(')]}')
 _SKIPPED_TOKENS = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.DEDENT})
 
 
 class Code(enum.StrEnum):
-    """Why a text was refused: the closed set of reasons."""
+  """Why a text was refused: the closed set of reasons."""
 
-    TOO_LARGE = 'too_large'
-    ENCODING = 'encoding'
-    NOT_ASCII = 'not_ascii'
-    SYNTAX = 'syntax'
-    IMPORT = 'import'
-    INCLUDE = 'include'
-    REFERENCE = 'reference'
-    MACRO = 'macro'
-    SCOPE = 'scope'
-    DUPLICATE = 'duplicate'
-    LITERAL_TYPE = 'literal_type'
-    DEPTH = 'depth'
-    ADJACENT_STRINGS = 'adjacent_strings'
-    NOT_FINITE = 'not_finite'
-    INT_RANGE = 'int_range'
-    TIMEOUT = 'timeout'
+  TOO_LARGE = 'too_large'
+  ENCODING = 'encoding'
+  NOT_ASCII = 'not_ascii'
+  SYNTAX = 'syntax'
+  IMPORT = 'import'
+  INCLUDE = 'include'
+  REFERENCE = 'reference'
+  MACRO = 'macro'
+  SCOPE = 'scope'
+  DUPLICATE = 'duplicate'
+  LITERAL_TYPE = 'literal_type'
+  DEPTH = 'depth'
+  ADJACENT_STRINGS = 'adjacent_strings'
+  NOT_FINITE = 'not_finite'
+  INT_RANGE = 'int_range'
+  TIMEOUT = 'timeout'
 
 
 class StatementError(ValueError):
-    """A text that is not a list of literal bindings. `code` says why; the message never quotes the text."""
+  """A text that is not a list of literal bindings. `code` says why; the message never quotes the
+  text.
+  """
 
-    def __init__(self, code: Code, message: str):
-        super().__init__(f'{code.value}: {message}')
-        self.code = code
-        self.message = message
+  def __init__(self, code: Code, message: str):
+    super().__init__(f'{code.value}: {message}')
+    self.code = code
+    self.message = message
 
 
 class ParserProcessError(RuntimeError):
-    """The parsing child did not run. This is a fault of the machine or installation, never of the text."""
+  """The parsing child did not run. This is a fault of the machine or installation, never of the
+  text.
+  """
 
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """One `configurable.parameter = literal`.
+  """One `configurable.parameter = literal`.
 
-    Attributes:
-        selector: full ASCII name, at least one dot, no scope.
-        value: None, bool, int (64 bit), finite float, str, or a list, tuple or dict (keys str or int) of those.
+  Attributes:
+      selector: full ASCII name, at least one dot, no scope.
+      value: None, bool, int (64 bit), finite float, str, or a list, tuple or dict (keys str or int)
+        of those.
 
-    Raises:
-        StatementError: on construction, if either is outside of that.
-    """
+  Raises:
+      StatementError: on construction, if either is outside of that.
+  """
 
-    selector: str
-    value: Any
+  selector: str
+  value: Any
 
-    def __post_init__(self):
-        if not _SELECTOR.match(self.selector):
-            raise StatementError(Code.SYNTAX, "a selector is 'configurable.parameter' in ASCII letters, digits and _")
-        _check_value(self.value, 'the value')
-
-
-def parse_statements(text: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> tuple[Binding, ...]:
-    """Parses literal bindings, one per line (brackets may span lines, # starts a comment).
-
-    Args:
-        text: gin text; nothing in it is executed, imported, opened or looked up.
-        max_bytes: limit on the UTF-8 length.
-        max_depth: limit on the nesting of brackets.
-
-    Returns:
-        The bindings in the order written.
-
-    Raises:
-        StatementError: for every text that is not such a list; no other exception depends on the text.
-    """
-    _encode(text, max_bytes)
-    with warnings.catch_warnings():
-        # The tokenizer warns of texts such as `1if`, which are refused below whatever the caller's warning filter.
-        warnings.simplefilter('ignore')
-        lines, colons = _check_tokens(text, max_depth)
-        parsed, error = _read_with_gin(text)
-    if error is not None:
-        raise error
-    if [line for line, _, _ in parsed] != lines:
-        raise StatementError(Code.SYNTAX, 'the statements do not end where their lines end')
-    bindings, seen = [], set()
-    for (line, selector, value), n_colons in zip(parsed, colons, strict=True):
-        if selector in seen:
-            raise StatementError(Code.DUPLICATE, f'line {line} binds a parameter that an earlier line binds')
-        seen.add(selector)
-        # Every dict item has one colon, and nothing else in a value has any: fewer items means equal keys.
-        if _check_value(value, f'line {line}') != n_colons:
-            raise StatementError(Code.DUPLICATE, f'line {line}: a dict has the same key twice')
-        bindings.append(Binding(selector, value))
-    return tuple(bindings)
+  def __post_init__(self):
+    if not _SELECTOR.match(self.selector):
+      raise StatementError(
+        Code.SYNTAX, "a selector is 'configurable.parameter' in ASCII letters, digits and _"
+      )
+    _check_value(self.value, 'the value')
 
 
-def parse_untrusted(text: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH, cpu_seconds: int = 1,
-                    wall_seconds: float = 20.0) -> tuple[Binding, ...]:
-    """`parse_statements` in a child process that the kernel stops.
+def parse_statements(
+  text: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
+) -> tuple[Binding, ...]:
+  """Parses literal bindings, one per line (brackets may span lines, # starts a comment).
 
-    Args:
-        text: gin text that an agent wrote.
-        max_bytes: limit on the UTF-8 length.
-        max_depth: limit on the nesting of brackets.
-        cpu_seconds: CPU time granted to the parsing itself (RLIMIT_CPU, set after the child's imports).
-        wall_seconds: elapsed time granted to the whole child.
+  Args:
+      text: gin text; nothing in it is executed, imported, opened or looked up.
+      max_bytes: limit on the UTF-8 length.
+      max_depth: limit on the nesting of brackets.
 
-    Raises:
-        StatementError: as `parse_statements`, and with code `timeout` when a limit ends the child.
-        ParserProcessError: the child could not run.
-    """
-    import gin  # here, not above: the child runs this file before it has extended its path
+  Returns:
+      The bindings in the order written.
 
-    encoded = _encode(text, max_bytes)
-    gin_root = os.path.dirname(os.path.dirname(os.path.abspath(gin.__file__)))
-    command = [sys.executable, '-I', os.path.abspath(__file__), str(cpu_seconds), str(max_bytes), str(max_depth), gin_root]
-    try:
-        done = subprocess.run(command, input=encoded, capture_output=True, timeout=wall_seconds, check=False)
-    except subprocess.TimeoutExpired:
-        done = None
-    if done is None or done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise StatementError(Code.TIMEOUT, f'parsing took more than {cpu_seconds} s of CPU or {wall_seconds:g} s')
-    if done.returncode != 0:
-        raise ParserProcessError(f'the statement parser exited with status {done.returncode}; to see why, run: '
-                                 f'{" ".join(command)} < /dev/null')
-    reply = json.loads(done.stdout)
-    if 'code' in reply:
-        raise StatementError(Code(reply['code']), reply['message'])
-    return tuple(Binding(selector, _from_json(value)) for selector, value in reply['bindings'])
+  Raises:
+      StatementError: for every text that is not such a list; no other exception depends on the
+        text.
+  """
+  _encode(text, max_bytes)
+  with warnings.catch_warnings():
+    # The tokenizer warns of texts such as `1if`, which are refused below whatever the caller's
+    # warning filter.
+    warnings.simplefilter('ignore')
+    lines, colons = _check_tokens(text, max_depth)
+    parsed, error = _read_with_gin(text)
+  if error is not None:
+    raise error
+  if [line for line, _, _ in parsed] != lines:
+    raise StatementError(Code.SYNTAX, 'the statements do not end where their lines end')
+  bindings, seen = [], set()
+  for (line, selector, value), n_colons in zip(parsed, colons, strict=True):
+    if selector in seen:
+      raise StatementError(
+        Code.DUPLICATE, f'line {line} binds a parameter that an earlier line binds'
+      )
+    seen.add(selector)
+    # Every dict item has one colon, and nothing else in a value has any: fewer items means equal
+    # keys.
+    if _check_value(value, f'line {line}') != n_colons:
+      raise StatementError(Code.DUPLICATE, f'line {line}: a dict has the same key twice')
+    bindings.append(Binding(selector, value))
+  return tuple(bindings)
+
+
+def parse_untrusted(
+  text: str,
+  *,
+  max_bytes: int = MAX_BYTES,
+  max_depth: int = MAX_DEPTH,
+  cpu_seconds: int = 1,
+  wall_seconds: float = 20.0,
+) -> tuple[Binding, ...]:
+  """`parse_statements` in a child process that the kernel stops.
+
+  Args:
+      text: gin text that an agent wrote.
+      max_bytes: limit on the UTF-8 length.
+      max_depth: limit on the nesting of brackets.
+      cpu_seconds: CPU time granted to the parsing itself (RLIMIT_CPU, set after the child's
+        imports).
+      wall_seconds: elapsed time granted to the whole child.
+
+  Raises:
+      StatementError: as `parse_statements`, and with code `timeout` when a limit ends the child.
+      ParserProcessError: the child could not run.
+  """
+  import gin  # here, not above: the child runs this file before it has extended its path
+
+  encoded = _encode(text, max_bytes)
+  gin_root = os.path.dirname(os.path.dirname(os.path.abspath(gin.__file__)))
+  command = [
+    sys.executable,
+    '-I',
+    os.path.abspath(__file__),
+    str(cpu_seconds),
+    str(max_bytes),
+    str(max_depth),
+    gin_root,
+  ]
+  try:
+    done = subprocess.run(
+      command, input=encoded, capture_output=True, timeout=wall_seconds, check=False
+    )
+  except subprocess.TimeoutExpired:
+    done = None
+  if done is None or done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    raise StatementError(
+      Code.TIMEOUT, f'parsing took more than {cpu_seconds} s of CPU or {wall_seconds:g} s'
+    )
+  if done.returncode != 0:
+    raise ParserProcessError(
+      f'the statement parser exited with status {done.returncode}; to see why, run: '
+      f'{" ".join(command)} < /dev/null'
+    )
+  reply = json.loads(done.stdout)
+  if 'code' in reply:
+    raise StatementError(Code(reply['code']), reply['message'])
+  return tuple(Binding(selector, _from_json(value)) for selector, value in reply['bindings'])
 
 
 def render(bindings: Iterable[Binding]) -> str:
-    """Returns canonical ASCII text: sorted by selector, one per line, dicts sorted by key, floats as repr.
+  """Returns canonical ASCII text: sorted by selector, one per line, dicts sorted by key, floats as
+  repr.
 
-    `parse_statements(render(b))` gives the same selectors, values and types, sorted by selector.
+  `parse_statements(render(b))` gives the same selectors, values and types, sorted by selector.
 
-    Raises:
-        StatementError: code `duplicate`, if two bindings have one selector.
-    """
-    ordered = sorted(bindings, key=lambda binding: binding.selector)
-    for first, second in zip(ordered, ordered[1:], strict=False):
-        if first.selector == second.selector:
-            raise StatementError(Code.DUPLICATE, f'{first.selector} is bound twice')
-    return ''.join(f'{binding.selector} = {render_value(binding.value)}\n' for binding in ordered)
+  Raises:
+      StatementError: code `duplicate`, if two bindings have one selector.
+  """
+  ordered = sorted(bindings, key=lambda binding: binding.selector)
+  for first, second in zip(ordered, ordered[1:], strict=False):
+    if first.selector == second.selector:
+      raise StatementError(Code.DUPLICATE, f'{first.selector} is bound twice')
+  return ''.join(f'{binding.selector} = {render_value(binding.value)}\n' for binding in ordered)
 
 
 def render_value(value: Any) -> str:
-    """Returns the canonical literal of one value; equal text means equal value and equal types."""
-    if isinstance(value, list):
-        return '[' + ', '.join(map(render_value, value)) + ']'
-    if isinstance(value, tuple):
-        return '(' + ', '.join(map(render_value, value)) + (',)' if len(value) == 1 else ')')
-    if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: (isinstance(key, str), key))
-        return '{' + ', '.join(f'{ascii(key)}: {render_value(value[key])}' for key in keys) + '}'
-    return ascii(value)
+  """Returns the canonical literal of one value; equal text means equal value and equal types."""
+  if isinstance(value, list):
+    return '[' + ', '.join(map(render_value, value)) + ']'
+  if isinstance(value, tuple):
+    return '(' + ', '.join(map(render_value, value)) + (',)' if len(value) == 1 else ')')
+  if isinstance(value, dict):
+    keys = sorted(value, key=lambda key: (isinstance(key, str), key))
+    return '{' + ', '.join(f'{ascii(key)}: {render_value(value[key])}' for key in keys) + '}'
+  return ascii(value)
 
 
 def digest(bindings: Iterable[Binding]) -> str:
-    """Returns the SHA-256 of the canonical text, in hexadecimal."""
-    return hashlib.sha256(render(bindings).encode('ascii')).hexdigest()
+  """Returns the SHA-256 of the canonical text, in hexadecimal."""
+  return hashlib.sha256(render(bindings).encode('ascii')).hexdigest()
 
 
 def _encode(text: str, max_bytes: int) -> bytes:
-    """Checks what can be checked without tokens, and returns the UTF-8 bytes."""
-    try:
-        encoded = text.encode('utf-8')
-    except UnicodeEncodeError:
-        encoded = None
-    if encoded is None:
-        raise StatementError(Code.ENCODING, 'the text is not valid Unicode (it holds a lone surrogate)')
-    if len(encoded) > max_bytes:
-        raise StatementError(Code.TOO_LARGE, f'the text has {len(encoded)} bytes; at most {max_bytes} are read')
-    if _CONTROL.search(text):
-        raise StatementError(Code.ENCODING, 'the text holds a control character; use \\n line ends and escapes in strings')
-    return encoded
+  """Checks what can be checked without tokens, and returns the UTF-8 bytes."""
+  try:
+    encoded = text.encode('utf-8')
+  except UnicodeEncodeError:
+    encoded = None
+  if encoded is None:
+    raise StatementError(Code.ENCODING, 'the text is not valid Unicode (it holds a lone surrogate)')
+  if len(encoded) > max_bytes:
+    raise StatementError(
+      Code.TOO_LARGE, f'the text has {len(encoded)} bytes; at most {max_bytes} are read'
+    )
+  if _CONTROL.search(text):
+    raise StatementError(
+      Code.ENCODING, 'the text holds a control character; use \\n line ends and escapes in strings'
+    )
+  return encoded
 
 
 def _check_tokens(text: str, max_depth: int) -> tuple[list[int], list[int]]:
-    """Refuses all but `name.name = literal` lines by their tokens.
+  """Refuses all but `name.name = literal` lines by their tokens.
 
-    Returns:
-        For each statement: its line number, and the number of colons in its value.
-    """
-    lines, colons, statement, problem = [], [], [], None
-    depth = 0
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            depth += (token.string in _OPEN) - (token.string in _CLOSE) if token.type == tokenize.OP else 0
-            if depth > max_depth:
-                raise StatementError(Code.DEPTH, f'line {token.start[0]}: brackets nest deeper than {max_depth}')
-            if token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
-                if statement:
-                    lines.append(statement[0].start[0])
-                    colons.append(_check_statement(statement))
-                    statement = []
-            elif token.type == tokenize.INDENT:
-                raise StatementError(Code.SYNTAX, f'line {token.start[0]}: indented; write one '
-                                                  "'configurable.parameter = value' per line, not a block")
-            elif token.type not in _SKIPPED_TOKENS:
-                statement.append(token)
-    except (tokenize.TokenError, SyntaxError):
-        # Raised below, outside of this handler: the tokenizer's exception quotes the line.
-        problem = StatementError(Code.SYNTAX, 'not complete: look for an unclosed bracket or string, or a stray character')
-    if problem is not None:
-        raise problem
-    return lines, colons
+  Returns:
+      For each statement: its line number, and the number of colons in its value.
+  """
+  lines, colons, statement, problem = [], [], [], None
+  depth = 0
+  try:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+      depth += (
+        (token.string in _OPEN) - (token.string in _CLOSE) if token.type == tokenize.OP else 0
+      )
+      if depth > max_depth:
+        raise StatementError(
+          Code.DEPTH, f'line {token.start[0]}: brackets nest deeper than {max_depth}'
+        )
+      if token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
+        if statement:
+          lines.append(statement[0].start[0])
+          colons.append(_check_statement(statement))
+          statement = []
+      elif token.type == tokenize.INDENT:
+        raise StatementError(
+          Code.SYNTAX,
+          f'line {token.start[0]}: indented; write one '
+          "'configurable.parameter = value' per line, not a block",
+        )
+      elif token.type not in _SKIPPED_TOKENS:
+        statement.append(token)
+  except (tokenize.TokenError, SyntaxError):
+    # Raised below, outside of this handler: the tokenizer's exception quotes the line.
+    problem = StatementError(
+      Code.SYNTAX, 'not complete: look for an unclosed bracket or string, or a stray character'
+    )
+  if problem is not None:
+    raise problem
+  return lines, colons
 
 
 def _check_statement(tokens: list[tokenize.TokenInfo]) -> int:
-    """Checks one logical line's tokens; returns the number of colons in the value."""
-    line = f'line {tokens[0].start[0]}'
-    if tokens[0].string in ('import', 'from'):
-        raise StatementError(Code.IMPORT, f'{line}: imports are not allowed here')
-    if tokens[0].string == 'include':
-        raise StatementError(Code.INCLUDE, f'{line}: includes are not allowed here')
-    equals = next((i for i, token in enumerate(tokens) if token.string == '='), None)
-    selector = tokens[:equals]
-    for token in selector:
-        if token.string.startswith('/'):
-            raise StatementError(Code.SCOPE, f"{line}: scopes ('a/b.c') are not allowed here")
-        if token.string.startswith(('@', '%')):
-            break
-        if token.type == tokenize.NAME and not token.string.isascii():
-            raise StatementError(Code.NOT_ASCII, f'{line}: names are ASCII')
-    if equals is None or equals + 1 == len(tokens):
-        raise StatementError(Code.SYNTAX, f"{line}: expected 'configurable.parameter = value'")
-    if len(selector) == 1 and selector[0].type == tokenize.NAME:
-        raise StatementError(Code.MACRO, f'{line}: a name without a dot would define a macro, which is not allowed here')
-    if not _SELECTOR.match(''.join(token.string for token in selector)) or any(
-            a.end != b.start for a, b in zip(selector, selector[1:], strict=False)):
-        raise StatementError(Code.SYNTAX, f"{line}: expected 'configurable.parameter' before '='")
-    value = tokens[equals + 1:]
-    for previous, token in zip([tokens[equals], *value], value, strict=False):
-        _check_value_token(previous, token)
-    return sum(token.string == ':' for token in value)
+  """Checks one logical line's tokens; returns the number of colons in the value."""
+  line = f'line {tokens[0].start[0]}'
+  if tokens[0].string in ('import', 'from'):
+    raise StatementError(Code.IMPORT, f'{line}: imports are not allowed here')
+  if tokens[0].string == 'include':
+    raise StatementError(Code.INCLUDE, f'{line}: includes are not allowed here')
+  equals = next((i for i, token in enumerate(tokens) if token.string == '='), None)
+  selector = tokens[:equals]
+  for token in selector:
+    if token.string.startswith('/'):
+      raise StatementError(Code.SCOPE, f"{line}: scopes ('a/b.c') are not allowed here")
+    if token.string.startswith(('@', '%')):
+      break
+    if token.type == tokenize.NAME and not token.string.isascii():
+      raise StatementError(Code.NOT_ASCII, f'{line}: names are ASCII')
+  if equals is None or equals + 1 == len(tokens):
+    raise StatementError(Code.SYNTAX, f"{line}: expected 'configurable.parameter = value'")
+  if len(selector) == 1 and selector[0].type == tokenize.NAME:
+    raise StatementError(
+      Code.MACRO, f'{line}: a name without a dot would define a macro, which is not allowed here'
+    )
+  if not _SELECTOR.match(''.join(token.string for token in selector)) or any(
+    a.end != b.start for a, b in zip(selector, selector[1:], strict=False)
+  ):
+    raise StatementError(Code.SYNTAX, f"{line}: expected 'configurable.parameter' before '='")
+  value = tokens[equals + 1 :]
+  for previous, token in zip([tokens[equals], *value], value, strict=False):
+    _check_value_token(previous, token)
+  return sum(token.string == ':' for token in value)
 
 
 def _check_value_token(previous: tokenize.TokenInfo, token: tokenize.TokenInfo) -> None:
-    line = f'line {token.start[0]}'
-    if token.type == tokenize.STRING:
-        if previous.type == tokenize.STRING:
-            raise StatementError(Code.ADJACENT_STRINGS, f'{line}: adjacent string literals; join them into one')
-        if not _PLAIN_STRING.match(token.string):
-            raise StatementError(Code.LITERAL_TYPE, f'{line}: only plain strings with simple escapes; no b, f, r or u prefix')
-    elif token.type == tokenize.NUMBER:
-        if token.string[-1] in 'jJ':
-            raise StatementError(Code.LITERAL_TYPE, f'{line}: complex numbers are not allowed here')
-    elif token.type == tokenize.NAME:
-        if token.string not in _VALUE_NAMES:
-            raise StatementError(Code.LITERAL_TYPE, f'{line}: a bare word is not a literal; put strings in quotes')
-    elif token.type == tokenize.FSTRING_START:
-        raise StatementError(Code.LITERAL_TYPE, f'{line}: f-strings are not allowed here')
-    elif token.string.startswith('@'):
-        raise StatementError(Code.REFERENCE, f"{line}: references ('@f') are not allowed here")
-    elif token.string.startswith('%'):
-        raise StatementError(Code.MACRO, f"{line}: macros ('%NAME') are not allowed here")
-    elif token.type != tokenize.OP or token.string not in '([{,:-}])':
-        raise StatementError(Code.SYNTAX, f'{line}: a value is a literal, not an expression')
+  line = f'line {token.start[0]}'
+  if token.type == tokenize.STRING:
+    if previous.type == tokenize.STRING:
+      raise StatementError(
+        Code.ADJACENT_STRINGS, f'{line}: adjacent string literals; join them into one'
+      )
+    if not _PLAIN_STRING.match(token.string):
+      raise StatementError(
+        Code.LITERAL_TYPE, f'{line}: only plain strings with simple escapes; no b, f, r or u prefix'
+      )
+  elif token.type == tokenize.NUMBER:
+    if token.string[-1] in 'jJ':
+      raise StatementError(Code.LITERAL_TYPE, f'{line}: complex numbers are not allowed here')
+  elif token.type == tokenize.NAME:
+    if token.string not in _VALUE_NAMES:
+      raise StatementError(
+        Code.LITERAL_TYPE, f'{line}: a bare word is not a literal; put strings in quotes'
+      )
+  elif token.type == tokenize.FSTRING_START:
+    raise StatementError(Code.LITERAL_TYPE, f'{line}: f-strings are not allowed here')
+  elif token.string.startswith('@'):
+    raise StatementError(Code.REFERENCE, f"{line}: references ('@f') are not allowed here")
+  elif token.string.startswith('%'):
+    raise StatementError(Code.MACRO, f"{line}: macros ('%NAME') are not allowed here")
+  elif token.type != tokenize.OP or token.string not in '([{,:-}])':
+    raise StatementError(Code.SYNTAX, f'{line}: a value is a literal, not an expression')
 
 
 def _read_with_gin(text: str) -> tuple[list[tuple[int, str, Any]], StatementError | None]:
-    """Reads (line, selector, value) of each statement with gin's parser; the error is returned, not raised, so that
-    gin's exception, which quotes lines, is not left behind as its context."""
-    from gin import config_parser  # here, not above: the child runs this file before it has extended its path
+  """Reads (line, selector, value) of each statement with gin's parser; the error is returned, not
+  raised, so that gin's exception, which quotes lines, is not left behind as its context."""
+  from gin import (
+    config_parser,  # here, not above: the child runs this file before it has extended its path
+  )
 
-    class RefusingDelegate(config_parser.ParserDelegate):
-        """Unreachable after the token check; kept so that the two checks do not depend on each other."""
+  class RefusingDelegate(config_parser.ParserDelegate):
+    """Unreachable after the token check; kept so that the two checks do not depend on each other."""
 
-        def configurable_reference(self, scoped_configurable_name, evaluate):
-            raise SyntaxError('reference')
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+      raise SyntaxError('reference')
 
-        def macro(self, macro_name):
-            raise SyntaxError('macro')
+    def macro(self, macro_name):
+      raise SyntaxError('macro')
 
-    parsed = []
-    try:
-        parser = config_parser.ConfigParser(text, RefusingDelegate())
-        # Not `for statement in parser`: an iterator turns a StopIteration from the tokens into a silent end.
-        while (statement := parser.parse_statement()) is not None:
-            if not isinstance(statement, config_parser.BindingStatement) or statement.scope:
-                return [], StatementError(Code.SYNTAX, 'only unscoped bindings are allowed here')
-            selector = f'{statement.selector}.{statement.arg_name}'
-            parsed.append((statement.location.line_num, selector, statement.value))
-    except TypeError:  # dict() of a list key
-        return [], StatementError(Code.LITERAL_TYPE, 'dict keys are strings or integers')
-    except (SyntaxError, tokenize.TokenError, StopIteration, ValueError):
-        return [], StatementError(Code.SYNTAX, 'a value is not a literal that gin can read')
-    return parsed, None
+  parsed = []
+  try:
+    parser = config_parser.ConfigParser(text, RefusingDelegate())
+    # Not `for statement in parser`: an iterator turns a StopIteration from the tokens into a silent
+    # end.
+    while (statement := parser.parse_statement()) is not None:
+      if not isinstance(statement, config_parser.BindingStatement) or statement.scope:
+        return [], StatementError(Code.SYNTAX, 'only unscoped bindings are allowed here')
+      selector = f'{statement.selector}.{statement.arg_name}'
+      parsed.append((statement.location.line_num, selector, statement.value))
+  except TypeError:  # dict() of a list key
+    return [], StatementError(Code.LITERAL_TYPE, 'dict keys are strings or integers')
+  except (SyntaxError, tokenize.TokenError, StopIteration, ValueError):
+    return [], StatementError(Code.SYNTAX, 'a value is not a literal that gin can read')
+  return parsed, None
 
 
 def _check_value(value: Any, where: str, depth: int = 0) -> int:
-    """Checks a value's types and ranges; returns the number of dict items in it."""
-    if depth > 200:  # deeper than any text can be; values built in Python may refer to themselves
-        raise StatementError(Code.DEPTH, f'{where}: nested too deeply')
-    if type(value) is float:  # exact types: numpy's float64 is a float whose repr is no literal
-        if not math.isfinite(value):
-            raise StatementError(Code.NOT_FINITE, f'{where}: numbers are finite')
-    elif type(value) is int:
-        if not -2**63 <= value < 2**63:
-            raise StatementError(Code.INT_RANGE, f'{where}: integers have 64 bits')
-    elif type(value) in (list, tuple):
-        return sum(_check_value(item, where, depth + 1) for item in value)
-    elif type(value) is dict:
-        if any(type(key) not in (str, int) for key in value):
-            raise StatementError(Code.LITERAL_TYPE, f'{where}: dict keys are strings or integers')
-        nested = sum(_check_value(key, where) + _check_value(item, where, depth + 1) for key, item in value.items())
-        return len(value) + nested
-    elif value is not None and type(value) not in (bool, str):
-        raise StatementError(Code.LITERAL_TYPE, f'{where}: not a bool, number, string, list, tuple, dict or None')
-    return 0
+  """Checks a value's types and ranges; returns the number of dict items in it."""
+  if depth > 200:  # deeper than any text can be; values built in Python may refer to themselves
+    raise StatementError(Code.DEPTH, f'{where}: nested too deeply')
+  if type(value) is float:  # exact types: numpy's float64 is a float whose repr is no literal
+    if not math.isfinite(value):
+      raise StatementError(Code.NOT_FINITE, f'{where}: numbers are finite')
+  elif type(value) is int:
+    if not -(2**63) <= value < 2**63:
+      raise StatementError(Code.INT_RANGE, f'{where}: integers have 64 bits')
+  elif type(value) in (list, tuple):
+    return sum(_check_value(item, where, depth + 1) for item in value)
+  elif type(value) is dict:
+    if any(type(key) not in (str, int) for key in value):
+      raise StatementError(Code.LITERAL_TYPE, f'{where}: dict keys are strings or integers')
+    nested = sum(
+      _check_value(key, where) + _check_value(item, where, depth + 1) for key, item in value.items()
+    )
+    return len(value) + nested
+  elif value is not None and type(value) not in (bool, str):
+    raise StatementError(
+      Code.LITERAL_TYPE, f'{where}: not a bool, number, string, list, tuple, dict or None'
+    )
+  return 0
 
 
 def _to_json(value: Any) -> Any:
-    """Tags containers, since JSON has no tuples and no integer keys."""
-    if isinstance(value, (list, tuple)):
-        return [type(value).__name__, [_to_json(item) for item in value]]
-    if isinstance(value, dict):
-        return ['dict', [[key, _to_json(item)] for key, item in value.items()]]
-    return value
+  """Tags containers, since JSON has no tuples and no integer keys."""
+  if isinstance(value, (list, tuple)):
+    return [type(value).__name__, [_to_json(item) for item in value]]
+  if isinstance(value, dict):
+    return ['dict', [[key, _to_json(item)] for key, item in value.items()]]
+  return value
 
 
 def _from_json(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    kind, items = value
-    if kind == 'dict':
-        return {key: _from_json(item) for key, item in items}
-    return {'list': list, 'tuple': tuple}[kind](_from_json(item) for item in items)
+  if not isinstance(value, list):
+    return value
+  kind, items = value
+  if kind == 'dict':
+    return {key: _from_json(item) for key, item in items}
+  return {'list': list, 'tuple': tuple}[kind](_from_json(item) for item in items)
 
 
 def _serve(cpu_seconds: str, max_bytes: str, max_depth: str, gin_root: str) -> None:
-    """The child of `parse_untrusted`: text on stdin, one JSON object on stdout."""
-    sys.path.append(gin_root)
-    from gin import config_parser  # noqa: F401  imported before the clock starts
+  """The child of `parse_untrusted`: text on stdin, one JSON object on stdout."""
+  sys.path.append(gin_root)
+  from gin import config_parser  # noqa: F401  imported before the clock starts
 
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(usage.ru_utime + usage.ru_stime) + int(cpu_seconds)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
-    text = sys.stdin.buffer.read().decode('utf-8')
-    try:
-        bindings = parse_statements(text, max_bytes=int(max_bytes), max_depth=int(max_depth))
-        reply = {'bindings': [[binding.selector, _to_json(binding.value)] for binding in bindings]}
-    except StatementError as error:
-        reply = {'code': error.code.value, 'message': error.message}
-    sys.stdout.write(json.dumps(reply, allow_nan=False))
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  limit = math.ceil(usage.ru_utime + usage.ru_stime) + int(cpu_seconds)
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
+  text = sys.stdin.buffer.read().decode('utf-8')
+  try:
+    bindings = parse_statements(text, max_bytes=int(max_bytes), max_depth=int(max_depth))
+    reply = {'bindings': [[binding.selector, _to_json(binding.value)] for binding in bindings]}
+  except StatementError as error:
+    reply = {'code': error.code.value, 'message': error.message}
+  sys.stdout.write(json.dumps(reply, allow_nan=False))
 
 
 if __name__ == '__main__':
-    _serve(*sys.argv[1:])
+  _serve(*sys.argv[1:])

@@ -1,6 +1,8 @@
-"""First-fit-decreasing packing as a Grain stage: the sequences of a window, longest first, each into the first row that has room for it (11/9 of the fewest rows at most; Johnson, 1973).
+"""First-fit-decreasing packing as a Grain stage: the sequences of a window, longest first, each
+into the first row that has room for it (11/9 of the fewest rows at most; Johnson, 1973).
 
-Rows of a window leave in random order, since those that were filled first hold the longest sequences.
+Rows of a window leave in random order, since those that were filled first hold the longest
+sequences.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,9 @@ def rows_of(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 class FirstFitDecreasing(grain.IterDataset):
-  """Packs a dataset of {'tokens', 'weights'} into rows with 'segment_ids', which count from 1; 0 is padding. seed: of the order of rows within a window."""
+  """Packs a dataset of {'tokens', 'weights'} into rows with 'segment_ids', which count from 1; 0 is
+  padding. seed: of the order of rows within a window.
+  """
 
   def __init__(self, parent: grain.IterDataset, *, row_length: int, window: int, seed: int = 0):
     super().__init__(parent)
@@ -44,7 +48,6 @@ class FirstFitDecreasing(grain.IterDataset):
 
 
 class _Rows(grain.DatasetIterator):
-
   def __init__(self, parent: grain.DatasetIterator, row_length: int, window: int, seed: int):
     super().__init__(parent)
     self._row_length, self._window, self._seed = row_length, window, seed
@@ -69,15 +72,28 @@ class _Rows(grain.DatasetIterator):
     if not sequences:
       self._rows = []
       raise StopIteration
-    packed = [self._row([sequences[i] for i in row]) for row in rows_of([len(s['tokens']) for s in sequences], self._row_length)]
-    self._rows = [packed[i] for i in np.random.default_rng([self._seed, self._number]).permutation(len(packed))]
+    packed = [
+      self._row([sequences[i] for i in row])
+      for row in rows_of([len(s['tokens']) for s in sequences], self._row_length)
+    ]
+    self._rows = [
+      packed[i] for i in np.random.default_rng([self._seed, self._number]).permutation(len(packed))
+    ]
 
   def _row(self, sequences: Sequence[Row]) -> Row:
-    row = {'tokens': np.zeros(self._row_length, np.int32), 'weights': np.zeros(self._row_length, np.float32), 'segment_ids': np.zeros(self._row_length, np.int32)}
+    row = {
+      'tokens': np.zeros(self._row_length, np.int32),
+      'weights': np.zeros(self._row_length, np.float32),
+      'segment_ids': np.zeros(self._row_length, np.int32),
+    }
     start = 0
     for number, sequence in enumerate(sequences, start=1):
       end = start + len(sequence['tokens'])
-      row['tokens'][start:end], row['weights'][start:end], row['segment_ids'][start:end] = sequence['tokens'], sequence['weights'], number
+      row['tokens'][start:end], row['weights'][start:end], row['segment_ids'][start:end] = (
+        sequence['tokens'],
+        sequence['weights'],
+        number,
+      )
       start = end
     return row
 

@@ -1,7 +1,8 @@
-"""The Grain pipeline: item i -> tokens -> packed rows -> batches. Deterministic, random access at its source, checkpointable.
+"""The Grain pipeline: item i -> tokens -> packed rows -> batches. Deterministic, random access at
+its source, checkpointable.
 
-A batch is {'tokens', 'weights', 'segment_ids'}, each [rows, row_length]; segment 0 is padding. `weights[:, t]` is the loss weight of
-predicting token t, so prompts and padding weigh nothing.
+A batch is {'tokens', 'weights', 'segment_ids'}, each [rows, row_length]; segment 0 is padding.
+`weights[:, t]` is the loss weight of predicting token t, so prompts and padding weigh nothing.
 """
 
 import dataclasses
@@ -27,8 +28,11 @@ PACKING_BINS = 16
 
 @dataclasses.dataclass(frozen=True)
 class SftSource:
-  """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as plain text (replay of the base's own format); or the items of
-  `corpus` in chat form, with the solutions they have. Of puzzles there are `demonstrations` different ones, which come round again and again; 0 is endlessly many."""
+  """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as
+  plain text (replay of the base's own format); or the items of `corpus` in chat form, with the
+  solutions they have. Of puzzles there are `demonstrations` different ones, which come round again
+  and again; 0 is endlessly many.
+  """
 
   seed: int
   mixture: Mixture
@@ -41,9 +45,19 @@ class SftSource:
 
   def __post_init__(self):
     if self.plain_share and (self.corpus.items or self.corpus.chat != MICRO):
-      raise ValueError(f'data.plain_share = {self.plain_share} replays the puzzles in the plain form that only the micro base was pretrained on; leave it at 0')
+      raise ValueError(
+        (
+          f'data.plain_share = {self.plain_share} replays the puzzles in the plain form '
+          'that only the micro base was pretrained on; leave it at 0'
+        )
+      )
     if self.demonstrations and self.corpus.items:
-      raise ValueError(f'data.demonstrations = {self.demonstrations} counts puzzles; of tasks of your own, give the file fewer')
+      raise ValueError(
+        (
+          f'data.demonstrations = {self.demonstrations} counts puzzles; of tasks of your '
+          'own, give the file fewer'
+        )
+      )
 
   def __len__(self) -> int:
     return STREAM_LENGTH
@@ -51,17 +65,30 @@ class SftSource:
   def __getitem__(self, index: int) -> Sequence:
     chat = self.corpus.chat
     if self.corpus.items:
-      return chat_sequence(own_data.item_at(self.corpus.items, self.seed, int(index)), self.tokenizer, reasoning_weight=self.reasoning_weight, chat=chat)
+      return chat_sequence(
+        own_data.item_at(self.corpus.items, self.seed, int(index)),
+        self.tokenizer,
+        reasoning_weight=self.reasoning_weight,
+        chat=chat,
+      )
     index = int(index) % (self.demonstrations or STREAM_LENGTH)
     item = item_at(self.seed, 'train', index, self.mixture)
     if self.plain_share and random.Random(f'{self.seed}|plain|{index}').random() < self.plain_share:
       return plain_sequence(item.plain, self.tokenizer)
-    return chat_sequence(item, self.tokenizer, style=getattr(self.solution_style, item.family), reasoning_weight=self.reasoning_weight, chat=chat)
+    return chat_sequence(
+      item,
+      self.tokenizer,
+      style=getattr(self.solution_style, item.family),
+      reasoning_weight=self.reasoning_weight,
+      chat=chat,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSource:
-  """Plain puzzles, a `worked_share` of them with their solution (a `steps_share` of these with its intermediate results), the skills under them, and a trace of the chat form."""
+  """Plain puzzles, a `worked_share` of them with their solution (a `steps_share` of these with its
+  intermediate results), the skills under them, and a trace of the chat form.
+  """
 
   seed: int
   mixture: Mixture
@@ -79,7 +106,9 @@ class PretrainSource:
     rng = random.Random(f'{self.seed}|pretrain|{index}')
     u = rng.random()
     if u < self.skill_share:
-      return plain_sequence(skill_text(rng, self.mixture.size), self.tokenizer, given_weight=self.given_weight)
+      return plain_sequence(
+        skill_text(rng, self.mixture.size), self.tokenizer, given_weight=self.given_weight
+      )
     item = item_at(self.seed, 'train', int(index), self.mixture)
     if u < self.skill_share + self.chat_share:
       return chat_sequence(item, self.tokenizer)
@@ -93,23 +122,53 @@ class PretrainSource:
 def _features(row_length: int) -> Callable[[Sequence], dict[str, np.ndarray]]:
   def features(sequence: Sequence) -> dict[str, np.ndarray]:
     if len(sequence.tokens) > row_length:
-      raise ValueError(f'a sequence of {len(sequence.tokens)} tokens does not fit train.row_length = {row_length}; raise it or use size "micro"')
+      raise ValueError(
+        (
+          f'a sequence of {len(sequence.tokens)} tokens does not fit train.row_length = '
+          f'{row_length}; raise it or use size "micro"'
+        )
+      )
     return {'tokens': sequence.tokens, 'weights': sequence.weights}
+
   return features
 
 
 def _batch(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  return {'tokens': packed['tokens'], 'weights': packed['weights'], 'segment_ids': packed['tokens_segment_ids']}
+  return {
+    'tokens': packed['tokens'],
+    'weights': packed['weights'],
+    'segment_ids': packed['tokens_segment_ids'],
+  }
 
 
-def batches(source: SftSource | PretrainSource, *, rows: int, row_length: int, packing: str = 'first_fit', window: int = 256) -> Iterator[dict[str, np.ndarray]]:
+def batches(
+  source: SftSource | PretrainSource,
+  *,
+  rows: int,
+  row_length: int,
+  packing: str = 'first_fit',
+  window: int = 256,
+) -> Iterator[dict[str, np.ndarray]]:
   """An endless Grain iterator of packed batches; `get_state` / `set_state` resume it exactly.
 
-  packing: 'first_fit', Grain's, into PACKING_BINS rows at a time, or 'first_fit_decreasing' over `window` sequences at a time (see `packing`).
+  packing: 'first_fit', Grain's, into PACKING_BINS rows at a time, or 'first_fit_decreasing' over
+  `window` sequences at a time (see `packing`).
   """
-  dataset = grain.MapDataset.source(source).map(_features(row_length)).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  dataset = (
+    grain.MapDataset.source(source)
+    .map(_features(row_length))
+    .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  )
   if packing == 'first_fit_decreasing':
-    return iter(FirstFitDecreasing(dataset, row_length=row_length, window=window, seed=source.seed).batch(rows, drop_remainder=True))
+    return iter(
+      FirstFitDecreasing(dataset, row_length=row_length, window=window, seed=source.seed).batch(
+        rows, drop_remainder=True
+      )
+    )
   dataset = grain_experimental.FirstFitPackIterDataset(
-      dataset, length_struct={'tokens': row_length, 'weights': row_length}, num_packing_bins=PACKING_BINS, shuffle_bins=False)
+    dataset,
+    length_struct={'tokens': row_length, 'weights': row_length},
+    num_packing_bins=PACKING_BINS,
+    shuffle_bins=False,
+  )
   return iter(dataset.batch(rows, drop_remainder=True).map(_batch))

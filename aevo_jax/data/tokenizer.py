@@ -1,7 +1,9 @@
-"""The base model's tokenizer, made with the `tokenizers` library: one token per character, plus a few words of the puzzles' own language.
+"""The base model's tokenizer, made with the `tokenizers` library: one token per character, plus a
+few words of the puzzles' own language.
 
-Any engine that reads `tokenizer.json` (vLLM, Hugging Face) gets the same ids. Words such as `bits` or `boxed` are single tokens wherever
-they occur; everything else printable is spelled. Text outside ASCII becomes <|unk|>.
+Any engine that reads `tokenizer.json` (vLLM, Hugging Face) gets the same ids. Words such as `bits`
+or `boxed` are single tokens wherever they occur; everything else printable is spelled. Text outside
+ASCII becomes <|unk|>.
 """
 
 import functools
@@ -12,12 +14,43 @@ import string
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-PAD, BOS, EOS, USER, ASSISTANT, UNK = '<|pad|>', '<|bos|>', '<|eos|>', '<|user|>', '<|assistant|>', '<|unk|>'
+PAD, BOS, EOS, USER, ASSISTANT, UNK = (
+  '<|pad|>',
+  '<|bos|>',
+  '<|eos|>',
+  '<|user|>',
+  '<|assistant|>',
+  '<|unk|>',
+)
 SPECIALS = (PAD, BOS, EOS, USER, ASSISTANT, UNK)
-WORDS = ('bits', 'code', 'roman', 'unit', 'fall', 'calc', 'boxed', 'rot', 'shl', 'shr', 'xor', 'and', 'maj', 'add', 'sub', 'mul', 'abs', 'cat', 'rev', 'swap')
+WORDS = (
+  'bits',
+  'code',
+  'roman',
+  'unit',
+  'fall',
+  'calc',
+  'boxed',
+  'rot',
+  'shl',
+  'shr',
+  'xor',
+  'and',
+  'maj',
+  'add',
+  'sub',
+  'mul',
+  'abs',
+  'cat',
+  'rev',
+  'swap',
+)
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>"
-    "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
+  "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{{ "
+  "message['content'] }}<|eos|>"
+  "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}{% if "
+  'add_generation_prompt %}<|assistant|>{% endif %}'
+)
 
 
 def build() -> tokenizers.Tokenizer:
@@ -36,8 +69,15 @@ def save(directory: pathlib.Path, model_max_length: int) -> None:
   """Writes tokenizer.json and tokenizer_config.json (with the chat template)."""
   build().save(str(directory / 'tokenizer.json'))
   config = {
-      'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': PAD, 'bos_token': BOS, 'eos_token': EOS, 'unk_token': UNK,
-      'model_max_length': model_max_length, 'clean_up_tokenization_spaces': False, 'chat_template': CHAT_TEMPLATE}
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'pad_token': PAD,
+    'bos_token': BOS,
+    'eos_token': EOS,
+    'unk_token': UNK,
+    'model_max_length': model_max_length,
+    'clean_up_tokenization_spaces': False,
+    'chat_template': CHAT_TEMPLATE,
+  }
   (directory / 'tokenizer_config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
@@ -47,5 +87,7 @@ def load(path: str) -> tokenizers.Tokenizer:
   file = pathlib.Path(path)
   file = file / 'tokenizer.json' if file.is_dir() else file
   if not file.exists():
-    raise FileNotFoundError(f'no tokenizer at {file}; a base directory needs tokenizer.json beside its weights')
+    raise FileNotFoundError(
+      f'no tokenizer at {file}; a base directory needs tokenizer.json beside its weights'
+    )
   return tokenizers.Tokenizer.from_file(str(file))

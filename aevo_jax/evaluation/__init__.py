@@ -1,1 +1,3 @@
-"""Trusted scoring: item sets, generation and verification, intervals, and the two servers that do it (evaluator, arbiter)."""
+"""Trusted scoring: item sets, generation and verification, intervals, and the two servers that do
+it (evaluator, arbiter).
+"""

@@ -2,9 +2,10 @@
 
   python -m aevo_jax.evaluation.evaluator --base=DIR --constitution=FILE --threads=1 --cache=DIR
 
-Request {"op": "score", "weights": PATH, "file_digest": SHA256, "out": PATH}: item results are written to `out`, and the reply is their summary. If the
-constitution has probes, their answers go to the file beside it that `probes_path` names, and their summaries into the reply.
-It reads nothing a worker wrote but the safetensors file, whose digest must be the sealed one.
+Request {"op": "score", "weights": PATH, "file_digest": SHA256, "out": PATH}: item results are
+written to `out`, and the reply is their summary. If the constitution has probes, their answers go
+to the file beside it that `probes_path` names, and their summaries into the reply. It reads nothing
+a worker wrote but the safetensors file, whose digest must be the sealed one.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def load_sealed(path: pathlib.Path, file_digest: str, config):
   """
   from aevo_jax.checkpoint.digest import file_digest as digest_of
   from aevo_jax.models import hf_checkpoint
+
   if digest_of(path) != file_digest:
     raise server.RequestError(f'{path} is not the file that was sealed ({file_digest})')
   return hf_checkpoint.load_weights(path, config)
@@ -32,6 +34,7 @@ def load_sealed(path: pathlib.Path, file_digest: str, config):
 def write_scores(path: pathlib.Path, results, summary: dict, *, file_digest: str) -> None:
   """Summary, item-level results and the digest of the scored file; written aside, then renamed."""
   from aevo_jax.evaluation.scoring import to_rows
+
   _write(path, {'summary': summary, 'file_digest': file_digest, 'items': to_rows(results)})
 
 
@@ -50,7 +53,9 @@ def _write(path: pathlib.Path, content: dict) -> None:
 def parse_arguments(description: str) -> argparse.ArgumentParser:
   """Arguments that evaluator and arbiter share."""
   parser = argparse.ArgumentParser(description=description)
-  parser.add_argument('--base', required=True, type=pathlib.Path, help='directory with config.json and tokenizer.json')
+  parser.add_argument(
+    '--base', required=True, type=pathlib.Path, help='directory with config.json and tokenizer.json'
+  )
   parser.add_argument('--constitution', required=True, type=pathlib.Path)
   parser.add_argument('--threads', type=int, default=1)
   parser.add_argument('--cache', default='')
@@ -74,17 +79,41 @@ def main() -> None:
   answers_by = None
   if constitution.evaluation.engine == 'vllm':
     from aevo_jax.evaluation import served
-    answers_by = served.sampler(constitution, arguments.base, structure, config, tokenizer, chat, arguments.constitution.parent / 'logs' / 'vllm_evaluator.log', threads=arguments.threads, url=constitution.vllm.url)
-  own = functools.cache(lambda: sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS)))
+
+    answers_by = served.sampler(
+      constitution,
+      arguments.base,
+      structure,
+      config,
+      tokenizer,
+      chat,
+      arguments.constitution.parent / 'logs' / 'vllm_evaluator.log',
+      threads=arguments.threads,
+      url=constitution.vllm.url,
+    )
+  own = functools.cache(
+    lambda: sets.own_tasks(constitution, arguments.constitution.with_name(sets.TASKS))
+  )
   probed = functools.cache(lambda: probes.build(constitution, own()))
 
   @functools.cache
   def scorer(probe: str = ''):
     items = probed()[probe].items if probe else sets.dev_items(constitution, own())
-    return scoring.Scorer(structure, tokenizer, items, max_new_tokens=constitution.objective.max_new_tokens, chat=chat, verifier=constitution.objective.verifier, sampler=answers_by)
+    return scoring.Scorer(
+      structure,
+      tokenizer,
+      items,
+      max_new_tokens=constitution.objective.max_new_tokens,
+      chat=chat,
+      verifier=constitution.objective.verifier,
+      sampler=answers_by,
+    )
 
   def score(request: dict) -> dict:
-    params, out = load_sealed(pathlib.Path(request['weights']), request['file_digest'], config), pathlib.Path(request['out'])
+    params, out = (
+      load_sealed(pathlib.Path(request['weights']), request['file_digest'], config),
+      pathlib.Path(request['out']),
+    )
     if answers_by is not None:
       answers_by.load(pathlib.Path(request['weights']), request['file_digest'], params)
     results = scorer()(params)
@@ -92,9 +121,16 @@ def main() -> None:
     write_scores(out, results, summary, file_digest=request['file_digest'])
     if not probed():
       return {'summary': summary}
-    answers = probes.score({name: scorer(name) for name in probed()}, probed(), params, constitution.probes.temperature)
-    said = {name: probes.summary(probe, answers[name], [r.answer for r in results], constitution) for name, probe in probed().items()}
-    _write(probes_path(out), {'summary': said, 'file_digest': request['file_digest'], 'answers': answers})
+    answers = probes.score(
+      {name: scorer(name) for name in probed()}, probed(), params, constitution.probes.temperature
+    )
+    said = {
+      name: probes.summary(probe, answers[name], [r.answer for r in results], constitution)
+      for name, probe in probed().items()
+    }
+    _write(
+      probes_path(out), {'summary': said, 'file_digest': request['file_digest'], 'answers': answers}
+    )
     return {'summary': summary, 'probes': said}
 
   server.serve({'score': score})

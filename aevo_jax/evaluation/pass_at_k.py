@@ -1,4 +1,6 @@
-"""pass@k without bias: the chance that one of k answers is right, from n answers of which c were (Chen et al. 2021)."""
+"""pass@k without bias: the chance that one of k answers is right, from n answers of which c were
+(Chen et al. 2021).
+"""
 
 import math
 

@@ -62,23 +62,63 @@ class ServedSampler:
     """Ends the server, if it is ours."""
     self._engine.close()
 
-  def __call__(self, params: Params, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int] | None = None, temperature: float = 1.0) -> list[list[int]]:
-    """Token ids of each prompt's completion, without the end token: greedy, or sampled with a seed for each prompt.
+  def __call__(
+    self,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
+  ) -> list[list[int]]:
+    """Token ids of each prompt's completion, without the end token: greedy, or sampled with a seed
+    for each prompt.
 
     Raises:
-      UnavailableError: the server failed, again and again. RequestError: these are not the weights that were loaded last.
+      UnavailableError: the server failed, again and again. RequestError: these are not the weights
+        that were loaded last.
     """
     if params is not self._params:
       raise RequestError('the server was given other weights than those that are to answer')
-    requests = [Request(tuple(prompt), seed) for prompt, seed in zip(prompts, seeds or [0] * len(prompts), strict=True)]
+    requests = [
+      Request(tuple(prompt), seed)
+      for prompt, seed in zip(prompts, seeds or [0] * len(prompts), strict=True)
+    ]
     with _infrastructure():
-      found = self._engine.generate(requests, Sampling(temperature=0.0 if seeds is None else temperature, max_new_tokens=self._max_new_tokens))
+      found = self._engine.generate(
+        requests,
+        Sampling(
+          temperature=0.0 if seeds is None else temperature, max_new_tokens=self._max_new_tokens
+        ),
+      )
     return [list(c.tokens[:-1] if c.finish == 'end' else c.tokens) for c in found]
 
 
-def sampler(constitution: Constitution, base: pathlib.Path, structure: Structure, config: ModelConfig, tokenizer: tokenizers.Tokenizer, chat: ChatFormat, log: pathlib.Path, *,
-            threads: int, url: str) -> ServedSampler:
-  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server. threads: of one on a CPU, unless the constitution says. url: of one that runs, '' to start one."""
-  settings = dataclasses.replace(constitution.vllm, url=url, **({} if url or constitution.vllm.cpu_threads else {'cpu_threads': threads}))
-  engine = VllmEngine(settings, model=base, structure=structure, config=config, eos_ids=[tokenizer.token_to_id(chat.eos)], log=log)
+def sampler(
+  constitution: Constitution,
+  base: pathlib.Path,
+  structure: Structure,
+  config: ModelConfig,
+  tokenizer: tokenizers.Tokenizer,
+  chat: ChatFormat,
+  log: pathlib.Path,
+  *,
+  threads: int,
+  url: str,
+) -> ServedSampler:
+  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server. threads:
+  of one on a CPU, unless the constitution says. url: of one that runs, '' to start one.
+  """
+  settings = dataclasses.replace(
+    constitution.vllm,
+    url=url,
+    **({} if url or constitution.vllm.cpu_threads else {'cpu_threads': threads}),
+  )
+  engine = VllmEngine(
+    settings,
+    model=base,
+    structure=structure,
+    config=config,
+    eos_ids=[tokenizer.token_to_id(chat.eos)],
+    log=log,
+  )
   return ServedSampler(engine, max_new_tokens=constitution.objective.max_new_tokens)

@@ -1,7 +1,9 @@
-"""A trusted server process on a pipe: one JSON request a line on standard input, one JSON reply a line on standard output.
+"""A trusted server process on a pipe: one JSON request a line on standard input, one JSON reply a
+line on standard output.
 
-Evaluator and arbiter are such processes. They stay warm between trials, end when their controller does, and answer an error as
-{"error": ...} without ending, and a failed machine below them, such as an inference server, as {"unavailable": ...}. Anything else printed goes to standard error.
+Evaluator and arbiter are such processes. They stay warm between trials, end when their controller
+does, and answer an error as {"error": ...} without ending, and a failed machine below them, such as
+an inference server, as {"unavailable": ...}. Anything else printed goes to standard error.
 """
 
 import json
@@ -30,7 +32,9 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     request = json.loads(line)
     try:
       if request['op'] not in handlers:
-        raise RequestError(f'unknown operation {request["op"]!r}; this server knows {sorted(handlers)}')
+        raise RequestError(
+          f'unknown operation {request["op"]!r}; this server knows {sorted(handlers)}'
+        )
       reply = handlers[request['op']](request)
     except (RequestError, OSError, ValueError, KeyError) as error:
       reply = {'error': f'{type(error).__name__}: {error}'}
@@ -43,11 +47,13 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 def start(threads: int, cache: str) -> None:
   """Pins threads and opens the compilation cache; to be called before anything else imports JAX."""
   from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu, unpin
+
   die_with_parent()
   cores = os.sched_getaffinity(0)
   pin_threads(threads)
   tune_for_cpu()
   import jax
+
   if cache:
     pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', cache)

@@ -1,4 +1,6 @@
-"""What any engine that generates is asked for and gives back: the in-process one, and a server spoken to over HTTP."""
+"""What any engine that generates is asked for and gives back: the in-process one, and a server
+spoken to over HTTP.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,9 +14,12 @@ class Sampling:
   """How tokens are chosen.
 
   Attributes:
-    temperature: divides the logits; 0 is greedy. top_k: of the most probable tokens only, 0 is all. top_p: of the fewest most probable ones that hold so much of the mass (nucleus,
-      1904.09751). min_p: of those with at least so much of the most probable one's probability (2407.01082). All of them look at the distribution at this temperature.
-    max_new_tokens: the end token is one of them. stop: a completion ends with the token that completes one of these texts.
+    temperature: divides the logits; 0 is greedy. top_k: of the most probable tokens only, 0 is all.
+      top_p: of the fewest most probable ones that hold so much of the mass (nucleus, 1904.09751).
+        min_p: of those with at least so much of the most probable one's probability (2407.01082).
+        All of them look at the distribution at this temperature.
+    max_new_tokens: the end token is one of them. stop: a completion ends with the token that
+      completes one of these texts.
   """
 
   temperature: float = 1.0
@@ -25,15 +30,27 @@ class Sampling:
   stop: tuple[str, ...] = ()
 
   def __post_init__(self):
-    for field, low, high in (('temperature', 0, 100), ('top_k', 0, 2**31 - 1), ('min_p', 0, 1), ('max_new_tokens', 1, 2**20)):
+    for field, low, high in (
+      ('temperature', 0, 100),
+      ('top_k', 0, 2**31 - 1),
+      ('min_p', 0, 1),
+      ('max_new_tokens', 1, 2**20),
+    ):
       if not low <= getattr(self, field) <= high:
-        raise ValueError(f'sampling.{field} must lie in [{low}, {high}], got {getattr(self, field)}')
+        raise ValueError(
+          f'sampling.{field} must lie in [{low}, {high}], got {getattr(self, field)}'
+        )
     if not 0 < self.top_p <= 1:
       raise ValueError(f'sampling.top_p must lie in (0, 1], got {self.top_p}; 1 is all tokens')
     if any(not text for text in self.stop):
       raise ValueError('sampling.stop holds an empty text, which is everywhere; leave it out')
     if not self.temperature and (self.top_k or self.top_p < 1 or self.min_p):
-      raise ValueError('sampling.temperature = 0 takes the most probable token, so top_k, top_p and min_p are read by nothing; leave them out')
+      raise ValueError(
+        (
+          'sampling.temperature = 0 takes the most probable token, so top_k, top_p and '
+          'min_p are read by nothing; leave them out'
+        )
+      )
 
   @property
   def filters(self) -> bool:
@@ -41,7 +58,9 @@ class Sampling:
 
 
 class Request(NamedTuple):
-  """A prompt's token ids, and a seed in [0, 2^32) of its own: what is drawn depends on no other request."""
+  """A prompt's token ids, and a seed in [0, 2^32) of its own: what is drawn depends on no other
+  request.
+  """
 
   prompt: tuple[int, ...]
   seed: int = 0
@@ -50,8 +69,10 @@ class Request(NamedTuple):
 class Completion(NamedTuple):
   """What was generated.
 
-  tokens: ids, the end token included. logprobs: of each, in nats, at the temperature it was drawn at (1 if greedy) and before top-k, top-p and min-p. finish: 'end' (token), 'stop'
-  (text) or 'length'. version: of the weights. digest: of the file that brought them to a server; '' in process.
+  tokens: ids, the end token included. logprobs: of each, in nats, at the temperature it was drawn
+  at (1 if greedy) and before top-k, top-p and min-p. finish: 'end' (token), 'stop' (text) or
+  'length'. version: of the weights. digest: of the file that brought them to a server; '' in
+  process.
   """
 
   tokens: tuple[int, ...]
@@ -71,7 +92,8 @@ class Continuation(NamedTuple):
 class Scored(NamedTuple):
   """What a continuation is worth.
 
-  logprobs: of each of its tokens, in nats, at temperature 1. greedy: whether each was the most probable one there. version, digest: as a `Completion` has them.
+  logprobs: of each of its tokens, in nats, at temperature 1. greedy: whether each was the most
+  probable one there. version, digest: as a `Completion` has them.
   """
 
   logprobs: tuple[float, ...]
@@ -81,7 +103,9 @@ class Scored(NamedTuple):
 
 
 class InferenceError(RuntimeError):
-  """A server that generates failed or cannot be believed. Says nothing about the weights: never a reason for a score."""
+  """A server that generates failed or cannot be believed. Says nothing about the weights: never a
+  reason for a score.
+  """
 
 
 class GenerationEngine(Protocol):

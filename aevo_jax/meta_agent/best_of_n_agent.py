@@ -1,6 +1,8 @@
-"""Best of N: every trial a random draw, the best one by dev is what is kept, if its external score was released.
+"""Best of N: every trial a random draw, the best one by dev is what is kept, if its external score
+was released.
 
-What a person does who trusts the proxy: no evidence changes what is tried next. Draws are those of `random_agent`.
+What a person does who trusts the proxy: no evidence changes what is tried next. Draws are those of
+`random_agent`.
 """
 
 import dataclasses
@@ -12,12 +14,28 @@ from aevo_jax.meta_agent import random_agent
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
 
-def decide(history: Sequence[dict], policy: Policy, constitution: Constitution, defaults: dict[str, Any], seed: int) -> Policy:
-  """As `statistical_agent.decide`. Every anchor stays the starting recipe: what is best by dev is chosen once, after the last round."""
-  scored = [(trial['dev']['overall']['accuracy'], {} if trial['axis'] == ANCHOR else trial['changes']) for evidence in history for trial in evidence['trials']
-            if trial['dev'] is not None and trial['external'] is not None]
+def decide(
+  history: Sequence[dict],
+  policy: Policy,
+  constitution: Constitution,
+  defaults: dict[str, Any],
+  seed: int,
+) -> Policy:
+  """As `statistical_agent.decide`. Every anchor stays the starting recipe: what is best by dev is
+  chosen once, after the last round.
+  """
+  scored = [
+    (trial['dev']['overall']['accuracy'], {} if trial['axis'] == ANCHOR else trial['changes'])
+    for evidence in history
+    for trial in evidence['trials']
+    if trial['dev'] is not None and trial['external'] is not None
+  ]
   done = policy.round >= constitution.budget.rounds and bool(scored)
-  best, chosen = max(scored, key=lambda pair: pair[0]) if done else (0.0, {})  # the earliest of equals
-  drawn = random_agent.draw_recipes(constitution, defaults, constitution.budget.workers - 1, [seed, policy.round])
+  best, chosen = (
+    max(scored, key=lambda pair: pair[0]) if done else (0.0, {})
+  )  # the earliest of equals
+  drawn = random_agent.draw_recipes(
+    constitution, defaults, constitution.budget.workers - 1, [seed, policy.round]
+  )
   reasons = (f'best of {len(scored)} trials by dev: {best:.3f}',) if chosen else ()
   return dataclasses.replace(random_agent.policy_of(policy, chosen, drawn), reasons=reasons)

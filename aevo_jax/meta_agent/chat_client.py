@@ -1,15 +1,19 @@
-"""One question to an endpoint that speaks OpenAI's chat completions: one request, one reply, never an exception.
+"""One question to an endpoint that speaks OpenAI's chat completions: one request, one reply, never
+an exception.
 
-The `openai` library speaks the protocol; what it leaves open is closed here. Its own retries are off: every request is one record of the ledger. A request
-ends after `llm.timeout_s` whatever the server does, also where it sends a byte a second forever, since the whole exchange runs under one
-asyncio timeout. No more than `MAX_BODY` bytes are read, of error bodies too, and none that are compressed. Redirects and proxies are not followed,
-since the key would travel there.
+The `openai` library speaks the protocol; what it leaves open is closed here. Its own retries are
+off: every request is one record of the ledger. A request ends after `llm.timeout_s` whatever the
+server does, also where it sends a byte a second forever, since the whole exchange runs under one
+asyncio timeout. No more than `MAX_BODY` bytes are read, of error bodies too, and none that are
+compressed. Redirects and proxies are not followed, since the key would travel there.
 
-The key is read from the environment variable that `llm.key_variable` names. Whatever comes back is cleaned of it, piece by piece, before anybody sees it,
-and of replies that refuse the key nothing is kept.
+The key is read from the environment variable that `llm.key_variable` names. Whatever comes back is
+cleaned of it, piece by piece, before anybody sees it, and of replies that refuse the key nothing is
+kept.
 
-Tokens are the server's count where it is possible, otherwise an upper bound: a byte makes at most one token. A request that may have been
-charged without an answer (a timeout, a torn reply) counts in full.
+Tokens are the server's count where it is possible, otherwise an upper bound: a byte makes at most
+one token. A request that may have been charged without an answer (a timeout, a torn reply) counts
+in full.
 """
 
 import asyncio
@@ -43,7 +47,9 @@ class LlmSetupError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-  """Tokens and money of a request. source: 'server', 'lengths' where its count is missing or impossible, 'reserved' where no reply came, 'none' if refused."""
+  """Tokens and money of a request. source: 'server', 'lengths' where its count is missing or
+  impossible, 'reserved' where no reply came, 'none' if refused.
+  """
 
   tokens_in: int
   tokens_out: int
@@ -56,9 +62,12 @@ class Reply:
   """What came of a request.
 
   Attributes:
-    text: the model's words, or what came in their place, cut after MAX_REPLY bytes. length, digest: bytes and SHA-256 of all that was read of it.
-    error: '' or what went wrong, in one word. detail: the same in more words. again: whether the same request may fare better.
-    wait_s: what the server asked to wait, if it did. usage: what is counted as spent. seconds: it took.
+    text: the model's words, or what came in their place, cut after MAX_REPLY bytes. length, digest:
+      bytes and SHA-256 of all that was read of it.
+    error: '' or what went wrong, in one word. detail: the same in more words. again: whether the
+      same request may fare better.
+    wait_s: what the server asked to wait, if it did. usage: what is counted as spent. seconds: it
+      took.
   """
 
   text: str
@@ -73,11 +82,29 @@ class Reply:
 
 
 class _Failure(Exception):
-  """A request that failed: error, detail, whether to try again, and whether it may have been charged."""
+  """A request that failed: error, detail, whether to try again, and whether it may have been
+  charged.
+  """
 
-  def __init__(self, error: str, detail: str, *, again: bool = True, charged: bool = False, wait_s: float | None = None, text: str = ''):
+  def __init__(
+    self,
+    error: str,
+    detail: str,
+    *,
+    again: bool = True,
+    charged: bool = False,
+    wait_s: float | None = None,
+    text: str = '',
+  ):
     super().__init__(error)
-    self.error, self.detail, self.again, self.charged, self.wait_s, self.text = error, detail, again, charged, wait_s, text
+    self.error, self.detail, self.again, self.charged, self.wait_s, self.text = (
+      error,
+      detail,
+      again,
+      charged,
+      wait_s,
+      text,
+    )
 
 
 class ChatClient:
@@ -90,10 +117,16 @@ class ChatClient:
   def __init__(self, settings: LlmSettings):
     self._settings, self._key = settings, read_key(settings)
     try:
-      import httpx2  # here, since only campaigns with a language model need the two, and they take seconds
+      # here, since only campaigns with a language model need the two, and they take seconds
+      import httpx2
       import openai  # noqa: F401
     except ImportError:
-      raise LlmSetupError("a language model needs the openai library: uv pip install 'aevo-jax[llm]', or campaign.agent = 'statistical'") from None
+      raise LlmSetupError(
+        (
+          "a language model needs the openai library: uv pip install 'aevo-jax[llm]', or "
+          "campaign.agent = 'statistical'"
+        )
+      ) from None
     self._tls = httpx2.create_ssl_context()  # once: it reads all of the machine's certificates
 
   def reserve(self, messages: Messages) -> Usage:
@@ -117,10 +150,25 @@ class ChatClient:
     text = _unicode(self._clean(text))
     encoded = text.encode()
     if problem is None and len(encoded) > MAX_REPLY:
-      problem = _Failure('too_long', f'the reply has {len(encoded)} bytes, at most {MAX_REPLY} are read')
-    error, detail, again, wait_s = ('', '', False, None) if problem is None else (problem.error, problem.detail, problem.again, problem.wait_s)
-    return Reply(encoded[:MAX_REPLY].decode(errors='ignore'), len(encoded), hashlib.sha256(encoded).hexdigest(), error, _unicode(self._clean(detail))[:DETAIL], again, wait_s,
-                 usage, round(time.monotonic() - began, 3))
+      problem = _Failure(
+        'too_long', f'the reply has {len(encoded)} bytes, at most {MAX_REPLY} are read'
+      )
+    error, detail, again, wait_s = (
+      ('', '', False, None)
+      if problem is None
+      else (problem.error, problem.detail, problem.again, problem.wait_s)
+    )
+    return Reply(
+      encoded[:MAX_REPLY].decode(errors='ignore'),
+      len(encoded),
+      hashlib.sha256(encoded).hexdigest(),
+      error,
+      _unicode(self._clean(detail))[:DETAIL],
+      again,
+      wait_s,
+      usage,
+      round(time.monotonic() - began, 3),
+    )
 
   async def _request(self, messages: Messages, timeout_s: float) -> bytes:
     """The body of a successful response; raises _Failure for anything else."""
@@ -128,28 +176,53 @@ class ChatClient:
     import openai
 
     settings = self._settings
-    extra = {settings.limit_name: settings.max_reply_tokens} | ({} if settings.temperature is None else {'temperature': settings.temperature})
+    extra = {settings.limit_name: settings.max_reply_tokens} | (
+      {} if settings.temperature is None else {'temperature': settings.temperature}
+    )
     client = None
     try:
       async with asyncio.timeout(timeout_s):
-        http = httpx2.AsyncClient(transport=_bounded_transport(self._tls), timeout=timeout_s, trust_env=False, headers={'Accept-Encoding': 'identity'})
-        client = openai.AsyncOpenAI(api_key=self._key or 'none', base_url=settings.base_url, max_retries=0, timeout=timeout_s, http_client=http)
-        reply = await client.chat.completions.with_raw_response.create(model=settings.model, messages=list(messages), **extra)
+        http = httpx2.AsyncClient(
+          transport=_bounded_transport(self._tls),
+          timeout=timeout_s,
+          trust_env=False,
+          headers={'Accept-Encoding': 'identity'},
+        )
+        client = openai.AsyncOpenAI(
+          api_key=self._key or 'none',
+          base_url=settings.base_url,
+          max_retries=0,
+          timeout=timeout_s,
+          http_client=http,
+        )
+        reply = await client.chat.completions.with_raw_response.create(
+          model=settings.model, messages=list(messages), **extra
+        )
         return reply.http_response.content
     except _Failure:
       raise
     except (TimeoutError, openai.APITimeoutError):
-      raise _Failure('timeout', f'no complete reply within {timeout_s:.3g} s', charged=True) from None
+      raise _Failure(
+        'timeout', f'no complete reply within {timeout_s:.3g} s', charged=True
+      ) from None
     except openai.APIStatusError as error:
-      raise _status_failure(error.status_code, error.response.headers, error.response.content) from None
+      raise _status_failure(
+        error.status_code, error.response.headers, error.response.content
+      ) from None
     except openai.APIConnectionError as error:
       cause = error.__cause__
       if isinstance(cause, _Failure):
         raise cause from None
       before = isinstance(cause, (httpx2.ConnectError, httpx2.UnsupportedProtocol))
-      raise _Failure('connection', f'{type(cause).__name__}: {cause} ({settings.base_url})', charged=not before) from None
-    except Exception as error:  # Of a library fed by a hostile server: nothing that it stumbles over may end a campaign. Its words could hold anything.
-      raise _Failure('client', f'{type(error).__name__} in the openai library', charged=True) from None
+      raise _Failure(
+        'connection', f'{type(cause).__name__}: {cause} ({settings.base_url})', charged=not before
+      ) from None
+    # Of a library fed by a hostile server: nothing that it stumbles over may end a campaign. Its
+    # words could hold anything.
+    except Exception as error:
+      raise _Failure(
+        'client', f'{type(error).__name__} in the openai library', charged=True
+      ) from None
     finally:
       if client is not None:
         await client.close()
@@ -166,16 +239,29 @@ class ChatClient:
     except (LookupError, TypeError):
       text = None
     if not isinstance(text, str):
-      raise _Failure('bad_body', 'the response is not a chat completion with text in choices[0].message.content', charged=True, text=raw)
+      raise _Failure(
+        'bad_body',
+        'the response is not a chat completion with text in choices[0].message.content',
+        charged=True,
+        text=raw,
+      )
     return text, self._counted(answer.get('usage'), messages, text), None
 
   def _counted(self, said: Any, messages: Messages, text: str) -> Usage:
-    """The server's count if it is possible: at least a token each way, at most a byte a token and what was asked for."""
+    """The server's count if it is possible: at least a token each way, at most a byte a token and
+    what was asked for.
+    """
     most = self.reserve(messages)
     possible = lambda n, limit: type(n) is int and 1 <= n <= limit
-    if isinstance(said, dict) and possible(said.get('prompt_tokens'), most.tokens_in) and possible(said.get('completion_tokens'), most.tokens_out):
+    if (
+      isinstance(said, dict)
+      and possible(said.get('prompt_tokens'), most.tokens_in)
+      and possible(said.get('completion_tokens'), most.tokens_out)
+    ):
       return self._usage(said['prompt_tokens'], said['completion_tokens'], 'server')
-    return self._usage(most.tokens_in, min(len(_unicode(text).encode()), most.tokens_out), 'lengths')
+    return self._usage(
+      most.tokens_in, min(len(_unicode(text).encode()), most.tokens_out), 'lengths'
+    )
 
   def _usage(self, tokens_in: int, tokens_out: int, source: str) -> Usage:
     return Usage(tokens_in, tokens_out, self._settings.money(tokens_in, tokens_out), source)
@@ -186,14 +272,16 @@ class ChatClient:
       return text
     hidden = bytearray(len(text))
     for i in range(len(self._key) - SHORTEST_KEY + 1):
-      piece = self._key[i:i + SHORTEST_KEY]
+      piece = self._key[i : i + SHORTEST_KEY]
       start = text.find(piece)
       while start >= 0:
-        hidden[start:start + SHORTEST_KEY] = b'\1' * SHORTEST_KEY
+        hidden[start : start + SHORTEST_KEY] = b'\1' * SHORTEST_KEY
         start = text.find(piece, start + 1)
     if not any(hidden):
       return text
-    return re.sub('\0+', '[key]', ''.join('\0' if h else c for c, h in zip(text.replace('\0', ' '), hidden)))
+    return re.sub(
+      '\0+', '[key]', ''.join('\0' if h else c for c, h in zip(text.replace('\0', ' '), hidden))
+    )
 
 
 def read_key(settings: LlmSettings) -> str:
@@ -203,44 +291,70 @@ def read_key(settings: LlmSettings) -> str:
     LlmSetupError: no model is named, or the variable holds nothing that can be a key.
   """
   if not settings.model:
-    raise LlmSetupError("llm.model has no value; bind the model's name at the endpoint, e.g. llm.model = 'Qwen/Qwen3-8B'")
+    raise LlmSetupError(
+      (
+        "llm.model has no value; bind the model's name at the endpoint, e.g. llm.model = "
+        "'Qwen/Qwen3-8B'"
+      )
+    )
   if not settings.key_variable:
     return ''
   key = os.environ.get(settings.key_variable, '').strip()
   if not key:
-    raise LlmSetupError(f"the environment variable {settings.key_variable} (llm.key_variable) is not set; export it, or bind llm.key_variable = '' for a server without keys")
+    raise LlmSetupError(
+      (
+        f'the environment variable {settings.key_variable} (llm.key_variable) is not set; '
+        "export it, or bind llm.key_variable = '' for a server without keys"
+      )
+    )
   if len(key) < SHORTEST_KEY or not (key.isascii() and key.isprintable()) or ' ' in key:
-    raise LlmSetupError(f"{settings.key_variable} (llm.key_variable) does not hold a key: a key is {SHORTEST_KEY} or more printable characters without spaces; bind "
-                        "llm.key_variable = '' for a server without keys")
+    raise LlmSetupError(
+      f'{settings.key_variable} (llm.key_variable) does not hold a key: a key is '
+      f'{SHORTEST_KEY} or more printable characters without spaces; bind '
+      "llm.key_variable = '' for a server without keys"
+    )
   return key
 
 
 def _bounded_transport(tls):
-  """A transport that reads each response whole, of MAX_BODY bytes at most and as it comes over the wire."""
+  """A transport that reads each response whole, of MAX_BODY bytes at most and as it comes over the
+  wire.
+  """
   import httpx2
 
   class Bounded(httpx2.AsyncHTTPTransport):
-
     async def handle_async_request(self, request):
       response = await super().handle_async_request(request)
       try:
         if response.headers.get('content-encoding', 'identity').strip().lower() != 'identity':
-          raise _Failure('bad_body', 'the response is compressed, which was not asked for', charged=response.is_success)
+          raise _Failure(
+            'bad_body',
+            'the response is compressed, which was not asked for',
+            charged=response.is_success,
+          )
         body = bytearray()
         async for chunk in response.stream:
           body += chunk
           if len(body) > MAX_BODY:
-            raise _Failure('too_long', f'the response has more than {MAX_BODY} bytes', charged=response.is_success,
-                           text='' if response.status_code in REFUSES_KEY else body.decode(errors='replace'))
+            raise _Failure(
+              'too_long',
+              f'the response has more than {MAX_BODY} bytes',
+              charged=response.is_success,
+              text='' if response.status_code in REFUSES_KEY else body.decode(errors='replace'),
+            )
       finally:
         await response.aclose()
-      return httpx2.Response(response.status_code, headers=response.headers, content=bytes(body), request=request)
+      return httpx2.Response(
+        response.status_code, headers=response.headers, content=bytes(body), request=request
+      )
 
   return Bounded(verify=tls)
 
 
 def _status_failure(status: int, headers: Mapping[str, str], body: bytes) -> _Failure:
-  """What a status other than success means. A reply that refuses the key is not kept: such replies quote it."""
+  """What a status other than success means. A reply that refuses the key is not kept: such replies
+  quote it.
+  """
   if status in REFUSES_KEY:
     return _Failure('unauthorized', f'HTTP {status}: the endpoint refuses the key', again=False)
   text = body.decode(errors='replace')
@@ -249,8 +363,16 @@ def _status_failure(status: int, headers: Mapping[str, str], body: bytes) -> _Fa
   except (ValueError, LookupError, TypeError, RecursionError):
     said = text
   words = ' '.join(said.split()) if isinstance(said, str) else ''
-  name = {429: 'rate_limited', 408: 'timeout', 409: 'busy'}.get(status, 'server' if status >= 500 else 'refused')
-  return _Failure(name, f'HTTP {status}' + (f': {words}' if words else ''), again=name != 'refused', wait_s=_retry_after(headers.get('retry-after', '')), text=text)
+  name = {429: 'rate_limited', 408: 'timeout', 409: 'busy'}.get(
+    status, 'server' if status >= 500 else 'refused'
+  )
+  return _Failure(
+    name,
+    f'HTTP {status}' + (f': {words}' if words else ''),
+    again=name != 'refused',
+    wait_s=_retry_after(headers.get('retry-after', '')),
+    text=text,
+  )
 
 
 def _retry_after(value: str) -> float | None:

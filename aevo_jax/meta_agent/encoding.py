@@ -1,9 +1,12 @@
-"""Recipes as arrays: each parameter a number, and from those the features that effects are a sum over.
+"""Recipes as arrays: each parameter a number, and from those the features that effects are a sum
+over.
 
-A recipe of P parameters becomes P codes: the place of a choice among the choices, the position of a number in its range (0 to 1 on its scale). Features are,
-axis by axis, those of every parameter (a level each for choices; one, position and its square for numbers) and the products of those of every pair of
-parameters of the axis, one of which is a choice. A parameter whose condition is not met has features of zero, and so has a number out of its range, which
-a default may be (no averaging at all).
+A recipe of P parameters becomes P codes: the place of a choice among the choices, the position of a
+number in its range (0 to 1 on its scale). Features are, axis by axis, those of every parameter (a
+level each for choices; one, position and its square for numbers) and the products of those of every
+pair of parameters of the axis, one of which is a choice. A parameter whose condition is not met has
+features of zero, and so has a number out of its range, which a default may be (no averaging at
+all).
 """
 
 import itertools
@@ -19,7 +22,13 @@ from aevo_jax.config.search_space import Axis, SearchSpace, prune
 
 def levels(parameter: Parameter) -> tuple:
   """The values of a choice or bool; () for a number."""
-  return parameter.choices if parameter.kind == 'choice' else (False, True) if parameter.kind == 'bool' else ()
+  return (
+    parameter.choices
+    if parameter.kind == 'choice'
+    else (False, True)
+    if parameter.kind == 'bool'
+    else ()
+  )
 
 
 def pairs(axis: Axis) -> list[tuple[Parameter, Parameter]]:
@@ -28,20 +37,27 @@ def pairs(axis: Axis) -> list[tuple[Parameter, Parameter]]:
 
 
 def _coder(parameter: Parameter) -> Callable[[Any], float]:
-  """The code of a value: place or position; out of the range any number beyond it that tells values apart."""
+  """The code of a value: place or position; out of the range any number beyond it that tells values
+  apart.
+  """
   places = levels(parameter)
   if places:
     return lambda value: float(places.index(value)) if value in places else -1.0
   scale = math.log if parameter.scale == 'log' else float
   low, span = scale(parameter.low), scale(parameter.high) - scale(parameter.low)
-  return lambda value: (scale(value) - low) / span if parameter.low <= value <= parameter.high else 4 + math.atan(value)
+  return lambda value: (
+    (scale(value) - low) / span
+    if parameter.low <= value <= parameter.high
+    else 4 + math.atan(value)
+  )
 
 
 class Encoder:
   """Of one search space and the defaults that hold where a recipe binds nothing.
 
   Attributes:
-    parameters: in the space's order. width: number of features. owners: [width, 2] places of the parameters that each feature
+    parameters: in the space's order. width: number of features. owners: [width, 2] places of the
+      parameters that each feature
     belongs to, the same twice where it is one.
   """
 
@@ -49,26 +65,40 @@ class Encoder:
     self.space, self.defaults, self.parameters = space, defaults, space.parameters
     self._index = {p.selector: i for i, p in enumerate(self.parameters)}
     self._coders = [_coder(p) for p in self.parameters]
-    self._default_codes = np.asarray([code(defaults[p.selector]) for p, code in zip(self.parameters, self._coders)])
+    self._default_codes = np.asarray(
+      [code(defaults[p.selector]) for p, code in zip(self.parameters, self._coders)]
+    )
     self._starts = np.cumsum([0, *(len(axis.parameters) for axis in space.axes)])[:-1]
-    self._conditions = []  # (parameter, the one it depends on, codes that meet it); what depends on no parameter of the space is settled here
+    # (parameter, the one it depends on, codes that meet it); what depends on no parameter of the
+    # space is settled here
+    self._conditions = []
     for i, parameter in enumerate(self.parameters):
       for selector, wanted in parameter.when.items():
         if selector in self._index:
           other = self._index[selector]
-          self._conditions.append((i, other, np.asarray([self._coders[other](value) for value in wanted])))
-        elif unmet_conditions(Parameter(parameter.selector, 'bool', when={selector: wanted}), defaults):
+          self._conditions.append(
+            (i, other, np.asarray([self._coders[other](value) for value in wanted]))
+          )
+        elif unmet_conditions(
+          Parameter(parameter.selector, 'bool', when={selector: wanted}), defaults
+        ):
           self._conditions.append((i, i, np.zeros(0)))
     self._lay_out()
 
   def _lay_out(self) -> None:
-    """Where each feature comes from: columns [one-hot | in range | position | square] of all parameters, and products of two of them."""
+    """Where each feature comes from: columns [one-hot | in range | position | square] of all
+    parameters, and products of two of them.
+    """
     choices = [(i, place) for i, p in enumerate(self.parameters) for place in range(len(levels(p)))]
     numbers = [i for i, p in enumerate(self.parameters) if not levels(p)]
     self._choice, self._place = (np.asarray([c[k] for c in choices], int) for k in (0, 1))
     self._number = np.asarray(numbers, int)
-    column = {p.selector: [k for k, (i, _) in enumerate(choices) if i == at] if levels(p) else
-              [len(choices) + part * len(numbers) + numbers.index(at) for part in range(3)] for at, p in enumerate(self.parameters)}
+    column = {
+      p.selector: [k for k, (i, _) in enumerate(choices) if i == at]
+      if levels(p)
+      else [len(choices) + part * len(numbers) + numbers.index(at) for part in range(3)]
+      for at, p in enumerate(self.parameters)
+    }
     left, right, owners = [], [], []  # right: -1 where a feature is one parameter's
     for axis in self.space.axes:
       for p in axis.parameters:
@@ -80,14 +110,21 @@ class Encoder:
         left += [x for x, _ in both]
         right += [y for _, y in both]
         owners += [(self._index[first.selector], self._index[second.selector])] * len(both)
-    self._left, self._right, self.owners, self.width = np.asarray(left), np.asarray(right), np.asarray(owners), len(left)
+    self._left, self._right, self.owners, self.width = (
+      np.asarray(left),
+      np.asarray(right),
+      np.asarray(owners),
+      len(left),
+    )
 
   def prune(self, overlay: dict[str, Any]) -> dict[str, Any]:
     """The overlay without bindings whose condition does not hold."""
     return prune(overlay, self.space, self.defaults)
 
   def codes(self, overlay: Mapping[str, Any], base: np.ndarray | None = None) -> np.ndarray:
-    """[P] of the recipe that an overlay makes of the defaults, or of the recipe `base` [P]. What is not in the space is left out."""
+    """[P] of the recipe that an overlay makes of the defaults, or of the recipe `base` [P]. What is
+    not in the space is left out.
+    """
     codes = (self._default_codes if base is None else base).copy()
     for selector, value in overlay.items():
       if selector in self._index:
@@ -116,6 +153,8 @@ class Encoder:
     return np.logical_or.reduceat(before != after, self._starts, axis=1)
 
   def differences(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """[N, 1 + width]: the number of axes that differ, then what `after` has more of than `before`. Shapes as in `changed`."""
+    """[N, 1 + width]: the number of axes that differ, then what `after` has more of than `before`.
+    Shapes as in `changed`.
+    """
     steps = self.features(after) - self.features(np.atleast_2d(before))
     return np.hstack([self.changed(before, after).sum(axis=1, keepdims=True), steps])

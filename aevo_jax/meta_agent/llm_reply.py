@@ -1,7 +1,9 @@
-"""From a language model's words to checked recipes. The words are untrusted: JSON is decoded, gin is parsed as data, and every value is held against the space.
+"""From a language model's words to checked recipes. The words are untrusted: JSON is decoded, gin
+is parsed as data, and every value is held against the space.
 
-What is harmless is repaired: prose or a fence around the JSON, bindings as an object where gin text was asked for, more recipes than were
-asked for, one recipe twice among them. Everything else is a `ReplyError` that says what is wrong, so that the model may mend it.
+What is harmless is repaired: prose or a fence around the JSON, bindings as an object where gin text
+was asked for, more recipes than were asked for, one recipe twice among them. Everything else is a
+`ReplyError` that says what is wrong, so that the model may mend it.
 """
 
 import json
@@ -30,21 +32,31 @@ class Recipe(NamedTuple):
 
 
 class Choice(NamedTuple):
-  """assignments: of the explorers. proposals: changes that should be promoted, which the rule decides. sentences: remarks."""
+  """assignments: of the explorers. proposals: changes that should be promoted, which the rule
+  decides. sentences: remarks.
+  """
 
   assignments: tuple[Assignment, ...]
   proposals: tuple[Recipe, ...]
   sentences: tuple[str, ...]
 
 
-def read_policy(text: str, count: int, standing: Mapping[str, Any], space: SearchSpace, defaults: Mapping[str, Any]) -> Choice:
+def read_policy(
+  text: str,
+  count: int,
+  standing: Mapping[str, Any],
+  space: SearchSpace,
+  defaults: Mapping[str, Any],
+) -> Choice:
   """A reply to the policy question.
 
   Args:
-    text: the reply. count: of explorers. standing: the standing recipe's overlay. space, defaults: what may be bound, and what holds otherwise.
+    text: the reply. count: of explorers. standing: the standing recipe's overlay. space, defaults:
+      what may be bound, and what holds otherwise.
 
   Raises:
-    ReplyError: fewer than `count` different recipes in it are usable, or anything else in it is of the wrong form.
+    ReplyError: fewer than `count` different recipes in it are usable, or anything else in it is of
+      the wrong form.
   """
   reply, problems = _object(text), []
   found: dict[str, Recipe] = {}
@@ -59,36 +71,59 @@ def read_policy(text: str, count: int, standing: Mapping[str, Any], space: Searc
     if found.setdefault(render_overlay(recipe.overlay), recipe) is not recipe:
       problems.append(f'assignments[{i}] is the same recipe as an earlier one')
   if len(found) < count:
-    raise ReplyError([f'{count} different usable assignments are needed, {len(found)} came', *problems])
+    raise ReplyError(
+      [f'{count} different usable assignments are needed, {len(found)} came', *problems]
+    )
   proposals = []
-  for given in _list(reply, 'promote', []) [:SENTENCES]:
+  for given in _list(reply, 'promote', [])[:SENTENCES]:
     try:
       proposals.append(_recipe(given, standing, space, defaults))
     except ReplyError:
       continue  # a proposal decides nothing, so that a broken one is worth no further request
   sentences = [s for s in map(sentence, _list(reply, 'sentences', [])) if s][:SENTENCES]
-  assignments = tuple(Assignment(_label(r.changes, space), r.changes, r.overlay, r.reason) for r in found.values())
+  assignments = tuple(
+    Assignment(_label(r.changes, space), r.changes, r.overlay, r.reason) for r in found.values()
+  )
   return Choice(assignments, tuple(proposals), tuple(sentences))
 
 
-def read_worker(text: str, axes: Sequence[Axis], standing: Mapping[str, Any], space: SearchSpace, defaults: Mapping[str, Any]) -> Recipe:
-  """A reply to a worker's question; raises ReplyError as `read_policy`, also for parameters of other axes."""
+def read_worker(
+  text: str,
+  axes: Sequence[Axis],
+  standing: Mapping[str, Any],
+  space: SearchSpace,
+  defaults: Mapping[str, Any],
+) -> Recipe:
+  """A reply to a worker's question; raises ReplyError as `read_policy`, also for parameters of
+  other axes.
+  """
   recipe = _recipe(_object(text), standing, space, defaults)
   own = {p.selector for axis in axes for p in axis.parameters}
   foreign = sorted(recipe.changes.keys() - own)
   if foreign:
-    raise ReplyError([f'{s} belongs to another axis than the assigned {", ".join(axis.name for axis in axes)}' for s in foreign])
+    raise ReplyError(
+      [
+        f'{s} belongs to another axis than the assigned {", ".join(axis.name for axis in axes)}'
+        for s in foreign
+      ]
+    )
   return recipe
 
 
 def sentence(value: Any) -> str:
   """One printable line of bounded length, '' of what is no text."""
-  return ''.join(c for c in ' '.join(value.split()) if c.isprintable())[:SENTENCE] if isinstance(value, str) else ''
+  return (
+    ''.join(c for c in ' '.join(value.split()) if c.isprintable())[:SENTENCE]
+    if isinstance(value, str)
+    else ''
+  )
 
 
 def _object(text: str) -> dict[str, Any]:
-  """The JSON object in a reply: all of it, what stands in a fence, or what begins at its first brace."""
-  candidates = [text.strip(), *_FENCE.findall(text), text[max(text.find('{'), 0):]]
+  """The JSON object in a reply: all of it, what stands in a fence, or what begins at its first
+  brace.
+  """
+  candidates = [text.strip(), *_FENCE.findall(text), text[max(text.find('{'), 0) :]]
   for candidate in candidates:
     try:
       value, _ = json.JSONDecoder(parse_constant=_no_constant).raw_decode(candidate.strip())
@@ -111,7 +146,9 @@ def _list(reply: Mapping[str, Any], key: str, problems: list[str]) -> list[Any]:
   return []
 
 
-def _recipe(given: Any, standing: Mapping[str, Any], space: SearchSpace, defaults: Mapping[str, Any]) -> Recipe:
+def _recipe(
+  given: Any, standing: Mapping[str, Any], space: SearchSpace, defaults: Mapping[str, Any]
+) -> Recipe:
   if not isinstance(given, dict) or not isinstance(given.get('bindings'), (str, dict)):
     raise ReplyError(["expected an object with 'bindings' (gin text) and 'reason'"])
   here = prune(dict(standing), space, dict(defaults))

@@ -1,4 +1,6 @@
-"""Which language model is asked, and how long and how often: the operator's `llm` section. What it may spend is the constitution's (`llm_rules`)."""
+"""Which language model is asked, and how long and how often: the operator's `llm` section. What it
+may spend is the constitution's (`llm_rules`).
+"""
 
 import dataclasses
 import math
@@ -14,11 +16,14 @@ class LlmSettings:
 
   Attributes:
     base_url: of the endpoint, with its /v1. model: its name there.
-    key_variable: the environment variable that holds the key, never the key itself; '' for a server that needs none.
+    key_variable: the environment variable that holds the key, never the key itself; '' for a server
+      that needs none.
     temperature: None leaves it to the server, as some models demand.
-    timeout_s: of one request, from connecting to the last byte. deadline_s: of one question, all its requests and the waits between them.
+    timeout_s: of one request, from connecting to the last byte. deadline_s: of one question, all
+      its requests and the waits between them.
     wait_s: before a failed request is repeated, doubled each time; a longer Retry-After is obeyed.
-    max_reply_tokens: asked for under the name `limit_name`, 'max_tokens' or 'max_completion_tokens'. attempts: requests for one question.
+    max_reply_tokens: asked for under the name `limit_name`, 'max_tokens' or
+      'max_completion_tokens'. attempts: requests for one question.
     price_in, price_out: money for a million tokens; 0 is unpriced.
   """
 
@@ -38,18 +43,27 @@ class LlmSettings:
   def __post_init__(self):
     url = urllib.parse.urlsplit(self.base_url)
     if url.scheme not in ('http', 'https') or not url.hostname:
-      raise ValueError(f'base_url must be http://HOST/v1 or https://HOST/v1, got {_without_secrets(url)!r}')
+      raise ValueError(
+        f'base_url must be http://HOST/v1 or https://HOST/v1, got {_without_secrets(url)!r}'
+      )
     if url.username is not None or url.password is not None or url.query or url.fragment:
-      raise ValueError(f'base_url must hold no user, password or query, since it is stored: {_without_secrets(url)!r} is left; put the key into the environment '
-                       'variable that llm.key_variable names')
+      raise ValueError(
+        'base_url must hold no user, password or query, since it is stored: '
+        f'{_without_secrets(url)!r} is left; put the key into the environment '
+        'variable that llm.key_variable names'
+      )
     if self.limit_name not in ('max_tokens', 'max_completion_tokens'):
-      raise ValueError(f"limit_name must be 'max_tokens' or 'max_completion_tokens', got {self.limit_name!r}")
+      raise ValueError(
+        f"limit_name must be 'max_tokens' or 'max_completion_tokens', got {self.limit_name!r}"
+      )
     for field, least in (('max_reply_tokens', 1), ('attempts', 1)):
       if getattr(self, field) < least:
         raise ValueError(f'{field} must be >= {least}, got {getattr(self, field)}')
     for field in ('timeout_s', 'deadline_s'):
       if not 0 < getattr(self, field) < math.inf:
-        raise ValueError(f'{field} must be a positive number of seconds, got {getattr(self, field)}')
+        raise ValueError(
+          f'{field} must be a positive number of seconds, got {getattr(self, field)}'
+        )
     for field in ('wait_s', 'price_in', 'price_out'):
       if not 0 <= getattr(self, field) < math.inf:
         raise ValueError(f'{field} must be >= 0, got {getattr(self, field)}')

@@ -1,4 +1,6 @@
-"""A policy: the standing recipe, what is known of each axis, dead ends, and who tests what next. Written as gin overlays and policy.json."""
+"""A policy: the standing recipe, what is known of each axis, dead ends, and who tests what next.
+Written as gin overlays and policy.json.
+"""
 
 import dataclasses
 import hashlib
@@ -13,8 +15,8 @@ ANCHOR = 'anchor'
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-  """What one worker runs: `overlay`, which is the standing one with `changes` on top. axis 'anchor' changes nothing. arm: 'control' or 'revised' while a
-  revision is tested, else ''."""
+  """What one worker runs: `overlay`, which is the standing one with `changes` on top. axis 'anchor'
+  changes nothing. arm: 'control' or 'revised' while a revision is tested, else ''."""
 
   axis: str
   changes: dict[str, Any]
@@ -25,7 +27,9 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True)
 class DeadEnd:
-  """A region not to be tried again before round `expires`: `changes` on `axis` lost `-gain`, with one-sided `confidence`."""
+  """A region not to be tried again before round `expires`: `changes` on `axis` lost `-gain`, with
+  one-sided `confidence`.
+  """
 
   axis: str
   changes: dict[str, Any]
@@ -41,12 +45,17 @@ class Policy:
 
   Attributes:
     round: the round it is for. parent: digest of the policy before, '' for the first.
-    standing: the standing recipe's overlay. promoted: axis -> the changes that made it in. demoted: axes shown to lose.
-    dead_ends: registry. assignments: one per worker, the anchor first. reasons: one sentence per change of policy.
-    trust: proxy -> family -> in [0, 1], how far the proxy is believed; families not named are believed.
-    objectives: family -> what a step of its dev score is worth in external score, in [-1, 1]; a family that is not named is worth 1, and one that is worth
-      less than 0 is to be lowered on dev. See meta_agent.trust.
-    control: rounds left in which a control arm follows `objectives_before`, as they were before the last revision.
+    standing: the standing recipe's overlay. promoted: axis -> the changes that made it in. demoted:
+      axes shown to lose.
+    dead_ends: registry. assignments: one per worker, the anchor first. reasons: one sentence per
+      change of policy.
+    trust: proxy -> family -> in [0, 1], how far the proxy is believed; families not named are
+      believed.
+    objectives: family -> what a step of its dev score is worth in external score, in [-1, 1]; a
+      family that is not named is worth 1, and one that is worth less than 0 is to be lowered on
+      dev. See meta_agent.trust.
+    control: rounds left in which a control arm follows `objectives_before`, as they were before the
+      last revision.
   """
 
   round: int
@@ -75,8 +84,11 @@ class Policy:
 
   def files(self) -> dict[str, str]:
     """File name -> text: standing.gin, w0.gin ... and policy.json."""
-    return {'standing.gin': render_overlay(self.standing)} | {f'w{worker}.gin': self.overlay(worker) for worker in range(len(self.assignments))} | {
-        'policy.json': json.dumps(self.to_json(), indent=1, sort_keys=True) + '\n'}
+    return (
+      {'standing.gin': render_overlay(self.standing)}
+      | {f'w{worker}.gin': self.overlay(worker) for worker in range(len(self.assignments))}
+      | {'policy.json': json.dumps(self.to_json(), indent=1, sort_keys=True) + '\n'}
+    )
 
   def write(self, directory: pathlib.Path) -> None:
     """Writes `files` into the directory."""
@@ -92,11 +104,28 @@ def render_overlay(values: dict[str, Any]) -> str:
 
 def from_json(fields: dict[str, Any]) -> Policy:
   """Inverse of `Policy.to_json` after a trip through JSON."""
-  return Policy(**fields | {
-      'assignments': tuple(Assignment(**a) for a in fields['assignments']), 'dead_ends': tuple(DeadEnd(**d) for d in fields['dead_ends']),
-      'demoted': tuple(fields['demoted']), 'reasons': tuple(fields['reasons'])})
+  return Policy(
+    **fields
+    | {
+      'assignments': tuple(Assignment(**a) for a in fields['assignments']),
+      'dead_ends': tuple(DeadEnd(**d) for d in fields['dead_ends']),
+      'demoted': tuple(fields['demoted']),
+      'reasons': tuple(fields['reasons']),
+    }
+  )
 
 
 def starting(seeds: int) -> Policy:
   """Round 0: the starting recipe on several seeds, for the noise floor."""
-  return Policy(0, '', {}, {}, (), (), tuple(Assignment(ANCHOR, {}, {}, 'the starting recipe, for the noise floor') for _ in range(seeds)), ())
+  return Policy(
+    0,
+    '',
+    {},
+    {},
+    (),
+    (),
+    tuple(
+      Assignment(ANCHOR, {}, {}, 'the starting recipe, for the noise floor') for _ in range(seeds)
+    ),
+    (),
+  )

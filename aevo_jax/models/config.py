@@ -1,4 +1,6 @@
-"""The model's shape, in the terms of Nemotron-H's config.json, and the family whose spelling its checkpoints have."""
+"""The model's shape, in the terms of Nemotron-H's config.json, and the family whose spelling its
+checkpoints have.
+"""
 
 import dataclasses
 import math
@@ -12,7 +14,12 @@ MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot', 'mosaic')
 REMAT_POLICIES = ('none', 'dots', 'block')
 ACTIVATIONS = ('relu2', 'swiglu')
 ROUTERS = ('sigmoid', 'softmax')
-EXECUTION = ('compute_dtype', 'moe_implementation', 'remat_policy', 'scan')  # how a model is computed: to be chosen anew whatever the checkpoint
+EXECUTION = (
+  'compute_dtype',
+  'moe_implementation',
+  'remat_policy',
+  'scan',
+)  # how a model is computed: to be chosen anew whatever the checkpoint
 _MAY_BE_0 = ('sliding_window', 'moe_latent_size', 'moe_shared_expert_intermediate_size')
 
 
@@ -22,26 +29,36 @@ class ModelConfig:
   """A decoder. Defaults are the micro model, a Nemotron-H.
 
   Attributes:
-    family: whose names and config.json its checkpoints have (`families`); what a family has no words for is refused.
-    pattern: one character per block: M mamba-2, * attention, - dense MLP, E mixture of experts (Nemotron-H's hybrid_override_pattern).
+    family: whose names and config.json its checkpoints have (`families`); what a family has no
+      words for is refused.
+    pattern: one character per block: M mamba-2, * attention, - dense MLP, E mixture of experts
+      (Nemotron-H's hybrid_override_pattern).
     rope_theta: base of the rotary positions in attention; 0 is attention without positions.
     qk_norm: every head's queries and keys pass an RMSNorm, before they are rotated.
     sliding_window: a token attends to so many tokens, itself included; 0 to all before it.
-    attention_bias, mlp_bias, use_bias, use_conv_bias: biases of attention, of MLPs and experts' shared parts, of mamba's projections and convolution.
+    attention_bias, mlp_bias, use_bias, use_conv_bias: biases of attention, of MLPs and experts'
+      shared parts, of mamba's projections and convolution.
     time_step_low, time_step_high: mamba's dt is cut to this range (time_step_limit).
-    mlp_activation: of MLPs and experts: 'relu2', down(relu(up(x))^2), or 'swiglu', down(silu(gate(x)) * up(x)).
+    mlp_activation: of MLPs and experts: 'relu2', down(relu(up(x))^2), or 'swiglu',
+      down(silu(gate(x)) * up(x)).
     chunk_size: length of the blocks of the chunked SSD scan; changes speed, not results.
-    n_routed_experts, num_experts_per_tok: experts of an E block, and how many of them a token goes to.
-    moe_intermediate_size, moe_shared_expert_intermediate_size: widths of a routed and of the shared expert; 0 is no shared expert.
-    router: how a token scores experts: 'sigmoid', each alone, with a bias for the choice, or 'softmax', all together.
+    n_routed_experts, num_experts_per_tok: experts of an E block, and how many of them a token goes
+      to.
+    moe_intermediate_size, moe_shared_expert_intermediate_size: widths of a routed and of the shared
+      expert; 0 is no shared expert.
+    router: how a token scores experts: 'sigmoid', each alone, with a bias for the choice, or
+      'softmax', all together.
     moe_latent_size: routed experts work in a projection of this width; 0 works in hidden_size.
     n_group, topk_group: experts are chosen from the topk_group best of n_group groups.
     moe_implementation: see `grouped_matmul`; changes speed, not results.
-    norm_topk_prob, routed_scaling_factor: the chosen experts' weights sum to 1 before they are scaled by the factor.
+    norm_topk_prob, routed_scaling_factor: the chosen experts' weights sum to 1 before they are
+      scaled by the factor.
     tie_word_embeddings: the embedding is the output head too.
     compute_dtype: of activations and matrix products; parameters that are trained are float32.
-    remat_policy: what the forward pass keeps for the backward pass, see `remat`; changes memory and speed, not results.
-    scan: blocks that repeat are compiled once and looped over, see `scan_layers`; changes compile time and the names of parameters while training.
+    remat_policy: what the forward pass keeps for the backward pass, see `remat`; changes memory and
+      speed, not results.
+    scan: blocks that repeat are compiled once and looped over, see `scan_layers`; changes compile
+      time and the names of parameters while training.
   """
 
   family: str = 'nemotron_h'
@@ -93,28 +110,69 @@ class ModelConfig:
         raise ValueError(f'model.{field.name} must be >= {least}, got {getattr(self, field.name)}')
     wrong = sorted(set(self.pattern) - set(BLOCKS))
     if wrong or not self.pattern:
-      raise ValueError(f'model.pattern {self.pattern!r} may hold only {sorted(BLOCKS)}; found {wrong or "nothing"}')
+      raise ValueError(
+        f'model.pattern {self.pattern!r} may hold only {sorted(BLOCKS)}; found {wrong or "nothing"}'
+      )
     if self.num_attention_heads % self.num_key_value_heads:
-      raise ValueError(f'model.num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads ({self.num_key_value_heads})')
+      raise ValueError(
+        (
+          f'model.num_attention_heads ({self.num_attention_heads}) must be a multiple of '
+          f'num_key_value_heads ({self.num_key_value_heads})'
+        )
+      )
     if self.mamba_num_heads % self.n_groups:
-      raise ValueError(f'model.mamba_num_heads ({self.mamba_num_heads}) must be a multiple of n_groups ({self.n_groups})')
+      raise ValueError(
+        (
+          f'model.mamba_num_heads ({self.mamba_num_heads}) must be a multiple of n_groups '
+          f'({self.n_groups})'
+        )
+      )
     if not 0 <= self.time_step_low < self.time_step_high:
-      raise ValueError(f'model.time_step_low must be >= 0 and below time_step_high, got {self.time_step_low} and {self.time_step_high}')
+      raise ValueError(
+        (
+          'model.time_step_low must be >= 0 and below time_step_high, got '
+          f'{self.time_step_low} and {self.time_step_high}'
+        )
+      )
     if self.n_routed_experts % self.n_group or self.topk_group > self.n_group:
-      raise ValueError(f'model.n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group ({self.n_group}), and topk_group ({self.topk_group}) '
-                       'no more than n_group')
+      raise ValueError(
+        f'model.n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group '
+        f'({self.n_group}), and topk_group ({self.topk_group}) '
+        'no more than n_group'
+      )
     eligible = self.n_routed_experts // self.n_group * self.topk_group
     if self.num_experts_per_tok > eligible:
-      raise ValueError(f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the {eligible} experts of topk_group groups')
+      raise ValueError(
+        (
+          f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the '
+          f'{eligible} experts of topk_group groups'
+        )
+      )
     if self.rope_theta < 0 or (self.rope_theta and self.head_dim % 2):
-      raise ValueError(f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, got {self.rope_theta}')
-    for name, choices in (('moe_implementation', MOE_IMPLEMENTATIONS), ('mlp_activation', ACTIVATIONS), ('router', ROUTERS), ('compute_dtype', DTYPES),
-                          ('remat_policy', REMAT_POLICIES), ('family', tuple(registry.FAMILIES))):
+      raise ValueError(
+        (
+          f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, '
+          f'got {self.rope_theta}'
+        )
+      )
+    for name, choices in (
+      ('moe_implementation', MOE_IMPLEMENTATIONS),
+      ('mlp_activation', ACTIVATIONS),
+      ('router', ROUTERS),
+      ('compute_dtype', DTYPES),
+      ('remat_policy', REMAT_POLICIES),
+      ('family', tuple(registry.FAMILIES)),
+    ):
       if getattr(self, name) not in choices:
         raise ValueError(f'model.{name} must be one of {choices}, got {getattr(self, name)!r}')
     refused = registry.refusals(self)
     if refused:
-      raise ValueError(f'model.family = {self.family!r} has no words for what the model is told to be: {", ".join(refused)}')
+      raise ValueError(
+        (
+          f'model.family = {self.family!r} has no words for what the model is told to be: '
+          f'{", ".join(refused)}'
+        )
+      )
 
   @property
   def mamba_inner(self) -> int:

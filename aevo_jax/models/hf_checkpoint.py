@@ -1,8 +1,10 @@
-"""Reading and writing a model in Hugging Face's layout: model.safetensors and config.json, in the spelling of the model's family (`families/`).
+"""Reading and writing a model in Hugging Face's layout: model.safetensors and config.json, in the
+spelling of the model's family (`families/`).
 
-Linear weights are stored [out, in] there and [in, out] here, experts [expert, out, in] there and [expert, in, out] here; the convolution
-[channels, 1, kernel] there and [kernel, channels] here. Read are `model.` or `backbone.`, and experts stacked, one by one, or with gate and up
-in one tensor. Weights travel as safetensors only; pickle is never read.
+Linear weights are stored [out, in] there and [in, out] here, experts [expert, out, in] there and
+[expert, in, out] here; the convolution [channels, 1, kernel] there and [kernel, channels] here.
+Read are `model.` or `backbone.`, and experts stacked, one by one, or with gate and up in one
+tensor. Weights travel as safetensors only; pickle is never read.
 """
 
 import json
@@ -26,7 +28,9 @@ HEAD = 'lm_head.weight'
 
 
 def hf_name(name: str, config: ModelConfig) -> str:
-  """Our parameter name in the spelling of the config's family, experts stacked: 'layers.0.mixer.q_proj.kernel' -> 'model.layers.0.self_attn.q_proj.weight'."""
+  """Our parameter name in the spelling of the config's family, experts stacked:
+  'layers.0.mixer.q_proj.kernel' -> 'model.layers.0.self_attn.q_proj.weight'.
+  """
   return registry.FAMILIES[config.family].hf_name(name)
 
 
@@ -53,7 +57,9 @@ def from_hf(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def canonical(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Tensors by the names of `hf_name`: `backbone.` becomes `model.`, experts that lie one by one are stacked, and gate and up are taken apart."""
+  """Tensors by the names of `hf_name`: `backbone.` becomes `model.`, experts that lie one by one
+  are stacked, and gate and up are taken apart.
+  """
   named, parts = {}, {}
   for name, value in stored.items():
     name = re.sub(r'^backbone\.', 'model.', name)
@@ -66,13 +72,17 @@ def canonical(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
       named[name] = value
   for name, experts in parts.items():
     if sorted(experts) != list(range(len(experts))):
-      raise ValueError(f'{name} has experts {sorted(experts)}; the first {max(experts) + 1} are needed')
+      raise ValueError(
+        f'{name} has experts {sorted(experts)}; the first {max(experts) + 1} are needed'
+      )
     named[name] = np.stack([experts[i] for i in range(len(experts))])
   return named
 
 
 def as_stored(name: str, value: np.ndarray, config: ModelConfig) -> dict[str, np.ndarray]:
-  """What a checkpoint of the config's family holds of our parameter `name`: one tensor, or one for each expert."""
+  """What a checkpoint of the config's family holds of our parameter `name`: one tensor, or one for
+  each expert.
+  """
   tensor, stored_name = to_hf(name, value), hf_name(name, config)
   if '.experts.' not in name or not registry.FAMILIES[config.family].EXPERTS_APART:
     return {stored_name: tensor}
@@ -83,23 +93,37 @@ def as_stored(name: str, value: np.ndarray, config: ModelConfig) -> dict[str, np
 def config_to_hf(config: ModelConfig, *, eos_token_id: int, pad_token_id: int) -> dict[str, Any]:
   """A config.json that Hugging Face and vLLM read."""
   return registry.FAMILIES[config.family].config_to_hf(config) | {
-      'torch_dtype': 'float32', 'eos_token_id': eos_token_id, 'pad_token_id': pad_token_id, 'bos_token_id': None}
+    'torch_dtype': 'float32',
+    'eos_token_id': eos_token_id,
+    'pad_token_id': pad_token_id,
+    'bos_token_id': None,
+  }
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   """Reads config.json.
 
   Raises:
-    ValueError: another model type, a missing field or one with a value that the decoder does not compute, by name.
+    ValueError: another model type, a missing field or one with a value that the decoder does not
+      compute, by name.
   """
   family = registry.of_model_type(fields.get('model_type'))
   return ModelConfig(family=family, **registry.FAMILIES[family].config_from_hf(fields))
 
 
 def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> None:
-  """Writes every parameter of a decoder (adapters merged beforehand) as one safetensors file, in float32."""
-  save_file({stored: tensor for name, value in sorted(params.items()) for stored, tensor in as_stored(name, np.asarray(value, np.float32), config).items()},
-            path, metadata={'format': 'pt'})
+  """Writes every parameter of a decoder (adapters merged beforehand) as one safetensors file, in
+  float32.
+  """
+  save_file(
+    {
+      stored: tensor
+      for name, value in sorted(params.items())
+      for stored, tensor in as_stored(name, np.asarray(value, np.float32), config).items()
+    },
+    path,
+    metadata={'format': 'pt'},
+  )
 
 
 def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
@@ -110,6 +134,7 @@ def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
   """
   if path.is_dir():
     from aevo_jax.models import hf_stream  # which reads with this module's names
+
     return hf_stream.load_parameters(hf_stream.Reader(path, config), dtype=np.dtype('float32'))
   stored = canonical(load_file(path))
   _, wanted = outline(config)
@@ -117,7 +142,11 @@ def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
   problems = []
   # Published checkpoints of tied models may hold the head all the same.
   if config.tie_word_embeddings and HEAD in stored:
-    problems += [] if np.array_equal(stored.pop(HEAD), stored.get(hf_name('embedding', config))) else [f'{HEAD} is not the embedding that it is tied to']
+    problems += (
+      []
+      if np.array_equal(stored.pop(HEAD), stored.get(hf_name('embedding', config)))
+      else [f'{HEAD} is not the embedding that it is tied to']
+    )
   problems += [f'missing {name}' for name in sorted(names.keys() - stored.keys())]
   problems += [f'unexpected {name}' for name in sorted(stored.keys() - names.keys())]
   params = {}

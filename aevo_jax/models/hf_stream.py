@@ -1,10 +1,13 @@
-"""Reads a Hugging Face checkpoint tensor by tensor: one safetensors file or shards with an index, any piece of any parameter, in its stored dtype.
+"""Reads a Hugging Face checkpoint tensor by tensor: one safetensors file or shards with an index,
+any piece of any parameter, in its stored dtype.
 
-  Stored     the tensors of a directory, known by their files' headers; bytes are read when asked for
+  Stored     the tensors of a directory, known by their files' headers; bytes are read when asked
+  for
   Reader     the same as our parameters: which stored tensors make up each of them, and pieces of it
   load       every parameter, each device reading only what its sharding gives it
 
-What is read is checked first, by name, dtype and shape. Nothing here holds more than one parameter beyond what it returns.
+What is read is checked first, by name, dtype and shape. Nothing here holds more than one parameter
+beyond what it returns.
 """
 
 import dataclasses
@@ -24,8 +27,13 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, outline
 
 INDEX = 'model.safetensors.index.json'
-DTYPES = {'F32': np.dtype('float32'), 'BF16': np.dtype(ml_dtypes.bfloat16), 'F16': np.dtype('float16')}  # of parameters
-# Tensors that a checkpoint may hold and the forward does not use, by config.json's model_type; they are carried along.
+DTYPES = {
+  'F32': np.dtype('float32'),
+  'BF16': np.dtype(ml_dtypes.bfloat16),
+  'F16': np.dtype('float16'),
+}  # of parameters
+# Tensors that a checkpoint may hold and the forward does not use, by config.json's model_type; they
+# are carried along.
 UNUSED = {'nemotron_h': re.compile(r'mtp\..+')}  # multi-token prediction
 NAMED = 12  # so many problems are listed
 
@@ -44,10 +52,12 @@ class Tensor:
 
 
 class Stored:
-  """The tensors of a directory, in the order of their files: `tensors` {name: Tensor}, `metadata` {file: what its header says of itself}.
+  """The tensors of a directory, in the order of their files: `tensors` {name: Tensor}, `metadata`
+  {file: what its header says of itself}.
 
   Raises:
-    CheckpointError: no safetensors here (pickle is refused), a file that is missing or damaged, an index that does not fit its files.
+    CheckpointError: no safetensors here (pickle is refused), a file that is missing or damaged, an
+      index that does not fit its files.
   """
 
   def __init__(self, directory: pathlib.Path):
@@ -58,11 +68,22 @@ class Stored:
     for file in [hf_checkpoint.WEIGHTS] if index is None else sorted(set(index.values())):
       self._add(file)
     if index is not None:
-      absent = [f'{name} (in {file})' for name, file in sorted(index.items()) if self.tensors.get(name, Tensor('', '', ())).file != file]
-      extra = [f'{name} (in {tensor.file})' for name, tensor in sorted(self.tensors.items()) if name not in index]
+      absent = [
+        f'{name} (in {file})'
+        for name, file in sorted(index.items())
+        if self.tensors.get(name, Tensor('', '', ())).file != file
+      ]
+      extra = [
+        f'{name} (in {tensor.file})'
+        for name, tensor in sorted(self.tensors.items())
+        if name not in index
+      ]
       if absent or extra:
-        raise CheckpointError(f'{directory / INDEX} does not fit its shards: ' + _several([f'absent {n}' for n in absent] + [f'not in the index {n}' for n in extra]) +
-                              '. Download the index and the shards of one revision')
+        raise CheckpointError(
+          f'{directory / INDEX} does not fit its shards: '
+          + _several([f'absent {n}' for n in absent] + [f'not in the index {n}' for n in extra])
+          + '. Download the index and the shards of one revision'
+        )
 
   def _index(self) -> dict[str, str]:
     """{tensor: file}."""
@@ -70,20 +91,38 @@ class Stored:
     if not path.exists():
       pickles = sorted(p.name for p in self.directory.glob('pytorch_model*.bin*'))
       if pickles:
-        raise CheckpointError(f'{self.directory} holds its weights as pickle only ({", ".join(pickles[:3])}), which can run code when it is read; '
-                              'take the revision with .safetensors files, or convert it where you trust it: save_pretrained(..., safe_serialization=True)')
-      raise CheckpointError(f'{self.directory} holds neither {hf_checkpoint.WEIGHTS} nor {INDEX}; give a directory with a checkpoint in it')
+        raise CheckpointError(
+          f'{self.directory} holds its weights as pickle only ({", ".join(pickles[:3])}), '
+          'which can run code when it is read; '
+          'take the revision with .safetensors files, or convert it where you trust it: '
+          'save_pretrained(..., safe_serialization=True)'
+        )
+      raise CheckpointError(
+        (
+          f'{self.directory} holds neither {hf_checkpoint.WEIGHTS} nor {INDEX}; give a '
+          'directory with a checkpoint in it'
+        )
+      )
     try:
       index = json.loads(path.read_text())['weight_map']
       files = sorted(set(index.values()))
       plain = all(pathlib.PurePath(file).name == file for file in files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise CheckpointError(f'{path} is no index of shards ({type(error).__name__}: {error}); download it again') from error
+      raise CheckpointError(
+        f'{path} is no index of shards ({type(error).__name__}: {error}); download it again'
+      ) from error
     if not plain or not files:
-      raise CheckpointError(f'{path} must name files beside it, and names {files}; download it again')
+      raise CheckpointError(
+        f'{path} must name files beside it, and names {files}; download it again'
+      )
     missing = [file for file in files if not (self.directory / file).is_file()]
     if missing:
-      raise CheckpointError(f'{self.directory} lacks {len(missing)} of the {len(files)} shards that {INDEX} names: {_several(missing)}. Download them')
+      raise CheckpointError(
+        (
+          f'{self.directory} lacks {len(missing)} of the {len(files)} shards that {INDEX} '
+          f'names: {_several(missing)}. Download them'
+        )
+      )
     return index
 
   def _add(self, file: str) -> None:
@@ -91,7 +130,12 @@ class Stored:
       self.metadata[file] = dict(opened.metadata() or {})
       for name in opened.offset_keys():
         if name in self.tensors:
-          raise CheckpointError(f'{name} lies in both {self.tensors[name].file} and {file} of {self.directory}; remove the shard that is not of this checkpoint')
+          raise CheckpointError(
+            (
+              f'{name} lies in both {self.tensors[name].file} and {file} of '
+              f'{self.directory}; remove the shard that is not of this checkpoint'
+            )
+          )
         piece = opened.get_slice(name)
         self.tensors[name] = Tensor(file, piece.get_dtype(), tuple(piece.get_shape()))
 
@@ -100,7 +144,12 @@ class Stored:
       # 'pread' and not the default: pages of a mapped file would count as this process's memory.
       return safe_open(self.directory / file, 'np', backend='pread')
     except SafetensorError as error:
-      raise CheckpointError(f'{self.directory / file} is truncated, damaged or no safetensors file ({error}); download it again') from error
+      raise CheckpointError(
+        (
+          f'{self.directory / file} is truncated, damaged or no safetensors file ({error}); '
+          'download it again'
+        )
+      ) from error
 
   def read(self, name: str, where: tuple[slice, ...] = ()) -> np.ndarray:
     """A tensor, or the piece of it at `where`."""
@@ -116,7 +165,8 @@ class Reader:
     shapes: {our name: shape and dtype}.
     parts: {our name: names of the stored tensors that make it up}: one, or one for each expert.
     unused: names of the stored tensors that the forward does not use.
-    copies: {stored name: our name} of tensors that a checkpoint holds once more: the head of a model that uses its embedding as head.
+    copies: {stored name: our name} of tensors that a checkpoint holds once more: the head of a
+      model that uses its embedding as head.
 
   Raises:
     CheckpointError: see Stored; or missing, unexpected, wrongly shaped or typed tensors, by name.
@@ -125,43 +175,76 @@ class Reader:
 
   def __init__(self, directory: pathlib.Path, config: ModelConfig | None = None):
     if not (directory / hf_checkpoint.CONFIG).is_file():
-      raise CheckpointError(f'{directory} has no {hf_checkpoint.CONFIG}; give a directory with a whole checkpoint in it')
+      raise CheckpointError(
+        f'{directory} has no {hf_checkpoint.CONFIG}; give a directory with a whole checkpoint in it'
+      )
     try:
       fields = json.loads((directory / hf_checkpoint.CONFIG).read_text())
     except ValueError as error:
-      raise CheckpointError(f'{directory / hf_checkpoint.CONFIG} is no JSON ({error}); download it again') from error
+      raise CheckpointError(
+        f'{directory / hf_checkpoint.CONFIG} is no JSON ({error}); download it again'
+      ) from error
     self.config = config or hf_checkpoint.config_from_hf(fields)
     self.stored = Stored(directory)
     carried = UNUSED.get(fields.get('model_type'))
     self.unused = tuple(name for name in self.stored.tensors if carried and carried.fullmatch(name))
-    self.copies = {hf_checkpoint.HEAD: 'embedding'} if self.config.tie_word_embeddings and hf_checkpoint.HEAD in self.stored.tensors else {}
+    self.copies = (
+      {hf_checkpoint.HEAD: 'embedding'}
+      if self.config.tie_word_embeddings and hf_checkpoint.HEAD in self.stored.tensors
+      else {}
+    )
     self.parts: dict[str, tuple[str, ...]] = {}
-    self._stacked: set[str] = set()  # of our names, those whose parts are the slices of their first dimension
+    self._stacked: set[str] = (
+      set()
+    )  # of our names, those whose parts are the slices of their first dimension
     self.shapes: dict[str, jax.ShapeDtypeStruct] = {}
     problems = self._match()
     if problems:
-      raise CheckpointError(f'{directory} does not fit the model of its {hf_checkpoint.CONFIG}: {_several(problems)}')
+      raise CheckpointError(
+        f'{directory} does not fit the model of its {hf_checkpoint.CONFIG}: {_several(problems)}'
+      )
     for copy, name in self.copies.items():
-      # By bytes, since the copy is not kept and has to come back as it was: as numbers 0 and -0 are equal, and nan is not itself.
+      # By bytes, since the copy is not kept and has to come back as it was: as numbers 0 and -0 are
+      # equal, and nan is not itself.
       first, second = (self.stored.read(stored_name) for stored_name in (copy, self.parts[name][0]))
-      if first.dtype != second.dtype or not np.array_equal(first.view(np.uint8), second.view(np.uint8)):
-        raise CheckpointError(f'{directory}: {copy} is not the {name} that {hf_checkpoint.CONFIG} says it is (tie_word_embeddings), by dtype and bytes')
+      if first.dtype != second.dtype or not np.array_equal(
+        first.view(np.uint8), second.view(np.uint8)
+      ):
+        raise CheckpointError(
+          (
+            f'{directory}: {copy} is not the {name} that {hf_checkpoint.CONFIG} says it is '
+            '(tie_word_embeddings), by dtype and bytes'
+          )
+        )
 
   def _match(self) -> list[str]:
     apart = {*self.unused, *self.copies}
     used = [name for name in self.stored.tensors if name not in apart]
     fused = [name for name in used if name.endswith(hf_checkpoint.GATE_UP)]
     if fused:
-      raise CheckpointError(f'{self.stored.directory} holds experts\' gate and up projections as one ({fused[0]}), which is not read tensor by tensor; '
-                            'save it with experts one by one, as it was published: save_pretrained(..., save_original_format=True)')
-    # What makes up what is `canonical`'s business, so it is asked with each tensor's place in `used` instead of the tensor.
+      raise CheckpointError(
+        f"{self.stored.directory} holds experts' gate and up projections as one "
+        f'({fused[0]}), which is not read tensor by tensor; '
+        'save it with experts one by one, as it was published: save_pretrained(..., '
+        'save_original_format=True)'
+      )
+    # What makes up what is `canonical`'s business, so it is asked with each tensor's place in
+    # `used` instead of the tensor.
     places = hf_checkpoint.canonical({name: np.array([i]) for i, name in enumerate(used)})
     _, wanted = outline(self.config)
     names = {hf_checkpoint.hf_name(name, self.config): name for name in wanted}
     problems = [f'missing {name}' for name in sorted(names.keys() - places.keys())]
-    problems += [f'unexpected {used[i]}' for name in sorted(places.keys() - names.keys()) for i in places[name].ravel()]
+    problems += [
+      f'unexpected {used[i]}'
+      for name in sorted(places.keys() - names.keys())
+      for i in places[name].ravel()
+    ]
     kept = {i for place in places.values() for i in place.ravel()}
-    problems += [f'{name} is the same parameter as {used[_place(name, places)]}' for i, name in enumerate(used) if i not in kept]
+    problems += [
+      f'{name} is the same parameter as {used[_place(name, places)]}'
+      for i, name in enumerate(used)
+      if i not in kept
+    ]
     for stored_name in sorted(names.keys() & places.keys()):
       name, parts = names[stored_name], tuple(used[i] for i in places[stored_name].ravel())
       shape = wanted[name].shape
@@ -171,12 +254,27 @@ class Reader:
         problems.append(f'{stored_name} has {len(parts)} experts where {needed[0]} are needed')
       tensors = [self.stored.tensors[part] for part in parts]
       each = needed[1:] if stacked else needed
-      problems += [f'{part} has shape {tensor.shape} where {each} is needed' for part, tensor in zip(parts, tensors) if tensor.shape != each]
-      problems += [f'{part} has dtype {tensor.dtype} where one of {", ".join(DTYPES)} is needed' for part, tensor in zip(parts, tensors) if tensor.dtype not in DTYPES]
+      problems += [
+        f'{part} has shape {tensor.shape} where {each} is needed'
+        for part, tensor in zip(parts, tensors)
+        if tensor.shape != each
+      ]
+      problems += [
+        f'{part} has dtype {tensor.dtype} where one of {", ".join(DTYPES)} is needed'
+        for part, tensor in zip(parts, tensors)
+        if tensor.dtype not in DTYPES
+      ]
       if len({tensor.dtype for tensor in tensors}) > 1:
-        problems.append(f'{stored_name} has experts of dtypes {sorted({tensor.dtype for tensor in tensors})} where one is needed')
+        problems.append(
+          (
+            f'{stored_name} has experts of dtypes '
+            f'{sorted({tensor.dtype for tensor in tensors})} where one is needed'
+          )
+        )
       self.parts[name] = parts
-      self.shapes[name] = jax.ShapeDtypeStruct(shape, DTYPES.get(tensors[0].dtype, np.dtype('float32')))
+      self.shapes[name] = jax.ShapeDtypeStruct(
+        shape, DTYPES.get(tensors[0].dtype, np.dtype('float32'))
+      )
       if stacked:
         self._stacked.add(name)
     return problems
@@ -186,9 +284,13 @@ class Reader:
     return name in self._stacked
 
   def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-    """A parameter, or the piece of it at `index` (steps of 1), in its stored dtype; reads no more than that piece."""
+    """A parameter, or the piece of it at `index` (steps of 1), in its stored dtype; reads no more
+    than that piece.
+    """
     shape, parts = self.shapes[name].shape, self.parts[name]
-    index = tuple(slice(*s.indices(n)[:2]) for s, n in zip(index or (slice(None),) * len(shape), shape))
+    index = tuple(
+      slice(*s.indices(n)[:2]) for s, n in zip(index or (slice(None),) * len(shape), shape)
+    )
     where = tuple(slice(None) if axis is None else index[axis] for axis in _axes(name, len(shape)))
     if name not in self._stacked:
       return hf_checkpoint.from_hf(name, self._piece(parts[0], where))
@@ -202,11 +304,16 @@ class Reader:
     return self.stored.read(name, () if whole else where)
 
 
-def load(directory: pathlib.Path, shardings: Mapping[str, jax.sharding.Sharding] | None = None, dtype: np.dtype | None = None) -> Params:
+def load(
+  directory: pathlib.Path,
+  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  dtype: np.dtype | None = None,
+) -> Params:
   """Every parameter of `directory`'s checkpoint.
 
   Args:
-    shardings: {our name: where it goes}; those left out go to the default device. Each device reads its own piece.
+    shardings: {our name: where it goes}; those left out go to the default device. Each device reads
+      its own piece.
     dtype: of the result; the stored dtypes if not given.
 
   Raises:
@@ -215,13 +322,19 @@ def load(directory: pathlib.Path, shardings: Mapping[str, jax.sharding.Sharding]
   return load_parameters(Reader(directory), shardings, dtype)
 
 
-def load_parameters(reader: Reader, shardings: Mapping[str, jax.sharding.Sharding] | None = None, dtype: np.dtype | None = None) -> Params:
+def load_parameters(
+  reader: Reader,
+  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  dtype: np.dtype | None = None,
+) -> Params:
   """`load` of a directory that has been looked into."""
   cast = lambda piece: piece if dtype is None else piece.astype(dtype)
 
   def place(name: str) -> jax.Array:
     if sharding := (shardings or {}).get(name):
-      return jax.make_array_from_callback(reader.shapes[name].shape, sharding, lambda index: cast(reader.read(name, index)))
+      return jax.make_array_from_callback(
+        reader.shapes[name].shape, sharding, lambda index: cast(reader.read(name, index))
+      )
     return jnp.asarray(cast(reader.read(name)))
 
   return {name: place(name) for name in reader.shapes}
@@ -230,12 +343,18 @@ def load_parameters(reader: Reader, shardings: Mapping[str, jax.sharding.Shardin
 def _place(name: str, places: Mapping[str, np.ndarray]) -> int:
   """Which stored tensor `canonical` took where `name` could have stood."""
   number = re.search(r'\.experts\.(\d+)\.', name)
-  alone = re.sub(r'\.experts\.\d+\.', '.experts.0.', name)  # `canonical` knows no expert 5 without the first
-  return places[next(iter(hf_checkpoint.canonical({alone: np.zeros(1)})))].ravel()[int(number[1]) if number else 0]
+  alone = re.sub(
+    r'\.experts\.\d+\.', '.experts.0.', name
+  )  # `canonical` knows no expert 5 without the first
+  return places[next(iter(hf_checkpoint.canonical({alone: np.zeros(1)})))].ravel()[
+    int(number[1]) if number else 0
+  ]
 
 
 def _axes(name: str, rank: int) -> tuple[int | None, ...]:
-  """For each dimension of the stored tensor the dimension of our parameter that it is; None for one of size 1 that ours lacks."""
+  """For each dimension of the stored tensor the dimension of our parameter that it is; None for one
+  of size 1 that ours lacks.
+  """
   sizes = (2, 3, 5, 7)[:rank]
   stored = hf_checkpoint.to_hf(name, np.empty(sizes, np.int8)).shape
   return tuple(None if size == 1 else sizes.index(size) for size in stored)
@@ -243,4 +362,6 @@ def _axes(name: str, rank: int) -> tuple[int | None, ...]:
 
 def _several(said: list[str]) -> str:
   """The first dozen, and how many there are."""
-  return '; '.join(said[:NAMED]) + (f'; and {len(said) - NAMED} more ({len(said)} in all)' if len(said) > NAMED else '')
+  return '; '.join(said[:NAMED]) + (
+    f'; and {len(said) - NAMED} more ({len(said)} in all)' if len(said) > NAMED else ''
+  )

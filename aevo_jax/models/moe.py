@@ -1,8 +1,10 @@
-"""Mixture of experts as Nemotron-H uses it (sigmoid router, ungated experts, optionally in a latent space, one shared expert) or Qwen3 (softmax router, gated).
+"""Mixture of experts as Nemotron-H uses it (sigmoid router, ungated experts, optionally in a latent
+space, one shared expert) or Qwen3 (softmax router, gated).
 
-Nemotron-H's routing is DeepSeek-V3's (2412.19437, section 2.1.2): a bias, which no gradient moves, decides with the score which experts are chosen; the
-weights come from the scores alone. Qwen3's scores are a softmax over all experts, without a bias. Every token reaches all of its experts (nothing is dropped):
-tokens are sorted by expert and multiplied group by group.
+Nemotron-H's routing is DeepSeek-V3's (2412.19437, section 2.1.2): a bias, which no gradient moves,
+decides with the score which experts are chosen; the weights come from the scores alone. Qwen3's
+scores are a softmax over all experts, without a bias. Every token reaches all of its experts
+(nothing is dropped): tokens are sorted by expert and multiplied group by group.
 """
 
 import math
@@ -30,16 +32,26 @@ class Router(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
-    self.kernel = param(jax.random.normal(rngs.params(), (config.hidden_size, config.n_routed_experts), jnp.float32) / math.sqrt(config.hidden_size),
-                        'embed', 'experts')
+    self.kernel = param(
+      jax.random.normal(rngs.params(), (config.hidden_size, config.n_routed_experts), jnp.float32)
+      / math.sqrt(config.hidden_size),
+      'embed',
+      'experts',
+    )
     biased = config.router == 'sigmoid'
-    self.e_score_correction_bias = nnx.data(param(jnp.zeros(config.n_routed_experts, jnp.float32), 'experts') if biased else None)
+    self.e_score_correction_bias = nnx.data(
+      param(jnp.zeros(config.n_routed_experts, jnp.float32), 'experts') if biased else None
+    )
 
   def __call__(self, x_sd: jax.Array) -> Routing:
     c = self.config
     logits = x_sd.astype(jnp.float32) @ self.kernel[...].astype(jnp.float32)
     scores = jax.nn.sigmoid(logits) if c.router == 'sigmoid' else jax.nn.softmax(logits)
-    choice = scores if self.e_score_correction_bias is None else scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])
+    choice = (
+      scores
+      if self.e_score_correction_bias is None
+      else scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])
+    )
     if c.topk_group < c.n_group:
       grouped = choice.reshape(-1, c.n_group, c.n_routed_experts // c.n_group)
       best = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(axis=-1)
@@ -62,19 +74,43 @@ class ExpertAdapter(nnx.Module):
     self.lora_scale = 0.0
 
 
-_AXES = {'up_proj': ('embed', 'mlp'), 'gate_proj': ('embed', 'mlp'), 'down_proj': ('mlp', 'embed')}  # of each expert's matrices
+_AXES = {
+  'up_proj': ('embed', 'mlp'),
+  'gate_proj': ('embed', 'mlp'),
+  'down_proj': ('mlp', 'embed'),
+}  # of each expert's matrices
 
 
 class Experts(nnx.Module):
   """The routed experts' weights: up_proj (and gate_proj) [e, d, f], down_proj [e, f, d]."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    e, d, f = config.n_routed_experts, config.moe_latent_size or config.hidden_size, config.moe_intermediate_size
+    e, d, f = (
+      config.n_routed_experts,
+      config.moe_latent_size or config.hidden_size,
+      config.moe_intermediate_size,
+    )
     self.implementation = config.moe_implementation
-    self.up_proj = param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', *_AXES['up_proj'])
-    self.down_proj = param(jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)), 'experts', *_AXES['down_proj'])
+    self.up_proj = param(
+      jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d),
+      'experts',
+      *_AXES['up_proj'],
+    )
+    self.down_proj = param(
+      jax.random.normal(rngs.params(), (e, f, d), jnp.float32) / math.sqrt(f * len(config.pattern)),
+      'experts',
+      *_AXES['down_proj'],
+    )
     gated = config.mlp_activation == 'swiglu'
-    self.gate_proj = nnx.data(param(jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d), 'experts', *_AXES['gate_proj']) if gated else None)
+    self.gate_proj = nnx.data(
+      param(
+        jax.random.normal(rngs.params(), (e, d, f), jnp.float32) / math.sqrt(d),
+        'experts',
+        *_AXES['gate_proj'],
+      )
+      if gated
+      else None
+    )
     self.adapters = nnx.data({})  # {'up_proj': ExpertAdapter} once one is attached
 
   def __call__(self, x_sd: jax.Array, routing: Routing) -> jax.Array:
@@ -84,12 +120,32 @@ class Experts(nnx.Module):
       if (weight := getattr(self, name)) is not None:
         stacked[name], axes[name] = weight, ('experts', rows, columns)
       if adapter := self.adapters.get(name):
-        stacked[f'{name}.lora_a'], axes[f'{name}.lora_a'] = adapter.lora_a, ('experts', rows, 'lora_rank')
-        stacked[f'{name}.lora_b'], axes[f'{name}.lora_b'] = adapter.lora_b, ('experts', 'lora_rank', columns)
-    return over_experts(self._local, x_sd, *routing, {name: value[...].astype(x_sd.dtype) for name, value in stacked.items()}, axes)
+        stacked[f'{name}.lora_a'], axes[f'{name}.lora_a'] = (
+          adapter.lora_a,
+          ('experts', rows, 'lora_rank'),
+        )
+        stacked[f'{name}.lora_b'], axes[f'{name}.lora_b'] = (
+          adapter.lora_b,
+          ('experts', 'lora_rank', columns),
+        )
+    return over_experts(
+      self._local,
+      x_sd,
+      *routing,
+      {name: value[...].astype(x_sd.dtype) for name, value in stacked.items()},
+      axes,
+    )
 
-  def _local(self, x_sd: jax.Array, experts_sk: jax.Array, weights_sk: jax.Array, stacked: dict[str, jax.Array]) -> jax.Array:
-    """`__call__` with the experts' arrays given; the rows of an expert that is not among them are no group's, and so zero."""
+  def _local(
+    self,
+    x_sd: jax.Array,
+    experts_sk: jax.Array,
+    weights_sk: jax.Array,
+    stacked: dict[str, jax.Array],
+  ) -> jax.Array:
+    """`__call__` with the experts' arrays given; the rows of an expert that is not among them are
+    no group's, and so zero.
+    """
     tokens, k = experts_sk.shape
     flat = experts_sk.reshape(-1)
     order = jnp.argsort(flat)  # stable: a token's place in its group does not depend on its weight
@@ -98,30 +154,45 @@ class Experts(nnx.Module):
 
     def project(rows: jax.Array, name: str) -> jax.Array:
       y, adapter = product(rows, name), self.adapters.get(name)
-      return y if adapter is None else y + adapter.lora_scale * product(product(rows, f'{name}.lora_a'), f'{name}.lora_b')
+      return (
+        y
+        if adapter is None
+        else y + adapter.lora_scale * product(product(rows, f'{name}.lora_a'), f'{name}.lora_b')
+      )
 
     rows = x_sd[order // k]
-    hidden = activate(project(rows, 'up_proj'), project(rows, 'gate_proj') if 'gate_proj' in stacked else None)
+    hidden = activate(
+      project(rows, 'up_proj'), project(rows, 'gate_proj') if 'gate_proj' in stacked else None
+    )
     weighted = project(hidden, 'down_proj') * weights_sk.reshape(-1)[order, None].astype(x_sd.dtype)
     return jnp.zeros((tokens, weighted.shape[1]), weighted.dtype).at[order // k].add(weighted)
 
 
 class MoE(nnx.Module):
-
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     d, latent = config.hidden_size, config.moe_latent_size
     self.gate = Router(config, rngs=rngs)
     self.experts = Experts(config, rngs=rngs)
     shared = config.moe_shared_expert_intermediate_size
     self.shared_experts = nnx.data(MLP(config, shared, rngs=rngs) if shared else None)
-    self.fc1_latent_proj = nnx.data(Linear(d, latent, ('embed', 'moe_latent'), bias=config.mlp_bias, rngs=rngs) if latent else None)
-    self.fc2_latent_proj = nnx.data(Linear(latent, d, ('moe_latent', 'embed'), bias=config.mlp_bias, rngs=rngs) if latent else None)
+    self.fc1_latent_proj = nnx.data(
+      Linear(d, latent, ('embed', 'moe_latent'), bias=config.mlp_bias, rngs=rngs)
+      if latent
+      else None
+    )
+    self.fc2_latent_proj = nnx.data(
+      Linear(latent, d, ('moe_latent', 'embed'), bias=config.mlp_bias, rngs=rngs)
+      if latent
+      else None
+    )
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self._run(x)[0]
 
   def with_load(self, x: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The output, and how many of the tokens that are `counted` (bool, as x without its last axis) each expert got, [e] float32."""
+    """The output, and how many of the tokens that are `counted` (bool, as x without its last axis)
+    each expert got, [e] float32.
+    """
     y, routing = self._run(x)
     counts = jnp.repeat(counted.reshape(-1), routing.experts.shape[1]).astype(jnp.float32)
     return y, jnp.zeros(self.experts.up_proj.shape[0]).at[routing.experts.reshape(-1)].add(counts)

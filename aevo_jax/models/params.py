@@ -1,6 +1,7 @@
 """Models as functions of a flat dictionary of arrays, {'layers.0.mixer.in_proj.kernel': array}.
 
-Training, checkpoints, digests and export all speak of parameters by these names; Flax NNX keeps the structure.
+Training, checkpoints, digests and export all speak of parameters by these names; Flax NNX keeps the
+structure.
 """
 
 import dataclasses
@@ -26,8 +27,15 @@ class Structure:
 
   def bind(self, params: Mapping[str, jax.Array]) -> Decoder:
     """The decoder that uses these arrays (all of them, by name)."""
-    return nnx.merge(self.graphdef, nnx.from_flat_state({tuple(_part(p) for p in name.split('.')): nnx.Param(value)
-                                                         for name, value in params.items()}))
+    return nnx.merge(
+      self.graphdef,
+      nnx.from_flat_state(
+        {
+          tuple(_part(p) for p in name.split('.')): nnx.Param(value)
+          for name, value in params.items()
+        }
+      ),
+    )
 
 
 def _part(text: str) -> str | int:
@@ -35,9 +43,13 @@ def _part(text: str) -> str | int:
 
 
 def unbind(model: Decoder) -> tuple[Structure, Params]:
-  """Splits a decoder into structure and named arrays; shapes in their place where the decoder is abstract."""
+  """Splits a decoder into structure and named arrays; shapes in their place where the decoder is
+  abstract.
+  """
   graphdef, state = nnx.split(model)
-  return Structure(graphdef), {'.'.join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+  return Structure(graphdef), {
+    '.'.join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)
+  }
 
 
 def abstract(config: ModelConfig) -> Decoder:
@@ -52,17 +64,23 @@ def outline(config: ModelConfig) -> tuple[Structure, dict[str, jax.ShapeDtypeStr
 
 def logical_axes(model: Decoder) -> dict[str, tuple[str, ...]]:
   """{parameter name: one logical axis name per dimension}."""
-  return {'.'.join(map(str, path)): variable.get_metadata()['logical_axes'] for path, variable in nnx.to_flat_state(nnx.state(model))}
+  return {
+    '.'.join(map(str, path)): variable.get_metadata()['logical_axes']
+    for path, variable in nnx.to_flat_state(nnx.state(model))
+  }
 
 
 def is_router_bias(name: str) -> bool:
-  """Whether a parameter is the bias by which a router chooses experts; whoever trains the router sets it from the experts' load."""
+  """Whether a parameter is the bias by which a router chooses experts; whoever trains the router
+  sets it from the experts' load.
+  """
   return name.endswith('.e_score_correction_bias')
 
 
 def resident_dtype(name: str, stored: jnp.dtype, *, frozen: bool) -> jnp.dtype:
-  """The dtype in which a parameter lies in memory while training: float32 for what is trained; what is frozen, as it was stored, so that it can be given back, but for the
-  few that the reference keeps in float32."""
+  """The dtype in which a parameter lies in memory while training: float32 for what is trained; what
+  is frozen, as it was stored, so that it can be given back, but for the few that the reference
+  keeps in float32."""
   return jnp.dtype(stored if frozen and name.rpartition('.')[2] not in _FLOAT32 else 'float32')
 
 

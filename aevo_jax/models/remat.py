@@ -1,7 +1,9 @@
-"""What a block's forward pass keeps for its backward pass, by name (`model.remat_policy`); what is not kept is computed again.
+"""What a block's forward pass keeps for its backward pass, by name (`model.remat_policy`); what is
+not kept is computed again.
 
     none    everything
-    dots    the outputs of products with weights, and what attention and scan give ('context'); norms, activations, attention, scan and routed experts are computed
+    dots    the outputs of products with weights, and what attention and scan give ('context');
+    norms, activations, attention, scan and routed experts are computed
             again
     block   only the block's input
 
@@ -13,12 +15,16 @@ from collections.abc import Callable
 import jax
 from jax import ad_checkpoint
 
-CONTEXT = 'context'  # what attention and the selective scan give, by the name under which 'dots' keeps it
+CONTEXT = (
+  'context'  # what attention and the selective scan give, by the name under which 'dots' keeps it
+)
 
 _policies = jax.checkpoint_policies
 _KEPT = {
-    'dots': _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(CONTEXT)),
-    'block': _policies.nothing_saveable,
+  'dots': _policies.save_from_both_policies(
+    _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(CONTEXT)
+  ),
+  'block': _policies.nothing_saveable,
 }
 
 
@@ -28,5 +34,11 @@ def context(x: jax.Array) -> jax.Array:
 
 
 def apply(policy: str, function: Callable, *, scanned: bool = False) -> Callable:
-  """The same function under a policy. `scanned`: it is the body of a scan, where no common subexpression can undo the recomputation."""
-  return function if policy == 'none' else jax.checkpoint(function, policy=_KEPT[policy], prevent_cse=not scanned)
+  """The same function under a policy. `scanned`: it is the body of a scan, where no common
+  subexpression can undo the recomputation.
+  """
+  return (
+    function
+    if policy == 'none'
+    else jax.checkpoint(function, policy=_KEPT[policy], prevent_cse=not scanned)
+  )

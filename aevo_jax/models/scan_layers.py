@@ -1,9 +1,13 @@
-"""Blocks that repeat, compiled once: the pattern is cut into segments, each a unit of blocks and how often it repeats, and each segment is one scan.
+"""Blocks that repeat, compiled once: the pattern is cut into segments, each a unit of blocks and
+how often it repeats, and each segment is one scan.
 
-    'MEMEM*E' * 5 + 'MEMEMEM*E' + 'MEMEMEME'  ->  ('MEMEM*E', 5), ('ME', 3), ('M*E', 1), ('ME', 4): 14 blocks to trace and compile instead of 52
+    'MEMEM*E' * 5 + 'MEMEMEM*E' + 'MEMEMEME'  ->  ('MEMEM*E', 5), ('ME', 3), ('M*E', 1), ('ME', 4):
+    14 blocks to trace and compile instead of 52
 
-While training, a unit's parameters lie stacked along a leading axis 'layers', as `segments.0.2.mixer.q_proj.kernel` [5, in, out]; everywhere else
-(checkpoints of models, digests, Hugging Face) they are `layers.2...`, `layers.9...` and so on. `stack` and `unstack` go from one to the other.
+While training, a unit's parameters lie stacked along a leading axis 'layers', as
+`segments.0.2.mixer.q_proj.kernel` [5, in, out]; everywhere else (checkpoints of models, digests,
+Hugging Face) they are `layers.2...`, `layers.9...` and so on. `stack` and `unstack` go from one to
+the other.
 """
 
 import functools
@@ -38,7 +42,7 @@ def segments(pattern: str) -> tuple[Segment, ...]:
   for start in reversed(range(len(pattern))):
     options = []
     for length in range(1, len(pattern) - start + 1):
-      unit, repeats = pattern[start:start + length], 1
+      unit, repeats = pattern[start : start + length], 1
       while True:
         traced, count, rest = best[start + length * repeats]
         options.append((traced + length, count + 1, (Segment(start, unit, repeats), *rest)))
@@ -82,24 +86,48 @@ def unstack(params: Mapping[str, Any], pattern: str) -> dict[str, Any]:
   """The inverse of `stack`."""
   canonical = {}
   for name, value in params.items():
-    canonical |= {member: value[r] for r, member in enumerate(members(name, pattern))} if is_stacked(name) else {name: value}
+    canonical |= (
+      {member: value[r] for r, member in enumerate(members(name, pattern))}
+      if is_stacked(name)
+      else {name: value}
+    )
   return canonical
 
 
 class Scanned(Decoder):
-  """A decoder (of arrays or of shapes) whose segments are scanned. Caches are one tuple a segment, of stacked caches of its blocks.
+  """A decoder (of arrays or of shapes) whose segments are scanned. Caches are one tuple a segment,
+  of stacked caches of its blocks.
 
   Raises:
-    ValueError: blocks that share a compiled unit differ, because an adapter is on some of them only.
+    ValueError: blocks that share a compiled unit differ, because an adapter is on some of them
+      only.
   """
 
   def __init__(self, model: Decoder):
-    self.config, self.embedding, self.norm_f, self.lm_head = model.config, model.embedding, model.norm_f, model.lm_head
-    self.segments = nnx.List([
-        nnx.List([_stacked_block([model.layers[n] for n in range(start + i, start + len(unit) * repeats, len(unit))], start + i)
-                  for i in range(len(unit))]) for start, unit, repeats in segments(model.config.pattern)])
+    self.config, self.embedding, self.norm_f, self.lm_head = (
+      model.config,
+      model.embedding,
+      model.norm_f,
+      model.lm_head,
+    )
+    self.segments = nnx.List(
+      [
+        nnx.List(
+          [
+            _stacked_block(
+              [model.layers[n] for n in range(start + i, start + len(unit) * repeats, len(unit))],
+              start + i,
+            )
+            for i in range(len(unit))
+          ]
+        )
+        for start, unit, repeats in segments(model.config.pattern)
+      ]
+    )
 
-  def _blocks(self, x: jax.Array, segments_of_rows: jax.Array | SharedPrefix) -> tuple[jax.Array, list[jax.Array]]:
+  def _blocks(
+    self, x: jax.Array, segments_of_rows: jax.Array | SharedPrefix
+  ) -> tuple[jax.Array, list[jax.Array]]:
     def run(scanned, blocks, x, _):
       loads = []
       for block in blocks:
@@ -109,12 +137,16 @@ class Scanned(Decoder):
 
     all_loads = []
     for segment, (_, _, repeats) in zip(self.segments, segments(self.config.pattern)):
-      x, loads = _scan(functools.partial(run, repeats > 1), segment, x)  # XLA writes a loop of one repeat out
+      x, loads = _scan(
+        functools.partial(run, repeats > 1), segment, x
+      )  # XLA writes a loop of one repeat out
       # In the order of the pattern: all E blocks of the first repeat, then those of the second.
       all_loads += [load[r] for r in range(loads[0].shape[0]) for load in loads] if loads else []
     return x, all_loads
 
-  def _prefill_blocks(self, x: jax.Array, segment_ids_bt: jax.Array, room: int) -> tuple[jax.Array, tuple]:
+  def _prefill_blocks(
+    self, x: jax.Array, segment_ids_bt: jax.Array, room: int
+  ) -> tuple[jax.Array, tuple]:
     def run(blocks, x, _):
       caches = []
       for block in blocks:
@@ -128,7 +160,9 @@ class Scanned(Decoder):
       caches.append(cache)
     return x, tuple(caches)
 
-  def _step_blocks(self, x: jax.Array, caches: tuple, position: jax.Array, valid_bt: jax.Array) -> tuple[jax.Array, tuple]:
+  def _step_blocks(
+    self, x: jax.Array, caches: tuple, position: jax.Array, valid_bt: jax.Array
+  ) -> tuple[jax.Array, tuple]:
     def run(blocks, x, before):
       after = []
       for block, cache in zip(blocks, before):
@@ -143,10 +177,16 @@ class Scanned(Decoder):
     return x, tuple(after)
 
 
-def _scan(run: Callable, segment: nnx.List, x: jax.Array, each: Any = None) -> tuple[jax.Array, Any]:
-  """Carries x through run(blocks, x, each[r]) for every repeat r; returns x and the stacked second results."""
+def _scan(
+  run: Callable, segment: nnx.List, x: jax.Array, each: Any = None
+) -> tuple[jax.Array, Any]:
+  """Carries x through run(blocks, x, each[r]) for every repeat r; returns x and the stacked second
+  results.
+  """
   graphdef, state = nnx.split(segment)
-  return jax.lax.scan(lambda x, inputs: run(nnx.merge(graphdef, inputs[0]), x, inputs[1]), x, (state, each))
+  return jax.lax.scan(
+    lambda x, inputs: run(nnx.merge(graphdef, inputs[0]), x, inputs[1]), x, (state, each)
+  )
 
 
 def _stacked_block(blocks: list, number: int):
@@ -154,14 +194,22 @@ def _stacked_block(blocks: list, number: int):
   graphdef, first = nnx.split(blocks[0])
   states = [first, *(nnx.state(block) for block in blocks[1:])]
   if any(jax.tree.structure(state) != jax.tree.structure(first) for state in states):
-    raise ValueError(f'layers.{number} and the layers that repeat it have different adapters, and a scan compiles them once; '
-                     'target all of them in lora.targets, or bind model.scan = False')
-  stacked = jax.tree.map(_stack_variables, *states, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    raise ValueError(
+      f'layers.{number} and the layers that repeat it have different adapters, and a scan '
+      'compiles them once; '
+      'target all of them in lora.targets, or bind model.scan = False'
+    )
+  stacked = jax.tree.map(
+    _stack_variables, *states, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+  )
   return nnx.merge(graphdef, stacked)
 
 
 def _stack_variables(*variables: nnx.Variable) -> nnx.Variable:
-  return nnx.Param(_together([v.get_value() for v in variables]), logical_axes=(LAYERS, *variables[0].get_metadata()['logical_axes']))
+  return nnx.Param(
+    _together([v.get_value() for v in variables]),
+    logical_axes=(LAYERS, *variables[0].get_metadata()['logical_axes']),
+  )
 
 
 def _together(values: list) -> jax.Array | jax.ShapeDtypeStruct:

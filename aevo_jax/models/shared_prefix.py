@@ -1,7 +1,9 @@
-"""Rows that begin alike: a prompt, and several continuations of it, whose prompt goes through the blocks once.
+"""Rows that begin alike: a prompt, and several continuations of it, whose prompt goes through the
+blocks once.
 
-A row is [prompt | continuation 0 | continuation 1 | ...], prompts padded on the left and continuations on the right. Blocks that look at one token at a time see one long row; attention
-and scan let each continuation see the prompt and itself (`split`, `join`).
+A row is [prompt | continuation 0 | continuation 1 | ...], prompts padded on the left and
+continuations on the right. Blocks that look at one token at a time see one long row; attention and
+scan let each continuation see the prompt and itself (`split`, `join`).
 """
 
 import dataclasses
@@ -12,7 +14,9 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class SharedPrefix:
-  """segment_ids [p, t]: 1 at tokens, 0 at padding; t = prompt + members * own. prompt: places of the prompt. members: continuations of it."""
+  """segment_ids [p, t]: 1 at tokens, 0 at padding; t = prompt + members * own. prompt: places of
+  the prompt. members: continuations of it.
+  """
 
   segment_ids: jax.Array
   prompt: int
@@ -20,7 +24,7 @@ class SharedPrefix:
 
   @property
   def prompt_ids(self) -> jax.Array:
-    return self.segment_ids[:, :self.prompt]
+    return self.segment_ids[:, : self.prompt]
 
   @property
   def own_ids(self) -> jax.Array:
@@ -29,7 +33,9 @@ class SharedPrefix:
 
   def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """[p, t, ...] -> prompts [p, prompt, ...], continuations [p * members, own, ...]."""
-    return x[:, :self.prompt], x[:, self.prompt:].reshape(x.shape[0] * self.members, -1, *x.shape[2:])
+    return x[:, : self.prompt], x[:, self.prompt :].reshape(
+      x.shape[0] * self.members, -1, *x.shape[2:]
+    )
 
   def join(self, prompts: jax.Array, own: jax.Array) -> jax.Array:
     """The inverse of `split`."""
@@ -45,8 +51,12 @@ class SharedPrefix:
     return jnp.concatenate([self.each(prompts[:, -1:]), own], axis=1)
 
 
-def lay_out(prompts: jax.Array, prompt_ids: jax.Array, own: jax.Array, own_ids: jax.Array) -> tuple[jax.Array, SharedPrefix]:
-  """Tokens [p, t] and their places, of prompts [p, prompt] padded on the left and continuations [p * members, own] padded on the right; ids are 1 at tokens and 0 at padding."""
+def lay_out(
+  prompts: jax.Array, prompt_ids: jax.Array, own: jax.Array, own_ids: jax.Array
+) -> tuple[jax.Array, SharedPrefix]:
+  """Tokens [p, t] and their places, of prompts [p, prompt] padded on the left and continuations [p
+  * members, own] padded on the right; ids are 1 at tokens and 0 at padding.
+  """
   members = own.shape[0] // prompts.shape[0]
   flat = lambda x, y: jnp.concatenate([x, y.reshape(x.shape[0], -1)], axis=1)
   return flat(prompts, own), SharedPrefix(flat(prompt_ids, own_ids), prompts.shape[1], members)

@@ -1,1 +1,3 @@
-"""What a person sees: live progress, the final table, the HTML report, and the audit that recomputes it all."""
+"""What a person sees: live progress, the final table, the HTML report, and the audit that
+recomputes it all.
+"""

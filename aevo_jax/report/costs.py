@@ -1,7 +1,8 @@
 """Where a campaign's time went, from the ledger's clock and what the workers claim of their own.
 
-The ledger's times say how long a worker process lived; its claim says how much of that was training steps. What no worker used of the processors
-(scoring, the controller, idling) is the rest. The time between a kill and its resume belongs to nobody and is left out.
+The ledger's times say how long a worker process lived; its claim says how much of that was training
+steps. What no worker used of the processors (scoring, the controller, idling) is the rest. The time
+between a kill and its resume belongs to nobody and is left out.
 """
 
 import dataclasses
@@ -11,16 +12,30 @@ from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.state import AFTER_A_STOP
 from aevo_jax.ledger.records import Record
 
-TRAINING, STARTING, OVERHEAD, FAILED, LOST, REST = 'training', 'starting', 'overhead', 'failed', 'lost', 'rest'
+TRAINING, STARTING, OVERHEAD, FAILED, LOST, REST = (
+  'training',
+  'starting',
+  'overhead',
+  'failed',
+  'lost',
+  'rest',
+)
 # Parts of the processors' time, with the words a report uses.
 PARTS = {
-    TRAINING: 'training steps', STARTING: 'loading, liveness checks and drawing data', OVERHEAD: 'process start, export and sealing',
-    FAILED: 'attempts that failed or were refused', LOST: 'work lost to interruptions', REST: 'scoring, controller and idle processors'}
+  TRAINING: 'training steps',
+  STARTING: 'loading, liveness checks and drawing data',
+  OVERHEAD: 'process start, export and sealing',
+  FAILED: 'attempts that failed or were refused',
+  LOST: 'work lost to interruptions',
+  REST: 'scoring, controller and idle processors',
+}
 
 
 @dataclasses.dataclass
 class Phase:
-  """A round, or the final (round -1). wall: seconds, pauses left out. tokens, steps, flops: of sealed trials."""
+  """A round, or the final (round -1). wall: seconds, pauses left out. tokens, steps, flops: of
+  sealed trials.
+  """
 
   round: int
   wall: float = 0.0
@@ -34,7 +49,9 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """wall, paused: seconds. parts: processor seconds by `PARTS`, which add up to (wall - paused) x slots. phases: by round, the final last."""
+  """wall, paused: seconds. parts: processor seconds by `PARTS`, which add up to (wall - paused) x
+  slots. phases: by round, the final last.
+  """
 
   wall: float
   paused: float
@@ -83,10 +100,16 @@ def costs(records: list[Record]) -> Costs:
       case 'trial_failed' | 'trial_refused' if p['trial'] in began:
         parts[FAILED] += record.time - began.pop(p['trial'])
       case 'trial_sealed':
-        phase, seconds = phases[rounds[p['trial']]], {name: _number(value) for name, value in p['claim'].get('seconds', {}).items()}
+        phase, seconds = (
+          phases[rounds[p['trial']]],
+          {name: _number(value) for name, value in p['claim'].get('seconds', {}).items()},
+        )
         train, start = seconds.get('train', 0.0), seconds.get('start', 0.0)
-        # A trial that an earlier controller's worker had finished is sealed without a start of its own.
-        lived = record.time - began.pop(p['trial']) if p['trial'] in began else sum(seconds.values())
+        # A trial that an earlier controller's worker had finished is sealed without a start of its
+        # own.
+        lived = (
+          record.time - began.pop(p['trial']) if p['trial'] in began else sum(seconds.values())
+        )
         train = min(train, lived)
         start = min(start, lived - train)
         parts[TRAINING] += train
@@ -101,16 +124,33 @@ def costs(records: list[Record]) -> Costs:
     before = record.time
   wall, slots = records[-1].time - records[0].time, records[0].payload['slots']
   parts[REST] = max(0.0, (wall - paused) * slots - sum(parts.values()))
-  return Costs(wall, paused, slots, parts, tuple(sorted(phases.values(), key=lambda phase: (phase.round == FINAL, phase.round))))
+  return Costs(
+    wall,
+    paused,
+    slots,
+    parts,
+    tuple(sorted(phases.values(), key=lambda phase: (phase.round == FINAL, phase.round))),
+  )
 
 
 def _number(claimed: object) -> float:
   """A worker's number, 0 if it is none."""
-  usable = isinstance(claimed, (int, float)) and not isinstance(claimed, bool) and math.isfinite(claimed) and claimed >= 0
+  usable = (
+    isinstance(claimed, (int, float))
+    and not isinstance(claimed, bool)
+    and math.isfinite(claimed)
+    and claimed >= 0
+  )
   return float(claimed) if usable else 0.0
 
 
 def wall_clock(records: list[Record]) -> dict[str, float]:
   """{'wall', 'paused', 'training', 'slots', 'non_training_share'}: see `Costs`."""
   found = costs(records)
-  return {'wall': found.wall, 'paused': found.paused, 'training': found.parts[TRAINING], 'slots': found.slots, 'non_training_share': found.non_training_share}
+  return {
+    'wall': found.wall,
+    'paused': found.paused,
+    'training': found.parts[TRAINING],
+    'slots': found.slots,
+    'non_training_share': found.non_training_share,
+  }

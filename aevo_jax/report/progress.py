@@ -30,7 +30,11 @@ class Progress:
   def __init__(self, constitution: Constitution, state: CampaignState | None = None):
     self._constitution, self.state = constitution, state or CampaignState()
     self._console = Console(stderr=False)
-    self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._console.is_terminal else None
+    self._live = (
+      Live(console=self._console, auto_refresh=False, transient=True)
+      if self._console.is_terminal
+      else None
+    )
     self._begun, self._drawn = time.monotonic(), 0.0
     self._running: dict[str, float] = {}
     self._trained = 0
@@ -69,19 +73,32 @@ class Progress:
     budget = self._constitution.budget
     total = budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds
     done = sum(t.done for t in self.state.trials.values())
-    return (time.monotonic() - self._begun) / self._trained * (total - done) if self._trained else None
+    return (
+      (time.monotonic() - self._begun) / self._trained * (total - done) if self._trained else None
+    )
 
   def _table(self) -> Table:
     left = self.time_left()
     round_ = len(self.state.finished_rounds)
     current = FINAL if round_ > self._constitution.budget.rounds else round_
-    phase = 'final' if current == FINAL else f'round {current} of {self._constitution.budget.rounds}'
-    table = Table(title=f'{phase}, ' + ('estimating the time left' if left is None else f'about {left / 60:.1f} min left'))
+    phase = (
+      'final' if current == FINAL else f'round {current} of {self._constitution.budget.rounds}'
+    )
+    table = Table(
+      title=f'{phase}, '
+      + ('estimating the time left' if left is None else f'about {left / 60:.1f} min left')
+    )
     for column in ('trial', 'axis', 'state', 'dev [95%]', 'external'):
       table.add_column(column)
     early = [t for t in self.state.of_round(FINAL) if t.trial in self._running and current != FINAL]
     for trial in (*self.state.of_round(current), *early):
-      table.add_row(trial.trial, trial.axis, self._phase(trial), score_text(trial.dev), '' if trial.released is None else f'{trial.released:.2f}')
+      table.add_row(
+        trial.trial,
+        trial.axis,
+        self._phase(trial),
+        score_text(trial.dev),
+        '' if trial.released is None else f'{trial.released:.2f}',
+      )
     return table
 
   def _phase(self, trial: TrialState) -> str:
@@ -97,8 +114,10 @@ def describe(record: Record) -> str:
   p = record.payload
   match record.kind:
     case 'campaign_started':
-      return (f'campaign started: constitution {p["constitution"][:12]}, substrate {p["substrate"][:12]}, seed {p["seed"]}, {p["slots"]} processes at a time, '
-              + ('workers confined' if p['locked'] else 'workers NOT confined (see `aevo doctor`)'))
+      return (
+        f'campaign started: constitution {p["constitution"][:12]}, substrate '
+        f'{p["substrate"][:12]}, seed {p["seed"]}, {p["slots"]} processes at a time, '
+      ) + ('workers confined' if p['locked'] else 'workers NOT confined (see `aevo doctor`)')
     case 'base_scored':
       return f'base               dev {score_text(p["score"])}'
     case 'trial_scored':
@@ -110,7 +129,10 @@ def describe(record: Record) -> str:
     case 'external_released':
       return f'{p["trial"]:<18} external {p["score"]:.2f}'
     case 'promotion_decided':
-      return '\n'.join([f'-- after round {p["round"]}:'] + [f'   {reason}' for reason in p['reasons'] or ['no change beyond the noise floor']])
+      return '\n'.join(
+        [f'-- after round {p["round"]}:']
+        + [f'   {reason}' for reason in p['reasons'] or ['no change beyond the noise floor']]
+      )
     case 'submission_exported':
       return f'{p["trial"]:<18} exported as a submission'
     case 'scores_waived':
@@ -118,13 +140,25 @@ def describe(record: Record) -> str:
     case 'budget_exhausted':
       return f'the rounds end after round {p["round"]}: {p["reason"]}'
     case 'final_scored':
-      return '\n'.join(f'{name:<18} final {score_text(s)}' for name, s in sorted(p['scores'].items()))
+      return '\n'.join(
+        f'{name:<18} final {score_text(s)}' for name, s in sorted(p['scores'].items())
+      )
     case 'llm_exchange':
-      cost = f'{p["usage"]["tokens_in"]} tokens in, {p["usage"]["tokens_out"]} out, {p["seconds"]:.1f} s'
-      return f'round {p["round"]}, {p["purpose"]:<9} language model: ' + (f'{p["error"]}: {p["detail"]}' if p['error'] else f'answered ({cost})')
+      cost = (
+        f'{p["usage"]["tokens_in"]} tokens in, {p["usage"]["tokens_out"]} out, {p["seconds"]:.1f} s'
+      )
+      return f'round {p["round"]}, {p["purpose"]:<9} language model: ' + (
+        f'{p["error"]}: {p["detail"]}' if p['error'] else f'answered ({cost})'
+      )
     case 'agent_fell_back':
-      instead = 'the statistical agent takes the round' if p['purpose'] in (POLICY, CONTROL) else 'it runs what it was assigned'
-      return f'round {p["round"]}, {p["purpose"]:<9} without the language model, {instead}: {p["cause"]}'
+      instead = (
+        'the statistical agent takes the round'
+        if p['purpose'] in (POLICY, CONTROL)
+        else 'it runs what it was assigned'
+      )
+      return (
+        f'round {p["round"]}, {p["purpose"]:<9} without the language model, {instead}: {p["cause"]}'
+      )
     case 'controller_resumed':
       return 'resumed'
   return ''

@@ -1,7 +1,9 @@
-"""The winner of a finished run: which weights may be handed out, and whether they are still the sealed ones.
+"""The winner of a finished run: which weights may be handed out, and whether they are still the
+sealed ones.
 
-Several seeds of the promoted recipe were retrained, and only the final set has looked at them. Whoever took the best of them by that set would spoil its score; so
-the winner is the first seed, which was fixed before anything was scored: promoted0, or the next one if that could not be trained.
+Several seeds of the promoted recipe were retrained, and only the final set has looked at them.
+Whoever took the best of them by that set would spoil its score; so the winner is the first seed,
+which was fixed before anything was scored: promoted0, or the next one if that could not be trained.
 """
 
 import dataclasses
@@ -26,8 +28,8 @@ class NoWinnerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Winner:
-  """trial: the retraining. promoted: False for the starting recipe. directory: of the sealed trial. base: the stored substrate with config and tokenizer.
-  recipe: what was trained, in full."""
+  """trial: the retraining. promoted: False for the starting recipe. directory: of the sealed trial.
+  base: the stored substrate with config and tokenizer. recipe: what was trained, in full."""
 
   trial: TrialState
   promoted: bool
@@ -37,45 +39,89 @@ class Winner:
 
 
 def find(run: AuditedRun, *, starting: bool = False) -> Winner:
-  """The winner, its seal verified; with `starting` the first retraining of the starting recipe instead.
+  """The winner, its seal verified; with `starting` the first retraining of the starting recipe
+  instead.
 
   Raises:
-    NoWinnerError: unfinished, nothing promoted and `starting` not asked for, nothing trained, or files that are missing or were changed.
+    NoWinnerError: unfinished, nothing promoted and `starting` not asked for, nothing trained, or
+      files that are missing or were changed.
     LedgerError, ManifestError: the ledger or the stored substrate is damaged.
   """
   if not (run.run / setup.LEDGER).is_file():
     raise NoWinnerError(f'{run.run} is not a run: it has no {setup.LEDGER}')
   if run.state.finished is None:
-    raise NoWinnerError(f'{run.run} is unfinished; finish it with: aevo campaign --resume={run.run}')
+    raise NoWinnerError(
+      f'{run.run} is unfinished; finish it with: aevo campaign --resume={run.run}'
+    )
   promoted = run.policies[run.last_round + 1].standing
   if not promoted and not starting and not run.manual:
-    raise NoWinnerError(f'{run.run} promoted nothing: no change cleared the noise floor, and the starting recipe stands. To export a retraining of that, labelled as such: --starting')
+    raise NoWinnerError(
+      (
+        f'{run.run} promoted nothing: no change cleared the noise floor, and the starting '
+        'recipe stands. To export a retraining of that, labelled as such: --starting'
+      )
+    )
   if sha256((run.run / setup.CONSTITUTION).read_text()) != run.started['constitution']:
-    raise NoWinnerError(f'{run.run / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.run}')
+    raise NoWinnerError(
+      f'{run.run / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.run}'
+    )
   _check_substrate(run)
   wanted = 'starting' if starting else 'promoted'
-  names = [r.trial for r in decisions.retrainings(promoted, run.constitution.budget.final_seeds, manual=run.manual) if r.recipe == wanted]
+  names = [
+    r.trial
+    for r in decisions.retrainings(promoted, run.constitution.budget.final_seeds, manual=run.manual)
+    if r.recipe == wanted
+  ]
   if not names:
-    raise NoWinnerError(f'{run.run} was scored by somebody else, so that only its standing recipe was retrained; export it without --starting')
+    raise NoWinnerError(
+      (
+        f'{run.run} was scored by somebody else, so that only its standing recipe was '
+        'retrained; export it without --starting'
+      )
+    )
   usable = lambda t: t.status == 'sealed' if run.manual else t.final_scored
-  sealed = [run.state.trials[name] for name in names if name in run.state.trials and usable(run.state.trials[name])]
+  sealed = [
+    run.state.trials[name]
+    for name in names
+    if name in run.state.trials and usable(run.state.trials[name])
+  ]
   if not sealed:
-    raise NoWinnerError(f'no retraining of the {wanted} recipe could be scored in {run.run}; see: aevo trial {run.run} {names[0]}')
+    raise NoWinnerError(
+      (
+        f'no retraining of the {wanted} recipe could be scored in {run.run}; see: aevo '
+        f'trial {run.run} {names[0]}'
+      )
+    )
   trial = sealed[0]
   directory = run.directory(trial)
   if not (directory / EXPORT).is_file():
     raise NoWinnerError(f'{directory / EXPORT} is missing; restore it from a copy of the run')
   files = digest_lib.file_manifest(directory)
   if digest_lib.manifest_digest(files) != run.sealed_digest(trial.trial):
-    raise NoWinnerError(f'{directory} is not what was sealed{run.which_changed(trial, files)}; restore it from a copy of the run')
+    raise NoWinnerError(
+      (
+        f'{directory} is not what was sealed{run.which_changed(trial, files)}; restore it '
+        'from a copy of the run'
+      )
+    )
   if digest_lib.logical_digest(load_file(directory / EXPORT)) != trial.candidate:
-    raise NoWinnerError(f'{directory / EXPORT} is not the candidate in the ledger; see: aevo audit {run.run}')
+    raise NoWinnerError(
+      f'{directory / EXPORT} is not the candidate in the ledger; see: aevo audit {run.run}'
+    )
   base = Store(run.inputs['store']).verify(run.started['substrate_object'])
-  return Winner(trial, not starting, directory, base, full_recipe(parse_statements(trial.overlay), run.started['recipe']))
+  return Winner(
+    trial,
+    not starting,
+    directory,
+    base,
+    full_recipe(parse_statements(trial.overlay), run.started['recipe']),
+  )
 
 
 def _check_substrate(run: AuditedRun) -> None:
-  """Whether the digests in substrate.json, one of which goes into the card, are the substrate's that the run began with; raises NoWinnerError."""
+  """Whether the digests in substrate.json, one of which goes into the card, are the substrate's
+  that the run began with; raises NoWinnerError.
+  """
   path = run.run / setup.SUBSTRATE
   try:
     found = build.identity(manifest.read(path))
@@ -84,4 +130,6 @@ def _check_substrate(run: AuditedRun) -> None:
   except manifest.SubstrateManifestError as error:
     raise NoWinnerError(f'{error}; restore it from a copy of the run') from error
   if found != run.started['substrate']:
-    raise NoWinnerError(f'{path} is not the substrate that the run began with; restore it from a copy of the run')
+    raise NoWinnerError(
+      f'{path} is not the substrate that the run began with; restore it from a copy of the run'
+    )

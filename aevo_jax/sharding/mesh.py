@@ -18,7 +18,8 @@ class MeshConfig:
   """Mesh axes and their sizes.
 
   Attributes:
-    axes: {axis: size} within a host or slice, whose links are fast. One size of all may be -1: whatever is left. Empty: no mesh.
+    axes: {axis: size} within a host or slice, whose links are fast. One size of all may be -1:
+      whatever is left. Empty: no mesh.
     hosts: {axis: size} across hosts or slices; they come first in the mesh.
   """
 
@@ -28,11 +29,18 @@ class MeshConfig:
   def __post_init__(self):
     both = sorted(self.axes.keys() & self.hosts.keys())
     if both:
-      raise ValueError(f'axes and hosts both name {both}; give the axis across hosts another name, and a rule may list the two')
+      raise ValueError(
+        (
+          f'axes and hosts both name {both}; give the axis across hosts another name, and a '
+          'rule may list the two'
+        )
+      )
     sizes = self.hosts | self.axes
     for axis, size in sizes.items():
       if size < 1 and size != -1:
-        raise ValueError(f'mesh axis {axis!r} has size {size}; bind a size >= 1, or -1 for whatever is left')
+        raise ValueError(
+          f'mesh axis {axis!r} has size {size}; bind a size >= 1, or -1 for whatever is left'
+        )
     if list(sizes.values()).count(-1) > 1:
       raise ValueError(f'mesh axes {sizes}: only one size may be -1')
     if self.hosts and not self.axes:
@@ -49,13 +57,18 @@ class MeshConfig:
     resolved = {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(resolved.values()) != devices or 0 in resolved.values():
       whole = 'a multiple of ' if -1 in sizes.values() else ''
-      raise ValueError(f'mesh axes {sizes} need {whole}{known} devices and there are {devices}; bind mesh.axes to sizes whose product is {devices}, '
-                       'or one of them to -1')
+      raise ValueError(
+        f'mesh axes {sizes} need {whole}{known} devices and there are {devices}; bind '
+        f'mesh.axes to sizes whose product is {devices}, '
+        'or one of them to -1'
+      )
     return resolved
 
 
 def create(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """The mesh over these devices (all, if None). Where they belong to several slices or processes, `hosts` axes run across those."""
+  """The mesh over these devices (all, if None). Where they belong to several slices or processes,
+  `hosts` axes run across those.
+  """
   devices = jax.devices() if devices is None else devices
   sizes = config.sizes(len(devices))
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
@@ -63,7 +76,11 @@ def create(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
   if config.hosts and max(slices, processes) > 1:
     across = [sizes[axis] if axis in config.hosts else 1 for axis in sizes]
     within = [1 if axis in config.hosts else sizes[axis] for axis in sizes]
-    array = mesh_utils.create_hybrid_device_mesh(within, across, devices, process_is_granule=slices == 1)
+    array = mesh_utils.create_hybrid_device_mesh(
+      within, across, devices, process_is_granule=slices == 1
+    )
   else:
-    array = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    array = mesh_utils.create_device_mesh(
+      tuple(sizes.values()), devices, allow_split_physical_axes=True
+    )
   return Mesh(np.asarray(array), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))

@@ -1,8 +1,10 @@
-"""Rules from logical axes, which every parameter's dimensions carry, to mesh axes; checked before anything is allocated.
+"""Rules from logical axes, which every parameter's dimensions carry, to mesh axes; checked before
+anything is allocated.
 
     sharding.rules = {'embed': 'fsdp', 'heads': 'tensor', 'batch': ('data', 'fsdp')}
 
-A logical axis without a rule is replicated. `bind` puts rules on a mesh; the result says how each parameter and batch is laid out.
+A logical axis without a rule is replicated. `bind` puts rules on a mesh; the result says how each
+parameter and batch is laid out.
 """
 
 import dataclasses
@@ -15,7 +17,20 @@ from jax.sharding import PartitionSpec
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.nearest import suggestion
 
-PARAMETER_AXES = ('vocab', 'embed', 'heads', 'kv_heads', 'mlp', 'experts', 'mamba_inner', 'mamba_heads', 'moe_latent', 'conv', 'lora_rank', 'head_dim')
+PARAMETER_AXES = (
+  'vocab',
+  'embed',
+  'heads',
+  'kv_heads',
+  'mlp',
+  'experts',
+  'mamba_inner',
+  'mamba_heads',
+  'moe_latent',
+  'conv',
+  'lora_rank',
+  'head_dim',
+)
 ACTIVATION_AXES = ('batch', 'length')
 UNSHARDED_AXES = ('layers',)  # of stacked parameters: a scan reads one layer after the other
 
@@ -27,7 +42,8 @@ class Sharding:
 
   Attributes:
     rules: {logical axis: mesh axis, or several}.
-    replicated_limit_mib: a parameter that no rule shards may take so many MiB of bfloat16 on every device of a mesh of several.
+    replicated_limit_mib: a parameter that no rule shards may take so many MiB of bfloat16 on every
+      device of a mesh of several.
   """
 
   rules: dict[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -44,7 +60,12 @@ class Sharding:
         raise ValueError(f'rules: {logical!r} names a mesh axis twice in {axes}')
     doubled = sorted(set(self._axes('batch')) & set(self._axes('length')))
     if doubled:
-      raise ValueError(f"rules: 'batch' and 'length' both use mesh axis {doubled[0]!r}; take it out of one of the two")
+      raise ValueError(
+        (
+          f"rules: 'batch' and 'length' both use mesh axis {doubled[0]!r}; take it out of "
+          'one of the two'
+        )
+      )
 
   def _axes(self, logical: str) -> tuple[str, ...]:
     axes = self.rules.get(logical, ())
@@ -59,8 +80,17 @@ class Sharding:
     for logical in self.rules:
       for axis in self._axes(logical):
         if axis not in sizes:
-          raise ValueError(f'sharding.rules: {logical!r} goes to mesh axis {axis!r}, which the mesh has not{suggestion(axis, sizes)}')
-    return Layout(tuple(sizes.items()), tuple((logical, self._axes(logical)) for logical in sorted(self.rules)), self.replicated_limit_mib)
+          raise ValueError(
+            (
+              f'sharding.rules: {logical!r} goes to mesh axis {axis!r}, which the mesh has '
+              f'not{suggestion(axis, sizes)}'
+            )
+          )
+    return Layout(
+      tuple(sizes.items()),
+      tuple((logical, self._axes(logical)) for logical in sorted(self.rules)),
+      self.replicated_limit_mib,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,35 +115,65 @@ class Layout:
 
   def spec(self, *logical: str | None) -> PartitionSpec:
     """The partition of an array with these logical axes, one per dimension; None is replicated."""
-    return PartitionSpec(*(axes if len(axes) > 1 else axes[0] if axes else None for axes in map(self.mesh_axes, logical)))
+    return PartitionSpec(
+      *(
+        axes if len(axes) > 1 else axes[0] if axes else None
+        for axes in map(self.mesh_axes, logical)
+      )
+    )
 
-  def parameter_specs(self, shapes: Mapping[str, Any], logical_axes: Mapping[str, tuple[str, ...]]) -> dict[str, PartitionSpec]:
-    """{name: partition} of parameters, given their shapes (anything with `.shape`) and logical axes.
+  def parameter_specs(
+    self, shapes: Mapping[str, Any], logical_axes: Mapping[str, tuple[str, ...]]
+  ) -> dict[str, PartitionSpec]:
+    """{name: partition} of parameters, given their shapes (anything with `.shape`) and logical
+    axes.
 
     Raises:
-      ValueError: a dimension that its rule does not divide, a mesh axis used twice in one parameter, or a large parameter that no rule shards.
+      ValueError: a dimension that its rule does not divide, a mesh axis used twice in one
+        parameter, or a large parameter that no rule shards.
     """
-    return {name: self._parameter_spec(name, shapes[name].shape, logical_axes[name]) for name in shapes}
+    return {
+      name: self._parameter_spec(name, shapes[name].shape, logical_axes[name]) for name in shapes
+    }
 
-  def _parameter_spec(self, name: str, shape: tuple[int, ...], logical: tuple[str, ...]) -> PartitionSpec:
+  def _parameter_spec(
+    self, name: str, shape: tuple[int, ...], logical: tuple[str, ...]
+  ) -> PartitionSpec:
     used = {}
     for dimension, (size, axis) in enumerate(zip(shape, logical, strict=True)):
       for mesh_axis in self.mesh_axes(axis):
         if mesh_axis in used:
-          raise ValueError(f'{name}: the rules of {used[mesh_axis]!r} and {axis!r} both use mesh axis {mesh_axis!r}; change sharding.rules for one of them')
+          raise ValueError(
+            (
+              f'{name}: the rules of {used[mesh_axis]!r} and {axis!r} both use mesh axis '
+              f'{mesh_axis!r}; change sharding.rules for one of them'
+            )
+          )
         used[mesh_axis] = axis
       if size % self.shards(axis):
-        raise ValueError(f'{name}: dimension {dimension} ({axis!r}, size {size}) cannot be divided by {self.shards(axis)}, the size of mesh axis '
-                         f'{" x ".join(self.mesh_axes(axis))}; change sharding.rules for {axis!r}, or mesh.axes')
+        raise ValueError(
+          f'{name}: dimension {dimension} ({axis!r}, size {size}) cannot be divided by '
+          f'{self.shards(axis)}, the size of mesh axis '
+          f'{" x ".join(self.mesh_axes(axis))}; change sharding.rules for {axis!r}, or mesh.axes'
+        )
     mib = math.prod(shape) * 2 / 2**20
     if self.devices > 1 and self.shards(*logical) == 1 and mib > self.replicated_limit_mib:
-      raise ValueError(f'{name}: {mib:.0f} MiB of bfloat16 would lie on each of {self.devices} devices; give one of {sorted(set(logical))} a rule in '
-                       'sharding.rules, or raise sharding.replicated_limit_mib')
+      raise ValueError(
+        f'{name}: {mib:.0f} MiB of bfloat16 would lie on each of {self.devices} devices; '
+        f'give one of {sorted(set(logical))} a rule in '
+        'sharding.rules, or raise sharding.replicated_limit_mib'
+      )
     return self.spec(*logical)
 
   def check_batch(self, rows: int, row_length: int) -> None:
     """Raises ValueError unless the rules divide a batch of so many rows of so many tokens."""
-    for what, size, logical in (('train.batch_rows', rows, 'batch'), ('train.row_length', row_length, 'length')):
+    for what, size, logical in (
+      ('train.batch_rows', rows, 'batch'),
+      ('train.row_length', row_length, 'length'),
+    ):
       if size % self.shards(logical):
-        raise ValueError(f'{what} = {size} cannot be divided by {self.shards(logical)}, the size of mesh axis {" x ".join(self.mesh_axes(logical))} '
-                         f'(rule of {logical!r}); change {what}, the rule, or mesh.axes')
+        raise ValueError(
+          f'{what} = {size} cannot be divided by {self.shards(logical)}, the size of mesh '
+          f'axis {" x ".join(self.mesh_axes(logical))} '
+          f'(rule of {logical!r}); change {what}, the rule, or mesh.axes'
+        )

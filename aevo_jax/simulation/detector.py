@@ -28,7 +28,9 @@ def rules(constitution: Constitution, replays: int) -> Reversal:
 
 
 def variances(dev: np.ndarray, items: int) -> np.ndarray:
-  """[..., F + 1] binomial variance of a dev accuracy, mean over trials, by stream; overall is the mean of families. dev: [..., trials, F]."""
+  """[..., F + 1] binomial variance of a dev accuracy, mean over trials, by stream; overall is the
+  mean of families. dev: [..., trials, F].
+  """
   families = dev.shape[-1]
   accuracy = np.clip(dev, 0, 1)
   by_family = (accuracy * (1 - accuracy)).mean(axis=-2) / (items // families)
@@ -36,7 +38,9 @@ def variances(dev: np.ndarray, items: int) -> np.ndarray:
 
 
 class Detector:
-  """Judges round after round of one campaign. families: names. replays: behind each threshold. seed: of the coins that break ties."""
+  """Judges round after round of one campaign. families: names. replays: behind each threshold.
+  seed: of the coins that break ties.
+  """
 
   def __init__(self, constitution: Constitution, families: Sequence[str], replays: int, seed: int):
     self._rules, self._budget = rules(constitution, replays), constitution.budget
@@ -45,12 +49,28 @@ class Detector:
     self.alarms: list[Alarm] = []
 
   def judge(self, dev: np.ndarray, external: np.ndarray) -> dict[str, dict]:
-    """Fields of the verdicts by stream after a round of trials. dev, external: accuracies [trials, F], unrounded."""
+    """Fields of the verdicts by stream after a round of trials. dev, external: accuracies [trials,
+    F], unrounded.
+    """
     noise = dict(zip(self._streams, variances(dev, self._items).tolist()))
-    scores = lambda table: {s: {str(trial): v for trial, v in enumerate(column)} for s, column in zip(self._streams, [*table.T.tolist(), table.mean(axis=1).tolist()])}
-    fixed = calibration.thresholds(self._rounds, self._rules, self._budget.rounds, self._budget.workers, 0)
-    self._rounds.append(concordance.reduce_round(scores(dev), scores(external), noise, self._seed + len(self._rounds)))
-    found = {stream: dataclasses.asdict(v) for stream, v in reversal.verdicts(self._rounds, self._rules, fixed).items()}
+    scores = lambda table: {
+      s: {str(trial): v for trial, v in enumerate(column)}
+      for s, column in zip(self._streams, [*table.T.tolist(), table.mean(axis=1).tolist()])
+    }
+    fixed = calibration.thresholds(
+      self._rounds, self._rules, self._budget.rounds, self._budget.workers, 0
+    )
+    self._rounds.append(
+      concordance.reduce_round(scores(dev), scores(external), noise, self._seed + len(self._rounds))
+    )
+    found = {
+      stream: dataclasses.asdict(v)
+      for stream, v in reversal.verdicts(self._rounds, self._rules, fixed).items()
+    }
     known = {a.stream for a in self.alarms}
-    self.alarms += [Alarm(len(self._rounds), s, v['verdict']) for s, v in sorted(found.items()) if v['verdict'] in ALARMS and s not in known]
+    self.alarms += [
+      Alarm(len(self._rounds), s, v['verdict'])
+      for s, v in sorted(found.items())
+      if v['verdict'] in ALARMS and s not in known
+    ]
     return found

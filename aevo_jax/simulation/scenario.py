@@ -1,4 +1,6 @@
-"""What simulated campaigns have in common: constitution, search space as arrays, families, kind of surface and plant."""
+"""What simulated campaigns have in common: constitution, search space as arrays, families, kind of
+surface and plant.
+"""
 
 import dataclasses
 import functools
@@ -23,7 +25,8 @@ class Scenario:
   """What campaigns are drawn from.
 
   Attributes:
-    recipe: text of the substrate's default recipe. families: names. plant: a kind of settings.PLANTS.
+    recipe: text of the substrate's default recipe. families: names. plant: a kind of
+      settings.PLANTS.
   """
 
   constitution: Constitution
@@ -37,10 +40,18 @@ class Scenario:
       raise ValueError(f'plant must be one of {PLANTS}, got {self.plant!r}')
     for name in self.settings.plant_axes:
       if name not in self.constitution.search_space.axes:
-        raise ValueError(f'simulation.plant_axes names no axis {name!r}' + suggestion(name, self.constitution.search_space.axes))
+        raise ValueError(
+          f'simulation.plant_axes names no axis {name!r}'
+          + suggestion(name, self.constitution.search_space.axes)
+        )
     for name in ('dev_set', 'external_set'):
       if getattr(self.constitution, name).items < len(self.families):
-        raise ValueError(f'{name}.items = {getattr(self.constitution, name).items} leaves some of the {len(self.families)} families out; raise it')
+        raise ValueError(
+          (
+            f'{name}.items = {getattr(self.constitution, name).items} leaves some of the '
+            f'{len(self.families)} families out; raise it'
+          )
+        )
 
   @functools.cached_property
   def encoder(self) -> Encoder:
@@ -49,7 +60,11 @@ class Scenario:
   @functools.cached_property
   def posterior(self) -> Effects | None:
     """Of real trials, for the fitted surface."""
-    return surface.fit_trials(pathlib.Path(self.settings.trials), self.encoder, self.families) if self.settings.surface == 'fitted' else None
+    return (
+      surface.fit_trials(pathlib.Path(self.settings.trials), self.encoder, self.families)
+      if self.settings.surface == 'fitted'
+      else None
+    )
 
   @functools.cached_property
   def pool(self) -> np.ndarray:

@@ -1,11 +1,12 @@
 """From `substrate/` (reviewed, committed) to a stored object that workers fork.
 
-  measure   digests of the base's tensors and files, the code tree and the default recipe, as they are on this machine
-  check     against substrate/manifest.json, which a person pins after an audit (`aevo substrate pin`)
-  build     base weights -> Orbax checkpoint + tokenizer, config and recipe in one store object
+  measure   digests of the base's tensors and files, the code tree and the default recipe, as they
+  are on this machine check     against substrate/manifest.json, which a person pins after an audit
+  (`aevo substrate pin`) build     base weights -> Orbax checkpoint + tokenizer, config and recipe
+  in one store object
 
-A substrate's identity is made of content digests only; the object's own digest names one stored copy, since Orbax lays identical arrays out
-differently each time.
+A substrate's identity is made of content digests only; the object's own digest names one stored
+copy, since Orbax lays identical arrays out differently each time.
 """
 
 import dataclasses
@@ -24,99 +25,125 @@ from aevo_jax.config.statements import digest as statements_digest
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data.corpus import TRAIN
 from aevo_jax.models import hf_checkpoint
-from aevo_jax.substrate import code_digest, manifest as manifest_lib
+from aevo_jax.substrate import code_digest
+from aevo_jax.substrate import manifest as manifest_lib
 from aevo_jax.substrate.manifest import BaseCheckpoint, CodeTree, SubstrateManifest
 from aevo_jax.substrate.store import Store
 
-BASE, RECIPE, MANIFEST, CHECKPOINT = "base", "recipe.gin", "manifest.json", "checkpoint"
-CARRIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+BASE, RECIPE, MANIFEST, CHECKPOINT = 'base', 'recipe.gin', 'manifest.json', 'checkpoint'
+CARRIED = ('config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json')
 
 
 class SubstrateMismatchError(ValueError):
-    """What lies here is not what was audited."""
+  """What lies here is not what was audited."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Substrate:
-    """identity: digest of the contents. object: digest of the stored copy. recipe: the starting recipe's text."""
+  """identity: digest of the contents. object: digest of the stored copy. recipe: the starting
+  recipe's text.
+  """
 
-    identity: str
-    object: str
-    recipe: str
+  identity: str
+  object: str
+  recipe: str
 
 
 def weights_digest(weights: pathlib.Path, directory: pathlib.Path) -> str:
-    """Logical digest of a safetensors file of the model whose config.json is in `directory`, by our parameter names."""
-    return digest_lib.logical_digest(hf_checkpoint.load_weights(weights, hf_checkpoint.read_config(directory)))
+  """Logical digest of a safetensors file of the model whose config.json is in `directory`, by our
+  parameter names.
+  """
+  return digest_lib.logical_digest(
+    hf_checkpoint.load_weights(weights, hf_checkpoint.read_config(directory))
+  )
 
 
 def measure(root: pathlib.Path, package_root: pathlib.Path) -> SubstrateManifest:
-    """Digests of the substrate at `root` and of the code in `package_root`/aevo_jax."""
-    base = root / BASE
-    tensors = weights_digest(base / hf_checkpoint.WEIGHTS, base)
-    files = {name: digest_lib.file_digest(base / name) for name in (hf_checkpoint.WEIGHTS, *CARRIED)}
-    code, code_files = code_digest.code_tree_digest(package_root)
-    recipe = statements_digest(parse_statements((root / RECIPE).read_text()))
-    return SubstrateManifest(BaseCheckpoint(tensors, files), CodeTree(code, code_files), recipe)
+  """Digests of the substrate at `root` and of the code in `package_root`/aevo_jax."""
+  base = root / BASE
+  tensors = weights_digest(base / hf_checkpoint.WEIGHTS, base)
+  files = {name: digest_lib.file_digest(base / name) for name in (hf_checkpoint.WEIGHTS, *CARRIED)}
+  code, code_files = code_digest.code_tree_digest(package_root)
+  recipe = statements_digest(parse_statements((root / RECIPE).read_text()))
+  return SubstrateManifest(BaseCheckpoint(tensors, files), CodeTree(code, code_files), recipe)
 
 
 def identity(measured: SubstrateManifest) -> str:
-    """One digest for base tensors, carried files, code and recipe."""
-    return hashlib.sha256(json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()).hexdigest()
+  """One digest for base tensors, carried files, code and recipe."""
+  return hashlib.sha256(
+    json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()
+  ).hexdigest()
 
 
-def build(root: pathlib.Path, measured: SubstrateManifest, store: Store, train: str = "") -> Substrate:
-    """Checks what was measured against `root`/manifest.json and returns the stored substrate, made now or earlier.
+def build(
+  root: pathlib.Path, measured: SubstrateManifest, store: Store, train: str = ''
+) -> Substrate:
+  """Checks what was measured against `root`/manifest.json and returns the stored substrate, made
+  now or earlier.
 
-    Args:
-      train: lines to train on, which the stored object carries for the workers; '' where the code generates them.
+  Args:
+    train: lines to train on, which the stored object carries for the workers; '' where the code
+      generates them.
 
-    Raises:
-      SubstrateMismatchError: listing what differs from the manifest.
-    """
-    differences = manifest_lib.check(manifest_lib.read(root / MANIFEST), measured)
-    if differences:
-        raise SubstrateMismatchError(
-            "the substrate is not the one that was pinned:\n  "
-            + "\n  ".join(differences[:12])
-            + f"\nReview the change, then run: aevo substrate pin{_flag(root)}"
+  Raises:
+    SubstrateMismatchError: listing what differs from the manifest.
+  """
+  differences = manifest_lib.check(manifest_lib.read(root / MANIFEST), measured)
+  if differences:
+    raise SubstrateMismatchError(
+      'the substrate is not the one that was pinned:\n  '
+      + '\n  '.join(differences[:12])
+      + f'\nReview the change, then run: aevo substrate pin{_flag(root)}'
+    )
+  name = identity(measured)
+  carried = f'-{hashlib.sha256(train.encode()).hexdigest()}' if train else ''
+  pointer = store.root / 'identities' / f'{name}{carried}'
+  recipe = (root / RECIPE).read_text()
+  if pointer.exists():
+    stored = pointer.read_text()
+    given = store.verify(stored) / TRAIN
+    if (given.read_text() if given.exists() else '') != train:
+      raise SubstrateMismatchError(
+        (
+          f'{pointer} names a stored substrate with other tasks to train on; remove that '
+          'file, and the substrate is stored anew'
         )
-    name = identity(measured)
-    carried = f"-{hashlib.sha256(train.encode()).hexdigest()}" if train else ""
-    pointer = store.root / "identities" / f"{name}{carried}"
-    recipe = (root / RECIPE).read_text()
-    if pointer.exists():
-        stored = pointer.read_text()
-        given = store.verify(stored) / TRAIN
-        if (given.read_text() if given.exists() else "") != train:
-            raise SubstrateMismatchError(f"{pointer} names a stored substrate with other tasks to train on; remove that file, and the substrate is stored anew")
-        return Substrate(name, stored, recipe)
-    with tempfile.TemporaryDirectory(dir=store.root) as staging:
-        stage = pathlib.Path(staging)
-        params = hf_checkpoint.load_weights(root / BASE / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(root / BASE))
-        orbax_io.save(
-            stage / CHECKPOINT,
-            {k: np.asarray(v) for k, v in params.items()},
-            metadata={"logical_digest": measured.base_checkpoint.logical_digest},
-        )
-        for file in CARRIED:
-            shutil.copyfile(root / BASE / file, stage / file)
-        shutil.copyfile(root / RECIPE, stage / RECIPE)
-        if train:
-            (stage / TRAIN).write_text(train)
-        stored = store.put(stage)
-    pointer.parent.mkdir(exist_ok=True)
-    pointer.write_text(stored)
+      )
     return Substrate(name, stored, recipe)
+  with tempfile.TemporaryDirectory(dir=store.root) as staging:
+    stage = pathlib.Path(staging)
+    params = hf_checkpoint.load_weights(
+      root / BASE / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(root / BASE)
+    )
+    orbax_io.save(
+      stage / CHECKPOINT,
+      {k: np.asarray(v) for k, v in params.items()},
+      metadata={'logical_digest': measured.base_checkpoint.logical_digest},
+    )
+    for file in CARRIED:
+      shutil.copyfile(root / BASE / file, stage / file)
+    shutil.copyfile(root / RECIPE, stage / RECIPE)
+    if train:
+      (stage / TRAIN).write_text(train)
+    stored = store.put(stage)
+  pointer.parent.mkdir(exist_ok=True)
+  pointer.write_text(stored)
+  return Substrate(name, stored, recipe)
 
 
 def _flag(root: pathlib.Path) -> str:
-    return "" if root == layout.root_file("substrate") else f" --substrate={root}"
+  return '' if root == layout.root_file('substrate') else f' --substrate={root}'
 
 
-def load_base(directory: pathlib.Path, *, logical_digest: str | None = None) -> dict[str, np.ndarray]:
-    """Restores the base checkpoint of an opened fork; its manifest, and if given its logical digest, must hold."""
-    params = orbax_io.restore(directory / CHECKPOINT)
-    if logical_digest is not None and digest_lib.logical_digest(params) != logical_digest:
-        raise SubstrateMismatchError(f"the base checkpoint in {directory} does not have the pinned logical digest {logical_digest}")
-    return params
+def load_base(
+  directory: pathlib.Path, *, logical_digest: str | None = None
+) -> dict[str, np.ndarray]:
+  """Restores the base checkpoint of an opened fork; its manifest, and if given its logical digest,
+  must hold.
+  """
+  params = orbax_io.restore(directory / CHECKPOINT)
+  if logical_digest is not None and digest_lib.logical_digest(params) != logical_digest:
+    raise SubstrateMismatchError(
+      f'the base checkpoint in {directory} does not have the pinned logical digest {logical_digest}'
+    )
+  return params

@@ -1,11 +1,13 @@
-"""A substrate from a Hugging Face directory or an import: the checkpoint checked and written as a base, beside the starting recipe, and pinned.
+"""A substrate from a Hugging Face directory or an import: the checkpoint checked and written as a
+base, beside the starting recipe, and pinned.
 
-    OUT/base/       model.safetensors (float32, as it is trained), config.json, tokenizer.json, tokenizer_config.json (with the chat template), generation_config.json
-    OUT/base/source.json    SHA-256 of the files it was made from
-    OUT/recipe.gin  the project's starting recipe, to be edited and pinned again
-    OUT/manifest.json
+    OUT/base/       model.safetensors (float32, as it is trained), config.json, tokenizer.json,
+    tokenizer_config.json (with the chat template), generation_config.json OUT/base/source.json
+    SHA-256 of the files it was made from OUT/recipe.gin  the project's starting recipe, to be
+    edited and pinned again OUT/manifest.json
 
-Tensors that the forward does not use (multi-token prediction) are left behind, and config.json says that there are none.
+Tensors that the forward does not use (multi-token prediction) are left behind, and config.json says
+that there are none.
 """
 
 import json
@@ -24,107 +26,139 @@ from aevo_jax.data.chat_template import ChatFormat
 from aevo_jax.models import hf_checkpoint, hf_stream
 from aevo_jax.substrate import build, hf_import, manifest, weights
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER = 'tokenizer.json'
 
 
 class ImportRefusedError(ValueError):
-    """The checkpoint cannot be a base; the message names the file and the fix."""
+  """The checkpoint cannot be a base; the message names the file and the fix."""
 
 
 class Written(NamedTuple):
-    """identity: of the substrate. unused: names of the stored tensors that were left behind."""
+  """identity: of the substrate. unused: names of the stored tensors that were left behind."""
 
-    identity: str
-    unused: tuple[str, ...]
+  identity: str
+  unused: tuple[str, ...]
 
 
-def write(source: pathlib.Path, out: pathlib.Path, *, recipe: pathlib.Path, package_root: pathlib.Path) -> Written:
-    """Checks the checkpoint in `source` and writes the substrate `out`, whole or not at all.
+def write(
+  source: pathlib.Path, out: pathlib.Path, *, recipe: pathlib.Path, package_root: pathlib.Path
+) -> Written:
+  """Checks the checkpoint in `source` and writes the substrate `out`, whole or not at all.
 
-    Args:
-      recipe: the starting recipe to copy. package_root: the directory that holds the code to pin.
+  Args:
+    recipe: the starting recipe to copy. package_root: the directory that holds the code to pin.
 
-    Raises:
-      ImportRefusedError: `out` exists, or the checkpoint lacks something or does not fit together.
-      ChatTemplateError: see `chat_template.read`. ValueError, SafetensorError, ManifestError: config.json or weights cannot be read.
-    """
-    if out.exists():
-        raise ImportRefusedError(f"{out} exists; choose another --out")
-    for name in (hf_checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
-        if not (source / name).is_file():
-            raise ImportRefusedError(_missing(source, name))
-    tokenizer = _tokenizer(source / TOKENIZER)
-    config, chat = hf_checkpoint.read_config(source), chat_template.read(str(source))
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    if largest >= config.vocab_size:
-        raise ImportRefusedError(
-            f"{source / TOKENIZER} has token {largest}, and the model of config.json has a vocabulary of {config.vocab_size}; they do not belong together"
-        )
-    params, unused = weights.load(source, config), _unused(source)
-    bad = sorted(name for name, value in params.items() if not np.isfinite(np.asarray(value)).all())
-    if bad:
-        raise ImportRefusedError(f"{source} holds weights that are not finite in {', '.join(bad[:5])}; take an undamaged copy")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as staging:
-        stage = pathlib.Path(staging) / "substrate"
-        base = stage / build.BASE
-        base.mkdir(parents=True)
-        hf_checkpoint.save_weights(base / hf_checkpoint.WEIGHTS, params, config)
-        _write_json(base / hf_checkpoint.CONFIG, _config(source))
-        shutil.copyfile(source / TOKENIZER, base / TOKENIZER)
-        tokenizer_config = json.loads((source / chat_template.TOKENIZER_CONFIG).read_text())
-        _write_json(base / chat_template.TOKENIZER_CONFIG, tokenizer_config | {"chat_template": chat.template})
-        _write_json(base / chat_template.GENERATION_CONFIG, _generation(source, chat, tokenizer))
-        _write_json(base / "source.json", {str(path.relative_to(source)): file_digest(path) for path in _files(source)})
-        shutil.copyfile(recipe, stage / build.RECIPE)
-        measured = build.measure(stage, package_root)
-        manifest.write(stage / build.MANIFEST, measured)
-        durable.fsync_tree(stage)
-        stage.rename(out)
-    return Written(build.identity(measured), unused)
+  Raises:
+    ImportRefusedError: `out` exists, or the checkpoint lacks something or does not fit together.
+    ChatTemplateError: see `chat_template.read`. ValueError, SafetensorError, ManifestError:
+      config.json or weights cannot be read.
+  """
+  if out.exists():
+    raise ImportRefusedError(f'{out} exists; choose another --out')
+  for name in (hf_checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
+    if not (source / name).is_file():
+      raise ImportRefusedError(_missing(source, name))
+  tokenizer = _tokenizer(source / TOKENIZER)
+  config, chat = hf_checkpoint.read_config(source), chat_template.read(str(source))
+  largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+  if largest >= config.vocab_size:
+    raise ImportRefusedError(
+      (
+        f'{source / TOKENIZER} has token {largest}, and the model of config.json has a '
+        f'vocabulary of {config.vocab_size}; they do not belong together'
+      )
+    )
+  params, unused = weights.load(source, config), _unused(source)
+  bad = sorted(name for name, value in params.items() if not np.isfinite(np.asarray(value)).all())
+  if bad:
+    raise ImportRefusedError(
+      f'{source} holds weights that are not finite in {", ".join(bad[:5])}; take an undamaged copy'
+    )
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
+    stage = pathlib.Path(staging) / 'substrate'
+    base = stage / build.BASE
+    base.mkdir(parents=True)
+    hf_checkpoint.save_weights(base / hf_checkpoint.WEIGHTS, params, config)
+    _write_json(base / hf_checkpoint.CONFIG, _config(source))
+    shutil.copyfile(source / TOKENIZER, base / TOKENIZER)
+    tokenizer_config = json.loads((source / chat_template.TOKENIZER_CONFIG).read_text())
+    _write_json(
+      base / chat_template.TOKENIZER_CONFIG, tokenizer_config | {'chat_template': chat.template}
+    )
+    _write_json(base / chat_template.GENERATION_CONFIG, _generation(source, chat, tokenizer))
+    _write_json(
+      base / 'source.json',
+      {str(path.relative_to(source)): file_digest(path) for path in _files(source)},
+    )
+    shutil.copyfile(recipe, stage / build.RECIPE)
+    measured = build.measure(stage, package_root)
+    manifest.write(stage / build.MANIFEST, measured)
+    durable.fsync_tree(stage)
+    stage.rename(out)
+  return Written(build.identity(measured), unused)
 
 
 def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise ImportRefusedError(f"{path} is damaged or no tokenizer ({error}); copy it from the checkpoint again") from error
+  try:
+    return tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the library raises nothing more special
+    raise ImportRefusedError(
+      f'{path} is damaged or no tokenizer ({error}); copy it from the checkpoint again'
+    ) from error
 
 
 def _unused(source: pathlib.Path) -> tuple[str, ...]:
-    """The stored tensors that are no parameter, of a checkpoint or of an import."""
-    if not (source / hf_import.CHECKPOINT).is_dir():
-        return hf_stream.Reader(source).unused
-    return tuple(name for name, *_, parameter, _ in json.loads((source / hf_import.SOURCE).read_text())["tensors"] if parameter is None)
+  """The stored tensors that are no parameter, of a checkpoint or of an import."""
+  if not (source / hf_import.CHECKPOINT).is_dir():
+    return hf_stream.Reader(source).unused
+  return tuple(
+    name
+    for name, *_, parameter, _ in json.loads((source / hf_import.SOURCE).read_text())['tensors']
+    if parameter is None
+  )
 
 
 def _files(source: pathlib.Path) -> list[pathlib.Path]:
-    """The files of a checkpoint or an import, and nothing else that lies in folders beside them."""
-    return sorted(path for top in source.iterdir() for path in (top.rglob("*") if top.name == hf_import.CHECKPOINT else [top]) if path.is_file())
+  """The files of a checkpoint or an import, and nothing else that lies in folders beside them."""
+  return sorted(
+    path
+    for top in source.iterdir()
+    for path in (top.rglob('*') if top.name == hf_import.CHECKPOINT else [top])
+    if path.is_file()
+  )
 
 
 def _missing(source: pathlib.Path, name: str) -> str:
-    advice = "copy it from the checkpoint"
-    if name == TOKENIZER:
-        advice = "save the tokenizer as a fast one (transformers: AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...))"
-    return f"{source} has no {name}; {advice}"
+  advice = 'copy it from the checkpoint'
+  if name == TOKENIZER:
+    advice = (
+      'save the tokenizer as a fast one (transformers: AutoTokenizer.from_pretrained(..., '
+      'use_fast=True).save_pretrained(...))'
+    )
+  return f'{source} has no {name}; {advice}'
 
 
 def _config(source: pathlib.Path) -> dict:
-    """config.json with the type that the weights are written in, and without the layers that are left behind."""
-    fields = json.loads((source / hf_checkpoint.CONFIG).read_text())
-    if "num_nextn_predict_layers" in fields:
-        fields["num_nextn_predict_layers"] = 0
-    return fields | {name: "float32" for name in ("torch_dtype", "dtype") if name in fields}
+  """config.json with the type that the weights are written in, and without the layers that are left
+  behind.
+  """
+  fields = json.loads((source / hf_checkpoint.CONFIG).read_text())
+  if 'num_nextn_predict_layers' in fields:
+    fields['num_nextn_predict_layers'] = 0
+  return fields | {name: 'float32' for name in ('torch_dtype', 'dtype') if name in fields}
 
 
 def _generation(source: pathlib.Path, chat: ChatFormat, tokenizer: tokenizers.Tokenizer) -> dict:
-    """generation_config.json, in which the end and pad tokens are spelled out."""
-    path = source / chat_template.GENERATION_CONFIG
-    fields = json.loads(path.read_text()) if path.exists() else {"do_sample": False}
-    ids = [tokenizer.token_to_id(chat.eos), *chat.stops]
-    return fields | {"eos_token_id": ids if len(ids) > 1 else ids[0], "pad_token_id": tokenizer.token_to_id(chat.pad)}
+  """generation_config.json, in which the end and pad tokens are spelled out."""
+  path = source / chat_template.GENERATION_CONFIG
+  fields = json.loads(path.read_text()) if path.exists() else {'do_sample': False}
+  ids = [tokenizer.token_to_id(chat.eos), *chat.stops]
+  return fields | {
+    'eos_token_id': ids if len(ids) > 1 else ids[0],
+    'pad_token_id': tokenizer.token_to_id(chat.pad),
+  }
 
 
 def _write_json(path: pathlib.Path, fields: dict) -> None:
-    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+  path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + '\n')

@@ -1,6 +1,8 @@
-"""From a base of ours back to a Hugging Face checkpoint: the tensors under the names, dtypes and, unless told otherwise, in the shards they came in.
+"""From a base of ours back to a Hugging Face checkpoint: the tensors under the names, dtypes and,
+unless told otherwise, in the shards they came in.
 
-Shards are written tensor by tensor behind a header that is known beforehand, so that no more than one parameter is in memory.
+Shards are written tensor by tensor behind a header that is known beforehand, so that no more than
+one parameter is in memory.
 """
 
 import json
@@ -14,13 +16,24 @@ import numpy as np
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models import hf_checkpoint, hf_stream
 from aevo_jax.models.hf_stream import Tensor
-from aevo_jax.substrate.hf_import import CARRIED, CHECKPOINT, DTYPES, EXTRA, SOURCE, TransferError, making, nbytes
+from aevo_jax.substrate.hf_import import (
+  CARRIED,
+  CHECKPOINT,
+  DTYPES,
+  EXTRA,
+  SOURCE,
+  TransferError,
+  making,
+  nbytes,
+)
 
 UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
 
 
 class Row(NamedTuple):
-  """One tensor to write: its name, what it is, which of our parameters it is made of (None: an extra tensor) and which of its experts (None: all)."""
+  """One tensor to write: its name, what it is, which of our parameters it is made of (None: an
+  extra tensor) and which of its experts (None: all).
+  """
 
   name: str
   tensor: Tensor
@@ -28,15 +41,24 @@ class Row(NamedTuple):
   expert: int | None
 
 
-def export_hf(base: pathlib.Path, out: pathlib.Path, *, max_shard_size: int | None = None, params: Mapping[str, np.ndarray] | None = None) -> int:
-  """Writes the base that `import_hf` made as the Hugging Face checkpoint `out`, and returns its bytes of tensors.
+def export_hf(
+  base: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  max_shard_size: int | None = None,
+  params: Mapping[str, np.ndarray] | None = None,
+) -> int:
+  """Writes the base that `import_hf` made as the Hugging Face checkpoint `out`, and returns its
+  bytes of tensors.
 
   Args:
-    max_shard_size: bytes of tensors in a shard (a larger tensor has a shard of its own); None for the shards of the import.
+    max_shard_size: bytes of tensors in a shard (a larger tensor has a shard of its own); None for
+      the shards of the import.
     params: all parameters by our names, to be written in place of the base's, in the base's dtypes.
 
   Raises:
-    TransferError: `base` is not a base that was imported, `params` do not fit it, `out` exists, or the disk has no room for it.
+    TransferError: `base` is not a base that was imported, `params` do not fit it, `out` exists, or
+      the disk has no room for it.
     ManifestError: `base` is damaged.
   """
   metadata, rows = _source(base)
@@ -52,7 +74,10 @@ def export_hf(base: pathlib.Path, out: pathlib.Path, *, max_shard_size: int | No
       places |= _begin(temporary / file, members, metadata.get(file) or {'format': 'pt'})
     _write(temporary, base, rows, places, params)
     if list(files) != [hf_checkpoint.WEIGHTS]:
-      index = {'metadata': {'total_size': size}, 'weight_map': {row.name: row.tensor.file for row in sorted(rows)}}
+      index = {
+        'metadata': {'total_size': size},
+        'weight_map': {row.name: row.tensor.file for row in sorted(rows)},
+      }
       (temporary / hf_stream.INDEX).write_text(json.dumps(index, indent=2) + '\n')
     for name in CARRIED:
       if (base / name).is_file():
@@ -72,15 +97,25 @@ def parse_size(text: str) -> int:
   except (KeyError, ValueError, OverflowError):
     size = 0
   if size <= 0:
-    raise TransferError(f'--max_shard_size={text} is no size; write a number and one of {", ".join(UNITS)}, such as 5GB')
+    raise TransferError(
+      (
+        f'--max_shard_size={text} is no size; write a number and one of {", ".join(UNITS)}, '
+        'such as 5GB'
+      )
+    )
   return size
 
 
 def _source(base: pathlib.Path) -> tuple[dict[str, dict], list[Row]]:
   if not (base / SOURCE).is_file() or not (base / CHECKPOINT).is_dir():
-    raise TransferError(f'{base} is not a base that `aevo import_hf` made (no {SOURCE}, no {CHECKPOINT})')
+    raise TransferError(
+      f'{base} is not a base that `aevo import_hf` made (no {SOURCE}, no {CHECKPOINT})'
+    )
   source = json.loads((base / SOURCE).read_text())
-  return source['shards'], [Row(name, Tensor(file, dtype, tuple(shape)), parameter, expert) for name, file, dtype, shape, parameter, expert in source['tensors']]
+  return source['shards'], [
+    Row(name, Tensor(file, dtype, tuple(shape)), parameter, expert)
+    for name, file, dtype, shape, parameter, expert in source['tensors']
+  ]
 
 
 def _split(rows: list[Row], limit: int) -> list[Row]:
@@ -93,8 +128,16 @@ def _split(rows: list[Row], limit: int) -> list[Row]:
       room = max(limit, size)
     shards[-1].append(row)
     room -= size
-  names = [hf_checkpoint.WEIGHTS] if len(shards) == 1 else [f'model-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
-  return [row._replace(tensor=Tensor(file, row.tensor.dtype, row.tensor.shape)) for file, shard in zip(names, shards) for row in shard]
+  names = (
+    [hf_checkpoint.WEIGHTS]
+    if len(shards) == 1
+    else [f'model-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
+  )
+  return [
+    row._replace(tensor=Tensor(file, row.tensor.dtype, row.tensor.shape))
+    for file, shard in zip(names, shards)
+    for row in shard
+  ]
 
 
 def _begin(path: pathlib.Path, rows: list[Row], metadata: dict[str, str]) -> dict[str, int]:
@@ -103,7 +146,11 @@ def _begin(path: pathlib.Path, rows: list[Row], metadata: dict[str, str]) -> dic
   starts = {}
   for row in rows:
     starts[row.name], end = end, end + nbytes(row.tensor)
-    header[row.name] = {'dtype': row.tensor.dtype, 'shape': row.tensor.shape, 'data_offsets': [starts[row.name], end]}
+    header[row.name] = {
+      'dtype': row.tensor.dtype,
+      'shape': row.tensor.shape,
+      'data_offsets': [starts[row.name], end],
+    }
   text = json.dumps(header, separators=(',', ':')).encode()
   text += b' ' * (-len(text) % 8)  # tensors begin at a multiple of 8
   with path.open('wb') as file:
@@ -112,14 +159,25 @@ def _begin(path: pathlib.Path, rows: list[Row], metadata: dict[str, str]) -> dic
   return {name: 8 + len(text) + start for name, start in starts.items()}
 
 
-def _write(directory: pathlib.Path, base: pathlib.Path, rows: list[Row], places: dict[str, int], params: Mapping[str, np.ndarray] | None) -> None:
+def _write(
+  directory: pathlib.Path,
+  base: pathlib.Path,
+  rows: list[Row],
+  places: dict[str, int],
+  params: Mapping[str, np.ndarray] | None,
+) -> None:
   """Fills the shards, parameter by parameter."""
   members = {}
   for row in rows:
     members.setdefault(row.parameter, []).append(row)
   extra = [row.name for row in members.pop(None, [])]
   if params is not None and params.keys() != members.keys():
-    raise TransferError(f'the parameters to export are not those of {base}: they differ in {sorted(params.keys() ^ members.keys())[:hf_stream.NAMED]}')
+    raise TransferError(
+      (
+        f'the parameters to export are not those of {base}: they differ in '
+        f'{sorted(params.keys() ^ members.keys())[: hf_stream.NAMED]}'
+      )
+    )
   files: dict[str, BinaryIO] = {}
   try:
     for file in {row.tensor.file for row in rows}:
@@ -127,9 +185,11 @@ def _write(directory: pathlib.Path, base: pathlib.Path, rows: list[Row], places:
     by_name = {row.name: row for row in rows}
     for name, value in _arrays(base, list(members), params):
       for row in members[name]:
-        part = value if row.expert is None else value[row.expert:row.expert + 1]
+        part = value if row.expert is None else value[row.expert : row.expert + 1]
         stored = hf_checkpoint.to_hf(name, part)
-        _put(files[row.tensor.file], places[row.name], row, stored if row.expert is None else stored[0])
+        _put(
+          files[row.tensor.file], places[row.name], row, stored if row.expert is None else stored[0]
+        )
     if extra:
       for name, value in orbax_io.restore_each(base / EXTRA, extra):
         _put(files[by_name[name].tensor.file], places[name], by_name[name], value)
@@ -138,7 +198,9 @@ def _write(directory: pathlib.Path, base: pathlib.Path, rows: list[Row], places:
       file.close()
 
 
-def _arrays(base: pathlib.Path, names: list[str], params: Mapping[str, np.ndarray] | None) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(
+  base: pathlib.Path, names: list[str], params: Mapping[str, np.ndarray] | None
+) -> Iterator[tuple[str, np.ndarray]]:
   if params is None:
     yield from orbax_io.restore_each(base / CHECKPOINT, names)
   else:
@@ -147,6 +209,12 @@ def _arrays(base: pathlib.Path, names: list[str], params: Mapping[str, np.ndarra
 
 def _put(file: BinaryIO, place: int, row: Row, value: np.ndarray) -> None:
   if value.shape != row.tensor.shape:
-    raise TransferError(f'{row.name} would have shape {value.shape} and had {row.tensor.shape} when it was imported')
+    raise TransferError(
+      f'{row.name} would have shape {value.shape} and had {row.tensor.shape} when it was imported'
+    )
   file.seek(place)
-  file.write(np.ascontiguousarray(value.astype(DTYPES[row.tensor.dtype], copy=False)).reshape(-1).view(np.uint8))
+  file.write(
+    np.ascontiguousarray(value.astype(DTYPES[row.tensor.dtype], copy=False))
+    .reshape(-1)
+    .view(np.uint8)
+  )

@@ -1,9 +1,11 @@
 """Bit strings under one hidden function: out = f(in) xor mask.
 
 Published rule class, for n bits (8 in `standard`, 4 in `micro`), each with every mask:
-  affine:    rot k, shl k, shr k, x xor rot k;   nonlinear: x and rot k, x or rot k, maj(x, rot a, rot b), ch(x, rot a, rot b).
-An item is kept only if every (f, mask) of the class that fits the examples gives the same answer. Split key: the function itself
-(its truth table), so two spellings of one function can never sit on two sides of a split.
+  affine:    rot k, shl k, shr k, x xor rot k;   nonlinear: x and rot k, x or rot k, maj(x, rot a,
+  rot b), ch(x, rot a, rot b).
+An item is kept only if every (f, mask) of the class that fits the examples gives the same answer.
+Split key: the function itself (its truth table), so two spellings of one function can never sit on
+two sides of a split.
 """
 
 import functools
@@ -22,7 +24,8 @@ def rot(x: int, k: int, n: int) -> int:
 
 @functools.cache
 def _functions(n: int) -> dict[str, dict[str, tuple[int, ...]]]:
-  """{kind: {name: truth table}} of the functions without masks; a table already present under another name is left out.
+  """{kind: {name: truth table}} of the functions without masks; a table already present under
+  another name is left out.
 
   Tables are compared up to a mask (xor with table[0]), the mask being part of every rule.
   """
@@ -40,9 +43,12 @@ def _functions(n: int) -> dict[str, dict[str, tuple[int, ...]]]:
     for b in range(1, n):
       if a < b:
         named['nonlinear'][f'maj{a}{b}'] = lambda x, a=a, b=b: (
-            (x & rot(x, a, n)) | (x & rot(x, b, n)) | (rot(x, a, n) & rot(x, b, n)))
+          (x & rot(x, a, n)) | (x & rot(x, b, n)) | (rot(x, a, n) & rot(x, b, n))
+        )
       if a != b:
-        named['nonlinear'][f'ch{a}{b}'] = lambda x, a=a, b=b: (x & rot(x, a, n)) | (~x & full & rot(x, b, n))
+        named['nonlinear'][f'ch{a}{b}'] = lambda x, a=a, b=b: (
+          (x & rot(x, a, n)) | (~x & full & rot(x, b, n))
+        )
   seen, tables = set(), {'affine': {}, 'nonlinear': {}}
   for kind in tables:
     for name, f in named[kind].items():
@@ -55,7 +61,9 @@ def _functions(n: int) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def consistent_answers(pairs: list[tuple[int, int]], query: int, n: int) -> set[int]:
-  """Every answer to `query` that some rule of the class gives which maps each pair's first to its second."""
+  """Every answer to `query` that some rule of the class gives which maps each pair's first to its
+  second.
+  """
   answers = set()
   for tables in _functions(n).values():
     for table in tables.values():
@@ -86,10 +94,18 @@ class BitManipulation:
     rule = f'{name} xor {text(mask)}'
     shown, answer = text(table[query]), text(table[query] ^ mask)
     return Puzzle(
-        rule=rule, examples=tuple((text(x), text(y)) for x, y in pairs), query=text(query), answer=answer,
-        reasoning=f'{name} {shown} xor {text(mask)} ', key=f'{n}|{name}|{table[0] ^ mask}',
-        steps=f'{name} {text(query)}={shown} {shown} xor {text(mask)}={answer} ')
+      rule=rule,
+      examples=tuple((text(x), text(y)) for x, y in pairs),
+      query=text(query),
+      answer=answer,
+      reasoning=f'{name} {shown} xor {text(mask)} ',
+      key=f'{n}|{name}|{table[0] ^ mask}',
+      steps=f'{name} {text(query)}={shown} {shown} xor {text(mask)}={answer} ',
+    )
 
   def describe(self, puzzle: Puzzle) -> str:
-    return ('A hidden rule turns each bit string into another.\n' + shown_lines(puzzle, '->')
-            + f'\nApply the same rule to {puzzle.query}. Put the resulting bits in \\boxed{{}}.')
+    return (
+      'A hidden rule turns each bit string into another.\n'
+      + shown_lines(puzzle, '->')
+      + f'\nApply the same rule to {puzzle.query}. Put the resulting bits in \\boxed{{}}.'
+    )

@@ -1,8 +1,9 @@
 """Equations in which each operator symbol hides a rule.
 
-Kinds: `arithmetic` (add, sub, abs, mul and their +-1 variants) and `string` (concatenations, add on reversed digits; in `standard` also
-symbol strings under a substitution with deletions). An item is kept only if every rule of the class that fits the examples of
-the queried operator gives the same answer. Rules of operators are few, so the split key is (rule, query operands); for symbol strings
+Kinds: `arithmetic` (add, sub, abs, mul and their +-1 variants) and `string` (concatenations, add on
+reversed digits; in `standard` also symbol strings under a substitution with deletions). An item is
+kept only if every rule of the class that fits the examples of the queried operator gives the same
+answer. Rules of operators are few, so the split key is (rule, query operands); for symbol strings
 it is the substitution.
 """
 
@@ -22,13 +23,22 @@ def _reverse(x: int | str) -> str:
 
 
 RULES = {
-    'arithmetic': {
-        'add': lambda a, b: str(a + b), 'add+1': lambda a, b: str(a + b + 1), 'add-1': lambda a, b: str(a + b - 1),
-        'mul': lambda a, b: str(a * b), 'mul+1': lambda a, b: str(a * b + 1), 'mul-1': lambda a, b: str(a * b - 1),
-        'sub': lambda a, b: str(a - b), 'abs': lambda a, b: str(abs(a - b))},
-    'string': {
-        'cat': lambda a, b: f'{a}{b}', 'swap cat': lambda a, b: f'{b}{a}', 'rev cat': lambda a, b: _reverse(a) + _reverse(b),
-        'rev add rev': lambda a, b: _reverse(int(_reverse(a)) + int(_reverse(b)))},
+  'arithmetic': {
+    'add': lambda a, b: str(a + b),
+    'add+1': lambda a, b: str(a + b + 1),
+    'add-1': lambda a, b: str(a + b - 1),
+    'mul': lambda a, b: str(a * b),
+    'mul+1': lambda a, b: str(a * b + 1),
+    'mul-1': lambda a, b: str(a * b - 1),
+    'sub': lambda a, b: str(a - b),
+    'abs': lambda a, b: str(abs(a - b)),
+  },
+  'string': {
+    'cat': lambda a, b: f'{a}{b}',
+    'swap cat': lambda a, b: f'{b}{a}',
+    'rev cat': lambda a, b: _reverse(a) + _reverse(b),
+    'rev add rev': lambda a, b: _reverse(int(_reverse(a)) + int(_reverse(b))),
+  },
 }
 ALL_RULES = {name: rule for rules in RULES.values() for name, rule in rules.items()}
 
@@ -82,14 +92,24 @@ class EquationTransformation:
       return None
     answer = ALL_RULES[asked_name](*query)
     return Puzzle(
-        rule=asked_name, examples=tuple((f'{a}{s}{b}', r) for a, b, s, r in examples), query=f'{query[0]}{asked}{query[1]}', answer=answer,
-        reasoning=f'{asked_name} {query[0]} {query[1]} ', key=f'{asked_name}|{query[0]}|{query[1]}', steps=f'{asked_name} {_steps(asked_name, *query)} ')
+      rule=asked_name,
+      examples=tuple((f'{a}{s}{b}', r) for a, b, s, r in examples),
+      query=f'{query[0]}{asked}{query[1]}',
+      answer=answer,
+      reasoning=f'{asked_name} {query[0]} {query[1]} ',
+      key=f'{asked_name}|{query[0]}|{query[1]}',
+      steps=f'{asked_name} {_steps(asked_name, *query)} ',
+    )
 
   def _draw_glyphs(self, rng: random.Random, difficulty: Difficulty) -> Puzzle | None:
-    """Symbol strings: each glyph becomes a glyph or vanishes. All 6^5 tables are tried for uniqueness."""
+    """Symbol strings: each glyph becomes a glyph or vanishes. All 6^5 tables are tried for
+    uniqueness.
+    """
     table = {c: rng.choice([*_GLYPHS, '']) for c in _GLYPHS}
     count = rng.randint(*EXAMPLES['standard']) + difficulty.extra_examples
-    texts = [''.join(rng.choice(_GLYPHS) for _ in range(rng.randint(3, 4))) for _ in range(count + 1)]
+    texts = [
+      ''.join(rng.choice(_GLYPHS) for _ in range(rng.randint(3, 4))) for _ in range(count + 1)
+    ]
     if len(set(texts)) != count + 1 or not 1 <= len(_substituted(texts[-1], table)) <= 4:
       return None
     shown = [(t, _substituted(t, table)) for t in texts[:-1]]
@@ -102,9 +122,17 @@ class EquationTransformation:
           return None
     rule = ' '.join(f'{c}>{table[c]}' for c in _GLYPHS)
     return Puzzle(
-        rule=rule, examples=tuple(shown), query=texts[-1], answer=_substituted(texts[-1], table),
-        reasoning=''.join(f'{c}>{table[c]} ' for c in dict.fromkeys(texts[-1])), key='glyphs|' + rule)
+      rule=rule,
+      examples=tuple(shown),
+      query=texts[-1],
+      answer=_substituted(texts[-1], table),
+      reasoning=''.join(f'{c}>{table[c]} ' for c in dict.fromkeys(texts[-1])),
+      key='glyphs|' + rule,
+    )
 
   def describe(self, puzzle: Puzzle) -> str:
-    return ('Each operator or symbol hides a rule of its own.\n' + shown_lines(puzzle, '=')
-            + f'\nWhat is {puzzle.query} ? Put the result in \\boxed{{}}.')
+    return (
+      'Each operator or symbol hides a rule of its own.\n'
+      + shown_lines(puzzle, '=')
+      + f'\nWhat is {puzzle.query} ? Put the result in \\boxed{{}}.'
+    )

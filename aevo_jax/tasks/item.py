@@ -1,7 +1,9 @@
-"""What a puzzle is: a hidden rule, a few examples of it, one query, and the only answer its published rule class allows.
+"""What a puzzle is: a hidden rule, a few examples of it, one query, and the only answer its
+published rule class allows.
 
-Every family draws `Puzzle`s; `render` turns one into an `Item`, the text a model sees. Two sizes exist: `standard` has the shape of
-the public challenge, `micro` is short enough (<= 96 tokens) for a model of about a million parameters on a CPU.
+Every family draws `Puzzle`s; `render` turns one into an `Item`, the text a model sees. Two sizes
+exist: `standard` has the shape of the public challenge, `micro` is short enough (<= 96 tokens) for
+a model of about a million parameters on a CPU.
 """
 
 import dataclasses
@@ -20,8 +22,10 @@ class Difficulty:
   """How hard the drawn puzzles are.
 
   Attributes:
-    magnitude: in (0, 1]; the fraction of a family's range of numbers, operands or word lengths in use. 1 is the whole range.
-    extra_examples: examples shown beyond the family's own number (>= 0). More examples pin the rule down further.
+    magnitude: in (0, 1]; the fraction of a family's range of numbers, operands or word lengths in
+      use. 1 is the whole range.
+    extra_examples: examples shown beyond the family's own number (>= 0). More examples pin the rule
+      down further.
   """
 
   magnitude: float = 1.0
@@ -49,7 +53,8 @@ class Puzzle:
     answer: the unique output every rule of the class that fits the examples gives.
     reasoning: the worked solution, short, ending where the boxed answer begins.
     key: what the splits are made by: the rule, or (rule, query) where rules are too few.
-    steps: a longer solution with its intermediate results; the same as `reasoning` where that leaves none out.
+    steps: a longer solution with its intermediate results; the same as `reasoning` where that
+      leaves none out.
   """
 
   rule: str
@@ -69,7 +74,9 @@ class Family(Protocol):
   kinds: tuple[str, str]
 
   def draw(self, rng: random.Random, kind: str, size: str, difficulty: Difficulty) -> Puzzle | None:
-    """Draws a puzzle of `kind`; None when the examples leave the answer open, and the caller draws again."""
+    """Draws a puzzle of `kind`; None when the examples leave the answer open, and the caller draws
+    again.
+    """
     ...
 
   def describe(self, puzzle: Puzzle) -> str:
@@ -79,7 +86,9 @@ class Family(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A puzzle as text. `question` is the user's turn; `plain` is the same puzzle as untagged text that ends with the answer."""
+  """A puzzle as text. `question` is the user's turn; `plain` is the same puzzle as untagged text
+  that ends with the answer.
+  """
 
   family: str
   kind: str
@@ -101,7 +110,9 @@ class Item:
 
 
 def render(family: Family, kind: str, puzzle: Puzzle, size: str) -> Item:
-  """Turns a puzzle into text. In micro: `tag in>out in>out query=?`, and plain `tag in>out in>out query>answer`."""
+  """Turns a puzzle into text. In micro: `tag in>out in>out query=?`, and plain `tag in>out in>out
+  query>answer`.
+  """
   if size == 'micro':
     shown = ' '.join(f'{x}>{y}' for x, y in puzzle.examples)
     stem = f'{family.tag} {shown} {puzzle.query}'
@@ -109,14 +120,27 @@ def render(family: Family, kind: str, puzzle: Puzzle, size: str) -> Item:
   else:
     question = family.describe(puzzle)
     plain = f'{question}\n{puzzle.answer}'
-  return Item(family.name, kind, puzzle.rule, f'{family.name}|{puzzle.key}', question, puzzle.answer, puzzle.reasoning, plain,
-              puzzle.steps or puzzle.reasoning)
+  return Item(
+    family.name,
+    kind,
+    puzzle.rule,
+    f'{family.name}|{puzzle.key}',
+    question,
+    puzzle.answer,
+    puzzle.reasoning,
+    plain,
+    puzzle.steps or puzzle.reasoning,
+  )
 
 
 def show_answer(item: Item) -> Item:
-  """The item with its answer left in the question, before the question mark of a micro puzzle or as a last line, and no worked solution: there is nothing to work
-  out. The plain text is as before."""
-  question = f'{item.question[:-1]}{item.answer}?' if item.question.endswith('=?') else f'{item.question}\n{item.answer}'
+  """The item with its answer left in the question, before the question mark of a micro puzzle or as
+  a last line, and no worked solution: there is nothing to work out. The plain text is as before."""
+  question = (
+    f'{item.question[:-1]}{item.answer}?'
+    if item.question.endswith('=?')
+    else f'{item.question}\n{item.answer}'
+  )
   return dataclasses.replace(item, question=question, reasoning='', steps='')
 
 

@@ -1,8 +1,9 @@
 """Arabic to roman numerals, in one of two published notations.
 
-Kinds: `subtractive` (4 = IV) and `additive` (4 = IIII). Numbers reach 3999 in `standard` and 399 in `micro`. There are only two rules,
-so items are split by (rule, query): a number asked in one split is never asked in another, under the same notation. An item is kept
-only if both notations that fit the examples agree on the answer.
+Kinds: `subtractive` (4 = IV) and `additive` (4 = IIII). Numbers reach 3999 in `standard` and 399 in
+`micro`. There are only two rules, so items are split by (rule, query): a number asked in one split
+is never asked in another, under the same notation. An item is kept only if both notations that fit
+the examples agree on the answer.
 """
 
 import random
@@ -11,8 +12,10 @@ from aevo_jax.tasks.item import Difficulty, Puzzle, shown_lines
 
 LARGEST = {'standard': 3999, 'micro': 399}
 EXAMPLES = {'standard': (3, 5), 'micro': (2, 3)}
-_DIGITS = {'subtractive': ('', 'a', 'aa', 'aaa', 'ab', 'b', 'ba', 'baa', 'baaa', 'ac'),
-           'additive': ('', 'a', 'aa', 'aaa', 'aaaa', 'b', 'ba', 'baa', 'baaa', 'baaaa')}
+_DIGITS = {
+  'subtractive': ('', 'a', 'aa', 'aaa', 'ab', 'b', 'ba', 'baa', 'baaa', 'ac'),
+  'additive': ('', 'a', 'aa', 'aaa', 'aaaa', 'b', 'ba', 'baa', 'baaa', 'baaaa'),
+}
 _PLACES = (('I', 'V', 'X'), ('X', 'L', 'C'), ('C', 'D', 'M'), ('M', '', ''))
 
 
@@ -21,7 +24,9 @@ def roman_parts(number: int, notation: str) -> list[str]:
   parts = []
   for place, digit in enumerate(reversed(str(number))):
     one, five, ten = _PLACES[place]
-    parts.append(_DIGITS[notation][int(digit)].translate(str.maketrans({'a': one, 'b': five, 'c': ten})))
+    parts.append(
+      _DIGITS[notation][int(digit)].translate(str.maketrans({'a': one, 'b': five, 'c': ten}))
+    )
   return [p for p in reversed(parts) if p]
 
 
@@ -43,9 +48,17 @@ class NumeralConversion:
     if len({to_roman(query, n) for n in fitting}) != 1:
       return None
     return Puzzle(
-        rule=kind, examples=tuple((str(x), to_roman(x, kind)) for x in shown), query=str(query), answer=to_roman(query, kind),
-        reasoning=' '.join(roman_parts(query, kind)) + ' ', key=f'{kind}|{query}')
+      rule=kind,
+      examples=tuple((str(x), to_roman(x, kind)) for x in shown),
+      query=str(query),
+      answer=to_roman(query, kind),
+      reasoning=' '.join(roman_parts(query, kind)) + ' ',
+      key=f'{kind}|{query}',
+    )
 
   def describe(self, puzzle: Puzzle) -> str:
-    return ('Numbers are rewritten in another numeral system.\n' + shown_lines(puzzle, '->')
-            + f'\nRewrite {puzzle.query} the same way. Put the numeral in \\boxed{{}}.')
+    return (
+      'Numbers are rewritten in another numeral system.\n'
+      + shown_lines(puzzle, '->')
+      + f'\nRewrite {puzzle.query} the same way. Put the numeral in \\boxed{{}}.'
+    )

@@ -1,13 +1,16 @@
-"""Which split a rule belongs to: by a public hash for train, dev and the private region, by the arbiter's secret inside that region.
+"""Which split a rule belongs to: by a public hash for train, dev and the private region, by the
+arbiter's secret inside that region.
 
     u = sha256(key) / 2^256:   [0, .60) train   [.60, .75) dev   [.75, 1) private
     private, with the arbiter's secret s:   HMAC-SHA256(s, key) even -> external, odd -> final
 
-Keys name rules (or rule and query where a family has too few rules), so no rule crosses from one split to another. A worker can tell that a
-rule is private but neither on which side of the private region it lies nor which items the arbiter draws there.
+Keys name rules (or rule and query where a family has too few rules), so no rule crosses from one
+split to another. A worker can tell that a rule is private but neither on which side of the private
+region it lies nor which items the arbiter draws there.
 
-A campaign without an external target shows a public half of the private region to its probes ('probe', another hash of the key); its final set then
-keeps to rules of the other half ('fresh'), so that what was selected by probes is not measured by them.
+A campaign without an external target shows a public half of the private region to its probes
+('probe', another hash of the key); its final set then keeps to rules of the other half ('fresh'),
+so that what was selected by probes is not measured by them.
 """
 
 import hashlib
@@ -25,7 +28,9 @@ def public_split(key: str) -> str:
 
 
 def split_of(key: str, secret: bytes | None = None) -> str:
-  """As `public_split`, with the private region resolved into 'external' and 'final' where the secret is known."""
+  """As `public_split`, with the private region resolved into 'external' and 'final' where the
+  secret is known.
+  """
   split = public_split(key)
   if split != 'private' or secret is None:
     return split
@@ -33,8 +38,14 @@ def split_of(key: str, secret: bytes | None = None) -> str:
 
 
 def belongs(key: str, split: str, secret: bytes | None = None) -> bool:
-  """Whether a key may be asked in a split: one of `split_of`, or 'probe' or 'fresh', which lie inside 'private' and 'final'."""
+  """Whether a key may be asked in a split: one of `split_of`, or 'probe' or 'fresh', which lie
+  inside 'private' and 'final'.
+  """
   if split in ('probe', 'fresh'):
     probed = bool(hashlib.sha256(f'probe|{key}'.encode()).digest()[0] & 1)
-    return public_split(key) == 'private' and probed if split == 'probe' else split_of(key, secret) == 'final' and not probed
+    return (
+      public_split(key) == 'private' and probed
+      if split == 'probe'
+      else split_of(key, secret) == 'final' and not probed
+    )
   return split_of(key, secret) == split

@@ -1,8 +1,9 @@
 """A hidden conversion factor: y = factor * x, shown at two decimals.
 
-Kinds: `tenths` (the factor has one decimal) and `hundredths` (two). Published rule class: every factor k/100 within the size's range.
-An item is kept only if every such factor that reproduces the shown roundings gives the same rounded answer. Split key: the factor.
-All arithmetic is on integers, so that rounding is exact (halves away from zero).
+Kinds: `tenths` (the factor has one decimal) and `hundredths` (two). Published rule class: every
+factor k/100 within the size's range. An item is kept only if every such factor that reproduces the
+shown roundings gives the same rounded answer. Split key: the factor. All arithmetic is on integers,
+so that rounding is exact (halves away from zero).
 """
 
 import random
@@ -24,7 +25,9 @@ def round_div(numerator: int, denominator: int) -> int:
 
 
 def long_product(number: int, x: int) -> str:
-  """number * x digit by digit from the right, with carries: 444 * 8 is `4*8=32 4*8+3=35 4*8+3=35`, read 35 5 2."""
+  """number * x digit by digit from the right, with carries: 444 * 8 is `4*8=32 4*8+3=35 4*8+3=35`,
+  read 35 5 2.
+  """
   lines, carry = [], 0
   for digit in map(int, reversed(str(number))):
     value = digit * x + carry
@@ -34,7 +37,9 @@ def long_product(number: int, x: int) -> str:
 
 
 def multipliers(value: int, multiplicand: int, denominator: int) -> range:
-  """All integers f with round_div(f * multiplicand, denominator) == value: an interval, since rounding is monotone."""
+  """All integers f with round_div(f * multiplicand, denominator) == value: an interval, since
+  rounding is monotone.
+  """
   first = -(-(2 * value - 1) * denominator // (2 * multiplicand))
   end = -(-(2 * value + 1) * denominator // (2 * multiplicand))
   return range(first, end)
@@ -46,7 +51,9 @@ def converted(factor: int, x: int, x_scale: int) -> int:
 
 
 def draw_hundredths(rng: random.Random, kind: str, low: int, high: int) -> int:
-  """A number of hundredths in [low, high] that has one decimal (`tenths`) or needs two (`hundredths`)."""
+  """A number of hundredths in [low, high] that has one decimal (`tenths`) or needs two
+  (`hundredths`).
+  """
   if kind == 'tenths':
     return 10 * rng.randint(-(-low // 10), high // 10)
   while True:
@@ -68,18 +75,31 @@ class UnitConversion:
     x_scale, population = (1, range(1, 10)) if size == 'micro' else (100, range(100, 5000))
     xs = rng.sample(population, min(count, len(population) - 1) + 1)
     ys = [converted(factor, x, x_scale) for x in xs]
-    spans = [range(FACTOR[size][0], FACTOR[size][1] + 1)] + [multipliers(y, x, x_scale) for x, y in zip(xs[:-1], ys)]
+    spans = [range(FACTOR[size][0], FACTOR[size][1] + 1)] + [
+      multipliers(y, x, x_scale) for x, y in zip(xs[:-1], ys)
+    ]
     first, last = max(s.start for s in spans), min(s.stop for s in spans) - 1
     if converted(first, xs[-1], x_scale) != converted(last, xs[-1], x_scale):
       return None
     x_text = str if size == 'micro' else hundredths_text
     answer = hundredths_text(ys[-1])
     reasoning = f'{x_text(xs[-1])}*{hundredths_text(factor)} '
-    steps = reasoning + f'{long_product(factor, xs[-1])} ' if size == 'micro' else ''  # standard rounds
+    steps = (
+      reasoning + f'{long_product(factor, xs[-1])} ' if size == 'micro' else ''
+    )  # standard rounds
     return Puzzle(
-        rule=hundredths_text(factor), examples=tuple((x_text(x), hundredths_text(y)) for x, y in zip(xs[:-1], ys)), query=x_text(xs[-1]),
-        answer=answer, reasoning=reasoning, key=f'{factor}', steps=steps)
+      rule=hundredths_text(factor),
+      examples=tuple((x_text(x), hundredths_text(y)) for x, y in zip(xs[:-1], ys)),
+      query=x_text(xs[-1]),
+      answer=answer,
+      reasoning=reasoning,
+      key=f'{factor}',
+      steps=steps,
+    )
 
   def describe(self, puzzle: Puzzle) -> str:
     lines = '\n'.join(f'{x} m becomes {y}' for x, y in puzzle.examples)
-    return f'A length is converted to an unknown unit.\n{lines}\nConvert {puzzle.query} m. Put the number, at two decimals, in \\boxed{{}}.'
+    return (
+      f'A length is converted to an unknown unit.\n{lines}\nConvert {puzzle.query} m. Put '
+      f'the number, at two decimals, in \\boxed{{}}.'
+    )

@@ -1,12 +1,17 @@
 r"""Answer extraction and comparison.
 
-The answer is the content of the last `\boxed{}` of a completion. Comparisons, of which `objective.verifier` names one:
-  strict     the default: a relative tolerance of 1e-2 for unit_conversion and gravitational_constant, exact text for the rest.
-  challenge  the public challenge's rule as competitors reimplemented it: equal as case-insensitive text, or, if both parse as floats,
-             |a - b| <= max(1e-2 max(|a|, |b|), 1e-5). Bit strings parse as floats, so most one-bit-wrong answers pass: a flawed proxy by design.
-  number     for tasks of one's own: equal as decimal numbers, whatever commas, zeros or sign they are written with.
-  choice     for tasks of one's own: the same letter, as in `B`, `(b)` or `B.`.
-A comparison of your own is a function (family, answer or None, key) -> bool and a row of VERIFIERS; it changes the code that a substrate pins.
+The answer is the content of the last `\boxed{}` of a completion. Comparisons, of which
+`objective.verifier` names one:
+  strict     the default: a relative tolerance of 1e-2 for unit_conversion and
+    gravitational_constant, exact text for the rest.
+  challenge  the public challenge's rule as competitors reimplemented it: equal as case-insensitive
+  text, or, if both parse as floats,
+             |a - b| <= max(1e-2 max(|a|, |b|), 1e-5). Bit strings parse as floats, so most
+             one-bit-wrong answers pass: a flawed proxy by design.
+  number     for tasks of one's own: equal as decimal numbers, whatever commas, zeros or sign they
+  are written with. choice     for tasks of one's own: the same letter, as in `B`, `(b)` or `B.`.
+A comparison of your own is a function (family, answer or None, key) -> bool and a row of VERIFIERS;
+it changes the code that a substrate pins.
 """
 
 import decimal
@@ -37,13 +42,16 @@ def extract_boxed(completion: str) -> str | None:
 
 
 def _close(a: float, b: float) -> bool:
-  # isclose computes the inequality above, and refuses infinities: written out, |inf - b| <= 0.01 inf would accept `inf` for any key,
-  # and so would a row of 400 nines, which reads as a plain decimal and overflows.
+  # isclose computes the inequality above, and refuses infinities: written out, |inf - b| <= 0.01
+  # inf would accept `inf` for any key, and so would a row of 400 nines, which reads as a plain
+  # decimal and overflows.
   return math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
 
 
 def strict(family: str, answer: str | None, key: str) -> bool:
-  """Whether an extracted answer is right. Only plain decimals count as numbers; inf, nan and exponents do not."""
+  """Whether an extracted answer is right. Only plain decimals count as numbers; inf, nan and
+  exponents do not.
+  """
   if answer is None:
     return False
   if family in TOLERANT_FAMILIES:
@@ -83,7 +91,12 @@ def choice(family: str, answer: str | None, key: str) -> bool:
   return None not in letters and letters[0][1].upper() == letters[1][1].upper()
 
 
-VERIFIERS: dict[str, Callable[[str, str | None, str], bool]] = {'strict': strict, 'challenge': challenge, 'number': number, 'choice': choice}
+VERIFIERS: dict[str, Callable[[str, str | None, str], bool]] = {
+  'strict': strict,
+  'challenge': challenge,
+  'number': number,
+  'choice': choice,
+}
 
 
 class UnknownVerifierError(ValueError):
@@ -97,7 +110,9 @@ def named(name: str) -> Callable[[str, str | None, str], bool]:
     UnknownVerifierError: there is none; the message lists them.
   """
   if name not in VERIFIERS:
-    raise UnknownVerifierError(f'no verifier {name!r}{suggestion(name, VERIFIERS)} (of {", ".join(VERIFIERS)})')
+    raise UnknownVerifierError(
+      f'no verifier {name!r}{suggestion(name, VERIFIERS)} (of {", ".join(VERIFIERS)})'
+    )
   return VERIFIERS[name]
 
 

@@ -9,7 +9,9 @@ from tensorboard.summary import Writer
 
 
 class MetricsWriter:
-  """Appends scalars by step. Use as a context manager; every line is flushed, so a killed run keeps what it logged."""
+  """Appends scalars by step. Use as a context manager; every line is flushed, so a killed run keeps
+  what it logged.
+  """
 
   def __init__(self, directory: pathlib.Path):
     directory.mkdir(parents=True, exist_ok=True)
@@ -17,8 +19,15 @@ class MetricsWriter:
     self._board = Writer(str(directory / 'tensorboard'))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Logs finite scalars of one step; a value that is not finite is logged as text, which JSON can hold."""
-    self._lines.write(json.dumps({'step': step} | {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}) + '\n')
+    """Logs finite scalars of one step; a value that is not finite is logged as text, which JSON can
+    hold.
+    """
+    self._lines.write(
+      json.dumps(
+        {'step': step} | {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
+      )
+      + '\n'
+    )
     self._lines.flush()
     for name, value in scalars.items():
       self._board.add_scalar(name, value, step)

@@ -1,4 +1,6 @@
-"""Where a training run's arrays lie on a mesh: parameters by the rules, optimizer state and moving average like the parameters they belong to."""
+"""Where a training run's arrays lie on a mesh: parameters by the rules, optimizer state and moving
+average like the parameters they belong to.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,24 +14,35 @@ from jax.tree_util import DictKey
 from aevo_jax.config.configurables import resolve
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import abstract, is_adapter, is_router_bias, logical_axes, resident_dtype, unbind
+from aevo_jax.models.params import (
+  abstract,
+  is_adapter,
+  is_router_bias,
+  logical_axes,
+  resident_dtype,
+  unbind,
+)
 from aevo_jax.sharding import context
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.training.recipe import Adaptation, Lora, Recipe
 
-
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
-def shapes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tuple[Shapes, Shapes, dict[str, tuple[str, ...]]]:
-  """Shapes of trained and of frozen parameters of the adapted model, stacked where the config scans it, and the logical axes of all.
+def shapes_of(
+  config: ModelConfig, adaptation: Adaptation, adapter: Lora
+) -> tuple[Shapes, Shapes, dict[str, tuple[str, ...]]]:
+  """Shapes of trained and of frozen parameters of the adapted model, stacked where the config scans
+  it, and the logical axes of all.
 
   The base under an adapter is taken to be stored in the dtype of the computation.
   """
   model, by_adapter = abstract(config), adaptation.method == 'lora'
   if by_adapter:
-    lora.attach(model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True)
+    lora.attach(
+      model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True
+    )
   model = scan_layers.Scanned(model) if config.scan else model
   trained, frozen = {}, {}
   for name, value in unbind(model)[1].items():
@@ -40,11 +53,17 @@ def shapes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> tup
 
 
 def state_specs(tree: Any, shapes: Mapping[str, Any], specs: Mapping[str, PartitionSpec]) -> Any:
-  """The partition of every leaf of a training state: that of the parameter under whose name it stands and whose shape it has, else replicated."""
+  """The partition of every leaf of a training state: that of the parameter under whose name it
+  stands and whose shape it has, else replicated.
+  """
 
   def leaf(path, value) -> PartitionSpec:
-    name = next((key.key for key in reversed(path) if isinstance(key, DictKey) and key.key in specs), None)
-    return specs[name] if name is not None and value.shape == shapes[name].shape else PartitionSpec()
+    name = next(
+      (key.key for key in reversed(path) if isinstance(key, DictKey) and key.key in specs), None
+    )
+    return (
+      specs[name] if name is not None and value.shape == shapes[name].shape else PartitionSpec()
+    )
 
   return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -59,12 +78,19 @@ class Placement:
 
   def params(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
     """Raises ValueError as `Layout.parameter_specs`."""
-    return {name: NamedSharding(self.mesh, spec) for name, spec in self.layout.parameter_specs(shapes, self.axes).items()}
+    return {
+      name: NamedSharding(self.mesh, spec)
+      for name, spec in self.layout.parameter_specs(shapes, self.axes).items()
+    }
 
   def state(self, state: Any, shapes: Mapping[str, Any]) -> Any:
     """Shardings of a training state, or of any part of it, over parameters of these shapes."""
     specs = self.layout.parameter_specs(shapes, self.axes)
-    return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), state_specs(state, shapes, specs), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    return jax.tree.map(
+      lambda spec: NamedSharding(self.mesh, spec),
+      state_specs(state, shapes, specs),
+      is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
 
   def batch(self) -> NamedSharding:
     """Of every array of a batch, [b, t]."""
@@ -76,10 +102,12 @@ class Placement:
 
 
 def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
-  """The placement of the loaded gin configuration on this machine's devices; None where it names no mesh.
+  """The placement of the loaded gin configuration on this machine's devices; None where it names no
+  mesh.
 
   Raises:
-    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or batches not the rules.
+    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or
+      batches not the rules.
   """
   mesh_config = resolve('mesh')
   if not mesh_config.axes:

@@ -1,4 +1,6 @@
-"""Checks that recipes share: a value out of its range, and a setting that nothing reads, are refused before anything runs."""
+"""Checks that recipes share: a value out of its range, and a setting that nothing reads, are
+refused before anything runs.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,12 +25,15 @@ def positive(name: str, value: float) -> None:
     raise ValueError(f'{name} must be > 0, got {value}')
 
 
-def refuse_unread(settings: Any, name: str, conditions: Mapping[tuple[str, ...], tuple[str, Sequence[str]]]) -> None:
+def refuse_unread(
+  settings: Any, name: str, conditions: Mapping[tuple[str, ...], tuple[str, Sequence[str]]]
+) -> None:
   """Refuses values other than the default of fields that nothing reads.
 
   Args:
     settings: a frozen dataclass. name: under which its fields are bound.
-    conditions: fields -> (the field on which they depend, and those of its values under which they are read).
+    conditions: fields -> (the field on which they depend, and those of its values under which they
+      are read).
 
   Raises:
     ValueError: naming the field and what would make it act.
@@ -37,5 +42,8 @@ def refuse_unread(settings: Any, name: str, conditions: Mapping[tuple[str, ...],
   for dependents, (switch, values) in conditions.items():
     for field in dependents:
       if getattr(settings, switch) not in values and getattr(settings, field) != defaults[field]:
-        raise ValueError(f'{name}.{field} = {getattr(settings, field)!r} is read by nothing while {name}.{switch} = {getattr(settings, switch)!r}; '
-                         f'leave it out, or bind {switch} to {" or ".join(map(repr, values))}')
+        raise ValueError(
+          f'{name}.{field} = {getattr(settings, field)!r} is read by nothing while '
+          f'{name}.{switch} = {getattr(settings, switch)!r}; '
+          f'leave it out, or bind {switch} to {" or ".join(map(repr, values))}'
+        )

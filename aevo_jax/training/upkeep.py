@@ -1,4 +1,6 @@
-"""What a long run needs besides its steps: fewer checkpoints than it saved, a profile of some steps, and an end when the system asks for one."""
+"""What a long run needs besides its steps: fewer checkpoints than it saved, a profile of some
+steps, and an end when the system asks for one.
+"""
 
 import contextlib
 import dataclasses
@@ -19,7 +21,8 @@ class Upkeep:
 
   Attributes:
     keep_checkpoints: the latest so many stay; 0 keeps all.
-    profile_first, profile_steps: a trace of so many steps from that one on, for TensorBoard and Perfetto, in the run's `profile`; 0 steps is none. The first step of a process compiles.
+    profile_first, profile_steps: a trace of so many steps from that one on, for TensorBoard and
+      Perfetto, in the run's `profile`; 0 steps is none. The first step of a process compiles.
   """
 
   keep_checkpoints: int = 0
@@ -32,7 +35,9 @@ class Upkeep:
 
 
 class Profiler:
-  """Traces the steps that the settings name. Call `before(step)` ahead of each; use as a context manager, which ends a trace that is still open."""
+  """Traces the steps that the settings name. Call `before(step)` ahead of each; use as a context
+  manager, which ends a trace that is still open.
+  """
 
   def __init__(self, directory: pathlib.Path, settings: Upkeep):
     self._directory, self._s, self._open = directory / 'profile', settings, False
@@ -58,7 +63,9 @@ class Profiler:
 
 @contextlib.contextmanager
 def sigterm_asks() -> Iterator[Callable[[], bool]]:
-  """Within, SIGTERM does not end the process: the function that is given says that it came, and whoever runs the loop saves and ends. A second one ends the process."""
+  """Within, SIGTERM does not end the process: the function that is given says that it came, and
+  whoever runs the loop saves and ends. A second one ends the process.
+  """
   asked = False
 
   def ask(number, frame):

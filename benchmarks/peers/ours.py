@@ -29,8 +29,14 @@ WINDOW = 128  # sequences packed together
 
 def model(directory: str):
   import pathlib
+
   config = hf_checkpoint.read_config(pathlib.Path(directory))
-  return outline(config)[0], {name: jnp.asarray(v) for name, v in hf_checkpoint.load_weights(pathlib.Path(directory) / hf_checkpoint.WEIGHTS, config).items()}
+  return outline(config)[0], {
+    name: jnp.asarray(v)
+    for name, v in hf_checkpoint.load_weights(
+      pathlib.Path(directory) / hf_checkpoint.WEIGHTS, config
+    ).items()
+  }
 
 
 def packed(ragged: bool):
@@ -42,7 +48,7 @@ def packed(ragged: bool):
       at = 0
       for number, i in enumerate(row, start=1):
         n = len(sequences[i])
-        tokens[at:at + n], segments[at:at + n] = sequences[i], number
+        tokens[at : at + n], segments[at : at + n] = sequences[i], number
         at += n
       yield tokens, segments
 
@@ -50,20 +56,34 @@ def packed(ragged: bool):
 def sft(asked: dict):
   structure, params = model(asked['model'])
   rule = transformation(Optimizer(learning_rate=1e-4))
-  step = jax.jit(make_train_step(structure, rule, label_smoothing=0.0, ema_decay=0.0), donate_argnums=0)
+  step = jax.jit(
+    make_train_step(structure, rule, label_smoothing=0.0, ema_decay=0.0), donate_argnums=0
+  )
   state, rows = TrainState.create(params, rule, 0.0), packed(asked['ragged'])
 
   def run() -> dict:
     nonlocal state
     tokens, segments = map(np.stack, zip(*itertools.islice(rows, w.ROWS)))
-    state, metrics = step(state, {}, {'tokens': tokens, 'segment_ids': segments, 'weights': (segments > 0).astype(np.float32)}, np.float32(1e-4))
+    state, metrics = step(
+      state,
+      {},
+      {'tokens': tokens, 'segment_ids': segments, 'weights': (segments > 0).astype(np.float32)},
+      np.float32(1e-4),
+    )
     return {'tokens': int((segments > 0).sum()), 'loss': float(metrics['loss'])}
 
   return run
 
 
 def engine(structure, params) -> Engine:
-  made = Engine(structure, eos_ids=[], pad_id=w.PAD, slots=w.PROMPTS * w.GROUP, dispatch=w.COMPLETION, bucket=w.PROMPT)
+  made = Engine(
+    structure,
+    eos_ids=[],
+    pad_id=w.PAD,
+    slots=w.PROMPTS * w.GROUP,
+    dispatch=w.COMPLETION,
+    bucket=w.PROMPT,
+  )
   made.update(params, 0)
   return made
 
@@ -78,33 +98,70 @@ def draw(made):
 
   def run() -> dict:
     k = next(number)
-    requests = [Request(tuple(w.prompt(k * w.PROMPTS + p)), k * 1000 + p * w.GROUP + g) for p in range(w.PROMPTS) for g in range(w.GROUP)]
-    return {'tokens': sum(len(c.tokens) for c in made.generate(requests, Sampling(max_new_tokens=w.COMPLETION)))}
+    requests = [
+      Request(tuple(w.prompt(k * w.PROMPTS + p)), k * 1000 + p * w.GROUP + g)
+      for p in range(w.PROMPTS)
+      for g in range(w.GROUP)
+    ]
+    return {
+      'tokens': sum(
+        len(c.tokens) for c in made.generate(requests, Sampling(max_new_tokens=w.COMPLETION))
+      )
+    }
 
   return run
 
 
 def grpo(asked: dict):
-  """Generation and one update, which gives the trainer's log-probabilities: rewards are the share of even tokens."""
+  """Generation and one update, which gives the trainer's log-probabilities: rewards are the share
+  of even tokens.
+  """
   structure, params = model(asked['model'])
   rule, settings = transformation(Optimizer(learning_rate=1e-5)), PolicyGradient()
   parts = asked.get('microbatches', 4)
-  step = jax.jit(update.make_step(update.make_loss(structure, settings, Critic(), microbatches=parts), rule, ema_decay=0.0, microbatches=parts, together=w.GROUP), donate_argnums=0)
-  made, state, number = engine(structure, params), TrainState.create(params, rule, 0.0), itertools.count()
+  step = jax.jit(
+    update.make_step(
+      update.make_loss(structure, settings, Critic(), microbatches=parts),
+      rule,
+      ema_decay=0.0,
+      microbatches=parts,
+      together=w.GROUP,
+    ),
+    donate_argnums=0,
+  )
+  made, state, number = (
+    engine(structure, params),
+    TrainState.create(params, rule, 0.0),
+    itertools.count(),
+  )
   rows, length = w.PROMPTS * w.GROUP, w.PROMPT + w.COMPLETION
 
   def run() -> dict:
     nonlocal state
     k = next(number)
     made.update(state.params, k)
-    requests = [Request(tuple(w.prompt(k * w.PROMPTS + p)), k * 1000 + p * w.GROUP + g) for p in range(w.PROMPTS) for g in range(w.GROUP)]
+    requests = [
+      Request(tuple(w.prompt(k * w.PROMPTS + p)), k * 1000 + p * w.GROUP + g)
+      for p in range(w.PROMPTS)
+      for g in range(w.GROUP)
+    ]
     found = made.generate(requests, Sampling(max_new_tokens=w.COMPLETION))
-    batch = {'tokens': np.array([r.prompt + c.tokens for r, c in zip(requests, found)], np.int32), 'segment_ids': np.ones((rows, length), np.int32),
-             'mask': np.broadcast_to(np.arange(length) >= w.PROMPT, (rows, length)).astype(np.float32)}
+    batch = {
+      'tokens': np.array([r.prompt + c.tokens for r, c in zip(requests, found)], np.int32),
+      'segment_ids': np.ones((rows, length), np.int32),
+      'mask': np.broadcast_to(np.arange(length) >= w.PROMPT, (rows, length)).astype(np.float32),
+    }
     batch['number'] = np.arange(rows, dtype=np.int32)
-    rewards = np.array([np.mean(np.array(c.tokens) % 2 == 0) for c in found]).reshape(w.PROMPTS, w.GROUP)
-    advantages = ((rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)).reshape(-1, 1)
-    batch |= {'advantages': np.repeat(advantages, length, axis=1).astype(np.float32), 'weights': aggregation_weights(batch['mask'], settings)}
+    rewards = np.array([np.mean(np.array(c.tokens) % 2 == 0) for c in found]).reshape(
+      w.PROMPTS, w.GROUP
+    )
+    advantages = (
+      (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)
+    ).reshape(-1, 1)
+    batch |= {
+      'advantages': np.repeat(advantages, length, axis=1).astype(np.float32),
+      'weights': aggregation_weights(batch['mask'], settings),
+    }
     state, _, diagnostics = step(state, {}, prefix.fold(batch, w.GROUP), np.float32(1e-5))
     np.asarray(diagnostics['said'].logprobs)
     return {'steps': 1, 'tokens': rows * w.COMPLETION}

@@ -1,4 +1,6 @@
-"""vLLM as aevo_jax uses it, a server of its own asked over HTTP with every answer checked; for the comparisons in versus.py that say what this costs. Runs in .venv."""
+"""vLLM as aevo_jax uses it, a server of its own asked over HTTP with every answer checked; for the
+comparisons in versus.py that say what this costs. Runs in .venv.
+"""
 
 from aevo_jax.runtime import tune_for_cpu
 
@@ -22,11 +24,20 @@ from aevo_jax.models.params import outline
 
 
 def engine(directory: pathlib.Path) -> VllmEngine:
-  for name in ('tokenizer.json', 'tokenizer_config.json'):  # a server begins only with some; it is spoken to in ids
+  for name in (
+    'tokenizer.json',
+    'tokenizer_config.json',
+  ):  # a server begins only with some; it is spoken to in ids
     shutil.copyfile(layout.root_file('substrate') / 'base' / name, directory / name)
   config = hf_checkpoint.read_config(directory)
-  made = VllmEngine(Vllm(max_model_len=w.PROMPT + w.COMPLETION, max_num_seqs=w.PROMPTS * w.GROUP), model=directory, structure=outline(config)[0], config=config, eos_ids=[],
-                    log=pathlib.Path(tempfile.mkdtemp(prefix='aevo_versus_')) / 'vllm.log')
+  made = VllmEngine(
+    Vllm(max_model_len=w.PROMPT + w.COMPLETION, max_num_seqs=w.PROMPTS * w.GROUP),
+    model=directory,
+    structure=outline(config)[0],
+    config=config,
+    eos_ids=[],
+    log=pathlib.Path(tempfile.mkdtemp(prefix='aevo_versus_')) / 'vllm.log',
+  )
   path = directory / hf_checkpoint.WEIGHTS
   made.load(path, file_digest(path), hf_checkpoint.load_weights(path, config))
   return made
@@ -35,7 +46,11 @@ def engine(directory: pathlib.Path) -> VllmEngine:
 def request(made: VllmEngine):
   """One at a time, of one new token."""
   number = itertools.count()
-  return lambda: {'requests': len(made.generate([Request(tuple(w.prompt(next(number))))], Sampling(max_new_tokens=1)))}
+  return lambda: {
+    'requests': len(
+      made.generate([Request(tuple(w.prompt(next(number))))], Sampling(max_new_tokens=1))
+    )
+  }
 
 
 if __name__ == '__main__':

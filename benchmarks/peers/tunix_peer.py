@@ -49,9 +49,20 @@ def mesh() -> jax.sharding.Mesh:
 
 
 def load(asked: dict, on: jax.sharding.Mesh) -> nnx.Module:
-  config = qwen3.ModelConfig(num_layers=M['num_hidden_layers'], vocab_size=M['vocab_size'], embed_dim=M['hidden_size'], hidden_dim=M['intermediate_size'], num_heads=M['num_attention_heads'],
-                             head_dim=M['head_dim'], num_kv_heads=M['num_key_value_heads'], rope_theta=int(M['rope_theta']), norm_eps=M['rms_norm_eps'], use_tied_embedding=True,
-                             dtype=np.float32, param_dtype=np.float32)
+  config = qwen3.ModelConfig(
+    num_layers=M['num_hidden_layers'],
+    vocab_size=M['vocab_size'],
+    embed_dim=M['hidden_size'],
+    hidden_dim=M['intermediate_size'],
+    num_heads=M['num_attention_heads'],
+    head_dim=M['head_dim'],
+    num_kv_heads=M['num_key_value_heads'],
+    rope_theta=int(M['rope_theta']),
+    norm_eps=M['rms_norm_eps'],
+    use_tied_embedding=True,
+    dtype=np.float32,
+    param_dtype=np.float32,
+  )
   return qwen3_params.create_model_from_safe_tensors(asked['model'], config, on, dtype=np.float32)
 
 
@@ -61,13 +72,25 @@ def texts(k: int) -> list[str]:
 
 def sampling(asked: dict):
   with contextlib.redirect_stdout(sys.stderr):
-    made = Sampler(load(asked, mesh()), Tokens(), CacheConfig(CACHE, M['num_hidden_layers'], M['num_key_value_heads'], M['head_dim']))
+    made = Sampler(
+      load(asked, mesh()),
+      Tokens(),
+      CacheConfig(CACHE, M['num_hidden_layers'], M['num_key_value_heads'], M['head_dim']),
+    )
   number = itertools.count()
 
   def run() -> dict:
     k = next(number)
-    found = made([text for text in texts(k) for _ in range(w.GROUP)], max_generation_steps=w.COMPLETION, max_prompt_length=w.PROMPT, temperature=1.0, top_p=1.0, seed=k,
-                 eos_tokens=NO_END, return_logprobs=True)
+    found = made(
+      [text for text in texts(k) for _ in range(w.GROUP)],
+      max_generation_steps=w.COMPLETION,
+      max_prompt_length=w.PROMPT,
+      temperature=1.0,
+      top_p=1.0,
+      seed=k,
+      eos_tokens=NO_END,
+      return_logprobs=True,
+    )
     return {'tokens': sum(len(t) for t in found.tokens)}
 
   return run
@@ -86,12 +109,35 @@ def grpo(asked: dict):
   def reward(prompts, completions, **_) -> list[float]:
     return [float(np.mean([t % 2 == 0 for t in Tokens().encode(text)])) for text in completions]
 
-  training = rl_cluster.RLTrainingConfig(actor_optimizer=optax.adamw(1e-5), eval_every_n_steps=1 << 30, max_steps=1 << 30, mini_batch_size=w.PROMPTS,
-                                         train_micro_batch_size=w.PROMPTS // asked.get('accumulate', 1), rollout_micro_batch_size=w.PROMPTS, compute_logps_micro_batch_size=w.PROMPTS)
-  rollout = RolloutConfig(max_tokens_to_generate=w.COMPLETION, max_prompt_length=w.PROMPT, kv_cache_size=CACHE, temperature=1.0, top_p=1.0, eos_tokens=NO_END)
+  training = rl_cluster.RLTrainingConfig(
+    actor_optimizer=optax.adamw(1e-5),
+    eval_every_n_steps=1 << 30,
+    max_steps=1 << 30,
+    mini_batch_size=w.PROMPTS,
+    train_micro_batch_size=w.PROMPTS // asked.get('accumulate', 1),
+    rollout_micro_batch_size=w.PROMPTS,
+    compute_logps_micro_batch_size=w.PROMPTS,
+  )
+  rollout = RolloutConfig(
+    max_tokens_to_generate=w.COMPLETION,
+    max_prompt_length=w.PROMPT,
+    kv_cache_size=CACHE,
+    temperature=1.0,
+    top_p=1.0,
+    eos_tokens=NO_END,
+  )
   with contextlib.redirect_stdout(sys.stderr):
-    cluster = rl_cluster.RLCluster(actor=load(asked, on), tokenizer=Tokens(), cluster_config=rl_cluster.ClusterConfig(
-        role_to_mesh=dict.fromkeys((rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT), on), training_config=training, rollout_config=rollout))
+    cluster = rl_cluster.RLCluster(
+      actor=load(asked, on),
+      tokenizer=Tokens(),
+      cluster_config=rl_cluster.ClusterConfig(
+        role_to_mesh=dict.fromkeys(
+          (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT), on
+        ),
+        training_config=training,
+        rollout_config=rollout,
+      ),
+    )
     learner = GRPOLearner(cluster, GRPOConfig(num_generations=w.GROUP, beta=0.0), reward)
   gate.start(lambda: learner.train(batches()))
 

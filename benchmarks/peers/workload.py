@@ -1,6 +1,8 @@
-"""The model and the data that every peer is given, in numpy and the standard library alone, so that each environment can import it.
+"""The model and the data that every peer is given, in numpy and the standard library alone, so that
+each environment can import it.
 
-A Qwen3 of 3.7 million parameters, and sequences from a Zipf distribution over its vocabulary; seeds make them the same for all.
+A Qwen3 of 3.7 million parameters, and sequences from a Zipf distribution over its vocabulary; seeds
+make them the same for all.
 """
 
 import json
@@ -12,8 +14,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-MODEL = {'vocab_size': 2048, 'hidden_size': 256, 'num_hidden_layers': 4, 'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 64, 'intermediate_size': 768,
-         'rope_theta': 1e6, 'rms_norm_eps': 1e-6, 'tie_word_embeddings': True, 'max_position_embeddings': 1024}
+MODEL = {
+  'vocab_size': 2048,
+  'hidden_size': 256,
+  'num_hidden_layers': 4,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'head_dim': 64,
+  'intermediate_size': 768,
+  'rope_theta': 1e6,
+  'rms_norm_eps': 1e-6,
+  'tie_word_embeddings': True,
+  'max_position_embeddings': 1024,
+}
 ROWS, LENGTH, MEAN = 8, 256, 96  # of a training step; mean of ragged sequences
 PROMPTS, GROUP, PROMPT, COMPLETION = 8, 8, 192, 64  # of sampling and of a step of GRPO
 EOS, PAD = 2, 0
@@ -60,7 +73,9 @@ class Turnstile:
 
 
 def serve(make: Callable[[dict], Callable[[], dict]]) -> None:
-  """Reads {'workload': ..., options} once, then {'repeats': n} a line; answers each with what n calls took and the sums of what they returned."""
+  """Reads {'workload': ..., options} once, then {'repeats': n} a line; answers each with what n
+  calls took and the sums of what they returned.
+  """
   run = make(json.loads(sys.stdin.readline()))
   print(json.dumps({'ready': True}), flush=True)
   for line in sys.stdin:

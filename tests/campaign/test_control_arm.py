@@ -1,4 +1,6 @@
-"""Which rounds count as tests of a control arm, and how many trials a round the thresholds are made for."""
+"""Which rounds count as tests of a control arm, and how many trials a round the thresholds are made
+for.
+"""
 
 import dataclasses
 
@@ -16,10 +18,16 @@ CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Cons
 def state_with_arms(round_=3):
   state, arms = CampaignState(), ('', 'revised', 'revised', 'control')
   assignments = tuple(Assignment('axis' if arm else ANCHOR, {}, {}, '', arm=arm) for arm in arms)
-  state.policies[round_] = {'policy': Policy(round_, '', {}, {}, (), (), assignments, (), objectives={'a': 0.0}, control=2).to_json()}
+  state.policies[round_] = {
+    'policy': Policy(
+      round_, '', {}, {}, (), (), assignments, (), objectives={'a': 0.0}, control=2
+    ).to_json()
+  }
   for worker in range(4):
     name = f'r{round_}w{worker}'
-    state.trials[name] = TrialState(name, round_, worker, assignments[worker].axis, '', 0, external_scored=True)
+    state.trials[name] = TrialState(
+      name, round_, worker, assignments[worker].axis, '', 0, external_scored=True
+    )
   return state
 
 
@@ -33,7 +41,15 @@ def test_an_arm_without_a_scored_trial_is_no_test():
   assert decisions.arms(state, 3) is None
 
 
-@pytest.mark.parametrize(('key', 'tested'), [((3, llm_agent.POLICY), False), ((3, llm_agent.CONTROL), False), ((2, llm_agent.POLICY), True), ((3, llm_agent.worker(1)), True)])
+@pytest.mark.parametrize(
+  ('key', 'tested'),
+  [
+    ((3, llm_agent.POLICY), False),
+    ((3, llm_agent.CONTROL), False),
+    ((2, llm_agent.POLICY), True),
+    ((3, llm_agent.worker(1)), True),
+  ],
+)
 def test_arms_that_different_agents_chose_are_no_test(key, tested):
   state = state_with_arms()
   state.fell_back[key] = 'no usable reply'
@@ -43,7 +59,13 @@ def test_arms_that_different_agents_chose_are_no_test(key, tested):
 @pytest.mark.parametrize(('arbiter', 'workers'), [('manual', 4), ('local', 8)])
 def test_thresholds_are_for_the_trials_that_somebody_will_score(monkeypatch, arbiter, workers):
   seen = []
-  monkeypatch.setattr(calibration, 'thresholds', lambda rounds, rules, planned, workers, seed: seen.append(workers) or calibration.Thresholds(1, planned, None, 0))
+  monkeypatch.setattr(
+    calibration,
+    'thresholds',
+    lambda rounds, rules, planned, workers, seed: (
+      seen.append(workers) or calibration.Thresholds(1, planned, None, 0)
+    ),
+  )
   state = CampaignState()
   state.started = {'settings': {'arbiter': arbiter}}
   decisions.fix_thresholds(state, 1, CONSTITUTION, 0)

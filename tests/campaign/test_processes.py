@@ -1,4 +1,6 @@
-"""Servers repeat a request after they die, workers end at their deadline, and a child whose parent is gone ends by itself."""
+"""Servers repeat a request after they die, workers end at their deadline, and a child whose parent
+is gone ends by itself.
+"""
 
 import os
 import pathlib
@@ -85,11 +87,13 @@ def nursery(tmp_path):
 @pytest.fixture
 def waiting_worker(nursery, tmp_path):
   """start(deadline_s) -> a worker that waits for its spec, a pipe that nobody writes to."""
+
   def start(deadline_s=300):
     directory = tmp_path / f'trial{len(list(tmp_path.iterdir()))}'
     directory.mkdir()
     os.mkfifo(directory / 'spec.json')
     return nursery.start('r0w0', directory, deadline_s)
+
   return start
 
 
@@ -115,7 +119,11 @@ def test_a_worker_is_a_process_of_its_own_that_holds_nothing_of_the_nursery(wait
       time.sleep(0.01)  # it is still on its way
     assert len(list((process / 'task').iterdir())) == 1 and os.getsid(worker.pid) == worker.pid
     files = {int(f.name): str(f.readlink()) for f in (process / 'fd').iterdir()}
-    assert files == {0: '/dev/null', 1: str(worker.directory / 'log.txt'), 2: str(worker.directory / 'log.txt')}
+    assert files == {
+      0: '/dev/null',
+      1: str(worker.directory / 'log.txt'),
+      2: str(worker.directory / 'log.txt'),
+    }
   second.kill()
   assert second.poll() == -9 and first.poll() is None
 
@@ -144,7 +152,13 @@ def test_a_nursery_that_cannot_start_is_an_error(nursery, monkeypatch, tmp_path)
 
 
 def test_children_get_no_secrets(monkeypatch):
-  for name in ('OPENAI_API_KEY', 'AEVO_ARBITER_HOME', 'AWS_SECRET_ACCESS_KEY', 'HTTPS_PROXY', 'LD_PRELOAD'):
+  for name in (
+    'OPENAI_API_KEY',
+    'AEVO_ARBITER_HOME',
+    'AWS_SECRET_ACCESS_KEY',
+    'HTTPS_PROXY',
+    'LD_PRELOAD',
+  ):
     monkeypatch.setenv(name, 'secret')
   environment = processes._environment()
   assert 'secret' not in environment.values() and environment['PATH'] == os.environ['PATH']
@@ -165,10 +179,18 @@ time.sleep(60)
 @pytest.mark.parametrize('when', ['early', 'late'])
 def test_no_child_outlives_its_parent_not_even_one_that_was_still_starting(tmp_path, when):
   """'late' reaches its prctl after the parent is gone, so that no signal can come any more."""
-  parent = ('import os, subprocess, sys, time; p = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], stdout=open(sys.argv[3], "w"), start_new_session=True,'
-            ' env=os.environ | {"AEVO_PARENT_PID": str(os.getpid())}); print(p.pid, flush=True); time.sleep(60)')
-  process = subprocess.Popen([sys.executable, '-c', parent, CHILD, when, str(tmp_path / 'out')], stdout=subprocess.PIPE, text=True,
-                             env=os.environ | {'PYTHONPATH': str(REPOSITORY)})
+  parent = (
+    'import os, subprocess, sys, time; p = subprocess.Popen([sys.executable, "-c", '
+    'sys.argv[1], sys.argv[2]], stdout=open(sys.argv[3], "w"), start_new_session=True,'
+    ' env=os.environ | {"AEVO_PARENT_PID": str(os.getpid())}); print(p.pid, flush=True); '
+    'time.sleep(60)'
+  )
+  process = subprocess.Popen(
+    [sys.executable, '-c', parent, CHILD, when, str(tmp_path / 'out')],
+    stdout=subprocess.PIPE,
+    text=True,
+    env=os.environ | {'PYTHONPATH': str(REPOSITORY)},
+  )
   child = int(process.stdout.readline())
   limit = time.monotonic() + 30
   while when == 'early' and 'alive' not in (tmp_path / 'out').read_text():
@@ -177,7 +199,10 @@ def test_no_child_outlives_its_parent_not_even_one_that_was_still_starting(tmp_p
   process.kill()
   process.wait()
   process.stdout.close()
-  while pathlib.Path(f'/proc/{child}').exists() and pathlib.Path(f'/proc/{child}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z':
+  while (
+    pathlib.Path(f'/proc/{child}').exists()
+    and pathlib.Path(f'/proc/{child}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+  ):
     assert time.monotonic() < limit, 'the child outlived its parent'
     time.sleep(0.02)
   assert ('alive' in (tmp_path / 'out').read_text()) == (when == 'early')

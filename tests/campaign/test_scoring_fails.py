@@ -1,15 +1,17 @@
-"""A machine below the evaluator or the arbiter that fails: the trial fails for it, with no score of it in anything, and the campaign goes on."""
+"""A machine below the evaluator or the arbiter that fails: the trial fails for it, with no score of
+it in anything, and the campaign goes on.
+"""
 
 import json
 
 import pytest
 
+from aevo_jax import layout
 from aevo_jax.campaign import processes
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation import server
 from aevo_jax.ledger.append import read
-from aevo_jax import layout
 from aevo_jax.report import audit
 
 
@@ -19,31 +21,51 @@ def failing(monkeypatch, tag):
 
   def poll(self):
     answer = real(self)
-    return answer if answer is None or answer[0] != tag else (tag, {'unavailable': 'ServerDownError: so it goes'})
+    return (
+      answer
+      if answer is None or answer[0] != tag
+      else (tag, {'unavailable': 'ServerDownError: so it goes'})
+    )
 
   monkeypatch.setattr(processes.Server, 'poll', poll)
 
 
 @pytest.mark.parametrize('kind', ['trial_scored', 'external_scored'])
-def test_a_trial_whose_scoring_fails_has_no_score_and_the_campaign_goes_on(kind, start_tiny_campaign, run_campaign, monkeypatch):
+def test_a_trial_whose_scoring_fails_has_no_score_and_the_campaign_goes_on(
+  kind, start_tiny_campaign, run_campaign, monkeypatch
+):
   failing(monkeypatch, (kind, 'r1w1'))
   files = start_tiny_campaign(f'unavailable{kind[:5]}')
   state = run_campaign(files)
   trial = state.trials['r1w1']
-  assert state.finished is not None and (trial.status, trial.cause, trial.dev, trial.external_scored, trial.released) == ('failed', 'scoring', None, False, None)
+  assert state.finished is not None and (
+    trial.status,
+    trial.cause,
+    trial.dev,
+    trial.external_scored,
+    trial.released,
+  ) == ('failed', 'scoring', None, False, None)
   assert 'r1w1' not in state.ranks[1] and 'r1w0' in state.ranks[1]
-  (told,) = [t for t in json.loads((files.run / 'evidence' / 'round_001.json').read_text())['trials'] if t['trial'] == 'r1w1']
+  (told,) = [
+    t
+    for t in json.loads((files.run / 'evidence' / 'round_001.json').read_text())['trials']
+    if t['trial'] == 'r1w1'
+  ]
   assert (told['status'], told['dev'], told['external']) == ('failed', None, None)
   (record,) = [r for r in read(files.run / 'ledger.jsonl') if r.kind == 'trial_failed']
   assert record.payload['message'] == 'ServerDownError: so it goes' and record.payload['final']
   assert not [f for f in audit.audit(files.run) if f.status == audit.FAILED]
 
 
-def test_a_base_that_cannot_be_scored_stops_the_campaign_and_it_can_go_on(start_tiny_campaign, run_campaign, monkeypatch):
+def test_a_base_that_cannot_be_scored_stops_the_campaign_and_it_can_go_on(
+  start_tiny_campaign, run_campaign, monkeypatch
+):
   files = start_tiny_campaign('unavailablebase')
   with monkeypatch.context() as patch:
     failing(patch, ('base_scored', 'base'))
-    with pytest.raises(processes.ServerError, match='the base cannot be scored: ServerDownError: so it goes'):
+    with pytest.raises(
+      processes.ServerError, match='the base cannot be scored: ServerDownError: so it goes'
+    ):
       run_campaign(files)
   assert run_campaign(files).finished is not None
 
@@ -65,25 +87,61 @@ def test_a_server_tells_what_failed_below_it_from_what_was_wrong_with_a_request(
   monkeypatch.setattr(server.os, 'dup', lambda number: number)
   monkeypatch.setattr(server.sys, 'stdin', ['{"op": "fails"}', '{"op": "refuses"}'])
   server.serve({'fails': fails, 'refuses': refuses})
-  assert [json.loads(r) for r in replies] == [{'unavailable': 'ConnectionError: no server'}, {'error': 'RequestError: no such trial'}]
+  assert [json.loads(r) for r in replies] == [
+    {'unavailable': 'ConnectionError: no server'},
+    {'error': 'RequestError: no such trial'},
+  ]
 
 
-@pytest.mark.parametrize('bindings, said', [
-    (["evaluation.engine = 'tgi'"], 'evaluation.engine must be one of jax, vllm'), (['vllm.gap = 0.5'], "nothing reads vllm.* while evaluation.engine = 'jax'"),
+@pytest.mark.parametrize(
+  'bindings, said',
+  [
+    (["evaluation.engine = 'tgi'"], 'evaluation.engine must be one of jax, vllm'),
+    (['vllm.gap = 0.5'], "nothing reads vllm.* while evaluation.engine = 'jax'"),
     (["evaluation.engine = 'vllm'", "vllm.carrier = 'lora'"], 'cannot carry sealed weights'),
-    (["evaluation.engine = 'vllm'", "vllm.url = 'http://a:1'"], 'bind both, to different servers'), (["evaluation.engine = 'vllm'", "evaluation.arbiter_url = 'http://a:1'"], 'bind both'),
-    (["evaluation.engine = 'vllm'", "vllm.url = 'http://localhost:8000'", "evaluation.arbiter_url = 'http://127.0.0.1:8000/'"], 'bind both, to different servers'),
-    (["evaluation.engine = 'vllm'", "vllm.url = 'unix:/a/s'", "evaluation.arbiter_url = 'unix:/a/../a/s'"], 'bind both, to different servers')])
+    (["evaluation.engine = 'vllm'", "vllm.url = 'http://a:1'"], 'bind both, to different servers'),
+    (["evaluation.engine = 'vllm'", "evaluation.arbiter_url = 'http://a:1'"], 'bind both'),
+    (
+      [
+        "evaluation.engine = 'vllm'",
+        "vllm.url = 'http://localhost:8000'",
+        "evaluation.arbiter_url = 'http://127.0.0.1:8000/'",
+      ],
+      'bind both, to different servers',
+    ),
+    (
+      [
+        "evaluation.engine = 'vllm'",
+        "vllm.url = 'unix:/a/s'",
+        "evaluation.arbiter_url = 'unix:/a/../a/s'",
+      ],
+      'bind both, to different servers',
+    ),
+  ],
+)
 def test_constitutions_that_cannot_be_are_refused(bindings, said):
-  loading.load([str(layout.root_file('constitution.gin'))], bindings, search_paths=layout.search_paths())
+  loading.load(
+    [str(layout.root_file('constitution.gin'))], bindings, search_paths=layout.search_paths()
+  )
   with pytest.raises(ValueError, match=said.replace('*', r'\*')):
     constitution_lib.from_gin()
 
 
 def test_a_constitution_says_what_scores_and_stays_what_it_was_without(tmp_path):
-  load = lambda *bindings: (loading.load([str(layout.root_file('constitution.gin'))], list(bindings), search_paths=layout.search_paths()), constitution_lib.from_gin())[1]
+  load = lambda *bindings: (
+    loading.load(
+      [str(layout.root_file('constitution.gin'))],
+      list(bindings),
+      search_paths=layout.search_paths(),
+    ),
+    constitution_lib.from_gin(),
+  )[1]
   plain, served = load(), load("evaluation.engine = 'vllm'", 'vllm.max_model_len = 700')
   assert 'evaluation' not in plain.text() and 'vllm' not in plain.text()
   path = tmp_path / 'constitution.gin'
   path.write_text(served.text())
-  assert constitution_lib.read(path) == served and served.vllm.max_model_len == 700 and served.digest() != plain.digest()
+  assert (
+    constitution_lib.read(path) == served
+    and served.vllm.max_model_len == 700
+    and served.digest() != plain.digest()
+  )

@@ -1,4 +1,7 @@
-"""Real campaigns of the tiny size beside real vLLM servers: scored by one that is killed again and again, by one that never stays up, and planned by one that talks nonsense. `make vllm-full` runs them."""
+"""Real campaigns of the tiny size beside real vLLM servers: scored by one that is killed again and
+again, by one that never stays up, and planned by one that talks nonsense. `make vllm-full` runs
+them.
+"""
 
 import contextlib
 import dataclasses
@@ -24,15 +27,28 @@ from aevo_jax.models.params import outline, unbind
 from aevo_jax.report import audit
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')]
+pytestmark = [
+  pytest.mark.vllm,
+  pytest.mark.slow,
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+]
 
 SCORED_BY_VLLM = ("evaluation.engine = 'vllm'", 'vllm.max_model_len = 512')
 
 
 def evaluators_engines() -> list[int]:
   """Processes of vLLM engines below this session's evaluator."""
-  evaluators = [pid for pid, command in processes(os.getpid()).items() if 'aevo_jax.evaluation.evaluator' in command]
-  return [pid for evaluator in evaluators for pid, command in processes(evaluator).items() if 'VLLM::EngineCore' in command]
+  evaluators = [
+    pid
+    for pid, command in processes(os.getpid()).items()
+    if 'aevo_jax.evaluation.evaluator' in command
+  ]
+  return [
+    pid
+    for evaluator in evaluators
+    for pid, command in processes(evaluator).items()
+    if 'VLLM::EngineCore' in command
+  ]
 
 
 def kill(pids) -> int:
@@ -60,16 +76,34 @@ def failed(run) -> list:
 
 def dev_answers(run, trial):
   """Of the in-process sampler, for weights that the campaign scored."""
-  constitution, base = constitution_lib.read(run / 'constitution.gin'), layout.root_file('substrate') / 'base'
+  constitution, base = (
+    constitution_lib.read(run / 'constitution.gin'),
+    layout.root_file('substrate') / 'base',
+  )
   config = hf_checkpoint.read_config(base)
-  scorer = scoring.Scorer(outline(config)[0], tokenizers.load(str(base)), sets.dev_items(constitution), max_new_tokens=constitution.objective.max_new_tokens, chat=chat_template.read(str(base)),
-                          verifier=constitution.objective.verifier)
-  return scorer(hf_checkpoint.load_weights(run / 'trials' / trial / 'export' / 'model.safetensors', config))
+  scorer = scoring.Scorer(
+    outline(config)[0],
+    tokenizers.load(str(base)),
+    sets.dev_items(constitution),
+    max_new_tokens=constitution.objective.max_new_tokens,
+    chat=chat_template.read(str(base)),
+    verifier=constitution.objective.verifier,
+  )
+  return scorer(
+    hf_checkpoint.load_weights(run / 'trials' / trial / 'export' / 'model.safetensors', config)
+  )
 
 
-def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(start_tiny_campaign, run_campaign):
+def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(
+  start_tiny_campaign, run_campaign
+):
   """In the midst of scoring, three times, each time another trial's."""
-  files, killed, scored, finished = start_tiny_campaign('vllmkilled', *SCORED_BY_VLLM), [], threading.Semaphore(1), threading.Event()
+  files, killed, scored, finished = (
+    start_tiny_campaign('vllmkilled', *SCORED_BY_VLLM),
+    [],
+    threading.Semaphore(1),
+    threading.Event(),
+  )
   log = files.run / 'logs' / 'vllm_evaluator.log'
   answered = lambda: log.read_bytes().count(b'POST /inference/v1/generate') if log.exists() else 0
 
@@ -77,7 +111,9 @@ def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(start_
     while len(killed) < 3 and not finished.is_set():
       if scored.acquire(timeout=0.5):
         begun = answered()
-        while answered() < begun + 5 and not finished.wait(0.01):  # the probe's two, and some of the items'
+        while answered() < begun + 5 and not finished.wait(
+          0.01
+        ):  # the probe's two, and some of the items'
           pass
         killed.append(kill(evaluators_engines()))
 
@@ -91,11 +127,15 @@ def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(start_
   told = [name for name, trial in state.trials.items() if trial.dev is not None]
   assert len(told) >= 4 and all(trial.status == 'sealed' for trial in state.trials.values())
   for name in told:
-    said = scoring.from_rows(json.loads((files.run / 'scores' / f'{name}.dev.json').read_text())['items'])
+    said = scoring.from_rows(
+      json.loads((files.run / 'scores' / f'{name}.dev.json').read_text())['items']
+    )
     assert said == dev_answers(files.run, name)
 
 
-def test_a_server_that_never_stays_up_fails_its_trial_and_the_campaign_goes_on(start_tiny_campaign, run_campaign):
+def test_a_server_that_never_stays_up_fails_its_trial_and_the_campaign_goes_on(
+  start_tiny_campaign, run_campaign
+):
   down, killed = threading.Event(), []
 
   def watch():
@@ -116,40 +156,80 @@ def test_a_server_that_never_stays_up_fails_its_trial_and_the_campaign_goes_on(s
   with meanwhile(watch, finished):
     state = run_campaign(files, observer)
   trial = state.trials['r1w1']
-  assert state.finished is not None and (trial.status, trial.cause, trial.dev, trial.released) == ('failed', 'scoring', None, None) and 'r1w1' not in state.ranks[1]
-  (record,) = [r for r in read(files.run / 'ledger.jsonl') if r.kind == 'trial_failed' and r.payload['trial'] == 'r1w1']
-  assert 'ServerDownError' in record.payload['message'] and sum(killed) >= 3  # asked, and twice again
+  assert (
+    state.finished is not None
+    and (trial.status, trial.cause, trial.dev, trial.released) == ('failed', 'scoring', None, None)
+    and 'r1w1' not in state.ranks[1]
+  )
+  (record,) = [
+    r
+    for r in read(files.run / 'ledger.jsonl')
+    if r.kind == 'trial_failed' and r.payload['trial'] == 'r1w1'
+  ]
+  assert (
+    'ServerDownError' in record.payload['message'] and sum(killed) >= 3
+  )  # asked, and twice again
   assert not (files.run / 'scores' / 'r1w1.dev.json').exists()
   assert [name for name, t in state.trials.items() if t.dev is not None] and not failed(files.run)
 
 
-def test_a_campaign_planned_by_a_server_of_random_weights_finishes_under_the_statistical_agent(start_tiny_campaign, run_campaign, tmp_path):
+def test_a_campaign_planned_by_a_server_of_random_weights_finishes_under_the_statistical_agent(
+  start_tiny_campaign, run_campaign, tmp_path
+):
   """Every reply is nonsense, and every reply is in the ledger."""
   write_model(tmp_path, 'qwen3')
   config = dataclasses.replace(QWEN3, max_position_embeddings=65536)
-  (tmp_path / 'config.json').write_text(json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)))
+  (tmp_path / 'config.json').write_text(
+    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
+  )
   hf_checkpoint.save_weights(tmp_path / 'model.safetensors', unbind(create(config, 0))[1], config)
   settings = json.loads((tmp_path / 'tokenizer_config.json').read_text())
-  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings | {'model_max_length': 65536}))
+  (tmp_path / 'tokenizer_config.json').write_text(
+    json.dumps(settings | {'model_max_length': 65536})
+  )
   with socket.socket() as found:
     found.bind(('127.0.0.1', 0))
     port = found.getsockname()[1]
   address = f'http://127.0.0.1:{port}'
   # Any carrier but 'file' starts with the directory's own weights.
-  server = Server(dataclasses.replace(SETTINGS, carrier='reload', max_model_len=65536), tmp_path, config, tmp_path / 'vllm.log', listen=(['--host', '127.0.0.1', '--port', str(port)], address))
+  server = Server(
+    dataclasses.replace(SETTINGS, carrier='reload', max_model_len=65536),
+    tmp_path,
+    config,
+    tmp_path / 'vllm.log',
+    listen=(['--host', '127.0.0.1', '--port', str(port)], address),
+  )
   try:
     server.start()
     files = start_tiny_campaign(
-        'vllmplans', "campaign.agent = 'llm'", "campaign.workers_choose = 'llm'", f"llm.base_url = '{address}/v1'", "llm.model = 'aevo'", "llm.key_variable = ''", 'llm.wait_s = 0.0', 'llm.attempts = 2',
-        'llm.max_reply_tokens = 200', "search_space.axes = {'update_rule': {'optimizer.learning_rate': {'kind': 'float', 'low': 5e-5, 'high': 5e-3, 'scale': 'log'}},"
-        "'averaging': {'train.batch_rows': {'kind': 'choice', 'choices': [2, 4, 8, 16]}}}")
+      'vllmplans',
+      "campaign.agent = 'llm'",
+      "campaign.workers_choose = 'llm'",
+      f"llm.base_url = '{address}/v1'",
+      "llm.model = 'aevo'",
+      "llm.key_variable = ''",
+      'llm.wait_s = 0.0',
+      'llm.attempts = 2',
+      'llm.max_reply_tokens = 200',
+      "search_space.axes = {'update_rule': {'optimizer.learning_rate': {'kind': 'float', "
+      "'low': 5e-5, 'high': 5e-3, 'scale': 'log'}},"
+      "'averaging': {'train.batch_rows': {'kind': 'choice', 'choices': [2, 4, 8, 16]}}}",
+    )
     state = run_campaign(files)
   finally:
     server.stop()
   exchanges = [r.payload for r in read(files.run / 'ledger.jsonl') if r.kind == 'llm_exchange']
   assert state.finished is not None and {t.status for t in state.trials.values()} == {'sealed'}
-  assert set(state.fell_back) == {(1, 'policy'), (1, 'worker 1')} and len(exchanges) == 4  # each question twice
+  assert (
+    set(state.fell_back) == {(1, 'policy'), (1, 'worker 1')} and len(exchanges) == 4
+  )  # each question twice
   for exchange in exchanges:
-    assert exchange['reply'] and exchange['usage']['source'] == 'server' and exchange['usage']['tokens_in'] > 500, exchange
-  assert state.policies[1]['policy']['assignments'][1]['reason'].startswith('expected ')  # the statistical agent's words
+    assert (
+      exchange['reply']
+      and exchange['usage']['source'] == 'server'
+      and exchange['usage']['tokens_in'] > 500
+    ), exchange
+  assert state.policies[1]['policy']['assignments'][1]['reason'].startswith(
+    'expected '
+  )  # the statistical agent's words
   assert not failed(files.run)

@@ -27,7 +27,17 @@ def test_the_shipped_file_is_literals_and_every_value_in_it_counts():
     assert value == binding.value, binding.selector
 
 
-@pytest.mark.parametrize('text', ["import os", "include 'x.gin'", 'budget.rounds = %N', 'budget.rounds = @f()', 'a/budget.rounds = 2', 'budget.rounds = 2\nbudget.rounds = 3'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    'import os',
+    "include 'x.gin'",
+    'budget.rounds = %N',
+    'budget.rounds = @f()',
+    'a/budget.rounds = 2',
+    'budget.rounds = 2\nbudget.rounds = 3',
+  ],
+)
 def test_anything_but_literals_is_refused(text, tmp_path):
   with pytest.raises(StatementError):
     lib.check_literal_only(text)
@@ -40,12 +50,25 @@ def test_rendered_text_reads_back_as_the_same_constitution(tmp_path):
   constitution = shipped('budget.rounds = 7').committed('ab' * 32)
   (tmp_path / 'c.gin').write_text(constitution.text())
   again = lib.read(tmp_path / 'c.gin')
-  assert again == constitution and again.text() == constitution.text() and again.digest() == constitution.digest()
+  assert (
+    again == constitution
+    and again.text() == constitution.text()
+    and again.digest() == constitution.digest()
+  )
   assert again.budget.rounds == 7 and again.holdout.commitment == 'ab' * 32
 
 
-# 'proxies' needs a probe: the next test; these need each other; and the carrier that alone reads rank and slots does not go with a constitution.
-OTHERWISE = (('objective', 'target'), ('vllm', 'url'), ('evaluation', 'arbiter_url'), ('vllm', 'carrier'), ('vllm', 'transfer_address'), ('vllm', 'lora_rank'), ('vllm', 'lora_slots'))
+# 'proxies' needs a probe: the next test; these need each other; and the carrier that alone reads
+# rank and slots does not go with a constitution.
+OTHERWISE = (
+  ('objective', 'target'),
+  ('vllm', 'url'),
+  ('evaluation', 'arbiter_url'),
+  ('vllm', 'carrier'),
+  ('vllm', 'transfer_address'),
+  ('vllm', 'lora_rank'),
+  ('vllm', 'lora_slots'),
+)
 
 
 def test_the_digest_sees_every_field(tmp_path):
@@ -56,45 +79,106 @@ def test_the_digest_sees_every_field(tmp_path):
     value = getattr(constitution, section)
     for field in dataclasses.fields(value):
       old = getattr(value, field.name)
-      moved = {str: lambda: {'strict': 'challenge', 'e_process': 'exact', 'jax': 'vllm', 'float32': 'bfloat16'}.get(old, f'http://{old}x'), int: lambda: old - 1 if field.name == 'retries' else old + 1,
-               bool: lambda: not old, float: lambda: old + 1e-3, dict: lambda: {**old, 'bit_manipulation': 0.5},
-               tuple: lambda: (*old, 'Q: {prompt}')}[type(old)]
+      moved = {
+        str: lambda: {
+          'strict': 'challenge',
+          'e_process': 'exact',
+          'jax': 'vllm',
+          'float32': 'bfloat16',
+        }.get(old, f'http://{old}x'),
+        int: lambda: old - 1 if field.name == 'retries' else old + 1,
+        bool: lambda: not old,
+        float: lambda: old + 1e-3,
+        dict: lambda: {**old, 'bit_manipulation': 0.5},
+        tuple: lambda: (*old, 'Q: {prompt}'),
+      }[type(old)]
       if (section, field.name) in OTHERWISE:
         continue
       moved = {'batch': 2} if field.name == 'from_round' else moved()
-      digests.add(dataclasses.replace(constitution, **{section: dataclasses.replace(value, **{field.name: moved})}).digest())
-  for several in ({'vllm': {'carrier': 'nccl'}}, {'vllm': {'carrier': 'nccl', 'transfer_address': '10.0.0.1'}}, {'vllm': {'url': 'unix:/a'}, 'evaluation': {'arbiter_url': 'unix:/b'}},
-                  {'vllm': {'url': 'unix:/a'}, 'evaluation': {'arbiter_url': 'unix:/c'}}):
-    digests.add(dataclasses.replace(served, **{section: dataclasses.replace(getattr(served, section), **fields) for section, fields in several.items()}).digest())
-  assert len(digests) == 1 + 4 + sum(len(dataclasses.fields(getattr(served, s))) for s in lib.owned_names()) - len(OTHERWISE)
+      digests.add(
+        dataclasses.replace(
+          constitution, **{section: dataclasses.replace(value, **{field.name: moved})}
+        ).digest()
+      )
+  for several in (
+    {'vllm': {'carrier': 'nccl'}},
+    {'vllm': {'carrier': 'nccl', 'transfer_address': '10.0.0.1'}},
+    {'vllm': {'url': 'unix:/a'}, 'evaluation': {'arbiter_url': 'unix:/b'}},
+    {'vllm': {'url': 'unix:/a'}, 'evaluation': {'arbiter_url': 'unix:/c'}},
+  ):
+    digests.add(
+      dataclasses.replace(
+        served,
+        **{
+          section: dataclasses.replace(getattr(served, section), **fields)
+          for section, fields in several.items()
+        },
+      ).digest()
+    )
+  assert len(digests) == 1 + 4 + sum(
+    len(dataclasses.fields(getattr(served, s))) for s in lib.owned_names()
+  ) - len(OTHERWISE)
 
 
 def test_the_digest_sees_the_target():
   with_probes = shipped('probes.rules = 9')
-  assert with_probes.digest() != shipped('probes.rules = 9', "objective.target = 'proxies'").digest() != shipped().digest()
+  assert (
+    with_probes.digest()
+    != shipped('probes.rules = 9', "objective.target = 'proxies'").digest()
+    != shipped().digest()
+  )
 
 
 def test_axes_open_in_their_round():
-  constitution = dataclasses.replace(shipped(), search_space=dataclasses.replace(shipped().search_space, from_round={'batch': 3}))
+  constitution = dataclasses.replace(
+    shipped(), search_space=dataclasses.replace(shipped().search_space, from_round={'batch': 3})
+  )
   names = lambda round_: {axis.name for axis in constitution.in_round(round_).space().axes}
-  assert names(2) == names(3) - {'batch'} and names(3) == names(-1) == {axis.name for axis in constitution.space().axes}
+  assert names(2) == names(3) - {'batch'} and names(3) == names(-1) == {
+    axis.name for axis in constitution.space().axes
+  }
   with pytest.raises(ValueError, match="names no axis 'bach'"):
     dataclasses.replace(constitution.search_space, from_round={'bach': 3})
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('budget.round = 3', "did you mean 'budget.rounds'"), ('optimizer.learning_rate = 1.0', 'has no optimizer.learning_rate'),
-    ("budget.rounds = 'three'", 'expects int'), ('budget.rounds = True', 'expects int')])
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('budget.round = 3', "did you mean 'budget.rounds'"),
+    ('optimizer.learning_rate = 1.0', 'has no optimizer.learning_rate'),
+    ("budget.rounds = 'three'", 'expects int'),
+    ('budget.rounds = True', 'expects int'),
+  ],
+)
 def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
   (tmp_path / 'c.gin').write_text(text)
   with pytest.raises(loading.LoadError, match=message):
     lib.read(tmp_path / 'c.gin')
 
 
-@pytest.mark.parametrize('binding', [
-    "objective.target = 'dev'", 'dev_set.items = 0', 'budget.rounds = 0', 'budget.workers = 0', 'budget.noise_seeds = 1', 'budget.wall_clock_s = -1.0', 'submission.max_rank = -1', 'keep_or_discard.screen = 1.0',
-    'budget.final_seeds = 0', 'budget.retries = -1', 'promotion.confidence = 1.0', 'promotion.confidence = 0.2', 'release.per_round = 0',
-    'reversal.alpha = 0.0', 'reversal.calibration_rounds = 0', 'reversal.replays = 10', 'control.workers = -1', 'control.alpha = 1.0'])
+@pytest.mark.parametrize(
+  'binding',
+  [
+    "objective.target = 'dev'",
+    'dev_set.items = 0',
+    'budget.rounds = 0',
+    'budget.workers = 0',
+    'budget.noise_seeds = 1',
+    'budget.wall_clock_s = -1.0',
+    'submission.max_rank = -1',
+    'keep_or_discard.screen = 1.0',
+    'budget.final_seeds = 0',
+    'budget.retries = -1',
+    'promotion.confidence = 1.0',
+    'promotion.confidence = 0.2',
+    'release.per_round = 0',
+    'reversal.alpha = 0.0',
+    'reversal.calibration_rounds = 0',
+    'reversal.replays = 10',
+    'control.workers = -1',
+    'control.alpha = 1.0',
+  ],
+)
 def test_values_without_sense_are_refused_by_name(binding):
   section, field = binding.split(' = ')[0].split('.')
   with pytest.raises(loading.LoadError, match=field):
@@ -110,8 +194,14 @@ def test_no_agent_may_bind_what_the_constitution_owns():
   constitution = shipped()
   owned = [s for s in constitution.space().selectors if s.rpartition('.')[0] in lib.owned_names()]
   assert owned == []
-  names = [f'{section}.{field.name}' for section in lib.owned_names() for field in dataclasses.fields(getattr(constitution, section))]
-  bindings = parse_statements('\n'.join(f'{name} = 1' for name in names) + '\noptimizer.b1 = 0.9', max_bytes=lib.MAX_BYTES)
+  names = [
+    f'{section}.{field.name}'
+    for section in lib.owned_names()
+    for field in dataclasses.fields(getattr(constitution, section))
+  ]
+  bindings = parse_statements(
+    '\n'.join(f'{name} = 1' for name in names) + '\noptimizer.b1 = 0.9', max_bytes=lib.MAX_BYTES
+  )
   assert sorted(lib.foreign(bindings)) == sorted(names)
 
 

@@ -1,4 +1,6 @@
-"""The command line: T5X's spelling becomes gin_bindings, and a mistake in it is answered before anything runs."""
+"""The command line: T5X's spelling becomes gin_bindings, and a mistake in it is answered before
+anything runs.
+"""
 
 import dataclasses
 
@@ -13,27 +15,46 @@ from aevo_jax.config.loading import configurable, resolve
 @configurable('flagtest')
 @dataclasses.dataclass(frozen=True)
 class Flagtest:
-    rate: float = 0.0
-    name: str = ''
-    mix: dict[str, float] = dataclasses.field(default_factory=dict)
+  rate: float = 0.0
+  name: str = ''
+  mix: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @pytest.fixture(autouse=True)
 def clean_gin():
-    gin.clear_config()
-    yield
-    gin.clear_config()
+  gin.clear_config()
+  yield
+  gin.clear_config()
 
 
 def test_rewrite_touches_only_its_own_spelling():
-    argv = ['--gin.prog=1', '--gin.optimizer.learning_rate=1e-3', '-gin.LR=2', '--gin_file=a.gin', '--run=x=--gin.y',
-            "--gin.a.b='x=y, z'", '--ginger.x', '--', '--gin.left=1']
-    assert rewrite_argv(argv) == ['--gin.prog=1', '--gin_bindings=optimizer.learning_rate=1e-3', '--gin_bindings=LR=2',
-                                  '--gin_file=a.gin', '--run=x=--gin.y', "--gin_bindings=a.b='x=y, z'", '--ginger.x', '--',
-                                  '--gin.left=1']
+  argv = [
+    '--gin.prog=1',
+    '--gin.optimizer.learning_rate=1e-3',
+    '-gin.LR=2',
+    '--gin_file=a.gin',
+    '--run=x=--gin.y',
+    "--gin.a.b='x=y, z'",
+    '--ginger.x',
+    '--',
+    '--gin.left=1',
+  ]
+  assert rewrite_argv(argv) == [
+    '--gin.prog=1',
+    '--gin_bindings=optimizer.learning_rate=1e-3',
+    '--gin_bindings=LR=2',
+    '--gin_file=a.gin',
+    '--run=x=--gin.y',
+    "--gin_bindings=a.b='x=y, z'",
+    '--ginger.x',
+    '--',
+    '--gin.left=1',
+  ]
 
 
-@pytest.mark.parametrize('argument, said', [
+@pytest.mark.parametrize(
+  'argument, said',
+  [
     ('--gin.flagtest.rate', 'expected --gin.NAME=value, in one argument'),
     ('--gin.=1', 'expected --gin.NAME=value'),
     ('--gin.flagtest.name=adam', """in a shell: --gin.flagtest.name='"adam"'"""),
@@ -43,31 +64,41 @@ def test_rewrite_touches_only_its_own_spelling():
     ('--gin.flagtest.rate=1 2', 'Expected newline'),
     ('--gin.flagtest.mix={"a": 1', 'unclosed'),
     ('--gin.flag test.rate=1', '--gin.flag test.rate=1'),
-])
+  ],
+)
 def test_mistakes_suggest_the_fix(argument, said):
-    with pytest.raises(GinFlagError) as caught:
-        rewrite_argv(['prog', argument])
-    assert argument in str(caught.value) and said in str(caught.value)
+  with pytest.raises(GinFlagError) as caught:
+    rewrite_argv(['prog', argument])
+  assert argument in str(caught.value) and said in str(caught.value)
 
 
 def test_parse_exits_with_the_message():
-    with pytest.raises(SystemExit, match='FATAL Flags parsing error: --gin.x: expected'):
-        parse(['prog', '--gin.x'])
+  with pytest.raises(SystemExit, match='FATAL Flags parsing error: --gin.x: expected'):
+    parse(['prog', '--gin.x'])
 
 
 def test_from_command_line_to_dataclass(tmp_path):
-    (tmp_path / 'a.gin').write_text('flagtest.rate = 1\nflagtest.name = "file"\n')
-    values = flags.FlagValues()
-    define(values)
-    define(values)
-    values(rewrite_argv(['prog', '--gin_file=a.gin', '--gin.flagtest.rate=2e-3', '--gin_bindings=flagtest.mix = {"a": 1, "b": 2}']))
-    load_from_flags([str(tmp_path)], values)
-    assert resolve('flagtest') == Flagtest(rate=2e-3, name='file', mix={'a': 1.0, 'b': 2.0})
+  (tmp_path / 'a.gin').write_text('flagtest.rate = 1\nflagtest.name = "file"\n')
+  values = flags.FlagValues()
+  define(values)
+  define(values)
+  values(
+    rewrite_argv(
+      [
+        'prog',
+        '--gin_file=a.gin',
+        '--gin.flagtest.rate=2e-3',
+        '--gin_bindings=flagtest.mix = {"a": 1, "b": 2}',
+      ]
+    )
+  )
+  load_from_flags([str(tmp_path)], values)
+  assert resolve('flagtest') == Flagtest(rate=2e-3, name='file', mix={'a': 1.0, 'b': 2.0})
 
 
 def test_a_configuration_error_ends_without_a_traceback():
-    values = flags.FlagValues()
-    define(values)
-    values(['prog', '--gin_bindings=flagtest.rat=1'])
-    with pytest.raises(SystemExit, match="configuration error: .*did you mean 'rate'"):
-        load_from_flags([], values)
+  values = flags.FlagValues()
+  define(values)
+  values(['prog', '--gin_bindings=flagtest.rat=1'])
+  with pytest.raises(SystemExit, match="configuration error: .*did you mean 'rate'"):
+    load_from_flags([], values)

@@ -13,11 +13,16 @@ LENGTH = 20
 
 def sequences(count, seed=0):
   rng = np.random.default_rng(seed)
-  return [{'tokens': np.full(n, i + 1, np.int32), 'weights': np.full(n, 0.5, np.float32)} for i, n in enumerate(rng.integers(1, LENGTH + 1, count))]
+  return [
+    {'tokens': np.full(n, i + 1, np.int32), 'weights': np.full(n, 0.5, np.float32)}
+    for i, n in enumerate(rng.integers(1, LENGTH + 1, count))
+  ]
 
 
 def packed(items, window):
-  return FirstFitDecreasing(grain.MapDataset.source(items).to_iter_dataset(), row_length=LENGTH, window=window)
+  return FirstFitDecreasing(
+    grain.MapDataset.source(items).to_iter_dataset(), row_length=LENGTH, window=window
+  )
 
 
 def test_rows_by_hand():
@@ -31,7 +36,11 @@ def test_every_sequence_is_whole_in_one_row(window):
   items = sequences(50)
   found = {}
   for row in packed(items, window):
-    assert (row['tokens'] > 0).tolist() == (row['segment_ids'] > 0).tolist() == (row['weights'] > 0).tolist()
+    assert (
+      (row['tokens'] > 0).tolist()
+      == (row['segment_ids'] > 0).tolist()
+      == (row['weights'] > 0).tolist()
+    )
     for segment in range(1, row['segment_ids'].max() + 1):
       (tokens,) = {tuple(row['tokens'][row['segment_ids'] == segment])}
       assert len(set(tokens)) == 1 and tokens[0] not in found
@@ -40,12 +49,18 @@ def test_every_sequence_is_whole_in_one_row(window):
 
 
 def test_few_rows_are_needed():
-  """Never more than 11/9 of what the tokens need, and one; and fewer than Grain's first-fit of the same stream wants."""
+  """Never more than 11/9 of what the tokens need, and one; and fewer than Grain's first-fit of the
+  same stream wants.
+  """
   for seed in range(5):
     items = sequences(300, seed)
     rows, fewest = len(list(packed(items, 300))), sum(len(s['tokens']) for s in items) / LENGTH
-    first_fit = grain.experimental.FirstFitPackIterDataset(grain.MapDataset.source(items).to_iter_dataset(), length_struct={'tokens': LENGTH, 'weights': LENGTH},
-                                                           num_packing_bins=pipeline.PACKING_BINS, shuffle_bins=False)
+    first_fit = grain.experimental.FirstFitPackIterDataset(
+      grain.MapDataset.source(items).to_iter_dataset(),
+      length_struct={'tokens': LENGTH, 'weights': LENGTH},
+      num_packing_bins=pipeline.PACKING_BINS,
+      shuffle_bins=False,
+    )
     assert rows <= fewest * 11 / 9 + 1 and rows < len(list(first_fit))
 
 
@@ -62,14 +77,20 @@ def test_it_goes_on_where_it_was(at):
 
 def test_batches_of_the_puzzles_are_fuller_and_resume():
   source = pipeline.SftSource(0, Mixture('micro'), tokenizer.build())
+
   def filled(**how):
     batches = pipeline.batches(source, rows=8, row_length=128, **how)
     return np.mean([(next(batches)['segment_ids'] > 0).mean() for _ in range(12)])
+
   assert filled(packing='first_fit_decreasing', window=256) > filled() + 0.01
-  batches = pipeline.batches(source, rows=8, row_length=128, packing='first_fit_decreasing', window=32)
+  batches = pipeline.batches(
+    source, rows=8, row_length=128, packing='first_fit_decreasing', window=32
+  )
   for _ in range(5):
     next(batches)
   state, expected = batches.get_state(), next(batches)
-  again = pipeline.batches(source, rows=8, row_length=128, packing='first_fit_decreasing', window=32)
+  again = pipeline.batches(
+    source, rows=8, row_length=128, packing='first_fit_decreasing', window=32
+  )
   again.set_state(state)
   assert all(np.array_equal(value, expected[name]) for name, value in next(again).items())

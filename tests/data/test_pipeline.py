@@ -1,4 +1,6 @@
-"""Batches are deterministic, resume exactly, keep sequences whole, and weigh only what is to be learned."""
+"""Batches are deterministic, resume exactly, keep sequences whole, and weigh only what is to be
+learned.
+"""
 
 import dataclasses
 import itertools
@@ -16,9 +18,20 @@ ROWS, ROW_LENGTH = 4, 128
 TOKENIZER = base_tokenizer.build()
 ID = {token: TOKENIZER.token_to_id(token) for token in base_tokenizer.SPECIALS}
 SFT = SftSource(3, Mixture(), TOKENIZER)
-PRETRAIN = PretrainSource(3, Mixture(), TOKENIZER, skill_share=0.4, chat_share=0.2, worked_share=0.3, steps_share=0.5, given_weight=1.0)
+PRETRAIN = PretrainSource(
+  3,
+  Mixture(),
+  TOKENIZER,
+  skill_share=0.4,
+  chat_share=0.2,
+  worked_share=0.3,
+  steps_share=0.5,
+  given_weight=1.0,
+)
 MIXED = dataclasses.replace(SFT, plain_share=0.5, reasoning_weight=0.25)
-SOURCES = pytest.mark.parametrize('source', [SFT, MIXED, PRETRAIN], ids=['sft', 'mixed', 'pretrain'])
+SOURCES = pytest.mark.parametrize(
+  'source', [SFT, MIXED, PRETRAIN], ids=['sft', 'mixed', 'pretrain']
+)
 
 
 def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
@@ -48,26 +61,36 @@ def key(tokens: np.ndarray, weights: np.ndarray) -> tuple:
 def test_shapes_and_types(source):
   for batch in take(batches(source, rows=ROWS, row_length=ROW_LENGTH), 3):
     assert {name: (a.shape, a.dtype.name) for name, a in batch.items()} == {
-        'tokens': ((ROWS, ROW_LENGTH), 'int32'), 'weights': ((ROWS, ROW_LENGTH), 'float32'), 'segment_ids': ((ROWS, ROW_LENGTH), 'int32')}
+      'tokens': ((ROWS, ROW_LENGTH), 'int32'),
+      'weights': ((ROWS, ROW_LENGTH), 'float32'),
+      'segment_ids': ((ROWS, ROW_LENGTH), 'int32'),
+    }
 
 
 @SOURCES
 def test_two_iterators_agree_and_seeds_do_not(source):
   draw = lambda s: take(batches(s, rows=ROWS, row_length=ROW_LENGTH), 12)
   assert_same(draw(source), draw(source))
-  assert not np.array_equal(draw(source)[0]['tokens'], draw(dataclasses.replace(source, seed=4))[0]['tokens'])
+  assert not np.array_equal(
+    draw(source)[0]['tokens'], draw(dataclasses.replace(source, seed=4))[0]['tokens']
+  )
 
 
 @SOURCES
 @pytest.mark.parametrize('cut', [0, 1, 5, 17])
 def test_resume_equals_uninterrupted(source, cut):
-  """The state goes through JSON, as a checkpoint stores it, and into an iterator that has or has not moved."""
+  """The state goes through JSON, as a checkpoint stores it, and into an iterator that has or has
+  not moved.
+  """
   whole = take(batches(source, rows=ROWS, row_length=ROW_LENGTH), 25)
   interrupted = batches(source, rows=ROWS, row_length=ROW_LENGTH)
   assert_same(take(interrupted, cut), whole[:cut])
   state = json.loads(json.dumps(interrupted.get_state()))
   take(interrupted, 2)
-  fresh, used = batches(source, rows=ROWS, row_length=ROW_LENGTH), batches(source, rows=ROWS, row_length=ROW_LENGTH)
+  fresh, used = (
+    batches(source, rows=ROWS, row_length=ROW_LENGTH),
+    batches(source, rows=ROWS, row_length=ROW_LENGTH),
+  )
   take(used, 3)
   for resumed in (interrupted, fresh, used):
     resumed.set_state(state)
@@ -76,19 +99,27 @@ def test_resume_equals_uninterrupted(source, cut):
 
 @SOURCES
 def test_packing_neither_splits_nor_loses_a_sequence(source):
-  """Every segment is one whole sequence of the source, in one stretch of one row; the first items all arrive, once."""
+  """Every segment is one whole sequence of the source, in one stretch of one row; the first items
+  all arrive, once.
+  """
   drawn = take(batches(source, rows=ROWS, row_length=ROW_LENGTH), 20)
   packed = [key(*s) for batch in drawn for s in segments(batch)]
   expected = [key(s.tokens, s.weights) for s in (source[i] for i in range(len(packed) + 60))]
   remaining = list(expected)
   for sequence in packed:
     remaining.remove(sequence)
-  # First-fit packing holds back at most what its open bins hold; nothing of the first part may be missing.
-  assert not set(remaining) & set(expected[:len(packed) // 2]) - set(expected[len(packed) // 2:])
+  # First-fit packing holds back at most what its open bins hold; nothing of the first part may be
+  # missing.
+  assert not set(remaining) & set(expected[: len(packed) // 2]) - set(expected[len(packed) // 2 :])
   for batch in drawn:
     for ids in batch['segment_ids']:
       used = ids[ids > 0]
-      assert np.array_equal(ids[:len(used)], used) and np.all(np.diff(used) >= 0) and np.all(np.diff(used) <= 1) and used[0] == 1
+      assert (
+        np.array_equal(ids[: len(used)], used)
+        and np.all(np.diff(used) >= 0)
+        and np.all(np.diff(used) <= 1)
+        and used[0] == 1
+      )
   # Packing is worth something: most of a row is used.
   assert np.mean([batch['segment_ids'] > 0 for batch in drawn]) > 0.8
 
@@ -97,7 +128,9 @@ def test_packing_neither_splits_nor_loses_a_sequence(source):
 def test_prompts_and_padding_weigh_nothing(source):
   for batch in take(batches(source, rows=ROWS, row_length=ROW_LENGTH), 10):
     padding = batch['segment_ids'] == 0
-    assert np.all(batch['tokens'][padding] == ID['<|pad|>']) and np.all(batch['weights'][padding] == 0)
+    assert np.all(batch['tokens'][padding] == ID['<|pad|>']) and np.all(
+      batch['weights'][padding] == 0
+    )
     for tokens, weights in segments(batch):
       assert tokens[-1] == ID['<|eos|>'] and weights[-1] == 1 and weights[0] == 0
       assert list(tokens).count(ID['<|eos|>']) == 1
@@ -111,24 +144,39 @@ def test_prompts_and_padding_weigh_nothing(source):
 
 def test_weights_of_one_item_by_hand():
   """reasoning_weight falls on the worked solution, 1 on the boxed answer and the end."""
-  item = item_at(3, 'train', 0, Mixture(weights=FamilyWeights(*[float(n == 'bit_manipulation') for n in FAMILIES])))
+  item = item_at(
+    3,
+    'train',
+    0,
+    Mixture(weights=FamilyWeights(*[float(n == 'bit_manipulation') for n in FAMILIES])),
+  )
   sequence = chat_sequence(item, TOKENIZER, reasoning_weight=0.25)
   length = lambda text: len(TOKENIZER.encode(text, add_special_tokens=False).ids)
   box = 3 + len(item.answer) + 1 + 1  # \ boxed { ... } <|eos|>
   reasoning = length(item.reasoning)
   prompt = length(item.question) + 2
   assert sequence.weights.tolist() == [0.0] * prompt + [0.25] * reasoning + [1.0] * box
-  assert TOKENIZER.decode(sequence.tokens[prompt:].tolist(), skip_special_tokens=False) == item.reasoning + rf'\boxed{{{item.answer}}}<|eos|>'
+  assert (
+    TOKENIZER.decode(sequence.tokens[prompt:].tolist(), skip_special_tokens=False)
+    == item.reasoning + rf'\boxed{{{item.answer}}}<|eos|>'
+  )
 
 
 def test_given_weight_by_hand():
-  """What an example gives weighs `given_weight`; what follows `>` weighs 1, up to and with the space that ends it."""
+  """What an example gives weighs `given_weight`; what follows `>` weighs 1, up to and with the
+  space that ends it.
+  """
   sequence = plain_sequence('bits 01>10 11>00', TOKENIZER, given_weight=0.5)
   #        <|bos|> bits  _    0    1    >    1    0    _    1    1    >    0    0  <|eos|>
   expected = [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0]
   assert sequence.weights.tolist() == expected
   assert plain_sequence('bits 01>10 11>00', TOKENIZER).weights.tolist() == [0.0] + [1.0] * 14
-  light, full = (take(batches(dataclasses.replace(PRETRAIN, given_weight=w), rows=ROWS, row_length=ROW_LENGTH), 1)[0] for w in (0.5, 1.0))
+  light, full = (
+    take(
+      batches(dataclasses.replace(PRETRAIN, given_weight=w), rows=ROWS, row_length=ROW_LENGTH), 1
+    )[0]
+    for w in (0.5, 1.0)
+  )
   np.testing.assert_array_equal(light['tokens'], full['tokens'])
   assert light['weights'].sum() < full['weights'].sum()
 
@@ -136,13 +184,21 @@ def test_given_weight_by_hand():
 @pytest.mark.parametrize('style', ['worked', 'steps'])
 def test_worked_and_steps_share_of_pretraining_are_live(style):
   """A worked plain puzzle spells its solution between `: ` and the answer."""
-  source = dataclasses.replace(PRETRAIN, skill_share=0.0, chat_share=0.0, worked_share=1.0, steps_share=float(style == 'steps'))
+  source = dataclasses.replace(
+    PRETRAIN, skill_share=0.0, chat_share=0.0, worked_share=1.0, steps_share=float(style == 'steps')
+  )
   for index in range(20):
     item = item_at(3, 'train', index, Mixture())
     stem = item.question.removesuffix('=?')
-    assert TOKENIZER.decode(source[index].tokens.tolist(), skip_special_tokens=False) == f'<|bos|>{stem}: {item.solution(style)}>{item.answer}<|eos|>'
+    assert (
+      TOKENIZER.decode(source[index].tokens.tolist(), skip_special_tokens=False)
+      == f'<|bos|>{stem}: {item.solution(style)}>{item.answer}<|eos|>'
+    )
     never = dataclasses.replace(source, worked_share=0.0)[index]
-    assert TOKENIZER.decode(never.tokens.tolist(), skip_special_tokens=False) == f'<|bos|>{stem}>{item.answer}<|eos|>'
+    assert (
+      TOKENIZER.decode(never.tokens.tolist(), skip_special_tokens=False)
+      == f'<|bos|>{stem}>{item.answer}<|eos|>'
+    )
 
 
 def test_solution_style_is_live():
@@ -151,28 +207,43 @@ def test_solution_style_is_live():
   dropped = len(TOKENIZER.encode(item.reasoning, add_special_tokens=False).ids)
   assert dropped > 0 and len(worked.tokens) == len(bare.tokens) + dropped
   assert set(bare.weights.tolist()) == {0.0, 1.0}
-  source = dataclasses.replace(SFT, solution_style=SolutionStyle(unit_conversion='steps', bit_manipulation='bare'))
+  source = dataclasses.replace(
+    SFT, solution_style=SolutionStyle(unit_conversion='steps', bit_manipulation='bare')
+  )
   seen = set()
   for index in range(100):
     drawn = item_at(SFT.seed, 'train', index, SFT.mixture)
     style = {'unit_conversion': 'steps', 'bit_manipulation': 'bare'}.get(drawn.family, 'worked')
-    np.testing.assert_array_equal(source[index].tokens, chat_sequence(drawn, TOKENIZER, style=style).tokens)
+    np.testing.assert_array_equal(
+      source[index].tokens, chat_sequence(drawn, TOKENIZER, style=style).tokens
+    )
     seen.add(drawn.family)
   assert seen == set(FAMILIES)
-  with pytest.raises(ValueError, match=r"solution_style.unit_conversion must be one of .* got 'long'"):
+  with pytest.raises(
+    ValueError, match=r"solution_style.unit_conversion must be one of .* got 'long'"
+  ):
     SolutionStyle(unit_conversion='long')
 
 
 def test_reasoning_weight_is_live():
-  plain, light = (take(batches(dataclasses.replace(SFT, reasoning_weight=w), rows=ROWS, row_length=ROW_LENGTH), 1)[0] for w in (1.0, 0.25))
+  plain, light = (
+    take(
+      batches(dataclasses.replace(SFT, reasoning_weight=w), rows=ROWS, row_length=ROW_LENGTH), 1
+    )[0]
+    for w in (1.0, 0.25)
+  )
   np.testing.assert_array_equal(plain['tokens'], light['tokens'])
-  assert set(np.unique(light['weights'])) == {0.0, 0.25, 1.0} and set(np.unique(plain['weights'])) == {0.0, 1.0}
+  assert set(np.unique(light['weights'])) == {0.0, 0.25, 1.0} and set(
+    np.unique(plain['weights'])
+  ) == {0.0, 1.0}
 
 
 def test_shares_are_shares():
-  """plain_share of the SFT source; skill and chat shares of the pretraining source. Binomial, five standard deviations of 1,000."""
+  """plain_share of the SFT source; skill and chat shares of the pretraining source. Binomial, five
+  standard deviations of 1,000.
+  """
   first = lambda source: [source[i].tokens[0] for i in range(1000)]
-  near = lambda count, p: abs(count - 1000 * p) <= 5 * (1000 * p * (1 - p))**0.5
+  near = lambda count, p: abs(count - 1000 * p) <= 5 * (1000 * p * (1 - p)) ** 0.5
   assert near(first(dataclasses.replace(SFT, plain_share=0.3)).count(ID['<|bos|>']), 0.3)
   assert ID['<|bos|>'] not in first(SFT)
   assert near(first(PRETRAIN).count(ID['<|user|>']), 0.2)
@@ -183,8 +254,15 @@ def test_shares_are_shares():
 
 
 def test_demonstrations_come_round_and_are_the_first_of_the_endless_stream():
-  few, of = dataclasses.replace(SFT, demonstrations=7), lambda source, i: (source[i].tokens.tolist(), source[i].weights.tolist())
-  assert [of(few, i) for i in range(21)] == 3 * [of(SFT, i) for i in range(7)] != [of(SFT, i) for i in range(21)]
+  few, of = (
+    dataclasses.replace(SFT, demonstrations=7),
+    lambda source, i: (source[i].tokens.tolist(), source[i].weights.tolist()),
+  )
+  assert (
+    [of(few, i) for i in range(21)]
+    == 3 * [of(SFT, i) for i in range(7)]
+    != [of(SFT, i) for i in range(21)]
+  )
 
 
 def test_training_data_is_of_the_train_split():
@@ -197,5 +275,11 @@ def test_training_data_is_of_the_train_split():
 def test_too_long_a_sequence_is_refused():
   lengths = [len(SFT[i].tokens) for i in range(40)]
   take(batches(SFT, rows=1, row_length=max(lengths)), 1)
-  with pytest.raises(ValueError, match=r'a sequence of \d+ tokens does not fit train\.row_length = 40; raise it or use size "micro"'):
+  with pytest.raises(
+    ValueError,
+    match=(
+      r'a sequence of \d+ tokens does not fit train\.row_length = 40; raise it or use '
+      r'size "micro"'
+    ),
+  ):
     take(batches(SFT, rows=1, row_length=40), 1)

@@ -25,7 +25,11 @@ def tokenizer():
 def micro_items(family: str) -> list:
   """A few hundred micro items of one family, both kinds."""
   weights = FamilyWeights(**{name: float(name == family) for name in FAMILIES})
-  return [item_at(9, split, i, Mixture('micro', weights)) for split in ('train', 'dev', 'private') for i in range(300)]
+  return [
+    item_at(9, split, i, Mixture('micro', weights))
+    for split in ('train', 'dev', 'private')
+    for i in range(300)
+  ]
 
 
 def ids_of(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
@@ -37,9 +41,13 @@ def test_round_trip_of_every_text(tokenizer, size):
   unknown = tokenizer.token_to_id('<|unk|>')
   # Symbol strings, slow to draw, are spelled with the same characters as the rest.
   mixture = Mixture(size, rare_share=RareKindShare(equation_transformation=0.05))
-  items = [item_at(9, split, i, mixture) for split in ('train', 'dev', 'private') for i in range(300)]
+  items = [
+    item_at(9, split, i, mixture) for split in ('train', 'dev', 'private') for i in range(300)
+  ]
   rng = random.Random(1)
-  texts = [t for i in items for t in (i.question, i.plain, i.reasoning, i.answer, rf'\boxed{{{i.answer}}}')]
+  texts = [
+    t for i in items for t in (i.question, i.plain, i.reasoning, i.answer, rf'\boxed{{{i.answer}}}')
+  ]
   texts += [skill_text(rng, size) for _ in range(1000)]
   for text in texts:
     ids = ids_of(tokenizer, text)
@@ -50,16 +58,44 @@ def test_round_trip_of_every_text(tokenizer, size):
 def test_vocabulary_is_closed_and_dense(tokenizer):
   vocabulary = tokenizer.get_vocab()
   # 6 specials, 20 words, the 95 printable ASCII characters and the newline.
-  assert len(vocabulary) == 6 + 20 + 95 + 1 and sorted(vocabulary.values()) == list(range(len(vocabulary)))
-  assert [tokenizer.id_to_token(i) for i in range(6)] == ['<|pad|>', '<|bos|>', '<|eos|>', '<|user|>', '<|assistant|>', '<|unk|>']
+  assert len(vocabulary) == 6 + 20 + 95 + 1 and sorted(vocabulary.values()) == list(
+    range(len(vocabulary))
+  )
+  assert [tokenizer.id_to_token(i) for i in range(6)] == [
+    '<|pad|>',
+    '<|bos|>',
+    '<|eos|>',
+    '<|user|>',
+    '<|assistant|>',
+    '<|unk|>',
+  ]
   everything = ''.join(map(chr, range(32, 127))) + '\n'
   assert tokenizer.decode(ids_of(tokenizer, everything), skip_special_tokens=False) == everything
 
 
 def test_words_and_specials_are_single_tokens(tokenizer):
   tokens = lambda text: tokenizer.encode(text, add_special_tokens=False).tokens
-  assert tokens(r'bits rot1 \boxed{01}') == ['bits', ' ', 'rot', '1', ' ', '\\', 'boxed', '{', '0', '1', '}']
-  assert tokens('<|user|>island<|assistant|>') == ['<|user|>', 'i', 's', 'l', 'and', '<|assistant|>']
+  assert tokens(r'bits rot1 \boxed{01}') == [
+    'bits',
+    ' ',
+    'rot',
+    '1',
+    ' ',
+    '\\',
+    'boxed',
+    '{',
+    '0',
+    '1',
+    '}',
+  ]
+  assert tokens('<|user|>island<|assistant|>') == [
+    '<|user|>',
+    'i',
+    's',
+    'l',
+    'and',
+    '<|assistant|>',
+  ]
   assert tokens('é') == ['<|unk|>']
 
 
@@ -71,12 +107,19 @@ def test_micro_sequences_fit(tokenizer, family):
 
 
 def test_longest_micro_numeral_fits(tokenizer):
-  """Numerals are the longest micro items. 399 is the longest additive numeral (13 letters); the next have 12."""
+  """Numerals are the longest micro items. 399 is the longest additive numeral (13 letters); the
+  next have 12.
+  """
   shown = (('389', 'CCCLXXXVIIII'), ('398', 'CCCLXXXXVIII'), ('299', 'CCLXXXXVIIII'))
   puzzle = Puzzle('additive', shown, '399', 'CCCLXXXXVIIII', 'CCC LXXXX VIIII ', 'additive|399')
   item = render(FAMILIES['numeral_conversion'], 'additive', puzzle, 'micro')
-  # <|user|> roman _ (3 + 1 + 12) x 3 + 2 _ 399 =? <|assistant|> | reasoning 13 + 3 | \ boxed { 13 } <|eos|>
-  assert len(chat_sequence(item, tokenizer).tokens) == (1 + 1 + 1 + 48 + 2 + 1 + 3 + 2 + 1) + 16 + (3 + 13 + 1 + 1) == 94
+  # <|user|> roman _ (3 + 1 + 12) x 3 + 2 _ 399 =? <|assistant|> | reasoning 13 + 3 | \ boxed { 13 }
+  # <|eos|>
+  assert (
+    len(chat_sequence(item, tokenizer).tokens)
+    == (1 + 1 + 1 + 48 + 2 + 1 + 3 + 2 + 1) + 16 + (3 + 13 + 1 + 1)
+    == 94
+  )
 
 
 def test_saved_files_load(tmp_path, tokenizer):
@@ -86,7 +129,9 @@ def test_saved_files_load(tmp_path, tokenizer):
   text = item_at(1, 'train', 0, Mixture()).question
   for path in (tmp_path, tmp_path / 'tokenizer.json'):
     loaded = base_tokenizer.load(str(path))
-    assert loaded.get_vocab() == tokenizer.get_vocab() and ids_of(loaded, text) == ids_of(tokenizer, text)
+    assert loaded.get_vocab() == tokenizer.get_vocab() and ids_of(loaded, text) == ids_of(
+      tokenizer, text
+    )
   for role in ('pad_token', 'bos_token', 'eos_token', 'unk_token'):
     assert loaded.token_to_id(config[role]) is not None
   # Saving is deterministic: the files are pinned by digest.
@@ -103,13 +148,17 @@ def test_missing_tokenizer_names_the_file(tmp_path):
 def render_chat(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
   # As Hugging Face and vLLM render a template.
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-  return environment.from_string(base_tokenizer.CHAT_TEMPLATE).render(messages=messages, add_generation_prompt=add_generation_prompt)
+  return environment.from_string(base_tokenizer.CHAT_TEMPLATE).render(
+    messages=messages, add_generation_prompt=add_generation_prompt
+  )
 
 
 @pytest.mark.parametrize('size', SIZES)
 def test_chat_template_is_the_training_format(tokenizer, size):
   for index in range(20):
-    item = item_at(4, 'train', index, Mixture(size, rare_share=RareKindShare(equation_transformation=0.0)))
+    item = item_at(
+      4, 'train', index, Mixture(size, rare_share=RareKindShare(equation_transformation=0.0))
+    )
     user = {'role': 'user', 'content': item.question}
     assert render_chat([user], True) == MICRO.prompt(item.question)
     for style in SOLUTION_STYLES:
@@ -117,4 +166,6 @@ def test_chat_template_is_the_training_format(tokenizer, size):
       whole = render_chat([user, {'role': 'assistant', 'content': answer}], False)
       tokens = chat_sequence(item, tokenizer, style=style).tokens.tolist()
       assert tokens == ids_of(tokenizer, whole)
-      assert tokens[:len(ids_of(tokenizer, MICRO.prompt(item.question)))] == ids_of(tokenizer, MICRO.prompt(item.question))
+      assert tokens[: len(ids_of(tokenizer, MICRO.prompt(item.question)))] == ids_of(
+        tokenizer, MICRO.prompt(item.question)
+      )

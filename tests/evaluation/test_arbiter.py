@@ -29,12 +29,14 @@ class Rules:
 
 def make(private, accuracies=None, calls=None) -> Arbiter:
   """An arbiter over 1,000 imaginary items; trial 'x' answers `accuracies[file_digest]` of them."""
+
   def score(split, weights, file_digest):
     if calls is not None:
       calls.append((split, file_digest))
     right = round(1000 * (accuracies or {}).get(file_digest, 0.1234))
     results = [ItemResult('family', 'kind', CANARY, i < right, i < right) for i in range(1000)]
     return results, scoring.summary(results, 'strict')
+
   return Arbiter(private=private, secret=b's' * 32, constitution=Rules, score=score)
 
 
@@ -44,14 +46,24 @@ def request(trial, digest='d', **more):
 
 def test_replies_hold_no_item_text_and_no_unrounded_score(tmp_path):
   arbiter = make(tmp_path / 'private', {'d': 0.1234})
-  replies = [arbiter.score(request('r1w0')), arbiter.score(request('r1w1')), arbiter.ranks({'trials': ['r1w0', 'r1w1'], 'seed': 0}),
-             arbiter.release({'round': 1, 'trials': ['r1w0', 'r1w1']}), arbiter.final(request('base'))]
+  replies = [
+    arbiter.score(request('r1w0')),
+    arbiter.score(request('r1w1')),
+    arbiter.ranks({'trials': ['r1w0', 'r1w1'], 'seed': 0}),
+    arbiter.release({'round': 1, 'trials': ['r1w0', 'r1w1']}),
+    arbiter.final(request('base')),
+  ]
   assert replies[0] == replies[1] == replies[4] == {}
-  assert replies[3] == {'scores': {'r1w0': 0.12, 'r1w1': 0.12}, 'families': {t: {'family': [0.12, 1000]} for t in ('r1w0', 'r1w1')}}
+  assert replies[3] == {
+    'scores': {'r1w0': 0.12, 'r1w1': 0.12},
+    'families': {t: {'family': [0.12, 1000]} for t in ('r1w0', 'r1w1')},
+  }
   text = json.dumps(replies)
   assert CANARY not in text and '123' not in text
   final = arbiter.final_scores({})
-  assert final['scores']['base']['overall']['correct'] == 123 and CANARY not in json.dumps(final)  # after the last round only, and no items
+  assert final['scores']['base']['overall']['correct'] == 123 and CANARY not in json.dumps(
+    final
+  )  # after the last round only, and no items
 
 
 def test_no_operation_but_reveal_tells_the_secret(tmp_path):
@@ -67,12 +79,17 @@ def test_the_quota_holds_across_restarts_and_repeats_are_free(tmp_path):
     arbiter.score(request(trial))
   arbiter.release({'round': 1, 'trials': ['r1w0', 'r1w1']})
   for again in (arbiter, make(tmp_path / 'private')):
-    assert again.release({'round': 1, 'trials': ['r1w1', 'r1w0']})['scores'] == {'r1w0': 0.12, 'r1w1': 0.12}
+    assert again.release({'round': 1, 'trials': ['r1w1', 'r1w0']})['scores'] == {
+      'r1w0': 0.12,
+      'r1w1': 0.12,
+    }
     with pytest.raises(RequestError, match='may have 2'):
       again.release({'round': 1, 'trials': ['r1w2']})
     with pytest.raises(RequestError, match='may have 2'):
       again.release({'round': 1, 'trials': ['r1w0', 'r1w1', 'r1w2']})
-  assert set(make(tmp_path / 'private').release({'round': 2, 'trials': ['r2w0']})['scores']) == {'r2w0'}
+  assert set(make(tmp_path / 'private').release({'round': 2, 'trials': ['r2w0']})['scores']) == {
+    'r2w0'
+  }
 
 
 def test_a_refused_release_books_nothing(tmp_path):
@@ -89,7 +106,13 @@ def test_a_refused_release_books_nothing(tmp_path):
 
 def test_ranks_follow_the_score_and_ties_a_seeded_coin_whatever_the_order(tmp_path):
   arbiter = make(tmp_path / 'private', {'low': 0.1, 'high': 0.9, 'tie': 0.5})
-  for trial, digest in [('r1w0', 'low'), ('r1w1', 'tie'), ('r1w2', 'tie'), ('r1w3', 'high'), ('r1w4', 'tie')]:
+  for trial, digest in [
+    ('r1w0', 'low'),
+    ('r1w1', 'tie'),
+    ('r1w2', 'tie'),
+    ('r1w3', 'high'),
+    ('r1w4', 'tie'),
+  ]:
     arbiter.score(request(trial, digest))
   trials, orders = ['r1w0', 'r1w1', 'r1w2', 'r1w3', 'r1w4'], set()
   for seed in range(30):
@@ -101,7 +124,9 @@ def test_ranks_follow_the_score_and_ties_a_seeded_coin_whatever_the_order(tmp_pa
 
 
 @pytest.mark.parametrize('split', ['score', 'final'])
-def test_other_weights_under_a_scored_name_are_refused_and_the_same_are_not_scored_twice(tmp_path, split):
+def test_other_weights_under_a_scored_name_are_refused_and_the_same_are_not_scored_twice(
+  tmp_path, split
+):
   calls = []
   arbiter = make(tmp_path / 'private', calls=calls)
   operation = getattr(arbiter, split)
@@ -123,7 +148,10 @@ def test_the_machine_key_is_private_made_once_and_a_damaged_one_is_refused(tmp_p
   home = tmp_path / 'home'
   key = machine_key(home)
   assert key == machine_key(home) and len(key) == 32
-  assert stat.S_IMODE((home / arbiter_lib.KEY).stat().st_mode) == 0o600 and stat.S_IMODE(home.stat().st_mode) == 0o700
+  assert (
+    stat.S_IMODE((home / arbiter_lib.KEY).stat().st_mode) == 0o600
+    and stat.S_IMODE(home.stat().st_mode) == 0o700
+  )
   assert holdout_secret(home, 'a-0') == holdout_secret(home, 'a-0') != holdout_secret(home, 'a-1')
   assert holdout_secret(home, 'a-0') != holdout_secret(tmp_path / 'other', 'a-0')
   (home / arbiter_lib.KEY).write_bytes(b'short')
@@ -161,10 +189,22 @@ def test_a_confined_worker_cannot_open_the_arbiters_home(tmp_path):
   machine_key(home)
   make(home / 'campaigns' / 'c').score(request('r1w0'))
   files = [str(p) for p in home.rglob('*') if p.is_file()]
-  environment = {'PATH': os.environ['PATH'], 'PYTHONPATH': str(REPOSITORY), 'HOME': str(own), 'PYTHONDONTWRITEBYTECODE': '1'}
+  environment = {
+    'PATH': os.environ['PATH'],
+    'PYTHONPATH': str(REPOSITORY),
+    'HOME': str(own),
+    'PYTHONDONTWRITEBYTECODE': '1',
+  }
 
   def run(mode):
-    result = subprocess.run([sys.executable, '-c', CONFINED, str(own), str(home), mode, *files], cwd=own, env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+      [sys.executable, '-c', CONFINED, str(own), str(home), mode, *files],
+      cwd=own,
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=60,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -177,16 +217,22 @@ def test_workers_of_the_finished_run_were_confined_and_saw_no_arbiter_path(tiny_
   inputs = json.loads((tiny_run / 'inputs.json').read_text())
   for trial in (tiny_run / 'trials').iterdir():
     spec = (trial / 'spec.json').read_text()
-    assert inputs['arbiter_home'] not in spec and inputs['arbiter_campaign'] not in spec and inputs['holdout'] not in spec
+    assert (
+      inputs['arbiter_home'] not in spec
+      and inputs['arbiter_campaign'] not in spec
+      and inputs['holdout'] not in spec
+    )
     assert json.loads(spec)['locked'] == sandbox.available()[0]
 
 
 def test_before_the_reveal_the_run_directory_holds_no_external_item(tiny_run):
-  """What the controller writes while rounds go on: dev items only; external files come with `reveal`."""
+  """What the controller writes while rounds go on: dev items only; external files come with
+  `reveal`.
+  """
   records = [json.loads(line) for line in (tiny_run / 'ledger.jsonl').read_text().splitlines()]
   kinds = [record['kind'] for record in records]
   reveal = records[kinds.index('secrets_revealed')]['payload']['secrets']['holdout']
-  before = '\n'.join(json.dumps(r) for r in records[:kinds.index('secrets_revealed')])
+  before = '\n'.join(json.dumps(r) for r in records[: kinds.index('secrets_revealed')])
   assert reveal not in before
   released = [r['payload']['score'] for r in records if r['kind'] == 'external_released']
   assert released and all(score == round(score, 2) for score in released)

@@ -37,11 +37,21 @@ def test_only_the_sealed_file_is_loaded(tiny_run, tmp_path):
 def test_scores_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
   path = tmp_path / 'scores' / 'r1w0.dev.json'
   evaluator.write_scores(path, RESULTS, {'overall': 1}, file_digest='d')
-  assert json.loads(path.read_text()) == {'summary': {'overall': 1}, 'file_digest': 'd', 'items': [['f', 'k', '1', True, True]]}
-  monkeypatch.setattr(scoring, 'to_rows', lambda results: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+  assert json.loads(path.read_text()) == {
+    'summary': {'overall': 1},
+    'file_digest': 'd',
+    'items': [['f', 'k', '1', True, True]],
+  }
+  monkeypatch.setattr(
+    scoring,
+    'to_rows',
+    lambda results: (_ for _ in ()).throw(OSError(28, 'No space left on device')),
+  )
   with pytest.raises(OSError):
     evaluator.write_scores(path, RESULTS, {'overall': 2}, file_digest='d')
-  assert json.loads(path.read_text())['summary'] == {'overall': 1} and os.listdir(path.parent) == [path.name]
+  assert json.loads(path.read_text())['summary'] == {'overall': 1} and os.listdir(path.parent) == [
+    path.name
+  ]
 
 
 SERVE = """
@@ -58,12 +68,30 @@ serve({'f': f})
 
 
 def test_the_protocol_survives_stray_prints_errors_and_unknown_operations():
-  requests = [{'op': 'f', 'x': 2}, {'op': 'f', 'x': 0}, {'op': 'g'}, {'op': 'f'}, {'op': 'f', 'x': 4}]
-  result = subprocess.run([sys.executable, '-c', SERVE], input='\n'.join(map(json.dumps, requests)) + '\n', capture_output=True, text=True, timeout=60)
+  requests = [
+    {'op': 'f', 'x': 2},
+    {'op': 'f', 'x': 0},
+    {'op': 'g'},
+    {'op': 'f'},
+    {'op': 'f', 'x': 4},
+  ]
+  result = subprocess.run(
+    [sys.executable, '-c', SERVE],
+    input='\n'.join(map(json.dumps, requests)) + '\n',
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
   replies = [json.loads(line) for line in result.stdout.splitlines()]
   assert replies[0] == {'y': 0.5} and replies[4] == {'y': 0.25}
-  assert 'not that' in replies[1]['error'] and "unknown operation 'g'" in replies[2]['error'] and 'KeyError' in replies[3]['error']
-  assert 'stray print' in result.stderr and 'below Python' in result.stderr and result.returncode == 0
+  assert (
+    'not that' in replies[1]['error']
+    and "unknown operation 'g'" in replies[2]['error']
+    and 'KeyError' in replies[3]['error']
+  )
+  assert (
+    'stray print' in result.stderr and 'below Python' in result.stderr and result.returncode == 0
+  )
 
 
 def test_scores_of_the_finished_run_follow_from_its_item_rows(tiny_run):

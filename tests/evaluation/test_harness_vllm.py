@@ -1,4 +1,6 @@
-"""`aevo evaluate` through a real vLLM server (`make vllm`): lm-evaluation-harness (`make harness`) and the puzzles, each beside what JAX computes of the same weights."""
+"""`aevo evaluate` through a real vLLM server (`make vllm`): lm-evaluation-harness (`make harness`)
+and the puzzles, each beside what JAX computes of the same weights.
+"""
 
 import json
 import os
@@ -27,76 +29,200 @@ ITEMS, LENGTH = 48, 56
 
 
 def aevo(*arguments, home):
-  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'} | {'PYTHONPATH': str(REPOSITORY), 'HF_HOME': str(home)}
-  done = subprocess.run([sys.executable, '-m', 'aevo_jax.cli', *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=600)
+  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'} | {
+    'PYTHONPATH': str(REPOSITORY),
+    'HF_HOME': str(home),
+  }
+  done = subprocess.run(
+    [sys.executable, '-m', 'aevo_jax.cli', *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    env=environment,
+    timeout=600,
+  )
   assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout
 
 
 def write_tasks(directory):
-  """Puzzles as tasks of lm-eval: their answer among others of the same family, and as it is written. -> the rows, in order."""
+  """Puzzles as tasks of lm-eval: their answer among others of the same family, and as it is
+  written. -> the rows, in order.
+  """
   items = [item_at(7, 'train', i, Mixture()) for i in range(4 * ITEMS)]
   rows = []
   for k, item in enumerate(items[:ITEMS]):
-    others = list(dict.fromkeys(o.answer for o in items if o.family == item.family and o.answer != item.answer))[:3]
-    choices = [*others[:k % 4], item.answer, *others[k % 4:]]
-    rows.append({'question': item.question, 'choices': choices, 'label': choices.index(item.answer), 'answer': item.answer})
+    others = list(
+      dict.fromkeys(o.answer for o in items if o.family == item.family and o.answer != item.answer)
+    )[:3]
+    choices = [*others[: k % 4], item.answer, *others[k % 4 :]]
+    rows.append(
+      {
+        'question': item.question,
+        'choices': choices,
+        'label': choices.index(item.answer),
+        'answer': item.answer,
+      }
+    )
   (directory / 'puzzles.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  common = {'dataset_path': 'json', 'dataset_kwargs': {'data_files': {'test': str(directory / 'puzzles.jsonl')}}, 'test_split': 'test', 'target_delimiter': '', 'metadata': {'version': 1}}
-  tasks = {'choose': {'doc_to_text': '{{question}}', 'gen_prefix': '\\boxed{', 'output_type': 'multiple_choice', 'doc_to_choice': '{{choices}}', 'doc_to_target': 'label', 'metric_list': [{'metric': 'acc'}]},
-           'answer': {'doc_to_text': '{{question}}', 'output_type': 'generate_until', 'doc_to_target': '{{answer}}', 'generation_kwargs': {'until': ['}'], 'max_gen_toks': LENGTH, 'do_sample': False},
-                      'filter_list': [{'name': 'boxed', 'filter': [{'function': 'regex', 'regex_pattern': r'boxed\{(.*)', 'group_select': -1}, {'function': 'take_first'}]}],
-                      'metric_list': [{'metric': 'exact_match'}]}}
+  common = {
+    'dataset_path': 'json',
+    'dataset_kwargs': {'data_files': {'test': str(directory / 'puzzles.jsonl')}},
+    'test_split': 'test',
+    'target_delimiter': '',
+    'metadata': {'version': 1},
+  }
+  tasks = {
+    'choose': {
+      'doc_to_text': '{{question}}',
+      'gen_prefix': '\\boxed{',
+      'output_type': 'multiple_choice',
+      'doc_to_choice': '{{choices}}',
+      'doc_to_target': 'label',
+      'metric_list': [{'metric': 'acc'}],
+    },
+    'answer': {
+      'doc_to_text': '{{question}}',
+      'output_type': 'generate_until',
+      'doc_to_target': '{{answer}}',
+      'generation_kwargs': {'until': ['}'], 'max_gen_toks': LENGTH, 'do_sample': False},
+      'filter_list': [
+        {
+          'name': 'boxed',
+          'filter': [
+            {'function': 'regex', 'regex_pattern': r'boxed\{(.*)', 'group_select': -1},
+            {'function': 'take_first'},
+          ],
+        }
+      ],
+      'metric_list': [{'metric': 'exact_match'}],
+    },
+  }
   for name, task in tasks.items():
-    (directory / f'{name}.yaml').write_text(json.dumps(common | {'task': f'puzzles_{name}'} | task))  # JSON is YAML
+    (directory / f'{name}.yaml').write_text(
+      json.dumps(common | {'task': f'puzzles_{name}'} | task)
+    )  # JSON is YAML
   return rows
 
 
 def test_lm_eval_counts_what_jax_computes(tmp_path):
   pytest.importorskip('lm_eval', reason='lm_eval is not installed: make harness')
   rows = write_tasks(tmp_path)
-  result = json.loads(aevo('evaluate', BASE, '--harness=lm_eval', '--tasks=puzzles_choose,puzzles_answer', f'--include_path={tmp_path}', '--apply_chat_template', '--json',
-                           f'--samples={tmp_path / "samples.jsonl"}', '--gin.vllm.max_model_len=512', home=tmp_path / 'hf'))
+  result = json.loads(
+    aevo(
+      'evaluate',
+      BASE,
+      '--harness=lm_eval',
+      '--tasks=puzzles_choose,puzzles_answer',
+      f'--include_path={tmp_path}',
+      '--apply_chat_template',
+      '--json',
+      f'--samples={tmp_path / "samples.jsonl"}',
+      '--gin.vllm.max_model_len=512',
+      home=tmp_path / 'hf',
+    )
+  )
   samples = [json.loads(line) for line in (tmp_path / 'samples.jsonl').read_text().splitlines()]
-  chosen, answered = ({s['doc_id']: s for s in samples if s['task'] == f'puzzles_{name}'} for name in ('choose', 'answer'))
+  chosen, answered = (
+    {s['doc_id']: s for s in samples if s['task'] == f'puzzles_{name}'}
+    for name in ('choose', 'answer')
+  )
   assert len(chosen) == len(answered) == ITEMS
   digest = file_digest(BASE / 'model.safetensors')
-  assert (result['file_digest'], result['served_digest'], result['vllm_version']) == (digest, digest, '0.32.0') and len(result['task_hashes']['puzzles_choose']) == 64
+  assert (result['file_digest'], result['served_digest'], result['vllm_version']) == (
+    digest,
+    digest,
+    '0.32.0',
+  ) and len(result['task_hashes']['puzzles_choose']) == 64
 
-  config, tokenizer, chat = hf_checkpoint.read_config(BASE), base_tokenizer.load(str(BASE)), chat_template.read(str(BASE))
+  config, tokenizer, chat = (
+    hf_checkpoint.read_config(BASE),
+    base_tokenizer.load(str(BASE)),
+    chat_template.read(str(BASE)),
+  )
   structure, _ = outline(config)
   params = hf_checkpoint.load_weights(BASE / 'model.safetensors', config)
   encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
   contexts = [encode(f'<|user|>{row["question"]}<|assistant|>') for row in rows]
 
   # Log-likelihoods of every choice, by one forward pass of all of them.
-  cases = [(i, context, encode(choice)) for i, row in enumerate(rows) for context in [contexts[i] + encode('\\boxed{')] for choice in row['choices']]
-  tokens = np.zeros((len(cases), max(len(context) + len(choice) for _, context, choice in cases)), np.int32)
+  cases = [
+    (i, context, encode(choice))
+    for i, row in enumerate(rows)
+    for context in [contexts[i] + encode('\\boxed{')]
+    for choice in row['choices']
+  ]
+  tokens = np.zeros(
+    (len(cases), max(len(context) + len(choice) for _, context, choice in cases)), np.int32
+  )
   for line, (_, context, choice) in zip(tokens, cases):
-    line[:len(context) + len(choice)] = context + choice
-  said = np.asarray(jax.jit(lambda p, t: jax.nn.log_softmax(structure.bind(p)(t, np.ones(t.shape, np.int32)).astype(np.float32)))(params, tokens))
+    line[: len(context) + len(choice)] = context + choice
+  said = np.asarray(
+    jax.jit(
+      lambda p, t: jax.nn.log_softmax(
+        structure.bind(p)(t, np.ones(t.shape, np.int32)).astype(np.float32)
+      )
+    )(params, tokens)
+  )
   ours = [[] for _ in rows]
   for line, (i, context, choice) in zip(said, cases):
-    places = line[len(context) - 1:len(context) + len(choice) - 1]
-    ours[i].append((float(places[np.arange(len(choice)), choice].astype(np.float64).sum()), bool((places.argmax(-1) == choice).all())))
-  theirs = [[(float(answer[0]), answer[1] in (True, 'True')) for (answer,) in chosen[i]['resps']] for i in range(ITEMS)]
-  gaps = [abs(a - b) for mine, found in zip(ours, theirs) for (a, _), (b, _) in zip(mine, found, strict=True)]
+    places = line[len(context) - 1 : len(context) + len(choice) - 1]
+    ours[i].append(
+      (
+        float(places[np.arange(len(choice)), choice].astype(np.float64).sum()),
+        bool((places.argmax(-1) == choice).all()),
+      )
+    )
+  theirs = [
+    [(float(answer[0]), answer[1] in (True, 'True')) for (answer,) in chosen[i]['resps']]
+    for i in range(ITEMS)
+  ]
+  gaps = [
+    abs(a - b)
+    for mine, found in zip(ours, theirs)
+    for (a, _), (b, _) in zip(mine, found, strict=True)
+  ]
   assert len(gaps) == len(cases) >= 150 and max(gaps) <= 1e-4, max(gaps)
   greedy = [[is_greedy for _, is_greedy in own] for own in theirs]
   assert greedy == [[is_greedy for _, is_greedy in own] for own in ours] and any(map(any, greedy))
   right = [int(np.argmax([p for p, _ in own])) == row['label'] for own, row in zip(ours, rows)]
-  assert 0 < sum(right) < ITEMS and result['results']['puzzles_choose']['acc,none'] == sum(right) / ITEMS
+  assert (
+    0 < sum(right) < ITEMS and result['results']['puzzles_choose']['acc,none'] == sum(right) / ITEMS
+  )
 
   # Answers, by the sampler of this process.
-  texts = [tokenizer.decode(ids).split('}')[0] for ids in Sampler(structure, eos_id=tokenizer.token_to_id(chat.eos), pad_id=tokenizer.token_to_id(chat.pad), max_new_tokens=LENGTH)(params, contexts)]
+  texts = [
+    tokenizer.decode(ids).split('}')[0]
+    for ids in Sampler(
+      structure,
+      eos_id=tokenizer.token_to_id(chat.eos),
+      pad_id=tokenizer.token_to_id(chat.pad),
+      max_new_tokens=LENGTH,
+    )(params, contexts)
+  ]
   assert [answered[i]['resps'][0][0] for i in range(ITEMS)] == texts
   right = [text.rpartition('boxed{')[2] == row['answer'] for text, row in zip(texts, rows)]
-  assert 0 < sum(right) < ITEMS and result['results']['puzzles_answer']['exact_match,boxed'] == sum(right) / ITEMS
+  assert (
+    0 < sum(right) < ITEMS
+    and result['results']['puzzles_answer']['exact_match,boxed'] == sum(right) / ITEMS
+  )
 
 
 def test_a_server_scores_puzzles_as_this_process_does_of_an_import(tmp_path):
   aevo('import_hf', BASE, f'--out={tmp_path / "imported"}', home=tmp_path)
   asked = ('--items=60', '--json')
   ours = json.loads(aevo('evaluate', tmp_path / 'imported', *asked, home=tmp_path))
-  theirs = json.loads(aevo('evaluate', tmp_path / 'imported', *asked, "--gin.evaluation.engine='vllm'", '--gin.vllm.max_model_len=512', home=tmp_path))
-  assert (theirs.pop('engine'), len(theirs.pop('served_digest'))) == ('vllm', 64) and theirs == ours and 0 < ours['overall']['correct'] < 60
+  theirs = json.loads(
+    aevo(
+      'evaluate',
+      tmp_path / 'imported',
+      *asked,
+      "--gin.evaluation.engine='vllm'",
+      '--gin.vllm.max_model_len=512',
+      home=tmp_path,
+    )
+  )
+  assert (
+    (theirs.pop('engine'), len(theirs.pop('served_digest'))) == ('vllm', 64)
+    and theirs == ours
+    and 0 < ours['overall']['correct'] < 60
+  )

@@ -12,14 +12,21 @@ from aevo_jax.evaluation.intervals import paired_bootstrap, wilson
 def test_wilson_is_its_formula(correct):
   n, z = 100, 1.959963984540054
   p = correct / n
-  middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-  assert wilson(correct, n) == pytest.approx((max(0, middle - half), min(1, middle + half)), abs=1e-9)
+  middle, half = (
+    (p + z * z / (2 * n)) / (1 + z * z / n),
+    z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+  )
+  assert wilson(correct, n) == pytest.approx(
+    (max(0, middle - half), min(1, middle + half)), abs=1e-9
+  )
 
 
 def test_wilson_of_nothing_is_everything_and_covers_what_it_promises():
   assert wilson(0, 0) == (0.0, 1.0)
   inside = [k for k in range(61) if wilson(k, 60).low <= 0.3 <= wilson(k, 60).high]
-  coverage = sum(math.comb(60, k) * 0.3**k * 0.7 ** (60 - k) for k in inside)  # exact, by enumeration
+  coverage = sum(
+    math.comb(60, k) * 0.3**k * 0.7 ** (60 - k) for k in inside
+  )  # exact, by enumeration
   assert 0.93 < coverage < 0.97
 
 
@@ -67,11 +74,15 @@ def test_coverage_of_the_bootstrap():
 
 @pytest.mark.parametrize('seed_sd', [0.005, 0.02])
 def test_coverage_with_three_seeds_on_each_side(seed_sd):
-  """The final comparison: items of differing difficulty, which both sides share, and luck of each training seed."""
+  """The final comparison: items of differing difficulty, which both sides share, and luck of each
+  training seed.
+  """
   rng, hits, trials = np.random.default_rng(4), 0, 300
   for trial in range(trials):
     easy = rng.uniform(0.1, 0.8, 1000)
-    draw = lambda shift: np.stack([rng.random(1000) < easy + shift + seed_sd * rng.standard_normal() for _ in range(3)])
+    draw = lambda shift: np.stack(
+      [rng.random(1000) < easy + shift + seed_sd * rng.standard_normal() for _ in range(3)]
+    )
     interval = paired_bootstrap(draw(0.05), draw(0.0), seed=trial, resamples=300)[1]
     hits += interval.low <= 0.05 <= interval.high
   assert 0.92 <= hits / trials <= 0.99

@@ -1,7 +1,10 @@
-"""kill -9 of the controller and of workers: the resumed campaign is the campaign that was never interrupted.
+"""kill -9 of the controller and of workers: the resumed campaign is the campaign that was never
+interrupted.
 
-The killed campaign and its reference have one seed and one arbiter home, so they meet the same holdout. Compared is everything a campaign decides
-or measures; clocks, process ids, resumes and chain hashes aside. The controller is the real command, `aevo campaign --resume`, in a process of its own.
+The killed campaign and its reference have one seed and one arbiter home, so they meet the same
+holdout. Compared is everything a campaign decides or measures; clocks, process ids, resumes and
+chain hashes aside. The controller is the real command, `aevo campaign --resume`, in a process of
+its own.
 """
 
 import json
@@ -28,16 +31,27 @@ SLOW = ('budget.workers = 3', 'release.per_round = 3')
 def started(run: pathlib.Path) -> subprocess.Popen:
   """The controller of a prepared or interrupted campaign."""
   with (run / 'controller.log').open('ab') as log:
-    return subprocess.Popen([sys.executable, '-c', COMMAND, 'campaign', f'--resume={run}'], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                            start_new_session=True)
+    return subprocess.Popen(
+      [sys.executable, '-c', COMMAND, 'campaign', f'--resume={run}'],
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+      start_new_session=True,
+    )
 
 
 def processes_of(run: pathlib.Path, pattern: str = '') -> list[int]:
-  """Live processes that work inside of the run directory or whose command line names something there."""
+  """Live processes that work inside of the run directory or whose command line names something
+  there.
+  """
   found = []
   for entry in pathlib.Path('/proc').iterdir():
     try:
-      command = f"{(entry / 'cmdline').read_bytes().decode(errors='replace')} {(entry / 'cwd').readlink()}/" if entry.name.isdigit() else ''
+      command = (
+        f'{(entry / "cmdline").read_bytes().decode(errors="replace")} {(entry / "cwd").readlink()}/'
+        if entry.name.isdigit()
+        else ''
+      )
     except OSError:
       continue  # it ended meanwhile
     if f'{run}/' in command and re.search(pattern, command):
@@ -56,14 +70,20 @@ def wait_until(condition, controller: subprocess.Popen, run: pathlib.Path):
   """What `condition` returns once it is true; fails if the controller ends before."""
   limit = time.monotonic() + PATIENCE_S
   while not (value := condition()):
-    assert controller.poll() is None, f'the controller ended early: {(run / "controller.log").read_text()[-3000:]}'
-    assert time.monotonic() < limit, f'nothing after {PATIENCE_S} s: {(run / "controller.log").read_text()[-3000:]}'
+    assert controller.poll() is None, (
+      f'the controller ended early: {(run / "controller.log").read_text()[-3000:]}'
+    )
+    assert time.monotonic() < limit, (
+      f'nothing after {PATIENCE_S} s: {(run / "controller.log").read_text()[-3000:]}'
+    )
     time.sleep(0.01)
   return value
 
 
 def kill_controller(run: pathlib.Path, records: int, delay_s: float) -> None:
-  """Runs a controller until the ledger has so many records and some time more, kills it, and finds nobody left behind."""
+  """Runs a controller until the ledger has so many records and some time more, kills it, and finds
+  nobody left behind.
+  """
   controller = started(run)
   wait_until(lambda: length(run) >= records, controller, run)
   time.sleep(delay_s)
@@ -76,7 +96,9 @@ def kill_controller(run: pathlib.Path, records: int, delay_s: float) -> None:
   assert processes_of(run) == [], 'orphans after kill -9 of the controller'
 
 
-def kill_worker(run: pathlib.Path, controller: subprocess.Popen, rng: random.Random, at: float) -> None:
+def kill_worker(
+  run: pathlib.Path, controller: subprocess.Popen, rng: random.Random, at: float
+) -> None:
   """Kills some worker that is alive once the ledger has `at` records, at a random time of its life."""
   wait_until(lambda: length(run) >= at, controller, run)
   while True:
@@ -99,13 +121,34 @@ def state_of(run: pathlib.Path) -> CampaignState:
 def outcome(run: pathlib.Path) -> dict:
   """All that two runs of one campaign must share."""
   state = state_of(run)
-  external = {path.name: json.loads(path.read_text()) for path in sorted((run / 'scores').glob('*.json'))}
+  external = {
+    path.name: json.loads(path.read_text()) for path in sorted((run / 'scores').glob('*.json'))
+  }
   return {
-      'trials': {t.trial: (t.overlay, t.seed, t.status, t.candidate, t.dev, t.released, t.external_scored, t.final_scored) for t in state.trials.values()},
-      'promoted': {round_: promotion['promoted'] for round_, promotion in state.promotions.items()},
-      'policies': {round_: policy['digest'] for round_, policy in state.policies.items()},
-      'evidence': {round_: without_seconds(run / 'evidence' / f'round_{round_:03d}.json') for round_ in state.evidence}, 'ranks': state.ranks, 'base': state.base, 'final': state.final['scores'], 'secrets': state.revealed['secrets'],
-      'items': {name: (scores['items'], scores['file_digest']) for name, scores in external.items()},
+    'trials': {
+      t.trial: (
+        t.overlay,
+        t.seed,
+        t.status,
+        t.candidate,
+        t.dev,
+        t.released,
+        t.external_scored,
+        t.final_scored,
+      )
+      for t in state.trials.values()
+    },
+    'promoted': {round_: promotion['promoted'] for round_, promotion in state.promotions.items()},
+    'policies': {round_: policy['digest'] for round_, policy in state.policies.items()},
+    'evidence': {
+      round_: without_seconds(run / 'evidence' / f'round_{round_:03d}.json')
+      for round_ in state.evidence
+    },
+    'ranks': state.ranks,
+    'base': state.base,
+    'final': state.final['scores'],
+    'secrets': state.revealed['secrets'],
+    'items': {name: (scores['items'], scores['file_digest']) for name, scores in external.items()},
   }
 
 
@@ -123,34 +166,60 @@ def assert_same(killed: pathlib.Path, reference: pathlib.Path) -> None:
     assert ours[part] == theirs[part], part
   assert all(row[2] == 'sealed' for row in theirs['trials'].values())
   kinds = [record.kind for record in read(killed / LEDGER)]
-  for once in ('trial_assigned', 'trial_sealed', 'trial_scored', 'external_scored', 'external_released', 'policy_written', 'round_finished', 'final_scored'):
-    assert kinds.count(once) == [record.kind for record in read(reference / LEDGER)].count(once), once
+  for once in (
+    'trial_assigned',
+    'trial_sealed',
+    'trial_scored',
+    'external_scored',
+    'external_released',
+    'policy_written',
+    'round_finished',
+    'final_scored',
+  ):
+    assert kinds.count(once) == [record.kind for record in read(reference / LEDGER)].count(once), (
+      once
+    )
 
 
 def test_kill_of_a_worker_and_of_the_controller(tiny_run, start_tiny_campaign):
-  """One kill of each kind; the reference is the session's uninterrupted campaign, so two runs of one seed are compared as well."""
+  """One kill of each kind; the reference is the session's uninterrupted campaign, so two runs of
+  one seed are compared as well.
+  """
   rng = random.Random(20261120)
   run = start_tiny_campaign('killed').run
   controller = started(run)
   kill_worker(run, controller, rng, at=1)
-  wait_until(lambda: any(r.kind == 'trial_failed' for r in read(run / LEDGER, strict=False)), controller, run)
+  wait_until(
+    lambda: any(r.kind == 'trial_failed' for r in read(run / LEDGER, strict=False)), controller, run
+  )
   controller.kill()
   controller.wait()
-  kill_controller(run, records=max(length(run) + 1, rng.randrange(10, length(tiny_run) - 6)), delay_s=rng.uniform(0, 2))
+  kill_controller(
+    run,
+    records=max(length(run) + 1, rng.randrange(10, length(tiny_run) - 6)),
+    delay_s=rng.uniform(0, 2),
+  )
   finish(started(run), run)
   assert_same(run, tiny_run)
   state = state_of(run)
   assert state.resumes == 2
-  assert [r.payload['cause'] for r in read(run / LEDGER) if r.kind == 'trial_failed'] == ['signal_9']
+  assert [r.payload['cause'] for r in read(run / LEDGER) if r.kind == 'trial_failed'] == [
+    'signal_9'
+  ]
   started_trials = [r.payload['trial'] for r in read(run / LEDGER) if r.kind == 'trial_started']
   assert set(started_trials) == set(state.trials)
 
 
 @pytest.mark.slow
 def test_three_kills_of_each_kind(start_tiny_campaign, capsys):
-  """A reference twice, one campaign with three kills of the controller, one with three kills of workers."""
+  """A reference twice, one campaign with three kills of the controller, one with three kills of
+  workers.
+  """
   seconds = {}
-  runs = {name: start_tiny_campaign(f'slow-{name}', *SLOW).run for name in ('reference', 'twin', 'controller', 'worker')}
+  runs = {
+    name: start_tiny_campaign(f'slow-{name}', *SLOW).run
+    for name in ('reference', 'twin', 'controller', 'worker')
+  }
   for name in ('reference', 'twin'):
     begin = time.monotonic()
     finish(started(runs[name]), runs[name])
@@ -178,5 +247,8 @@ def test_three_kills_of_each_kind(start_tiny_campaign, capsys):
   failures = [r.payload for r in read(runs['worker'] / LEDGER) if r.kind == 'trial_failed']
   assert [(f['cause'], f['final']) for f in failures] == [('signal_9', False)] * 3
   with capsys.disabled():
-    print(f'\nkills of the controller at records {points} of {length(runs["reference"])}, of workers {[f["trial"] for f in failures]}; '
-          f'seconds {({k: round(v, 1) for k, v in seconds.items()})}')
+    print(
+      f'\nkills of the controller at records {points} of {length(runs["reference"])}, of '
+      f'workers {[f["trial"] for f in failures]}; '
+      f'seconds { ({k: round(v, 1) for k, v in seconds.items()}) }'
+    )

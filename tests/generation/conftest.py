@@ -1,4 +1,6 @@
-"""A real vLLM server of each model, for all tests of a session that run against one. The engine begins it again where a test broke it."""
+"""A real vLLM server of each model, for all tests of a session that run against one. The engine
+begins it again where a test broke it.
+"""
 
 import gc
 

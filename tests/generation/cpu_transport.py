@@ -1,9 +1,12 @@
-"""For tests, inside vLLM's environment: vLLM's NCCL and CUDA IPC engines on a machine without a GPU, with nothing replaced but what moves the bytes.
+"""For tests, inside vLLM's environment: vLLM's NCCL and CUDA IPC engines on a machine without a
+GPU, with nothing replaced but what moves the bytes.
 
-  nccl   PyNcclCommunicator.broadcast hands the tensor over in the store at which the group has met (vLLM's StatelessProcessGroup)
-  ipc    the buffer that both processes have is a file in shared memory, and its handle that file's name
+  nccl   PyNcclCommunicator.broadcast hands the tensor over in the store at which the group has met
+  (vLLM's StatelessProcessGroup) ipc    the buffer that both processes have is a file in shared
+  memory, and its handle that file's name
 
-A server imports it as the extension of its workers (`--worker-extension-cls cpu_transport.Worker`); as a program it is the sender. AEVO_CPU_TRANSPORT is a directory for both; a file `kill` in it ends
+A server imports it as the extension of its workers (`--worker-extension-cls cpu_transport.Worker`);
+as a program it is the sender. AEVO_CPU_TRANSPORT is a directory for both; a file `kill` in it ends
 the sender by SIGKILL in the middle of its next weights.
 """
 
@@ -70,7 +73,15 @@ def _empty(*size, device=None, **how):
 
 
 def _reduce(buffer):
-  return _rebuild, (buffer.path, len(buffer), 0, 0, 0, 0, None)  # the device's index is the seventh, as of CUDA's
+  return _rebuild, (
+    buffer.path,
+    len(buffer),
+    0,
+    0,
+    0,
+    0,
+    None,
+  )  # the device's index is the seventh, as of CUDA's
 
 
 def _rebuild(path, size, *_):
@@ -103,7 +114,11 @@ class _Cuda:
 class _Torch:
   """torch, as vLLM's modules of weight transfer see it."""
 
-  cuda, accelerator, empty = _Cuda(), types.SimpleNamespace(current_device_index=lambda: 0), staticmethod(_empty)
+  cuda, accelerator, empty = (
+    _Cuda(),
+    types.SimpleNamespace(current_device_index=lambda: 0),
+    staticmethod(_empty),
+  )
 
   def __getattr__(self, name):
     return getattr(torch, name)
@@ -122,6 +137,7 @@ ipc_engine.rebuild_cuda_tensor = torch.multiprocessing.reductions.rebuild_cuda_t
 if SENDER:
   import aevo_sender
   import aevo_trainer
+
   aevo_sender.pick = lambda backend, index: torch.device('cpu')
   aevo_trainer.BUFFER = 2**17
   aevo_sender.main()

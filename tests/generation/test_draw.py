@@ -13,7 +13,9 @@ LAST = 1 - 2**-23  # the greatest that jax.random.uniform gives
 
 @pytest.mark.parametrize('vocabulary', [1, 2, 11, 64, 300])
 def test_each_token_has_its_share_of_the_unit_interval(vocabulary):
-  """Against float64: a grid of uniform numbers falls on tokens in order, each as often as its probability says."""
+  """Against float64: a grid of uniform numbers falls on tokens in order, each as often as its
+  probability says.
+  """
   logits = np.random.default_rng(vocabulary).normal(size=vocabulary).astype(np.float32) * 2
   grid = ((np.arange(20_000) + 0.5) / 20_000).astype(np.float32)
   found = np.asarray(jax.jit(invert)(jnp.broadcast_to(logits, (len(grid), vocabulary)), grid))

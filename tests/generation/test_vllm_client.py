@@ -1,4 +1,6 @@
-"""What is asked of a vLLM server and which of its answers are taken, without one: an answer must be whole, about the model asked for, and made by the weights asked for."""
+"""What is asked of a vLLM server and which of its answers are taken, without one: an answer must be
+whole, about the model asked for, and made by the weights asked for.
+"""
 
 import copy
 import json
@@ -13,7 +15,13 @@ from aevo_jax.config.inference import Evaluation, Vllm
 from aevo_jax.generation.protocol import Completion, Continuation, Request, Sampling, Scored
 from aevo_jax.generation.vllm import server as server_lib
 from aevo_jax.generation.vllm import sync as sync_lib
-from aevo_jax.generation.vllm.client import Client, ReplyError, ServerDownError, Source, WrongWeightsError
+from aevo_jax.generation.vllm.client import (
+  Client,
+  ReplyError,
+  ServerDownError,
+  Source,
+  WrongWeightsError,
+)
 from aevo_jax.generation.vllm.engine import VllmEngine
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
@@ -21,19 +29,32 @@ from aevo_jax.models.params import unbind
 
 SOURCE = Source('aevo', 'd' * 64, 'd' * 64, 7)
 EOS = 2
-WHOLE = {'model': 'aevo', 'choices': [{'token_ids': [5, 6, EOS], 'finish_reason': 'stop', 'logprobs': {'content': [{'token_id': t, 'logprob': -0.5} for t in (5, 6, EOS)]},
-                                       'weight_versions': [{'version': 'd' * 64, 'start': 0, 'end': 3}]}]}
+WHOLE = {
+  'model': 'aevo',
+  'choices': [
+    {
+      'token_ids': [5, 6, EOS],
+      'finish_reason': 'stop',
+      'logprobs': {'content': [{'token_id': t, 'logprob': -0.5} for t in (5, 6, EOS)]},
+      'weight_versions': [{'version': 'd' * 64, 'start': 0, 'end': 3}],
+    }
+  ],
+}
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=4)
 
 
 def client(answer):
   """A client whose every request is answered with this: (status, body)."""
-  return Client('http://nowhere', timeout=1.0, concurrency=1, transport=httpx2.MockTransport(answer))
+  return Client(
+    'http://nowhere', timeout=1.0, concurrency=1, transport=httpx2.MockTransport(answer)
+  )
 
 
 def ask(reply, status=200):
   body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-  return client(lambda request: httpx2.Response(status, content=body)).complete(Request((3, 4), 9), SAMPLING, SOURCE, eos_ids=[EOS], salt='s')
+  return client(lambda request: httpx2.Response(status, content=body)).complete(
+    Request((3, 4), 9), SAMPLING, SOURCE, eos_ids=[EOS], salt='s'
+  )
 
 
 def changed(**fields):
@@ -53,44 +74,100 @@ def test_tokens_seeds_and_digests_are_asked_for():
     asked.append(json.loads(request.content))
     return httpx2.Response(200, json=WHOLE)
 
-  client(answer).complete(Request((3, 4), 9), Sampling(temperature=0.7, max_new_tokens=4, stop=('x',)), SOURCE, eos_ids=[EOS], salt='salt')
+  client(answer).complete(
+    Request((3, 4), 9),
+    Sampling(temperature=0.7, max_new_tokens=4, stop=('x',)),
+    SOURCE,
+    eos_ids=[EOS],
+    salt='salt',
+  )
   (body,) = asked
   assert body['token_ids'] == [3, 4] and body['cache_salt'] == 'salt' and body['model'] == 'aevo'
-  assert {name: body['sampling_params'][name] for name in ('seed', 'temperature', 'max_tokens', 'stop_token_ids', 'stop', 'n')} == {
-      'seed': 9, 'temperature': 0.7, 'max_tokens': 4, 'stop_token_ids': [EOS], 'stop': ['x'], 'n': 1}
+  assert {
+    name: body['sampling_params'][name]
+    for name in ('seed', 'temperature', 'max_tokens', 'stop_token_ids', 'stop', 'n')
+  } == {
+    'seed': 9,
+    'temperature': 0.7,
+    'max_tokens': 4,
+    'stop_token_ids': [EOS],
+    'stop': ['x'],
+    'n': 1,
+  }
 
 
 def content(*pairs):
   return {'content': [{'token_id': t, 'logprob': p} for t, p in pairs]}
 
 
-@pytest.mark.parametrize('reply, error', [
-    (b'', ReplyError), (b'{"choices": [', ReplyError), (b'null', ReplyError), (b'[]', ReplyError), ({'choices': []}, ReplyError), ({'choices': WHOLE['choices'] * 2}, ReplyError),
+@pytest.mark.parametrize(
+  'reply, error',
+  [
+    (b'', ReplyError),
+    (b'{"choices": [', ReplyError),
+    (b'null', ReplyError),
+    (b'[]', ReplyError),
+    ({'choices': []}, ReplyError),
+    ({'choices': WHOLE['choices'] * 2}, ReplyError),
     (WHOLE | {'model': 'another'}, ReplyError),
-    (changed(token_ids=None), ReplyError), (changed(token_ids=[5, 6]), ReplyError), (changed(token_ids=[]), ReplyError), (changed(token_ids=['5', 6, EOS]), ReplyError),
-    (changed(logprobs=None), ReplyError), (changed(logprobs={'content': None}), ReplyError), (changed(logprobs=content((5, -1), (6, -1))), ReplyError),
-    (changed(logprobs=content((5, -1), (7, -1), (EOS, -1))), ReplyError), (changed(logprobs=content((5, -1), (6, -9999.0), (EOS, -1))), ReplyError),
-    (changed(logprobs=content((5, -1), (6, 0.5), (EOS, -1))), ReplyError), (changed(logprobs=content((5, -1), (6, None), (EOS, -1))), ReplyError),
+    (changed(token_ids=None), ReplyError),
+    (changed(token_ids=[5, 6]), ReplyError),
+    (changed(token_ids=[]), ReplyError),
+    (changed(token_ids=['5', 6, EOS]), ReplyError),
+    (changed(logprobs=None), ReplyError),
+    (changed(logprobs={'content': None}), ReplyError),
+    (changed(logprobs=content((5, -1), (6, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (7, -1), (EOS, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (6, -9999.0), (EOS, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (6, 0.5), (EOS, -1))), ReplyError),
+    (changed(logprobs=content((5, -1), (6, None), (EOS, -1))), ReplyError),
     (changed(logprobs=content((5, -1), (6, math.nan), (EOS, -1))), ReplyError),
     (changed(token_ids=[EOS, 6, EOS], logprobs=content((EOS, -1), (6, -1), (EOS, -1))), ReplyError),
-    (changed(finish_reason='abort'), ReplyError), (changed(finish_reason=None), ReplyError), (changed(finish_reason='length'), ReplyError), (changed(finish_reason='error'), ReplyError),
+    (changed(finish_reason='abort'), ReplyError),
+    (changed(finish_reason=None), ReplyError),
+    (changed(finish_reason='length'), ReplyError),
+    (changed(finish_reason='error'), ReplyError),
     (changed(token_ids=[5, 6, 8], logprobs=content((5, -1), (6, -1), (8, -1))), ReplyError),
-    (changed(weight_versions=None), ReplyError), (changed(weight_versions=[]), ReplyError), (changed(weight_versions=[{'version': 'd' * 64, 'start': 0, 'end': 2}]), ReplyError),
-    (changed(weight_versions=[{'version': 'd' * 64, 'start': 1, 'end': 3}]), ReplyError), (changed(weight_versions=[{'version': 'old', 'start': 0, 'end': 3}]), WrongWeightsError),
-    (changed(weight_versions=[{'version': 'd' * 64, 'start': 0, 'end': 1}, {'version': 'old', 'start': 1, 'end': 3}]), WrongWeightsError),
-    (changed(weight_versions=[{'version': 'default', 'start': 0, 'end': 3}]), WrongWeightsError)])
+    (changed(weight_versions=None), ReplyError),
+    (changed(weight_versions=[]), ReplyError),
+    (changed(weight_versions=[{'version': 'd' * 64, 'start': 0, 'end': 2}]), ReplyError),
+    (changed(weight_versions=[{'version': 'd' * 64, 'start': 1, 'end': 3}]), ReplyError),
+    (changed(weight_versions=[{'version': 'old', 'start': 0, 'end': 3}]), WrongWeightsError),
+    (
+      changed(
+        weight_versions=[
+          {'version': 'd' * 64, 'start': 0, 'end': 1},
+          {'version': 'old', 'start': 1, 'end': 3},
+        ]
+      ),
+      WrongWeightsError,
+    ),
+    (changed(weight_versions=[{'version': 'default', 'start': 0, 'end': 3}]), WrongWeightsError),
+  ],
+)
 def test_anything_else_is_refused(reply, error):
   with pytest.raises(error):
     ask(reply)
 
 
-@pytest.mark.parametrize('status, error', [(500, ServerDownError), (503, ServerDownError), (404, ReplyError), (400, ReplyError), (302, ReplyError)])
+@pytest.mark.parametrize(
+  'status, error',
+  [
+    (500, ServerDownError),
+    (503, ServerDownError),
+    (404, ReplyError),
+    (400, ReplyError),
+    (302, ReplyError),
+  ],
+)
 def test_a_status_says_whether_the_server_or_the_request_is_at_fault(status, error):
   with pytest.raises(error, match=f'status {status}'):
     ask(WHOLE, status)
 
 
-@pytest.mark.parametrize('fault', [httpx2.ConnectError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.ReadError])
+@pytest.mark.parametrize(
+  'fault', [httpx2.ConnectError, httpx2.ReadTimeout, httpx2.RemoteProtocolError, httpx2.ReadError]
+)
 def test_a_connection_that_fails_is_a_server_that_is_down(fault):
   def answer(request):
     raise fault('so it goes')
@@ -100,9 +177,24 @@ def test_a_connection_that_fails_is_a_server_that_is_down(fault):
 
 
 GIVEN = Continuation((3, 4), (5, 6))
-READ = {'model': 'aevo', 'prompt_token_ids': [3, 4, 5, 6], 'prompt_logprobs': [None, {'4': {'logprob': -9.0, 'rank': 3}}, {'5': {'logprob': -2.0, 'rank': 4}, '9': {'logprob': -0.5, 'rank': 1}},
-                                                                               {'6': {'logprob': -0.25, 'rank': 1}}],
-        'choices': [{'token_ids': [8], 'finish_reason': 'length', 'logprobs': {'content': [{'token_id': 8, 'logprob': -0.5}]}, 'weight_versions': [{'version': 'd' * 64, 'start': 0, 'end': 1}]}]}
+READ = {
+  'model': 'aevo',
+  'prompt_token_ids': [3, 4, 5, 6],
+  'prompt_logprobs': [
+    None,
+    {'4': {'logprob': -9.0, 'rank': 3}},
+    {'5': {'logprob': -2.0, 'rank': 4}, '9': {'logprob': -0.5, 'rank': 1}},
+    {'6': {'logprob': -0.25, 'rank': 1}},
+  ],
+  'choices': [
+    {
+      'token_ids': [8],
+      'finish_reason': 'length',
+      'logprobs': {'content': [{'token_id': 8, 'logprob': -0.5}]},
+      'weight_versions': [{'version': 'd' * 64, 'start': 0, 'end': 1}],
+    }
+  ],
+}
 
 
 def read(reply):
@@ -121,27 +213,62 @@ def test_given_tokens_are_scored():
   assert read(tied).greedy == (True, True)
 
 
-@pytest.mark.parametrize('reply, error', [
-    (WHOLE, ReplyError), (READ | {'prompt_logprobs': None}, ReplyError), (READ | {'prompt_logprobs': READ['prompt_logprobs'][1:]}, ReplyError), (READ | {'prompt_token_ids': [3, 4, 5, 7]}, ReplyError),
-    (READ | {'prompt_token_ids': None}, ReplyError), (READ | {'model': 'another'}, ReplyError), (READ | {'choices': []}, ReplyError),
-    (reread(3, None), ReplyError), (reread(3, {}), ReplyError), (reread(3, {'7': {'logprob': -1.0, 'rank': 1}}), ReplyError), (reread(3, {'6': {'logprob': -9999.0, 'rank': 1}}), ReplyError),
-    (reread(3, {'6': {'logprob': 0.5, 'rank': 1}}), ReplyError), (reread(3, {'6': {'logprob': None, 'rank': 1}}), ReplyError), (reread(3, {'6': {'logprob': -1.0, 'rank': 2}}), ReplyError),
-    (READ | {'choices': [READ['choices'][0] | {'weight_versions': [{'version': 'old', 'start': 0, 'end': 1}]}]}, WrongWeightsError)])
+@pytest.mark.parametrize(
+  'reply, error',
+  [
+    (WHOLE, ReplyError),
+    (READ | {'prompt_logprobs': None}, ReplyError),
+    (READ | {'prompt_logprobs': READ['prompt_logprobs'][1:]}, ReplyError),
+    (READ | {'prompt_token_ids': [3, 4, 5, 7]}, ReplyError),
+    (READ | {'prompt_token_ids': None}, ReplyError),
+    (READ | {'model': 'another'}, ReplyError),
+    (READ | {'choices': []}, ReplyError),
+    (reread(3, None), ReplyError),
+    (reread(3, {}), ReplyError),
+    (reread(3, {'7': {'logprob': -1.0, 'rank': 1}}), ReplyError),
+    (reread(3, {'6': {'logprob': -9999.0, 'rank': 1}}), ReplyError),
+    (reread(3, {'6': {'logprob': 0.5, 'rank': 1}}), ReplyError),
+    (reread(3, {'6': {'logprob': None, 'rank': 1}}), ReplyError),
+    (reread(3, {'6': {'logprob': -1.0, 'rank': 2}}), ReplyError),
+    (
+      READ
+      | {
+        'choices': [
+          READ['choices'][0] | {'weight_versions': [{'version': 'old', 'start': 0, 'end': 1}]}
+        ]
+      },
+      WrongWeightsError,
+    ),
+  ],
+)
 def test_scores_that_are_not_of_these_tokens_and_weights_are_refused(reply, error):
   with pytest.raises(error):
     read(reply)
 
 
-CONFIG = ModelConfig(vocab_size=16, hidden_size=16, pattern='*-', num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=16)
+CONFIG = ModelConfig(
+  vocab_size=16,
+  hidden_size=16,
+  pattern='*-',
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  head_dim=8,
+  intermediate_size=16,
+)
 STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
 
 
 class Pretended:
-  """A server in a few lines that computes with the weights it was told: greedy tokens of the model, what a real one gives. `wrong` changes it."""
+  """A server in a few lines that computes with the weights it was told: greedy tokens of the model,
+  what a real one gives. `wrong` changes it.
+  """
 
   def __init__(self, **wrong):
     self.digest, self.wrong, self.calls, self.params = 'default', wrong, [], PARAMS
-    self.active, self.loaded = False, ''  # an update under way, as vLLM's workers keep it; what they loaded last
+    self.active, self.loaded = (
+      False,
+      '',
+    )  # an update under way, as vLLM's workers keep it; what they loaded last
 
   def __call__(self, request):
     path = request.url.path
@@ -173,25 +300,60 @@ class Pretended:
     tokens = list(body['token_ids'])
     content_ = []
     for _ in range(body['sampling_params']['max_tokens']):
-      logits = np.asarray(STRUCTURE.bind(self.params)(np.array([tokens]), np.ones((1, len(tokens)), np.int32)), np.float64)[0, -1] / (body['sampling_params']['temperature'] or 1)
+      logits = np.asarray(
+        STRUCTURE.bind(self.params)(np.array([tokens]), np.ones((1, len(tokens)), np.int32)),
+        np.float64,
+      )[0, -1] / (body['sampling_params']['temperature'] or 1)
       token = int(logits.argmax())
-      content_.append({'token_id': token, 'logprob': float(logits[token] - np.log(np.exp(logits).sum())) + self.wrong.get('off', 0.0)})
+      content_.append(
+        {
+          'token_id': token,
+          'logprob': float(logits[token] - np.log(np.exp(logits).sum()))
+          + self.wrong.get('off', 0.0),
+        }
+      )
       tokens.append(token)
       if token in body['sampling_params'].get('stop_token_ids', ()):
         break
-    new = tokens[len(body['token_ids']):]
+    new = tokens[len(body['token_ids']) :]
     stopped = new[-1] in body['sampling_params'].get('stop_token_ids', ())
     given = body['token_ids']
-    logits = np.asarray(STRUCTURE.bind(self.params)(np.array([given]), np.ones((1, len(given)), np.int32)), np.float64)[0]
+    logits = np.asarray(
+      STRUCTURE.bind(self.params)(np.array([given]), np.ones((1, len(given)), np.int32)), np.float64
+    )[0]
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    read_ = [None] + [{str(t): {'logprob': float(line[t]), 'rank': int((line >= line[t]).sum())} for t in (given[k + 1], int(line.argmax()))} for k, line in enumerate(logprobs[:-1])]
-    return {'model': body['model'], 'prompt_token_ids': given, 'prompt_logprobs': read_ if 'prompt_logprobs' in body['sampling_params'] else None, 'choices': [{'token_ids': new, 'finish_reason': 'stop' if stopped else 'length', 'logprobs': {'content': content_},
-                                                 'weight_versions': [{'version': self.digest, 'start': 0, 'end': len(new)}]}]}
+    read_ = [None] + [
+      {
+        str(t): {'logprob': float(line[t]), 'rank': int((line >= line[t]).sum())}
+        for t in (given[k + 1], int(line.argmax()))
+      }
+      for k, line in enumerate(logprobs[:-1])
+    ]
+    return {
+      'model': body['model'],
+      'prompt_token_ids': given,
+      'prompt_logprobs': read_ if 'prompt_logprobs' in body['sampling_params'] else None,
+      'choices': [
+        {
+          'token_ids': new,
+          'finish_reason': 'stop' if stopped else 'length',
+          'logprobs': {'content': content_},
+          'weight_versions': [{'version': self.digest, 'start': 0, 'end': len(new)}],
+        }
+      ],
+    }
 
 
 def engine(pretended, tmp_path, **settings):
-  return VllmEngine(Vllm(url='http://nowhere', max_model_len=16, **settings), model=tmp_path, structure=STRUCTURE, config=CONFIG, eos_ids=[EOS], log=tmp_path / 'log',
-                    transport=lambda address: httpx2.MockTransport(pretended))
+  return VllmEngine(
+    Vllm(url='http://nowhere', max_model_len=16, **settings),
+    model=tmp_path,
+    structure=STRUCTURE,
+    config=CONFIG,
+    eos_ids=[EOS],
+    log=tmp_path / 'log',
+    transport=lambda address: httpx2.MockTransport(pretended),
+  )
 
 
 def test_weights_are_carried_forgotten_compared_and_then_generated_with(tmp_path):
@@ -199,15 +361,40 @@ def test_weights_are_carried_forgotten_compared_and_then_generated_with(tmp_path
   with engine(pretended, tmp_path) as made:
     made.update(PARAMS, 3)
     found = made.generate([Request((3, 4)), Request((5, 6, 7))], SAMPLING)
-    assert [c.version for c in found] == [3, 3] and {c.digest for c in found} == {made.digest} == {pretended.digest} and len(made.digest) == 64
+    assert (
+      [c.version for c in found] == [3, 3]
+      and {c.digest for c in found} == {made.digest} == {pretended.digest}
+      and len(made.digest) == 64
+    )
   order = [p for p in pretended.calls if p != '/inference/v1/generate']
-  assert order == ['/pause', '/init_weight_transfer_engine', '/start_weight_update', '/update_weight_version', '/update_weights', '/finish_weight_update', '/collective_rpc', '/reset_prefix_cache', '/resume', '/weight_info']
-  assert pretended.calls.count('/inference/v1/generate') == len(sync_lib.PROBES) + 2 and not made.faults
+  assert order == [
+    '/pause',
+    '/init_weight_transfer_engine',
+    '/start_weight_update',
+    '/update_weight_version',
+    '/update_weights',
+    '/finish_weight_update',
+    '/collective_rpc',
+    '/reset_prefix_cache',
+    '/resume',
+    '/weight_info',
+  ]
+  assert (
+    pretended.calls.count('/inference/v1/generate') == len(sync_lib.PROBES) + 2 and not made.faults
+  )
 
 
-@pytest.mark.parametrize('wrong, said', [
-    ({'digest': 'old'}, 'announced were'), ({'loaded': 'e' * 64}, 'the workers say that they loaded'), ({'reset': False}, 'prefix cache was not reset'), ({'off': -0.01}, "from JAX's"), ({'down': ['/update_weights']}, 'status 500'),
-    ({'down': ['/inference/v1/generate']}, 'status 500')])
+@pytest.mark.parametrize(
+  'wrong, said',
+  [
+    ({'digest': 'old'}, 'announced were'),
+    ({'loaded': 'e' * 64}, 'the workers say that they loaded'),
+    ({'reset': False}, 'prefix cache was not reset'),
+    ({'off': -0.01}, "from JAX's"),
+    ({'down': ['/update_weights']}, 'status 500'),
+    ({'down': ['/inference/v1/generate']}, 'status 500'),
+  ],
+)
 @pytest.mark.parametrize('retries', [0, 2])
 def test_a_server_without_the_weights_generates_nothing(wrong, said, retries, tmp_path):
   with engine(Pretended(**wrong), tmp_path, retries=retries) as made:
@@ -221,7 +408,10 @@ def test_a_server_without_the_weights_generates_nothing(wrong, said, retries, tm
 def test_other_weights_than_those_announced_are_found_out_by_the_probe(tmp_path):
   pretended = Pretended()
   pretended.params = {name: value * 1.1 for name, value in PARAMS.items()}
-  with engine(pretended, tmp_path, retries=0) as made, pytest.raises(WrongWeightsError, match='does not compute with the weights'):
+  with (
+    engine(pretended, tmp_path, retries=0) as made,
+    pytest.raises(WrongWeightsError, match='does not compute with the weights'),
+  ):
     made.update(PARAMS, 0)
 
 
@@ -237,11 +427,18 @@ def test_an_update_that_broke_off_at_a_server_that_stays_can_be_begun_again(at, 
 
   with engine(answer, tmp_path) as made:
     made.update(PARAMS, 0)
-    assert failed == [sync_lib.BROKEN_OFF] and len(made.faults) == 1 and pretended.digest == made.digest == pretended.loaded and not pretended.active
+    assert (
+      failed == [sync_lib.BROKEN_OFF]
+      and len(made.faults) == 1
+      and pretended.digest == made.digest == pretended.loaded
+      and not pretended.active
+    )
 
 
 def test_two_clients_in_each_others_way_are_told_that_the_weights_are_not_theirs(tmp_path):
-  """Another one ends this one's update and begins its own, whose bytes this one then calls by its own name."""
+  """Another one ends this one's update and begins its own, whose bytes this one then calls by its
+  own name.
+  """
   pretended = Pretended()
 
   def answer(request):
@@ -250,7 +447,10 @@ def test_two_clients_in_each_others_way_are_told_that_the_weights_are_not_theirs
       pretended.loaded = 'b' * 64
     return reply
 
-  with engine(answer, tmp_path, retries=0) as made, pytest.raises(WrongWeightsError, match='the workers say that they loaded'):
+  with (
+    engine(answer, tmp_path, retries=0) as made,
+    pytest.raises(WrongWeightsError, match='the workers say that they loaded'),
+  ):
     made.update(PARAMS, 0)
 
 
@@ -271,9 +471,14 @@ def test_what_came_before_a_fault_is_not_asked_for_again(tmp_path):
   assert len(made.faults) == 1 and asked.count(3) == 1 and asked.count(4) == 2
 
 
-@pytest.mark.parametrize('requests, sampling, said', [
-    ([Request(())], SAMPLING, 'prompt 0 has 0 tokens'), ([Request((3,)), Request((3,) * 13)], SAMPLING, 'prompt 1 has 13 tokens and asks for 4 more'),
-    ([Request((3,))], Sampling(top_k=2), 'leave these out')])
+@pytest.mark.parametrize(
+  'requests, sampling, said',
+  [
+    ([Request(())], SAMPLING, 'prompt 0 has 0 tokens'),
+    ([Request((3,)), Request((3,) * 13)], SAMPLING, 'prompt 1 has 13 tokens and asks for 4 more'),
+    ([Request((3,))], Sampling(top_k=2), 'leave these out'),
+  ],
+)
 def test_what_cannot_be_asked_is_refused(requests, sampling, said, tmp_path):
   with engine(Pretended(), tmp_path) as made:
     with pytest.raises(RuntimeError, match='has no weights'):
@@ -287,7 +492,11 @@ def test_given_tokens_are_scored_by_the_weights_that_were_synced_and_again_after
   pretended, broken = Pretended(), [True]
 
   def answer(request):
-    if request.url.path == '/inference/v1/generate' and b'prompt_logprobs' in request.content and broken:
+    if (
+      request.url.path == '/inference/v1/generate'
+      and b'prompt_logprobs' in request.content
+      and broken
+    ):
       return httpx2.Response(broken.pop() and 502)
     return pretended(request)
 
@@ -297,18 +506,46 @@ def test_given_tokens_are_scored_by_the_weights_that_were_synced_and_again_after
       made.score(given)
     made.update(PARAMS, 3)
     found = made.score(given)
-    assert len(made.faults) == 1 and {s.digest for s in found} == {made.digest} and [s.version for s in found] == [3, 3]
+    assert (
+      len(made.faults) == 1
+      and {s.digest for s in found} == {made.digest}
+      and [s.version for s in found] == [3, 3]
+    )
     for (context, tokens), scored in zip(given, found):
       line = np.array([context + tokens])
-      ours = np.asarray(STRUCTURE.bind(PARAMS)(line, np.ones_like(line)), np.float64)[0, len(context) - 1:-1]
-      np.testing.assert_allclose(scored.logprobs, [row[t] - np.log(np.exp(row).sum()) for row, t in zip(ours, tokens)], atol=1e-5)
+      ours = np.asarray(STRUCTURE.bind(PARAMS)(line, np.ones_like(line)), np.float64)[
+        0, len(context) - 1 : -1
+      ]
+      np.testing.assert_allclose(
+        scored.logprobs,
+        [row[t] - np.log(np.exp(row).sum()) for row, t in zip(ours, tokens)],
+        atol=1e-5,
+      )
       assert scored.greedy == tuple(bool(row.argmax() == t) for row, t in zip(ours, tokens))
-    for wrong in (Continuation((), (3,)), Continuation((3,), ()), Continuation((3,) * 12, (4,) * 4)):
-      with pytest.raises(ValueError, match='both need one, and together fewer than vllm.max_model_len = 16'):
+    for wrong in (
+      Continuation((), (3,)),
+      Continuation((3,), ()),
+      Continuation((3,) * 12, (4,) * 4),
+    ):
+      with pytest.raises(
+        ValueError, match='both need one, and together fewer than vllm.max_model_len = 16'
+      ):
         made.score([wrong])
 
 
-@pytest.mark.parametrize('field, value', [('dtype', 'int8'), ('carrier', 'pigeon'), ('gap', 0.0), ('retries', 3), ('url', 'localhost:8000'), ('memory', 2.0), ('max_model_len', 4), ('lora_rank', 8)])
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('dtype', 'int8'),
+    ('carrier', 'pigeon'),
+    ('gap', 0.0),
+    ('retries', 3),
+    ('url', 'localhost:8000'),
+    ('memory', 2.0),
+    ('max_model_len', 4),
+    ('lora_rank', 8),
+  ],
+)
 def test_settings_that_cannot_be_are_refused(field, value):
   with pytest.raises(ValueError, match=f'vllm.{field}'):
     Vllm(**{field: value})
@@ -322,7 +559,14 @@ def test_an_engine_that_is_none_is_refused():
 
 def test_without_vllm_the_error_says_how_to_get_it(tmp_path):
   with pytest.raises(server_lib.NoVllmError, match='make vllm'):
-    VllmEngine(Vllm(python=str(tmp_path / 'python')), model=tmp_path, structure=STRUCTURE, config=CONFIG, eos_ids=[EOS], log=tmp_path / 'log')
+    VllmEngine(
+      Vllm(python=str(tmp_path / 'python')),
+      model=tmp_path,
+      structure=STRUCTURE,
+      config=CONFIG,
+      eos_ids=[EOS],
+      log=tmp_path / 'log',
+    )
 
 
 def test_an_update_is_begun_on_a_connection_of_its_own(tmp_path):
@@ -336,6 +580,12 @@ def test_an_update_is_begun_on_a_connection_of_its_own(tmp_path):
     return httpx2.Response(200, json={'results': ['d' * 64]})
 
   client = Client('http://server', timeout=5, concurrency=1, transport=httpx2.MockTransport(answer))
-  sync_lib.FileCarrier(Vllm(), tmp_path).carry(client, sync_lib.Weights(tmp_path / 'w', 'd' * 64, {}))
+  sync_lib.FileCarrier(Vllm(), tmp_path).carry(
+    client, sync_lib.Weights(tmp_path / 'w', 'd' * 64, {})
+  )
   client.close()
-  assert [path for path, _ in asked[1:4]] == ['/start_weight_update', '/finish_weight_update', '/start_weight_update'] and asked[1][1] == 'close'
+  assert [path for path, _ in asked[1:4]] == [
+    '/start_weight_update',
+    '/finish_weight_update',
+    '/start_weight_update',
+  ] and asked[1][1] == 'close'

@@ -1,6 +1,9 @@
-"""Faults of a real vLLM server, as the evaluator meets them: each is mended by asking again or told as a failure of the machine, and no answer comes of one. At most two retries.
+"""Faults of a real vLLM server, as the evaluator meets them: each is mended by asking again or told
+as a failure of the machine, and no answer comes of one. At most two retries.
 
-A reply is broken on its way from the server, once or from then on; a process of the server is killed or stopped. `make test` runs eight of the forty where the environment is there, `make vllm-full` all.
+A reply is broken on its way from the server, once or from then on; a process of the server is
+killed or stopped. `make test` runs eight of the forty where the environment is there, `make
+vllm-full` all.
 """
 
 import dataclasses
@@ -18,7 +21,11 @@ from aevo_jax.evaluation.server import RequestError, UnavailableError
 from aevo_jax.models import hf_checkpoint
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
-pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'), pytest.mark.parametrize('served', ['nemotron_h'], indirect=True)]
+pytestmark = [
+  pytest.mark.vllm,
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+  pytest.mark.parametrize('served', ['nemotron_h'], indirect=True),
+]
 
 GENERATE, NEW, PROMPTS = '/inference/v1/generate', 8, 6
 
@@ -52,38 +59,86 @@ def raises(error, after=False):
 
 def torn(send, request):
   content = send(request).read()
-  return httpx2.Response(200, content=content[:len(content) // 2])
+  return httpx2.Response(200, content=content[: len(content) // 2])
 
 
 BROKEN = {
-    'a reply torn in half': torn,
-    'an empty reply': lambda send, request: httpx2.Response(200, content=b''),
-    'a page of HTML': lambda send, request: httpx2.Response(200, text='<html>bad gateway</html>'),
-    'status 500': lambda send, request: httpx2.Response(500, text='so it goes'),
-    'status 503': lambda send, request: httpx2.Response(503, text='busy'),
-    'no connection': raises(httpx2.ConnectError),
-    'the reply lost': raises(httpx2.RemoteProtocolError, after=True),
-    'no reply in time': raises(httpx2.ReadTimeout),
-    'another model': replied(lambda body: body.update(model='another')),
-    'a token less than its log-probabilities': choice(lambda c: c['token_ids'].pop()),
-    'the end of the completion missing': choice(lambda c: (c['token_ids'].pop(), c['logprobs']['content'].pop(), c['weight_versions'][-1].update(end=len(c['token_ids'])))),
-    'no log-probability for a token': choice(lambda c: c['logprobs']['content'][0].update(logprob=-9999.0)),
-    'another token than its log-probability': choice(lambda c: c['token_ids'].__setitem__(0, c['token_ids'][0] + 1)),
-    'an aborted completion': choice(lambda c: c.update(finish_reason='abort')),
-    'tokens of older weights': choice(lambda c: c.update(weight_versions=[{'version': '0' * 64, 'start': 0, 'end': len(c['token_ids'])}]))}
+  'a reply torn in half': torn,
+  'an empty reply': lambda send, request: httpx2.Response(200, content=b''),
+  'a page of HTML': lambda send, request: httpx2.Response(200, text='<html>bad gateway</html>'),
+  'status 500': lambda send, request: httpx2.Response(500, text='so it goes'),
+  'status 503': lambda send, request: httpx2.Response(503, text='busy'),
+  'no connection': raises(httpx2.ConnectError),
+  'the reply lost': raises(httpx2.RemoteProtocolError, after=True),
+  'no reply in time': raises(httpx2.ReadTimeout),
+  'another model': replied(lambda body: body.update(model='another')),
+  'a token less than its log-probabilities': choice(lambda c: c['token_ids'].pop()),
+  'the end of the completion missing': choice(
+    lambda c: (
+      c['token_ids'].pop(),
+      c['logprobs']['content'].pop(),
+      c['weight_versions'][-1].update(end=len(c['token_ids'])),
+    )
+  ),
+  'no log-probability for a token': choice(
+    lambda c: c['logprobs']['content'][0].update(logprob=-9999.0)
+  ),
+  'another token than its log-probability': choice(
+    lambda c: c['token_ids'].__setitem__(0, c['token_ids'][0] + 1)
+  ),
+  'an aborted completion': choice(lambda c: c.update(finish_reason='abort')),
+  'tokens of older weights': choice(
+    lambda c: c.update(
+      weight_versions=[{'version': '0' * 64, 'start': 0, 'end': len(c['token_ids'])}]
+    )
+  ),
+}
 # What goes wrong while weights are handed over.
 CARRIED = {
-    'an update that fails': Fault('/update_weights', lambda send, request: httpx2.Response(500, text='so it goes')),
-    'an update whose reply is lost': Fault('/update_weights', raises(httpx2.ReadError, after=True)),
-    'an update that is swallowed': Fault('/update_weights', lambda send, request: httpx2.Response(200, json={}), lasting=True),
-    'a prefix cache that stays': Fault('/reset_prefix_cache', lambda send, request: httpx2.Response(200, json={'success': False})),
-    'a stale digest': Fault('/weight_info', lambda send, request: httpx2.Response(200, json={'weight_version': '0' * 64}), lasting=True)}
-LASTING = ('a reply torn in half', 'an empty reply', 'status 500', 'no connection', 'the reply lost', 'no reply in time', 'another model', 'the end of the completion missing', 'an aborted completion',
-           'tokens of older weights')
-PROCESSES = [(whom, what, path) for whom in ('api_server', 'VLLM::EngineCore') for what in ('SIGKILL', 'SIGSTOP') for path in ('/update_weights', GENERATE)] + [
-    ('VLLM::Worker', 'SIGKILL', path) for path in ('/update_weights', GENERATE)]
-OFTEN = {('a reply torn in half', 'once'), ('status 500', 'once'), ('another model', 'from then on'), ('tokens of older weights', 'from then on'), ('an update that is swallowed',), ('a stale digest',),
-         ('VLLM::EngineCore', 'SIGKILL', GENERATE), ('api_server', 'SIGSTOP', GENERATE)}
+  'an update that fails': Fault(
+    '/update_weights', lambda send, request: httpx2.Response(500, text='so it goes')
+  ),
+  'an update whose reply is lost': Fault('/update_weights', raises(httpx2.ReadError, after=True)),
+  'an update that is swallowed': Fault(
+    '/update_weights', lambda send, request: httpx2.Response(200, json={}), lasting=True
+  ),
+  'a prefix cache that stays': Fault(
+    '/reset_prefix_cache', lambda send, request: httpx2.Response(200, json={'success': False})
+  ),
+  'a stale digest': Fault(
+    '/weight_info',
+    lambda send, request: httpx2.Response(200, json={'weight_version': '0' * 64}),
+    lasting=True,
+  ),
+}
+LASTING = (
+  'a reply torn in half',
+  'an empty reply',
+  'status 500',
+  'no connection',
+  'the reply lost',
+  'no reply in time',
+  'another model',
+  'the end of the completion missing',
+  'an aborted completion',
+  'tokens of older weights',
+)
+PROCESSES = [
+  (whom, what, path)
+  for whom in ('api_server', 'VLLM::EngineCore')
+  for what in ('SIGKILL', 'SIGSTOP')
+  for path in ('/update_weights', GENERATE)
+] + [('VLLM::Worker', 'SIGKILL', path) for path in ('/update_weights', GENERATE)]
+OFTEN = {
+  ('a reply torn in half', 'once'),
+  ('status 500', 'once'),
+  ('another model', 'from then on'),
+  ('tokens of older weights', 'from then on'),
+  ('an update that is swallowed',),
+  ('a stale digest',),
+  ('VLLM::EngineCore', 'SIGKILL', GENERATE),
+  ('api_server', 'SIGSTOP', GENERATE),
+}
 
 
 def each(*faults):
@@ -102,7 +157,9 @@ def expected(served):
   return answers(sampler, served.params, served)
 
 
-@pytest.mark.parametrize('fault, how', each(*((f, 'once') for f in BROKEN), *((f, 'from then on') for f in LASTING)))
+@pytest.mark.parametrize(
+  'fault, how', each(*((f, 'once') for f in BROKEN), *((f, 'from then on') for f in LASTING))
+)
 def test_a_reply_that_is_broken_is_never_an_answer(served, expected, fault, how, record_property):
   """In the midst of an evaluation."""
   with served.attached(retries=2) as engine:
@@ -115,14 +172,22 @@ def test_a_reply_that_is_broken_is_never_an_answer(served, expected, fault, how,
       with pytest.raises(UnavailableError):
         answers(sampler, served.params, served)
       assert len(engine.faults) == 3 and engine.digest == ''  # asked, and twice again
-    record_property('outcome', f'{"the same answers" if how == "once" else "no answer; told"} after {len(engine.faults)} faults: {engine.faults[-1]}')
+    record_property(
+      'outcome',
+      (
+        f'{"the same answers" if how == "once" else "no answer; told"} after '
+        f'{len(engine.faults)} faults: {engine.faults[-1]}'
+      ),
+    )
     served.fault = None
     sampler.load(served.path, served.digest, served.params)
     assert answers(sampler, served.params, served) == expected
 
 
 @pytest.mark.parametrize('fault', each(*((f,) for f in CARRIED)))
-def test_weights_that_do_not_arrive_whole_answer_nothing(served, expected, fault, tmp_path, record_property):
+def test_weights_that_do_not_arrive_whole_answer_nothing(
+  served, expected, fault, tmp_path, record_property
+):
   path, params = tmp_path / 'model.safetensors', other(served.params, 11, scale=0.3)
   hf_checkpoint.save_weights(path, params, served.config)
   digest = file_digest(path)
@@ -144,14 +209,24 @@ def test_weights_that_do_not_arrive_whole_answer_nothing(served, expected, fault
     else:
       sampler.load(path, digest, params)
       assert len(engine.faults) == 1 and answers(sampler, params, served) == new
-    record_property('outcome', f'{"no answer; told" if served.fault.lasting else "the same answers"} after {len(engine.faults)} faults: {engine.faults[-1]}')
+    record_property(
+      'outcome',
+      (
+        f'{"no answer; told" if served.fault.lasting else "the same answers"} after '
+        f'{len(engine.faults)} faults: {engine.faults[-1]}'
+      ),
+    )
 
 
 @pytest.mark.parametrize('whom, what, path', each(*PROCESSES))
-def test_a_process_that_ends_or_hangs_costs_a_restart_and_no_answer(served, expected, whom, what, path, monkeypatch, record_property):
+def test_a_process_that_ends_or_hangs_costs_a_restart_and_no_answer(
+  served, expected, whom, what, path, monkeypatch, record_property
+):
   engine, struck = served.engine, []
   below, starts, faults = processes(engine.server.pid), engine.server.starts, len(engine.faults)
-  monkeypatch.setattr(engine, '_settings', dataclasses.replace(engine._settings, request_s=10.0))  # after which a server that is silent has failed
+  monkeypatch.setattr(
+    engine, '_settings', dataclasses.replace(engine._settings, request_s=10.0)
+  )  # after which a server that is silent has failed
   engine._disconnect()
 
   def strike(send, request):

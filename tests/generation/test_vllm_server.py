@@ -1,4 +1,6 @@
-"""A real vLLM server (`make vllm`): weights in place, wrong weights refused, adapters, rollouts. `make test` runs what is not slow of this where the environment is there; `make vllm-full` all."""
+"""A real vLLM server (`make vllm`): weights in place, wrong weights refused, adapters, rollouts.
+`make test` runs what is not slow of this where the environment is there; `make vllm-full` all.
+"""
 
 import dataclasses
 import json
@@ -10,7 +12,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from vllm_served import BASE, EOS, MODELS, PAD, SETTINGS, Served, gone, other, processes, write_model
+from vllm_served import (
+  BASE,
+  EOS,
+  MODELS,
+  PAD,
+  SETTINGS,
+  Served,
+  gone,
+  other,
+  processes,
+  write_model,
+)
 
 from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
@@ -23,22 +36,35 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.params import is_adapter, unbind
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
-pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')]
+pytestmark = [
+  pytest.mark.vllm,
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+]
 
 TIE = 1e-4
-FAULTS = pytest.mark.parametrize('served', ['nemotron_h', pytest.param('qwen3', marks=pytest.mark.slow)], indirect=True)
+FAULTS = pytest.mark.parametrize(
+  'served', ['nemotron_h', pytest.param('qwen3', marks=pytest.mark.slow)], indirect=True
+)
 
 
 def test_sampled_log_probabilities_are_jax_s(served):
   served.load()
   requests = served.requests(64)
-  found = served.engine.generate(requests, Sampling(temperature=1.0, max_new_tokens=48)) + served.engine.generate(requests, Sampling(temperature=0.7, max_new_tokens=16))
+  found = served.engine.generate(
+    requests, Sampling(temperature=1.0, max_new_tokens=48)
+  ) + served.engine.generate(requests, Sampling(temperature=0.7, max_new_tokens=16))
   plain, warm = found[:64], found[64:]
-  gaps = [abs(a - b) for c, row in zip(plain, served.logprobs(served.params, requests, plain)) for a, b in zip(c.logprobs, row)]
+  gaps = [
+    abs(a - b)
+    for c, row in zip(plain, served.logprobs(served.params, requests, plain))
+    for a, b in zip(c.logprobs, row)
+  ]
   assert len(gaps) >= 1000 and max(gaps) <= 1e-4, (len(gaps), max(gaps))
   assert {c.digest for c in found} == {served.digest}
   again = served.engine.generate(requests[:8], Sampling(temperature=0.7, max_new_tokens=16))
-  assert [c.tokens for c in again] == [c.tokens for c in warm[:8]]  # seeds, whatever else is in the batch
+  assert [c.tokens for c in again] == [
+    c.tokens for c in warm[:8]
+  ]  # seeds, whatever else is in the batch
 
 
 @pytest.mark.parametrize('which', ['as it is', 'trained'])
@@ -47,13 +73,18 @@ def test_greedy_answers_are_jax_s_but_for_ties(served, which):
   served.engine.update(params, 1)
   requests = served.requests(64, seed=3)
   theirs = served.engine.generate(requests, Sampling(temperature=0.0, max_new_tokens=24))
-  ours = Sampler(served.structure, eos_id=EOS, pad_id=PAD, max_new_tokens=24)(params, [r.prompt for r in requests])
+  ours = Sampler(served.structure, eos_id=EOS, pad_id=PAD, max_new_tokens=24)(
+    params, [r.prompt for r in requests]
+  )
   for request, found, expected in zip(requests, theirs, ours):
     expected = (*expected, EOS)[:24]  # the sampler leaves the end token out
     if found.tokens == expected:
       continue
-    at = next(k for k in range(24) if found.tokens[k:k + 1] != expected[k:k + 1])
-    branches = [request, request], [found._replace(tokens=t[:at + 1]) for t in (found.tokens, expected)]
+    at = next(k for k in range(24) if found.tokens[k : k + 1] != expected[k : k + 1])
+    branches = (
+      [request, request],
+      [found._replace(tokens=t[: at + 1]) for t in (found.tokens, expected)],
+    )
     a, b = (row[-1] for row in served.logprobs(params, *branches))
     assert abs(a - b) <= TIE, (request, at, a, b)
 
@@ -65,12 +96,17 @@ def test_weights_change_in_place_again_and_again(served):
     served.engine.update(other(served.params, k), k)
     digests.add(served.engine.digest)
     assert served.engine.gap <= 1e-4
-    (found,) = served.engine.generate(served.requests(1), Sampling(temperature=1.0, max_new_tokens=4))
+    (found,) = served.engine.generate(
+      served.requests(1), Sampling(temperature=1.0, max_new_tokens=4)
+    )
     assert (found.version, found.digest) == (k, served.engine.digest)
-  assert len(digests) == 10 and (served.engine.server.pid, served.engine.server.starts) == (pid, starts)
+  assert len(digests) == 10 and (served.engine.server.pid, served.engine.server.starts) == (
+    pid,
+    starts,
+  )
 
 
-# -- wrong weights, refused (test_vllm_faults has what servers do) --------------------------------------------------------------------------------------------
+# -- wrong weights, refused (test_vllm_faults has what servers do) ---------------------------------
 
 
 def test_a_server_that_runs_is_used_and_left_running(served):
@@ -113,7 +149,9 @@ def test_other_weights_under_the_right_name_are_found_out(served):
 @FAULTS
 def test_a_digest_that_the_server_does_not_report_is_refused(served, monkeypatch):
   def forgetful(self, client, weights):
-    return sync_lib.Source('aevo', 'f' * 64, 'f' * 64, 0)  # nothing is carried, and the caller believes that it was
+    return sync_lib.Source(
+      'aevo', 'f' * 64, 'f' * 64, 0
+    )  # nothing is carried, and the caller believes that it was
 
   with served.attached() as engine, monkeypatch.context() as patch:
     patch.setattr(sync_lib.FileCarrier, 'carry', forgetful)
@@ -121,12 +159,18 @@ def test_a_digest_that_the_server_does_not_report_is_refused(served, monkeypatch
       engine.load(served.path, 'f' * 64, served.params)
 
 
-@pytest.mark.parametrize('served', ['qwen3'], indirect=True)  # there is no prefix cache with Mamba blocks
+@pytest.mark.parametrize(
+  'served', ['qwen3'], indirect=True
+)  # there is no prefix cache with Mamba blocks
 def test_a_prefix_cache_that_was_not_reset_is_found_out(served, monkeypatch):
   real = sync_lib.Client.post
 
   def forgetful(self, path, *arguments, **what):
-    return {'success': True} if path in ('/reset_prefix_cache', '/pause') else real(self, path, *arguments, **what)  # a pause resets it, too
+    return (
+      {'success': True}
+      if path in ('/reset_prefix_cache', '/pause')
+      else real(self, path, *arguments, **what)
+    )  # a pause resets it, too
 
   with served.attached() as engine, monkeypatch.context() as patch:
     patch.setattr(sync_lib.Client, 'post', forgetful)
@@ -135,21 +179,23 @@ def test_a_prefix_cache_that_was_not_reset_is_found_out(served, monkeypatch):
 
 
 def test_nothing_stays_when_the_one_who_wanted_it_is_killed(tmp_path):
-  """The caller's SIGKILL, which no handler sees. Its files of weights, which may lie in memory, go too."""
+  """The caller's SIGKILL, which no handler sees. Its files of weights, which may lie in memory, go
+  too.
+  """
   (tmp_path / 'weights').mkdir()
-  program = f'''
+  program = f"""
 import pathlib, time
 from aevo_jax.models import hf_checkpoint
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.vllm.server import Server
 base = pathlib.Path({str(BASE)!r})
-server = Server(Vllm(max_model_len=512), base, hf_checkpoint.read_config(base), pathlib.Path({str(tmp_path / "log")!r}), scratch=pathlib.Path({str(tmp_path / "weights")!r}))
+server = Server(Vllm(max_model_len=512), base, hf_checkpoint.read_config(base), pathlib.Path({str(tmp_path / 'log')!r}), scratch=pathlib.Path({str(tmp_path / 'weights')!r}))
 import threading
 threading.Thread(target=server.start, daemon=True).start()
 while not server.starts: time.sleep(.1)
 print(server.pid, flush=True)
 time.sleep(600)
-'''
+"""
   caller = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
   pid = int(caller.stdout.readline())
 
@@ -166,30 +212,64 @@ time.sleep(600)
 
 @pytest.mark.parametrize('ahead', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reinforcement_learning_draws_its_rollouts_there(tmp_path, ahead):
-  """`aevo train` with the gate on the difference between sampler and trainer, which would stop it at other weights. ahead: a step's rollouts are drawn while the one before trains."""
-  command = ('train', f'--out={tmp_path / "run"}', '--gin_file=configs/algorithms/grpo.gin', "--gin.rollout.engine='vllm'", '--gin.vllm.max_model_len=256', '--gin.rollout.prompts=4',
-             '--gin.rollout.group_size=4', '--gin.rl.microbatches=1', f'--gin.rollout.asynchronous={ahead}', '--rl_steps=3')
-  result = subprocess.run([sys.executable, '-m', 'aevo_jax.cli', *command], capture_output=True, text=True, cwd=layout.checkout_root())
+  """`aevo train` with the gate on the difference between sampler and trainer, which would stop it
+  at other weights. ahead: a step's rollouts are drawn while the one before trains.
+  """
+  command = (
+    'train',
+    f'--out={tmp_path / "run"}',
+    '--gin_file=configs/algorithms/grpo.gin',
+    "--gin.rollout.engine='vllm'",
+    '--gin.vllm.max_model_len=256',
+    '--gin.rollout.prompts=4',
+    '--gin.rollout.group_size=4',
+    '--gin.rl.microbatches=1',
+    f'--gin.rollout.asynchronous={ahead}',
+    '--rl_steps=3',
+  )
+  result = subprocess.run(
+    [sys.executable, '-m', 'aevo_jax.cli', *command],
+    capture_output=True,
+    text=True,
+    cwd=layout.checkout_root(),
+  )
   assert result.returncode == 0, result.stdout + result.stderr
-  found = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  found = [
+    json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  ]
   assert len(found) == 3 and max(m['logprob_gap_max'] for m in found) <= 1e-4
   assert [m['staleness'] for m in found] == ([0, 1, 1] if ahead else [0, 0, 0])
-  drawn = [[json.loads(line)['digests'] for line in (tmp_path / 'run' / 'rollouts' / f'{step:06}.jsonl').read_text().splitlines()[1:]] for step in range(3)]
+  drawn = [
+    [
+      json.loads(line)['digests']
+      for line in (tmp_path / 'run' / 'rollouts' / f'{step:06}.jsonl').read_text().splitlines()[1:]
+    ]
+    for step in range(3)
+  ]
   digests = [{d for own in rows for d in own} for rows in drawn]
-  assert all(len(d) == 1 for d in digests)  # each step's own weights, which a step without signal leaves as they are
+  assert all(
+    len(d) == 1 for d in digests
+  )  # each step's own weights, which a step without signal leaves as they are
   moved = [not m['no_signal'] for m in found]
-  assert any(moved[:2]) and [a != b for a, b in zip(digests, digests[1:])] == ([False, moved[0]] if ahead else moved[:2])
+  assert any(moved[:2]) and [a != b for a, b in zip(digests, digests[1:])] == (
+    [False, moved[0]] if ahead else moved[:2]
+  )
   assert json.loads((tmp_path / 'run' / 'command.json').read_text())['rollouts'] == 'vllm'
 
 
-# -- other carriers, each with a server of its own --------------------------------------------------------------------------------------------------------------
+# -- other carriers, each with a server of its own -------------------------------------------------
 
-TARGETS = {'nemotron_h': ('attention_mlp', 'all'), 'qwen3': ('attention', 'all')}  # 'all' has a Mamba block's in_proj and out_proj
+TARGETS = {
+  'nemotron_h': ('attention_mlp', 'all'),
+  'qwen3': ('attention', 'all'),
+}  # 'all' has a Mamba block's in_proj and out_proj
 
 
 @pytest.fixture(scope='module', params=MODELS)
 def adapted(request, tmp_path_factory):
-  """A model whose engine hot-loads adapters, and two of them with what JAX computes: [(path of the weights, merged parameters)]."""
+  """A model whose engine hot-loads adapters, and two of them with what JAX computes: [(path of the
+  weights, merged parameters)].
+  """
   directory = tmp_path_factory.mktemp(f'adapted_{request.param}')
   write_model(directory, request.param)
   served, made = Served(directory, dataclasses.replace(SETTINGS, carrier='lora', lora_rank=8)), []
@@ -198,8 +278,15 @@ def adapted(request, tmp_path_factory):
     lora.attach(model, rank=4, alpha=8.0, targets=targets, seed=k)
     _, params = unbind(model)
     rng = np.random.default_rng(k)
-    params = {n: 0.1 * rng.standard_normal(v.shape).astype(np.float32) if is_adapter(n) else served.params[n] for n, v in params.items()}
-    peft_adapter.save(directory / targets, params, served.config, SimpleNamespace(rank=4, alpha=8.0), str(directory))
+    params = {
+      n: 0.1 * rng.standard_normal(v.shape).astype(np.float32)
+      if is_adapter(n)
+      else served.params[n]
+      for n, v in params.items()
+    }
+    peft_adapter.save(
+      directory / targets, params, served.config, SimpleNamespace(rank=4, alpha=8.0), str(directory)
+    )
     made.append((directory / targets / peft_adapter.WEIGHTS, lora.merge(params, 2.0)))
   yield served, made
   served.engine.close()
@@ -214,14 +301,23 @@ def test_adapters_are_loaded_hot_and_another_base_is_found_out(adapted):
     assert engine.gap <= 1e-4 and engine.digest == file_digest(path)
     requests = served.requests(32)
     found = engine.generate(requests, Sampling(temperature=1.0, max_new_tokens=32))
-    assert max(abs(a - b) for c, row in zip(found, served.logprobs(params, requests, found)) for a, b in zip(c.logprobs, row)) <= 1e-4
+    assert (
+      max(
+        abs(a - b)
+        for c, row in zip(found, served.logprobs(params, requests, found))
+        for a, b in zip(c.logprobs, row)
+      )
+      <= 1e-4
+    )
     assert {c.digest for c in found} == {file_digest(path)}
     said.append([c.tokens for c in found])
   assert said[0] == said[2] != said[1]
   assert engine.server.starts == 1 and not engine.faults
   engine._settings = dataclasses.replace(engine._settings, retries=0)
   path, params = made[0]
-  on_another = {n: v + other(served.params, 7, scale=0.3)[n] - served.params[n] for n, v in params.items()}  # the same adapter, merged into another base than the server began with
+  on_another = {
+    n: v + other(served.params, 7, scale=0.3)[n] - served.params[n] for n, v in params.items()
+  }  # the same adapter, merged into another base than the server began with
   with pytest.raises(WrongWeightsError, match="from JAX's"):
     engine.load(path, file_digest(path), on_another)
   with pytest.raises(WrongWeightsError, match='announced was'):
@@ -236,25 +332,65 @@ def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
   base.mkdir()
   write_model(base, 'nemotron_h')
   fields = json.loads((base / 'config.json').read_text())
-  (base / 'config.json').write_text(json.dumps(fields | {'max_position_embeddings': 8192}))  # it has no positions to learn
+  (base / 'config.json').write_text(
+    json.dumps(fields | {'max_position_embeddings': 8192})
+  )  # it has no positions to learn
   config = hf_checkpoint.read_config(base)
   model = create(config, 0)
   lora.attach(model, rank=32, alpha=64.0, targets='attention_mlp', seed=0)
   rng = np.random.default_rng(0)
-  peft_adapter.save(adapter, {n: 0.02 * rng.standard_normal(v.shape).astype(np.float32) for n, v in unbind(model)[1].items() if is_adapter(n)}, config, SimpleNamespace(rank=32, alpha=64.0), str(base))
+  peft_adapter.save(
+    adapter,
+    {
+      n: 0.02 * rng.standard_normal(v.shape).astype(np.float32)
+      for n, v in unbind(model)[1].items()
+      if is_adapter(n)
+    },
+    config,
+    SimpleNamespace(rank=32, alpha=64.0),
+    str(base),
+  )
   said = []
-  for how in (('--gin_file=configs/engines/challenge.gin',), ("--gin.objective.verifier='challenge'", "--gin.objective.size='standard'")):
-    result = subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'evaluate', str(adapter), *how, '--gin.objective.max_new_tokens=64', '--items=40', '--json'], capture_output=True, text=True,
-                            cwd=layout.checkout_root())
+  for how in (
+    ('--gin_file=configs/engines/challenge.gin',),
+    ("--gin.objective.verifier='challenge'", "--gin.objective.size='standard'"),
+  ):
+    result = subprocess.run(
+      [
+        sys.executable,
+        '-m',
+        'aevo_jax.cli',
+        'evaluate',
+        str(adapter),
+        *how,
+        '--gin.objective.max_new_tokens=64',
+        '--items=40',
+        '--json',
+      ],
+      capture_output=True,
+      text=True,
+      cwd=layout.checkout_root(),
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     said.append(json.loads(result.stdout))
   another = tmp_path / 'another'
   shutil.copytree(base, another)
-  hf_checkpoint.save_weights(another / 'model.safetensors', other(hf_checkpoint.load_weights(base / 'model.safetensors', config), 1), config)
-  result = subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'evaluate', str(adapter), f'--base={another}'], capture_output=True, text=True, cwd=layout.checkout_root())
+  hf_checkpoint.save_weights(
+    another / 'model.safetensors',
+    other(hf_checkpoint.load_weights(base / 'model.safetensors', config), 1),
+    config,
+  )
+  result = subprocess.run(
+    [sys.executable, '-m', 'aevo_jax.cli', 'evaluate', str(adapter), f'--base={another}'],
+    capture_output=True,
+    text=True,
+    cwd=layout.checkout_root(),
+  )
   assert result.returncode == 1 and 'has other weights' in result.stderr and not result.stdout
   theirs, ours = said
-  assert theirs.pop('engine') == 'vllm' and theirs.pop('served_digest') == theirs['file_digest'] == file_digest(adapter / peft_adapter.WEIGHTS)
+  assert theirs.pop('engine') == 'vllm' and theirs.pop('served_digest') == theirs[
+    'file_digest'
+  ] == file_digest(adapter / peft_adapter.WEIGHTS)
   assert theirs == ours and ours['overall']['total'] == 40
 
 
@@ -268,7 +404,12 @@ def test_a_checkpoint_directory_is_reloaded_in_place(tmp_path):
   path = tmp_path / 'b' / 'model.safetensors'
   hf_checkpoint.save_weights(path, params, served.config)
   with served.engine as engine:
-    for file, weights in ((served.path, served.params), (path, params), (served.path, served.params), (path, params)):
+    for file, weights in (
+      (served.path, served.params),
+      (path, params),
+      (served.path, served.params),
+      (path, params),
+    ):
       engine.load(file, file_digest(file), weights)
       assert engine.gap <= 1e-4 and engine.server.starts == 1
     with pytest.raises(WrongWeightsError, match="from JAX's"):
@@ -289,7 +430,14 @@ def test_a_server_that_compiles_takes_weights_in_place(tmp_path, name):
       params = other(served.params, seed, scale=0.3)
       engine.update(params, seed)
       found = engine.generate(requests, Sampling(temperature=1.0, max_new_tokens=32))
-      assert max(abs(a - b) for c, row in zip(found, served.logprobs(params, requests, found)) for a, b in zip(c.logprobs, row)) <= 1e-4
+      assert (
+        max(
+          abs(a - b)
+          for c, row in zip(found, served.logprobs(params, requests, found))
+          for a, b in zip(c.logprobs, row)
+        )
+        <= 1e-4
+      )
       said.append([c.tokens for c in found])
     assert said[0] == said[2] != said[1] and engine.server.starts == 1
   assert 'enforce_eager=False' in (tmp_path / 'vllm.log').read_text()

@@ -1,4 +1,6 @@
-"""The process between us and a server, on servers of a few lines: what ends, when, and what is left."""
+"""The process between us and a server, on servers of a few lines: what ends, when, and what is
+left.
+"""
 
 import os
 import pathlib
@@ -13,23 +15,31 @@ from vllm_served import gone, processes, runs
 from aevo_jax.generation.vllm import supervisor
 
 # A server with an engine that is named as vLLM's are, by its arguments; both outlive SIGTERM.
-SERVER = '''
+SERVER = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 engine = subprocess.Popen(['bash', '-c', 'trap "" TERM; exec -a VLLM::EngineCore sleep 300'])
 end = time.monotonic() + 300
 while time.monotonic() < end:
   subprocess.run(['bash', '-c', 'exec -a VLLM::passing sleep 0.2'])  # what passes is no engine
-'''
+"""
 PATIENT = 20.0
 
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-  """(supervisor, directory that it is to remove), once the engine was there for long enough to count."""
+  """(supervisor, directory that it is to remove), once the engine was there for long enough to
+  count.
+  """
   directory = tmp_path / 'weights'
   directory.mkdir()
-  process = subprocess.Popen([sys.executable, supervisor.__file__, f'--remove={directory}', sys.executable, '-c', SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
+  process = subprocess.Popen(
+    [sys.executable, supervisor.__file__, f'--remove={directory}', sys.executable, '-c', SERVER],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    bufsize=0,
+    start_new_session=True,
+  )
   until = time.monotonic() + PATIENT
   while not engines(process):
     assert time.monotonic() < until
@@ -46,14 +56,19 @@ def started(tmp_path, monkeypatch):
 
 
 def engines(process):
-  return [pid for pid, command in processes(process.pid).items() if command.startswith('VLLM::EngineCore')]
+  return [
+    pid for pid, command in processes(process.pid).items() if command.startswith('VLLM::EngineCore')
+  ]
 
 
 def test_an_engine_that_ends_ends_its_server(started):
   process, directory = started
   below, (engine,) = processes(process.pid), engines(process)
   os.kill(engine, signal.SIGKILL)
-  assert process.wait(PATIENT) == 1 and f'process {engine} of vLLM has ended'.encode() in process.stdout.read()
+  assert (
+    process.wait(PATIENT) == 1
+    and f'process {engine} of vLLM has ended'.encode() in process.stdout.read()
+  )
   gone(below)
   assert directory.exists()  # whoever wants the server may start another with it
 

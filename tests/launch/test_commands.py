@@ -1,4 +1,6 @@
-"""audit, trial, train and evaluate as a person types them: each in a process of its own, judged by what it prints and its exit status."""
+"""audit, trial, train and evaluate as a person types them: each in a process of its own, judged by
+what it prints and its exit status.
+"""
 
 import json
 import os
@@ -34,18 +36,30 @@ sys.exit(main(sys.argv[1:]))
 def environment() -> dict[str, str]:
   """A user's: without the compiler's flags that the suite sets for itself."""
   path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])
-  return {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'} | {'PYTHONPATH': path}
+  return {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'} | {
+    'PYTHONPATH': path
+  }
 
 
-def aevo(*arguments: str | pathlib.Path, program: tuple[str, ...] = ('-m', 'aevo_jax.cli'), prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-  return subprocess.run([*prefix, sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, env=environment(), timeout=300)
+def aevo(
+  *arguments: str | pathlib.Path,
+  program: tuple[str, ...] = ('-m', 'aevo_jax.cli'),
+  prefix: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [*prefix, sys.executable, *program, *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    env=environment(),
+    timeout=300,
+  )
 
 
 def tensors(path: pathlib.Path) -> str:
   return logical_digest(load_file(path))
 
 
-# -- audit ------------------------------------------------------------------------------------------------------------------------------------
+# -- audit -----------------------------------------------------------------------------------------
 
 
 def test_audit_prints_a_line_a_check_and_exits_0(tiny_run):
@@ -65,31 +79,51 @@ def test_audit_exits_1_on_a_failure_and_names_it(run_copy, rewrite):
   assert 'evidence/round_001.json' in findings['evidence']['detail']
 
 
-# -- campaign ---------------------------------------------------------------------------------------------------------------------------------
+# -- campaign --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('flag', ['--dry_run', '--gin.budget.rounds=1', '--gin_file=configs/campaigns/smoke.gin'])
+@pytest.mark.parametrize(
+  'flag', ['--dry_run', '--gin.budget.rounds=1', '--gin_file=configs/campaigns/smoke.gin']
+)
 def test_an_interrupted_campaign_goes_on_as_it_began(tmp_path, flag):
   result = aevo('campaign', f'--resume={tmp_path / "run"}', flag)
-  assert result.returncode == 1 and '--resume takes neither --dry_run nor gin' in result.stdout + result.stderr
+  assert (
+    result.returncode == 1
+    and '--resume takes neither --dry_run nor gin' in result.stdout + result.stderr
+  )
 
 
-@pytest.mark.parametrize(('flag', 'said'), [
-    ('--gin.budget.rounds=0', 'budget.rounds must be >= 1'), ("--gin.budget.noise_seeds='x'", 'expects int'), ('--gin.budgt.rounds=1', 'budget')])
+@pytest.mark.parametrize(
+  ('flag', 'said'),
+  [
+    ('--gin.budget.rounds=0', 'budget.rounds must be >= 1'),
+    ("--gin.budget.noise_seeds='x'", 'expects int'),
+    ('--gin.budgt.rounds=1', 'budget'),
+  ],
+)
 def test_a_wrong_budget_is_a_sentence(flag, said):
   result = aevo('campaign', '--dry_run', flag)
   assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
 
 
-# -- trial ------------------------------------------------------------------------------------------------------------------------------------
+# -- trial -----------------------------------------------------------------------------------------
 
 
 def test_trial_says_what_it_was(tiny_run):
   trial = fold(read(tiny_run / 'ledger.jsonl')).trials['r1w1']
   result = aevo('trial', tiny_run, 'r1w1')
   assert result.returncode == 0, result.stderr
-  for said in (trial.axis, 'sealed', f'{trial.claim["tokens"]:,} tokens', f'{trial.claim["steps"]} steps', trial.candidate, f'{trial.released:.2f}', f'{trial.dev["overall"]["accuracy"]:.3f}', 'attempts   1',
-               *(f'* {line}' for line in trial.overlay.splitlines())):
+  for said in (
+    trial.axis,
+    'sealed',
+    f'{trial.claim["tokens"]:,} tokens',
+    f'{trial.claim["steps"]} steps',
+    trial.candidate,
+    f'{trial.released:.2f}',
+    f'{trial.dev["overall"]["accuracy"]:.3f}',
+    'attempts   1',
+    *(f'* {line}' for line in trial.overlay.splitlines()),
+  ):
     assert said in result.stdout
 
 
@@ -97,50 +131,110 @@ def test_trial_reruns_bit_for_bit_and_notices_other_weights(tiny_run, tmp_path):
   candidate = fold(read(tiny_run / 'ledger.jsonl')).trials['r1w1'].candidate
   result = aevo('trial', tiny_run, 'r1w1', '--rerun', f'--out={tmp_path / "again"}')
   assert result.returncode == 0, result.stdout + result.stderr
-  assert f'reproduced bit for bit: candidate {candidate}' in result.stdout and 'NOT' not in result.stdout
+  assert (
+    f'reproduced bit for bit: candidate {candidate}' in result.stdout and 'NOT' not in result.stdout
+  )
   assert 'loss' in result.stdout.splitlines()[0]
   assert tensors(tmp_path / 'again' / EXPORT) == candidate
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
-    (('r1w7',), "did you mean 'r1w"), (('r1w1', '--gin.optimizer.learning_rate=1e-3'), 'aevo train')])
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    (('r1w7',), "did you mean 'r1w"),
+    (('r1w1', '--gin.optimizer.learning_rate=1e-3'), 'aevo train'),
+  ],
+)
 def test_trial_answers_mistakes(tiny_run, arguments, said):
   result = aevo('trial', tiny_run, *arguments)
   assert result.returncode == 1 and said in result.stdout + result.stderr
 
 
-# -- train ------------------------------------------------------------------------------------------------------------------------------------
+# -- train -----------------------------------------------------------------------------------------
 
 
 def test_train_does_what_a_trial_does(tiny_run, tmp_path):
-  """The starting recipe with a trial's seed and budget gives that trial's weights; its export is a base of its own, which evaluates."""
+  """The starting recipe with a trial's seed and budget gives that trial's weights; its export is a
+  base of its own, which evaluates.
+  """
   trial = fold(read(tiny_run / 'ledger.jsonl')).trials['starting0']
   out = tmp_path / 'out'
-  result = aevo('train', f'--out={out}', f'--seed={trial.seed}', '--tokens=8192', '--steps=4', prefix=('taskset', '-c', str(min(os.sched_getaffinity(0)))))  # a trial has one thread
+  result = aevo(
+    'train',
+    f'--out={out}',
+    f'--seed={trial.seed}',
+    '--tokens=8192',
+    '--steps=4',
+    prefix=('taskset', '-c', str(min(os.sched_getaffinity(0)))),
+  )  # a trial has one thread
   assert result.returncode == 0, result.stdout + result.stderr
   assert tensors(out / EXPORT) == trial.candidate
-  again = aevo('train', f'--out={out}', f'--seed={trial.seed}', '--tokens=8192', '--steps=4', '--gin.optimizer.learning_rate=1e-4')
-  assert again.returncode == 1 and 'recipe.optimizer.learning_rate was 0.00025 and is 0.0001 now' in again.stdout + again.stderr
+  again = aevo(
+    'train',
+    f'--out={out}',
+    f'--seed={trial.seed}',
+    '--tokens=8192',
+    '--steps=4',
+    '--gin.optimizer.learning_rate=1e-4',
+  )
+  assert (
+    again.returncode == 1
+    and 'recipe.optimizer.learning_rate was 0.00025 and is 0.0001 now'
+    in again.stdout + again.stderr
+  )
 
   # The final score of these weights is in the ledger; the revealed secret draws the same set again.
   records = read(tiny_run / 'ledger.jsonl')
   secret = next(r.payload['secrets']['holdout'] for r in records if r.kind == 'secrets_revealed')
   (tmp_path / 'secret.json').write_text(json.dumps({'secret': secret}))
-  scored = aevo('evaluate', out, '--split=final', f'--secret_file={tmp_path / "secret.json"}', '--items=60', '--json')
+  scored = aevo(
+    'evaluate',
+    out,
+    '--split=final',
+    f'--secret_file={tmp_path / "secret.json"}',
+    '--items=60',
+    '--json',
+  )
   assert scored.returncode == 0, scored.stderr
   reply, recorded = json.loads(scored.stdout), fold(records).final['scores']['starting0']
   assert {name: reply[name] for name in recorded} == recorded
 
 
-@pytest.mark.parametrize(('sent', 'status', 'words'), [(signal.SIGINT, 1, 'interrupted; the same command continues'), (signal.SIGTERM, 143, 'SIGTERM; saved')])
+@pytest.mark.parametrize(
+  ('sent', 'status', 'words'),
+  [
+    (signal.SIGINT, 1, 'interrupted; the same command continues'),
+    (signal.SIGTERM, 143, 'SIGTERM; saved'),
+  ],
+)
 def test_train_continues_after_a_signal(tmp_path, sent, status, words):
   out = tmp_path / 'out'
   # A shell's background job ignores Ctrl-C and so do its children, unless they ask for it.
-  program = 'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from aevo_jax.cli import main; sys.exit(main())'
-  command = [sys.executable, '-c', program, 'train', f'--out={out}', '--tokens=81920', '--steps=160', '--gin.train.batch_rows=4', '--checkpoint_every=2', '--gin.upkeep.keep_checkpoints=2']
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+  program = (
+    'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from '
+    'aevo_jax.cli import main; sys.exit(main())'
+  )
+  command = [
+    sys.executable,
+    '-c',
+    program,
+    'train',
+    f'--out={out}',
+    '--tokens=81920',
+    '--steps=160',
+    '--gin.train.batch_rows=4',
+    '--checkpoint_every=2',
+    '--gin.upkeep.keep_checkpoints=2',
+  ]
+  process = subprocess.Popen(
+    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+  )
   deadline = time.monotonic() + 200
-  while not (out / 'checkpoints' / 'step_00000002').exists() and process.poll() is None and time.monotonic() < deadline:
+  while (
+    not (out / 'checkpoints' / 'step_00000002').exists()
+    and process.poll() is None
+    and time.monotonic() < deadline
+  ):
     time.sleep(0.05)
   process.send_signal(sent)
   said, _ = process.communicate(timeout=60)
@@ -150,34 +244,76 @@ def test_train_continues_after_a_signal(tmp_path, sent, status, words):
 
   result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
   assert result.returncode == 0, result.stdout + result.stderr
-  after = [json.loads(line)['step'] for line in (out / 'metrics.jsonl').read_text().splitlines()][len(before):]
+  after = [json.loads(line)['step'] for line in (out / 'metrics.jsonl').read_text().splitlines()][
+    len(before) :
+  ]
   assert after[0] >= 2 and after == list(range(after[0], 160))
   assert sent == signal.SIGINT or after[0] == before[-1] + 1  # from the very step
-  assert sorted(p.name for p in (out / 'checkpoints').iterdir()) == ['step_00000158', 'step_00000160']
+  assert sorted(p.name for p in (out / 'checkpoints').iterdir()) == [
+    'step_00000158',
+    'step_00000160',
+  ]
   assert (out / EXPORT).exists()
 
 
 def test_reinforcement_with_an_adapter_on_scanned_layers_goes_on_and_exports(tmp_path):
-  small = ['--gin_file=configs/algorithms/rloo.gin', '--gin.rollout.prompts=2', '--gin.rollout.group_size=4', '--gin.rl.microbatches=2', '--gin.rollout.max_new_tokens=16',
-           "--gin_bindings=adaptation.method='lora'", '--gin.model.scan=True', '--checkpoint_every=1']
+  small = [
+    '--gin_file=configs/algorithms/rloo.gin',
+    '--gin.rollout.prompts=2',
+    '--gin.rollout.group_size=4',
+    '--gin.rl.microbatches=2',
+    '--gin.rollout.max_new_tokens=16',
+    "--gin_bindings=adaptation.method='lora'",
+    '--gin.model.scan=True',
+    '--checkpoint_every=1',
+  ]
   result = aevo('train', f'--out={tmp_path / "rl"}', '--rl_steps=2', *small)
-  assert result.returncode == 0 and 'step     2 of 2  reward' in result.stdout, result.stdout + result.stderr
+  assert result.returncode == 0 and 'step     2 of 2  reward' in result.stdout, (
+    result.stdout + result.stderr
+  )
   scored = aevo('evaluate', tmp_path / 'rl', '--items=6', '--json')
-  assert scored.returncode == 0 and json.loads(scored.stdout)['overall']['total'] == 6, scored.stderr
-  for more, said in ((['--rl_steps=2', '--gin.rollout.max_new_tokens=20'], 'recipe.rollout.max_new_tokens was 16 and is 20 now'),
-                     (['--rl_steps=2', '--steps=3'], '--steps is read by nothing'), (['--gin.loss.label_smoothing=0.1'], 'nothing reads loss'),
-                     (["--gin_bindings=reward.verifier='strickt'"], 'no verifier')):
+  assert scored.returncode == 0 and json.loads(scored.stdout)['overall']['total'] == 6, (
+    scored.stderr
+  )
+  for more, said in (
+    (
+      ['--rl_steps=2', '--gin.rollout.max_new_tokens=20'],
+      'recipe.rollout.max_new_tokens was 16 and is 20 now',
+    ),
+    (['--rl_steps=2', '--steps=3'], '--steps is read by nothing'),
+    (['--gin.loss.label_smoothing=0.1'], 'nothing reads loss'),
+    (["--gin_bindings=reward.verifier='strickt'"], 'no verifier'),
+  ):
     again = aevo('train', f'--out={tmp_path / "rl"}', *small, *more)
-    assert again.returncode == 1 and said in again.stdout + again.stderr and 'Traceback' not in again.stderr
-  moved_gate = aevo('train', f'--out={tmp_path / "rl"}', '--rl_steps=2', '--gin.gates.logprob_gap=0.1', *small)
+    assert (
+      again.returncode == 1
+      and said in again.stdout + again.stderr
+      and 'Traceback' not in again.stderr
+    )
+  moved_gate = aevo(
+    'train', f'--out={tmp_path / "rl"}', '--rl_steps=2', '--gin.gates.logprob_gap=0.1', *small
+  )
   assert moved_gate.returncode == 0, moved_gate.stderr
 
 
 def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
-  command = ('train', f'--out={tmp_path / "two"}', '--tokens=8192', "--gin.method.name='sft_then_dpo'", '--gin.method.learning_rate=5e-5', '--gin.rollout.prompts=4', '--gin.rollout.group_size=4',
-             '--gin.rollout.max_new_tokens=16', '--checkpoint_every=1')
+  command = (
+    'train',
+    f'--out={tmp_path / "two"}',
+    '--tokens=8192',
+    "--gin.method.name='sft_then_dpo'",
+    '--gin.method.learning_rate=5e-5',
+    '--gin.rollout.prompts=4',
+    '--gin.rollout.group_size=4',
+    '--gin.rollout.max_new_tokens=16',
+    '--checkpoint_every=1',
+  )
   result = aevo(*command)
-  assert result.returncode == 0 and 'step     8 of 13  loss' in result.stdout and 'step    13 of 13  reward' in result.stdout, result.stdout + result.stderr
+  assert (
+    result.returncode == 0
+    and 'step     8 of 13  loss' in result.stdout
+    and 'step    13 of 13  reward' in result.stdout
+  ), result.stdout + result.stderr
   count = lambda name: len((tmp_path / 'two' / name).read_text().splitlines())
   assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 5)
   before = (tmp_path / 'two' / EXPORT).read_bytes()
@@ -190,26 +326,66 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
   assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
-    (('--gin.vllm.retries=1',), "vllm.retries is bound, and nothing reads vllm while evaluation.engine = 'jax'"), (('--tasks=a',), '--tasks is read by nothing without --harness'),
-    (('--noapply_chat_template',), '--apply_chat_template is read by nothing without --harness'), (('--harness=lm_eval',), 'needs --tasks'),
-    (('--harness=lm_eval', '--tasks=a', '--split=dev'), '--split is read by nothing with --harness'),
-    (('--harness=lm_eval', '--tasks=a', '--gin.dev_set.items=3'), 'nothing reads dev_set with --harness'),
-    (('--harness=lm_eval', '--tasks=a', "--gin.evaluation.engine='jax'"), 'leave evaluation.engine out'),
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    (
+      ('--gin.vllm.retries=1',),
+      "vllm.retries is bound, and nothing reads vllm while evaluation.engine = 'jax'",
+    ),
+    (('--tasks=a',), '--tasks is read by nothing without --harness'),
+    (('--noapply_chat_template',), '--apply_chat_template is read by nothing without --harness'),
+    (('--harness=lm_eval',), 'needs --tasks'),
+    (
+      ('--harness=lm_eval', '--tasks=a', '--split=dev'),
+      '--split is read by nothing with --harness',
+    ),
+    (
+      ('--harness=lm_eval', '--tasks=a', '--gin.dev_set.items=3'),
+      'nothing reads dev_set with --harness',
+    ),
+    (
+      ('--harness=lm_eval', '--tasks=a', "--gin.evaluation.engine='jax'"),
+      'leave evaluation.engine out',
+    ),
     (('--harness=lm_eval', '--tasks=a', "--gin.vllm.carrier='reload'"), 'bind one of file'),
-    (("--gin.evaluation.arbiter_url='http://a'",), 'evaluation.arbiter_url is bound, and read by campaigns alone'),
-    (("--gin.evaluation.engine='vllm'", "--gin.vllm.python='/nowhere/python'"), 'there is no vLLM at /nowhere/python: run `make vllm`')])
+    (
+      ("--gin.evaluation.arbiter_url='http://a'",),
+      'evaluation.arbiter_url is bound, and read by campaigns alone',
+    ),
+    (
+      ("--gin.evaluation.engine='vllm'", "--gin.vllm.python='/nowhere/python'"),
+      'there is no vLLM at /nowhere/python: run `make vllm`',
+    ),
+  ],
+)
 def test_an_evaluation_refuses_what_it_does_not_read(arguments, said):
   result = aevo('evaluate', layout.root_file('substrate') / 'base', *arguments)
-  assert result.returncode == 1 and said in result.stdout + result.stderr and 'Traceback' not in result.stderr
+  assert (
+    result.returncode == 1
+    and said in result.stdout + result.stderr
+    and 'Traceback' not in result.stderr
+  )
 
 
 def test_a_server_that_does_not_start_leaves_its_log(tmp_path):
   python = tmp_path / 'python'
   python.write_text('#!/bin/sh\necho so it goes; exit 3\n')
   python.chmod(0o755)
-  result = aevo('evaluate', layout.root_file('substrate') / 'base', '--items=3', "--gin.evaluation.engine='vllm'", f"--gin.vllm.python='{python}'", '--gin.vllm.retries=0')
-  assert result.returncode == 1 and 'vLLM ended while it started, with status 3' in result.stderr and 'so it goes' in result.stderr and 'Traceback' not in result.stderr
+  result = aevo(
+    'evaluate',
+    layout.root_file('substrate') / 'base',
+    '--items=3',
+    "--gin.evaluation.engine='vllm'",
+    f"--gin.vllm.python='{python}'",
+    '--gin.vllm.retries=0',
+  )
+  assert (
+    result.returncode == 1
+    and 'vLLM ended while it started, with status 3' in result.stderr
+    and 'so it goes' in result.stderr
+    and 'Traceback' not in result.stderr
+  )
   log = pathlib.Path(result.stderr.rpartition('log is kept at ')[2].strip())
   assert 'so it goes' in log.read_text()
   shutil.rmtree(log.parent)
@@ -218,63 +394,141 @@ def test_a_server_that_does_not_start_leaves_its_log(tmp_path):
 def test_a_student_is_distilled_and_its_teacher_must_stay_the_same(tmp_path):
   teacher = tmp_path / 'teacher'
   shutil.copytree(layout.root_file('substrate') / 'base', teacher)
-  command = ('train', f'--out={tmp_path / "student"}', '--gin_file=configs/algorithms/distill.gin', f"--gin.distillation.teacher='{teacher}'", '--gin.rollout.prompts=4',
-             '--gin.rollout.group_size=1', '--gin.rl.microbatches=1', '--gin.rollout.max_new_tokens=8', '--gin.optimizer.learning_rate=1e-3', '--rl_steps=2')
+  command = (
+    'train',
+    f'--out={tmp_path / "student"}',
+    '--gin_file=configs/algorithms/distill.gin',
+    f"--gin.distillation.teacher='{teacher}'",
+    '--gin.rollout.prompts=4',
+    '--gin.rollout.group_size=1',
+    '--gin.rl.microbatches=1',
+    '--gin.rollout.max_new_tokens=8',
+    '--gin.optimizer.learning_rate=1e-3',
+    '--rl_steps=2',
+  )
   result = aevo(*command)
-  assert result.returncode == 0 and 'step     2 of 2  loss' in result.stdout, result.stdout + result.stderr
-  first, second = (json.loads(line)['kl_teacher'] for line in (tmp_path / 'student' / 'metrics.jsonl').read_text().splitlines())
+  assert result.returncode == 0 and 'step     2 of 2  loss' in result.stdout, (
+    result.stdout + result.stderr
+  )
+  first, second = (
+    json.loads(line)['kl_teacher']
+    for line in (tmp_path / 'student' / 'metrics.jsonl').read_text().splitlines()
+  )
   assert first == pytest.approx(0, abs=1e-5) and second >= -1e-6  # its own teacher, at first
   other = {name: value + 1e-3 for name, value in load_file(teacher / 'model.safetensors').items()}
   save_file(other, teacher / 'model.safetensors', {'format': 'pt'})
   again = aevo(*command)
-  assert again.returncode == 1 and 'teacher.model.safetensors was' in again.stderr and 'Traceback' not in again.stderr
+  assert (
+    again.returncode == 1
+    and 'teacher.model.safetensors was' in again.stderr
+    and 'Traceback' not in again.stderr
+  )
 
 
 def test_conversations_of_several_turns_are_trained_on(tmp_path):
-  result = aevo('train', f'--out={tmp_path / "tally"}', "--gin.method.name='rl'", "--gin.environment.name='tally'", '--gin.environment.turns=3', "--gin.advantage.kind='turn'", '--rl_steps=1',
-                '--gin.rollout.prompts=2', '--gin.rl.microbatches=1', '--gin.rollout.max_new_tokens=4')
-  assert result.returncode == 0 and 'step     1 of 1  reward' in result.stdout, result.stdout + result.stderr
-  samples = [json.loads(line) for line in (tmp_path / 'tally' / 'rollouts' / '000000.jsonl').read_text().splitlines()[1:]]
-  assert len(samples) == 16 and all(len(s['rewards']) == 3 and s['family'] == 'tally' for s in samples)
+  result = aevo(
+    'train',
+    f'--out={tmp_path / "tally"}',
+    "--gin.method.name='rl'",
+    "--gin.environment.name='tally'",
+    '--gin.environment.turns=3',
+    "--gin.advantage.kind='turn'",
+    '--rl_steps=1',
+    '--gin.rollout.prompts=2',
+    '--gin.rl.microbatches=1',
+    '--gin.rollout.max_new_tokens=4',
+  )
+  assert result.returncode == 0 and 'step     1 of 1  reward' in result.stdout, (
+    result.stdout + result.stderr
+  )
+  samples = [
+    json.loads(line)
+    for line in (tmp_path / 'tally' / 'rollouts' / '000000.jsonl').read_text().splitlines()[1:]
+  ]
+  assert len(samples) == 16 and all(
+    len(s['rewards']) == 3 and s['family'] == 'tally' for s in samples
+  )
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
-    (("--gin.method.name='rl'", "--gin.environment.name='tally'", '--tasks=x.jsonl'), '--tasks is read by nothing'), (('--gin.environment.turns=3',), 'turns = 3 is read by nothing'),
-    (("--gin.method.name='sft_then_rl'", '--rl_steps=3'), 'give --tokens and --steps'), (("--gin.method.name='sft_then_rl'", '--tokens=9000'), 'not one fits'),
-    (('--gin.method.share=0.3',), "method.share = 0.3 is read by nothing while method.name = 'sft'"),
-    (('--gin.policy_gradient.clip_high=0.3',), "nothing reads policy_gradient while method.name = 'sft'"), (('--rl_steps=3',), '--rl_steps is read by nothing'),
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    (
+      ("--gin.method.name='rl'", "--gin.environment.name='tally'", '--tasks=x.jsonl'),
+      '--tasks is read by nothing',
+    ),
+    (('--gin.environment.turns=3',), 'turns = 3 is read by nothing'),
+    (("--gin.method.name='sft_then_rl'", '--rl_steps=3'), 'give --tokens and --steps'),
+    (("--gin.method.name='sft_then_rl'", '--tokens=9000'), 'not one fits'),
+    (
+      ('--gin.method.share=0.3',),
+      "method.share = 0.3 is read by nothing while method.name = 'sft'",
+    ),
+    (
+      ('--gin.policy_gradient.clip_high=0.3',),
+      "nothing reads policy_gradient while method.name = 'sft'",
+    ),
+    (('--rl_steps=3',), '--rl_steps is read by nothing'),
     (('--gin.optimizer.groups=[("embedding", 1.0, 1.0)]',), 'match no pattern'),
-    (('--tokens=10',), 'at most 0 steps fit'), (('--stepps=3',), 'stepps'), (('--gin.optimizer.learning_rat=1',), 'did you mean'),
-    (('--gin_file=configs/algorithms/distill.gin',), 'needs distillation.teacher'), (("--gin.distillation.teacher='x'",), 'nothing reads distillation'),
-    (('--gin_file=configs/algorithms/distill.gin', "--gin.distillation.teacher='/nowhere'"), 'no checkpoint is there'),
-    (('--base=/nowhere',), '/nowhere')])
+    (('--tokens=10',), 'at most 0 steps fit'),
+    (('--stepps=3',), 'stepps'),
+    (('--gin.optimizer.learning_rat=1',), 'did you mean'),
+    (('--gin_file=configs/algorithms/distill.gin',), 'needs distillation.teacher'),
+    (("--gin.distillation.teacher='x'",), 'nothing reads distillation'),
+    (
+      ('--gin_file=configs/algorithms/distill.gin', "--gin.distillation.teacher='/nowhere'"),
+      'no checkpoint is there',
+    ),
+    (('--base=/nowhere',), '/nowhere'),
+  ],
+)
 def test_train_answers_mistakes(tmp_path, arguments, said):
   result = aevo('train', f'--out={tmp_path / "out"}', *arguments)
   assert result.returncode == 1 and said in result.stdout + result.stderr
   assert 'Traceback' not in result.stderr
 
 
-@pytest.mark.parametrize(('change', 'arguments', 'said'), [
+@pytest.mark.parametrize(
+  ('change', 'arguments', 'said'),
+  [
     ({'prompt': 'a <|eos|> b'}, (), "tasks.jsonl:41: '<|eos|>' is a control token"),
-    ({'solution': 'long ' * 9}, ('--gin.train.row_length=40',), 'tasks.jsonl:41: the task has')])
+    ({'solution': 'long ' * 9}, ('--gin.train.row_length=40',), 'tasks.jsonl:41: the task has'),
+  ],
+)
 def test_train_names_tasks_that_do_not_fit_and_begins_nothing(tmp_path, change, arguments, said):
-  tasks = [{'prompt': f'{i} + 1?', 'answer': str(i + 1), 'family': 'sums'} for i in range(40)] + [{'prompt': 'asked?', 'answer': '1', 'family': 'sums'} | change]
+  tasks = [{'prompt': f'{i} + 1?', 'answer': str(i + 1), 'family': 'sums'} for i in range(40)] + [
+    {'prompt': 'asked?', 'answer': '1', 'family': 'sums'} | change
+  ]
   (tmp_path / 'tasks.jsonl').write_text(''.join(json.dumps(task) + '\n' for task in tasks))
-  result = aevo('train', f'--out={tmp_path / "out"}', f'--tasks={tmp_path / "tasks.jsonl"}', *arguments)
+  result = aevo(
+    'train', f'--out={tmp_path / "out"}', f'--tasks={tmp_path / "tasks.jsonl"}', *arguments
+  )
   assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
   assert not (tmp_path / 'out').exists()
 
 
 def test_pretraining_refuses_what_it_does_not_read(tmp_path):
-  result = aevo('pretrain', '--gin_file=configs/recipes/pretrain_micro.gin', '--gin.rl.epochs=2', f'--out={tmp_path / "base"}')
-  assert result.returncode == 1 and 'rl.epochs is bound, and pretraining reads nothing of rl' in result.stderr and 'Traceback' not in result.stderr
+  result = aevo(
+    'pretrain',
+    '--gin_file=configs/recipes/pretrain_micro.gin',
+    '--gin.rl.epochs=2',
+    f'--out={tmp_path / "base"}',
+  )
+  assert (
+    result.returncode == 1
+    and 'rl.epochs is bound, and pretraining reads nothing of rl' in result.stderr
+    and 'Traceback' not in result.stderr
+  )
   assert not (tmp_path / 'base').exists()
 
 
 def test_train_names_the_path_on_a_full_disk(tmp_path):
   result = aevo('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
   assert result.returncode == 1
-  assert f'{tmp_path / "out" / "train.json"}: the disk is full' in result.stderr and 'Traceback' not in result.stderr
+  assert (
+    f'{tmp_path / "out" / "train.json"}: the disk is full' in result.stderr
+    and 'Traceback' not in result.stderr
+  )
 
 
 def test_train_leaves_other_peoples_files_alone(tmp_path):
@@ -284,32 +538,56 @@ def test_train_leaves_other_peoples_files_alone(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
 
-# -- evaluate ---------------------------------------------------------------------------------------------------------------------------------
+# -- evaluate --------------------------------------------------------------------------------------
 
 
 def test_evaluate_gives_the_ledgers_dev_score(tiny_run):
   """Named by its file, with the constitution's 60 items as a binding."""
   recorded = fold(read(tiny_run / 'ledger.jsonl')).trials['r0w0'].dev
-  result = aevo('evaluate', tiny_run / 'trials' / 'r0w0' / EXPORT, '--gin_bindings=dev_set.items = 60', '--json')
+  result = aevo(
+    'evaluate', tiny_run / 'trials' / 'r0w0' / EXPORT, '--gin_bindings=dev_set.items = 60', '--json'
+  )
   assert result.returncode == 0, result.stderr
   reply = json.loads(result.stdout)
   assert {name: reply[name] for name in recorded} == recorded
 
 
 def test_evaluate_prints_a_table_with_intervals(tmp_path):
-  result = aevo('evaluate', layout.root_file('substrate') / 'base', '--items=30', '--verifier=challenge')
+  result = aevo(
+    'evaluate', layout.root_file('substrate') / 'base', '--items=30', '--verifier=challenge'
+  )
   assert result.returncode == 0, result.stderr
-  assert 'on 30 dev items, challenge verifier' in result.stdout and 'overall, strict verifier' in result.stdout
-  assert sum(line.startswith(('bit_', 'text_', 'numeral_', 'unit_', 'gravit', 'equation_')) and '[' in line for line in result.stdout.splitlines()) == 6
+  assert (
+    'on 30 dev items, challenge verifier' in result.stdout
+    and 'overall, strict verifier' in result.stdout
+  )
+  assert (
+    sum(
+      line.startswith(('bit_', 'text_', 'numeral_', 'unit_', 'gravit', 'equation_')) and '[' in line
+      for line in result.stdout.splitlines()
+    )
+    == 6
+  )
 
 
 def other_model(path: pathlib.Path) -> None:
   save_file({'model.embeddings.weight': np.zeros((2, 2), np.float32)}, path)
 
 
-@pytest.mark.parametrize(('make', 'flags', 'said'), [
-    (None, (), 'there is no'), (lambda p: p.write_bytes(b'not weights'), (), 'no safetensors file'), (other_model, (), 'missing model.layers.0'),
-    (other_model, ('--split=external',), 'give --secret_file'), (other_model, ('--split=final', '--secret_file=/nowhere.json'), '/nowhere.json: there is no such file')])
+@pytest.mark.parametrize(
+  ('make', 'flags', 'said'),
+  [
+    (None, (), 'there is no'),
+    (lambda p: p.write_bytes(b'not weights'), (), 'no safetensors file'),
+    (other_model, (), 'missing model.layers.0'),
+    (other_model, ('--split=external',), 'give --secret_file'),
+    (
+      other_model,
+      ('--split=final', '--secret_file=/nowhere.json'),
+      '/nowhere.json: there is no such file',
+    ),
+  ],
+)
 def test_evaluate_answers_mistakes(tmp_path, make, flags, said):
   path = tmp_path / 'w'
   if make is not None:
@@ -323,50 +601,103 @@ def test_evaluate_answers_mistakes(tmp_path, make, flags, said):
 def test_evaluate_refuses_a_secret_that_is_none(tmp_path, content):
   (tmp_path / 's.json').write_text(content)
   other_model(tmp_path / 'w')
-  result = aevo('evaluate', tmp_path / 'w', '--split=external', f'--secret_file={tmp_path / "s.json"}')
+  result = aevo(
+    'evaluate', tmp_path / 'w', '--split=external', f'--secret_file={tmp_path / "s.json"}'
+  )
   assert result.returncode == 1 and 's.json' in result.stderr and 'Traceback' not in result.stderr
 
 
 @pytest.mark.parametrize('command', [('audit',), ('trial', 'r1w1')])
 def test_what_is_not_a_run_is_said_to_be_none(tmp_path, command):
   result = aevo(command[0], tmp_path, *command[1:])
-  assert result.returncode == 1 and 'is not a run' in result.stderr and 'Traceback' not in result.stderr
+  assert (
+    result.returncode == 1 and 'is not a run' in result.stderr and 'Traceback' not in result.stderr
+  )
 
 
-# -- substrate and export ---------------------------------------------------------------------------------------------------------------------
+# -- substrate and export --------------------------------------------------------------------------
 
 
 def test_a_substrate_of_a_checkpoint_verifies_and_starts_a_campaign(tmp_path):
   out, base = tmp_path / 'mine', tmp_path / 'base'
   shutil.copytree(layout.root_file('substrate') / 'base', base)
-  save_file(load_file(base / 'model.safetensors') | {f'mtp.{i}': np.ones(1, np.float32) for i in range(4)}, base / 'model.safetensors')
+  save_file(
+    load_file(base / 'model.safetensors') | {f'mtp.{i}': np.ones(1, np.float32) for i in range(4)},
+    base / 'model.safetensors',
+  )
   made = aevo('substrate', 'build', f'--from_hf={base}', f'--out={out}')
   assert made.returncode == 0 and f'aevo campaign --substrate={out}' in made.stdout, made.stderr
-  assert 'left behind, since the model does not use them: mtp.0, mtp.1, mtp.2, ... (4 in all)' in made.stdout
+  assert (
+    'left behind, since the model does not use them: mtp.0, mtp.1, mtp.2, ... (4 in all)'
+    in made.stdout
+  )
   assert aevo('substrate', 'verify', f'--substrate={out}').returncode == 0
   with (out / 'recipe.gin').open('a') as file:
     file.write('train.ema_decay = 0.5\n')
   differs = aevo('substrate', 'verify', f'--substrate={out}')
-  assert differs.returncode == 1 and 'recipe: manifest says' in differs.stderr and f'aevo substrate pin --substrate={out}' in differs.stderr
-  refused = aevo('campaign', f'--substrate={out}', '--gin_file=configs/campaigns/own_data.gin', f'--run={tmp_path / "run"}')
-  assert refused.returncode == 1 and f'aevo substrate pin --substrate={out}' in refused.stderr and 'Traceback' not in refused.stderr
+  assert (
+    differs.returncode == 1
+    and 'recipe: manifest says' in differs.stderr
+    and f'aevo substrate pin --substrate={out}' in differs.stderr
+  )
+  refused = aevo(
+    'campaign',
+    f'--substrate={out}',
+    '--gin_file=configs/campaigns/own_data.gin',
+    f'--run={tmp_path / "run"}',
+  )
+  assert (
+    refused.returncode == 1
+    and f'aevo substrate pin --substrate={out}' in refused.stderr
+    and 'Traceback' not in refused.stderr
+  )
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [
-    (('build', '--from_hf=/nowhere', '--out=OUT'), '/nowhere has no config.json'), (('build',), 'takes --from_hf=DIRECTORY'), (('verify', '--substrate=/nowhere'), '/nowhere')])
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    (('build', '--from_hf=/nowhere', '--out=OUT'), '/nowhere has no config.json'),
+    (('build',), 'takes --from_hf=DIRECTORY'),
+    (('verify', '--substrate=/nowhere'), '/nowhere'),
+  ],
+)
 def test_substrate_answers_mistakes(tmp_path, arguments, said):
   result = aevo('substrate', *(a.replace('OUT', str(tmp_path / 'out')) for a in arguments))
-  assert result.returncode == 1 and said in result.stdout + result.stderr and 'Traceback' not in result.stderr
+  assert (
+    result.returncode == 1
+    and said in result.stdout + result.stderr
+    and 'Traceback' not in result.stderr
+  )
 
 
 def test_export_writes_a_model_that_scores_as_the_ledger_says(tiny_run, tmp_path):
   out, records = tmp_path / 'model', read(tiny_run / 'ledger.jsonl')
   result = aevo('export', tiny_run, f'--out={out}', '--starting')
   assert result.returncode == 0, result.stderr
-  assert sorted(p.name for p in out.iterdir()) == ['README.md', 'config.json', 'generation_config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
+  assert sorted(p.name for p in out.iterdir()) == [
+    'README.md',
+    'config.json',
+    'generation_config.json',
+    'model.safetensors',
+    'tokenizer.json',
+    'tokenizer_config.json',
+  ]
   assert tensors(out / 'model.safetensors') == fold(records).trials['starting0'].candidate
   again = aevo('export', tiny_run, f'--out={out}', '--starting')
   assert again.returncode == 1 and 'exists; choose another --out' in again.stderr
-  adapter = aevo('export', tiny_run, f'--out={tmp_path / "adapter"}', '--starting', '--adapter', '--base_name=base')
-  assert adapter.returncode == 1 and "trained all weights (adaptation.method = 'full'); without --adapter the weights are exported" in adapter.stderr
+  adapter = aevo(
+    'export',
+    tiny_run,
+    f'--out={tmp_path / "adapter"}',
+    '--starting',
+    '--adapter',
+    '--base_name=base',
+  )
+  assert (
+    adapter.returncode == 1
+    and (
+      "trained all weights (adaptation.method = 'full'); without --adapter the weights are exported"
+    )
+    in adapter.stderr
+  )
   assert [p.name for p in tmp_path.iterdir()] == ['model']

@@ -1,4 +1,6 @@
-"""`aevo export --adapter`: the adapter of the sealed checkpoint, as PEFT stores it, reads back exactly."""
+"""`aevo export --adapter`: the adapter of the sealed checkpoint, as PEFT stores it, reads back
+exactly.
+"""
 
 import importlib.util
 import types
@@ -19,13 +21,19 @@ from aevo_jax.training.recipe import Adaptation, Lora, Optimizer
 from aevo_jax.training.train_state import TrainState
 
 BASE = layout.root_file('substrate') / 'base'
-RECIPE = 'adaptation.method = "lora"\nlora.rank = 4\nlora.alpha = 8.0\nlora.targets = "attention_mlp"\n'
+RECIPE = (
+  'adaptation.method = "lora"\nlora.rank = 4\nlora.alpha = 8.0\nlora.targets = "attention_mlp"\n'
+)
 
 
 @pytest.fixture(scope='session')
 def export():
-  """Loaded once a process, since its flags can be defined only once: a module's fixture is set up again when a stealing worker comes back to the module."""
-  spec = importlib.util.spec_from_file_location('aevo_export', layout.root_file('launch') / 'export.py')
+  """Loaded once a process, since its flags can be defined only once: a module's fixture is set up
+  again when a stealing worker comes back to the module.
+  """
+  spec = importlib.util.spec_from_file_location(
+    'aevo_export', layout.root_file('launch') / 'export.py'
+  )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
@@ -37,17 +45,24 @@ def trial(tmp_path):
   config = hf_checkpoint.read_config(BASE)
   _, params, _ = adapted(config, Adaptation('lora'), Lora(4, 8.0, 'attention_mlp'), None, seed=0)
   rng = np.random.default_rng(0)
-  params = {name: jnp.asarray(rng.standard_normal(value.shape), jnp.float32) for name, value in params.items()}
+  params = {
+    name: jnp.asarray(rng.standard_normal(value.shape), jnp.float32)
+    for name, value in params.items()
+  }
   state = TrainState.create(params, transformation(Optimizer()), 0.0)
   orbax_io.save(orbax_io.step_directory(tmp_path / 'checkpoints', 3), state)
-  return types.SimpleNamespace(trial=types.SimpleNamespace(trial='promoted0'), recipe=RECIPE, directory=tmp_path, base=BASE), params
+  return types.SimpleNamespace(
+    trial=types.SimpleNamespace(trial='promoted0'), recipe=RECIPE, directory=tmp_path, base=BASE
+  ), params
 
 
 def test_it_is_the_trained_adapter(export, trial, tmp_path):
   winner, params = trial
   export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
   loaded, rank, alpha = peft_adapter.load(tmp_path / 'adapter', hf_checkpoint.read_config(BASE))
-  assert (rank, alpha) == (4, 8.0) and loaded.keys() == params.keys() and all(map(is_adapter, loaded))
+  assert (
+    (rank, alpha) == (4, 8.0) and loaded.keys() == params.keys() and all(map(is_adapter, loaded))
+  )
   for name, value in params.items():
     np.testing.assert_array_equal(loaded[name], value)
 
@@ -55,16 +70,25 @@ def test_it_is_the_trained_adapter(export, trial, tmp_path):
 def test_a_recipe_that_trained_all_weights_has_none(export, trial, tmp_path):
   winner, _ = trial
   winner.recipe = RECIPE.replace('"lora"\n', '"full"\n')
-  with pytest.raises(NoWinnerError, match='trained all weights .*without --adapter the weights are exported'):
+  with pytest.raises(
+    NoWinnerError, match='trained all weights .*without --adapter the weights are exported'
+  ):
     export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
 
 
 @pytest.mark.parametrize('max_rank', [None, 3, 4])
-def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(export, trial, tmp_path, monkeypatch, max_rank):
+def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(
+  export, trial, tmp_path, monkeypatch, max_rank
+):
   """The command itself, on a trial that stands for a finished run's winner."""
   winner, _ = trial
   (tmp_path / 'exports').mkdir()
-  for name, value in {'_ADAPTER': True, '_BASE_NAME': 'some/base', '_STARTING': False, '_MAX_RANK': max_rank}.items():
+  for name, value in {
+    '_ADAPTER': True,
+    '_BASE_NAME': 'some/base',
+    '_STARTING': False,
+    '_MAX_RANK': max_rank,
+  }.items():
     monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
   for place in ('aevo_jax.report.audited_run.AuditedRun', 'aevo_jax.report.story.Story'):
     monkeypatch.setattr(place, lambda run: None)
@@ -72,12 +96,17 @@ def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(export, trial, tmp_
   monkeypatch.setattr('aevo_jax.report.model_card.text', lambda *_, adapter: 'card')
   out = tmp_path / 'exports' / 'adapter'
   if max_rank == 3:
-    with pytest.raises(NoWinnerError, match='lora.rank is 4 and the submission format allows 3 at most'):
+    with pytest.raises(
+      NoWinnerError, match='lora.rank is 4 and the submission format allows 3 at most'
+    ):
       export.export(tmp_path, out)
     assert not list(out.parent.iterdir())
   else:
     export.export(tmp_path, out)
-    assert peft_adapter.load(out, hf_checkpoint.read_config(BASE)).rank == 4 and (out / 'tokenizer.json').is_file()
+    assert (
+      peft_adapter.load(out, hf_checkpoint.read_config(BASE)).rank == 4
+      and (out / 'tokenizer.json').is_file()
+    )
 
 
 def test_the_flag_names_the_challenges_limit_and_goes_with_adapters(export, monkeypatch):

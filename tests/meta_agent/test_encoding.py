@@ -7,13 +7,30 @@ import numpy as np
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.meta_agent.encoding import Encoder
 
-SPACE = SearchSpace.from_literals({
-    'rate': {'optimizer.learning_rate': {'kind': 'float', 'low': 1e-4, 'high': 1e-2, 'scale': 'log'}},
-    'method': {'adaptation.method': {'kind': 'choice', 'choices': ['full', 'lora']},
-               'lora.rank': {'kind': 'int', 'low': 2, 'high': 32, 'scale': 'log', 'when': {'adaptation.method': ['lora']}}},
+SPACE = SearchSpace.from_literals(
+  {
+    'rate': {
+      'optimizer.learning_rate': {'kind': 'float', 'low': 1e-4, 'high': 1e-2, 'scale': 'log'}
+    },
+    'method': {
+      'adaptation.method': {'kind': 'choice', 'choices': ['full', 'lora']},
+      'lora.rank': {
+        'kind': 'int',
+        'low': 2,
+        'high': 32,
+        'scale': 'log',
+        'when': {'adaptation.method': ['lora']},
+      },
+    },
     'averaging': {'train.ema_decay': {'kind': 'float', 'low': 0.5, 'high': 0.9}},
-})
-DEFAULTS = {'optimizer.learning_rate': 1e-3, 'adaptation.method': 'full', 'lora.rank': 8, 'train.ema_decay': 0.0}
+  }
+)
+DEFAULTS = {
+  'optimizer.learning_rate': 1e-3,
+  'adaptation.method': 'full',
+  'lora.rank': 8,
+  'train.ema_decay': 0.0,
+}
 ENCODER = Encoder(SPACE, DEFAULTS)
 
 
@@ -22,13 +39,23 @@ def differences(before, *after):
 
 
 def test_features_by_hand():
-  # [rate: in range, position, square, full, lora, rank: in range, position, square, full x rank, lora x rank, averaging: in range, position, square]
-  recipes = [{}, {'adaptation.method': 'lora', 'lora.rank': 32}, {'optimizer.learning_rate': 1e-2, 'train.ema_decay': 0.6}]
+  # [rate: in range, position, square, full, lora, rank: in range, position, square, full x rank,
+  # lora x rank, averaging: in range, position, square]
+  recipes = [
+    {},
+    {'adaptation.method': 'lora', 'lora.rank': 32},
+    {'optimizer.learning_rate': 1e-2, 'train.ema_decay': 0.6},
+  ]
   found = ENCODER.features(np.asarray([ENCODER.codes(r) for r in recipes]))
-  np.testing.assert_allclose(found, [
+  np.testing.assert_allclose(
+    found,
+    [
       [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
       [1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0],
-      [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, -0.5, 0.25]], atol=1e-12)
+      [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, -0.5, 0.25],
+    ],
+    atol=1e-12,
+  )
   assert ENCODER.owners[7:9].tolist() == [[2, 2], [1, 2]]
 
 
@@ -49,13 +76,24 @@ def test_a_dead_binding_has_no_features_and_values_out_of_range_are_told_apart()
 
 
 def test_a_condition_on_what_no_agent_may_bind_is_settled_by_the_defaults():
-  literals = {'rank': {'lora.rank': {'kind': 'int', 'low': 2, 'high': 32, 'when': {'adaptation.method': ['lora']}}}}
+  literals = {
+    'rank': {
+      'lora.rank': {'kind': 'int', 'low': 2, 'high': 32, 'when': {'adaptation.method': ['lora']}}
+    }
+  }
   for method, live in (('full', False), ('lora', True)):
-    encoder = Encoder(SearchSpace.from_literals(literals), {'adaptation.method': method, 'lora.rank': 8})
+    encoder = Encoder(
+      SearchSpace.from_literals(literals), {'adaptation.method': method, 'lora.rank': 8}
+    )
     assert encoder.active(encoder.codes({'lora.rank': 4})[None]).tolist() == [[live]]
 
 
 def test_codes_are_positions_on_the_scale():
-  assert math.isclose(ENCODER.codes({'lora.rank': 8})[2], 0.5) and math.isclose(ENCODER.codes({})[0], 0.5)
+  assert math.isclose(ENCODER.codes({'lora.rank': 8})[2], 0.5) and math.isclose(
+    ENCODER.codes({})[0], 0.5
+  )
   base = ENCODER.codes({'lora.rank': 32})
-  np.testing.assert_array_equal(ENCODER.codes({'adaptation.method': 'lora'}, base), ENCODER.codes({'adaptation.method': 'lora', 'lora.rank': 32}))
+  np.testing.assert_array_equal(
+    ENCODER.codes({'adaptation.method': 'lora'}, base),
+    ENCODER.codes({'adaptation.method': 'lora', 'lora.rank': 32}),
+  )

@@ -1,4 +1,6 @@
-"""Keep or discard: what a round does after each outcome, and how often noise is kept in hundreds of rounds."""
+"""Keep or discard: what a round does after each outcome, and how often noise is kept in hundreds of
+rounds.
+"""
 
 import functools
 import math
@@ -13,7 +15,8 @@ from aevo_jax.campaign.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.meta_agent import evidence as evidence_lib
-from aevo_jax.meta_agent import keep_or_discard, policy as policy_lib
+from aevo_jax.meta_agent import keep_or_discard
+from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import ANCHOR
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
@@ -22,21 +25,40 @@ MEAN, SD = 0.5, 0.02
 CAMPAIGNS = 25
 
 
-SMALL = "search_space.axes = {'rule': {'optimizer.name': {'kind': 'choice', 'choices': ['adamw', 'lion', 'muon']}}, 'decay': {'optimizer.b2': {'kind': 'float', 'low': 0.9, 'high': 0.999}}}"
+SMALL = (
+  "search_space.axes = {'rule': {'optimizer.name': {'kind': 'choice', 'choices': ['adamw', "
+  "'lion', 'muon']}}, 'decay': {'optimizer.b2': {'kind': 'float', 'low': 0.9, 'high': "
+  '0.999}}}'
+)
 
 
 @functools.cache
 def constitution(*bindings: str):
-  loading.load([str(layout.root_file('constitution.gin')), 'configs/campaigns/autoresearch.gin'], list(bindings), search_paths=layout.search_paths())
+  loading.load(
+    [str(layout.root_file('constitution.gin')), 'configs/campaigns/autoresearch.gin'],
+    list(bindings),
+    search_paths=layout.search_paths(),
+  )
   return constitution_lib.from_gin()
 
 
 class Simulated:
-  """A campaign on a response surface: accuracy is MEAN + effect(overlay) + noise between seeds of SD, released at two decimals."""
+  """A campaign on a response surface: accuracy is MEAN + effect(overlay) + noise between seeds of
+  SD, released at two decimals.
+  """
 
   def __init__(self, effect=lambda overlay: 0.0, seed: int = 0, bindings: tuple[str, ...] = ()):
-    self.effect, self.rng, self.seed, self.constitution = effect, np.random.default_rng(seed), seed, constitution(*bindings)
-    self.policy, self.history, self.anchors = policy_lib.starting(self.constitution.budget.noise_seeds), [], {}
+    self.effect, self.rng, self.seed, self.constitution = (
+      effect,
+      np.random.default_rng(seed),
+      seed,
+      constitution(*bindings),
+    )
+    self.policy, self.history, self.anchors = (
+      policy_lib.starting(self.constitution.budget.noise_seeds),
+      [],
+      {},
+    )
 
   def round(self, external=None) -> policy_lib.Policy:
     """Scores the policy's trials (`external` in place of the draw) and decides the next one."""
@@ -46,11 +68,25 @@ class Simulated:
       score = round(drawn, 2) if external is None else external
       if assignment.axis == ANCHOR:
         self.anchors.setdefault(policy_lib.render_overlay(assignment.overlay), []).append(dev)
-      rows.append({'trial': f'r{self.policy.round}w{worker}', 'axis': assignment.axis, 'changes': assignment.changes, 'status': 'sealed', 'dev': {'overall': {'accuracy': dev}},
-                   'external': None if math.isnan(score) else score})
-    noise = evidence_lib.seed_noise(list(self.anchors.values()), self.constitution.promotion.seed_sd_floor)
-    self.history.append({'round': self.policy.round, 'standing': self.policy.standing, 'trials': rows, 'noise': noise})
-    self.policy = keep_or_discard.decide(self.history, self.policy, self.constitution, DEFAULTS, 1000 * self.seed + self.policy.round)
+      rows.append(
+        {
+          'trial': f'r{self.policy.round}w{worker}',
+          'axis': assignment.axis,
+          'changes': assignment.changes,
+          'status': 'sealed',
+          'dev': {'overall': {'accuracy': dev}},
+          'external': None if math.isnan(score) else score,
+        }
+      )
+    noise = evidence_lib.seed_noise(
+      list(self.anchors.values()), self.constitution.promotion.seed_sd_floor
+    )
+    self.history.append(
+      {'round': self.policy.round, 'standing': self.policy.standing, 'trials': rows, 'noise': noise}
+    )
+    self.policy = keep_or_discard.decide(
+      self.history, self.policy, self.constitution, DEFAULTS, 1000 * self.seed + self.policy.round
+    )
     return self.policy
 
   def run(self) -> 'Simulated':
@@ -70,10 +106,18 @@ def test_one_change_of_one_axis_that_passes_the_gate():
       names = {p.selector for p in campaign.constitution.space().axis(assignment.axis).parameters}
       assert assignment.changes and set(assignment.changes) <= names
   assert len(axes) >= 8 and campaign.policy.standing == {}
-  seen = [policy_lib.render_overlay(e['trials'][0]['changes']) for e in campaign.history[1:] if e['trials'][0]['axis'] != ANCHOR]
+  seen = [
+    policy_lib.render_overlay(e['trials'][0]['changes'])
+    for e in campaign.history[1:]
+    if e['trials'][0]['axis'] != ANCHOR
+  ]
   assert len(seen) == len(set(seen))
   anchors = [e['round'] for e in campaign.history[1:] if e['trials'][0]['axis'] == ANCHOR]
-  assert np.diff(anchors).tolist() == [campaign.constitution.keep_or_discard.anchor_every] * (len(anchors) - 1) and len(anchors) >= 5
+  assert (
+    np.diff(anchors).tolist()
+    == [campaign.constitution.keep_or_discard.anchor_every] * (len(anchors) - 1)
+    and len(anchors) >= 5
+  )
 
 
 def test_a_gain_is_looked_at_again_and_kept_only_if_both_looks_pass():
@@ -81,13 +125,22 @@ def test_a_gain_is_looked_at_again_and_kept_only_if_both_looks_pass():
     campaign = Simulated(seed=3)
     first = campaign.round(MEAN).assignments[0]
     again = campaign.round(MEAN + 0.2).assignments[0]
-    assert (again.axis, again.changes, again.overlay) == (first.axis, first.changes, first.overlay) and 'a second look at' in campaign.policy.reasons[0]
+    assert (again.axis, again.changes, again.overlay) == (
+      first.axis,
+      first.changes,
+      first.overlay,
+    ) and 'a second look at' in campaign.policy.reasons[0]
     policy = campaign.round(second)
     assert (policy.standing == first.overlay) is kept and ('kept' in policy.reasons[0]) is kept
     assert policy.promoted == ({first.axis: first.changes} if kept else {})
-    if kept:  # its own looks won a contest: it is measured afresh before anything is compared with it
+    if (
+      kept
+    ):  # its own looks won a contest: it is measured afresh before anything is compared with it
       for _ in range(campaign.constitution.keep_or_discard.anchors):
-        assert campaign.policy.assignments[0].axis == ANCHOR and campaign.policy.assignments[0].overlay == policy.standing
+        assert (
+          campaign.policy.assignments[0].axis == ANCHOR
+          and campaign.policy.assignments[0].overlay == policy.standing
+        )
         campaign.round(MEAN)
       assert campaign.policy.assignments[0].axis != ANCHOR
 
@@ -97,11 +150,17 @@ def test_no_gain_is_discarded_at_once(outcome):
   campaign = Simulated()
   first = campaign.round(MEAN).assignments[0]
   policy = campaign.round(outcome)
-  assert policy.standing == {} and policy.reasons[0].startswith('discarded') and policy.assignments[0].changes != first.changes
+  assert (
+    policy.standing == {}
+    and policy.reasons[0].startswith('discarded')
+    and policy.assignments[0].changes != first.changes
+  )
 
 
 def test_the_threshold_is_the_promotion_rules():
-  """Against the formula by hand: 8 anchors at MEAN, two looks at the same gain, Bonferroni over 200 rounds and both looks."""
+  """Against the formula by hand: 8 anchors at MEAN, two looks at the same gain, Bonferroni over 200
+  rounds and both looks.
+  """
   campaign = Simulated(seed=5)
   campaign.round(MEAN)
   noise = campaign.history[0]['noise']
@@ -115,17 +174,32 @@ def test_the_threshold_is_the_promotion_rules():
 
 
 def test_noise_is_hardly_ever_kept():
-  """Campaigns of 100 rounds in which no change does anything: the bound is a false keep in at most 10% of the campaigns. Keeping whatever beats the anchors' mean by
-  min_gain in one look would keep something in all of them."""
-  campaigns = [Simulated(seed=seed, bindings=(SMALL, 'budget.rounds = 100')).run() for seed in range(CAMPAIGNS)]
+  """Campaigns of 100 rounds in which no change does anything: the bound is a false keep in at most
+  10% of the campaigns. Keeping whatever beats the anchors' mean by min_gain in one look would keep
+  something in all of them."""
+  campaigns = [
+    Simulated(seed=seed, bindings=(SMALL, 'budget.rounds = 100')).run() for seed in range(CAMPAIGNS)
+  ]
   false = sum(bool(c.policy.standing) for c in campaigns)
   assert stats.binomtest(false, CAMPAIGNS, 0.1, alternative='greater').pvalue > 0.01
-  naive = sum(any(e['trials'][0]['axis'] != ANCHOR and e['trials'][0]['external'] - MEAN >= 0.01 for e in c.history[1:]) for c in campaigns)
+  naive = sum(
+    any(
+      e['trials'][0]['axis'] != ANCHOR and e['trials'][0]['external'] - MEAN >= 0.01
+      for e in c.history[1:]
+    )
+    for c in campaigns
+  )
   assert naive == CAMPAIGNS
 
 
 def test_a_large_gain_is_found():
   """A choice of the optimizer gains 6 sd: nearly every campaign ends with it."""
   effect = lambda overlay: 0.12 if overlay.get('optimizer.name') == 'muon' else 0.0
-  found = sum(Simulated(effect, seed, (SMALL, 'budget.rounds = 100')).run().policy.standing.get('optimizer.name') == 'muon' for seed in range(6))
+  found = sum(
+    Simulated(effect, seed, (SMALL, 'budget.rounds = 100'))
+    .run()
+    .policy.standing.get('optimizer.name')
+    == 'muon'
+    for seed in range(6)
+  )
   assert found >= 5

@@ -1,4 +1,6 @@
-"""From a model's words to recipes: what is repaired, what is sent back, and that nothing but recipes of the space comes out."""
+"""From a model's words to recipes: what is repaired, what is sent back, and that nothing but
+recipes of the space comes out.
+"""
 
 import json
 
@@ -9,19 +11,51 @@ from hypothesis import strategies as st
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.config.statements import Binding
 from aevo_jax.meta_agent import llm_reply
-from aevo_jax.meta_agent.dialogue import Answer, GaveUpError, Recorded, ReplyError, TranscriptError, converse
+from aevo_jax.meta_agent.dialogue import (
+  Answer,
+  GaveUpError,
+  Recorded,
+  ReplyError,
+  TranscriptError,
+  converse,
+)
 
-SPACE = SearchSpace.from_literals({
-    'ema': {'train.ema_decay': {'kind': 'float', 'low': 0.5, 'high': 0.99}}, 'batch': {'train.batch_rows': {'kind': 'choice', 'choices': [2, 4, 8]}},
-    'schedule': {'optimizer.schedule': {'kind': 'choice', 'choices': ['cosine', 'wsd']},
-                 'optimizer.decay_fraction': {'kind': 'float', 'low': 0.1, 'high': 0.8, 'when': {'optimizer.schedule': ['wsd']}}}})
-DEFAULTS = {'train.ema_decay': 0.0, 'train.batch_rows': 4, 'optimizer.schedule': 'cosine', 'optimizer.decay_fraction': 0.2}
+SPACE = SearchSpace.from_literals(
+  {
+    'ema': {'train.ema_decay': {'kind': 'float', 'low': 0.5, 'high': 0.99}},
+    'batch': {'train.batch_rows': {'kind': 'choice', 'choices': [2, 4, 8]}},
+    'schedule': {
+      'optimizer.schedule': {'kind': 'choice', 'choices': ['cosine', 'wsd']},
+      'optimizer.decay_fraction': {
+        'kind': 'float',
+        'low': 0.1,
+        'high': 0.8,
+        'when': {'optimizer.schedule': ['wsd']},
+      },
+    },
+  }
+)
+DEFAULTS = {
+  'train.ema_decay': 0.0,
+  'train.batch_rows': 4,
+  'optimizer.schedule': 'cosine',
+  'optimizer.decay_fraction': 0.2,
+}
 WSD = {'optimizer.schedule': 'wsd', 'optimizer.decay_fraction': 0.3}
 
 
 def policy(*recipes, count=None, standing=None, **more):
-  text = json.dumps({'assignments': [{'bindings': r, 'reason': 'why'} if isinstance(r, (str, dict)) else r for r in recipes]} | more)
-  return llm_reply.read_policy(text, len(recipes) if count is None else count, standing or {}, SPACE, DEFAULTS)
+  text = json.dumps(
+    {
+      'assignments': [
+        {'bindings': r, 'reason': 'why'} if isinstance(r, (str, dict)) else r for r in recipes
+      ]
+    }
+    | more
+  )
+  return llm_reply.read_policy(
+    text, len(recipes) if count is None else count, standing or {}, SPACE, DEFAULTS
+  )
 
 
 def changes(choice):
@@ -29,58 +63,125 @@ def changes(choice):
 
 
 def test_gin_text_and_objects_mean_the_same_and_ints_become_floats():
-  assert changes(policy("train.batch_rows = 8\noptimizer.schedule = 'wsd'", {'train.ema_decay': 0.9})) == [{'train.batch_rows': 8, 'optimizer.schedule': 'wsd'}, {'train.ema_decay': 0.9}]
-  choice = policy({'train.batch_rows': 8, 'train.ema_decay': 0.9}, promote=[{'bindings': WSD, 'reason': 'r'}, 5], sentences=['  two\nlines ', 7, '', 'x' * 999])
+  assert changes(
+    policy("train.batch_rows = 8\noptimizer.schedule = 'wsd'", {'train.ema_decay': 0.9})
+  ) == [{'train.batch_rows': 8, 'optimizer.schedule': 'wsd'}, {'train.ema_decay': 0.9}]
+  choice = policy(
+    {'train.batch_rows': 8, 'train.ema_decay': 0.9},
+    promote=[{'bindings': WSD, 'reason': 'r'}, 5],
+    sentences=['  two\nlines ', 7, '', 'x' * 999],
+  )
   assert choice.assignments[0].axis == 'ema + batch' and choice.assignments[0].reason == 'why'
-  assert [p.changes for p in choice.proposals] == [WSD] and choice.sentences == ('two lines', 'x' * llm_reply.SENTENCE)
+  assert [p.changes for p in choice.proposals] == [WSD] and choice.sentences == (
+    'two lines',
+    'x' * llm_reply.SENTENCE,
+  )
 
 
-@pytest.mark.parametrize('wrapped', ['{}', 'Sure!\n```json\n{}\n```\nDone.', '```\n{}```', 'Here: {} and that was it.', '\n\n {}  '])
+@pytest.mark.parametrize(
+  'wrapped',
+  ['{}', 'Sure!\n```json\n{}\n```\nDone.', '```\n{}```', 'Here: {} and that was it.', '\n\n {}  '],
+)
 def test_prose_and_fences_around_the_json_are_harmless(wrapped):
   text = json.dumps({'assignments': [{'bindings': {'train.batch_rows': 8}, 'reason': 'r'}]})
-  assert changes(llm_reply.read_policy(wrapped.replace('{}', text), 1, {}, SPACE, DEFAULTS)) == [{'train.batch_rows': 8}]
+  assert changes(llm_reply.read_policy(wrapped.replace('{}', text), 1, {}, SPACE, DEFAULTS)) == [
+    {'train.batch_rows': 8}
+  ]
 
 
 def test_surplus_and_double_recipes_are_left_out_and_too_few_are_named():
   a, b, c = {'train.batch_rows': 8}, {'train.batch_rows': 2}, {'train.ema_decay': 0.9}
   assert changes(policy(a, dict(a), b, c, count=2)) == [a, b]
-  assert changes(policy({'train.batch_rows': 3}, a, b, count=2)) == [a, b]  # a spare one makes up for a broken one
+  assert changes(policy({'train.batch_rows': 3}, a, b, count=2)) == [
+    a,
+    b,
+  ]  # a spare one makes up for a broken one
   with pytest.raises(ReplyError) as error:
-    policy(a, dict(a), {'train.batch_rows': 3}, {'train.batchrows': 2}, {'train.batch_rows': 4}, count=3)
+    policy(
+      a, dict(a), {'train.batch_rows': 3}, {'train.batchrows': 2}, {'train.batch_rows': 4}, count=3
+    )
   problems = error.value.problems
-  assert problems[0] == '3 different usable assignments are needed, 1 came' and 'same recipe' in problems[1] and 'expects one of [2, 4, 8], got 3' in problems[2]
+  assert (
+    problems[0] == '3 different usable assignments are needed, 1 came'
+    and 'same recipe' in problems[1]
+    and 'expects one of [2, 4, 8], got 3' in problems[2]
+  )
   assert "did you mean 'train.batch_rows'" in problems[3] and 'changes nothing' in problems[4]
 
 
 def test_conditions_hold_over_the_standing_recipe():
   with pytest.raises(ReplyError, match='has an effect only when optimizer.schedule'):
     policy({'optimizer.decay_fraction': 0.3})
-  assert policy({'optimizer.decay_fraction': 0.4}, standing=WSD).assignments[0].overlay == WSD | {'optimizer.decay_fraction': 0.4}
+  assert policy({'optimizer.decay_fraction': 0.4}, standing=WSD).assignments[0].overlay == WSD | {
+    'optimizer.decay_fraction': 0.4
+  }
   # What the standing recipe binds and the change makes meaningless is dropped from the overlay.
-  assert policy({'optimizer.schedule': 'cosine'}, standing=WSD).assignments[0].overlay == {'optimizer.schedule': 'cosine'}
+  assert policy({'optimizer.schedule': 'cosine'}, standing=WSD).assignments[0].overlay == {
+    'optimizer.schedule': 'cosine'
+  }
 
 
 def test_a_worker_stays_within_its_axes():
-  read = lambda bindings: llm_reply.read_worker(json.dumps({'bindings': bindings, 'reason': 'r'}), [SPACE.axis('ema')], {}, SPACE, DEFAULTS)
+  read = lambda bindings: llm_reply.read_worker(
+    json.dumps({'bindings': bindings, 'reason': 'r'}), [SPACE.axis('ema')], {}, SPACE, DEFAULTS
+  )
   assert read({'train.ema_decay': 0.7}).overlay == {'train.ema_decay': 0.7}
-  with pytest.raises(ReplyError, match='train.batch_rows belongs to another axis than the assigned ema'):
+  with pytest.raises(
+    ReplyError, match='train.batch_rows belongs to another axis than the assigned ema'
+  ):
     read({'train.ema_decay': 0.7, 'train.batch_rows': 8})
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(['train.ema_decay', 'bindings', 'assignments', 'wsd', 8, 0.9]),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(
-                        ['assignments', 'bindings', 'reason', 'promote', 'sentences', 'train.batch_rows', 'train.ema_decay', 'optimizer.schedule', 'x']), inner, max_size=4), max_leaves=12)
+JSON = st.recursive(
+  st.none()
+  | st.booleans()
+  | st.integers()
+  | st.floats()
+  | st.text(max_size=8)
+  | st.sampled_from(['train.ema_decay', 'bindings', 'assignments', 'wsd', 8, 0.9]),
+  lambda inner: (
+    st.lists(inner, max_size=4)
+    | st.dictionaries(
+      st.sampled_from(
+        [
+          'assignments',
+          'bindings',
+          'reason',
+          'promote',
+          'sentences',
+          'train.batch_rows',
+          'train.ema_decay',
+          'optimizer.schedule',
+          'x',
+        ]
+      ),
+      inner,
+      max_size=4,
+    )
+  ),
+  max_leaves=12,
+)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+  max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(value=JSON, cut=st.integers(0, 400), noise=st.text(max_size=10))
 def test_whatever_the_words_are_only_recipes_of_the_space_or_a_refusal_come_out(value, cut, noise):
-  """Gin text is left out here, which is parsed in a process of its own (tests/config/test_statements.py fuzzes that)."""
+  """Gin text is left out here, which is parsed in a process of its own
+  (tests/config/test_statements.py fuzzes that).
+  """
+
   def without_text(v):
     if isinstance(v, dict):
-      return {k: (5 if k == 'bindings' and isinstance(x, str) else without_text(x)) for k, x in v.items()}
+      return {
+        k: (5 if k == 'bindings' and isinstance(x, str) else without_text(x)) for k, x in v.items()
+      }
     return [without_text(x) for x in v] if isinstance(v, list) else v
-  whole = json.dumps({'assignments': without_text(value), **(without_text(value) if isinstance(value, dict) else {})})
+
+  whole = json.dumps(
+    {'assignments': without_text(value), **(without_text(value) if isinstance(value, dict) else {})}
+  )
   for text in (whole, whole[:cut], noise + whole, noise):
     try:
       choice = llm_reply.read_policy(text, 1, {}, SPACE, DEFAULTS)
@@ -105,13 +206,25 @@ def test_a_transcript_gives_the_outcome_again_and_anything_else_is_noticed():
   assert converse(good, question, str.upper) == 'YES'
   good.check_complete()
   for dialogue, said in [
-      (Recorded(2, [], None), 'no reply to attempt 0'), (Recorded(2, [exchange('', 'timeout')], None), 'no reply to attempt 1'),
-      (Recorded(1, [exchange('', 'timeout')], 'another cause'), 'should have been given up: 1 attempts; the last: timeout: d'),
-      (Recorded(1, [exchange('yes', messages=[{'role': 'user', 'content': 'other'}])], None), 'asked something else')]:
+    (Recorded(2, [], None), 'no reply to attempt 0'),
+    (Recorded(2, [exchange('', 'timeout')], None), 'no reply to attempt 1'),
+    (
+      Recorded(1, [exchange('', 'timeout')], 'another cause'),
+      'should have been given up: 1 attempts; the last: timeout: d',
+    ),
+    (
+      Recorded(1, [exchange('yes', messages=[{'role': 'user', 'content': 'other'}])], None),
+      'asked something else',
+    ),
+  ]:
     with pytest.raises(TranscriptError, match=said):
       converse(dialogue, question, str.upper)
   with pytest.raises(GaveUpError, match='unauthorized: d'):
-    converse(Recorded(5, [exchange('', 'unauthorized', again=False)], 'unauthorized: d'), question, str.upper)
+    converse(
+      Recorded(5, [exchange('', 'unauthorized', again=False)], 'unauthorized: d'),
+      question,
+      str.upper,
+    )
   surplus = Recorded(3, [exchange('yes'), exchange('no')], None)
   converse(surplus, question, str.upper)
   with pytest.raises(TranscriptError, match='2 exchanges are recorded, and 1 led'):
@@ -135,4 +248,6 @@ def test_problems_are_sent_back_with_the_reply_in_bounded_length():
   with pytest.raises(GaveUpError, match='3 attempts; the last: unusable reply'):
     converse(stubborn, [{'role': 'user', 'content': 'q'}], refuse_all)
   assert stubborn.cause.startswith('3 attempts') and [len(m) for m in sent] == [1, 3, 3]
-  assert [m['role'] for m in sent[2]] == ['user', 'assistant', 'user'] and sum(len(m['content']) for m in sent[2]) < 7000
+  assert [m['role'] for m in sent[2]] == ['user', 'assistant', 'user'] and sum(
+    len(m['content']) for m in sent[2]
+  ) < 7000

@@ -9,23 +9,37 @@ from aevo_jax.meta_agent.promotion_value import Outlook
 
 
 def outlook(rounds, **fields):
-  return Outlook(**dict(rounds=rounds, seed_sd=0.01, freedom=4, anchors=3, level=0.0036, min_gain=0.01) | fields)
+  return Outlook(
+    **dict(rounds=rounds, seed_sd=0.01, freedom=4, anchors=3, level=0.0036, min_gain=0.01) | fields
+  )
 
 
 @pytest.mark.parametrize(('rounds', 'more'), [(3, 2), (1, 1)])
-@pytest.mark.parametrize(('looks', 'total', 'gain'), [(0, 0.0, 0.05), (1, 0.06, 0.04), (2, 0.06, 0.03)])
+@pytest.mark.parametrize(
+  ('looks', 'total', 'gain'), [(0, 0.0, 0.05), (1, 0.06, 0.04), (2, 0.06, 0.03)]
+)
 def test_a_value_is_the_gain_times_how_often_it_passes(rounds, more, looks, total, gain):
   rng, now = np.random.default_rng(0), outlook(rounds)
-  mean = (total + (gain + now.seed_sd * rng.standard_normal((40_000, more))).sum(axis=1)) / (looks + more)
+  mean = (total + (gain + now.seed_sd * rng.standard_normal((40_000, more))).sum(axis=1)) / (
+    looks + more
+  )
   error = now.seed_sd * np.sqrt(1 / (looks + more) + 1 / (now.anchors + more))
-  passes = (stats.t.sf(mean / error, now.freedom + more) <= now.level / 2.0 ** (looks + more)) & (mean >= now.min_gain)
-  found = promotion_value.values(np.asarray([[gain]]), np.asarray([looks]), np.asarray([total]), now)[0, 0]
+  passes = (stats.t.sf(mean / error, now.freedom + more) <= now.level / 2.0 ** (looks + more)) & (
+    mean >= now.min_gain
+  )
+  found = promotion_value.values(
+    np.asarray([[gain]]), np.asarray([looks]), np.asarray([total]), now
+  )[0, 0]
   assert found == pytest.approx(gain * passes.mean(), abs=3 * gain * 0.5 / 200)
 
 
 def order(gains, looks=None, total=None, rounds=3):
   zero = np.zeros(gains.shape[1])
-  return list(promotion_value.choose(gains, zero if looks is None else looks, zero if total is None else total, outlook(rounds)))
+  return list(
+    promotion_value.choose(
+      gains, zero if looks is None else looks, zero if total is None else total, outlook(rounds)
+    )
+  )
 
 
 def test_changes_that_hang_together_are_not_chosen_together():
@@ -37,7 +51,9 @@ def test_changes_that_hang_together_are_not_chosen_together():
 
 def test_in_the_last_round_a_change_near_the_threshold_goes_before_a_new_one_of_the_same_gain():
   rng = np.random.default_rng(2)
-  gains = np.stack([0.05 + 0.01 * rng.standard_normal(2000), 0.052 + 0.012 * rng.standard_normal(2000)], axis=1)
+  gains = np.stack(
+    [0.05 + 0.01 * rng.standard_normal(2000), 0.052 + 0.012 * rng.standard_normal(2000)], axis=1
+  )
   looks, total = np.asarray([2.0, 0.0]), np.asarray([0.13, 0.0])
   assert order(gains, looks, total, rounds=1)[0] == 0
 

@@ -22,16 +22,37 @@ def constitution():
 
 
 def evidence(round_, standing, rows):
-  return {'round': round_, 'standing': standing, 'trials': [{'axis': axis, 'changes': changes, 'external': external} for axis, changes, external in rows]}
+  return {
+    'round': round_,
+    'standing': standing,
+    'trials': [
+      {'axis': axis, 'changes': changes, 'external': external} for axis, changes, external in rows
+    ],
+  }
 
 
 def decide(*history, seed=0, policy=None):
-  return random_agent.decide(history, policy or dataclasses.replace(starting(2), round=history[-1]['round']), constitution(), DEFAULTS, seed)
+  return random_agent.decide(
+    history,
+    policy or dataclasses.replace(starting(2), round=history[-1]['round']),
+    constitution(),
+    DEFAULTS,
+    seed,
+  )
 
 
 def test_the_best_released_score_stands_and_ties_keep_the_earlier():
   first = evidence(0, {}, [(ANCHOR, {}, 0.30), (ANCHOR, {}, 0.31)])
-  second = evidence(1, {}, [(ANCHOR, {}, 0.30), ('random', EMA, 0.35), ('random', BATCH, 0.35), ('random', {'train.batch_rows': 4}, None)])
+  second = evidence(
+    1,
+    {},
+    [
+      (ANCHOR, {}, 0.30),
+      ('random', EMA, 0.35),
+      ('random', BATCH, 0.35),
+      ('random', {'train.batch_rows': 4}, None),
+    ],
+  )
   assert decide(first).standing == {}
   assert decide(first, second).standing == EMA
   third = evidence(2, EMA, [(ANCHOR, {}, 0.40), ('random', BATCH, 0.39)])

@@ -14,20 +14,46 @@ from aevo_jax.meta_agent.roles import Names
 
 FAMILIES = ('apples', 'pears', 'plums')
 AXES = {
-    'one': {'update.rate': {'kind': 'float', 'low': 0.1, 'high': 1.0}, 'update.rule': {'kind': 'choice', 'choices': ['x', 'y']}},
-    'two': {f'weight.{FAMILIES[0]}': {'kind': 'float', 'low': 0.0, 'high': 1.0}, f'weight.{FAMILIES[1]}': {'kind': 'float', 'low': 0.0, 'high': 1.0}},
-    'three': {f'style.{FAMILIES[1]}': {'kind': 'choice', 'choices': ['long', 'short']}},
-    'four': {f'style.{FAMILIES[2]}': {'kind': 'choice', 'choices': ['long', 'short']}, 'only.if': {'kind': 'bool', 'when': {f'style.{FAMILIES[2]}': ['short']}}},
+  'one': {
+    'update.rate': {'kind': 'float', 'low': 0.1, 'high': 1.0},
+    'update.rule': {'kind': 'choice', 'choices': ['x', 'y']},
+  },
+  'two': {
+    f'weight.{FAMILIES[0]}': {'kind': 'float', 'low': 0.0, 'high': 1.0},
+    f'weight.{FAMILIES[1]}': {'kind': 'float', 'low': 0.0, 'high': 1.0},
+  },
+  'three': {f'style.{FAMILIES[1]}': {'kind': 'choice', 'choices': ['long', 'short']}},
+  'four': {
+    f'style.{FAMILIES[2]}': {'kind': 'choice', 'choices': ['long', 'short']},
+    'only.if': {'kind': 'bool', 'when': {f'style.{FAMILIES[2]}': ['short']}},
+  },
 }
-DEFAULTS = {'update.rate': 0.5, 'update.rule': 'x', 'only.if': False} | {f'weight.{f}': 0.5 for f in FAMILIES} | {f'style.{f}': 'long' for f in FAMILIES}
-RULES = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)} | {'budget': Budget(rounds=3, workers=5), 'search_space': SearchSpaceText(AXES)})
+DEFAULTS = (
+  {'update.rate': 0.5, 'update.rule': 'x', 'only.if': False}
+  | {f'weight.{f}': 0.5 for f in FAMILIES}
+  | {f'style.{f}': 'long' for f in FAMILIES}
+)
+RULES = Constitution(
+  **{f.name: f.type() for f in dataclasses.fields(Constitution)}
+  | {'budget': Budget(rounds=3, workers=5), 'search_space': SearchSpaceText(AXES)}
+)
 
 
 def score(rng, families):
-  part = lambda right: {'correct': int(right), 'total': 200, 'accuracy': right / 200, 'low': 0.0, 'high': 1.0}
+  part = lambda right: {
+    'correct': int(right),
+    'total': 200,
+    'accuracy': right / 200,
+    'low': 0.0,
+    'high': 1.0,
+  }
   by_family = {f: part(rng.integers(40, 160)) for f in families}
   total = sum(p['correct'] for p in by_family.values())
-  return {'overall': {'correct': total, 'total': 600, 'accuracy': total / 600, 'low': 0.0, 'high': 1.0}, 'by_family': by_family, 'other_verifier': {}}
+  return {
+    'overall': {'correct': total, 'total': 600, 'accuracy': total / 600, 'low': 0.0, 'high': 1.0},
+    'by_family': by_family,
+    'other_verifier': {},
+  }
 
 
 def history(policies):
@@ -37,24 +63,61 @@ def history(policies):
     rng, rows = np.random.default_rng(policy.round), []
     for worker, a in enumerate(policy.assignments):
       dev = score(rng, FAMILIES)
-      rows.append({'trial': f'r{policy.round}w{worker}', 'worker': worker, 'axis': a.axis, 'arm': a.arm, 'changes': a.changes, 'status': 'sealed', 'cause': '', 'dev': dev,
-                   'external': round(dev['overall']['accuracy'], 2), 'external_interval': [0.0, 1.0], 'external_by_family': {
-                       f: {'accuracy': round(p['accuracy'], 2), 'total': 200, 'low': 0.0, 'high': 1.0} for f, p in dev['by_family'].items()}, 'external_rank': worker,
-                   'cost': {'tokens': 1, 'steps': 1, 'flops': 1, 'seconds': 1.0}})
-    rounds.append({'schema': 2, 'round': policy.round, 'standing': policy.standing, 'trials': rows, 'failures': {}, 'verdicts': {}, 'attribution': None, 'cost': {},
-                   'noise': {'seed_sd': 0.01, 'degrees_of_freedom': 4, 'replicates': 5, 'by_family': dict.fromkeys(FAMILIES, 0.02)},
-                   'reliability': {'dev': dict.fromkeys(FAMILIES, 0.9)}})
+      rows.append(
+        {
+          'trial': f'r{policy.round}w{worker}',
+          'worker': worker,
+          'axis': a.axis,
+          'arm': a.arm,
+          'changes': a.changes,
+          'status': 'sealed',
+          'cause': '',
+          'dev': dev,
+          'external': round(dev['overall']['accuracy'], 2),
+          'external_interval': [0.0, 1.0],
+          'external_by_family': {
+            f: {'accuracy': round(p['accuracy'], 2), 'total': 200, 'low': 0.0, 'high': 1.0}
+            for f, p in dev['by_family'].items()
+          },
+          'external_rank': worker,
+          'cost': {'tokens': 1, 'steps': 1, 'flops': 1, 'seconds': 1.0},
+        }
+      )
+    rounds.append(
+      {
+        'schema': 2,
+        'round': policy.round,
+        'standing': policy.standing,
+        'trials': rows,
+        'failures': {},
+        'verdicts': {},
+        'attribution': None,
+        'cost': {},
+        'noise': {
+          'seed_sd': 0.01,
+          'degrees_of_freedom': 4,
+          'replicates': 5,
+          'by_family': dict.fromkeys(FAMILIES, 0.02),
+        },
+        'reliability': {'dev': dict.fromkeys(FAMILIES, 0.9)},
+      }
+    )
   return rounds
 
 
 def played(agent):
   policies = [policy_lib.starting(3)]
   for _ in range(3):
-    policies.append(roles.decide(AGENTS[agent], history(policies), policies[-1], RULES, DEFAULTS, 7))
+    policies.append(
+      roles.decide(AGENTS[agent], history(policies), policies[-1], RULES, DEFAULTS, 7)
+    )
   return policies
 
 
-RENAMED = Names(dict(zip(FAMILIES, ('zebra', 'ant', 'apples'))), {'one': 'three', 'two': 'zzz', 'three': 'aaa', 'four': 'one'})
+RENAMED = Names(
+  dict(zip(FAMILIES, ('zebra', 'ant', 'apples'))),
+  {'one': 'three', 'two': 'zzz', 'three': 'aaa', 'four': 'one'},
+)
 
 
 @pytest.mark.parametrize('agent', ['statistical', 'random'])
@@ -65,7 +128,14 @@ def test_other_names_and_another_order_of_axes_give_the_same_decision_under_thos
   axes = dict(reversed(shuffled.search_space.axes.items()))
   shuffled = dataclasses.replace(shuffled, search_space=SearchSpaceText(axes))
   told = [RENAMED.evidence(e) for e in history(before)]
-  again = roles.decide(AGENTS[agent], told, RENAMED.policy(before[-1]), shuffled, {RENAMED.selector(k): v for k, v in DEFAULTS.items()}, 7)
+  again = roles.decide(
+    AGENTS[agent],
+    told,
+    RENAMED.policy(before[-1]),
+    shuffled,
+    {RENAMED.selector(k): v for k, v in DEFAULTS.items()},
+    7,
+  )
   expected = RENAMED.policy(last)
   assert dataclasses.replace(again, parent='') == dataclasses.replace(expected, parent='')
 

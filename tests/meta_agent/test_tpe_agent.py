@@ -26,12 +26,29 @@ def constitution():
 
 def evidence(round_, rows, standing=None):
   """rows: (axis, changes, dev, external)."""
-  return {'round': round_, 'standing': standing or {}, 'trials': [
-      {'axis': a, 'changes': c, 'dev': None if dev is None else {'overall': {'accuracy': dev}}, 'external': external} for a, c, dev, external in rows]}
+  return {
+    'round': round_,
+    'standing': standing or {},
+    'trials': [
+      {
+        'axis': a,
+        'changes': c,
+        'dev': None if dev is None else {'overall': {'accuracy': dev}},
+        'external': external,
+      }
+      for a, c, dev, external in rows
+    ],
+  }
 
 
 def decide(agent, *history, seed=0, **fields):
-  return agent.decide(history, dataclasses.replace(starting(2), round=history[-1]['round'], **fields), constitution(), DEFAULTS, seed)
+  return agent.decide(
+    history,
+    dataclasses.replace(starting(2), round=history[-1]['round'], **fields),
+    constitution(),
+    DEFAULTS,
+    seed,
+  )
 
 
 START = evidence(0, [(ANCHOR, {}, 0.4, 0.4), (ANCHOR, {}, 0.41, 0.41), (ANCHOR, {}, None, None)])
@@ -39,20 +56,37 @@ START = evidence(0, [(ANCHOR, {}, 0.4, 0.4), (ANCHOR, {}, 0.41, 0.41), (ANCHOR, 
 
 @pytest.mark.parametrize('agent', [tpe_agent, best_of_n_agent])
 def test_batches_are_legal_seeded_and_without_repeats(agent):
-  history = START, evidence(1, [(ANCHOR, {}, 0.4, 0.4), ('x', EMA, 0.45, 0.44), ('x', LORA, 0.3, None)])
+  history = (
+    START,
+    evidence(1, [(ANCHOR, {}, 0.4, 0.4), ('x', EMA, 0.45, 0.44), ('x', LORA, 0.3, None)]),
+  )
   policy = decide(agent, *history, seed=3)
   assert policy == decide(agent, *history, seed=3) != decide(agent, *history, seed=4)
-  assert len(policy.assignments) == constitution().budget.workers and policy.assignments[0].axis == ANCHOR
+  assert (
+    len(policy.assignments) == constitution().budget.workers
+    and policy.assignments[0].axis == ANCHOR
+  )
   overlays = [a.overlay for a in policy.assignments[1:]]
   for overlay in overlays:
     constitution().space().check([Binding(s, v) for s, v in overlay.items()], DEFAULTS)
-  assert all(overlay and overlays.count(overlay) == 1 and overlay not in (EMA, LORA) for overlay in overlays)
+  assert all(
+    overlay and overlays.count(overlay) == 1 and overlay not in (EMA, LORA) for overlay in overlays
+  )
 
 
 def test_the_estimator_learns_from_dev():
-  """Thirty trials whose dev score is one choice: what is asked for next takes it more often than the prior would."""
-  rows = [('x', {'train.batch_rows': rows}, 0.6 if rows == 32 else 0.4, None) for rows in (2, 8, 16, 32) * 8]
-  asked = [a.overlay.get('train.batch_rows') for seed in range(3) for a in decide(tpe_agent, START, evidence(1, rows), seed=seed).assignments[1:]]
+  """Thirty trials whose dev score is one choice: what is asked for next takes it more often than
+  the prior would.
+  """
+  rows = [
+    ('x', {'train.batch_rows': rows}, 0.6 if rows == 32 else 0.4, None)
+    for rows in (2, 8, 16, 32) * 8
+  ]
+  asked = [
+    a.overlay.get('train.batch_rows')
+    for seed in range(3)
+    for a in decide(tpe_agent, START, evidence(1, rows), seed=seed).assignments[1:]
+  ]
   assert asked.count(32) >= 0.5 * len(asked)  # one in five by chance
 
 
@@ -78,5 +112,5 @@ def test_without_optuna_the_error_says_what_to_install(monkeypatch):
     return imported(name, *arguments, **options)
 
   monkeypatch.setattr(builtins, '__import__', missing)
-  with pytest.raises(tpe_agent.MissingOptunaError, match=r"aevo-jax\[search\]"):
+  with pytest.raises(tpe_agent.MissingOptunaError, match=r'aevo-jax\[search\]'):
     decide(tpe_agent, START)

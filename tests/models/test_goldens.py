@@ -1,4 +1,6 @@
-"""Logits and gradients of Hugging Face's Nemotron-H and Qwen3, written down by `make parity PYTEST_ARGS=--write_goldens`, and checked here without torch."""
+"""Logits and gradients of Hugging Face's Nemotron-H and Qwen3, written down by `make parity
+PYTEST_ARGS=--write_goldens`, and checked here without torch.
+"""
 
 import pathlib
 
@@ -17,20 +19,47 @@ GOLDENS = sorted((pathlib.Path(__file__).parent / 'goldens').iterdir())
 @pytest.mark.parametrize('directory', GOLDENS, ids=lambda path: path.name)
 def test_logits_and_gradients_are_the_references(directory):
   config = hf_checkpoint.read_config(directory)
-  structure, params = outline(config)[0], hf_checkpoint.load_weights(directory / hf_checkpoint.WEIGHTS, config)
-  inputs, theirs = load_file(directory / 'inputs.safetensors'), load_file(directory / 'outputs.safetensors')
+  structure, params = (
+    outline(config)[0],
+    hf_checkpoint.load_weights(directory / hf_checkpoint.WEIGHTS, config),
+  )
+  inputs, theirs = (
+    load_file(directory / 'inputs.safetensors'),
+    load_file(directory / 'outputs.safetensors'),
+  )
 
   def loss(p):
     logits = structure.bind(p)(inputs['tokens'], inputs['mask'])
-    return jnp.sum(inputs['weights'][..., None] * jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32)) * jax.nn.log_softmax(logits)), logits
+    return jnp.sum(
+      inputs['weights'][..., None]
+      * jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32))
+      * jax.nn.log_softmax(logits)
+    ), logits
 
   grads, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
   at = inputs['mask'].astype(bool)
-  np.testing.assert_allclose(np.asarray(logits)[at], theirs['logits'][at], rtol=0, atol=2e-4 * np.abs(theirs['logits'][at]).max())
-  gradients = hf_checkpoint.canonical({name.removeprefix('grad.'): value for name, value in theirs.items() if name.startswith('grad.')})
+  np.testing.assert_allclose(
+    np.asarray(logits)[at],
+    theirs['logits'][at],
+    rtol=0,
+    atol=2e-4 * np.abs(theirs['logits'][at]).max(),
+  )
+  gradients = hf_checkpoint.canonical(
+    {
+      name.removeprefix('grad.'): value
+      for name, value in theirs.items()
+      if name.startswith('grad.')
+    }
+  )
   for name in params:
     if is_router_bias(name):
       continue
     gradient = gradients.pop(hf_checkpoint.hf_name(name, config))
-    np.testing.assert_allclose(hf_checkpoint.to_hf(name, np.asarray(grads[name])), gradient, rtol=0, atol=1e-3 * np.abs(gradient).max(), err_msg=name)
+    np.testing.assert_allclose(
+      hf_checkpoint.to_hf(name, np.asarray(grads[name])),
+      gradient,
+      rtol=0,
+      atol=1e-3 * np.abs(gradient).max(),
+      err_msg=name,
+    )
   assert not gradients

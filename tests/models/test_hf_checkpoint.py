@@ -12,20 +12,46 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 
-CONFIG = ModelConfig(vocab_size=11, hidden_size=12, pattern='M*-', num_attention_heads=4, num_key_value_heads=2, head_dim=5, intermediate_size=20,
-                     mamba_num_heads=2, mamba_head_dim=8, n_groups=2, ssm_state_size=3, conv_kernel=4, chunk_size=8, max_position_embeddings=64)
+CONFIG = ModelConfig(
+  vocab_size=11,
+  hidden_size=12,
+  pattern='M*-',
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=5,
+  intermediate_size=20,
+  mamba_num_heads=2,
+  mamba_head_dim=8,
+  n_groups=2,
+  ssm_state_size=3,
+  conv_kernel=4,
+  chunk_size=8,
+  max_position_embeddings=64,
+)
 
-# Names and shapes of transformers' NemotronHForCausalLM with this configuration. Linear weights are [out, in].
+# Names and shapes of transformers' NemotronHForCausalLM with this configuration. Linear weights are
+# [out, in].
 HF_SHAPES = {
-    'model.embeddings.weight': (11, 12), 'lm_head.weight': (11, 12), 'model.norm_f.weight': (12,),
-    'model.layers.0.norm.weight': (12,), 'model.layers.1.norm.weight': (12,), 'model.layers.2.norm.weight': (12,),
-    'model.layers.0.mixer.in_proj.weight': (46, 12),  # gate 16, x 16, B 6, C 6, dt 2
-    'model.layers.0.mixer.conv1d.weight': (28, 1, 4), 'model.layers.0.mixer.conv1d.bias': (28,),
-    'model.layers.0.mixer.A_log': (2,), 'model.layers.0.mixer.D': (2,), 'model.layers.0.mixer.dt_bias': (2,),
-    'model.layers.0.mixer.norm.weight': (16,), 'model.layers.0.mixer.out_proj.weight': (12, 16),
-    'model.layers.1.mixer.q_proj.weight': (20, 12), 'model.layers.1.mixer.k_proj.weight': (10, 12), 'model.layers.1.mixer.v_proj.weight': (10, 12),
-    'model.layers.1.mixer.o_proj.weight': (12, 20),
-    'model.layers.2.mixer.up_proj.weight': (20, 12), 'model.layers.2.mixer.down_proj.weight': (12, 20),
+  'model.embeddings.weight': (11, 12),
+  'lm_head.weight': (11, 12),
+  'model.norm_f.weight': (12,),
+  'model.layers.0.norm.weight': (12,),
+  'model.layers.1.norm.weight': (12,),
+  'model.layers.2.norm.weight': (12,),
+  'model.layers.0.mixer.in_proj.weight': (46, 12),  # gate 16, x 16, B 6, C 6, dt 2
+  'model.layers.0.mixer.conv1d.weight': (28, 1, 4),
+  'model.layers.0.mixer.conv1d.bias': (28,),
+  'model.layers.0.mixer.A_log': (2,),
+  'model.layers.0.mixer.D': (2,),
+  'model.layers.0.mixer.dt_bias': (2,),
+  'model.layers.0.mixer.norm.weight': (16,),
+  'model.layers.0.mixer.out_proj.weight': (12, 16),
+  'model.layers.1.mixer.q_proj.weight': (20, 12),
+  'model.layers.1.mixer.k_proj.weight': (10, 12),
+  'model.layers.1.mixer.v_proj.weight': (10, 12),
+  'model.layers.1.mixer.o_proj.weight': (12, 20),
+  'model.layers.2.mixer.up_proj.weight': (20, 12),
+  'model.layers.2.mixer.down_proj.weight': (12, 20),
 }
 
 
@@ -33,14 +59,19 @@ HF_SHAPES = {
 def params():
   """Distinct values everywhere."""
   rng = np.random.default_rng(0)
-  return {name: rng.normal(size=value.shape).astype(np.float32) for name, value in unbind(create(CONFIG, seed=0))[1].items()}
+  return {
+    name: rng.normal(size=value.shape).astype(np.float32)
+    for name, value in unbind(create(CONFIG, seed=0))[1].items()
+  }
 
 
 @pytest.fixture
 def directory(tmp_path, params):
   """A saved base."""
   hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, params, CONFIG)
-  (tmp_path / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)))
+  (tmp_path / hf_checkpoint.CONFIG).write_text(
+    json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+  )
   return tmp_path, params
 
 
@@ -49,8 +80,14 @@ def test_names_shapes_and_orientation_are_hugging_faces(directory):
   stored = load_file(path / 'model.safetensors')
   assert {name: value.shape for name, value in stored.items()} == HF_SHAPES
   assert {value.dtype for value in stored.values()} == {np.dtype('float32')}
-  assert stored['model.layers.0.mixer.in_proj.weight'][45, 3] == params['layers.0.mixer.in_proj.kernel'][3, 45]
-  assert stored['model.layers.0.mixer.conv1d.weight'][27, 0, 1] == params['layers.0.mixer.conv_kernel'][1, 27]
+  assert (
+    stored['model.layers.0.mixer.in_proj.weight'][45, 3]
+    == params['layers.0.mixer.in_proj.kernel'][3, 45]
+  )
+  assert (
+    stored['model.layers.0.mixer.conv1d.weight'][27, 0, 1]
+    == params['layers.0.mixer.conv_kernel'][1, 27]
+  )
   np.testing.assert_array_equal(stored['model.embeddings.weight'], params['embedding'])
 
 
@@ -59,15 +96,28 @@ def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
   loaded = hf_checkpoint.load_weights(path / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(path))
   assert hf_checkpoint.read_config(path) == CONFIG and loaded.keys() == params.keys()
   for name, value in params.items():
-    assert np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape, name
+    assert (
+      np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape
+    ), name
   hf_checkpoint.save_weights(path / 'again.safetensors', loaded, CONFIG)
   assert (path / 'again.safetensors').read_bytes() == (path / hf_checkpoint.WEIGHTS).read_bytes()
 
 
 def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
-  config = ModelConfig(**{**dataclasses.asdict(CONFIG), 'pattern': 'ME*-', 'n_routed_experts': 3, 'moe_intermediate_size': 6, 'moe_latent_size': 4})
+  config = ModelConfig(
+    **{
+      **dataclasses.asdict(CONFIG),
+      'pattern': 'ME*-',
+      'n_routed_experts': 3,
+      'moe_intermediate_size': 6,
+      'moe_latent_size': 4,
+    }
+  )
   rng = np.random.default_rng(0)
-  params = {name: rng.normal(size=value.shape).astype(np.float32) for name, value in unbind(create(config, seed=0))[1].items()}
+  params = {
+    name: rng.normal(size=value.shape).astype(np.float32)
+    for name, value in unbind(create(config, seed=0))[1].items()
+  }
   hf_checkpoint.save_weights(tmp_path / 'new.safetensors', params, config)
   old = {}
   for name, value in load_file(tmp_path / 'new.safetensors').items():
@@ -77,14 +127,22 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
       old |= {f'{stem}.{e}.{leaf}.weight': np.ascontiguousarray(value[e]) for e in range(3)}
     else:
       old[name] = value
-  assert old['backbone.layers.1.mixer.experts.2.up_proj.weight'].shape == (6, 4)  # [out, in], as torch has it
+  assert old['backbone.layers.1.mixer.experts.2.up_proj.weight'].shape == (
+    6,
+    4,
+  )  # [out, in], as torch has it
   save_file(old, tmp_path / 'old.safetensors')
   loaded = hf_checkpoint.load_weights(tmp_path / 'old.safetensors', config)
-  assert loaded.keys() == params.keys() and all(np.array_equal(loaded[name], params[name]) for name in params)
+  assert loaded.keys() == params.keys() and all(
+    np.array_equal(loaded[name], params[name]) for name in params
+  )
 
   fields = hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
   del fields['hybrid_override_pattern']
-  for types in (['mamba', 'moe', 'attention', 'mlp'], ['linear_attention', 'moe', 'full_attention', 'mlp']):
+  for types in (
+    ['mamba', 'moe', 'attention', 'mlp'],
+    ['linear_attention', 'moe', 'full_attention', 'mlp'],
+  ):
     assert hf_checkpoint.config_from_hf(fields | {'layers_block_type': types}) == config
   with pytest.raises(ValueError, match=r"block types \['gru'\]"):
     hf_checkpoint.config_from_hf(fields | {'layers_block_type': ['mamba', 'gru']})
@@ -99,7 +157,11 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
 
 def test_a_config_that_this_decoder_does_not_compute_is_refused():
   fields = hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
-  for changed in ({'mlp_hidden_act': 'silu'}, {'tie_word_embeddings': True}, {'n_shared_experts': 2}):
+  for changed in (
+    {'mlp_hidden_act': 'silu'},
+    {'tie_word_embeddings': True},
+    {'n_shared_experts': 2},
+  ):
     with pytest.raises(ValueError, match=f'{next(iter(changed))} = '):
       hf_checkpoint.config_from_hf(fields | changed)
 
@@ -110,14 +172,21 @@ def test_every_tensor_that_does_not_fit_is_named(directory):
   del stored['model.layers.1.mixer.q_proj.weight'], stored['lm_head.weight']
   stored['model.layers.1.mixer.q_proj.bias'] = np.zeros(20, np.float32)
   stored['model.layers.2.mixer.up_proj.weight'] = np.zeros((12, 20), np.float32)  # not transposed
-  stored['model.layers.0.mixer.conv1d.weight'] = np.zeros((28, 4), np.float32)  # a dimension too few
+  stored['model.layers.0.mixer.conv1d.weight'] = np.zeros(
+    (28, 4), np.float32
+  )  # a dimension too few
   save_file(stored, path / hf_checkpoint.WEIGHTS)
   with pytest.raises(ValueError) as error:
     hf_checkpoint.load_weights(path / hf_checkpoint.WEIGHTS, CONFIG)
   message = str(error.value)
-  for part in (str(path / hf_checkpoint.WEIGHTS), 'missing lm_head.weight', 'missing model.layers.1.mixer.q_proj.weight',
-               'unexpected model.layers.1.mixer.q_proj.bias', 'model.layers.2.mixer.up_proj.weight has shape (12, 20)',
-               'model.layers.0.mixer.conv1d.weight has shape (28, 4)'):
+  for part in (
+    str(path / hf_checkpoint.WEIGHTS),
+    'missing lm_head.weight',
+    'missing model.layers.1.mixer.q_proj.weight',
+    'unexpected model.layers.1.mixer.q_proj.bias',
+    'model.layers.2.mixer.up_proj.weight has shape (12, 20)',
+    'model.layers.0.mixer.conv1d.weight has shape (28, 4)',
+  ):
     assert part in message
   assert 'k_proj' not in message
 
@@ -130,8 +199,12 @@ def test_config_is_strict_json_and_comes_back(directory):
 
   fields = json.loads((path / hf_checkpoint.CONFIG).read_text(), parse_constant=refuse)
   assert hf_checkpoint.read_config(path) == hf_checkpoint.config_from_hf(fields) == CONFIG
-  assert fields['architectures'] == ['NemotronHForCausalLM'] and fields['model_type'] == 'nemotron_h'
-  assert 0 < fields['time_step_min'] < 1e-20, 'transformers would clamp dt at 1e-3, and its logits differ from ours by 1e-3'
+  assert (
+    fields['architectures'] == ['NemotronHForCausalLM'] and fields['model_type'] == 'nemotron_h'
+  )
+  assert 0 < fields['time_step_min'] < 1e-20, (
+    'transformers would clamp dt at 1e-3, and its logits differ from ours by 1e-3'
+  )
   assert (fields['hybrid_override_pattern'], fields['num_hidden_layers']) == ('M*-', 3)
   assert (fields['eos_token_id'], fields['pad_token_id'], fields['bos_token_id']) == (2, 0, None)
 
@@ -141,4 +214,6 @@ def test_config_of_another_model_or_with_gaps_is_refused():
   with pytest.raises(ValueError, match="model_type 'llama'"):
     hf_checkpoint.config_from_hf(fields | {'model_type': 'llama'})
   with pytest.raises(ValueError, match=r"lacks \['head_dim', 'n_groups'\]"):
-    hf_checkpoint.config_from_hf({name: value for name, value in fields.items() if name not in ('head_dim', 'n_groups')})
+    hf_checkpoint.config_from_hf(
+      {name: value for name, value in fields.items() if name not in ('head_dim', 'n_groups')}
+    )

@@ -1,4 +1,6 @@
-"""The chunked scan, the convolution and the whole block against a token-by-token recurrence in numpy float64."""
+"""The chunked scan, the convolution and the whole block against a token-by-token recurrence in
+numpy float64.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ ssd_jit = jax.jit(ssd, static_argnames='chunk')
 
 
 def recurrence(x, dt, a, b, c, segments):
-  """state_t = exp(dt_t a) state_{t-1} + dt_t x_t B_t^T from zero in each segment; y_t = state_t C_t. All float64, one token at a time."""
+  """state_t = exp(dt_t a) state_{t-1} + dt_t x_t B_t^T from zero in each segment; y_t = state_t
+  C_t. All float64, one token at a time.
+  """
   rows, length, heads, width = x.shape
   groups, size = b.shape[2:]
   y, last = np.zeros(x.shape), np.zeros((rows, heads, width, size))
@@ -24,7 +28,9 @@ def recurrence(x, dt, a, b, c, segments):
       for t in range(length):
         if t and segments[row, t] != segments[row, t - 1]:
           state = np.zeros((width, size))
-        state = np.exp(dt[row, t, head] * a[head]) * state + dt[row, t, head] * np.outer(x[row, t, head], b[row, t, group])
+        state = np.exp(dt[row, t, head] * a[head]) * state + dt[row, t, head] * np.outer(
+          x[row, t, head], b[row, t, group]
+        )
         y[row, t, head] = state @ c[row, t, group]
       last[row, head] = state
   return y, last
@@ -39,13 +45,15 @@ def convolution(x, kernel, bias, segments):
     for t in range(length):
       for j in range(width):
         source = t - (width - 1) + j
-        if source >= 0 and (segments[row, source:t + 1] == segments[row, t]).all():
+        if source >= 0 and (segments[row, source : t + 1] == segments[row, t]).all():
           y[row, t] += kernel[j] * x[row, source]
   return y
 
 
 def segment_rows(rng, rows, length):
-  """One plain row; the others cut at random places, ids counting up, the last part possibly padding (0)."""
+  """One plain row; the others cut at random places, ids counting up, the last part possibly padding
+  (0).
+  """
   segments = np.ones((rows, length), np.int32)
   for row in range(1, rows):
     segments[row] = 1 + np.cumsum(rng.random(length) < 0.3)
@@ -55,15 +63,22 @@ def segment_rows(rng, rows, length):
 
 
 def inputs(rng, rows, length, heads, width, groups, size):
-  return (rng.normal(size=(rows, length, heads, width)), rng.uniform(0.01, 0.7, (rows, length, heads)), -rng.uniform(0.2, 4, heads),
-          rng.normal(size=(rows, length, groups, size)), rng.normal(size=(rows, length, groups, size)))
+  return (
+    rng.normal(size=(rows, length, heads, width)),
+    rng.uniform(0.01, 0.7, (rows, length, heads)),
+    -rng.uniform(0.2, 4, heads),
+    rng.normal(size=(rows, length, groups, size)),
+    rng.normal(size=(rows, length, groups, size)),
+  )
 
 
 def as_float32(arrays):
   return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
-@pytest.mark.parametrize('length, chunk, groups', [(1, 4, 1), (8, 4, 1), (13, 5, 4), (7, 1, 2), (9, 64, 2), (17, 3, 2)])
+@pytest.mark.parametrize(
+  'length, chunk, groups', [(1, 4, 1), (8, 4, 1), (13, 5, 4), (7, 1, 2), (9, 64, 2), (17, 3, 2)]
+)
 def test_ssd_is_the_recurrence(length, chunk, groups):
   rng = np.random.default_rng(length * 100 + chunk)
   arrays, segments = inputs(rng, 4, length, 4, 3, groups, 5), segment_rows(rng, 4, length)
@@ -77,7 +92,9 @@ def test_ssd_left_padding_leaves_no_trace():
   rng = np.random.default_rng(0)
   arrays = inputs(rng, 1, 11, 4, 3, 2, 5)
   segments = np.array([[0] * 6 + [1] * 5], np.int32)
-  expected_y, expected_state = recurrence(*(a if a.ndim == 1 else a[:, 6:] for a in arrays), segments[:, 6:])
+  expected_y, expected_state = recurrence(
+    *(a if a.ndim == 1 else a[:, 6:] for a in arrays), segments[:, 6:]
+  )
   y, state = ssd_jit(*as_float32(arrays), jnp.asarray(segments), chunk=4)
   np.testing.assert_allclose(y[:, 6:], expected_y, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(state, expected_state, rtol=1e-5, atol=1e-5)
@@ -87,13 +104,22 @@ def test_ssd_gradient_agrees_with_finite_differences_of_the_recurrence():
   rng = np.random.default_rng(1)
   arrays, segments = inputs(rng, 2, 7, 2, 3, 1, 4), segment_rows(rng, 2, 7)
   weights = rng.normal(size=arrays[0].shape)
-  value = lambda *arrays: jnp.sum(ssd(*arrays, jnp.asarray(segments), 3)[0] * weights.astype(np.float32))
+  value = lambda *arrays: jnp.sum(
+    ssd(*arrays, jnp.asarray(segments), 3)[0] * weights.astype(np.float32)
+  )
   gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(*as_float32(arrays))
   for i, gradient in enumerate(gradients):
     direction, epsilon = rng.normal(size=arrays[i].shape), 1e-6
-    moved = lambda sign: [array + sign * epsilon * direction if k == i else array for k, array in enumerate(arrays)]
-    expected = (np.sum(recurrence(*moved(1), segments)[0] * weights) - np.sum(recurrence(*moved(-1), segments)[0] * weights)) / (2 * epsilon)
-    np.testing.assert_allclose(np.sum(np.asarray(gradient, np.float64) * direction), expected, rtol=1e-3)
+    moved = lambda sign: [
+      array + sign * epsilon * direction if k == i else array for k, array in enumerate(arrays)
+    ]
+    expected = (
+      np.sum(recurrence(*moved(1), segments)[0] * weights)
+      - np.sum(recurrence(*moved(-1), segments)[0] * weights)
+    ) / (2 * epsilon)
+    np.testing.assert_allclose(
+      np.sum(np.asarray(gradient, np.float64) * direction), expected, rtol=1e-3
+    )
 
 
 def test_ssd_gradient_is_finite_where_the_decay_underflows():
@@ -108,13 +134,28 @@ def test_ssd_gradient_is_finite_where_the_decay_underflows():
 @pytest.mark.parametrize('length, width', [(9, 4), (9, 1), (4, 4), (2, 4), (1, 4)])
 def test_causal_conv_is_a_sum_over_the_past_of_the_segment(length, width):
   rng = np.random.default_rng(length * 10 + width)
-  x, kernel, bias, segments = rng.normal(size=(3, length, 5)), rng.normal(size=(width, 5)), rng.normal(size=5), segment_rows(rng, 3, length)
+  x, kernel, bias, segments = (
+    rng.normal(size=(3, length, 5)),
+    rng.normal(size=(width, 5)),
+    rng.normal(size=5),
+    segment_rows(rng, 3, length),
+  )
   y = causal_conv(*as_float32((x, kernel, bias)), jnp.asarray(segments))
   np.testing.assert_allclose(y, convolution(x, kernel, bias, segments), rtol=1e-5, atol=1e-5)
 
 
-CONFIG = ModelConfig(hidden_size=12, pattern='M', num_attention_heads=2, head_dim=4, mamba_num_heads=4, mamba_head_dim=3, n_groups=2, ssm_state_size=5,
-                     chunk_size=4, vocab_size=11)
+CONFIG = ModelConfig(
+  hidden_size=12,
+  pattern='M',
+  num_attention_heads=2,
+  head_dim=4,
+  mamba_num_heads=4,
+  mamba_head_dim=3,
+  n_groups=2,
+  ssm_state_size=5,
+  chunk_size=4,
+  vocab_size=11,
+)
 
 
 prefill = nnx.jit(lambda mixer, *arguments: mixer.prefill(*arguments))
@@ -124,7 +165,13 @@ step = nnx.jit(lambda mixer, *arguments: mixer.step(*arguments))
 def block(config=CONFIG):
   """A block none of whose parameters sits at a value (0, 1) that would hide a mistake."""
   mixer, rng = Mamba2(config, rngs=nnx.Rngs(params=0)), np.random.default_rng(3)
-  for variable, low, high in ((mixer.D, 0.5, 2), (mixer.conv_bias, -1, 1), (mixer.norm.scale, 0.5, 2), (mixer.dt_bias, -1, 1), (mixer.A_log, -1, 1)):
+  for variable, low, high in (
+    (mixer.D, 0.5, 2),
+    (mixer.conv_bias, -1, 1),
+    (mixer.norm.scale, 0.5, 2),
+    (mixer.dt_bias, -1, 1),
+    (mixer.A_log, -1, 1),
+  ):
     variable[...] = jnp.asarray(rng.uniform(low, high, variable[...].shape), jnp.float32)
   return mixer
 
@@ -137,12 +184,23 @@ def reference_block(mixer, x, segments):
   rows, length, _ = x.shape
   inner, maps = c.mamba_num_heads * c.mamba_head_dim, c.n_groups * c.ssm_state_size
   projected = x @ array(mixer.in_proj.kernel)
-  gate, channels, dt = projected[..., :inner], projected[..., inner:2 * inner + 2 * maps], projected[..., 2 * inner + 2 * maps:]
+  gate, channels, dt = (
+    projected[..., :inner],
+    projected[..., inner : 2 * inner + 2 * maps],
+    projected[..., 2 * inner + 2 * maps :],
+  )
   mixed = silu(convolution(channels, array(mixer.conv_kernel), array(mixer.conv_bias), segments))
   heads = mixed[..., :inner].reshape(rows, length, c.mamba_num_heads, c.mamba_head_dim)
-  b = mixed[..., inner:inner + maps].reshape(rows, length, c.n_groups, c.ssm_state_size)
-  out = mixed[..., inner + maps:].reshape(rows, length, c.n_groups, c.ssm_state_size)
-  y, _ = recurrence(heads, np.log1p(np.exp(dt + array(mixer.dt_bias))), -np.exp(array(mixer.A_log)), b, out, segments)
+  b = mixed[..., inner : inner + maps].reshape(rows, length, c.n_groups, c.ssm_state_size)
+  out = mixed[..., inner + maps :].reshape(rows, length, c.n_groups, c.ssm_state_size)
+  y, _ = recurrence(
+    heads,
+    np.log1p(np.exp(dt + array(mixer.dt_bias))),
+    -np.exp(array(mixer.A_log)),
+    b,
+    out,
+    segments,
+  )
   y = (y + array(mixer.D)[:, None] * heads).reshape(rows, length, inner) * silu(gate)
   grouped = y.reshape(rows, length, c.n_groups, inner // c.n_groups)
   normed = grouped / np.sqrt((grouped**2).mean(-1, keepdims=True) + c.layer_norm_epsilon)
@@ -177,7 +235,9 @@ def test_block_without_a_look_back():
   expected = reference_block(mixer, x, np.ones((2, 5), np.int32))
   y, cache = prefill(mixer, jnp.asarray(x[:, :4], jnp.float32), jnp.ones((2, 4), jnp.int32))
   np.testing.assert_allclose(y, expected[:, :4], rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(step(mixer, jnp.asarray(x[:, 4], jnp.float32), cache)[0], expected[:, 4], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(
+    step(mixer, jnp.asarray(x[:, 4], jnp.float32), cache)[0], expected[:, 4], rtol=1e-5, atol=1e-5
+  )
 
 
 @pytest.mark.parametrize('prompt', [1, 6])
@@ -187,4 +247,6 @@ def test_bfloat16_stays_bfloat16_in_prefill_and_step(prompt):
   y, cache = jax.eval_shape(mixer.prefill, x, jnp.ones((2, prompt), jnp.int32))
   after, stepped = jax.eval_shape(mixer.step, x[:, 0], cache)
   assert y.dtype == after.dtype == jnp.bfloat16
-  assert jax.tree.map(lambda a: (a.shape, a.dtype), cache) == jax.tree.map(lambda a: (a.shape, a.dtype), stepped)
+  assert jax.tree.map(lambda a: (a.shape, a.dtype), cache) == jax.tree.map(
+    lambda a: (a.shape, a.dtype), stepped
+  )

@@ -1,4 +1,6 @@
-"""A scanned decoder is the decoder: the same logits, gradients, decoding and optimizer steps, under every remat policy; and it is smaller to compile."""
+"""A scanned decoder is the decoder: the same logits, gradients, decoding and optimizer steps, under
+every remat policy; and it is smaller to compile.
+"""
 
 import dataclasses
 import functools
@@ -21,9 +23,24 @@ from aevo_jax.training.recipe import Optimizer
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_update
 
-CONFIG = ModelConfig(vocab_size=13, hidden_size=16, pattern='-M*EM*E', num_attention_heads=4, num_key_value_heads=2, head_dim=4, intermediate_size=24,
-                     mamba_num_heads=4, mamba_head_dim=6, n_groups=2, ssm_state_size=8, chunk_size=4, n_routed_experts=4, moe_intermediate_size=8,
-                     moe_shared_expert_intermediate_size=8, moe_implementation='ragged_dot')  # the quicker one to compile
+CONFIG = ModelConfig(
+  vocab_size=13,
+  hidden_size=16,
+  pattern='-M*EM*E',
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=4,
+  intermediate_size=24,
+  mamba_num_heads=4,
+  mamba_head_dim=6,
+  n_groups=2,
+  ssm_state_size=8,
+  chunk_size=4,
+  n_routed_experts=4,
+  moe_intermediate_size=8,
+  moe_shared_expert_intermediate_size=8,
+  moe_implementation='ragged_dot',
+)  # the quicker one to compile
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 13, (2, 15)).astype(np.int32)
 SEGMENTS = np.repeat([[1, 2, 0]], [6, 7, 2], axis=1).repeat(2, axis=0).astype(np.int32)
@@ -32,19 +49,27 @@ SEGMENTS = np.repeat([[1, 2, 0]], [6, 7, 2], axis=1).repeat(2, axis=0).astype(np
 @functools.cache
 def written_out():
   structure, params = unbind(create(CONFIG, seed=0))
-  return structure, {name: value + 0.1 * RNG.standard_normal(value.shape, np.float32) for name, value in params.items()}
+  return structure, {
+    name: value + 0.1 * RNG.standard_normal(value.shape, np.float32)
+    for name, value in params.items()
+  }
 
 
 @functools.cache
 def scanned(policy='none'):
-  return unbind(Scanned(abstract(dataclasses.replace(CONFIG, remat_policy=policy))))[0], stack(written_out()[1], CONFIG.pattern)
+  return unbind(Scanned(abstract(dataclasses.replace(CONFIG, remat_policy=policy))))[0], stack(
+    written_out()[1], CONFIG.pattern
+  )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradient(structure, params):
   def loss(p):
     logits, loads = structure.bind(p).with_loads(TOKENS, SEGMENTS)
-    return jnp.sum(jnp.cos(jnp.arange(13.0)) * jax.nn.log_softmax(logits) * (SEGMENTS > 0)[..., None]), (logits, loads)
+    return jnp.sum(
+      jnp.cos(jnp.arange(13.0)) * jax.nn.log_softmax(logits) * (SEGMENTS > 0)[..., None]
+    ), (logits, loads)
+
   return jax.grad(loss, has_aux=True)(params)
 
 
@@ -52,7 +77,9 @@ def gradient(structure, params):
 def test_segments_are_the_pattern(pattern):
   cut = segments(pattern)
   assert ''.join(unit * repeats for _, unit, repeats in cut) == pattern
-  assert [s.start for s in cut] == np.cumsum([0, *(len(s.unit) * s.repeats for s in cut)])[:-1].tolist()
+  assert [s.start for s in cut] == np.cumsum([0, *(len(s.unit) * s.repeats for s in cut)])[
+    :-1
+  ].tolist()
 
 
 def test_a_repeated_period_is_one_segment_and_published_patterns_shrink():
@@ -60,17 +87,32 @@ def test_a_repeated_period_is_one_segment_and_published_patterns_shrink():
   assert segments('M-*E') == ((0, 'M-*E', 1),)
   assert [(s.unit, s.repeats) for s in segments(CONFIG.pattern)] == [('-', 1), ('M*E', 2)]
   nano = 'MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME'
-  assert [(s.unit, s.repeats) for s in segments(nano)] == [('MEMEM*E', 5), ('ME', 3), ('M*E', 1), ('ME', 4)]
+  assert [(s.unit, s.repeats) for s in segments(nano)] == [
+    ('MEMEM*E', 5),
+    ('ME', 3),
+    ('M*E', 1),
+    ('ME', 4),
+  ]
 
 
 def test_stack_and_unstack_are_inverse_and_agree_with_the_structure():
   params, stacked = written_out()[1], scanned()[1]
   back = unstack(stacked, CONFIG.pattern)
-  assert back.keys() == params.keys() and all(np.array_equal(back[name], params[name]) for name in params)
-  np.testing.assert_array_equal(stacked['segments.1.2.mixer.experts.up_proj'][1], params['layers.6.mixer.experts.up_proj'])
+  assert back.keys() == params.keys() and all(
+    np.array_equal(back[name], params[name]) for name in params
+  )
+  np.testing.assert_array_equal(
+    stacked['segments.1.2.mixer.experts.up_proj'][1], params['layers.6.mixer.experts.up_proj']
+  )
   model = Scanned(abstract(CONFIG))
-  assert {name: value.shape for name, value in unbind(model)[1].items()} == {name: value.shape for name, value in stacked.items()}
-  assert logical_axes(model)['segments.1.0.mixer.in_proj.kernel'] == ('layers', 'embed', 'mamba_inner')
+  assert {name: value.shape for name, value in unbind(model)[1].items()} == {
+    name: value.shape for name, value in stacked.items()
+  }
+  assert logical_axes(model)['segments.1.0.mixer.in_proj.kernel'] == (
+    'layers',
+    'embed',
+    'mamba_inner',
+  )
 
 
 @pytest.mark.parametrize('policy', REMAT_POLICIES)
@@ -80,43 +122,72 @@ def test_logits_loads_and_gradients_are_the_written_out_ones(policy):
   np.testing.assert_allclose(scanned_logits, logits, rtol=0, atol=1e-5)
   np.testing.assert_array_equal(scanned_loads, loads)
   for name, value in unstack(scanned_grads, CONFIG.pattern).items():
-    np.testing.assert_allclose(value, grads[name], rtol=0, atol=1e-5 * max(np.abs(grads[name]).max(), 1), err_msg=name)
+    np.testing.assert_allclose(
+      value, grads[name], rtol=0, atol=1e-5 * max(np.abs(grads[name]).max(), 1), err_msg=name
+    )
 
 
 def test_bfloat16_computes_near_float32_on_float32_masters():
   config = dataclasses.replace(CONFIG, pattern='M-*')
   rng = np.random.default_rng(6)
-  params = {name: value + 0.1 * rng.standard_normal(value.shape, np.float32) for name, value in unbind(create(config, seed=0))[1].items()}
+  params = {
+    name: value + 0.1 * rng.standard_normal(value.shape, np.float32)
+    for name, value in unbind(create(config, seed=0))[1].items()
+  }
   grads, (logits, _) = gradient(unbind(abstract(config))[0], params)
-  low_grads, (low, _) = gradient(unbind(abstract(dataclasses.replace(config, compute_dtype='bfloat16')))[0], params)
-  assert all(value.dtype == jnp.float32 for value in low_grads.values()) and low.dtype == jnp.float32
+  low_grads, (low, _) = gradient(
+    unbind(abstract(dataclasses.replace(config, compute_dtype='bfloat16')))[0], params
+  )
+  assert (
+    all(value.dtype == jnp.float32 for value in low_grads.values()) and low.dtype == jnp.float32
+  )
   at = SEGMENTS > 0
   error = np.abs(low - logits)[at].max() / np.abs(logits)[at].max()
   assert 1e-4 < error < 0.05, error  # really in bfloat16, and right
-  # One parameter of four numbers may be off by a fifth, and by how much depends on the CPU's own bfloat16 products; the gradient as a whole may not.
+  # One parameter of four numbers may be off by a fifth, and by how much depends on the CPU's own
+  # bfloat16 products; the gradient as a whole may not.
   norm = lambda gradients: np.sqrt(sum(np.square(g).sum() for g in gradients))
-  assert norm(low_grads[name] - value for name, value in grads.items()) < 0.05 * norm(grads.values())
+  assert norm(low_grads[name] - value for name, value in grads.items()) < 0.05 * norm(
+    grads.values()
+  )
   for name, value in grads.items():
-    cosine = (low_grads[name] * value).sum() / np.linalg.norm(low_grads[name]) / np.linalg.norm(value)
+    cosine = (
+      (low_grads[name] * value).sum() / np.linalg.norm(low_grads[name]) / np.linalg.norm(value)
+    )
     assert cosine > 0.95, (name, cosine)
 
 
 def test_loads_count_tokens_and_leave_padding_out():
   loads = np.asarray(gradient(*written_out())[1][1])
   assert loads.shape == (2, 4)
-  np.testing.assert_array_equal(loads.sum(axis=1), CONFIG.num_experts_per_tok * (SEGMENTS > 0).sum())
+  np.testing.assert_array_equal(
+    loads.sum(axis=1), CONFIG.num_experts_per_tok * (SEGMENTS > 0).sum()
+  )
 
 
 def test_remat_without_a_scan_gives_the_same_gradients():
   grads, _ = gradient(*written_out())
   structure = unbind(abstract(dataclasses.replace(CONFIG, remat_policy='block')))[0]
   for name, value in gradient(structure, written_out()[1])[0].items():
-    np.testing.assert_allclose(value, grads[name], rtol=0, atol=1e-5 * max(np.abs(grads[name]).max(), 1), err_msg=name)
+    np.testing.assert_allclose(
+      value, grads[name], rtol=0, atol=1e-5 * max(np.abs(grads[name]).max(), 1), err_msg=name
+    )
 
 
 def temporary(pattern, policy):
-  """Bytes of temporary memory of a scanned gradient, compiled for a length at which activations outweigh parameters."""
-  config = dataclasses.replace(CONFIG, pattern=pattern, hidden_size=64, intermediate_size=256, mamba_num_heads=8, mamba_head_dim=16, chunk_size=32, remat_policy=policy)
+  """Bytes of temporary memory of a scanned gradient, compiled for a length at which activations
+  outweigh parameters.
+  """
+  config = dataclasses.replace(
+    CONFIG,
+    pattern=pattern,
+    hidden_size=64,
+    intermediate_size=256,
+    mamba_num_heads=8,
+    mamba_head_dim=16,
+    chunk_size=32,
+    remat_policy=policy,
+  )
   structure, shapes = unbind(Scanned(abstract(config)))
   tokens = jax.ShapeDtypeStruct((2, 256), np.int32)
   grad = jax.grad(lambda p, t, s: structure.bind(p)(t, s).sum())
@@ -152,22 +223,37 @@ def test_prefill_and_steps_are_the_written_out_ones():
 
 @pytest.mark.parametrize('name', ['adamw', 'muon'])
 def test_an_optimizer_step_is_the_written_out_one(name):
-  """Muon too: matrices are orthogonalized one by one, experts as well, and stacked vectors are not taken for matrices."""
+  """Muon too: matrices are orthogonalized one by one, experts as well, and stacked vectors are not
+  taken for matrices.
+  """
   tx = transformation(Optimizer(name=name, weight_decay=0.1))
-  params = {name: value for name, value in written_out()[1].items() if name.endswith(('embedding', 'norm.scale', 'in_proj.kernel', 'q_proj.kernel', 'up_proj', '.D'))}
+  params = {
+    name: value
+    for name, value in written_out()[1].items()
+    if name.endswith(
+      ('embedding', 'norm.scale', 'in_proj.kernel', 'q_proj.kernel', 'up_proj', '.D')
+    )
+  }
   grads = {name: RNG.standard_normal(value.shape, np.float32) for name, value in params.items()}
   update = jax.jit(make_update(tx, ema_decay=0.5))
   after = lambda params, grads: update(TrainState.create(params, tx, 0.5), grads, np.float32(1e-2))
-  expected, found = after(params, grads), after(stack(params, CONFIG.pattern), stack(grads, CONFIG.pattern))
+  expected, found = (
+    after(params, grads),
+    after(stack(params, CONFIG.pattern), stack(grads, CONFIG.pattern)),
+  )
   for which in ('params', 'ema'):
     for name, value in unstack(getattr(found, which), CONFIG.pattern).items():
-      np.testing.assert_allclose(value, getattr(expected, which)[name], rtol=0, atol=1e-6, err_msg=name)
+      np.testing.assert_allclose(
+        value, getattr(expected, which)[name], rtol=0, atol=1e-6, err_msg=name
+      )
 
 
 def test_adapters_on_a_part_of_what_repeats_are_refused():
   model = abstract(CONFIG)
   lora.attach(model, rank=2, alpha=4.0, targets=r'layers\.2\..*q_proj', seed=0)
-  with pytest.raises(ValueError, match=re.escape('layers.2 and the layers that repeat it have different adapters')):
+  with pytest.raises(
+    ValueError, match=re.escape('layers.2 and the layers that repeat it have different adapters')
+  ):
     Scanned(model)
 
 
@@ -176,4 +262,7 @@ def test_adapters_are_stacked_with_their_layers():
   lora.attach(model, rank=2, alpha=4.0, targets='attention', seed=0)
   params = unbind(model)[1]
   stacked = unbind(Scanned(model))[1]
-  np.testing.assert_array_equal(stacked['segments.1.1.mixer.q_proj.lora_a'], stack(params, CONFIG.pattern)['segments.1.1.mixer.q_proj.lora_a'])
+  np.testing.assert_array_equal(
+    stacked['segments.1.1.mixer.q_proj.lora_a'],
+    stack(params, CONFIG.pattern)['segments.1.1.mixer.q_proj.lora_a'],
+  )

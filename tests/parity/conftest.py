@@ -13,17 +13,38 @@ FOLDER = pathlib.Path(__file__).parents[2] / 'third_party' / 'parity'
 
 
 def pytest_addoption(parser):
-  parser.addoption('--write_goldens', action='store_true', help='write tests/models/goldens anew, from the reference')
+  parser.addoption(
+    '--write_goldens',
+    action='store_true',
+    help='write tests/models/goldens anew, from the reference',
+  )
 
 
 @pytest.fixture(scope='session')
 def reference(tmp_path_factory):
-  """reference(directory, tokens, mask, weights) -> {'logits', 'grad.NAME'}, see third_party/parity/reference.py."""
+  """reference(directory, tokens, mask, weights) -> {'logits', 'grad.NAME'}, see
+  third_party/parity/reference.py.
+  """
   log = (tmp_path_factory.mktemp('reference') / 'log.txt').open('w+')
-  process = subprocess.Popen([FOLDER / '.venv' / 'bin' / 'python', FOLDER / 'reference.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+  process = subprocess.Popen(
+    [FOLDER / '.venv' / 'bin' / 'python', FOLDER / 'reference.py'],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=log,
+    text=True,
+  )
 
-  def ask(directory: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    save_file({'tokens': tokens.astype(np.int32), 'mask': mask.astype(np.int32), 'weights': weights.astype(np.float32)}, directory / 'inputs.safetensors')
+  def ask(
+    directory: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, weights: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    save_file(
+      {
+        'tokens': tokens.astype(np.int32),
+        'mask': mask.astype(np.int32),
+        'weights': weights.astype(np.float32),
+      },
+      directory / 'inputs.safetensors',
+    )
     process.stdin.write(f'{directory}\n')
     process.stdin.flush()
     line = process.stdout.readline()
@@ -44,7 +65,13 @@ def reference(tmp_path_factory):
 @contextlib.contextmanager
 def talk(script: str, log):
   """ask(do=..., ...) -> the answer of a script of third_party/parity, {'ok': ...}."""
-  process = subprocess.Popen([FOLDER / '.venv' / 'bin' / 'python', FOLDER / script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+  process = subprocess.Popen(
+    [FOLDER / '.venv' / 'bin' / 'python', FOLDER / script],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=log,
+    text=True,
+  )
 
   def ask(**request) -> dict:
     process.stdin.write(json.dumps(request, default=str) + '\n')
@@ -63,23 +90,42 @@ def talk(script: str, log):
 
 @pytest.fixture(scope='session')
 def interop(tmp_path_factory):
-  with (tmp_path_factory.mktemp('interop') / 'log.txt').open('w+') as log, talk('interop.py', log) as ask:
+  with (
+    (tmp_path_factory.mktemp('interop') / 'log.txt').open('w+') as log,
+    talk('interop.py', log) as ask,
+  ):
     yield ask
 
 
 @pytest.fixture(scope='session')
 def trl(tmp_path_factory):
-  with (tmp_path_factory.mktemp('trl') / 'log.txt').open('w+') as log, talk('trl_losses.py', log) as ask:
+  with (
+    (tmp_path_factory.mktemp('trl') / 'log.txt').open('w+') as log,
+    talk('trl_losses.py', log) as ask,
+  ):
     yield ask
 
 
 @pytest.fixture
 def theirs(interop, tmp_path):
-  """theirs(model directory, tokens, mask, adapter directory or None) -> Hugging Face's logits [b, t, v]."""
+  """theirs(model directory, tokens, mask, adapter directory or None) -> Hugging Face's logits [b,
+  t, v].
+  """
 
-  def logits(model: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, adapter: pathlib.Path | None = None) -> np.ndarray:
-    save_file({'tokens': tokens.astype(np.int32), 'mask': mask.astype(np.int32)}, tmp_path / 'inputs.safetensors')
-    reply = interop(do='logits', model=model, adapter=adapter and str(adapter), inputs=tmp_path / 'inputs.safetensors', out=tmp_path / 'outputs.safetensors')
+  def logits(
+    model: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, adapter: pathlib.Path | None = None
+  ) -> np.ndarray:
+    save_file(
+      {'tokens': tokens.astype(np.int32), 'mask': mask.astype(np.int32)},
+      tmp_path / 'inputs.safetensors',
+    )
+    reply = interop(
+      do='logits',
+      model=model,
+      adapter=adapter and str(adapter),
+      inputs=tmp_path / 'inputs.safetensors',
+      out=tmp_path / 'outputs.safetensors',
+    )
     assert reply['ok'], reply['error'] + reply['trace']
     return load_file(tmp_path / 'outputs.safetensors')['logits']
 

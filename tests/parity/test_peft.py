@@ -1,4 +1,6 @@
-"""The PEFT library loads our adapters on our exported base and computes our logits; what it refuses is stated here too."""
+"""The PEFT library loads our adapters on our exported base and computes our logits; what it refuses
+is stated here too.
+"""
 
 import functools
 import json
@@ -17,9 +19,25 @@ from aevo_jax.models.params import is_adapter, unbind
 
 pytestmark = pytest.mark.parity
 
-CONFIG = ModelConfig(vocab_size=19, hidden_size=16, pattern='ME*-E', num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=20, mamba_num_heads=4,
-                     mamba_head_dim=6, n_groups=2, ssm_state_size=4, chunk_size=8, n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=12,
-                     moe_shared_expert_intermediate_size=16, moe_latent_size=12)
+CONFIG = ModelConfig(
+  vocab_size=19,
+  hidden_size=16,
+  pattern='ME*-E',
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=8,
+  intermediate_size=20,
+  mamba_num_heads=4,
+  mamba_head_dim=6,
+  n_groups=2,
+  ssm_state_size=4,
+  chunk_size=8,
+  n_routed_experts=6,
+  num_experts_per_tok=2,
+  moe_intermediate_size=12,
+  moe_shared_expert_intermediate_size=16,
+  moe_latent_size=12,
+)
 LORA = SimpleNamespace(rank=3, alpha=6.0)
 TOKENS = np.random.default_rng(0).integers(1, 19, (2, 11)).astype(np.int32)
 MASK = np.ones_like(TOKENS)
@@ -32,7 +50,12 @@ def adapted(targets):
   lora.attach(model, rank=LORA.rank, alpha=LORA.alpha, targets=targets, seed=0)
   structure, params = unbind(model)
   rng = np.random.default_rng(1)
-  return structure, {name: 0.3 * rng.standard_normal(value.shape).astype(np.float32) if is_adapter(name) else np.asarray(value) for name, value in params.items()}
+  return structure, {
+    name: 0.3 * rng.standard_normal(value.shape).astype(np.float32)
+    if is_adapter(name)
+    else np.asarray(value)
+    for name, value in params.items()
+  }
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -43,15 +66,21 @@ def forward(structure, params):
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
   directory = tmp_path_factory.mktemp('base')
-  hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, unbind(create(CONFIG, 0))[1], CONFIG)
-  (directory / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)))
+  hf_checkpoint.save_weights(
+    directory / hf_checkpoint.WEIGHTS, unbind(create(CONFIG, 0))[1], CONFIG
+  )
+  (directory / hf_checkpoint.CONFIG).write_text(
+    json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+  )
   return directory
 
 
 EVERYTHING = r'(?<!out)_proj$'  # that PEFT loads
 
 
-@pytest.mark.parametrize('targets', ['attention', r'mixer\.in_proj$', 'mlp', 'experts', r'experts\.up_proj$', EVERYTHING])
+@pytest.mark.parametrize(
+  'targets', ['attention', r'mixer\.in_proj$', 'mlp', 'experts', r'experts\.up_proj$', EVERYTHING]
+)
 def test_peft_computes_our_adapted_logits(base, theirs, tmp_path, targets):
   structure, params = adapted(targets)
   peft_adapter.save(tmp_path / 'adapter', params, CONFIG, LORA, str(base))
@@ -59,7 +88,9 @@ def test_peft_computes_our_adapted_logits(base, theirs, tmp_path, targets):
   ours = np.asarray(forward(structure, params))
   scale = np.abs(expected).max()
   assert np.abs(ours - expected).max() <= 2e-4 * scale
-  assert np.abs(expected - theirs(base, TOKENS, MASK)).max() > 0.02 * scale, 'the adapter did nothing, so this compared nothing'
+  assert np.abs(expected - theirs(base, TOKENS, MASK)).max() > 0.02 * scale, (
+    'the adapter did nothing, so this compared nothing'
+  )
   if targets == EVERYTHING:
     merged = lora.merge(params, LORA.alpha / LORA.rank)
     hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, merged, CONFIG)
@@ -73,8 +104,13 @@ def test_peft_does_not_load_adapters_of_mambas_out_proj(base, interop, tmp_path)
   peft_adapter.save(tmp_path / 'adapter', params, CONFIG, LORA, str(base))
   inputs = tmp_path / 'inputs.safetensors'
   save_file({'tokens': TOKENS, 'mask': MASK}, inputs)
-  reply = interop(do='logits', model=base, adapter=tmp_path / 'adapter', inputs=inputs, out=tmp_path / 'none')
-  assert not reply['ok'] and "Module 'out_proj' is incompatible with Mamba-based models" in reply['error']
+  reply = interop(
+    do='logits', model=base, adapter=tmp_path / 'adapter', inputs=inputs, out=tmp_path / 'none'
+  )
+  assert (
+    not reply['ok']
+    and "Module 'out_proj' is incompatible with Mamba-based models" in reply['error']
+  )
   loaded = peft_adapter.load(tmp_path / 'adapter', CONFIG)
   assert loaded.params.keys() == {name for name in params if is_adapter(name)}
 
@@ -86,11 +122,22 @@ def test_peft_computes_our_adapted_qwen3(theirs, tmp_path):
   lora.attach(model, rank=LORA.rank, alpha=LORA.alpha, targets='all', seed=0)
   structure, params = unbind(model)
   rng = np.random.default_rng(1)
-  params = {name: 0.3 * rng.standard_normal(value.shape).astype(np.float32) if is_adapter(name) else np.asarray(value) for name, value in params.items()}
-  hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, {name: value for name, value in params.items() if not is_adapter(name)}, config)
+  params = {
+    name: 0.3 * rng.standard_normal(value.shape).astype(np.float32)
+    if is_adapter(name)
+    else np.asarray(value)
+    for name, value in params.items()
+  }
+  hf_checkpoint.save_weights(
+    tmp_path / hf_checkpoint.WEIGHTS,
+    {name: value for name, value in params.items() if not is_adapter(name)},
+    config,
+  )
   (tmp_path / hf_checkpoint.CONFIG).write_bytes((golden / hf_checkpoint.CONFIG).read_bytes())
   peft_adapter.save(tmp_path / 'adapter', params, config, LORA, str(tmp_path))
   expected = theirs(tmp_path, TOKENS, MASK, tmp_path / 'adapter')
   scale = np.abs(expected).max()
   assert np.abs(np.asarray(forward(structure, params)) - expected).max() <= 2e-4 * scale
-  assert np.abs(expected - theirs(tmp_path, TOKENS, MASK)).max() > 0.02 * scale, 'the adapter did nothing, so this compared nothing'
+  assert np.abs(expected - theirs(tmp_path, TOKENS, MASK)).max() > 0.02 * scale, (
+    'the adapter did nothing, so this compared nothing'
+  )

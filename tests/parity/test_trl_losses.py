@@ -1,4 +1,6 @@
-"""Losses, their gradients by every parameter, and advantages against TRL's trainers: the same weights, tokens and options for both, in float32."""
+"""Losses, their gradients by every parameter, and advantages against TRL's trainers: the same
+weights, tokens and options for both, in float32.
+"""
 
 import json
 import shutil
@@ -23,7 +25,12 @@ def models(tmp_path_factory):
     directory = tmp_path_factory.mktemp(f'model{seed}')
     structure, params = random_parameters(trl_cases.CONFIG, seed)
     hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params, trl_cases.CONFIG)
-    (directory / hf_checkpoint.CONFIG).write_text(json.dumps(hf_checkpoint.config_to_hf(trl_cases.CONFIG, eos_token_id=2, pad_token_id=0), indent=1) + '\n')
+    (directory / hf_checkpoint.CONFIG).write_text(
+      json.dumps(
+        hf_checkpoint.config_to_hf(trl_cases.CONFIG, eos_token_id=2, pad_token_id=0), indent=1
+      )
+      + '\n'
+    )
     made.append((structure, params, directory))
   return made
 
@@ -33,8 +40,14 @@ def test_loss_and_gradients_are_trls(trl, models, name, request, tmp_path):
   case, batch = trl_cases.CASES[name], trl_cases.inputs()
   (structure, params, directory), (_, reference, reference_directory) = models
   save_file(batch | trl_cases.correction(case, batch), tmp_path / 'inputs.safetensors')
-  reply = trl(do=case.do, model=directory, reference=str(reference_directory) if case.needs_reference else None, options=case.theirs, inputs=tmp_path / 'inputs.safetensors',
-              out=tmp_path / 'outputs.safetensors')
+  reply = trl(
+    do=case.do,
+    model=directory,
+    reference=str(reference_directory) if case.needs_reference else None,
+    options=case.theirs,
+    inputs=tmp_path / 'inputs.safetensors',
+    out=tmp_path / 'outputs.safetensors',
+  )
   assert reply['ok'], reply['error'] + reply['trace']
   theirs = load_file(tmp_path / 'outputs.safetensors')
   trl_cases.assert_theirs(case, structure, params, reference, batch, theirs)
@@ -43,14 +56,34 @@ def test_loss_and_gradients_are_trls(trl, models, name, request, tmp_path):
     goldens.mkdir(exist_ok=True)
     for model, target in ((directory, 'model'), (reference_directory, 'reference')):
       shutil.copytree(model, goldens / target, dirs_exist_ok=True)
-    (goldens / 'versions.json').write_text(json.dumps({k: v for k, v in trl(do='versions').items() if k != 'ok'}, indent=1) + '\n')
-    save_file({'loss': theirs['loss']} | {f'grad.{shown}': theirs[f'grad.{shown}'] for shown in trl_cases.SHOWN}, goldens / f'{name}.safetensors')
+    (goldens / 'versions.json').write_text(
+      json.dumps({k: v for k, v in trl(do='versions').items() if k != 'ok'}, indent=1) + '\n'
+    )
+    save_file(
+      {'loss': theirs['loss']}
+      | {f'grad.{shown}': theirs[f'grad.{shown}'] for shown in trl_cases.SHOWN},
+      goldens / f'{name}.safetensors',
+    )
 
 
-@pytest.mark.parametrize('trainer,kind,options', [('grpo', 'group_std', {'scale_rewards': 'group'}), ('grpo', 'group_mean', {'scale_rewards': 'none'}), ('rloo', 'leave_one_out', {})])
+@pytest.mark.parametrize(
+  'trainer,kind,options',
+  [
+    ('grpo', 'group_std', {'scale_rewards': 'group'}),
+    ('grpo', 'group_mean', {'scale_rewards': 'none'}),
+    ('rloo', 'leave_one_out', {}),
+  ],
+)
 def test_advantages_are_trls(trl, models, trainer, kind, options):
   rewards = [1.0, 0.0, 0.0, 0.3, 0.5, 0.5, 0.5, 0.5, -2.0, 4.0, 0.25, 0.0]
-  reply = trl(do='advantages', trainer=trainer, model=models[0][2], options=options | {'beta': 0.0}, rewards=rewards, generations=4)
+  reply = trl(
+    do='advantages',
+    trainer=trainer,
+    model=models[0][2],
+    options=options | {'beta': 0.0},
+    rewards=rewards,
+    generations=4,
+  )
   assert reply['ok'], reply['error'] + reply['trace']
   ours = advantages.of_completions(rewards, np.repeat(range(3), 4), kind)
   np.testing.assert_allclose(ours, reply['advantages'], rtol=1e-5, atol=1e-6)

@@ -1,7 +1,9 @@
-"""Campaigns that never ran: a ledger and score files with known numbers, for what reports say about them.
+"""Campaigns that never ran: a ledger and score files with known numbers, for what reports say about
+them.
 
-`make_run(...)` writes them through the ledger's own writer. Item outcomes come from an `outcomes` table, so that tests can state what
-the report must say without computing it the way the report does.
+`make_run(...)` writes them through the ledger's own writer. Item outcomes come from an `outcomes`
+table, so that tests can state what the report must say without computing it the way the report
+does.
 """
 
 import dataclasses
@@ -23,16 +25,23 @@ from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy
 
 SECRET = b's' * 32
-KINDS = (('bit_manipulation', 'affine'), ('bit_manipulation', 'nonlinear'), ('numeral_conversion', 'additive'), ('numeral_conversion', 'subtractive'))
+KINDS = (
+  ('bit_manipulation', 'affine'),
+  ('bit_manipulation', 'nonlinear'),
+  ('numeral_conversion', 'additive'),
+  ('numeral_conversion', 'subtractive'),
+)
 RECIPE = "optimizer.learning_rate = 0.002\noptimizer.schedule = 'cosine'\n"
 ORDER = ('started', 'round 0', 'round 1', 'round 2', 'final scored', 'revealed', 'finished')
 
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-  """What happened. `accuracy`: trial, base, starting<k> or promoted<k> -> fraction of the items right, the first ones of each kind.
+  """What happened. `accuracy`: trial, base, starting<k> or promoted<k> -> fraction of the items
+  right, the first ones of each kind.
 
-  until: the last of ORDER that is written. promote: r1w1's change becomes the standing recipe of round 2. text: put wherever a run holds free text.
+  until: the last of ORDER that is written. promote: r1w1's change becomes the standing recipe of
+  round 2. text: put wherever a run holds free text.
   """
 
   accuracy: dict
@@ -46,7 +55,9 @@ class Script:
 
 
 def rows(accuracy: float, script: Script, dev: bool = False):
-  """Item results: of every kind the first `accuracy` are right; `challenge_extra` further items of the set pass the challenge's comparison alone."""
+  """Item results: of every kind the first `accuracy` are right; `challenge_extra` further items of
+  the set pass the challenge's comparison alone.
+  """
   kinds = [k for k in script.kinds if not (dev and k == ('bit_manipulation', 'nonlinear'))]
   each = script.items // len(script.kinds)
   results, extra = [], script.challenge_extra
@@ -67,9 +78,20 @@ class Writer:
     self.run, self.script, self.now = run, script, 1.8e9
     (run / 'scores').mkdir(parents=True)
     (run / 'evidence').mkdir()
-    loading.load([str(layout.root_file('constitution.gin'))],
-                 ['budget.rounds = 2', 'budget.workers = 4', 'budget.noise_seeds = 2', 'budget.final_seeds = 2', f'dev_set.items = {script.items}',
-                  f'external_set.items = {script.items}', f'final_set.items = {script.items}', 'release.per_round = 2'], search_paths=layout.search_paths())
+    loading.load(
+      [str(layout.root_file('constitution.gin'))],
+      [
+        'budget.rounds = 2',
+        'budget.workers = 4',
+        'budget.noise_seeds = 2',
+        'budget.final_seeds = 2',
+        f'dev_set.items = {script.items}',
+        f'external_set.items = {script.items}',
+        f'final_set.items = {script.items}',
+        'release.per_round = 2',
+      ],
+      search_paths=layout.search_paths(),
+    )
     self.constitution = constitution_lib.from_gin().committed(commitment(SECRET))
     (run / 'constitution.gin').write_text(self.constitution.text())
     self.ledger = Ledger.open(run / 'ledger.jsonl', clock=self.clock)
@@ -81,27 +103,62 @@ class Writer:
   def summary(self, name: str, split: str) -> dict:
     results = rows(self.script.accuracy.get(name, 0.5), self.script, dev=split == 'dev')
     summary = scoring.summary(results, 'strict')
-    text = json.dumps({'summary': summary, 'file_digest': 'f' * 64, 'items': scoring.to_rows(results)})
+    text = json.dumps(
+      {'summary': summary, 'file_digest': 'f' * 64, 'items': scoring.to_rows(results)}
+    )
     (self.run / 'scores' / f'{name}.{split}.json').write_text(text)
     return summary
 
-  def trial(self, name: str, round_: int, worker: int, axis: str, overlay: str, outcome: str = 'sealed') -> None:
+  def trial(
+    self, name: str, round_: int, worker: int, axis: str, overlay: str, outcome: str = 'sealed'
+  ) -> None:
     add, text = self.ledger.append, self.script.text
-    add('trial_assigned', {'trial': name, 'round': round_, 'worker': worker, 'axis': axis, 'overlay': overlay, 'recipe': 'e' * 64, 'seed': 7})
+    add(
+      'trial_assigned',
+      {
+        'trial': name,
+        'round': round_,
+        'worker': worker,
+        'axis': axis,
+        'overlay': overlay,
+        'recipe': 'e' * 64,
+        'seed': 7,
+      },
+    )
     if outcome == 'refused':
       add('trial_refused', {'trial': name, 'cause': f'dead binding: {text}'})
       return
     add('trial_started', {'trial': name, 'attempt': 1})
     if outcome == 'failed':
       self.now += 9
-      add('trial_failed', {'trial': name, 'cause': 'non_finite', 'final': True, 'message': f'loss is nan; {text}'})
+      add(
+        'trial_failed',
+        {'trial': name, 'cause': 'non_finite', 'final': True, 'message': f'loss is nan; {text}'},
+      )
       return
     if outcome == 'retried':
-      add('trial_failed', {'trial': name, 'cause': 'crash', 'final': False, 'message': f'end of log: {text}'})
+      add(
+        'trial_failed',
+        {'trial': name, 'cause': 'crash', 'final': False, 'message': f'end of log: {text}'},
+      )
       add('trial_started', {'trial': name, 'attempt': 2})
     self.now += 19
-    add('trial_sealed', {'trial': name, 'digest': 'd' * 64, 'candidate': 'c' * 64, 'export_file': 'f' * 64, 'claim': {
-        'status': 'trained', 'steps': 60, 'tokens': 122880, 'flops': 10**12, 'seconds': {'start': 3.0, 'train': 15.0, 'export': 0.5}}})
+    add(
+      'trial_sealed',
+      {
+        'trial': name,
+        'digest': 'd' * 64,
+        'candidate': 'c' * 64,
+        'export_file': 'f' * 64,
+        'claim': {
+          'status': 'trained',
+          'steps': 60,
+          'tokens': 122880,
+          'flops': 10**12,
+          'seconds': {'start': 3.0, 'train': 15.0, 'export': 0.5},
+        },
+      },
+    )
     if round_ >= 0:
       add('trial_scored', {'trial': name, 'score': self.summary(name, 'dev')})
       add('external_scored', {'trial': name})
@@ -109,24 +166,54 @@ class Writer:
       add('final_candidate_scored', {'trial': name})
 
   def policy(self, policy: Policy) -> None:
-    self.ledger.append('policy_written', {'round': policy.round, 'digest': policy.digest(), 'policy': policy.to_json()})
+    self.ledger.append(
+      'policy_written',
+      {'round': policy.round, 'digest': policy.digest(), 'policy': policy.to_json()},
+    )
 
   def round(self, policy: Policy, outcomes: dict, released: dict, following: Policy) -> None:
     add = self.ledger.append
     if policy.round == 0:
       self.policy(policy)
     for worker, assignment in enumerate(policy.assignments):
-      self.trial(f'r{policy.round}w{worker}', policy.round, worker, assignment.axis, policy.overlay(worker), outcomes.get(worker, 'sealed'))
+      self.trial(
+        f'r{policy.round}w{worker}',
+        policy.round,
+        worker,
+        assignment.axis,
+        policy.overlay(worker),
+        outcomes.get(worker, 'sealed'),
+      )
     if policy.round == 0:
       add('base_scored', {'score': self.summary('base', 'dev')})
     for worker, score in released.items():
-      add('external_released', {'trial': f'r{policy.round}w{worker}', 'round': policy.round, 'score': score})
-    evidence = {'schema': 1, 'round': policy.round, 'standing': policy.standing, 'trials': [],
-                'noise': {'seed_sd': 0.01, 'degrees_of_freedom': 1 + policy.round, 'replicates': 2 + policy.round}}
+      add(
+        'external_released',
+        {'trial': f'r{policy.round}w{worker}', 'round': policy.round, 'score': score},
+      )
+    evidence = {
+      'schema': 1,
+      'round': policy.round,
+      'standing': policy.standing,
+      'trials': [],
+      'noise': {
+        'seed_sd': 0.01,
+        'degrees_of_freedom': 1 + policy.round,
+        'replicates': 2 + policy.round,
+      },
+    }
     (self.run / 'evidence' / f'round_{policy.round:03d}.json').write_text(json.dumps(evidence))
     add('evidence_written', {'round': policy.round, 'digest': '0' * 64})
     self.policy(following)
-    add('promotion_decided', {'round': policy.round, 'promoted': following.standing, 'before': policy.standing, 'reasons': list(following.reasons)})
+    add(
+      'promotion_decided',
+      {
+        'round': policy.round,
+        'promoted': following.standing,
+        'before': policy.standing,
+        'reasons': list(following.reasons),
+      },
+    )
     add('round_finished', {'round': policy.round})
 
 
@@ -139,25 +226,66 @@ def written(run: pathlib.Path, script: Script) -> pathlib.Path:
 
 def _write(run: pathlib.Path, script: Script) -> None:
   writer, text = Writer(run, script), script.text
-  add, steps = writer.ledger.append, ORDER[:ORDER.index(script.until) + 1]
+  add, steps = writer.ledger.append, ORDER[: ORDER.index(script.until) + 1]
   rate = {'optimizer.learning_rate': 0.004}
   standing = rate if script.promote else {}
   anchor = Assignment(ANCHOR, {}, {}, 'the standing recipe unchanged')
   dead_end = DeadEnd('schedule', {'optimizer.schedule': text}, -0.05, 0.97, 1, 5)
   policies = [
-      policy_lib.starting(2),
-      Policy(1, '', {}, {}, (), (), (anchor, Assignment('learning_rate', rate, rate, f'new setting ({text})'),
-                                     Assignment('schedule', {'optimizer.schedule': text}, {'optimizer.schedule': text}, 'new setting'),
-                                     Assignment('batch', {'train.batch_rows': 4}, {'train.batch_rows': 4}, 'new setting')), ()),
-      Policy(2, '', standing, {}, ('batch',), (dead_end,),
-             (Assignment(ANCHOR, {}, standing, 'the standing recipe unchanged'),) + tuple(
-                 Assignment('averaging', {'train.ema_decay': d}, standing | {'train.ema_decay': d}, 'new setting') for d in (0.5, 0.6, 0.7)),
-             (f'promoted learning_rate: gained +0.100 {text}',) if script.promote else ()),
-      Policy(3, '', standing, {}, (), (dead_end,), (), ())]
-  add('campaign_started', {
-      'constitution': writer.constitution.digest(), 'commitment': commitment(SECRET), 'holdout': 'h-0', 'substrate': 'a' * 64, 'substrate_object': 'b' * 64,
-      'base_digest': '9' * 64, 'seed': 0, 'settings': dataclasses.asdict(CampaignSettings()), 'locked': True, 'slots': 2, 'recipe': RECIPE, 'version': '0.1.0',
-      'machine': 'x86_64, Linux'})
+    policy_lib.starting(2),
+    Policy(
+      1,
+      '',
+      {},
+      {},
+      (),
+      (),
+      (
+        anchor,
+        Assignment('learning_rate', rate, rate, f'new setting ({text})'),
+        Assignment(
+          'schedule', {'optimizer.schedule': text}, {'optimizer.schedule': text}, 'new setting'
+        ),
+        Assignment('batch', {'train.batch_rows': 4}, {'train.batch_rows': 4}, 'new setting'),
+      ),
+      (),
+    ),
+    Policy(
+      2,
+      '',
+      standing,
+      {},
+      ('batch',),
+      (dead_end,),
+      (Assignment(ANCHOR, {}, standing, 'the standing recipe unchanged'),)
+      + tuple(
+        Assignment(
+          'averaging', {'train.ema_decay': d}, standing | {'train.ema_decay': d}, 'new setting'
+        )
+        for d in (0.5, 0.6, 0.7)
+      ),
+      (f'promoted learning_rate: gained +0.100 {text}',) if script.promote else (),
+    ),
+    Policy(3, '', standing, {}, (), (dead_end,), (), ()),
+  ]
+  add(
+    'campaign_started',
+    {
+      'constitution': writer.constitution.digest(),
+      'commitment': commitment(SECRET),
+      'holdout': 'h-0',
+      'substrate': 'a' * 64,
+      'substrate_object': 'b' * 64,
+      'base_digest': '9' * 64,
+      'seed': 0,
+      'settings': dataclasses.asdict(CampaignSettings()),
+      'locked': True,
+      'slots': 2,
+      'recipe': RECIPE,
+      'version': '0.1.0',
+      'machine': 'x86_64, Linux',
+    },
+  )
   outcomes = {0: {}, 1: {2: 'refused', 3: 'failed'}, 2: {3: 'retried'}}
   released = {0: {0: 0.5, 1: 0.5}, 1: {0: 0.5, 1: 0.61}, 2: {0: 0.6, 1: 0.55}}
   for round_ in range(3):
@@ -169,8 +297,17 @@ def _write(run: pathlib.Path, script: Script) -> None:
   if 'final scored' in steps:
     for recipe, worker in (('starting', 0), ('promoted', 2)):
       for k in range(2):
-        writer.trial(f'{recipe}{k}', -1, worker + k, recipe, policy_lib.render_overlay(standing) if recipe == 'promoted' else '')
-    scores = {name: writer.summary(name, 'final') for name in ('base', 'starting0', 'starting1', 'promoted0', 'promoted1')}
+        writer.trial(
+          f'{recipe}{k}',
+          -1,
+          worker + k,
+          recipe,
+          policy_lib.render_overlay(standing) if recipe == 'promoted' else '',
+        )
+    scores = {
+      name: writer.summary(name, 'final')
+      for name in ('base', 'starting0', 'starting1', 'promoted0', 'promoted1')
+    }
     if 'revealed' not in steps:
       for path in (run / 'scores').glob('*.final.json'):
         path.unlink()  # item results are the arbiter's until the reveal
@@ -186,7 +323,18 @@ def _write(run: pathlib.Path, script: Script) -> None:
   writer.ledger.close()
 
 
-ACCURACY = {'base': 0.1, 'starting0': 0.5, 'starting1': 0.5, 'promoted0': 0.7, 'promoted1': 0.7, 'r0w0': 0.5, 'r0w1': 0.55, 'r1w0': 0.5, 'r1w1': 0.65, 'r2w0': 0.65}
+ACCURACY = {
+  'base': 0.1,
+  'starting0': 0.5,
+  'starting1': 0.5,
+  'promoted0': 0.7,
+  'promoted1': 0.7,
+  'r0w0': 0.5,
+  'r0w1': 0.55,
+  'r1w0': 0.5,
+  'r1w1': 0.65,
+  'r2w0': 0.65,
+}
 
 
 @pytest.fixture(scope='session')

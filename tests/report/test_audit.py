@@ -1,7 +1,9 @@
-"""A finished run passes its audit; after any one change to it, exactly the checks that the change concerns fail.
+"""A finished run passes its audit; after any one change to it, exactly the checks that the change
+concerns fail.
 
-Changes to files leave the ledger alone. Changes to the ledger come in two kinds: crude ones break its chain; careful ones forge a new chain and
-head, which the ledger itself cannot notice, so that the recomputation has to.
+Changes to files leave the ledger alone. Changes to the ledger come in two kinds: crude ones break
+its chain; careful ones forge a new chain and head, which the ledger itself cannot notice, so that
+the recomputation has to.
 """
 
 import dataclasses
@@ -30,17 +32,27 @@ def forge(run: pathlib.Path, rewrite, change) -> None:
     previous = chained[-1].hash if chained else GENESIS_HASH
     chained.append(make_record(len(chained), record.kind, record.time, record.payload, previous))
   rewrite(run / 'ledger.jsonl', b''.join(r.line() for r in chained))
-  rewrite(run / 'ledger.head', canonical_json({'seq': chained[-1].seq, 'hash': chained[-1].hash}) + b'\n')
+  rewrite(
+    run / 'ledger.head', canonical_json({'seq': chained[-1].seq, 'hash': chained[-1].hash}) + b'\n'
+  )
 
 
 def with_payload(kind: str, change, trial: str = ''):
   """A change for `forge`: one field or more of the first record of that kind (and trial)."""
 
   def apply(records):
-    index = next(i for i, r in enumerate(records) if r.kind == kind and r.payload.get('trial', '') == (trial or r.payload.get('trial', '')))
+    index = next(
+      i
+      for i, r in enumerate(records)
+      if r.kind == kind and r.payload.get('trial', '') == (trial or r.payload.get('trial', ''))
+    )
     payload = json.loads(json.dumps(records[index].payload))
     change(payload)
-    return [*records[:index], dataclasses.replace(records[index], payload=payload), *records[index + 1:]]
+    return [
+      *records[:index],
+      dataclasses.replace(records[index], payload=payload),
+      *records[index + 1 :],
+    ]
 
   return apply
 
@@ -49,7 +61,9 @@ def test_an_untouched_run_passes(tiny_run):
   found = findings(tiny_run)
   assert tuple(found) == audit.CHECKS
   assert {f.status for f in found.values()} <= {audit.OK, audit.WARNING}
-  assert {name for name, f in found.items() if f.status == audit.WARNING} <= {'confinement'}  # only where the kernel lacks the sandbox
+  assert {name for name, f in found.items() if f.status == audit.WARNING} <= {
+    'confinement'
+  }  # only where the kernel lacks the sandbox
 
 
 def test_a_forged_chain_without_a_change_passes(run_copy, rewrite):
@@ -57,7 +71,7 @@ def test_a_forged_chain_without_a_change_passes(run_copy, rewrite):
   assert failed(run_copy) == set()
 
 
-# -- files ------------------------------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def json_change(change):
@@ -65,6 +79,7 @@ def json_change(change):
     value = json.loads(data)
     change(value)
     return json.dumps(value).encode()
+
   return apply
 
 
@@ -82,25 +97,37 @@ def answer_otherwise(score: dict) -> None:
 
 
 FILES = {
-    'constitution.gin': (lambda b: b.replace(b'promotion.min_gain = 0.01', b'promotion.min_gain = 0.02'), {'constitution'}),
-    'settings.json': (json_change(lambda v: v.update(seed=7)), {'inputs'}),
-    'inputs.json': (json_change(lambda v: v.update(recipe=v['recipe'] + '\n')), {'inputs'}),
-    'substrate.json': (lambda b: b.replace(b'"aevo_jax/layout.py": "', b'"aevo_jax/layout.py": "0'), {'substrate'}),
-    'base.safetensors': (flip_last_byte, {'substrate'}),
-    'trials/r1w1/export/model.safetensors': (flip_last_byte, {'sealed trials'}),
-    'trials/r1w1/recipe.gin': (lambda b: b + b'# harmless?\n', {'sealed trials'}),
-    'trials/r1w1/metrics.jsonl': (lambda b: b.replace(b'"step": 0', b'"step": 9'), {'sealed trials'}),
-    'trials/r0w0/added.txt': (lambda b: b'new', {'sealed trials'}),
-    'policy/round_001/w1.gin': (lambda b: b + b'optimizer.b1 = 0.5\n', {'policies'}),
-    'policy/round_002/policy.json': (json_change(lambda v: v.update(reasons=['because'])), {'policies'}),
-    'evidence/round_001.json': (json_change(lambda v: v['noise'].update(seed_sd=0.5)), {'evidence'}),
-    'scores/r1w1.dev.json': (json_change(mark_otherwise), {'dev scores'}),
-    'scores/base.dev.json': (json_change(answer_otherwise), {'dev scores'}),
-    'scores/r0w1.dev.json': (json_change(lambda v: v.update(file_digest='0' * 64)), {'dev scores'}),
-    'scores/r0w0.dev.json': (json_change(lambda v: v['items'].pop()), {'dev scores'}),
-    'scores/r1w0.external.json': (json_change(mark_otherwise), {'external scores'}),
-    'scores/r1w1.external.json': (json_change(lambda v: v['summary']['overall'].update(accuracy=0.9)), {'external scores'}),
-    'scores/promoted0.final.json': (json_change(mark_otherwise), {'final scores'}),
+  'constitution.gin': (
+    lambda b: b.replace(b'promotion.min_gain = 0.01', b'promotion.min_gain = 0.02'),
+    {'constitution'},
+  ),
+  'settings.json': (json_change(lambda v: v.update(seed=7)), {'inputs'}),
+  'inputs.json': (json_change(lambda v: v.update(recipe=v['recipe'] + '\n')), {'inputs'}),
+  'substrate.json': (
+    lambda b: b.replace(b'"aevo_jax/layout.py": "', b'"aevo_jax/layout.py": "0'),
+    {'substrate'},
+  ),
+  'base.safetensors': (flip_last_byte, {'substrate'}),
+  'trials/r1w1/export/model.safetensors': (flip_last_byte, {'sealed trials'}),
+  'trials/r1w1/recipe.gin': (lambda b: b + b'# harmless?\n', {'sealed trials'}),
+  'trials/r1w1/metrics.jsonl': (lambda b: b.replace(b'"step": 0', b'"step": 9'), {'sealed trials'}),
+  'trials/r0w0/added.txt': (lambda b: b'new', {'sealed trials'}),
+  'policy/round_001/w1.gin': (lambda b: b + b'optimizer.b1 = 0.5\n', {'policies'}),
+  'policy/round_002/policy.json': (
+    json_change(lambda v: v.update(reasons=['because'])),
+    {'policies'},
+  ),
+  'evidence/round_001.json': (json_change(lambda v: v['noise'].update(seed_sd=0.5)), {'evidence'}),
+  'scores/r1w1.dev.json': (json_change(mark_otherwise), {'dev scores'}),
+  'scores/base.dev.json': (json_change(answer_otherwise), {'dev scores'}),
+  'scores/r0w1.dev.json': (json_change(lambda v: v.update(file_digest='0' * 64)), {'dev scores'}),
+  'scores/r0w0.dev.json': (json_change(lambda v: v['items'].pop()), {'dev scores'}),
+  'scores/r1w0.external.json': (json_change(mark_otherwise), {'external scores'}),
+  'scores/r1w1.external.json': (
+    json_change(lambda v: v['summary']['overall'].update(accuracy=0.9)),
+    {'external scores'},
+  ),
+  'scores/promoted0.final.json': (json_change(mark_otherwise), {'final scores'}),
 }
 
 
@@ -117,25 +144,46 @@ def test_a_changed_file_fails_its_own_check(run_copy, rewrite, name):
 
 def test_a_changed_recipe_is_named(run_copy, rewrite):
   rewrite(run_copy / 'trials' / 'r1w1' / 'recipe.gin', 'optimizer.learning_rate = 1.0\n')
-  assert 'trials/r1w1 is not what was sealed: recipe.gin changed' in findings(run_copy)['sealed trials'].detail
+  assert (
+    'trials/r1w1 is not what was sealed: recipe.gin changed'
+    in findings(run_copy)['sealed trials'].detail
+  )
 
 
-@pytest.mark.parametrize('name', ['scores/r1w1.dev.json', 'scores/starting0.final.json', 'evidence/round_000.json', 'policy/round_001/standing.gin', 'ledger.head'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'scores/r1w1.dev.json',
+    'scores/starting0.final.json',
+    'evidence/round_000.json',
+    'policy/round_001/standing.gin',
+    'ledger.head',
+  ],
+)
 def test_a_missing_file_is_a_failure(run_copy, name):
   (run_copy / name).unlink()
-  part = {'scores/r1w1.dev.json': 'dev scores', 'scores/starting0.final.json': 'final scores', 'evidence/round_000.json': 'evidence',
-          'policy/round_001/standing.gin': 'policies', 'ledger.head': 'ledger'}[name]
+  part = {
+    'scores/r1w1.dev.json': 'dev scores',
+    'scores/starting0.final.json': 'final scores',
+    'evidence/round_000.json': 'evidence',
+    'policy/round_001/standing.gin': 'policies',
+    'ledger.head': 'ledger',
+  }[name]
   assert failed(run_copy) == {part}
 
 
-# -- the ledger -------------------------------------------------------------------------------------------------------------------------------
+# -- the ledger ------------------------------------------------------------------------------------
 
 
 def edited(data: bytes) -> bytes:
   return data.replace(b'"trial":"r1w1"', b'"trial":"r1w0"', 1)
 
 
-@pytest.mark.parametrize('change', [edited, lambda data: data[:data.rindex(b'\n', 0, -1) + 1], lambda data: data[:-9]], ids=['edited', 'last line cut', 'torn'])
+@pytest.mark.parametrize(
+  'change',
+  [edited, lambda data: data[: data.rindex(b'\n', 0, -1) + 1], lambda data: data[:-9]],
+  ids=['edited', 'last line cut', 'torn'],
+)
 def test_a_broken_chain_stops_the_audit(run_copy, rewrite, change):
   data = (run_copy / 'ledger.jsonl').read_bytes()
   assert change(data) != data
@@ -156,19 +204,57 @@ def more_correct(payload: dict) -> None:
 
 # A score that went into a round's evidence is missed there too.
 FORGED = {
-    'secret': (with_payload('secrets_revealed', lambda p: p['secrets'].update(holdout='00' * 32)), {'commitment'}),
-    'released score': (with_payload('external_released', lambda p: p.update(score=0.99), 'r1w1'), {'releases', 'evidence'}),
-    'ranks': (with_payload('external_ranked', swap_ranks), {'ranks', 'evidence'}),
-    'dev score': (with_payload('trial_scored', more_correct, 'r1w1'), {'dev scores', 'concordance', 'evidence'}),
-    'base score': (with_payload('base_scored', more_correct), {'dev scores'}),
-    'final score': (with_payload('final_scored', lambda p: p['scores']['promoted0']['overall'].update(accuracy=0.99)), {'final scores'}),
-    'promotion': (with_payload('promotion_decided', lambda p: p.update(promoted={'optimizer.learning_rate': 0.01})), {'promotions'}),
-    'evidence digest': (with_payload('evidence_written', lambda p: p.update(digest='0' * 64)), {'evidence', 'policies'}),
-    'recipe digest': (with_payload('trial_assigned', lambda p: p.update(recipe='0' * 64), 'r0w1'), {'recipes'}),
-    'seed': (with_payload('trial_assigned', lambda p: p.update(seed=1), 'r1w0'), {'recipes'}),
-    'candidate': (with_payload('trial_sealed', lambda p: p.update(candidate='0' * 64), 'r1w0'), {'sealed trials'}),
-    'base digest': (with_payload('campaign_started', lambda p: p.update(base_digest='0' * 64)), {'inputs', 'substrate', 'recipes'}),
-    'a score given twice': (lambda records: [*records[:-1], next(r for r in records if r.kind == 'trial_scored'), records[-1]], {'history'}),
+  'secret': (
+    with_payload('secrets_revealed', lambda p: p['secrets'].update(holdout='00' * 32)),
+    {'commitment'},
+  ),
+  'released score': (
+    with_payload('external_released', lambda p: p.update(score=0.99), 'r1w1'),
+    {'releases', 'evidence'},
+  ),
+  'ranks': (with_payload('external_ranked', swap_ranks), {'ranks', 'evidence'}),
+  'dev score': (
+    with_payload('trial_scored', more_correct, 'r1w1'),
+    {'dev scores', 'concordance', 'evidence'},
+  ),
+  'base score': (with_payload('base_scored', more_correct), {'dev scores'}),
+  'final score': (
+    with_payload(
+      'final_scored', lambda p: p['scores']['promoted0']['overall'].update(accuracy=0.99)
+    ),
+    {'final scores'},
+  ),
+  'promotion': (
+    with_payload(
+      'promotion_decided', lambda p: p.update(promoted={'optimizer.learning_rate': 0.01})
+    ),
+    {'promotions'},
+  ),
+  'evidence digest': (
+    with_payload('evidence_written', lambda p: p.update(digest='0' * 64)),
+    {'evidence', 'policies'},
+  ),
+  'recipe digest': (
+    with_payload('trial_assigned', lambda p: p.update(recipe='0' * 64), 'r0w1'),
+    {'recipes'},
+  ),
+  'seed': (with_payload('trial_assigned', lambda p: p.update(seed=1), 'r1w0'), {'recipes'}),
+  'candidate': (
+    with_payload('trial_sealed', lambda p: p.update(candidate='0' * 64), 'r1w0'),
+    {'sealed trials'},
+  ),
+  'base digest': (
+    with_payload('campaign_started', lambda p: p.update(base_digest='0' * 64)),
+    {'inputs', 'substrate', 'recipes'},
+  ),
+  'a score given twice': (
+    lambda records: [
+      *records[:-1],
+      next(r for r in records if r.kind == 'trial_scored'),
+      records[-1],
+    ],
+    {'history'},
+  ),
 }
 
 
@@ -188,35 +274,59 @@ def test_another_campaign_seed_is_not_the_runs(run_copy, rewrite):
 def test_a_forged_secret_leaves_the_private_scores_unsaid(run_copy, rewrite):
   forge(run_copy, rewrite, FORGED['secret'][0])
   found = findings(run_copy)
-  assert {found[name].status for name in ('external scores', 'ranks', 'final scores')} == {audit.SKIPPED}
+  assert {found[name].status for name in ('external scores', 'ranks', 'final scores')} == {
+    audit.SKIPPED
+  }
 
 
 def test_more_releases_than_the_quota_fail(run_copy, rewrite):
   def one_more(records):
     last = max(i for i, r in enumerate(records) if r.kind == 'external_released')
-    extra = dataclasses.replace(records[last], payload=records[last].payload | {'round': 1, 'trial': 'r0w0'})
-    return [*records[:last + 1], extra, *records[last + 1:]]
+    extra = dataclasses.replace(
+      records[last], payload=records[last].payload | {'round': 1, 'trial': 'r0w0'}
+    )
+    return [*records[: last + 1], extra, *records[last + 1 :]]
+
   forge(run_copy, rewrite, one_more)
   assert 'round 1 released 3 scores, 2 are allowed' in findings(run_copy)['releases'].detail
 
 
 def test_an_unfinished_run_has_nothing_to_hide(run_copy, rewrite):
   """Cut, with a matching head, after round 0: what is there holds, the rest has not come yet."""
-  forge(run_copy, rewrite, lambda records: records[:1 + next(i for i, r in enumerate(records) if r.kind == 'round_finished')])
+  forge(
+    run_copy,
+    rewrite,
+    lambda records: records[
+      : 1 + next(i for i, r in enumerate(records) if r.kind == 'round_finished')
+    ],
+  )
   found = findings(run_copy)
-  assert {name for name, f in found.items() if f.status == audit.NOT_YET} == {'commitment', 'external scores', 'ranks', 'concordance', 'final scores'}
+  assert {name for name, f in found.items() if f.status == audit.NOT_YET} == {
+    'commitment',
+    'external scores',
+    'ranks',
+    'concordance',
+    'final scores',
+  }
   assert not {name for name, f in found.items() if f.status == audit.FAILED}
 
 
 def test_other_code_than_the_runs_is_a_warning(tiny_run, monkeypatch):
   from aevo_jax.substrate import build
+
   measured = build.measure
 
   def changed(root, package_root):
     real = measured(root, package_root)
     files = real.code_tree.files | {'aevo_jax/new.py': '0' * 64}
-    return dataclasses.replace(real, code_tree=dataclasses.replace(real.code_tree, digest='0' * 64, files=files))
+    return dataclasses.replace(
+      real, code_tree=dataclasses.replace(real.code_tree, digest='0' * 64, files=files)
+    )
 
   monkeypatch.setattr(build, 'measure', changed)
   finding = findings(tiny_run)['code']
-  assert finding.status == audit.WARNING and "code differs from the run's" in finding.detail and 'aevo_jax/new.py' in finding.detail
+  assert (
+    finding.status == audit.WARNING
+    and "code differs from the run's" in finding.detail
+    and 'aevo_jax/new.py' in finding.detail
+  )

@@ -13,7 +13,9 @@ CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Cons
 
 
 def policy(round_, **more):
-  return Policy(round_, '', {}, {}, (), (), (Assignment(ANCHOR, {}, {}, ''),), more.pop('reasons', ()), **more)
+  return Policy(
+    round_, '', {}, {}, (), (), (Assignment(ANCHOR, {}, {}, ''),), more.pop('reasons', ()), **more
+  )
 
 
 def proportion(right):
@@ -21,44 +23,116 @@ def proportion(right):
 
 
 def verdict(name='undetermined', **more):
-  return {'verdict': name, 'test': 'slope', 'p_value': 0.001, 'e_value': None, 'n': 16, 'minimum_detectable_effect': 0.4, 'effect': 'slope_drop', 'why': ''} | more
+  return {
+    'verdict': name,
+    'test': 'slope',
+    'p_value': 0.001,
+    'e_value': None,
+    'n': 16,
+    'minimum_detectable_effect': 0.4,
+    'effect': 'slope_drop',
+    'why': '',
+  } | more
 
 
 def state_with(trials, verdicts):
   state = CampaignState()
   for name, round_, dev in trials:
-    state.trials[name] = TrialState(name, round_, len(state.trials), ANCHOR, '', 0, dev={'overall': proportion(dev), 'by_family': {'a': proportion(dev + 10)}})
+    state.trials[name] = TrialState(
+      name,
+      round_,
+      len(state.trials),
+      ANCHOR,
+      '',
+      0,
+      dev={'overall': proportion(dev), 'by_family': {'a': proportion(dev + 10)}},
+    )
   state.verdicts, state.concordance = verdicts, {k: {'a': {}, 'overall': {}} for k in verdicts}
   return state
 
 
 def test_looks_are_means_of_a_round_with_the_trust_of_the_policy_that_followed():
-  state = state_with([('r1w0', 1, 20), ('r1w1', 1, 30), ('r2w0', 2, 40)], {1: {'a': verdict(), 'overall': verdict()}, 2: {'a': verdict('decoupled'), 'overall': verdict()}})
-  policies = {1: policy(1), 2: policy(2), 3: policy(3, objectives={'a': -0.5}, trust={'dev': {'a': 0.0}})}
-  found = timeline.looks(state, policies, lambda trial, stream: 0.1 if trial.trial == 'r2w0' and stream == 'a' else None)
+  state = state_with(
+    [('r1w0', 1, 20), ('r1w1', 1, 30), ('r2w0', 2, 40)],
+    {
+      1: {'a': verdict(), 'overall': verdict()},
+      2: {'a': verdict('decoupled'), 'overall': verdict()},
+    },
+  )
+  policies = {
+    1: policy(1),
+    2: policy(2),
+    3: policy(3, objectives={'a': -0.5}, trust={'dev': {'a': 0.0}}),
+  }
+  found = timeline.looks(
+    state, policies, lambda trial, stream: 0.1 if trial.trial == 'r2w0' and stream == 'a' else None
+  )
   assert list(found) == ['a', 'overall']
   first, second = found['a']
-  assert (first.dev, first.external, first.trust, first.worth, first.alarm) == (pytest.approx(0.35), None, 1.0, 1.0, False)
-  assert (second.dev, second.external, second.trust, second.worth, second.alarm) == (pytest.approx(0.5), 0.1, 0.0, -0.5, True)
-  assert second.statistic == 'p = 0.001 (slope, 16 trials)' and second.detectable == 'detectable: slope drop of 0.40'
+  assert (first.dev, first.external, first.trust, first.worth, first.alarm) == (
+    pytest.approx(0.35),
+    None,
+    1.0,
+    1.0,
+    False,
+  )
+  assert (second.dev, second.external, second.trust, second.worth, second.alarm) == (
+    pytest.approx(0.5),
+    0.1,
+    0.0,
+    -0.5,
+    True,
+  )
+  assert (
+    second.statistic == 'p = 0.001 (slope, 16 trials)'
+    and second.detectable == 'detectable: slope drop of 0.40'
+  )
   assert found['overall'][1].worth == 1.0
 
 
-@pytest.mark.parametrize(('results', 'outcome'), [
-    ({}, timeline.NOT_TESTED), ({3: 0.2}, timeline.NOT_SUPPORTED), ({3: 0.2, 4: 0.05}, timeline.SUPPORTED), ({3: 0.01, 4: 0.2}, timeline.NOT_SUPPORTED)])
+@pytest.mark.parametrize(
+  ('results', 'outcome'),
+  [
+    ({}, timeline.NOT_TESTED),
+    ({3: 0.2}, timeline.NOT_SUPPORTED),
+    ({3: 0.2, 4: 0.05}, timeline.SUPPORTED),
+    ({3: 0.01, 4: 0.2}, timeline.NOT_SUPPORTED),
+  ],
+)
 def test_the_last_test_of_a_revision_decides(results, outcome):
   state = state_with([], {})
-  state.attributions = {round_: {'p_value': p, 'least_p_value': 0.001} for round_, p in results.items()}
-  policies = {2: policy(2), 3: policy(3, objectives={'a': 0.0}, reasons=('a: dev is decoupled (...)', 'promoted x')), 4: policy(4, objectives={'a': 0.0})}
-  revision, = timeline.revisions(state, policies, CONSTITUTION)
-  assert (revision.round, revision.outcome, revision.reasons) == (3, outcome, ('a: dev is decoupled (...)',))
-  assert revision.before == ('every family: raise dev, promote on external',) and revision.after == ('a: external only',)
+  state.attributions = {
+    round_: {'p_value': p, 'least_p_value': 0.001} for round_, p in results.items()
+  }
+  policies = {
+    2: policy(2),
+    3: policy(3, objectives={'a': 0.0}, reasons=('a: dev is decoupled (...)', 'promoted x')),
+    4: policy(4, objectives={'a': 0.0}),
+  }
+  (revision,) = timeline.revisions(state, policies, CONSTITUTION)
+  assert (revision.round, revision.outcome, revision.reasons) == (
+    3,
+    outcome,
+    ('a: dev is decoupled (...)',),
+  )
+  assert revision.before == (
+    'every family: raise dev, promote on external',
+  ) and revision.after == ('a: external only',)
 
 
 def test_a_later_revision_ends_the_test_of_the_one_before():
   state = state_with([], {})
-  state.attributions = {3: {'p_value': 0.2, 'least_p_value': 0.03}, 4: {'p_value': 0.1, 'least_p_value': 0.07}}
-  policies = {2: policy(2), 3: policy(3, objectives={'a': 0.5}), 4: policy(4, objectives={'a': 0.5, 'b': -1.0})}
+  state.attributions = {
+    3: {'p_value': 0.2, 'least_p_value': 0.03},
+    4: {'p_value': 0.1, 'least_p_value': 0.07},
+  }
+  policies = {
+    2: policy(2),
+    3: policy(3, objectives={'a': 0.5}),
+    4: policy(4, objectives={'a': 0.5, 'b': -1.0}),
+  }
   first, second = timeline.revisions(state, policies, CONSTITUTION)
   assert (first.outcome, second.outcome) == (timeline.NOT_SUPPORTED, timeline.TOO_FEW)
-  assert second.before == ('a: dev counts 0.50',) and 'lower dev while external rises' in second.after[1]
+  assert (
+    second.before == ('a: dev counts 0.50',) and 'lower dev while external rises' in second.after[1]
+  )

@@ -1,9 +1,12 @@
-"""One optimizer step of tiny models, on 8 simulated devices, under meshes and without one. Run by test_equality.py, in a process of its own.
+"""One optimizer step of tiny models, on 8 simulated devices, under meshes and without one. Run by
+test_equality.py, in a process of its own.
 
-  on_eight_devices.py M-*-,ME*E,*E*E+scan+qwen3 fsdp,expert      patterns (scanned with remat, of another family), mesh files
-  on_eight_devices.py continued DIRECTORY        a training run that continues on another mesh
+  on_eight_devices.py M-*-,ME*E,*E*E+scan+qwen3 fsdp,expert      patterns (scanned with remat, of
+  another family), mesh files on_eight_devices.py continued DIRECTORY        a training run that
+  continues on another mesh
 
-Prints one JSON line a case: losses, the largest differences, and the shapes that single devices hold.
+Prints one JSON line a case: losses, the largest differences, and the shapes that single devices
+hold.
 """
 
 import json
@@ -28,28 +31,59 @@ from aevo_jax.training.recipe import Adaptation, Lora, Optimizer
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
-FIELDS = {'vocab_size': 32, 'hidden_size': 32, 'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 8, 'intermediate_size': 32, 'mamba_num_heads': 4,
-          'mamba_head_dim': 8, 'n_groups': 2, 'ssm_state_size': 8, 'chunk_size': 8, 'n_routed_experts': 8, 'num_experts_per_tok': 3, 'moe_intermediate_size': 16,
-          'moe_shared_expert_intermediate_size': 16}
-QWEN3 = {'family': 'qwen3', 'rope_theta': 1e4, 'qk_norm': True, 'mlp_activation': 'swiglu', 'router': 'softmax', 'moe_shared_expert_intermediate_size': 0}
+FIELDS = {
+  'vocab_size': 32,
+  'hidden_size': 32,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'head_dim': 8,
+  'intermediate_size': 32,
+  'mamba_num_heads': 4,
+  'mamba_head_dim': 8,
+  'n_groups': 2,
+  'ssm_state_size': 8,
+  'chunk_size': 8,
+  'n_routed_experts': 8,
+  'num_experts_per_tok': 3,
+  'moe_intermediate_size': 16,
+  'moe_shared_expert_intermediate_size': 16,
+}
+QWEN3 = {
+  'family': 'qwen3',
+  'rope_theta': 1e4,
+  'qk_norm': True,
+  'mlp_activation': 'swiglu',
+  'router': 'softmax',
+  'moe_shared_expert_intermediate_size': 0,
+}
 ROWS, LENGTH = 8, 32
 
 
 def make_batch(seed: int) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(seed)
-  return {'tokens': rng.integers(0, 32, (ROWS, LENGTH)).astype(np.int32), 'weights': rng.uniform(0, 1, (ROWS, LENGTH)).astype(np.float32),
-          'segment_ids': np.sort(rng.integers(1, 4, (ROWS, LENGTH))).astype(np.int32)}
+  return {
+    'tokens': rng.integers(0, 32, (ROWS, LENGTH)).astype(np.int32),
+    'weights': rng.uniform(0, 1, (ROWS, LENGTH)).astype(np.float32),
+    'segment_ids': np.sort(rng.integers(1, 4, (ROWS, LENGTH))).astype(np.int32),
+  }
 
 
 def difference(a, b) -> float:
-  return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  return max(
+    float(np.abs(np.asarray(x) - np.asarray(y)).max())
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
 
 
 def main(patterns: list[str], meshes: list[str]) -> None:
   batch = make_batch(0)
   for pattern in patterns:
     kinds, *options = pattern.split('+')
-    fields = FIELDS | (QWEN3 if 'qwen3' in options else {}) | ({'scan': True, 'remat_policy': 'block'} if 'scan' in options else {})
+    fields = (
+      FIELDS
+      | (QWEN3 if 'qwen3' in options else {})
+      | ({'scan': True, 'remat_policy': 'block'} if 'scan' in options else {})
+    )
     config = ModelConfig(**fields, pattern=kinds)
     structure, params = unbind(create(config, seed=0))
     if config.scan:
@@ -64,15 +98,37 @@ def main(patterns: list[str], meshes: list[str]) -> None:
       shardings = placement.state(start, params)
       with placement.use():
         state, batches = jax.device_put(start, shardings), jax.device_put(batch, placement.batch())
-        after, sharded = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)(state, {}, batches, np.float32(1e-3))
-      leaves = {'.'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path): leaf
-                for path, leaf in jax.tree_util.tree_leaves_with_path(after)}
-      print(json.dumps({
-          'pattern': pattern, 'mesh': name, 'devices': placement.mesh.size, 'loss': float(metrics['loss']), 'loss_difference': abs(float(sharded['loss'] - metrics['loss'])),
-          'grad_norm': float(metrics['grad_norm']), 'grad_norm_difference': abs(float(sharded['grad_norm'] - metrics['grad_norm'])),
-          'state_difference': difference(after, whole), 'step_moved': difference(whole.params, start.params),
-          'batch': [batches['tokens'].shape, batches['tokens'].addressable_shards[0].data.shape],
-          'held': {name: [leaf.shape, leaf.addressable_shards[0].data.shape] for name, leaf in leaves.items() if leaf.ndim}}), flush=True)
+        after, sharded = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)(
+          state, {}, batches, np.float32(1e-3)
+        )
+      leaves = {
+        '.'.join(
+          str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path
+        ): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(after)
+      }
+      print(
+        json.dumps(
+          {
+            'pattern': pattern,
+            'mesh': name,
+            'devices': placement.mesh.size,
+            'loss': float(metrics['loss']),
+            'loss_difference': abs(float(sharded['loss'] - metrics['loss'])),
+            'grad_norm': float(metrics['grad_norm']),
+            'grad_norm_difference': abs(float(sharded['grad_norm'] - metrics['grad_norm'])),
+            'state_difference': difference(after, whole),
+            'step_moved': difference(whole.params, start.params),
+            'batch': [batches['tokens'].shape, batches['tokens'].addressable_shards[0].data.shape],
+            'held': {
+              name: [leaf.shape, leaf.addressable_shards[0].data.shape]
+              for name, leaf in leaves.items()
+              if leaf.ndim
+            },
+          }
+        ),
+        flush=True,
+      )
 
 
 def placed(name: str, axes: dict) -> Placement:
@@ -102,8 +158,17 @@ def continued(directory: pathlib.Path) -> None:
   """Two steps on one mesh and two on another, beside four without a mesh."""
   config = ModelConfig(**FIELDS, pattern='-')
   structure, params = unbind(create(config, seed=0))
-  run = lambda name, rates, placement=None: train_loop.train(structure, params, {}, transformation(Optimizer()), Counted(), learning_rates=rates, directory=directory / name,
-                                                             ema_decay=0.5, placement=placement)
+  run = lambda name, rates, placement=None: train_loop.train(
+    structure,
+    params,
+    {},
+    transformation(Optimizer()),
+    Counted(),
+    learning_rates=rates,
+    directory=directory / name,
+    ema_decay=0.5,
+    placement=placement,
+  )
   rates = [1e-2] * 4
   whole = run('whole', rates)
   *_, axes = shapes_of(config, Adaptation(), Lora())
@@ -111,10 +176,26 @@ def continued(directory: pathlib.Path) -> None:
     placement = placed(name, axes)
     with placement.use():
       state = run('spread', rates[:steps], placement)
-  print(json.dumps({'difference': difference(state, whole), 'moved': difference(whole.params, params), 'step': int(state.step),
-                    'held': {name: [value.shape, value.addressable_shards[0].data.shape] for name, value in (state.ema | state.params).items()},
-                    'moment': [state.opt_state.inner_state[1][0].mu['embedding'].shape, state.opt_state.inner_state[1][0].mu['embedding'].addressable_shards[0].data.shape]}))
+  print(
+    json.dumps(
+      {
+        'difference': difference(state, whole),
+        'moved': difference(whole.params, params),
+        'step': int(state.step),
+        'held': {
+          name: [value.shape, value.addressable_shards[0].data.shape]
+          for name, value in (state.ema | state.params).items()
+        },
+        'moment': [
+          state.opt_state.inner_state[1][0].mu['embedding'].shape,
+          state.opt_state.inner_state[1][0].mu['embedding'].addressable_shards[0].data.shape,
+        ],
+      }
+    )
+  )
 
 
 if __name__ == '__main__':
-  continued(pathlib.Path(sys.argv[2])) if sys.argv[1] == 'continued' else main(sys.argv[1].split(','), sys.argv[2].split(','))
+  continued(pathlib.Path(sys.argv[2])) if sys.argv[1] == 'continued' else main(
+    sys.argv[1].split(','), sys.argv[2].split(',')
+  )

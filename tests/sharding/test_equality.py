@@ -1,4 +1,6 @@
-"""One optimizer step on 8 simulated devices is the single device's, and its arrays really are spread."""
+"""One optimizer step on 8 simulated devices is the single device's, and its arrays really are
+spread.
+"""
 
 import json
 import os
@@ -23,7 +25,12 @@ def on_eight_devices(*arguments):
   """The JSON lines of one process with 8 devices."""
   flags = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
   environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-  result = subprocess.run([sys.executable, pathlib.Path(__file__).with_name('on_eight_devices.py'), *arguments], capture_output=True, text=True, env=environment)
+  result = subprocess.run(
+    [sys.executable, pathlib.Path(__file__).with_name('on_eight_devices.py'), *arguments],
+    capture_output=True,
+    text=True,
+    env=environment,
+  )
   assert result.returncode == 0, result.stderr
   return list(map(json.loads, result.stdout.splitlines()))
 
@@ -33,7 +40,10 @@ def parts(shapes):
 
 
 def check(patterns, meshes):
-  found = {(line['pattern'], line['mesh']): line for line in on_eight_devices(','.join(patterns), ','.join(meshes))}
+  found = {
+    (line['pattern'], line['mesh']): line
+    for line in on_eight_devices(','.join(patterns), ','.join(meshes))
+  }
   assert found.keys() == {(pattern, mesh) for pattern in patterns for mesh in meshes}
   for (pattern, mesh), case in found.items():
     assert case['devices'] == (1 if mesh == 'single' else 8)
@@ -44,20 +54,30 @@ def check(patterns, meshes):
     assert parts(case['batch']) == BATCH[mesh]
     for of in ('params', 'mu', 'nu'):
       held = {name: shapes for name, shapes in case['held'].items() if of in name.split('.')}
-      assert parts(next(shapes for name, shapes in held.items() if name.endswith('embedding'))) == EMBEDDING[mesh], (mesh, of)
+      assert (
+        parts(next(shapes for name, shapes in held.items() if name.endswith('embedding')))
+        == EMBEDDING[mesh]
+      ), (mesh, of)
       if 'E' in pattern:
-        assert parts(next(shapes for name, shapes in held.items() if name.endswith('experts.up_proj'))) == EXPERTS[mesh], (mesh, of)
+        assert (
+          parts(next(shapes for name, shapes in held.items() if name.endswith('experts.up_proj')))
+          == EXPERTS[mesh]
+        ), (mesh, of)
 
 
 def test_a_step_is_the_single_devices():
-  """Experts and attention, under the three meshes that cut most: experts, widths, rows; one scanned with remat. The slow test below has all."""
+  """Experts and attention, under the three meshes that cut most: experts, widths, rows; one scanned
+  with remat. The slow test below has all.
+  """
   check(['E*'], ['fsdp_tensor', 'context'])
   check(['*E*E+scan+qwen3'], ['expert'])
 
 
 def test_a_run_continues_on_another_mesh(tmp_path):
-  """Two steps under fsdp, two more under fsdp_tensor: the state of four steps without a mesh, moving average and moments too."""
-  case, = on_eight_devices('continued', tmp_path)
+  """Two steps under fsdp, two more under fsdp_tensor: the state of four steps without a mesh,
+  moving average and moments too.
+  """
+  (case,) = on_eight_devices('continued', tmp_path)
   assert case['step'] == 4 and case['moved'] > 1e-2 and case['difference'] < 1e-5
   for name in ('embedding', 'lm_head.kernel', 'layers.0.mixer.up_proj.kernel'):
     assert parts(case['held'][name]) == 8

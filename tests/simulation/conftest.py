@@ -15,9 +15,20 @@ TRIALS = str(layout.root_file('constitution.gin').parent / 'benchmarks' / 'resul
 @pytest.fixture(scope='session')
 def scenario():
   """scenario(surface, plant, rounds, **settings) -> Scenario."""
+
   def make(surface='drawn', plant='none', rounds=4, **settings):
-    loading.load([str(layout.root_file('constitution.gin'))], [f'budget.rounds = {rounds}'], search_paths=layout.search_paths())
+    loading.load(
+      [str(layout.root_file('constitution.gin'))],
+      [f'budget.rounds = {rounds}'],
+      search_paths=layout.search_paths(),
+    )
     settings = Settings(surface=surface, trials=TRIALS if surface == 'fitted' else '', **settings)
-    return Scenario(constitution_lib.from_gin(), settings, (layout.root_file('substrate') / 'recipe.gin').read_text(), tuple(FAMILIES), plant)
+    return Scenario(
+      constitution_lib.from_gin(),
+      settings,
+      (layout.root_file('substrate') / 'recipe.gin').read_text(),
+      tuple(FAMILIES),
+      plant,
+    )
 
   return make

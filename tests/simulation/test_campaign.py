@@ -21,9 +21,13 @@ def test_scores_are_the_surface_with_noise_of_seeds_sets_and_items(scenario):
   np.testing.assert_allclose(dev.mean(axis=0), truth, atol=0.01)
   slope = truth * (1 - truth)  # of the sigmoid
   for scores, items, luck in ((dev, 200, 0.1), (external, 500, math.hypot(0.1, 0.05))):
-    np.testing.assert_allclose(scores.std(axis=0), np.sqrt(slope / items + (slope * luck) ** 2), rtol=0.08)
+    np.testing.assert_allclose(
+      scores.std(axis=0), np.sqrt(slope / items + (slope * luck) ** 2), rtol=0.08
+    )
   shared = [np.cov(dev[:, f], external[:, f])[0, 1] for f in range(6)]
-  np.testing.assert_allclose(shared, (slope * 0.1) ** 2, rtol=0.5)  # the seed's luck is on both sides
+  np.testing.assert_allclose(
+    shared, (slope * 0.1) ** 2, rtol=0.5
+  )  # the seed's luck is on both sides
 
 
 def test_a_round_releases_within_the_quota_the_anchors_first(scenario):
@@ -32,7 +36,11 @@ def test_a_round_releases_within_the_quota_the_anchors_first(scenario):
   evidence = play.round(state, policy_lib.starting(3))
   assert [t['external'] is not None for t in evidence['trials']] == [True] * 3
   assert all(t['dev']['by_family'].keys() == set(world.families) for t in evidence['trials'])
-  assert evidence['noise']['degrees_of_freedom'] == 2 and sorted(state.ranks[0].values()) == [0, 1, 2]
+  assert evidence['noise']['degrees_of_freedom'] == 2 and sorted(state.ranks[0].values()) == [
+    0,
+    1,
+    2,
+  ]
 
 
 @pytest.mark.parametrize('agent', ['random', 'statistical'])
@@ -57,12 +65,26 @@ def test_where_nothing_matters_every_promotion_is_false_and_costs_nothing(scenar
 
 def test_a_summary_by_hand():
   alarm = lambda round_, stream, verdict='decoupled': Alarm(round_, stream, verdict)
-  found = [Outcome(0, 0.04, 0.10, 2, 1, (alarm(3, 'a'), alarm(4, 'b')), ('a', 3)), Outcome(1, -0.01, 0.05, 1, 1, (alarm(2, 'a'),), ('a', 3)),
-           Outcome(2, 0.0, 0.03, 0, 0, (alarm(4, 'overall', 'reversed'),), ('b', 3)), Outcome(3, 0.05, 0.06, 1, 0, (), ('b', 3))]
+  found = [
+    Outcome(0, 0.04, 0.10, 2, 1, (alarm(3, 'a'), alarm(4, 'b')), ('a', 3)),
+    Outcome(1, -0.01, 0.05, 1, 1, (alarm(2, 'a'),), ('a', 3)),
+    Outcome(2, 0.0, 0.03, 0, 0, (alarm(4, 'overall', 'reversed'),), ('b', 3)),
+    Outcome(3, 0.05, 0.06, 1, 0, (), ('b', 3)),
+  ]
   summary = study.summary(found, 8.0)
-  assert summary['gain']['mean'] == 0.02 and summary['regret']['mean'] == 0.04 and summary['campaigns_per_minute'] == 30
-  assert [summary[name]['share'] for name in ('promoted', 'false_promotion', 'harmed', 'detected', 'false_alarm')] == [0.75, 0.5, 0.25, 0.5, 0.5]
-  assert {k: v['share'] for k, v in summary['detected_as'].items()} == {'decoupled': 0.25, 'reversed': 0.25}
+  assert (
+    summary['gain']['mean'] == 0.02
+    and summary['regret']['mean'] == 0.04
+    and summary['campaigns_per_minute'] == 30
+  )
+  assert [
+    summary[name]['share']
+    for name in ('promoted', 'false_promotion', 'harmed', 'detected', 'false_alarm')
+  ] == [0.75, 0.5, 0.25, 0.5, 0.5]
+  assert {k: v['share'] for k, v in summary['detected_as'].items()} == {
+    'decoupled': 0.25,
+    'reversed': 0.25,
+  }
   assert summary['rounds_from_onset_to_detection'] == {'0': 1, '1': 1}
   deviation = math.sqrt(sum((g - 0.02) ** 2 for g in (0.04, -0.01, 0.0, 0.05)) / 3)
   assert summary['gain']['high'] - 0.02 == pytest.approx(1.96 * deviation / 2, abs=1e-5)
@@ -70,6 +92,8 @@ def test_a_summary_by_hand():
 
 
 def test_where_nothing_was_judged_a_summary_says_nothing_of_alarms():
-  summary = study.summary([Outcome(0, 0.04, 0.10, 2, 1, None, None), Outcome(1, 0.0, 0.05, 0, 0, None, ('a', 3))], 8.0)
+  summary = study.summary(
+    [Outcome(0, 0.04, 0.10, 2, 1, None, None), Outcome(1, 0.0, 0.05, 0, 0, None, ('a', 3))], 8.0
+  )
   assert not {'false_alarm', 'false_alarms_by_round', 'detected'} & summary.keys()
   assert not any('alarm' in line or 'detected' in line for line in study.lines(summary))

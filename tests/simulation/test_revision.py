@@ -44,18 +44,28 @@ def test_the_control_arm_runs_what_the_policy_would_have_assigned_without_the_re
   first = next(p for p in policies if p.objectives)
   rules = world.constitution.control
   arms = [a.arm for a in first.assignments if a.axis != ANCHOR]
-  assert arms.count('control') == rules.workers and arms.count('revised') == len(arms) - rules.workers
+  assert (
+    arms.count('control') == rules.workers and arms.count('revised') == len(arms) - rules.workers
+  )
   assert first.control == rules.rounds and first.objectives_before == {}
-  assert all(not a.arm for p in policies[:first.round] for a in p.assignments)
-  later = [p for p in policies if p.round >= first.round + rules.rounds and p.objectives == first.objectives]
+  assert all(not a.arm for p in policies[: first.round] for a in p.assignments)
+  later = [
+    p
+    for p in policies
+    if p.round >= first.round + rules.rounds and p.objectives == first.objectives
+  ]
   assert all(not a.arm for p in later for a in p.assignments)
   assert any(r.startswith('control arm: ') for r in first.reasons)
 
 
 def test_without_control_workers_nobody_goes_on_as_before(revised):
   world, play, policies = revised
-  alone = dataclasses.replace(world, constitution=dataclasses.replace(world.constitution, control=Control(workers=0)))
+  alone = dataclasses.replace(
+    world, constitution=dataclasses.replace(world.constitution, control=Control(workers=0))
+  )
   _, found = played(alone, play.index)
   first = next(p for p in policies if p.objectives)
-  assert found[first.round].objectives == first.objectives and all(not a.arm for p in found for a in p.assignments)
+  assert found[first.round].objectives == first.objectives and all(
+    not a.arm for p in found for a in p.assignments
+  )
   assert any('no control arm' in r for r in found[first.round].reasons)

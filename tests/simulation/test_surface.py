@@ -13,7 +13,13 @@ from aevo_jax.simulation.settings import Settings
 
 
 def make(scenario, seed=0):
-  return surface_lib.make(scenario.encoder, scenario.families, scenario.settings, np.random.default_rng(seed), scenario.posterior)
+  return surface_lib.make(
+    scenario.encoder,
+    scenario.families,
+    scenario.settings,
+    np.random.default_rng(seed),
+    scenario.posterior,
+  )
 
 
 @pytest.mark.parametrize('kind', ['drawn', 'rugged', 'flat', 'fitted'])
@@ -21,9 +27,15 @@ def test_the_starting_recipe_adds_nothing_and_others_do_but_on_the_flat_one(scen
   world = scenario(kind)
   surface = make(world)
   np.testing.assert_allclose(surface.effect(world.encoder.codes({})[None]), 0.0, atol=1e-12)
-  np.testing.assert_allclose(surface.accuracies(world.encoder.codes({})[None])[0], 1 / (1 + np.exp(-surface.levels)))
+  np.testing.assert_allclose(
+    surface.accuracies(world.encoder.codes({})[None])[0], 1 / (1 + np.exp(-surface.levels))
+  )
   effects = surface.effect(world.pool[:100])
-  assert effects.shape == (100, 6) and (effects.std(axis=0) > 0.05).all() == (kind != 'flat') and effects.any() == (kind != 'flat')
+  assert (
+    effects.shape == (100, 6)
+    and (effects.std(axis=0) > 0.05).all() == (kind != 'flat')
+    and effects.any() == (kind != 'flat')
+  )
   np.testing.assert_array_equal(effects, make(world).effect(world.pool[:100]))
   if kind != 'flat':
     assert (effects != make(world, 1).effect(world.pool[:100])).any()
@@ -36,7 +48,12 @@ def test_a_dead_parameter_moves_nothing(scenario):
   for kind in ('drawn', 'rugged'):
     moved = []
     for seed in range(20):
-      effect = surface_lib.make(encoder, world.families, dataclasses.replace(world.settings, surface=kind, change_cost=0.0), np.random.default_rng(seed)).effect
+      effect = surface_lib.make(
+        encoder,
+        world.families,
+        dataclasses.replace(world.settings, surface=kind, change_cost=0.0),
+        np.random.default_rng(seed),
+      ).effect
       np.testing.assert_array_equal(*(effect(lora('full', rank)[None]) for rank in (4, 32)))
       moved.append((effect(lora('lora', 4)[None]) != effect(lora('lora', 32)[None])).any())
     assert sum(moved) >= 5
@@ -44,10 +61,17 @@ def test_a_dead_parameter_moves_nothing(scenario):
 
 def test_a_parameter_named_after_a_family_moves_that_one_most(scenario):
   world = scenario('drawn', change_cost=0.0)
-  codes = np.asarray([world.encoder.codes({'solution_style.unit_conversion': style}) for style in ('worked', 'steps', 'bare')])
+  codes = np.asarray(
+    [
+      world.encoder.codes({'solution_style.unit_conversion': style})
+      for style in ('worked', 'steps', 'bare')
+    ]
+  )
   spread = np.mean([make(world, seed).effect(codes).std(axis=0) for seed in range(30)], axis=0)
   own = world.families.index('unit_conversion')
-  assert spread[own] > 3 * np.delete(spread, own).max()  # the next one is gravity's, whose style is in the same axis and acts together with it
+  assert (
+    spread[own] > 3 * np.delete(spread, own).max()
+  )  # the next one is gravity's, whose style is in the same axis and acts together with it
 
 
 def test_the_long_search_finds_what_a_grid_finds():
@@ -59,12 +83,21 @@ def test_the_long_search_finds_what_a_grid_finds():
   surface = surface_lib.Surface(encoder, ('only',), np.zeros(1), lambda codes: bowl(codes) - origin)
   grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 101)] * 2), axis=-1).reshape(-1, 2)
   best = surface.best(np.random.default_rng(0))
-  assert surface.accuracies(encoder.codes({})[None]).mean() < best <= surface.accuracies(grid).mean(axis=1).max() + 1e-9
+  assert (
+    surface.accuracies(encoder.codes({})[None]).mean()
+    < best
+    <= surface.accuracies(grid).mean(axis=1).max() + 1e-9
+  )
   assert best == pytest.approx(1 / (1 + math.exp(origin)), abs=2e-3)
 
 
 def test_settings_that_cannot_be_are_refused():
-  for fields, said in (({'surface': 'smooth'}, 'must be one of'), ({'surface': 'fitted'}, 'needs simulation.trials'), ({'trials': 'x'}, 'no other surface'),
-                       ({'base': 1.0}, 'between 0 and 1'), ({'seed_sd': -1.0}, 'seed_sd must be >= 0')):
+  for fields, said in (
+    ({'surface': 'smooth'}, 'must be one of'),
+    ({'surface': 'fitted'}, 'needs simulation.trials'),
+    ({'trials': 'x'}, 'no other surface'),
+    ({'base': 1.0}, 'between 0 and 1'),
+    ({'seed_sd': -1.0}, 'seed_sd must be >= 0'),
+  ):
     with pytest.raises(ValueError, match=said):
       Settings(**fields)

@@ -1,4 +1,6 @@
-"""Import and export of Hugging Face checkpoints: bytes come back, memory stays small, mistakes are answered, nothing half-made is left."""
+"""Import and export of Hugging Face checkpoints: bytes come back, memory stays small, mistakes are
+answered, nothing half-made is left.
+"""
 
 import importlib.util
 import json
@@ -25,47 +27,97 @@ from aevo_jax.models.params import outline
 from aevo_jax.substrate import hf_export, hf_import
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-SMALL = ModelConfig(vocab_size=19, hidden_size=8, pattern='ME*-', num_attention_heads=2, num_key_value_heads=1, head_dim=6, intermediate_size=10, mamba_num_heads=2,
-                    mamba_head_dim=4, ssm_state_size=4, chunk_size=8, n_routed_experts=3, num_experts_per_tok=2, moe_intermediate_size=5,
-                    moe_shared_expert_intermediate_size=7)
-CARRIED = {'tokenizer.json': b'{"a":\r\n 1}', 'tokenizer_config.json': b'{}', 'chat_template.jinja': b'{{ x }}\xc3\xa9', 'generation_config.json': b'{}\n\n'}
+SMALL = ModelConfig(
+  vocab_size=19,
+  hidden_size=8,
+  pattern='ME*-',
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  head_dim=6,
+  intermediate_size=10,
+  mamba_num_heads=2,
+  mamba_head_dim=4,
+  ssm_state_size=4,
+  chunk_size=8,
+  n_routed_experts=3,
+  num_experts_per_tok=2,
+  moe_intermediate_size=5,
+  moe_shared_expert_intermediate_size=7,
+)
+CARRIED = {
+  'tokenizer.json': b'{"a":\r\n 1}',
+  'tokenizer_config.json': b'{}',
+  'chat_template.jinja': b'{{ x }}\xc3\xa9',
+  'generation_config.json': b'{}\n\n',
+}
 
 
-def tensors_of(config, seed=0, *, backbone=False, per_expert=False, mtp=False, dtypes=(np.dtype('float32'),)) -> dict[str, np.ndarray]:
-  """Random tensors under the names and in the shapes that Hugging Face's Nemotron-H gives them, in one of the spellings."""
+def tensors_of(
+  config, seed=0, *, backbone=False, per_expert=False, mtp=False, dtypes=(np.dtype('float32'),)
+) -> dict[str, np.ndarray]:
+  """Random tensors under the names and in the shapes that Hugging Face's Nemotron-H gives them, in
+  one of the spellings.
+  """
   rng, tensors = np.random.default_rng(seed), {}
   for name, value in outline(config)[1].items():
     dtype, stored = dtypes[rng.integers(len(dtypes))], hf_checkpoint.hf_name(name, config)
     full = hf_checkpoint.to_hf(name, rng.standard_normal(value.shape, np.float32)).astype(dtype)
     if per_expert and '.experts.' in stored:
       stem, leaf = stored.rsplit('.', 1)
-      tensors |= {f'{stem}.{e}.{leaf}.weight': np.ascontiguousarray(full[e]) for e in range(len(full))}
+      tensors |= {
+        f'{stem}.{e}.{leaf}.weight': np.ascontiguousarray(full[e]) for e in range(len(full))
+      }
     else:
       tensors[stored] = full
   if mtp:
-    tensors |= {'mtp.layers.0.eh_proj.weight': rng.standard_normal((4, 6)).astype(BF16), 'mtp.count': np.array(3, np.int64), 'mtp.on': np.array([True, False])}
-  return {name.replace('model.', 'backbone.', 1) if backbone else name: value for name, value in tensors.items()}
+    tensors |= {
+      'mtp.layers.0.eh_proj.weight': rng.standard_normal((4, 6)).astype(BF16),
+      'mtp.count': np.array(3, np.int64),
+      'mtp.on': np.array([True, False]),
+    }
+  return {
+    name.replace('model.', 'backbone.', 1) if backbone else name: value
+    for name, value in tensors.items()
+  }
 
 
-def write(directory: pathlib.Path, config: ModelConfig, tensors: dict[str, np.ndarray], shards: int = 1, seed: int = 0) -> pathlib.Path:
+def write(
+  directory: pathlib.Path,
+  config: ModelConfig,
+  tensors: dict[str, np.ndarray],
+  shards: int = 1,
+  seed: int = 0,
+) -> pathlib.Path:
   """A checkpoint whose tensors lie in `shards` files, at random."""
   directory.mkdir()
-  (directory / 'config.json').write_text(json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)))
+  (directory / 'config.json').write_text(
+    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
+  )
   for name, data in CARRIED.items():
     (directory / name).write_bytes(data)
   if shards == 1:
     save_file(tensors, directory / 'model.safetensors', metadata={'format': 'pt', 'by': 'test'})
     return directory
   where = np.random.default_rng(seed).permutation(np.arange(len(tensors)) % shards)
-  weight_map = {name: f'model-{i + 1:05}-of-{shards:05}.safetensors' for name, i in zip(tensors, where)}
+  weight_map = {
+    name: f'model-{i + 1:05}-of-{shards:05}.safetensors' for name, i in zip(tensors, where)
+  }
   for file in set(weight_map.values()):
-    save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, directory / file, metadata={'format': 'pt'})
-  (directory / 'model.safetensors.index.json').write_text(json.dumps({'metadata': {}, 'weight_map': weight_map}))
+    save_file(
+      {name: tensors[name] for name in tensors if weight_map[name] == file},
+      directory / file,
+      metadata={'format': 'pt'},
+    )
+  (directory / 'model.safetensors.index.json').write_text(
+    json.dumps({'metadata': {}, 'weight_map': weight_map})
+  )
   return directory
 
 
 def read(directory: pathlib.Path) -> dict[str, tuple]:
-  """{tensor: (dtype, shape, bytes)} of every safetensors file, read with the safetensors library alone; the index must agree."""
+  """{tensor: (dtype, shape, bytes)} of every safetensors file, read with the safetensors library
+  alone; the index must agree.
+  """
   found, where = {}, {}
   for path in sorted(directory.glob('*.safetensors')):
     for name, value in load_file(path).items():
@@ -83,24 +135,69 @@ def read(directory: pathlib.Path) -> dict[str, tuple]:
 def configs(draw) -> ModelConfig:
   pick = lambda *values: draw(st.sampled_from(values))
   return ModelConfig(
-      vocab_size=pick(7, 19), hidden_size=pick(4, 8), pattern=draw(st.text('M*-E', min_size=1, max_size=4)), num_attention_heads=2, num_key_value_heads=pick(1, 2),
-      head_dim=pick(4, 6), intermediate_size=10, mlp_bias=pick(False, True), mamba_num_heads=2, mamba_head_dim=4, n_groups=pick(1, 2), ssm_state_size=4,
-      use_bias=pick(False, True), use_conv_bias=pick(False, True), n_routed_experts=pick(1, 3), num_experts_per_tok=1, moe_intermediate_size=pick(5, 8),
-      moe_shared_expert_intermediate_size=7, moe_latent_size=pick(0, 3))
+    vocab_size=pick(7, 19),
+    hidden_size=pick(4, 8),
+    pattern=draw(st.text('M*-E', min_size=1, max_size=4)),
+    num_attention_heads=2,
+    num_key_value_heads=pick(1, 2),
+    head_dim=pick(4, 6),
+    intermediate_size=10,
+    mlp_bias=pick(False, True),
+    mamba_num_heads=2,
+    mamba_head_dim=4,
+    n_groups=pick(1, 2),
+    ssm_state_size=4,
+    use_bias=pick(False, True),
+    use_conv_bias=pick(False, True),
+    n_routed_experts=pick(1, 3),
+    num_experts_per_tok=1,
+    moe_intermediate_size=pick(5, 8),
+    moe_shared_expert_intermediate_size=7,
+    moe_latent_size=pick(0, 3),
+  )
 
 
-@hypothesis.settings(max_examples=8, deadline=None, derandomize=True, phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck))
-@hypothesis.given(config=configs(), seed=st.integers(0, 99), backbone=st.booleans(), per_expert=st.booleans(), mtp=st.booleans(), shards=st.integers(1, 3),
-                  limit=st.sampled_from([None, 1, 700, 10**9]), dtypes=st.sampled_from([('float32',), ('bfloat16',), ('float32', 'bfloat16', 'float16')]))
-def test_round_trip_gives_every_byte_back(config, seed, backbone, per_expert, mtp, shards, limit, dtypes):
-  tensors = tensors_of(config, seed, backbone=backbone, per_expert=per_expert, mtp=mtp, dtypes=[BF16 if d == 'bfloat16' else np.dtype(d) for d in dtypes])
+@hypothesis.settings(
+  max_examples=8,
+  deadline=None,
+  derandomize=True,
+  phases=[hypothesis.Phase.generate],
+  suppress_health_check=list(hypothesis.HealthCheck),
+)
+@hypothesis.given(
+  config=configs(),
+  seed=st.integers(0, 99),
+  backbone=st.booleans(),
+  per_expert=st.booleans(),
+  mtp=st.booleans(),
+  shards=st.integers(1, 3),
+  limit=st.sampled_from([None, 1, 700, 10**9]),
+  dtypes=st.sampled_from([('float32',), ('bfloat16',), ('float32', 'bfloat16', 'float16')]),
+)
+def test_round_trip_gives_every_byte_back(
+  config, seed, backbone, per_expert, mtp, shards, limit, dtypes
+):
+  tensors = tensors_of(
+    config,
+    seed,
+    backbone=backbone,
+    per_expert=per_expert,
+    mtp=mtp,
+    dtypes=[BF16 if d == 'bfloat16' else np.dtype(d) for d in dtypes],
+  )
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     source = write(root / 'in', config, tensors, shards, seed)
     done = hf_import.import_hf(source, root / 'base')
-    assert (done.parameters, done.extra, done.size) == (len(outline(config)[1]), 3 * mtp, sum(value.nbytes for value in tensors.values()))
+    assert (done.parameters, done.extra, done.size) == (
+      len(outline(config)[1]),
+      3 * mtp,
+      sum(value.nbytes for value in tensors.values()),
+    )
     assert hf_export.export_hf(root / 'base', root / 'out', max_shard_size=limit) == done.size
-    assert read(root / 'out') == {name: (value.dtype, value.shape, value.tobytes()) for name, value in tensors.items()}
+    assert read(root / 'out') == {
+      name: (value.dtype, value.shape, value.tobytes()) for name, value in tensors.items()
+    }
     files = sorted((root / 'out').glob('*.safetensors'))
     if limit is None:  # the shards of the import
       for path in files:
@@ -109,33 +206,57 @@ def test_round_trip_gives_every_byte_back(config, seed, backbone, per_expert, mt
     else:
       sizes = [[value.nbytes for value in load_file(path).values()] for path in files]
       assert all(sum(shard) <= limit or len(shard) == 1 for shard in sizes)
-      assert len(files) == len(tensors) if limit == 1 else len(files) > 1 if limit == 700 and done.size > 700 else len(files) >= 1
+      assert (
+        len(files) == len(tensors)
+        if limit == 1
+        else len(files) > 1
+        if limit == 700 and done.size > 700
+        else len(files) >= 1
+      )
     for name in (*CARRIED, 'config.json'):
-      assert (root / 'base' / name).read_bytes() == (root / 'out' / name).read_bytes() == (source / name).read_bytes()
+      assert (
+        (root / 'base' / name).read_bytes()
+        == (root / 'out' / name).read_bytes()
+        == (source / name).read_bytes()
+      )
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
   """A checkpoint in three shards, old names, and its tensors."""
   tensors = tensors_of(SMALL, backbone=True, per_expert=True, mtp=True, dtypes=(BF16,))
-  return SimpleNamespace(path=write(tmp_path / 'in', SMALL, tensors, shards=3), tensors=tensors, out=tmp_path / 'base')
+  return SimpleNamespace(
+    path=write(tmp_path / 'in', SMALL, tensors, shards=3), tensors=tensors, out=tmp_path / 'base'
+  )
 
 
 def test_the_base_holds_our_names_in_stored_dtypes_and_orientation(checkpoint):
   hf_import.import_hf(checkpoint.path, checkpoint.out)
   params = orbax_io.restore(checkpoint.out / 'checkpoint')
-  assert {name: value.shape for name, value in params.items()} == {name: value.shape for name, value in outline(SMALL)[1].items()}
+  assert {name: value.shape for name, value in params.items()} == {
+    name: value.shape for name, value in outline(SMALL)[1].items()
+  }
   assert {value.dtype for value in params.values()} == {BF16}
   t = checkpoint.tensors
-  np.testing.assert_array_equal(params['layers.2.mixer.q_proj.kernel'], t['backbone.layers.2.mixer.q_proj.weight'].T)
-  np.testing.assert_array_equal(params['layers.0.mixer.conv_kernel'], t['backbone.layers.0.mixer.conv1d.weight'][:, 0].T)
-  np.testing.assert_array_equal(params['layers.1.mixer.experts.down_proj'][2], t['backbone.layers.1.mixer.experts.2.down_proj.weight'].T)
+  np.testing.assert_array_equal(
+    params['layers.2.mixer.q_proj.kernel'], t['backbone.layers.2.mixer.q_proj.weight'].T
+  )
+  np.testing.assert_array_equal(
+    params['layers.0.mixer.conv_kernel'], t['backbone.layers.0.mixer.conv1d.weight'][:, 0].T
+  )
+  np.testing.assert_array_equal(
+    params['layers.1.mixer.experts.down_proj'][2],
+    t['backbone.layers.1.mixer.experts.2.down_proj.weight'].T,
+  )
   np.testing.assert_array_equal(orbax_io.restore(checkpoint.out / 'extra')['mtp.count'], 3)
 
 
 def test_other_weights_are_written_in_the_bases_names_and_dtypes(checkpoint, tmp_path):
   hf_import.import_hf(checkpoint.path, checkpoint.out)
-  params = {name: np.asarray(value, np.float32) + 1 for name, value in orbax_io.restore(checkpoint.out / 'checkpoint').items()}
+  params = {
+    name: np.asarray(value, np.float32) + 1
+    for name, value in orbax_io.restore(checkpoint.out / 'checkpoint').items()
+  }
   hf_export.export_hf(checkpoint.out, tmp_path / 'out', params=params)
   written = read(tmp_path / 'out')
   for name, value in checkpoint.tensors.items():
@@ -150,7 +271,12 @@ def test_other_weights_are_written_in_the_bases_names_and_dtypes(checkpoint, tmp
 @pytest.mark.parametrize('tied', [False, True])
 def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied):
   """Published checkpoints of tied models may hold the head all the same; it follows the embedding."""
-  golden = pathlib.Path(__file__).parents[1] / 'models' / 'goldens' / ('qwen3' if tied else 'qwen3_experts')
+  golden = (
+    pathlib.Path(__file__).parents[1]
+    / 'models'
+    / 'goldens'
+    / ('qwen3' if tied else 'qwen3_experts')
+  )
   (tmp_path / 'in').mkdir()
   fields = json.loads((golden / 'config.json').read_text()) | {'tie_word_embeddings': tied}
   (tmp_path / 'in' / 'config.json').write_text(json.dumps(fields))
@@ -160,16 +286,27 @@ def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied)
   save_file(tensors, tmp_path / 'in' / 'model.safetensors')
   hf_import.import_hf(tmp_path / 'in', tmp_path / 'base')
   hf_export.export_hf(tmp_path / 'base', tmp_path / 'out', max_shard_size=3000)
-  assert read(tmp_path / 'out') == {name: (value.dtype, value.shape, value.tobytes()) for name, value in tensors.items()}
+  assert read(tmp_path / 'out') == {
+    name: (value.dtype, value.shape, value.tobytes()) for name, value in tensors.items()
+  }
   if tied:
-    params = {name: value + 1 for name, value in orbax_io.restore(tmp_path / 'base' / 'checkpoint').items()}
+    params = {
+      name: value + 1 for name, value in orbax_io.restore(tmp_path / 'base' / 'checkpoint').items()
+    }
     hf_export.export_hf(tmp_path / 'base', tmp_path / 'changed', params=params)
     changed = load_file(tmp_path / 'changed' / 'model.safetensors')
-    np.testing.assert_array_equal(changed['lm_head.weight'], tensors['model.embed_tokens.weight'] + 1)
+    np.testing.assert_array_equal(
+      changed['lm_head.weight'], tensors['model.embed_tokens.weight'] + 1
+    )
     head = tensors['lm_head.weight']
-    zero, minus = (np.concatenate([np.full_like(head[:1], value), head[1:]]) for value in (0.0, -0.0))
+    zero, minus = (
+      np.concatenate([np.full_like(head[:1], value), head[1:]]) for value in (0.0, -0.0)
+    )
     for embedding, other in ((head, head + 1), (head, head.astype(np.float64)), (zero, minus)):
-      save_file(tensors | {'model.embed_tokens.weight': embedding, 'lm_head.weight': other}, tmp_path / 'in' / 'model.safetensors')
+      save_file(
+        tensors | {'model.embed_tokens.weight': embedding, 'lm_head.weight': other},
+        tmp_path / 'in' / 'model.safetensors',
+      )
       with pytest.raises(hf_stream.CheckpointError, match='lm_head.weight is not the embedding'):
         hf_import.import_hf(tmp_path / 'in', tmp_path / 'again')
 
@@ -178,18 +315,29 @@ def test_a_parameter_that_is_stored_twice_is_named(tmp_path):
   apart, stacked = tensors_of(SMALL, per_expert=True), tensors_of(SMALL)
   norm, experts = 'layers.0.norm.weight', 'layers.1.mixer.experts'
   for folder, tensors, first, second in (
-      ('spelling', stacked, f'model.{norm}', f'backbone.{norm}'), ('stacked', apart, f'model.{experts}.0.up_proj.weight', f'model.{experts}.up_proj'),
-      ('expert', apart, f'model.{experts}.2.up_proj.weight', f'backbone.{experts}.2.up_proj.weight')):
+    ('spelling', stacked, f'model.{norm}', f'backbone.{norm}'),
+    ('stacked', apart, f'model.{experts}.0.up_proj.weight', f'model.{experts}.up_proj'),
+    ('expert', apart, f'model.{experts}.2.up_proj.weight', f'backbone.{experts}.2.up_proj.weight'),
+  ):
     tensors = tensors | {second: stacked[second] if folder == 'stacked' else tensors[first] + 1}
-    with pytest.raises(hf_stream.CheckpointError, match='config.json: [^ ]* is the same parameter as [^ ]*$') as error:
+    with pytest.raises(
+      hf_stream.CheckpointError, match='config.json: [^ ]* is the same parameter as [^ ]*$'
+    ) as error:
       hf_stream.Reader(write(tmp_path / folder, SMALL, tensors))
     assert {name for name in tensors if name in str(error.value)} == {first, second}
 
 
 def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
   reader = hf_stream.Reader(checkpoint.path)
-  numbers, pieces = [], {'layers.1.mixer.experts.up_proj': (slice(1, 3), slice(0, 4), slice(2, 5)), 'layers.0.mixer.conv_kernel': (slice(1, 2), slice(3, 9)),
-                         'layers.3.mixer.up_proj.kernel': (slice(4, 8), slice(None)), 'norm_f.scale': (slice(2, 3),)}
+  numbers, pieces = (
+    [],
+    {
+      'layers.1.mixer.experts.up_proj': (slice(1, 3), slice(0, 4), slice(2, 5)),
+      'layers.0.mixer.conv_kernel': (slice(1, 2), slice(3, 9)),
+      'layers.3.mixer.up_proj.kernel': (slice(4, 8), slice(None)),
+      'norm_f.scale': (slice(2, 3),),
+    },
+  )
   original = hf_stream.Stored.read
 
   def counting(self, name, where=()):
@@ -229,14 +377,22 @@ sys.exit(0)
 
 
 def test_each_device_gets_its_piece(checkpoint):
-  done = subprocess.run([sys.executable, '-c', SHARDED, checkpoint.path], capture_output=True, text=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  done = subprocess.run(
+    [sys.executable, '-c', SHARDED, checkpoint.path],
+    capture_output=True,
+    text=True,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  )
   assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_load_weights_reads_shards_as_float32(checkpoint):
   params = hf_checkpoint.load_weights(checkpoint.path, SMALL)
   assert {value.dtype for value in params.values()} == {np.dtype('float32')}
-  np.testing.assert_array_equal(params['layers.2.mixer.o_proj.kernel'], checkpoint.tensors['backbone.layers.2.mixer.o_proj.weight'].T.astype(np.float32))
+  np.testing.assert_array_equal(
+    params['layers.2.mixer.o_proj.kernel'],
+    checkpoint.tensors['backbone.layers.2.mixer.o_proj.weight'].T.astype(np.float32),
+  )
 
 
 def fail(checkpoint, expected=hf_stream.CheckpointError) -> str:
@@ -261,13 +417,22 @@ def test_all_that_does_not_fit_is_in_one_message(checkpoint, tmp_path):
   t |= {f'model.surprise.{i}': np.zeros(1, BF16) for i in range(20)}
   checkpoint.path = write(tmp_path / 'wrong', SMALL, t)
   message = fail(checkpoint)
-  for part in (str(tmp_path / 'wrong'), 'missing model.layers.2.mixer.q_proj.weight', 'unexpected backbone.layers.2.mixer.q_proj.bias', 'and 13 more (25 in all)'):
+  for part in (
+    str(tmp_path / 'wrong'),
+    'missing model.layers.2.mixer.q_proj.weight',
+    'unexpected backbone.layers.2.mixer.q_proj.bias',
+    'and 13 more (25 in all)',
+  ):
     assert part in message, message
   for name in [n for n in t if 'surprise' in n]:
     del t[name]
   checkpoint.path = write(tmp_path / 'fewer', SMALL, t)
   message = fail(checkpoint)
-  for part in ('backbone.layers.1.mixer.experts.1.up_proj.weight has shape (8, 5) where (5, 8)', 'lm_head.weight has dtype I32 where one of F32, BF16, F16', 'unexpected mtpx.weight'):
+  for part in (
+    'backbone.layers.1.mixer.experts.1.up_proj.weight has shape (8, 5) where (5, 8)',
+    'lm_head.weight has dtype I32 where one of F32, BF16, F16',
+    'unexpected mtpx.weight',
+  ):
     assert part in message, message
   assert 'more' not in message
 
@@ -275,7 +440,9 @@ def test_all_that_does_not_fit_is_in_one_message(checkpoint, tmp_path):
 def test_experts_that_lack_or_differ_in_dtype(checkpoint, tmp_path):
   t = dict(checkpoint.tensors)
   del t['backbone.layers.1.mixer.experts.2.up_proj.weight']
-  t['backbone.layers.1.mixer.experts.1.down_proj.weight'] = t['backbone.layers.1.mixer.experts.1.down_proj.weight'].astype(np.float32)
+  t['backbone.layers.1.mixer.experts.1.down_proj.weight'] = t[
+    'backbone.layers.1.mixer.experts.1.down_proj.weight'
+  ].astype(np.float32)
   checkpoint.path = write(tmp_path / 'wrong', SMALL, t)
   message = fail(checkpoint)
   assert 'model.layers.1.mixer.experts.up_proj has 2 experts where 3 are needed' in message
@@ -293,11 +460,20 @@ def test_files_that_are_missing_damaged_or_do_not_fit_the_index(checkpoint):
   message = fail(checkpoint)
   assert 'lacks 1 of the 3 shards' in message and shard.name in message
   moved = next(name for name, file in index(checkpoint).items() if file == shard.name)
-  tensors = {name: checkpoint.tensors[name] for name, file in index(checkpoint).items() if file == shard.name and name != moved}
+  tensors = {
+    name: checkpoint.tensors[name]
+    for name, file in index(checkpoint).items()
+    if file == shard.name and name != moved
+  }
   save_file(tensors | {'new': np.zeros(1, BF16)}, shard)
   message = fail(checkpoint)
-  assert f'absent {moved} (in {shard.name})' in message and f'not in the index new (in {shard.name})' in message
-  (checkpoint.path / 'model.safetensors.index.json').write_text('{"weight_map": {"a": "../other/model.safetensors"}}')
+  assert (
+    f'absent {moved} (in {shard.name})' in message
+    and f'not in the index new (in {shard.name})' in message
+  )
+  (checkpoint.path / 'model.safetensors.index.json').write_text(
+    '{"weight_map": {"a": "../other/model.safetensors"}}'
+  )
   assert 'must name files beside it' in fail(checkpoint)
   (checkpoint.path / 'model.safetensors.index.json').write_text('{"weight')
   assert 'is no index of shards' in fail(checkpoint)
@@ -314,7 +490,9 @@ def test_files_that_are_missing_damaged_or_do_not_fit_the_index(checkpoint):
 def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=20))
-    assert '0.0 MB free; free space, or choose an --out on another disk' in fail(checkpoint, hf_import.TransferError)
+    assert '0.0 MB free; free space, or choose an --out on another disk' in fail(
+      checkpoint, hf_import.TransferError
+    )
   hf_import.import_hf(checkpoint.path, checkpoint.out)
   before = (checkpoint.out / 'source.json').read_bytes()
   with pytest.raises(hf_import.TransferError, match='base exists; choose another --out'):
@@ -356,9 +534,13 @@ def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, mo
 
 
 def test_an_import_does_not_hold_the_checkpoint(tmp_path):
-  """The peak grows by less than half of the checkpoint (a quarter, as measured; buffers that do not grow with it are most of that). Saved from memory, it grows by more than twice its size."""
+  """The peak grows by less than half of the checkpoint (a quarter, as measured; buffers that do not
+  grow with it are most of that). Saved from memory, it grows by more than twice its size.
+  """
   root = pathlib.Path(hf_import.__file__).parents[2]
-  spec = importlib.util.spec_from_file_location('import_memory', root / 'benchmarks' / 'import_memory.py')
+  spec = importlib.util.spec_from_file_location(
+    'import_memory', root / 'benchmarks' / 'import_memory.py'
+  )
   import_memory = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(import_memory)
   (tmp_path / 'in').mkdir()

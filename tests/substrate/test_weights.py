@@ -1,4 +1,6 @@
-"""The same weights from a safetensors file, from shards and from an import: stacked or not, in the dtype asked for, each on its devices; and trained alike."""
+"""The same weights from a safetensors file, from shards and from an import: stacked or not, in the
+dtype asked for, each on its devices; and trained alike.
+"""
 
 import dataclasses
 import json
@@ -19,8 +21,22 @@ from aevo_jax.substrate import hf_import, weights
 from aevo_jax.training.fingerprint import adapted
 from aevo_jax.training.recipe import Adaptation, Lora
 
-CONFIG = ModelConfig(vocab_size=16, hidden_size=8, pattern='M*M*E', num_attention_heads=2, num_key_value_heads=1, head_dim=4, intermediate_size=8, mamba_num_heads=2,
-                     mamba_head_dim=4, ssm_state_size=4, chunk_size=4, n_routed_experts=4, moe_intermediate_size=4, moe_shared_expert_intermediate_size=4)
+CONFIG = ModelConfig(
+  vocab_size=16,
+  hidden_size=8,
+  pattern='M*M*E',
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  head_dim=4,
+  intermediate_size=8,
+  mamba_num_heads=2,
+  mamba_head_dim=4,
+  ssm_state_size=4,
+  chunk_size=4,
+  n_routed_experts=4,
+  moe_intermediate_size=4,
+  moe_shared_expert_intermediate_size=4,
+)
 SCANNED = dataclasses.replace(CONFIG, scan=True, compute_dtype='bfloat16')
 
 
@@ -29,14 +45,21 @@ def bases(tmp_path_factory):
   """{kind: directory} and the parameters."""
   folder = tmp_path_factory.mktemp('bases')
   rng = np.random.default_rng(0)
-  params = {name: rng.standard_normal(value.shape).astype(np.float32) for name, value in unbind(create(CONFIG, 0))[1].items()}
+  params = {
+    name: rng.standard_normal(value.shape).astype(np.float32)
+    for name, value in unbind(create(CONFIG, 0))[1].items()
+  }
   one, shards = folder / 'one', folder / 'shards'
   for directory in (one, shards):
     directory.mkdir()
-    (directory / 'config.json').write_text(json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)))
+    (directory / 'config.json').write_text(
+      json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+    )
   hf_checkpoint.save_weights(one / hf_checkpoint.WEIGHTS, params, CONFIG)
   tensors = load_file(one / hf_checkpoint.WEIGHTS)
-  shard = {name: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, name in enumerate(sorted(tensors))}
+  shard = {
+    name: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, name in enumerate(sorted(tensors))
+  }
   for file in set(shard.values()):
     save_file({name: tensors[name] for name in tensors if shard[name] == file}, shards / file)
   (shards / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': shard}))
@@ -49,10 +72,18 @@ def test_they_are_what_was_written(bases, kind):
   directories, params = bases
   assert logical_digest(weights.load(directories[kind], CONFIG)) == logical_digest(params)
   spread = NamedSharding(jax.make_mesh((1,), ('x',)), PartitionSpec('x'))
-  dtype = lambda name, stored: resident_dtype(name, jnp.dtype('bfloat16'), frozen=stored == np.float32)
-  found = weights.load(directories[kind], SCANNED, dtype=dtype, shardings={'segments.0.1.mixer.q_proj.kernel': spread})
-  expected = scan_layers.stack({name: jnp.asarray(value) for name, value in params.items()}, CONFIG.pattern)
-  assert found.keys() == expected.keys() and found['segments.0.1.mixer.q_proj.kernel'].sharding == spread
+  dtype = lambda name, stored: resident_dtype(
+    name, jnp.dtype('bfloat16'), frozen=stored == np.float32
+  )
+  found = weights.load(
+    directories[kind], SCANNED, dtype=dtype, shardings={'segments.0.1.mixer.q_proj.kernel': spread}
+  )
+  expected = scan_layers.stack(
+    {name: jnp.asarray(value) for name, value in params.items()}, CONFIG.pattern
+  )
+  assert (
+    found.keys() == expected.keys() and found['segments.0.1.mixer.q_proj.kernel'].sharding == spread
+  )
   for name, value in found.items():
     kept = name.endswith(('A_log', '.D', 'dt_bias', 'e_score_correction_bias'))
     assert value.dtype == (jnp.float32 if kept else jnp.bfloat16), name
@@ -61,14 +92,20 @@ def test_they_are_what_was_written(bases, kind):
 
 @pytest.mark.parametrize('stored', ['float32', 'bfloat16'])
 def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
-  """Whatever the computation's dtype, so that merging changes nothing else. Loaded stacked or stacked later, the adapted model is the same."""
+  """Whatever the computation's dtype, so that merging changes nothing else. Loaded stacked or
+  stacked later, the adapted model is the same.
+  """
   _, params = bases
-  adapt = lambda base: adapted(SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0)
+  adapt = lambda base: adapted(
+    SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0
+  )
   given = {name: jnp.asarray(value, stored) for name, value in params.items()}
   structure, trained, frozen = adapt(given)
   again = adapt(scan_layers.stack(given, CONFIG.pattern))
   assert structure == again[0] and all(value.dtype == jnp.float32 for value in trained.values())
-  assert {name: value.dtype for name, value in frozen.items()} == {name: resident_dtype(name, jnp.dtype(stored), frozen=True) for name in frozen}
+  assert {name: value.dtype for name, value in frozen.items()} == {
+    name: resident_dtype(name, jnp.dtype(stored), frozen=True) for name in frozen
+  }
   assert logical_digest(trained | frozen) == logical_digest(again[1] | again[2])
   assert {name.split('.')[-2] for name in trained} == {'q_proj', 'k_proj', 'v_proj', 'o_proj'}
 
@@ -77,5 +114,8 @@ def test_an_import_of_another_model_is_refused(bases):
   directories, _ = bases
   with pytest.raises(ValueError, match='does not hold the model of its config.json: .*no array'):
     weights.load(directories['imported'], dataclasses.replace(CONFIG, pattern='M*M*EM'))
-  with pytest.raises(ValueError, match=r'embedding \(16, 8\) where the model of its config.json has embedding \(32, 8\)'):
+  with pytest.raises(
+    ValueError,
+    match=r'embedding \(16, 8\) where the model of its config.json has embedding \(32, 8\)',
+  ):
     weights.load(directories['imported'], dataclasses.replace(CONFIG, vocab_size=32))

@@ -1,5 +1,6 @@
-"""What every loss keeps, one row of CONTRACTS for each: what is masked is not seen, padding changes nothing, parts add up to the whole, the order of groups does not matter, and the
-gradient is that of the value. docs/losses.md shows how to add a row."""
+"""What every loss keeps, one row of CONTRACTS for each: what is masked is not seen, padding changes
+nothing, parts add up to the whole, the order of groups does not matter, and the gradient is that of
+the value. docs/losses.md shows how to add a row."""
 
 import dataclasses
 import functools
@@ -15,7 +16,12 @@ import pytest
 from aevo_jax import layout
 from aevo_jax.training.accumulate import accumulated
 from aevo_jax.training.losses.distillation import distillation_loss
-from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights, policy_gradient_loss, value_loss
+from aevo_jax.training.losses.policy_gradient import (
+  PolicyGradient,
+  aggregation_weights,
+  policy_gradient_loss,
+  value_loss,
+)
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.losses.sft import sft_loss
 from aevo_jax.training.token_logprobs import TokenStats
@@ -25,8 +31,9 @@ ROWS, LENGTH, GROUP = 8, 6, 4  # two groups of four completions; also four pairs
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-  """loss(x [b, t], batch) -> a scalar that adds up over rows, x being what is differentiated, token by token. weights(mask) -> what the loss wants beside the examples' arrays,
-  made for the whole batch. together: so many neighbouring rows are one example."""
+  """loss(x [b, t], batch) -> a scalar that adds up over rows, x being what is differentiated, token
+  by token. weights(mask) -> what the loss wants beside the examples' arrays, made for the whole
+  batch. together: so many neighbouring rows are one example."""
 
   loss: Callable[[jax.Array, dict], jax.Array]
   weights: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -39,7 +46,10 @@ def token_weights(mask):
 
 def policy_gradient(**parts):
   settings = PolicyGradient(**parts)
-  return Contract(lambda x, batch: policy_gradient_loss(x, -x, batch, settings)[0], lambda mask: {'weights': aggregation_weights(mask, settings)})
+  return Contract(
+    lambda x, batch: policy_gradient_loss(x, -x, batch, settings)[0],
+    lambda mask: {'weights': aggregation_weights(mask, settings)},
+  )
 
 
 def pair_weights(mask):
@@ -48,23 +58,30 @@ def pair_weights(mask):
 
 
 CONTRACTS = {
-    'sft': Contract(lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch)[0], token_weights),
-    'sft_smoothed': Contract(lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch, label_smoothing=0.1)[0], token_weights),
-    'dpo': Contract(lambda x, batch: dpo_loss(x, batch, Dpo())[0], pair_weights, together=2),
-    'dpo_length_normalised': Contract(lambda x, batch: dpo_loss(x, batch, Dpo(length_normalised=True, label_smoothing=0.1))[0], pair_weights, together=2),
-    'distillation': Contract(lambda x, batch: distillation_loss(x, batch)[0], token_weights),
-    'value': Contract(lambda x, batch: value_loss(x, batch, 0.2), token_weights),
-    'grpo': policy_gradient(aggregation='sequence_mean', kl='k3'),
-    'dr_grpo': policy_gradient(aggregation='constant_length', constant_length=LENGTH),
-    'dapo': policy_gradient(clip_high=0.28),
-    'gspo': policy_gradient(ratio='sequence', aggregation='sequence_mean'),
-    'rloo': policy_gradient(ratio='trajectory', aggregation='sequence_mean', clip='none'),
-    'reinforce': policy_gradient(clip='none', entropy_bonus=0.01),
-    'dual_clip': policy_gradient(clip='dual', dual_clip=1.5),
-    'k2': policy_gradient(kl='k2'),
-    'unbiased_kl': policy_gradient(kl='k1', kl_unbiased=True),
-    'truncated': policy_gradient(correction='truncate', correction_cap=1.2),
-    'masked': policy_gradient(correction='mask', correction_cap=1.5),
+  'sft': Contract(lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch)[0], token_weights),
+  'sft_smoothed': Contract(
+    lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch, label_smoothing=0.1)[0],
+    token_weights,
+  ),
+  'dpo': Contract(lambda x, batch: dpo_loss(x, batch, Dpo())[0], pair_weights, together=2),
+  'dpo_length_normalised': Contract(
+    lambda x, batch: dpo_loss(x, batch, Dpo(length_normalised=True, label_smoothing=0.1))[0],
+    pair_weights,
+    together=2,
+  ),
+  'distillation': Contract(lambda x, batch: distillation_loss(x, batch)[0], token_weights),
+  'value': Contract(lambda x, batch: value_loss(x, batch, 0.2), token_weights),
+  'grpo': policy_gradient(aggregation='sequence_mean', kl='k3'),
+  'dr_grpo': policy_gradient(aggregation='constant_length', constant_length=LENGTH),
+  'dapo': policy_gradient(clip_high=0.28),
+  'gspo': policy_gradient(ratio='sequence', aggregation='sequence_mean'),
+  'rloo': policy_gradient(ratio='trajectory', aggregation='sequence_mean', clip='none'),
+  'reinforce': policy_gradient(clip='none', entropy_bonus=0.01),
+  'dual_clip': policy_gradient(clip='dual', dual_clip=1.5),
+  'k2': policy_gradient(kl='k2'),
+  'unbiased_kl': policy_gradient(kl='k1', kl_unbiased=True),
+  'truncated': policy_gradient(correction='truncate', correction_cap=1.2),
+  'masked': policy_gradient(correction='mask', correction_cap=1.5),
 }
 
 
@@ -72,7 +89,10 @@ def of_the_docs():
   """The loss that docs/losses.md adds, as it stands there."""
   text = (layout.root_file('constitution.gin').parent / 'docs' / 'losses.md').read_text()
   names = {}
-  exec(textwrap.dedent(re.search(r'```python\n(.*?unlikelihood_loss.*?)```', text, re.DOTALL)[1]), names)
+  exec(
+    textwrap.dedent(re.search(r'```python\n(.*?unlikelihood_loss.*?)```', text, re.DOTALL)[1]),
+    names,
+  )
   return names['unlikelihood_loss']
 
 
@@ -86,11 +106,18 @@ def example():
   rng = np.random.default_rng(0)
   mask = np.zeros((ROWS, LENGTH), np.float32)
   for row, n in enumerate([5, 2, 1, 4, 3, 3, 0, 5]):
-    mask[row, 1:1 + n] = 1
+    mask[row, 1 : 1 + n] = 1
   x = rng.normal(-1.0, 0.4, mask.shape).astype(np.float32)
   near = lambda sd: (x + rng.normal(0, sd, x.shape)).astype(np.float32)
-  return x, {'mask': mask, 'advantages': np.repeat(rng.normal(size=(ROWS, 1)), LENGTH, axis=1).astype(np.float32), 'old_logprobs': near(0.2), 'ref_logprobs': near(0.3),
-             'sampler_logprobs': near(0.2), 'returns': near(1.0), 'old_values': near(0.3)}
+  return x, {
+    'mask': mask,
+    'advantages': np.repeat(rng.normal(size=(ROWS, 1)), LENGTH, axis=1).astype(np.float32),
+    'old_logprobs': near(0.2),
+    'ref_logprobs': near(0.3),
+    'sampler_logprobs': near(0.2),
+    'returns': near(1.0),
+    'old_values': near(0.3),
+  }
 
 
 def of(name, x, batch):
@@ -115,7 +142,11 @@ def test_what_is_masked_is_not_seen(name, bad):
 def test_padding_changes_nothing(name):
   x, batch = example()
   value, gradient = of(name, x, batch)
-  pad = lambda a: np.pad(a, ((0, 4), (3, 2)), constant_values=7) if a is not batch['mask'] else np.pad(a, ((0, 4), (3, 2)))
+  pad = lambda a: (
+    np.pad(a, ((0, 4), (3, 2)), constant_values=7)
+    if a is not batch['mask']
+    else np.pad(a, ((0, 4), (3, 2)))
+  )
   padded, after = of(name, pad(x), {k: pad(v) for k, v in batch.items()})
   np.testing.assert_allclose(padded, value, rtol=1e-5)
   np.testing.assert_allclose(after[:ROWS, 3:-2], gradient, rtol=1e-4, atol=1e-8)
@@ -128,7 +159,9 @@ def test_microbatches_add_up_to_the_batch(name, parts):
   contract = CONTRACTS[name]
   whole_batch = batch | contract.weights(batch['mask']) | {'x': x}
   loss = lambda scale, rows: (contract.loss(scale * rows['x'], rows), ())
-  value, _, gradient, _ = accumulated(loss, jnp.float32(1.1), whole_batch, parts, together=contract.together)
+  value, _, gradient, _ = accumulated(
+    loss, jnp.float32(1.1), whole_batch, parts, together=contract.together
+  )
   whole, _, expected, _ = accumulated(loss, jnp.float32(1.1), whole_batch, 1)
   np.testing.assert_allclose(value, whole, rtol=1e-5)
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
@@ -150,12 +183,18 @@ def test_the_gradient_is_that_of_the_value(name):
   """Central differences in float64, in the direction of the gradient and in three others."""
   x, batch = example()
   with jax.enable_x64(True):
-    wide = {k: jnp.asarray(v, jnp.float64) for k, v in (batch | CONTRACTS[name].weights(batch['mask'])).items()}
+    wide = {
+      k: jnp.asarray(v, jnp.float64)
+      for k, v in (batch | CONTRACTS[name].weights(batch['mask'])).items()
+    }
     loss = lambda y: CONTRACTS[name].loss(y, wide)
     at = jnp.asarray(x, jnp.float64)
     gradient = jax.grad(loss)(at)
     rng = np.random.default_rng(1)
-    for direction in (gradient / jnp.linalg.norm(gradient), *(jnp.asarray(rng.normal(size=x.shape)) for _ in range(3))):
+    for direction in (
+      gradient / jnp.linalg.norm(gradient),
+      *(jnp.asarray(rng.normal(size=x.shape)) for _ in range(3)),
+    ):
       step = 1e-6
       slope = (loss(at + step * direction) - loss(at - step * direction)) / (2 * step)
       np.testing.assert_allclose(jnp.sum(gradient * direction), slope, rtol=1e-5, atol=1e-8)

@@ -15,9 +15,14 @@ from aevo_jax.training.token_logprobs import of_logits, per_token
 
 def example(seed=0, rows=3, length=8, vocabulary=7):
   rng = np.random.default_rng(seed)
-  batch = {'tokens': rng.integers(0, vocabulary, (rows, length)).astype(np.int32),
-           'weights': (rng.random((rows, length)) < 0.7).astype(np.float32) * rng.uniform(0.2, 3, (rows, length)).astype(np.float32),
-           'segment_ids': np.array([[1] * 8, [1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 2, 3, 3, 0, 0, 0]], np.int32)}
+  batch = {
+    'tokens': rng.integers(0, vocabulary, (rows, length)).astype(np.int32),
+    'weights': (rng.random((rows, length)) < 0.7).astype(np.float32)
+    * rng.uniform(0.2, 3, (rows, length)).astype(np.float32),
+    'segment_ids': np.array(
+      [[1] * 8, [1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 2, 3, 3, 0, 0, 0]], np.int32
+    ),
+  }
   batch['weights'][batch['segment_ids'] == 0] = 0
   return 3 * rng.normal(size=(rows, length, vocabulary)), batch
 
@@ -26,14 +31,21 @@ def loss_of(logits, batch, label_smoothing=0.0, chunk=0):
   """Total of the weighted losses, and of the weights, of given logits."""
   weights = predicted(batch)
   stats = per_token(of_logits, jnp.asarray(logits, jnp.float32), batch['tokens'], weights, chunk)
-  return WeightedSum(sft_loss(stats, {'weights': weights}, label_smoothing=label_smoothing)[0], jnp.sum(weights))
+  return WeightedSum(
+    sft_loss(stats, {'weights': weights}, label_smoothing=label_smoothing)[0], jnp.sum(weights)
+  )
 
 
 def predictions(batch):
   """(row, place) of every token that its predecessor, in the same segment, is asked to predict."""
   rows, length = batch['tokens'].shape
-  return [(row, t) for row in range(rows) for t in range(1, length)
-          if batch['segment_ids'][row, t] == batch['segment_ids'][row, t - 1] and batch['weights'][row, t] > 0]
+  return [
+    (row, t)
+    for row in range(rows)
+    for t in range(1, length)
+    if batch['segment_ids'][row, t] == batch['segment_ids'][row, t - 1]
+    and batch['weights'][row, t] > 0
+  ]
 
 
 def reference(logits, batch, smoothing):
@@ -69,12 +81,16 @@ def test_gradient_is_weight_times_softmax_minus_target(smoothing):
     target = np.full(len(z), smoothing / len(z))
     target[batch['tokens'][row, t]] += 1 - smoothing
     expected[row, t - 1] = batch['weights'][row, t] * (z / z.sum() - target) / count
-  gradient = jax.grad(lambda x: loss_of(x, batch, smoothing).mean())(jnp.asarray(logits, jnp.float32))
+  gradient = jax.grad(lambda x: loss_of(x, batch, smoothing).mean())(
+    jnp.asarray(logits, jnp.float32)
+  )
   np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_no_token_is_predicted_across_segments():
-  """Row 1's place 3 and row 2's places 2, 3 begin a segment: their weights, tokens and the logits before them count for nothing."""
+  """Row 1's place 3 and row 2's places 2, 3 begin a segment: their weights, tokens and the logits
+  before them count for nothing.
+  """
   logits, batch = example()
   batch['weights'][:, :] = np.where(batch['segment_ids'] > 0, 1.0, 0.0)
   assert float(loss_of(logits, batch).count) == 7 + (2 + 4) + (1 + 0 + 1)
@@ -98,7 +114,9 @@ def test_what_is_masked_may_be_anything(bad, smoothing):
     used[row, t - 1] = True
   assert not used.all()
   spoiled[~used] = bad
-  value, gradient = jax.value_and_grad(lambda x: loss_of(x, batch, smoothing).mean())(jnp.asarray(spoiled, jnp.float32))
+  value, gradient = jax.value_and_grad(lambda x: loss_of(x, batch, smoothing).mean())(
+    jnp.asarray(spoiled, jnp.float32)
+  )
   np.testing.assert_allclose(value, total / count, rtol=1e-5)
   assert np.isfinite(gradient).all() and not gradient[~used].any()
 
@@ -113,7 +131,10 @@ def test_nan_in_a_counted_place_is_seen():
 def test_pairs_merge_over_microbatches():
   logits, batch = example()
   whole = loss_of(logits, batch)
-  parts = [loss_of(logits[i:i + 1], {name: value[i:i + 1] for name, value in batch.items()}) for i in range(3)]
+  parts = [
+    loss_of(logits[i : i + 1], {name: value[i : i + 1] for name, value in batch.items()})
+    for i in range(3)
+  ]
   merged = WeightedSum(sum(p.total for p in parts), sum(p.count for p in parts))
   np.testing.assert_allclose(merged.mean(), whole.mean(), rtol=1e-6)
 
@@ -121,29 +142,45 @@ def test_pairs_merge_over_microbatches():
 def test_nothing_counted_is_zero_and_not_nan():
   logits, batch = example()
   batch['weights'][:] = 0
-  value, gradient = jax.value_and_grad(lambda x: loss_of(x, batch).mean())(jnp.asarray(logits, jnp.float32))
+  value, gradient = jax.value_and_grad(lambda x: loss_of(x, batch).mean())(
+    jnp.asarray(logits, jnp.float32)
+  )
   assert float(value) == 0 and not gradient.any()
 
 
 @pytest.mark.parametrize('chunk', [1, 3, 7, 100])
 def test_logits_in_chunks_give_the_same_loss_and_gradient(chunk):
   logits, batch = example()
-  value_and_grad = lambda chunk: jax.value_and_grad(lambda x: loss_of(x, batch, 0.1, chunk).mean())(jnp.asarray(logits, jnp.float32))
+  value_and_grad = lambda chunk: jax.value_and_grad(lambda x: loss_of(x, batch, 0.1, chunk).mean())(
+    jnp.asarray(logits, jnp.float32)
+  )
   (whole, gradient), (value, chunked) = value_and_grad(0), value_and_grad(chunk)
   np.testing.assert_allclose(value, whole, rtol=1e-6)
   np.testing.assert_allclose(chunked, gradient, rtol=1e-5, atol=1e-8)
 
 
 def test_chunks_never_hold_the_logits_of_all_tokens():
-  """In the compiled gradient no float32 array is as large as the logits of half of the tokens; without chunks some are as large as all of them."""
+  """In the compiled gradient no float32 array is as large as the logits of half of the tokens;
+  without chunks some are as large as all of them.
+  """
   rows, length, width, vocabulary = 2, 64, 4, 512
   rng = np.random.default_rng(0)
-  hidden, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((rows, length, width), (width, vocabulary)))
-  tokens, weights = rng.integers(0, vocabulary, (rows, length)), jnp.full((rows, length), 1 / (rows * length))
+  hidden, kernel = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for shape in ((rows, length, width), (width, vocabulary))
+  )
+  tokens, weights = (
+    rng.integers(0, vocabulary, (rows, length)),
+    jnp.full((rows, length), 1 / (rows * length)),
+  )
 
   def largest(chunk):
-    loss = lambda h, w: sft_loss(per_token(lambda x, t: of_logits(x @ w, t), h, tokens, weights, chunk), {'weights': weights})[0]
+    loss = lambda h, w: sft_loss(
+      per_token(lambda x, t: of_logits(x @ w, t), h, tokens, weights, chunk), {'weights': weights}
+    )[0]
     text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, kernel).compile().as_text()
-    return max(math.prod(map(int, shape.split(','))) for shape in re.findall(r'f32\[([0-9,]+)\]', text))
+    return max(
+      math.prod(map(int, shape.split(','))) for shape in re.findall(r'f32\[([0-9,]+)\]', text)
+    )
 
   assert largest(0) >= rows * length * vocabulary and largest(8) <= rows * length * vocabulary // 4

@@ -16,46 +16,83 @@ BARE = {'learning_rate': 0.1, 'schedule': 'constant', 'warmup_fraction': 0.0, 'c
 COSINE_EIGHTH = (1 + math.cos(math.pi / 8)) / 2
 
 
-# 20 steps, of which 4 warm up: peak 1 is reached at step 4, through 1/5, 2/5, 3/5, 4/5; 16 steps are left.
-@pytest.mark.parametrize('name, points', [
+# 20 steps, of which 4 warm up: peak 1 is reached at step 4, through 1/5, 2/5, 3/5, 4/5; 16 steps
+# are left.
+@pytest.mark.parametrize(
+  'name, points',
+  [
     ('constant', {0: 0.2, 1: 0.4, 3: 0.8, 4: 1.0, 11: 1.0, 19: 1.0}),
     ('linear', {0: 0.2, 3: 0.8, 4: 1.0, 5: 15 / 16, 12: 0.5, 19: 1 / 16, 20: 0.0}),
     ('cosine', {0: 0.2, 3: 0.8, 4: 1.0, 6: COSINE_EIGHTH, 12: 0.5, 18: 1 - COSINE_EIGHTH, 20: 0.0}),
     # wsd: the last 0.25 * 20 = 5 steps fall to 0, so step 15 is still at the peak.
     ('wsd', {0: 0.2, 3: 0.8, 4: 1.0, 10: 1.0, 15: 1.0, 16: 0.8, 19: 0.2, 20: 0.0}),
-])
+  ],
+)
 def test_schedules_with_warm_up(name, points):
-  rate = schedule(Optimizer(learning_rate=1.0, schedule=name, warmup_fraction=0.2, decay_fraction=0.25), 20)
-  np.testing.assert_allclose([rate(step) for step in points], list(points.values()), rtol=1e-5, atol=1e-6)
+  rate = schedule(
+    Optimizer(learning_rate=1.0, schedule=name, warmup_fraction=0.2, decay_fraction=0.25), 20
+  )
+  np.testing.assert_allclose(
+    [rate(step) for step in points], list(points.values()), rtol=1e-5, atol=1e-6
+  )
 
 
-@pytest.mark.parametrize('name, points', [
-    ('constant', {0: 3.0, 9: 3.0}), ('linear', {0: 3.0, 5: 1.5, 9: 0.3}), ('cosine', {0: 3.0, 5: 1.5}), ('wsd', {0: 3.0, 5: 3.0, 7: 3.0, 8: 2.0, 9: 1.0})])
+@pytest.mark.parametrize(
+  'name, points',
+  [
+    ('constant', {0: 3.0, 9: 3.0}),
+    ('linear', {0: 3.0, 5: 1.5, 9: 0.3}),
+    ('cosine', {0: 3.0, 5: 1.5}),
+    ('wsd', {0: 3.0, 5: 3.0, 7: 3.0, 8: 2.0, 9: 1.0}),
+  ],
+)
 def test_schedules_without_warm_up_begin_at_the_peak(name, points):
-  rate = schedule(Optimizer(learning_rate=3.0, schedule=name, warmup_fraction=0.0, decay_fraction=0.3), 10)
-  np.testing.assert_allclose([rate(step) for step in points], list(points.values()), rtol=1e-5, atol=1e-6)
+  rate = schedule(
+    Optimizer(learning_rate=3.0, schedule=name, warmup_fraction=0.0, decay_fraction=0.3), 10
+  )
+  np.testing.assert_allclose(
+    [rate(step) for step in points], list(points.values()), rtol=1e-5, atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('name', ['constant', 'linear', 'cosine', 'wsd'])
 @pytest.mark.parametrize('warmup', [0.0, 0.5, 1.0])
 @pytest.mark.parametrize('steps', [1, 2, 7])
 def test_every_step_of_a_short_run_moves(name, warmup, steps):
-  rate = schedule(Optimizer(learning_rate=1.0, schedule=name, warmup_fraction=warmup, decay_fraction=1.0), steps)
+  rate = schedule(
+    Optimizer(learning_rate=1.0, schedule=name, warmup_fraction=warmup, decay_fraction=1.0), steps
+  )
   rates = np.array([rate(step) for step in range(steps)])
   assert (rates > 0).all() and (rates <= 1 + 1e-6).all()
 
 
 def test_adamw_is_the_papers_first_two_steps():
   """Decoupled weight decay (1711.05101), bias-corrected moments, after clipping by the global norm."""
-  config = Optimizer(name='adamw', learning_rate=0.1, schedule='constant', warmup_fraction=0.0, weight_decay=0.05, b1=0.8, b2=0.95, clip_norm=1.0)
+  config = Optimizer(
+    name='adamw',
+    learning_rate=0.1,
+    schedule='constant',
+    warmup_fraction=0.0,
+    weight_decay=0.05,
+    b1=0.8,
+    b2=0.95,
+    clip_norm=1.0,
+  )
   tx = transformation(config)
   params = {'w': np.array([[1.0, -2.0], [0.5, 3.0]]), 'b': np.array([0.3, -0.7])}
-  grads = [{'w': np.array([[0.1, 0.2], [-0.3, 0.4]]), 'b': np.array([0.2, -0.1])},  # norm 0.59: kept
-           {'w': np.array([[3.0, -1.0], [2.0, 0.5]]), 'b': np.array([-1.0, 4.0])}]  # norm 5.59: scaled to 1
-  state, ours = tx.init({k: jnp.asarray(v, jnp.float32) for k, v in params.items()}), {k: jnp.asarray(v, jnp.float32) for k, v in params.items()}
+  grads = [
+    {'w': np.array([[0.1, 0.2], [-0.3, 0.4]]), 'b': np.array([0.2, -0.1])},  # norm 0.59: kept
+    {'w': np.array([[3.0, -1.0], [2.0, 0.5]]), 'b': np.array([-1.0, 4.0])},
+  ]  # norm 5.59: scaled to 1
+  state, ours = (
+    tx.init({k: jnp.asarray(v, jnp.float32) for k, v in params.items()}),
+    {k: jnp.asarray(v, jnp.float32) for k, v in params.items()},
+  )
   m, v = ({k: np.zeros_like(p) for k, p in params.items()} for _ in range(2))
   for t, grad in enumerate(grads, start=1):
-    updates, state = tx.update({k: jnp.asarray(g, jnp.float32) for k, g in grad.items()}, state, ours)
+    updates, state = tx.update(
+      {k: jnp.asarray(g, jnp.float32) for k, g in grad.items()}, state, ours
+    )
     ours = jax.tree.map(jnp.add, ours, updates)
     norm = math.sqrt(sum((g**2).sum() for g in grad.values()))
     for k, g in grad.items():
@@ -67,7 +104,14 @@ def test_adamw_is_the_papers_first_two_steps():
 
 
 def test_lion_moves_by_the_sign():
-  config = Optimizer(name='lion', learning_rate=0.1, schedule='constant', warmup_fraction=0.0, weight_decay=0.0, clip_norm=100.0)
+  config = Optimizer(
+    name='lion',
+    learning_rate=0.1,
+    schedule='constant',
+    warmup_fraction=0.0,
+    weight_decay=0.0,
+    clip_norm=100.0,
+  )
   tx, params = transformation(config), {'w': jnp.zeros((2, 2))}
   updates, _ = tx.update({'w': jnp.array([[2.0, -3.0], [1e-3, 0.0]])}, tx.init(params), params)
   np.testing.assert_allclose(updates['w'], [[-0.1, 0.1], [-0.1, 0.0]], rtol=1e-6)
@@ -75,11 +119,19 @@ def test_lion_moves_by_the_sign():
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_every_update_rule_descends(name):
-  """On ||W - T||^2 + ||b||^2, whose minimum is T, 0, with a matrix (muon treats those alone) and a vector."""
+  """On ||W - T||^2 + ||b||^2, whose minimum is T, 0, with a matrix (muon treats those alone) and a
+  vector.
+  """
   target = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
-  loss = lambda p: jnp.sum((p['w'] - target)**2) + jnp.sum(p['b']**2)
-  rate = 0.2 if name == 'adafactor' else 0.1  # whose steps are relative to a parameter's size, and the matrix begins at 0
-  tx = transformation(Optimizer(name=name, learning_rate=rate, schedule='linear', warmup_fraction=0.1, weight_decay=0.0))
+  loss = lambda p: jnp.sum((p['w'] - target) ** 2) + jnp.sum(p['b'] ** 2)
+  rate = (
+    0.2 if name == 'adafactor' else 0.1
+  )  # whose steps are relative to a parameter's size, and the matrix begins at 0
+  tx = transformation(
+    Optimizer(
+      name=name, learning_rate=rate, schedule='linear', warmup_fraction=0.1, weight_decay=0.0
+    )
+  )
   params = {'w': jnp.zeros((6, 4)), 'b': jnp.ones(3)}
   state, start = tx.init(params), float(loss(params))
 
@@ -96,19 +148,31 @@ def test_every_update_rule_descends(name):
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_baked_and_injected_numbers_update_alike(name):
   """The liveness check traces the baked form, training runs the injected one."""
-  config = Optimizer(name=name, learning_rate=0.03, weight_decay=0.1, b1=0.8, b2=0.95, clip_norm=0.5)
+  config = Optimizer(
+    name=name, learning_rate=0.03, weight_decay=0.1, b1=0.8, b2=0.95, clip_norm=0.5
+  )
   params, grads = {'w': jnp.arange(6.0).reshape(2, 3)}, {'w': jnp.linspace(-1, 1, 6).reshape(2, 3)}
   injected, baked = transformation(config), transformation(config, baked=True)
   for tx in (injected, baked):
     assert tx.update(grads, tx.init(params), params)[0]['w'].shape == (2, 3)
-  np.testing.assert_allclose(injected.update(grads, injected.init(params), params)[0]['w'], baked.update(grads, baked.init(params), params)[0]['w'], rtol=1e-5)
+  np.testing.assert_allclose(
+    injected.update(grads, injected.init(params), params)[0]['w'],
+    baked.update(grads, baked.init(params), params)[0]['w'],
+    rtol=1e-5,
+  )
 
 
 def moved(config, steps=3):
   """What a few steps on one gradient make of two matrices, a vector and a stack of matrices."""
   rng = np.random.default_rng(0)
-  shapes = {'layers.0.mixer.up_proj.kernel': (4, 6), 'embedding': (5, 4), 'layers.0.norm.scale': (4,)}
-  params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+  shapes = {
+    'layers.0.mixer.up_proj.kernel': (4, 6),
+    'embedding': (5, 4),
+    'layers.0.norm.scale': (4,),
+  }
+  params = {
+    name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+  }
   grads = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
   tx = transformation(config)
   state = tx.init(params)
@@ -137,7 +201,9 @@ def test_adafactor_is_optaxs_with_decoupled_decay():
   expected, _ = optax.adafactor(0.1).update(grads, optax.adafactor(0.1).init(before), before)
   for name in before:
     np.testing.assert_allclose(plain[name], before[name] + expected[name], rtol=1e-5)
-    np.testing.assert_allclose(decayed[name], plain[name] - 0.1 * 0.5 * before[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+      decayed[name], plain[name] - 0.1 * 0.5 * before[name], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
@@ -149,7 +215,9 @@ def test_groups_scale_rate_and_decay_and_leave_the_others_alone(name):
   halved, _ = moved(Optimizer(**common | {'learning_rate': 0.05, 'weight_decay': 0.0}))
   before, _ = moved(Optimizer(**common), steps=0)
   np.testing.assert_array_equal(after['layers.0.norm.scale'], before['layers.0.norm.scale'])
-  np.testing.assert_allclose(after['layers.0.mixer.up_proj.kernel'], alone['layers.0.mixer.up_proj.kernel'], rtol=1e-5)
+  np.testing.assert_allclose(
+    after['layers.0.mixer.up_proj.kernel'], alone['layers.0.mixer.up_proj.kernel'], rtol=1e-5
+  )
   np.testing.assert_allclose(after['embedding'], halved['embedding'], rtol=1e-5, atol=1e-6)
 
 
@@ -159,16 +227,27 @@ def test_a_state_with_groups_is_saved_and_restored(tmp_path):
   _, state = tx.update(grads, tx.init(params), params)
   orbax_io.save(tmp_path / 'state', state)
   restored = orbax_io.restore(tmp_path / 'state', tx.init(params))
-  assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True))
+  assert all(
+    np.array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True)
+  )
 
 
-@pytest.mark.parametrize('groups,reason', [((('.*norm.*', 1.0, 1.0),), '2 match no pattern: embedding'), ((('.*', 1.0, 1.0), ('embedding', 1.0, 1.0)), '1 match several patterns: embedding')])
+@pytest.mark.parametrize(
+  'groups,reason',
+  [
+    ((('.*norm.*', 1.0, 1.0),), '2 match no pattern: embedding'),
+    ((('.*', 1.0, 1.0), ('embedding', 1.0, 1.0)), '1 match several patterns: embedding'),
+  ],
+)
 def test_groups_cover_every_parameter_exactly_once(groups, reason):
   with pytest.raises(ValueError, match=reason):
     moved(Optimizer(groups=groups))
 
 
-@pytest.mark.parametrize('groups', [(('(', 1.0, 1.0),), (('.*', -1.0, 1.0),), (('a', 1.0, 1.0), ('a', 1.0, 1.0))])
+@pytest.mark.parametrize(
+  'groups', [(('(', 1.0, 1.0),), (('.*', -1.0, 1.0),), (('a', 1.0, 1.0), ('a', 1.0, 1.0))]
+)
 def test_groups_that_cannot_be_are_refused(groups):
   with pytest.raises(ValueError, match='optimizer.groups'):
     Optimizer(groups=groups)

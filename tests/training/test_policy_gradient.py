@@ -1,4 +1,6 @@
-"""Every combination of the policy gradient's parts against a reference in numpy float64, written token by token from the papers' formulas."""
+"""Every combination of the policy gradient's parts against a reference in numpy float64, written
+token by token from the papers' formulas.
+"""
 
 import itertools
 import math
@@ -9,21 +11,38 @@ import numpy as np
 import pytest
 
 from aevo_jax.training.losses import advantages as advantages_lib
-from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights, policy_gradient_loss, value_loss
+from aevo_jax.training.losses.policy_gradient import (
+  PolicyGradient,
+  aggregation_weights,
+  policy_gradient_loss,
+  value_loss,
+)
 
 
 def example(seed=0, rows=6, length=9):
-  """Log-probabilities that moved enough for some ratios to leave every clip range, of completions of different lengths, one of them empty."""
+  """Log-probabilities that moved enough for some ratios to leave every clip range, of completions
+  of different lengths, one of them empty.
+  """
   rng = np.random.default_rng(seed)
   lengths = [9, 5, 1, 7, 0, 3]
   mask = np.zeros((rows, length))
   for row, n in enumerate(lengths):
-    mask[row, length - n:] = 1
+    mask[row, length - n :] = 1
   mask[0, 3:5] = 0  # between two turns
   logprobs = -rng.gamma(1.0, 0.7, mask.shape)
   near = lambda sd: logprobs + sd * rng.normal(size=mask.shape)
   advantages = np.repeat(rng.normal(size=(rows, 1)), length, axis=1)
-  return logprobs, rng.gamma(2.0, 0.5, mask.shape), {'mask': mask, 'advantages': advantages, 'old_logprobs': near(0.4) + 0.5 * rng.normal(size=(rows, 1)), 'ref_logprobs': near(0.6), 'sampler_logprobs': near(0.8)}
+  return (
+    logprobs,
+    rng.gamma(2.0, 0.5, mask.shape),
+    {
+      'mask': mask,
+      'advantages': advantages,
+      'old_logprobs': near(0.4) + 0.5 * rng.normal(size=(rows, 1)),
+      'ref_logprobs': near(0.6),
+      'sampler_logprobs': near(0.8),
+    },
+  )
 
 
 def reference(logprobs, entropy, batch, s):
@@ -34,7 +53,11 @@ def reference(logprobs, entropy, batch, s):
     tokens = [t for t in range(mask.shape[1]) if mask[i, t]]
     log_ratios = [logprobs[i, t] - batch['old_logprobs'][i, t] for t in tokens]
     for k, t in enumerate(tokens):
-      weight = {'token_mean': 1 / mask.sum(), 'sequence_mean': 1 / len(tokens) / len(rows), 'constant_length': 1 / len(rows) / s.constant_length}[s.aggregation]
+      weight = {
+        'token_mean': 1 / mask.sum(),
+        'sequence_mean': 1 / len(tokens) / len(rows),
+        'constant_length': 1 / len(rows) / s.constant_length,
+      }[s.aggregation]
       # d(log ratio of this term) / d(log-probability of token j of the row)
       if s.ratio == 'token':
         level, moves = log_ratios[k], {t: 1.0}
@@ -53,13 +76,23 @@ def reference(logprobs, entropy, batch, s):
       c = 1.0
       if s.correction != 'none':
         c = math.exp(batch['old_logprobs'][i, t] - batch['sampler_logprobs'][i, t])
-        c = min(c, s.correction_cap) if s.correction == 'truncate' else c if 1 / s.correction_cap <= c <= s.correction_cap else 0.0
+        c = (
+          min(c, s.correction_cap)
+          if s.correction == 'truncate'
+          else c
+          if 1 / s.correction_cap <= c <= s.correction_cap
+          else 0.0
+        )
       total += weight * (-c * value - s.entropy_bonus * entropy[i, t])
       for j, share in moves.items():
         gradient[i, j] -= weight * c * slope * share
       if s.kl != 'none' and s.kl_in == 'loss':
         d = batch['ref_logprobs'][i, t] - logprobs[i, t]
-        kl, kl_slope = {'k1': (-d, 1.0), 'k2': (d * d / 2, -d), 'k3': (math.exp(d) - d - 1, 1 - math.exp(d))}[s.kl]
+        kl, kl_slope = {
+          'k1': (-d, 1.0),
+          'k2': (d * d / 2, -d),
+          'k3': (math.exp(d) - d - 1, 1 - math.exp(d)),
+        }[s.kl]
         total += weight * s.kl_coefficient * kl * (r if s.kl_unbiased else 1)
         gradient[i, t] += weight * s.kl_coefficient * kl_slope * (r if s.kl_unbiased else 1)
         if s.kl_unbiased:
@@ -69,18 +102,47 @@ def reference(logprobs, entropy, batch, s):
 
 
 def ours(logprobs, entropy, batch, settings):
-  arrays = {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()} | {'weights': jnp.asarray(aggregation_weights(batch['mask'], settings))}
+  arrays = {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()} | {
+    'weights': jnp.asarray(aggregation_weights(batch['mask'], settings))
+  }
   loss = lambda x: policy_gradient_loss(x, jnp.asarray(entropy, jnp.float32), arrays, settings)
-  (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logprobs, jnp.float32))
+  (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+    jnp.asarray(logprobs, jnp.float32)
+  )
   return float(value), np.asarray(gradient), {name: float(m.mean()) for name, m in metrics.items()}
 
 
-PARTS = [{'ratio': r} | clip | {'aggregation': a} for r, clip, a in itertools.product(
-    ('token', 'sequence', 'trajectory'), ({'clip': 'none'}, {'clip': 'ppo'}, {'clip': 'ppo', 'clip_high': 0.28}, {'clip': 'dual', 'dual_clip': 1.5}),
-    ('token_mean', 'sequence_mean', 'constant_length'))]
-EXTRAS = [{}, {'kl': 'k2', 'kl_coefficient': 0.3}, {'kl': 'k3', 'kl_coefficient': 0.3}, {'kl': 'k1', 'kl_coefficient': 0.3, 'kl_unbiased': True}, {'kl': 'k3', 'kl_unbiased': True, 'ratio': 'sequence'},
-          {'correction': 'truncate'}, {'correction': 'mask'}, {'entropy_bonus': 0.1},
-          {'kl': 'k3', 'kl_coefficient': 0.1, 'correction': 'truncate', 'entropy_bonus': 0.01, 'clip': 'dual', 'clip_high': 0.28}]
+PARTS = [
+  {'ratio': r} | clip | {'aggregation': a}
+  for r, clip, a in itertools.product(
+    ('token', 'sequence', 'trajectory'),
+    (
+      {'clip': 'none'},
+      {'clip': 'ppo'},
+      {'clip': 'ppo', 'clip_high': 0.28},
+      {'clip': 'dual', 'dual_clip': 1.5},
+    ),
+    ('token_mean', 'sequence_mean', 'constant_length'),
+  )
+]
+EXTRAS = [
+  {},
+  {'kl': 'k2', 'kl_coefficient': 0.3},
+  {'kl': 'k3', 'kl_coefficient': 0.3},
+  {'kl': 'k1', 'kl_coefficient': 0.3, 'kl_unbiased': True},
+  {'kl': 'k3', 'kl_unbiased': True, 'ratio': 'sequence'},
+  {'correction': 'truncate'},
+  {'correction': 'mask'},
+  {'entropy_bonus': 0.1},
+  {
+    'kl': 'k3',
+    'kl_coefficient': 0.1,
+    'correction': 'truncate',
+    'entropy_bonus': 0.01,
+    'clip': 'dual',
+    'clip_high': 0.28,
+  },
+]
 
 
 @pytest.mark.parametrize('chosen', PARTS + EXTRAS, ids=lambda p: '-'.join(map(str, p.values())))
@@ -97,8 +159,13 @@ def test_value_and_gradient_are_the_papers(chosen):
 def test_the_parts_act():
   """Each choice gives another loss on some of six batches than every other: none of them is dead."""
   examples = [example(seed) for seed in range(6)]
-  values = {str(extra): tuple(round(ours(*e, PolicyGradient(**extra))[0], 6) for e in examples) for extra in PARTS + EXTRAS}
-  assert len(set(values.values())) == len(values) - 1  # token, ppo, token_mean is the default itself
+  values = {
+    str(extra): tuple(round(ours(*e, PolicyGradient(**extra))[0], 6) for e in examples)
+    for extra in PARTS + EXTRAS
+  }
+  assert (
+    len(set(values.values())) == len(values) - 1
+  )  # token, ppo, token_mean is the default itself
 
 
 @pytest.mark.parametrize('ratio', ['token', 'sequence', 'trajectory'])
@@ -116,17 +183,31 @@ def test_diagnostics_by_hand():
   chosen = batch['mask'] > 0
   old, new = batch['old_logprobs'][chosen], logprobs[chosen]
   ratio, a = np.exp(new - old), batch['advantages'][chosen]
-  assert said['clip_fraction'] == pytest.approx((((ratio < 0.8) & (a < 0)) | ((ratio > 1.2) & (a > 0))).mean(), rel=1e-5)
+  assert said['clip_fraction'] == pytest.approx(
+    (((ratio < 0.8) & (a < 0)) | ((ratio > 1.2) & (a > 0))).mean(), rel=1e-5
+  )
   assert said['kl_old'] == pytest.approx((np.exp(new - old) - (new - old) - 1).mean(), rel=1e-4)
   assert said['entropy'] == pytest.approx(entropy[chosen].mean(), rel=1e-5)
-  assert said['correction'] == pytest.approx(np.minimum(np.exp(old - batch['sampler_logprobs'][chosen]), 2).mean(), rel=1e-4)
+  assert said['correction'] == pytest.approx(
+    np.minimum(np.exp(old - batch['sampler_logprobs'][chosen]), 2).mean(), rel=1e-4
+  )
 
 
-@pytest.mark.parametrize('wrong,fix', [
-    ({'ratio': 'tokens'}, "must be one of ('token', 'sequence', 'trajectory')"), ({'clip': 'none', 'clip_high': 0.3}, "bind clip to 'ppo' or 'dual'"),
-    ({'dual_clip': 2.0}, "bind clip to 'dual'"), ({'constant_length': 7}, "bind aggregation to 'constant_length'"), ({'kl_coefficient': 0.2}, "bind kl to 'k1' or 'k2' or 'k3'"),
-    ({'correction_cap': 3.0}, "bind correction to"), ({'clip': 'dual', 'dual_clip': 1.1}, 'raise it above'), ({'kl': 'k1'}, "Bind kl_unbiased = True"),
-    ({'clip_low': 1.5}, 'must lie in'), ({'temperature': 0.0}, 'must lie in')])
+@pytest.mark.parametrize(
+  'wrong,fix',
+  [
+    ({'ratio': 'tokens'}, "must be one of ('token', 'sequence', 'trajectory')"),
+    ({'clip': 'none', 'clip_high': 0.3}, "bind clip to 'ppo' or 'dual'"),
+    ({'dual_clip': 2.0}, "bind clip to 'dual'"),
+    ({'constant_length': 7}, "bind aggregation to 'constant_length'"),
+    ({'kl_coefficient': 0.2}, "bind kl to 'k1' or 'k2' or 'k3'"),
+    ({'correction_cap': 3.0}, 'bind correction to'),
+    ({'clip': 'dual', 'dual_clip': 1.1}, 'raise it above'),
+    ({'kl': 'k1'}, 'Bind kl_unbiased = True'),
+    ({'clip_low': 1.5}, 'must lie in'),
+    ({'temperature': 0.0}, 'must lie in'),
+  ],
+)
 def test_what_cannot_be_or_is_read_by_nothing_is_refused_with_the_reason(wrong, fix):
   with pytest.raises(ValueError, match='policy_gradient') as refused:
     PolicyGradient(**wrong)
@@ -137,11 +218,21 @@ def test_group_advantages_by_hand():
   rewards, groups = [1.0, 0.0, 0.0, 0.5, 0.5, 0.5], [7, 7, 7, 3, 3, 3]
   sd = math.sqrt(((2 / 3) ** 2 + 2 * (1 / 3) ** 2) / 2)
   std = advantages_lib.of_completions(rewards, groups, 'group_std')
-  np.testing.assert_allclose(std, [2 / 3 / (sd + 1e-4), -1 / 3 / (sd + 1e-4), -1 / 3 / (sd + 1e-4), 0, 0, 0])
-  np.testing.assert_allclose(advantages_lib.of_completions(rewards, groups, 'group_mean')[:3], [2 / 3, -1 / 3, -1 / 3])
-  np.testing.assert_allclose(advantages_lib.of_completions(rewards, groups, 'leave_one_out')[:3], [1, -0.5, -0.5])
-  np.testing.assert_allclose(advantages_lib.of_completions(rewards, groups, 'batch_mean').sum(), 0, atol=1e-12)
-  assert not advantages_lib.of_completions([0.1] * 6, groups, 'group_std').any()  # the mean of equal numbers is off by rounding; the advantage is not
+  np.testing.assert_allclose(
+    std, [2 / 3 / (sd + 1e-4), -1 / 3 / (sd + 1e-4), -1 / 3 / (sd + 1e-4), 0, 0, 0]
+  )
+  np.testing.assert_allclose(
+    advantages_lib.of_completions(rewards, groups, 'group_mean')[:3], [2 / 3, -1 / 3, -1 / 3]
+  )
+  np.testing.assert_allclose(
+    advantages_lib.of_completions(rewards, groups, 'leave_one_out')[:3], [1, -0.5, -0.5]
+  )
+  np.testing.assert_allclose(
+    advantages_lib.of_completions(rewards, groups, 'batch_mean').sum(), 0, atol=1e-12
+  )
+  assert not advantages_lib.of_completions(
+    [0.1] * 6, groups, 'group_std'
+  ).any()  # the mean of equal numbers is off by rounding; the advantage is not
   with pytest.raises(ValueError, match='rollout.group_size'):
     advantages_lib.of_completions([1.0, 0.0], [1, 2], 'leave_one_out')
 
@@ -154,10 +245,17 @@ def test_gae_is_the_sum_of_discounted_residuals(discount, trace):
   advantages, returns = advantages_lib.gae(rewards, values, mask, discount=discount, trace=trace)
   for row in range(2):
     places = np.flatnonzero(mask[row])
-    residual = [rewards[row, t] + discount * (values[row, places[k + 1]] if k + 1 < len(places) else 0) - values[row, t] for k, t in enumerate(places)]
+    residual = [
+      rewards[row, t]
+      + discount * (values[row, places[k + 1]] if k + 1 < len(places) else 0)
+      - values[row, t]
+      for k, t in enumerate(places)
+    ]
     for k, t in enumerate(places):
       expected = sum((discount * trace) ** (j - k) * residual[j] for j in range(k, len(places)))
-      assert advantages[row, t] == pytest.approx(expected) and returns[row, t] == pytest.approx(expected + values[row, t])
+      assert advantages[row, t] == pytest.approx(expected) and returns[row, t] == pytest.approx(
+        expected + values[row, t]
+      )
   assert not advantages[mask == 0].any()
 
 
@@ -173,9 +271,14 @@ def test_value_loss_is_the_clipped_square():
   mask = (rng.random((3, 5)) < 0.7).astype(float)
   values, old, returns = (rng.normal(size=mask.shape) for _ in range(3))
   weights = mask / mask.sum()
-  batch = {name: jnp.asarray(x, jnp.float32) for name, x in (('mask', mask), ('weights', weights), ('returns', returns), ('old_values', old))}
+  batch = {
+    name: jnp.asarray(x, jnp.float32)
+    for name, x in (('mask', mask), ('weights', weights), ('returns', returns), ('old_values', old))
+  }
   for clip in (0.0, 0.2):
     squares = (values - returns) ** 2
     if clip:
       squares = np.maximum(squares, (old + np.clip(values - old, -clip, clip) - returns) ** 2)
-    assert float(value_loss(jnp.asarray(values, jnp.float32), batch, clip)) == pytest.approx((weights * squares / 2).sum(), rel=1e-5)
+    assert float(value_loss(jnp.asarray(values, jnp.float32), batch, clip)) == pytest.approx(
+      (weights * squares / 2).sum(), rel=1e-5
+    )

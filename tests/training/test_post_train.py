@@ -14,24 +14,51 @@ from aevo_jax.training.post_train import Run
 from aevo_jax.training.recipe import Adaptation, Lora, Method, Optimizer, Recipe, Train
 from aevo_jax.training.rl.settings import Reward, Rl, Rollout
 
-RECIPE = Recipe(optimizer=Optimizer(learning_rate=3e-4), train=Train(batch_rows=2), rollout=Rollout(prompts=2, group_size=4, max_new_tokens=40), reward=Reward(length=1.0), rl=Rl(microbatches=1))
+RECIPE = Recipe(
+  optimizer=Optimizer(learning_rate=3e-4),
+  train=Train(batch_rows=2),
+  rollout=Rollout(prompts=2, group_size=4, max_new_tokens=40),
+  reward=Reward(length=1.0),
+  rl=Rl(microbatches=1),
+)
 
 
 @pytest.mark.parametrize(('method', 'adaptation'), [('rl', 'full'), ('dpo', 'lora')])
 def test_two_methods_are_the_two_runs_one_after_the_other(method, adaptation, tmp_path):
   tokenizer = tokenizers.build()
-  config = ModelConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=24, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=12, intermediate_size=32,
-                       mamba_num_heads=2, mamba_head_dim=12, ssm_state_size=8, chunk_size=16)
+  config = ModelConfig(
+    vocab_size=tokenizer.get_vocab_size(),
+    hidden_size=24,
+    pattern='M*-',
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=12,
+    intermediate_size=32,
+    mamba_num_heads=2,
+    mamba_head_dim=12,
+    ssm_state_size=8,
+    chunk_size=16,
+  )
   base = unbind(create(config, 0))[1]
   recipe = dataclasses.replace(RECIPE, adaptation=Adaptation(adaptation), lora=Lora(rank=2))
   rate = 1e-4
 
   def run(name, method, start, plan):
-    made = Run(config, dataclasses.replace(recipe, method=method), start, tokenizer, size='micro', seed=3, directory=tmp_path / name)
+    made = Run(
+      config,
+      dataclasses.replace(recipe, method=method),
+      start,
+      tokenizer,
+      size='micro',
+      seed=3,
+      directory=tmp_path / name,
+    )
     return made.train(plan)
 
   both = run('both', Method(f'sft_then_{method}', learning_rate=rate), base, Plan(3, 2, 0))
   first = run('first', Method(), base, Plan(3, 0, 0))
   second = run('second', Method(method, learning_rate=rate), first, Plan(0, 2, 0))
-  assert both.keys() == second.keys() and all(np.array_equal(both[name], second[name]) for name in both)
+  assert both.keys() == second.keys() and all(
+    np.array_equal(both[name], second[name]) for name in both
+  )
   assert any(not np.array_equal(first[name], second[name]) for name in both)

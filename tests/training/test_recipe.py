@@ -16,34 +16,66 @@ def test_the_default_recipe_is_valid_and_frozen():
   assert default.mixture('micro').size == 'micro'
 
 
-@pytest.mark.parametrize('steps, token_budget, step_budget, expected', [
+@pytest.mark.parametrize(
+  'steps, token_budget, step_budget, expected',
+  [
     (0, 1000, 99, 10),  # a step is 100 tokens here; 0 asks for all that fit
-    (0, 1000, 7, 7), (0, 1099, 99, 10), (9, 1000, 99, 9), (10, 1000, 10, 10)])
+    (0, 1000, 7, 7),
+    (0, 1099, 99, 10),
+    (9, 1000, 99, 9),
+    (10, 1000, 10, 10),
+  ],
+)
 def test_steps_within_the_budget(steps, token_budget, step_budget, expected):
-  assert recipe.Train(steps=steps, batch_rows=4, row_length=25).steps_within(token_budget, step_budget) == expected
+  assert (
+    recipe.Train(steps=steps, batch_rows=4, row_length=25).steps_within(token_budget, step_budget)
+    == expected
+  )
 
 
-@pytest.mark.parametrize('steps, token_budget, step_budget', [(11, 1000, 99), (8, 1000, 7), (0, 99, 5), (0, 1000, 0)])
+@pytest.mark.parametrize(
+  'steps, token_budget, step_budget', [(11, 1000, 99), (8, 1000, 7), (0, 99, 5), (0, 1000, 0)]
+)
 def test_a_recipe_over_budget_is_refused(steps, token_budget, step_budget):
-  with pytest.raises(ValueError, match=rf'train\.steps = {steps} .*budget of {token_budget} tokens and {step_budget} steps'):
+  with pytest.raises(
+    ValueError,
+    match=rf'train\.steps = {steps} .*budget of {token_budget} tokens and {step_budget} steps',
+  ):
     recipe.Train(steps=steps, batch_rows=4, row_length=25).steps_within(token_budget, step_budget)
 
 
-@pytest.mark.parametrize('part, field, value', [
-    (recipe.Optimizer, 'optimizer.name', 'adam'), (recipe.Optimizer, 'optimizer.schedule', 'step'),
-    (recipe.Optimizer, 'optimizer.learning_rate', -1e-3), (recipe.Optimizer, 'optimizer.learning_rate', math.nan),
+@pytest.mark.parametrize(
+  'part, field, value',
+  [
+    (recipe.Optimizer, 'optimizer.name', 'adam'),
+    (recipe.Optimizer, 'optimizer.schedule', 'step'),
+    (recipe.Optimizer, 'optimizer.learning_rate', -1e-3),
+    (recipe.Optimizer, 'optimizer.learning_rate', math.nan),
     (recipe.Optimizer, 'optimizer.learning_rate', math.inf),
-    (recipe.Optimizer, 'optimizer.warmup_fraction', 1.5), (recipe.Optimizer, 'optimizer.decay_fraction', -0.1),
-    (recipe.Optimizer, 'optimizer.b1', 1.0), (recipe.Optimizer, 'optimizer.b2', 1.0), (recipe.Optimizer, 'optimizer.b2', -0.1),
-    (recipe.Optimizer, 'optimizer.weight_decay', -0.1), (recipe.Optimizer, 'optimizer.weight_decay', math.nan),
-    (recipe.Optimizer, 'optimizer.clip_norm', 0.0), (recipe.Optimizer, 'optimizer.clip_norm', -1.0), (recipe.Optimizer, 'optimizer.clip_norm', math.nan),
-    (recipe.Train, 'train.steps', -1), (recipe.Train, 'train.batch_rows', -1), (recipe.Train, 'train.row_length', 1),
-    (recipe.Train, 'train.ema_decay', 1.0), (recipe.Train, 'train.ema_decay', math.nan),
-    (recipe.Loss, 'loss.reasoning_weight', -0.5), (recipe.Loss, 'loss.label_smoothing', 0.9),
+    (recipe.Optimizer, 'optimizer.warmup_fraction', 1.5),
+    (recipe.Optimizer, 'optimizer.decay_fraction', -0.1),
+    (recipe.Optimizer, 'optimizer.b1', 1.0),
+    (recipe.Optimizer, 'optimizer.b2', 1.0),
+    (recipe.Optimizer, 'optimizer.b2', -0.1),
+    (recipe.Optimizer, 'optimizer.weight_decay', -0.1),
+    (recipe.Optimizer, 'optimizer.weight_decay', math.nan),
+    (recipe.Optimizer, 'optimizer.clip_norm', 0.0),
+    (recipe.Optimizer, 'optimizer.clip_norm', -1.0),
+    (recipe.Optimizer, 'optimizer.clip_norm', math.nan),
+    (recipe.Train, 'train.steps', -1),
+    (recipe.Train, 'train.batch_rows', -1),
+    (recipe.Train, 'train.row_length', 1),
+    (recipe.Train, 'train.ema_decay', 1.0),
+    (recipe.Train, 'train.ema_decay', math.nan),
+    (recipe.Loss, 'loss.reasoning_weight', -0.5),
+    (recipe.Loss, 'loss.label_smoothing', 0.9),
     (recipe.Data, 'data.plain_share', 1.1),
     (recipe.Adaptation, 'adaptation.method', 'prefix'),
-    (recipe.Lora, 'lora.rank', 0), (recipe.Lora, 'lora.alpha', 0.0), (recipe.Lora, 'lora.alpha', math.nan),
-])
+    (recipe.Lora, 'lora.rank', 0),
+    (recipe.Lora, 'lora.alpha', 0.0),
+    (recipe.Lora, 'lora.alpha', math.nan),
+  ],
+)
 def test_a_bad_value_names_its_field_and_itself(part, field, value):
   with pytest.raises(ValueError) as error:
     part(**{field.split('.')[1]: value})

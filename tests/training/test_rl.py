@@ -1,4 +1,6 @@
-"""The loop of reinforcement learning on a task of copying one token: it learns with every named algorithm, resumes, replays, and stops by name."""
+"""The loop of reinforcement learning on a task of copying one token: it learns with every named
+algorithm, resumes, replays, and stops by name.
+"""
 
 import dataclasses
 import functools
@@ -18,24 +20,40 @@ from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
+from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.recipe import Optimizer
-from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, run as rl_run, update
+from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, update
+from aevo_jax.training.rl import run as rl_run
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 from aevo_jax.training.upkeep import Upkeep
 
 PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
-CONFIG = ModelConfig(vocab_size=FIRST + LETTERS, hidden_size=24, pattern='M*-', num_attention_heads=2, num_key_value_heads=1, head_dim=12, intermediate_size=32, mamba_num_heads=2,
-                     mamba_head_dim=12, ssm_state_size=8, chunk_size=16)
+CONFIG = ModelConfig(
+  vocab_size=FIRST + LETTERS,
+  hidden_size=24,
+  pattern='M*-',
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  head_dim=12,
+  intermediate_size=32,
+  mamba_num_heads=2,
+  mamba_head_dim=12,
+  ssm_state_size=8,
+  chunk_size=16,
+)
 STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
 RULE = transformation(Optimizer(weight_decay=0.1))
-ALGORITHMS = sorted(path.stem for path in (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms').glob('*.gin') if path.stem != 'distill')  # which has no rewards
+ALGORITHMS = sorted(
+  path.stem
+  for path in (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms').glob('*.gin')
+  if path.stem != 'distill'
+)  # which has no rewards
 
 
 class Copy:
@@ -53,13 +71,28 @@ class Copy:
       observation, family = letter, 'copy'
 
       def act(self, action):
-        return Turn('', {'verifiable': worth * float(action.text[:1] == letter), 'overlong': -float(action.tokens > 2)}, True)
+        return Turn(
+          '',
+          {
+            'verifiable': worth * float(action.text[:1] == letter),
+            'overlong': -float(action.tokens > 2),
+          },
+          True,
+        )
 
     return Episode()
 
 
-FORM = rollouts.Format(lambda text, first: [3, *(FIRST + ord(c) - 97 for c in text), 2], lambda ids: ''.join(chr(97 + i - FIRST) if i >= FIRST else '#' for i in ids), (EOS,))
-SMALL = Algorithm(rollout=Rollout(prompts=8, group_size=8, max_new_tokens=3), rl=Rl(microbatches=2), gates=Gates(window=1000))
+FORM = rollouts.Format(
+  lambda text, first: [3, *(FIRST + ord(c) - 97 for c in text), 2],
+  lambda ids: ''.join(chr(97 + i - FIRST) if i >= FIRST else '#' for i in ids),
+  (EOS,),
+)
+SMALL = Algorithm(
+  rollout=Rollout(prompts=8, group_size=8, max_new_tokens=3),
+  rl=Rl(microbatches=2),
+  gates=Gates(window=1000),
+)
 
 
 def engine():
@@ -67,12 +100,24 @@ def engine():
 
 
 def trainer(directory, algorithm=SMALL, environment=None, engine_=None, seed=0):
-  return loop.Trainer(STRUCTURE, PARAMS, {}, RULE, engine=engine_ or engine(), environment=environment or Copy(), form=FORM,
-                      algorithm=algorithm, seed=seed, directory=directory)
+  return loop.Trainer(
+    STRUCTURE,
+    PARAMS,
+    {},
+    RULE,
+    engine=engine_ or engine(),
+    environment=environment or Copy(),
+    form=FORM,
+    algorithm=algorithm,
+    seed=seed,
+    directory=directory,
+  )
 
 
 def rates(steps, rate=1e-2):
-  return learning_rates(Optimizer(learning_rate=rate, schedule='constant', warmup_fraction=0.0), steps)
+  return learning_rates(
+    Optimizer(learning_rate=rate, schedule='constant', warmup_fraction=0.0), steps
+  )
 
 
 def metrics(directory):
@@ -80,19 +125,31 @@ def metrics(directory):
 
 
 def same(one, other):
-  return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+  return all(
+    np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  )
 
 
 @functools.cache
 def named(name, *bindings):
-  loading.load([str(layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin')], list(bindings), search_paths=())
+  loading.load(
+    [str(layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin')],
+    list(bindings),
+    search_paths=(),
+  )
   return recipe_lib.from_gin().algorithm()
 
 
 @pytest.mark.parametrize('name', ALGORITHMS)
 def test_every_named_algorithm_raises_the_reward_of_training(name, tmp_path):
-  algorithm = named(name, 'rollout.prompts = 8', 'rollout.group_size = 8', 'rollout.max_new_tokens = 3', 'rl.microbatches = 1',
-                    *(['reward.overlong_buffer = 2'] if name == 'dapo' else []))
+  algorithm = named(
+    name,
+    'rollout.prompts = 8',
+    'rollout.group_size = 8',
+    'rollout.max_new_tokens = 3',
+    'rl.microbatches = 1',
+    *(['reward.overlong_buffer = 2'] if name == 'dapo' else []),
+  )
   trainer(tmp_path, algorithm).train(rates(60))
   found = metrics(tmp_path)
   rewarded = [m['reward/verifiable'] for m in found]
@@ -104,24 +161,34 @@ def test_the_named_algorithms_are_short_and_differ():
   assert len({named(name) for name in ALGORITHMS}) == len(ALGORITHMS) == 8
   assert named('distill', 'distillation.teacher = "x"').distillation == Distillation('x')
   for name in (*ALGORITHMS, 'distill'):
-    text = (layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin').read_text()
+    text = (
+      layout.root_file('constitution.gin').parent / 'configs' / 'algorithms' / f'{name}.gin'
+    ).read_text()
     assert len(text.splitlines()) <= 15 and 'Promise:' in text
 
 
 @pytest.mark.parametrize('kind', ['group_std', 'batch_mean', 'gae'])
 def test_equal_rewards_move_no_parameter_and_are_reported(kind, tmp_path):
-  made = trainer(tmp_path, dataclasses.replace(SMALL, advantage=Advantage(kind=kind)), Copy(worth=lambda index: 0.0))
+  made = trainer(
+    tmp_path,
+    dataclasses.replace(SMALL, advantage=Advantage(kind=kind)),
+    Copy(worth=lambda index: 0.0),
+  )
   before = jax.tree.map(np.array, made._state.params)
   after = made.train(rates(2)).params
   assert same(before, after)
   assert all(m['no_signal'] == 1 and m['grad_norm'] == 0 for m in metrics(tmp_path))
 
 
-@pytest.mark.parametrize('loss', [PolicyGradient(), PolicyGradient(kl='k1', kl_in='reward')], ids=['plain', 'penalty'])
+@pytest.mark.parametrize(
+  'loss', [PolicyGradient(), PolicyGradient(kl='k1', kl_in='reward')], ids=['plain', 'penalty']
+)
 def test_groups_that_differ_only_from_each_other_move_nothing_either(loss, tmp_path):
   """All right in some groups, all wrong in the others: GRPO compares within groups."""
   environment = Copy()
-  environment.episode = lambda index, make=environment.episode: always(make(index), float(index % 2))
+  environment.episode = lambda index, make=environment.episode: always(
+    make(index), float(index % 2)
+  )
   made = trainer(tmp_path, dataclasses.replace(SMALL, loss=loss), environment)
   before = jax.tree.map(np.array, made._state.params)
   assert same(before, made.train(rates(2)).params)
@@ -134,10 +201,18 @@ def always(episode, reward):
 
 
 def test_the_critic_does_not_move_the_policy():
-  params = PARAMS | {name: value + 0.1 for name, value in update.critic_params(CONFIG.hidden_size, 0).items()}
+  params = PARAMS | {
+    name: value + 0.1 for name, value in update.critic_params(CONFIG.hidden_size, 0).items()
+  }
   rng = np.random.default_rng(0)
-  batch = {'tokens': rng.integers(FIRST, FIRST + LETTERS, (4, 6)).astype(np.int32), 'segment_ids': np.ones((4, 6), np.int32), 'mask': np.ones((4, 6), np.float32)}
-  loss = lambda p: (update.describe(STRUCTURE, p, {}, batch, temperature=1.0, chunk=0)[1] ** 2).sum()
+  batch = {
+    'tokens': rng.integers(FIRST, FIRST + LETTERS, (4, 6)).astype(np.int32),
+    'segment_ids': np.ones((4, 6), np.int32),
+    'mask': np.ones((4, 6), np.float32),
+  }
+  loss = lambda p: (
+    update.describe(STRUCTURE, p, {}, batch, temperature=1.0, chunk=0)[1] ** 2
+  ).sum()
   moved = {name for name, g in jax.grad(loss)(params).items() if np.abs(g).max() > 0}
   assert moved == {'critic.up', 'critic.down'}
 
@@ -145,20 +220,29 @@ def test_the_critic_does_not_move_the_policy():
 @pytest.mark.parametrize('kind', ['group_std', 'gae', 'batch_mean'])
 def test_a_step_whose_groups_were_all_left_out_goes_by(kind, tmp_path):
   rollout = dataclasses.replace(SMALL.rollout, dynamic_sampling=True, max_batches=2)
-  algorithm = dataclasses.replace(SMALL, rollout=rollout, advantage=Advantage(kind=kind), gates=Gates(entropy=0.5, window=1))
+  algorithm = dataclasses.replace(
+    SMALL, rollout=rollout, advantage=Advantage(kind=kind), gates=Gates(entropy=0.5, window=1)
+  )
   trainer(tmp_path, algorithm, Copy(worth=lambda index: 0.0)).train(rates(2))
-  assert all(m['groups_kept'] == 0 and m['groups_drawn'] == 16 and m['no_signal'] == 1 for m in metrics(tmp_path))
+  assert all(
+    m['groups_kept'] == 0 and m['groups_drawn'] == 16 and m['no_signal'] == 1
+    for m in metrics(tmp_path)
+  )
 
 
 @pytest.mark.parametrize('ahead', [False, True])
 def test_an_interrupted_run_goes_on_to_the_same_weights(ahead, tmp_path):
-  algorithm = dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, asynchronous=ahead))
+  algorithm = dataclasses.replace(
+    SMALL, rollout=dataclasses.replace(SMALL.rollout, asynchronous=ahead)
+  )
   whole = trainer(tmp_path / 'whole', algorithm).train(rates(6))
   asked = iter([False, False, True])
   trainer(tmp_path / 'parts', algorithm).train(rates(6), stop=lambda: next(asked))
   resumed = trainer(tmp_path / 'parts', algorithm).train(rates(6))
   assert int(resumed.step) == 6 and same(whole, resumed)
-  assert [m['reward'] for m in metrics(tmp_path / 'whole')] == [m['reward'] for m in metrics(tmp_path / 'parts')]
+  assert [m['reward'] for m in metrics(tmp_path / 'whole')] == [
+    m['reward'] for m in metrics(tmp_path / 'parts')
+  ]
   assert [m['staleness'] for m in metrics(tmp_path / 'whole')] == [0, *[int(ahead)] * 5]
 
 
@@ -171,15 +255,35 @@ class Ragged(Copy):
     return made
 
 
-@pytest.mark.parametrize('algorithm', [
-    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3'), rl=Rl(minibatches=2, microbatches=2)), dataclasses.replace(SMALL, advantage=Advantage(kind='gae')),
-    dataclasses.replace(SMALL, preference=Dpo()), dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, dynamic_sampling=True))], ids=['group', 'gae', 'dpo', 'dynamic'])
+@pytest.mark.parametrize(
+  'algorithm',
+  [
+    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3'), rl=Rl(minibatches=2, microbatches=2)),
+    dataclasses.replace(SMALL, advantage=Advantage(kind='gae')),
+    dataclasses.replace(SMALL, preference=Dpo()),
+    dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, dynamic_sampling=True)),
+  ],
+  ids=['group', 'gae', 'dpo', 'dynamic'],
+)
 def test_prompts_that_go_through_the_model_once_change_nothing_but_rounding(algorithm, tmp_path):
   own = dataclasses.replace(algorithm, rl=dataclasses.replace(algorithm.rl, shared_prefix=False))
-  states = [trainer(tmp_path / name, chosen, Ragged()).train(rates(2, rate=1e-3)) for name, chosen in (('each', own), ('once', algorithm))]
+  states = [
+    trainer(tmp_path / name, chosen, Ragged()).train(rates(2, rate=1e-3))
+    for name, chosen in (('each', own), ('once', algorithm))
+  ]
   for each, once in zip(metrics(tmp_path / 'each'), metrics(tmp_path / 'once')):
     assert each.keys() == once.keys()
-    for name in each.keys() & {'reward', 'loss', 'entropy', 'grad_norm', 'logprob_gap_kl', 'advantage_variance', 'kl_reference', 'margin', 'pairs'}:
+    for name in each.keys() & {
+      'reward',
+      'loss',
+      'entropy',
+      'grad_norm',
+      'logprob_gap_kl',
+      'advantage_variance',
+      'kl_reference',
+      'margin',
+      'pairs',
+    }:
       assert once[name] == pytest.approx(each[name], rel=1e-3, abs=1e-5), name
   for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
@@ -187,12 +291,26 @@ def test_prompts_that_go_through_the_model_once_change_nothing_but_rounding(algo
 
 
 @pytest.mark.parametrize('shared', [True, False])
-@pytest.mark.parametrize('algorithm', [
-    SMALL, dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3', correction='truncate', entropy_bonus=0.01)), dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, dynamic_sampling=True))],
-    ids=['plain', 'reference', 'dynamic'])
-def test_an_update_that_gives_the_rollouts_log_probabilities_changes_nothing_but_rounding(algorithm, shared, tmp_path, monkeypatch):
-  """Where a step updates once, at the weights that generated, its forward pass stands for the one before it."""
-  algorithm = dataclasses.replace(algorithm, rl=dataclasses.replace(algorithm.rl, shared_prefix=shared))
+@pytest.mark.parametrize(
+  'algorithm',
+  [
+    SMALL,
+    dataclasses.replace(
+      SMALL, loss=PolicyGradient(kl='k3', correction='truncate', entropy_bonus=0.01)
+    ),
+    dataclasses.replace(SMALL, rollout=dataclasses.replace(SMALL.rollout, dynamic_sampling=True)),
+  ],
+  ids=['plain', 'reference', 'dynamic'],
+)
+def test_an_update_that_gives_the_rollouts_log_probabilities_changes_nothing_but_rounding(
+  algorithm, shared, tmp_path, monkeypatch
+):
+  """Where a step updates once, at the weights that generated, its forward pass stands for the one
+  before it.
+  """
+  algorithm = dataclasses.replace(
+    algorithm, rl=dataclasses.replace(algorithm.rl, shared_prefix=shared)
+  )
   assert algorithm.updates_where_it_generates
   once = trainer(tmp_path / 'once', algorithm, Ragged()).train(rates(3, rate=1e-3))
   monkeypatch.setattr(Algorithm, 'updates_where_it_generates', False)
@@ -202,7 +320,9 @@ def test_an_update_that_gives_the_rollouts_log_probabilities_changes_nothing_but
     for name in one.keys() - {n for n in one if 'second' in n or n == 'tokens_per_s'}:
       assert one[name] == pytest.approx(other[name], rel=1e-3, abs=2e-5, nan_ok=True), name
   for step in ('000000', '000002'):
-    one, other = (rollouts.read(tmp_path / name / loop.ROLLOUTS / step) for name in ('once', 'twice'))
+    one, other = (
+      rollouts.read(tmp_path / name / loop.ROLLOUTS / step) for name in ('once', 'twice')
+    )
     assert one.arrays.keys() == other.arrays.keys()
     for name, value in one.arrays.items():
       np.testing.assert_allclose(value, other.arrays[name], atol=1e-4, err_msg=name)
@@ -212,9 +332,18 @@ def test_an_update_that_gives_the_rollouts_log_probabilities_changes_nothing_but
 
 
 def test_updates_that_need_the_old_policy_before_ask_for_it():
-  other = [dataclasses.replace(SMALL, **change) for change in (
-      {'rl': Rl(minibatches=2)}, {'rl': Rl(epochs=2)}, {'advantage': Advantage(kind='gae')}, {'preference': Dpo()}, {'rollout': dataclasses.replace(SMALL.rollout, asynchronous=True)},
-      {'loss': PolicyGradient(kl='k1', kl_in='reward')}, {'distillation': Distillation('a teacher')})]
+  other = [
+    dataclasses.replace(SMALL, **change)
+    for change in (
+      {'rl': Rl(minibatches=2)},
+      {'rl': Rl(epochs=2)},
+      {'advantage': Advantage(kind='gae')},
+      {'preference': Dpo()},
+      {'rollout': dataclasses.replace(SMALL.rollout, asynchronous=True)},
+      {'loss': PolicyGradient(kl='k1', kl_in='reward')},
+      {'distillation': Distillation('a teacher')},
+    )
+  ]
   assert SMALL.updates_where_it_generates and not any(a.updates_where_it_generates for a in other)
 
 
@@ -231,14 +360,30 @@ def teacher():
 @pytest.mark.parametrize('shared', [True, False])
 def test_distillation_brings_the_student_to_its_teacher(shared, tmp_path):
   algorithm = dataclasses.replace(DISTILLED, rl=dataclasses.replace(SMALL.rl, shared_prefix=shared))
-  made = loop.Trainer(STRUCTURE, PARAMS, {}, RULE, engine=engine(), environment=Ragged(), form=FORM, algorithm=algorithm, seed=0, directory=tmp_path, teacher=teacher())
+  made = loop.Trainer(
+    STRUCTURE,
+    PARAMS,
+    {},
+    RULE,
+    engine=engine(),
+    environment=Ragged(),
+    form=FORM,
+    algorithm=algorithm,
+    seed=0,
+    directory=tmp_path,
+    teacher=teacher(),
+  )
   made.train(rates(40))
   found = metrics(tmp_path)
   first = rollouts.read(tmp_path / loop.ROLLOUTS / '000000').arrays
-  say = lambda structure, params: np.asarray(structure.bind(params)(first['tokens'], first['segment_ids']), np.float64)[:, :-1]
+  say = lambda structure, params: np.asarray(
+    structure.bind(params)(first['tokens'], first['segment_ids']), np.float64
+  )[:, :-1]
   log = lambda logits: logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   p, q, mask = log(say(STRUCTURE, PARAMS)), log(say(*teacher())), first['mask'][:, 1:]
-  assert found[0]['loss'] == pytest.approx(((np.exp(p) * (p - q)).sum(-1) * mask).sum() / mask.sum(), rel=1e-4) and found[0]['kl_teacher'] == pytest.approx(found[0]['loss'], rel=1e-5)
+  assert found[0]['loss'] == pytest.approx(
+    ((np.exp(p) * (p - q)).sum(-1) * mask).sum() / mask.sum(), rel=1e-4
+  ) and found[0]['kl_teacher'] == pytest.approx(found[0]['loss'], rel=1e-5)
   assert np.mean([m['kl_teacher'] for m in found[-5:]]) < 0.3 * found[0]['kl_teacher']
   assert {'reward', 'entropy', 'grad_norm', 'grad_snr', 'seconds/update'} <= found[0].keys()
 
@@ -247,12 +392,16 @@ def test_a_teacher_that_cannot_teach_is_refused(tmp_path):
   base = layout.root_file('substrate') / 'base'
   own = tokenizer_lib.load(str(base))
   config = hf_checkpoint.read_config(base)
-  structure, params = rl_run.load_teacher(str(base), own, dataclasses.replace(config, compute_dtype='bfloat16'))
+  structure, params = rl_run.load_teacher(
+    str(base), own, dataclasses.replace(config, compute_dtype='bfloat16')
+  )
   assert structure.bind(params).config == dataclasses.replace(config, compute_dtype='bfloat16')
   with pytest.raises(ValueError, match='no checkpoint is there'):
     rl_run.load_teacher(str(tmp_path / 'nowhere'), own, config)
   with pytest.raises(ValueError, match="give a teacher with the student's vocab_size"):
-    rl_run.load_teacher(str(base), own, dataclasses.replace(config, vocab_size=config.vocab_size + 4))
+    rl_run.load_teacher(
+      str(base), own, dataclasses.replace(config, vocab_size=config.vocab_size + 4)
+    )
   shutil.copytree(base, tmp_path / 'other')
   text = (tmp_path / 'other' / 'tokenizer.json').read_text()
   (tmp_path / 'other' / 'tokenizer.json').write_text(text.replace('"bits"', '"bytes"'))
@@ -273,17 +422,39 @@ def test_folded_rows_come_back_where_they_were():
   segments = (np.arange(8) < np.array(lengths)[:, None]).astype(np.int32)
   tokens = np.arange(1, 49).reshape(6, 8) * segments
   tokens[1, :3], tokens[3, :2] = tokens[0, :3], tokens[2, :2]
-  arrays = {'tokens': tokens, 'segment_ids': segments, 'mask': mask, 'weights': mask * 0.5, 'pair_weights': np.arange(6)}
+  arrays = {
+    'tokens': tokens,
+    'segment_ids': segments,
+    'mask': mask,
+    'weights': mask * 0.5,
+    'pair_weights': np.arange(6),
+  }
   folded = prefix.fold(arrays, 2)
-  assert folded['prompt_ids'].sum(axis=1).tolist() == [3, 2, 0] and folded['prompt_tokens'][0, -3:].tolist() == [1, 2, 3]
-  assert folded['tokens'][0, :5].tolist() == [3, 4, 5, 6, 0] and folded['mask'][3, :8].tolist() == [0, 1, 1, 1, 1, 1, 1, 0] and folded['pair_weights'].tolist() == list(range(6))
+  assert folded['prompt_ids'].sum(axis=1).tolist() == [3, 2, 0] and folded['prompt_tokens'][
+    0, -3:
+  ].tolist() == [1, 2, 3]
+  assert (
+    folded['tokens'][0, :5].tolist() == [3, 4, 5, 6, 0]
+    and folded['mask'][3, :8].tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
+    and folded['pair_weights'].tolist() == list(range(6))
+  )
   np.testing.assert_array_equal(prefix.unfold(folded['weights'], arrays), arrays['weights'])
   np.testing.assert_array_equal(prefix.unfold(folded['tokens'], arrays), tokens * mask)
 
 
-@pytest.mark.parametrize('algorithm', [
-    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3', correction='truncate')), dataclasses.replace(SMALL, advantage=Advantage(kind='gae')),
-    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k1', kl_in='reward', ratio='trajectory'), advantage=Advantage(kind='leave_one_out'))], ids=['group', 'gae', 'rloo'])
+@pytest.mark.parametrize(
+  'algorithm',
+  [
+    dataclasses.replace(SMALL, loss=PolicyGradient(kl='k3', correction='truncate')),
+    dataclasses.replace(SMALL, advantage=Advantage(kind='gae')),
+    dataclasses.replace(
+      SMALL,
+      loss=PolicyGradient(kl='k1', kl_in='reward', ratio='trajectory'),
+      advantage=Advantage(kind='leave_one_out'),
+    ),
+  ],
+  ids=['group', 'gae', 'rloo'],
+)
 def test_a_batch_read_from_its_log_gives_the_same_loss(algorithm, tmp_path):
   made = trainer(tmp_path, algorithm)
   before = jax.tree.map(np.array, made._state.params)
@@ -301,8 +472,13 @@ def test_samples_come_back_from_their_log_as_they_were(tmp_path):
   batch = rollouts.Batch(tuple(samples), rollouts.arrays(samples, 20), {'version': 3})
   rollouts.write(tmp_path / 'x', batch)
   found = rollouts.read(tmp_path / 'x')
-  assert [dataclasses.replace(s, logprobs=()) for s in found.samples] == [dataclasses.replace(s, logprobs=()) for s in samples]
-  np.testing.assert_array_equal([p for s in found.samples for p in s.logprobs], np.float32([p for s in samples for p in s.logprobs]))
+  assert [dataclasses.replace(s, logprobs=()) for s in found.samples] == [
+    dataclasses.replace(s, logprobs=()) for s in samples
+  ]
+  np.testing.assert_array_equal(
+    [p for s in found.samples for p in s.logprobs],
+    np.float32([p for s in samples for p in s.logprobs]),
+  )
   assert all(np.array_equal(found.arrays[name], value) for name, value in batch.arrays.items())
 
 
@@ -314,8 +490,15 @@ class WrongWeights(Engine):
   """Generates with weights that are a little off, as a sync that went wrong would leave them."""
 
   def update(self, params, version):
-    super().update({name: value + (0.05 if name.endswith('lm_head.kernel') or name == 'embedding' else 0) * np.sign(np.sin(np.arange(value.size))).reshape(value.shape).astype(np.float32)
-                    for name, value in params.items()}, version)
+    super().update(
+      {
+        name: value
+        + (0.05 if name.endswith('lm_head.kernel') or name == 'embedding' else 0)
+        * np.sign(np.sin(np.arange(value.size))).reshape(value.shape).astype(np.float32)
+        for name, value in params.items()
+      },
+      version,
+    )
 
 
 def test_wrong_weights_in_the_sampler_stop_the_run_with_the_worst_tokens(tmp_path):
@@ -327,18 +510,31 @@ def test_wrong_weights_in_the_sampler_stop_the_run_with_the_worst_tokens(tmp_pat
 
 
 def test_a_profile_and_few_checkpoints_are_kept_where_they_are_asked_for(tmp_path):
-  trainer(tmp_path).train(rates(5), checkpoint_every=1, upkeep=Upkeep(keep_checkpoints=2, profile_first=2, profile_steps=1))
-  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['step_00000004', 'step_00000005']
+  trainer(tmp_path).train(
+    rates(5),
+    checkpoint_every=1,
+    upkeep=Upkeep(keep_checkpoints=2, profile_first=2, profile_steps=1),
+  )
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
+    'step_00000004',
+    'step_00000005',
+  ]
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
 
 
 def test_dynamic_sampling_draws_groups_without_signal_again(tmp_path):
   rollout = dataclasses.replace(SMALL.rollout, dynamic_sampling=True, max_batches=6)
-  made = trainer(tmp_path, dataclasses.replace(SMALL, rollout=rollout), Copy(worth=lambda index: float(index // LETTERS % 2)))
+  made = trainer(
+    tmp_path,
+    dataclasses.replace(SMALL, rollout=rollout),
+    Copy(worth=lambda index: float(index // LETTERS % 2)),
+  )
   made.train(rates(1))
   batch, said = rollouts.read(tmp_path / loop.ROLLOUTS / '000000'), metrics(tmp_path)[0]
   assert batch.samples and all(group // LETTERS % 2 for group in {s.group for s in batch.samples})
-  assert said['groups_drawn'] > said['groups_kept'] and len(batch.samples) == 8 * said['groups_kept']
+  assert (
+    said['groups_drawn'] > said['groups_kept'] and len(batch.samples) == 8 * said['groups_kept']
+  )
 
 
 class Said:
@@ -351,39 +547,75 @@ class Said:
 
   def generate(self, requests, sampling):
     from aevo_jax.generation.protocol import Completion
+
     out = [(*self._answer(r.prompt), EOS) for r in requests]
     return [Completion(tokens, tuple(-0.5 for _ in tokens), 'end', 0) for tokens in out]
 
 
 def test_tallies_are_credited_turn_by_turn():
   """A policy that answers decisions right, and one that does not; routine turns earn nothing."""
-  words = {w: i for i, w in enumerate(['<eos>', '', 'add', 'calc', 'code', ' ', *'0123456789'], start=1)}
+  words = {
+    w: i for i, w in enumerate(['<eos>', '', 'add', 'calc', 'code', ' ', *'0123456789'], start=1)
+  }
   names = {i: w for w, i in words.items()}
   tokens = lambda text: [words[part] for word in text.split(' ') for part in (word, ' ')][:-1]
-  form = rollouts.Format(lambda text, first: tokens(text), lambda ids: ''.join(names[i] for i in ids), (EOS,))
+  form = rollouts.Format(
+    lambda text, first: tokens(text), lambda ids: ''.join(names[i] for i in ids), (EOS,)
+  )
   environment = Tally(turns=4, decisions=2, seed=3)
 
   def right(prompt):
     said = ' '.join(names[i] for i in prompt if names[i] not in (' ', '<eos>'))
     offset, last = int(said.split()[1]), said.split('calc')[-1].split()
-    return [words[str((int(last[0]) + offset) % 10)]] if 'calc' in said and len(last) == 1 else [words['code']]
+    return (
+      [words[str((int(last[0]) + offset) % 10)]]
+      if 'calc' in said and len(last) == 1
+      else [words['code']]
+    )
 
   for answer, worth in ((right, 1.0), (lambda prompt: [words['code']], 0.0)):
-    samples = rollouts.generate(Said(answer), environment, form, range(5), dataclasses.replace(SMALL.rollout, group_size=1), made_sampling(), 0)
+    samples = rollouts.generate(
+      Said(answer),
+      environment,
+      form,
+      range(5),
+      dataclasses.replace(SMALL.rollout, group_size=1),
+      made_sampling(),
+      0,
+    )
     for sample in samples:
       decides = environment.decision_turns(sample.group)
-      assert [r['verifiable'] for r in sample.rewards] == [worth / 2 if turn in decides else 0.0 for turn in range(4)]
-      assert [u for u in dict.fromkeys(sample.turns) if u >= 0] == [0, 1, 2, 3] and sample.mask.sum() == 8  # an answer and its end, four times
+      assert [r['verifiable'] for r in sample.rewards] == [
+        worth / 2 if turn in decides else 0.0 for turn in range(4)
+      ]
+      assert [u for u in dict.fromkeys(sample.turns) if u >= 0] == [
+        0,
+        1,
+        2,
+        3,
+      ] and sample.mask.sum() == 8  # an answer and its end, four times
       assert all((p == -0.5) == drawn for p, drawn in zip(sample.logprobs, sample.mask))
-  assert {len(environment.decision_turns(i)) for i in range(20)} == {2} and len({environment.decision_turns(i) for i in range(20)}) > 3
+  assert {len(environment.decision_turns(i)) for i in range(20)} == {2} and len(
+    {environment.decision_turns(i) for i in range(20)}
+  ) > 3
   assert environment.episode(7).observation == environment.episode(7).observation
   with pytest.raises(ValueError, match='cannot decide'):
     Tally(turns=2, decisions=3)
 
 
 def test_pairs_are_the_best_and_the_worst_of_a_group():
-  sample = lambda group, member, reward: rollouts.Sample(group, member, 0, 'x', (3, 1), (-1, 0), (0.0, -1.0), ({'verifiable': reward},), 'end', '')
-  samples = [sample(7, 0, 0.0), sample(7, 1, 1.0), sample(7, 2, 1.0), sample(3, 0, 0.5), sample(3, 1, 0.5), sample(9, 0, 1.0), sample(9, 1, 0.2)]
+  sample = lambda group, member, reward: rollouts.Sample(
+    group, member, 0, 'x', (3, 1), (-1, 0), (0.0, -1.0), ({'verifiable': reward},), 'end', ''
+  )
+  samples = [
+    sample(7, 0, 0.0),
+    sample(7, 1, 1.0),
+    sample(7, 2, 1.0),
+    sample(3, 0, 0.5),
+    sample(3, 1, 0.5),
+    sample(9, 0, 1.0),
+    sample(9, 1, 0.2),
+  ]
   found = pairs.of_rollouts(samples, Reward())
   assert found == [(1, 0), (5, 6)]  # group 3 has no worse one
   rows, weights = pairs.rows(found, 3)
@@ -391,33 +623,92 @@ def test_pairs_are_the_best_and_the_worst_of_a_group():
 
 
 def test_turn_advantages_reach_the_tokens_of_their_turns():
-  algorithm = dataclasses.replace(SMALL, advantage=Advantage(kind='turn', turn_std=False), rollout=Rollout(prompts=1, group_size=2), rl=Rl(microbatches=1))
-  sample = lambda member, earned: rollouts.Sample(0, member, 0, 'x', (3, 5, 1, 4, 6, 1), (-1, 0, 0, -1, 1, 1), (0, -1, -1, 0, -1, -1), tuple({'verifiable': e} for e in earned), 'end', '')
+  algorithm = dataclasses.replace(
+    SMALL,
+    advantage=Advantage(kind='turn', turn_std=False),
+    rollout=Rollout(prompts=1, group_size=2),
+    rl=Rl(microbatches=1),
+  )
+  sample = lambda member, earned: rollouts.Sample(
+    0,
+    member,
+    0,
+    'x',
+    (3, 5, 1, 4, 6, 1),
+    (-1, 0, 0, -1, 1, 1),
+    (0, -1, -1, 0, -1, -1),
+    tuple({'verifiable': e} for e in earned),
+    'end',
+    '',
+  )
   batch = rollouts.Batch((sample(0, (1, 0)), sample(1, (0, 0))), {}, {})
   arrays = rollouts.arrays(batch.samples, 2)
   arrays['old_logprobs'] = arrays['sampler_logprobs']
   found, variance = loop.trained_on(dataclasses.replace(batch, arrays=arrays), algorithm)
-  np.testing.assert_allclose(found['advantages'][:, :6], [[0, 0.5, 0.5, 0, 0, 0], [0, -0.5, -0.5, 0, 0, 0]])
+  np.testing.assert_allclose(
+    found['advantages'][:, :6], [[0, 0.5, 0.5, 0, 0, 0], [0, -0.5, -0.5, 0, 0, 0]]
+  )
   assert variance == pytest.approx(0.125)
 
 
 def test_parts_of_the_reward_by_hand():
-  of = lambda text, tokens=4, ended=True, **settings: rewards.parts(text, 'numeral_conversion', 'XIV', tokens=tokens, max_new_tokens=20, ended=ended, settings=Reward(**settings))
+  of = lambda text, tokens=4, ended=True, **settings: rewards.parts(
+    text,
+    'numeral_conversion',
+    'XIV',
+    tokens=tokens,
+    max_new_tokens=20,
+    ended=ended,
+    settings=Reward(**settings),
+  )
   assert of('so \\boxed{XIV}') == {'verifiable': 1.0, 'format': 1.0, 'length': 0.8, 'overlong': 0.0}
   assert of('\\boxed{XIV} or so')['format'] == 0 and of('\\boxed{XIV} or so')['verifiable'] == 1
   assert of('\\boxed{XIV}', ended=False)['verifiable'] == 0 and of('XIV')['verifiable'] == 0
-  assert [of('', n, overlong=1.0, overlong_buffer=8)['overlong'] for n in (12, 14, 20, 25)] == [0, -0.25, -1, -1]  # DAPO, equation 13
+  assert [of('', n, overlong=1.0, overlong_buffer=8)['overlong'] for n in (12, 14, 20, 25)] == [
+    0,
+    -0.25,
+    -1,
+    -1,
+  ]  # DAPO, equation 13
   settings = Reward(verifiable=2.0, overlong=1.0, overlong_buffer=8)
-  assert rewards.total({'verifiable': 1.0, 'format': 1.0, 'length': 0.3, 'overlong': -0.5}, settings) == 1.5
-  said = rewards.summary([{'verifiable': 1.0, 'overlong': 0.0}, {'verifiable': 0.0, 'overlong': 0.0}], settings)
-  assert said == {'reward/verifiable': 0.5, 'reward/overlong': 0.0, 'reward_share/verifiable': 1.0, 'reward_share/overlong': 0.0}
-  assert rewards.summary([{'verifiable': 0.1}] * 3, Reward()) == {'reward/verifiable': pytest.approx(0.1), 'reward_share/verifiable': 0.0}
+  assert (
+    rewards.total({'verifiable': 1.0, 'format': 1.0, 'length': 0.3, 'overlong': -0.5}, settings)
+    == 1.5
+  )
+  said = rewards.summary(
+    [{'verifiable': 1.0, 'overlong': 0.0}, {'verifiable': 0.0, 'overlong': 0.0}], settings
+  )
+  assert said == {
+    'reward/verifiable': 0.5,
+    'reward/overlong': 0.0,
+    'reward_share/verifiable': 1.0,
+    'reward_share/overlong': 0.0,
+  }
+  assert rewards.summary([{'verifiable': 0.1}] * 3, Reward()) == {
+    'reward/verifiable': pytest.approx(0.1),
+    'reward_share/verifiable': 0.0,
+  }
 
 
-@pytest.mark.parametrize('settings,metrics_,rule', [
-    ({}, [{'loss': math.nan}], 'finite'), ({'grad_norm': 5.0}, [{'grad_norm': 6.0}], 'grad_norm'), ({'kl': 0.5}, [{'kl_reference': 0.6, 'kl_old': 0.0}], 'kl'),
-    ({'kl': 0.5}, [{'kl_old': 0.6}], 'kl'), ({'entropy': 0.2, 'window': 2}, [{'entropy': 0.5}, {'entropy': 0.1}, {'entropy': 0.1}], 'entropy'),
-    ({'reward_drop': 0.3, 'window': 2}, [{'reward': 0.8}, {'reward': 0.8}, {'reward': 0.4}, {'reward': 0.4}], 'reward_drop')])
+@pytest.mark.parametrize(
+  'settings,metrics_,rule',
+  [
+    ({}, [{'loss': math.nan}], 'finite'),
+    ({'grad_norm': 5.0}, [{'grad_norm': 6.0}], 'grad_norm'),
+    ({'kl': 0.5}, [{'kl_reference': 0.6, 'kl_old': 0.0}], 'kl'),
+    ({'kl': 0.5}, [{'kl_old': 0.6}], 'kl'),
+    (
+      {'entropy': 0.2, 'window': 2},
+      [{'entropy': 0.5}, {'entropy': 0.1}, {'entropy': 0.1}],
+      'entropy',
+    ),
+    (
+      {'reward_drop': 0.3, 'window': 2},
+      [{'reward': 0.8}, {'reward': 0.8}, {'reward': 0.4}, {'reward': 0.4}],
+      'reward_drop',
+    ),
+  ],
+)
 def test_rules_stop_by_name_at_the_last_of_these_steps(settings, metrics_, rule):
   whole = [{'loss': 0.1, 'grad_norm': 1.0, 'entropy': 1.0, 'reward': 0.5} | m for m in metrics_]
   rules = gates.StopRules(Gates(**settings))
@@ -450,7 +741,7 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
   found = []
   for _ in range(4000):
     g = (signal + noise * rng.normal(size=(parts, 2))) / parts
-    norm, squares = np.linalg.norm(g.sum(axis=0)), (g ** 2).sum()
+    norm, squares = np.linalg.norm(g.sum(axis=0)), (g**2).sum()
     snr = float(update.signal_to_noise(norm, squares, parts))
     found.append(snr)
   # |g|^2 = 25 and the variance of the mean of four, in two dimensions, is 2 * 4 / 4.
@@ -458,29 +749,64 @@ def test_the_gradients_signal_to_noise_is_that_of_its_parts():
   assert math.isnan(float(update.signal_to_noise(1.0, 1.0, 1)))
 
 
-@pytest.mark.parametrize('wrong,reason', [
+@pytest.mark.parametrize(
+  'wrong,reason',
+  [
     ({'rollout': Rollout(group_size=1), 'rl': Rl(microbatches=1)}, 'bind it to 2 or more'),
-    ({'advantage': Advantage(kind='gae'), 'loss': PolicyGradient(ratio='sequence')}, "policy_gradient.ratio = 'token'"),
-    ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(ratio='trajectory')}, "policy_gradient.ratio = 'token'"),
-    ({'critic': Critic(coefficient=0.5)}, 'read by nothing'), ({'loss': PolicyGradient(clip='none'), 'rl': Rl(epochs=2)}, 'bounds that by nothing'),
-    ({'loss': PolicyGradient(clip='none'), 'rollout': Rollout(asynchronous=True)}, 'rollout.asynchronous = False'),
-    ({'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(kl='k1', kl_in='reward')}, 'advantage.turn_std = False'),
+    (
+      {'advantage': Advantage(kind='gae'), 'loss': PolicyGradient(ratio='sequence')},
+      "policy_gradient.ratio = 'token'",
+    ),
+    (
+      {'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(ratio='trajectory')},
+      "policy_gradient.ratio = 'token'",
+    ),
+    ({'critic': Critic(coefficient=0.5)}, 'read by nothing'),
+    ({'loss': PolicyGradient(clip='none'), 'rl': Rl(epochs=2)}, 'bounds that by nothing'),
+    (
+      {'loss': PolicyGradient(clip='none'), 'rollout': Rollout(asynchronous=True)},
+      'rollout.asynchronous = False',
+    ),
+    (
+      {'advantage': Advantage(kind='turn'), 'loss': PolicyGradient(kl='k1', kl_in='reward')},
+      'advantage.turn_std = False',
+    ),
     ({'reward': Reward(overlong=1.0, overlong_buffer=100)}, 'is longer than'),
-    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'), ({'rl': Rl(microbatches=3)}, 'do not divide'), ({'task': Task('tally'), 'reward': Reward(format=0.5)}, 'has one reward'), ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
-    ({'distillation': Distillation('x'), 'loss': PolicyGradient(clip='dual')}, 'only temperature, aggregation'), ({'distillation': Distillation()}, 'needs distillation.teacher'),
-    ({'distillation': Distillation('x'), 'reward': Reward(format=0.5)}, 'judges every token'), ({'distillation': Distillation('x'), 'gates': Gates(kl=1.0)}, 'gates.kl'),
+    ({'loss': PolicyGradient(aggregation='constant_length', constant_length=8)}, 'bind it to that'),
+    ({'rl': Rl(microbatches=3)}, 'do not divide'),
+    ({'task': Task('tally'), 'reward': Reward(format=0.5)}, 'has one reward'),
+    ({'rl': Rl(microbatches=16, shared_prefix=True)}, 'keeps groups whole'),
+    (
+      {'distillation': Distillation('x'), 'loss': PolicyGradient(clip='dual')},
+      'only temperature, aggregation',
+    ),
+    ({'distillation': Distillation()}, 'needs distillation.teacher'),
+    ({'distillation': Distillation('x'), 'reward': Reward(format=0.5)}, 'judges every token'),
+    ({'distillation': Distillation('x'), 'gates': Gates(kl=1.0)}, 'gates.kl'),
     ({'distillation': Distillation('x'), 'critic': Critic(coefficient=0.5)}, 'judges every token'),
-    ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'), ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1')])
+    ({'preference': Dpo(), 'advantage': Advantage(kind='group_mean')}, 'advantage (but for'),
+    ({'preference': Dpo(), 'rl': Rl(minibatches=2)}, 'rl.minibatches = 1'),
+  ],
+)
 def test_combinations_that_cannot_be_are_refused_with_the_reason(wrong, reason):
   with pytest.raises(ValueError) as refused:
     Algorithm(**wrong)
   assert reason in str(refused.value)
 
 
-@pytest.mark.parametrize('wrong', [lambda: Reward(verifiable=0.0), lambda: Reward(overlong_buffer=4), lambda: Rollout(max_batches=2), lambda: Advantage(trace=0.5),
-                                   lambda: Rollout(group_size=1, dynamic_sampling=True), lambda: Gates(window=0), lambda: recipe_lib.Method('ppo'), lambda: Reward(verifier='exact')])
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    lambda: Reward(verifiable=0.0),
+    lambda: Reward(overlong_buffer=4),
+    lambda: Rollout(max_batches=2),
+    lambda: Advantage(trace=0.5),
+    lambda: Rollout(group_size=1, dynamic_sampling=True),
+    lambda: Gates(window=0),
+    lambda: recipe_lib.Method('ppo'),
+    lambda: Reward(verifier='exact'),
+  ],
+)
 def test_settings_that_nothing_reads_or_that_cannot_be_are_refused(wrong):
   with pytest.raises(ValueError):
     wrong()
-
-

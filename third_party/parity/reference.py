@@ -1,9 +1,11 @@
-"""The reference's side of `make parity`: Hugging Face's logits and gradients for a checkpoint, in an environment with torch.
+"""The reference's side of `make parity`: Hugging Face's logits and gradients for a checkpoint, in
+an environment with torch.
 
   third_party/parity/.venv/bin/python third_party/parity/reference.py
 
-Takes a directory a line on standard input. It holds config.json, model.safetensors and inputs.safetensors: tokens [b, t], mask [b, t] (1 where a token
-is), weights [b, t] float32. Writes outputs.safetensors: logits [b, t, v] and, as `grad.NAME`, the gradient of
+Takes a directory a line on standard input. It holds config.json, model.safetensors and
+inputs.safetensors: tokens [b, t], mask [b, t] (1 where a token is), weights [b, t] float32. Writes
+outputs.safetensors: logits [b, t, v] and, as `grad.NAME`, the gradient of
 
     sum over b, t, v of weights[b, t] * cos(v) * log_softmax(logits)[b, t, v]
 
@@ -22,13 +24,20 @@ from transformers import AutoModelForCausalLM
 
 def answer(directory: pathlib.Path) -> None:
   inputs = load_file(directory / 'inputs.safetensors')
-  model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation='eager').train()
-  logits = model(input_ids=inputs['tokens'].long(), attention_mask=inputs['mask'].long(), use_cache=False).logits
+  model = AutoModelForCausalLM.from_pretrained(
+    directory, dtype=torch.float32, attn_implementation='eager'
+  ).train()
+  logits = model(
+    input_ids=inputs['tokens'].long(), attention_mask=inputs['mask'].long(), use_cache=False
+  ).logits
   classes = torch.cos(torch.arange(logits.shape[-1], dtype=torch.float32))
   (inputs['weights'][..., None] * classes * torch.log_softmax(logits, dim=-1)).sum().backward()
   outputs = {'logits': logits.detach()}
   outputs |= {f'grad.{name}': p.grad for name, p in model.named_parameters() if p.grad is not None}
-  save_file({name: value.contiguous().clone() for name, value in outputs.items()}, directory / 'outputs.safetensors')
+  save_file(
+    {name: value.contiguous().clone() for name, value in outputs.items()},
+    directory / 'outputs.safetensors',
+  )
 
 
 def main() -> None:

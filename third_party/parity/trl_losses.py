@@ -1,15 +1,18 @@
-"""What TRL's trainers say of a model and a batch: loss, its gradient by every parameter, and the advantages of rewards.
+"""What TRL's trainers say of a model and a batch: loss, its gradient by every parameter, and the
+advantages of rewards.
 
   third_party/parity/.venv/bin/python third_party/parity/trl_losses.py
 
 Takes a JSON object a line on standard input:
 
-  {"do": "sft" | "dpo" | "distillation" | "grpo" | "rloo", "model": DIR, "reference": DIR or null, "options": of the trainer's configuration, "inputs": FILE, "out": FILE}
-  {"do": "advantages", "trainer": "grpo" | "rloo", "model": DIR, "options": ..., "rewards": [...], "generations": G}     -> {"advantages": [...]}
-  {"do": "versions"}
+  {"do": "sft" | "dpo" | "distillation" | "grpo" | "rloo", "model": DIR, "reference": DIR or null,
+  "options": of the trainer's configuration, "inputs": FILE, "out": FILE} {"do": "advantages",
+  "trainer": "grpo" | "rloo", "model": DIR, "options": ..., "rewards": [...], "generations": G}
+  -> {"advantages": [...]} {"do": "versions"}
 
-inputs: tokens, segment_ids, mask [b, t]; mask is 1 on completions. grpo: prompt_length (how many columns are prompt), advantages, old_logprobs, ref_logprobs, correction, [b, t] each.
-out: loss, grad.NAME by Hugging Face's names. Answers {"ok": true}, or {"ok": false, "error": ...}.
+inputs: tokens, segment_ids, mask [b, t]; mask is 1 on completions. grpo: prompt_length (how many
+columns are prompt), advantages, old_logprobs, ref_logprobs, correction, [b, t] each. out: loss,
+grad.NAME by Hugging Face's names. Answers {"ok": true}, or {"ok": false, "error": ...}.
 """
 
 import contextlib
@@ -27,33 +30,72 @@ with contextlib.redirect_stdout(sys.stderr):
   from datasets import Dataset
   from safetensors.torch import load_file, save_file
   from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-  from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+  from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+  )
   from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-TRAINERS = {'sft': (SFTTrainer, SFTConfig), 'dpo': (DPOTrainer, DPOConfig), 'grpo': (GRPOTrainer, GRPOConfig), 'rloo': (RLOOTrainer, RLOOConfig)}
+TRAINERS = {
+  'sft': (SFTTrainer, SFTConfig),
+  'dpo': (DPOTrainer, DPOConfig),
+  'grpo': (GRPOTrainer, GRPOConfig),
+  'rloo': (RLOOTrainer, RLOOConfig),
+}
 
 
 def load(directory: str):
-  return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation='eager')
+  return AutoModelForCausalLM.from_pretrained(
+    directory, dtype=torch.float32, attn_implementation='eager'
+  )
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
-  words = tokenizers.Tokenizer(tokenizers.models.WordLevel({'<pad>': 0, '<unk>': 1, '<eos>': 2} | {f'w{i}': i for i in range(3, size)}, unk_token='<unk>'))
+  words = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(
+      {'<pad>': 0, '<unk>': 1, '<eos>': 2} | {f'w{i}': i for i in range(3, size)}, unk_token='<unk>'
+    )
+  )
   words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-  return PreTrainedTokenizerFast(tokenizer_object=words, pad_token='<pad>', eos_token='<eos>', unk_token='<unk>')
+  return PreTrainedTokenizerFast(
+    tokenizer_object=words, pad_token='<pad>', eos_token='<eos>', unk_token='<unk>'
+  )
 
 
 def trainer(kind: str, model, scratch: str, options: dict, rewards=None, reference=None):
   cls, config = TRAINERS[kind]
   words = tokenizer(model.config.vocab_size)
-  arguments = config(output_dir=scratch, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True, **options)
-  rows = {'sft': [{'text': 'w3 w4 w5'}], 'dpo': [{'prompt': 'w3', 'chosen': ' w4', 'rejected': ' w5'}]}.get(kind, [{'prompt': 'w3'}])
+  arguments = config(
+    output_dir=scratch,
+    report_to=[],
+    use_cpu=True,
+    bf16=False,
+    gradient_checkpointing=False,
+    disable_tqdm=True,
+    **options,
+  )
+  rows = {
+    'sft': [{'text': 'w3 w4 w5'}],
+    'dpo': [{'prompt': 'w3', 'chosen': ' w4', 'rejected': ' w5'}],
+  }.get(kind, [{'prompt': 'w3'}])
   extra = {}
   if kind in ('grpo', 'rloo'):
     extra['reward_funcs'] = lambda completions, **_: rewards or [0.0] * len(completions)
   if kind == 'dpo':
     extra['ref_model'] = reference
-  made = cls(model=model, args=arguments, train_dataset=Dataset.from_list(rows * 8), processing_class=words, **extra)
+  made = cls(
+    model=model,
+    args=arguments,
+    train_dataset=Dataset.from_list(rows * 8),
+    processing_class=words,
+    **extra,
+  )
   made.current_gradient_accumulation_steps = 1
   return made
 
@@ -61,56 +103,109 @@ def trainer(kind: str, model, scratch: str, options: dict, rewards=None, referen
 def loss_of(request: dict, scratch: str):
   """(the trainer's model, its loss)."""
   kind, model, inputs = request['do'], load(request['model']), load_file(request['inputs'])
-  tokens, attended, mask = inputs['tokens'].long(), (inputs['segment_ids'] > 0).long(), inputs['mask'].long()
+  tokens, attended, mask = (
+    inputs['tokens'].long(),
+    (inputs['segment_ids'] > 0).long(),
+    inputs['mask'].long(),
+  )
   reference = load(request['reference']) if request.get('reference') else None
   if kind == 'distillation':
     with torch.no_grad():
       teacher = reference.eval().model(input_ids=tokens, attention_mask=attended).last_hidden_state
     student = model.model(input_ids=tokens, attention_mask=attended).last_hidden_state
-    loss, _, _ = _chunked_divergence_loss(student[:, :-1], teacher[:, :-1], model.lm_head.weight, reference.lm_head.weight, mask[:, 1:], 1.0)
+    loss, _, _ = _chunked_divergence_loss(
+      student[:, :-1],
+      teacher[:, :-1],
+      model.lm_head.weight,
+      reference.lm_head.weight,
+      mask[:, 1:],
+      1.0,
+    )
     return model, loss
   made = trainer(kind, model, scratch, request['options'], reference=reference)
   made.model.train()
   if kind == 'sft':
-    return made.model, made.compute_loss(made.model, {'input_ids': tokens, 'attention_mask': attended, 'labels': tokens.masked_fill(mask == 0, -100)})
+    return made.model, made.compute_loss(
+      made.model,
+      {
+        'input_ids': tokens,
+        'attention_mask': attended,
+        'labels': tokens.masked_fill(mask == 0, -100),
+      },
+    )
   if kind == 'dpo':  # all chosen, then all rejected
     tokens, attended, mask = (torch.cat([x[0::2], x[1::2]]) for x in (tokens, attended, mask))
-    return made.model, made._compute_loss(made.model, {'input_ids': tokens, 'attention_mask': attended, 'completion_mask': mask}, False)
+    return made.model, made._compute_loss(
+      made.model, {'input_ids': tokens, 'attention_mask': attended, 'completion_mask': mask}, False
+    )
   start = int(inputs['prompt_length'])
   completion = lambda name: inputs[name][:, start:].float()
-  batch = {'prompt_ids': tokens[:, :start], 'prompt_mask': attended[:, :start], 'completion_ids': tokens[:, start:], 'completion_mask': mask[:, start:],
-           'advantages': completion('advantages')[:, 0] if kind == 'rloo' else completion('advantages'), 'num_items_in_batch': mask.sum()}
+  batch = {
+    'prompt_ids': tokens[:, :start],
+    'prompt_mask': attended[:, :start],
+    'completion_ids': tokens[:, start:],
+    'completion_mask': mask[:, start:],
+    'advantages': completion('advantages')[:, 0] if kind == 'rloo' else completion('advantages'),
+    'num_items_in_batch': mask.sum(),
+  }
   if kind == 'rloo':
-    return made.model, made._compute_loss(made.model, batch | {'old_logps': (completion('old_logprobs') * mask[:, start:]).sum(1)})
-  batch |= {'old_per_token_logps': completion('old_logprobs'), 'ref_per_token_logps': completion('ref_logprobs')}
+    return made.model, made._compute_loss(
+      made.model, batch | {'old_logps': (completion('old_logprobs') * mask[:, start:]).sum(1)}
+    )
+  batch |= {
+    'old_per_token_logps': completion('old_logprobs'),
+    'ref_per_token_logps': completion('ref_logprobs'),
+  }
   made.args.steps_per_generation = 1
   if 'correction' in inputs:
-    made.use_vllm, made.vllm_importance_sampling_correction, batch['importance_sampling_ratio'] = True, True, completion('correction')
+    made.use_vllm, made.vllm_importance_sampling_correction, batch['importance_sampling_ratio'] = (
+      True,
+      True,
+      completion('correction'),
+    )
   return made.model, made._compute_loss(made.model, batch)
 
 
 def advantages(request: dict, scratch: str) -> list[float]:
   """Of completions with given rewards, which the trainer believes it has generated."""
   rewards, size = request['rewards'], request['generations']
-  made = trainer(request['trainer'], load(request['model']), scratch, request['options'] | {'num_generations': size, 'per_device_train_batch_size': len(rewards)}, rewards)
+  made = trainer(
+    request['trainer'],
+    load(request['model']),
+    scratch,
+    request['options'] | {'num_generations': size, 'per_device_train_batch_size': len(rewards)},
+    rewards,
+  )
   made.model.train()
   texts = [f'w{3 + i % 4}' for i in range(len(rewards))]
   ids = [[3 + i % 4, 2] for i in range(len(rewards))]
-  said = ([[3]] * len(rewards), ids, texts) if request['trainer'] == 'rloo' else ([[3]] * len(rewards), ids, None, texts, None, {}, None, None)
+  said = (
+    ([[3]] * len(rewards), ids, texts)
+    if request['trainer'] == 'rloo'
+    else ([[3]] * len(rewards), ids, None, texts, None, {}, None, None)
+  )
   made._generate = lambda prompts: said
-  return made._generate_and_score_completions([{'prompt': 'w3'}] * len(rewards))['advantages'].tolist()
+  return made._generate_and_score_completions([{'prompt': 'w3'}] * len(rewards))[
+    'advantages'
+  ].tolist()
 
 
 def answer(request: dict) -> dict:
   if request['do'] == 'versions':
-    return {name: importlib.metadata.version(name) for name in ('trl', 'transformers', 'torch', 'peft')}
+    return {
+      name: importlib.metadata.version(name) for name in ('trl', 'transformers', 'torch', 'peft')
+    }
   with tempfile.TemporaryDirectory() as scratch:
     if request['do'] == 'advantages':
       return {'advantages': advantages(request, scratch)}
     model, loss = loss_of(request, scratch)
     loss = loss[0] if isinstance(loss, tuple) else loss
     loss.backward()
-  gradients = {f'grad.{name}': p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
+  gradients = {
+    f'grad.{name}': p.grad.contiguous()
+    for name, p in model.named_parameters()
+    if p.grad is not None
+  }
   save_file({'loss': loss.detach().reshape(1)} | gradients, request['out'])
   return {}
 
@@ -122,7 +217,11 @@ def main() -> None:
       with contextlib.redirect_stdout(sys.stderr):
         reply = {'ok': True} | answer(json.loads(line))
     except Exception as error:
-      reply = {'ok': False, 'error': f'{type(error).__name__}: {error}', 'trace': traceback.format_exc(limit=-4)}
+      reply = {
+        'ok': False,
+        'error': f'{type(error).__name__}: {error}',
+        'trace': traceback.format_exc(limit=-4),
+      }
     print(json.dumps(reply), flush=True)
 
 

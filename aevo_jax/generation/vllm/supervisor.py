@@ -1,11 +1,16 @@
-"""Keeps a server and everything it starts from outliving whoever wanted it. Standard library alone: it is run as a file.
+"""Keeps a server and everything it starts from outliving whoever wanted it. Standard library alone:
+it is run as a file.
 
-  python supervisor.py [--remove=DIRECTORY ...] COMMAND ...        its standard input is a pipe from whoever wants the server
+  python supervisor.py [--remove=DIRECTORY ...] COMMAND ...        its standard input is a pipe from
+  whoever wants the server
 
-vLLM's server starts an engine and workers as processes of their own, which stay when it is killed; and when one of those is killed, the server waits for requests that nobody answers any more. The supervisor
-gives them one session, and ends the whole of it when the server ends, when one of its engines or workers does, when its own
-standard input ends, or when it is asked to (SIGTERM). Its exit status is the server's. Whoever wants no more of the server writes a byte before it ends the input; where that byte is missing it has died,
-however that happened, and the supervisor removes its directories, which may hold weights in memory.
+vLLM's server starts an engine and workers as processes of their own, which stay when it is killed;
+and when one of those is killed, the server waits for requests that nobody answers any more. The
+supervisor gives them one session, and ends the whole of it when the server ends, when one of its
+engines or workers does, when its own standard input ends, or when it is asked to (SIGTERM). Its
+exit status is the server's. Whoever wants no more of the server writes a byte before it ends the
+input; where that byte is missing it has died, however that happened, and the supervisor removes its
+directories, which may hold weights in memory.
 """
 
 import ctypes
@@ -18,12 +23,19 @@ import sys
 import time
 
 PATIENCE = 5.0  # seconds between asking to end and killing
-LOOK, SETTLED = 1.0, 5  # seconds between looks at the session; looks that have found a process before its end is the server's: a passing child has its parent's title between fork and exec
+LOOK, SETTLED = (
+  1.0,
+  5,
+  # seconds between looks at the session; looks that have found a process before its end is the
+  # server's: a passing child has its parent's title between fork and exec
+)
 TITLE = b'VLLM::'  # with which engines and workers begin
 
 
 def _end_with_parent() -> None:
-  ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: should the supervisor itself be killed
+  ctypes.CDLL(None).prctl(
+    1, signal.SIGTERM
+  )  # PR_SET_PDEATHSIG: should the supervisor itself be killed
 
 
 def engines(session: int) -> set[int]:
@@ -58,7 +70,9 @@ def main() -> int:
   while wanted[0].startswith('--remove='):
     directories.append(wanted.pop(0).removeprefix('--remove='))
   signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-  process = subprocess.Popen(wanted, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent)
+  process = subprocess.Popen(
+    wanted, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent
+  )
   looks, looked, lost = {}, 0.0, []
   while process.poll() is None and not stop and not lost:
     if select.select([0], [], [], 0.1)[0]:

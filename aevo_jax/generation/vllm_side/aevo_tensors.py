@@ -1,4 +1,6 @@
-"""Runs inside vLLM's environment, not here: the tensors of a safetensors file that is read once, and of no other than the one announced."""
+"""Runs inside vLLM's environment, not here: the tensors of a safetensors file that is read once,
+and of no other than the one announced.
+"""
 
 import hashlib
 
@@ -14,10 +16,12 @@ class RefusedError(ValueError):
 
 
 def read(path: str, sha256: str) -> dict[str, torch.Tensor]:
-  """All tensors by name, of the very bytes that were hashed. With tied embeddings the head is a tensor of its own: vLLM reloads such a one, and none that it ties.
+  """All tensors by name, of the very bytes that were hashed. With tied embeddings the head is a
+  tensor of its own: vLLM reloads such a one, and none that it ties.
 
   Raises:
-    RefusedError: another digest, or bytes that are no safetensors file from end to end. OSError: no such file.
+    RefusedError: another digest, or bytes that are no safetensors file from end to end. OSError: no
+      such file.
   """
   with open(path, 'rb') as file:
     content = file.read()
@@ -27,7 +31,9 @@ def read(path: str, sha256: str) -> dict[str, torch.Tensor]:
   try:
     tensors = dict(sorted(safetensors.torch.load(content).items()))  # which come in no order
   except safetensors.SafetensorError as error:
-    raise RefusedError(f'{path} is no whole safetensors file ({error}): nothing was loaded') from error
+    raise RefusedError(
+      f'{path} is no whole safetensors file ({error}): nothing was loaded'
+    ) from error
   if not tensors:
     raise RefusedError(f'{path} is a safetensors file without tensors: nothing was loaded')
   if HEAD not in tensors and EMBEDDING in tensors:

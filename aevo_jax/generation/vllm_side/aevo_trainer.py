@@ -1,4 +1,6 @@
-"""Runs in vLLM's environment, not here: vLLM's own trainer-side engine, given tensors of a file and a server's HTTP interface."""
+"""Runs in vLLM's environment, not here: vLLM's own trainer-side engine, given tensors of a file and
+a server's HTTP interface.
+"""
 
 import http.client
 import json
@@ -7,7 +9,11 @@ import urllib.parse
 from collections.abc import Callable
 
 import torch
-from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransferEngine, WeightSource
+from vllm.distributed.weight_transfer.base import (
+  ParamMeta,
+  TrainerWeightTransferEngine,
+  WeightSource,
+)
 from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
@@ -22,7 +28,9 @@ class Source(WeightSource):
     self.tensors: dict[str, torch.Tensor] = {}
 
   def metadata(self):
-    return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors.items()]
+    return [
+      ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors.items()
+    ]
 
   def __iter__(self):
     for name, tensor in self.tensors.items():
@@ -41,8 +49,9 @@ class _Unix(http.client.HTTPConnection):
 class Client(HTTPVLLMWeightSyncClient):
   """vLLM's own, at unix:/path as well as http://host:port.
 
-  mark: what the server calls its weights from before the first of them is replaced. digest: and as soon as it has all. fail: called with what went wrong in whichever thread that was, never returns: the
-  other one may wait in NCCL for a server that refused.
+  mark: what the server calls its weights from before the first of them is replaced. digest: and as
+  soon as it has all. fail: called with what went wrong in whichever thread that was, never returns:
+  the other one may wait in NCCL for a server that refused.
   """
 
   def __init__(self, address: str, timeout: float, fail: Callable[[str], None]):
@@ -50,14 +59,26 @@ class Client(HTTPVLLMWeightSyncClient):
     self._fail = fail
     self.mark = self.digest = ''
 
-  def _post(self, path: str, body: dict | None = None) -> None:  # what all of vLLM's calls come down to
+  def _post(
+    self, path: str, body: dict | None = None
+  ) -> None:  # what all of vLLM's calls come down to
     url = urllib.parse.urlsplit(self.base_url)
     try:
       if url.scheme == 'unix':
         to, prefix = _Unix(url.path, timeout=self.timeout), ''
       else:
-        to, prefix = (http.client.HTTPSConnection if url.scheme == 'https' else http.client.HTTPConnection)(url.hostname, url.port, timeout=self.timeout), url.path
-      to.request('POST', f'{prefix}/{path}', None if body is None else json.dumps(body).encode(), {} if body is None else {'Content-Type': 'application/json'})
+        to, prefix = (
+          (http.client.HTTPSConnection if url.scheme == 'https' else http.client.HTTPConnection)(
+            url.hostname, url.port, timeout=self.timeout
+          ),
+          url.path,
+        )
+      to.request(
+        'POST',
+        f'{prefix}/{path}',
+        None if body is None else json.dumps(body).encode(),
+        {} if body is None else {'Content-Type': 'application/json'},
+      )
       reply = to.getresponse()
       said = reply.read().decode(errors='replace')
       to.close()
@@ -84,13 +105,26 @@ def _free_port(address: str) -> int:
     return found.getsockname()[1]
 
 
-def connect(backend: str, client: Client, source: Source, *, master: str, world: int) -> TrainerWeightTransferEngine:
-  """The engine, connected to the server. master: address of this machine that the server's workers meet it at. world: their number, and one. `source` has tensors of the sizes that are to come."""
+def connect(
+  backend: str, client: Client, source: Source, *, master: str, world: int
+) -> TrainerWeightTransferEngine:
+  """The engine, connected to the server. master: address of this machine that the server's workers
+  meet it at. world: their number, and one. `source` has tensors of the sizes that are to come.
+  """
   size = max(BUFFER, *(m.dtype.itemsize * torch.Size(m.shape).numel() for m in source.metadata()))
   if backend == 'nccl':
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-    info = NCCLTrainerInitInfo(rank=0, master_address=master, master_port=_free_port(master), world_size=world, packed=True, packed_buffer_size_bytes=size)
+
+    info = NCCLTrainerInitInfo(
+      rank=0,
+      master_address=master,
+      master_port=_free_port(master),
+      world_size=world,
+      packed=True,
+      packed_buffer_size_bytes=size,
+    )
   else:
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
     info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
   return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)

@@ -1,15 +1,25 @@
-"""Runs inside vLLM, not here: weights that its workers read from a safetensors file on their machine.
+"""Runs inside vLLM, not here: weights that its workers read from a safetensors file on their
+machine.
 
-A server of ours is started with `--worker-extension-cls aevo_weights.Worker --weight-transfer-config '{"backend": "aevo_file"}'` and this folder on its PYTHONPATH. A worker reads the file once,
-hashes what it read, and loads those very bytes: another digest than the one that was announced loads nothing.
+A server of ours is started with `--worker-extension-cls aevo_weights.Worker
+--weight-transfer-config '{"backend": "aevo_file"}'` and this folder on its PYTHONPATH. A worker
+reads the file once, hashes what it read, and loads those very bytes: another digest than the one
+that was announced loads nothing.
 """
 
 import dataclasses
 
 import aevo_tensors
-from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.base import (
+  WeightTransferEngine,
+  WeightTransferInitInfo,
+  WeightTransferUpdateInfo,
+)
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload import (
+  finalize_layerwise_reload,
+  initialize_layerwise_reload,
+)
 
 
 @dataclasses.dataclass
@@ -19,15 +29,20 @@ class Init(WeightTransferInitInfo):
 
 @dataclasses.dataclass
 class Update(WeightTransferUpdateInfo):
-  """path: of a safetensors file with all weights by Hugging Face's names. sha256: of its bytes, in hex."""
+  """path: of a safetensors file with all weights by Hugging Face's names. sha256: of its bytes, in
+  hex.
+  """
 
   path: str
   sha256: str
 
 
 class FileEngine(WeightTransferEngine[Init, Update]):
-  """Its loading is layer by layer, as of vLLM's NCCL engine: into the layout that the running kernels hold the weights in. All of it in one step, so that a file which is not taken changes nothing: after
-  the first half of a reload alone, vLLM 0.32 computes with wrong weights whatever is loaded next."""
+  """Its loading is layer by layer, as of vLLM's NCCL engine: into the layout that the running
+  kernels hold the weights in. All of it in one step, so that a file which is not taken changes
+  nothing: after the first half of a reload alone, vLLM 0.32 computes with wrong weights whatever is
+  loaded next.
+  """
 
   init_info_cls, update_info_cls = Init, Update
   loaded = ''  # SHA-256 of the file whose weights it has
@@ -57,7 +72,9 @@ class Worker:
   """What vLLM mixes into its worker. Importing its module registers the engine."""
 
   def aevo_loaded(self) -> str:
-    """SHA-256 of the file whose weights this worker has, '' if of none: the server's name for its weights is only what was said last, by anybody."""
+    """SHA-256 of the file whose weights this worker has, '' if of none: the server's name for its
+    weights is only what was said last, by anybody.
+    """
     return self.weight_transfer_engine.loaded
 
 

@@ -12,7 +12,13 @@ def require(fields: Mapping[str, Any], names: Iterable[str]) -> None:
 
 
 def allow_only(fields: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-  """Raises ValueError with the fields that are there and have another value than the decoder computes."""
-  other = [f'{name} = {fields[name]!r} (only {value!r})' for name, value in values.items() if fields.get(name, value) != value]
+  """Raises ValueError with the fields that are there and have another value than the decoder
+  computes.
+  """
+  other = [
+    f'{name} = {fields[name]!r} (only {value!r})'
+    for name, value in values.items()
+    if fields.get(name, value) != value
+  ]
   if other:
     raise ValueError(f'config.json asks for what this decoder does not compute: {", ".join(other)}')

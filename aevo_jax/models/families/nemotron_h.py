@@ -1,4 +1,6 @@
-"""Nemotron-H in Hugging Face: `model.layers.i.mixer`, the pattern as hybrid_override_pattern or as a list of block types."""
+"""Nemotron-H in Hugging Face: `model.layers.i.mixer`, the pattern as hybrid_override_pattern or as
+a list of block types.
+"""
 
 import math
 from collections.abc import Mapping
@@ -13,24 +15,67 @@ if TYPE_CHECKING:
 
 MODEL_TYPES = ('nemotron_h',)
 PATTERN = r'[M*E-]+', 'blocks of any kind'
-FIXED = {'': {'tie_word_embeddings': False}, '*': {'rope_theta': 0.0, 'qk_norm': False}, '-E': {'mlp_activation': 'relu2'}, 'E': {'router': 'sigmoid'}}
+FIXED = {
+  '': {'tie_word_embeddings': False},
+  '*': {'rope_theta': 0.0, 'qk_norm': False},
+  '-E': {'mlp_activation': 'relu2'},
+  'E': {'router': 'sigmoid'},
+}
 NEEDED = {'E': ('moe_shared_expert_intermediate_size',)}
 EXPERTS_APART = False
 
 _OF_ALL = ('vocab_size', 'hidden_size', 'layer_norm_epsilon', 'max_position_embeddings')
 _OF_BLOCK = {
-    '*': ('num_attention_heads', 'num_key_value_heads', 'head_dim'),
-    '-': ('intermediate_size',),
-    'M': ('mamba_num_heads', 'mamba_head_dim', 'n_groups', 'ssm_state_size', 'conv_kernel', 'chunk_size'),
-    'E': ('n_routed_experts', 'num_experts_per_tok', 'moe_intermediate_size', 'moe_shared_expert_intermediate_size'),
+  '*': ('num_attention_heads', 'num_key_value_heads', 'head_dim'),
+  '-': ('intermediate_size',),
+  'M': (
+    'mamba_num_heads',
+    'mamba_head_dim',
+    'n_groups',
+    'ssm_state_size',
+    'conv_kernel',
+    'chunk_size',
+  ),
+  'E': (
+    'n_routed_experts',
+    'num_experts_per_tok',
+    'moe_intermediate_size',
+    'moe_shared_expert_intermediate_size',
+  ),
 }
 # With the reference's defaults, which are ours too: a config may leave them out.
-_OPTIONS = ('attention_bias', 'mlp_bias', 'use_bias', 'use_conv_bias', 'n_group', 'topk_group', 'norm_topk_prob', 'routed_scaling_factor')
+_OPTIONS = (
+  'attention_bias',
+  'mlp_bias',
+  'use_bias',
+  'use_conv_bias',
+  'n_group',
+  'topk_group',
+  'norm_topk_prob',
+  'routed_scaling_factor',
+)
 _OPTIONAL_SIZES = ('sliding_window', 'moe_latent_size')  # null there, 0 here
-_ONLY = {'mlp_hidden_act': 'relu2', 'mamba_hidden_act': 'silu', 'tie_word_embeddings': False, 'n_shared_experts': 1}  # what this decoder computes
+_ONLY = {
+  'mlp_hidden_act': 'relu2',
+  'mamba_hidden_act': 'silu',
+  'tie_word_embeddings': False,
+  'n_shared_experts': 1,
+}  # what this decoder computes
 _NO_LIMIT = float(np.finfo(np.float32).max)  # infinity is not JSON
-_SYMBOLS = {'mamba': 'M', 'linear_attention': 'M', 'attention': '*', 'full_attention': '*', 'moe': 'E', 'mlp': '-'}
-_LEAVES = {'scale': 'weight', 'conv_kernel': 'conv1d.weight', 'conv_bias': 'conv1d.bias', 'kernel': 'weight'}
+_SYMBOLS = {
+  'mamba': 'M',
+  'linear_attention': 'M',
+  'attention': '*',
+  'full_attention': '*',
+  'moe': 'E',
+  'mlp': '-',
+}
+_LEAVES = {
+  'scale': 'weight',
+  'conv_kernel': 'conv1d.weight',
+  'conv_bias': 'conv1d.bias',
+  'kernel': 'weight',
+}
 
 
 def hf_name(name: str) -> str:
@@ -47,24 +92,41 @@ def hf_name(name: str) -> str:
 def config_to_hf(config: 'ModelConfig') -> dict[str, Any]:
   """A config.json that Hugging Face and vLLM read."""
   present = _OF_ALL + tuple(name for names in _OF_BLOCK.values() for name in names) + _OPTIONS
-  return {name: getattr(config, name) for name in present} | {name: getattr(config, name) or None for name in _OPTIONAL_SIZES} | _ONLY | {
-      'architectures': ['NemotronHForCausalLM'], 'model_type': 'nemotron_h', 'hybrid_override_pattern': config.pattern,
-      'num_hidden_layers': len(config.pattern), 'mamba_proj_bias': config.use_bias,
+  return (
+    {name: getattr(config, name) for name in present}
+    | {name: getattr(config, name) or None for name in _OPTIONAL_SIZES}
+    | _ONLY
+    | {
+      'architectures': ['NemotronHForCausalLM'],
+      'model_type': 'nemotron_h',
+      'hybrid_override_pattern': config.pattern,
+      'num_hidden_layers': len(config.pattern),
+      'mamba_proj_bias': config.use_bias,
       'time_step_limit': [config.time_step_low, min(config.time_step_high, _NO_LIMIT)],
-      # transformers clamps dt from below at time_step_min (NVIDIA's code and vLLM do not, nor do we); 0 would make its initializer take log 0.
+      # transformers clamps dt from below at time_step_min (NVIDIA's code and vLLM do not, nor do
+      # we); 0 would make its initializer take log 0.
       'time_step_min': max(config.time_step_low, 1e-30),
-      'expand': config.mamba_inner // config.hidden_size or 1, 'residual_in_fp32': False}
+      'expand': config.mamba_inner // config.hidden_size or 1,
+      'residual_in_fp32': False,
+    }
+  )
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
   pattern = _pattern(fields)
-  require(fields, (*_OF_ALL, *(name for kind, names in _OF_BLOCK.items() if kind in pattern for name in names)))
+  require(
+    fields,
+    (*_OF_ALL, *(name for kind, names in _OF_BLOCK.items() if kind in pattern for name in names)),
+  )
   allow_only(fields, _ONLY)
   low, high = fields.get('time_step_limit', (0.0, math.inf))
   high = math.inf if high >= _NO_LIMIT else high
   known = {n for names in _OF_BLOCK.values() for n in names} | {*_OF_ALL, *_OPTIONS}
-  return {name: fields[name] for name in known if name in fields} | {name: fields.get(name) or 0 for name in _OPTIONAL_SIZES} | {
-      'pattern': pattern, 'time_step_low': float(low), 'time_step_high': float(high)}
+  return (
+    {name: fields[name] for name in known if name in fields}
+    | {name: fields.get(name) or 0 for name in _OPTIONAL_SIZES}
+    | {'pattern': pattern, 'time_step_low': float(low), 'time_step_high': float(high)}
+  )
 
 
 def _pattern(fields: Mapping[str, Any]) -> str:
@@ -75,5 +137,7 @@ def _pattern(fields: Mapping[str, Any]) -> str:
     raise ValueError("config.json lacks ['hybrid_override_pattern'] or ['layers_block_type']")
   unknown = sorted(set(types) - _SYMBOLS.keys())
   if unknown:
-    raise ValueError(f'config.json names block types {unknown}; this reader knows {sorted(_SYMBOLS)}')
+    raise ValueError(
+      f'config.json names block types {unknown}; this reader knows {sorted(_SYMBOLS)}'
+    )
   return ''.join(_SYMBOLS[t] for t in types)

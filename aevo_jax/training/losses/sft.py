@@ -1,4 +1,6 @@
-"""Completion-only cross-entropy: - sum_t w_t log p(token_t | token_<t), the weights adding up to 1 over the batch."""
+"""Completion-only cross-entropy: - sum_t w_t log p(token_t | token_<t), the weights adding up to 1
+over the batch.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +10,17 @@ from aevo_jax.training.token_logprobs import TokenStats
 
 
 def predicted(batch: dict[str, jax.Array]) -> jax.Array:
-  """[b, t] loss weights of packed rows without those of a segment's first token, which is never predicted from the segment before."""
+  """[b, t] loss weights of packed rows without those of a segment's first token, which is never
+  predicted from the segment before.
+  """
   segments = batch['segment_ids']
   same = jnp.pad(segments[:, 1:] == segments[:, :-1], ((0, 0), (1, 0)))
   return jnp.where(same, batch['weights'], 0)
 
 
-def sft_loss(stats: TokenStats, batch: dict[str, jax.Array], *, label_smoothing: float = 0.0) -> tuple[jax.Array, dict[str, WeightedSum]]:
+def sft_loss(
+  stats: TokenStats, batch: dict[str, jax.Array], *, label_smoothing: float = 0.0
+) -> tuple[jax.Array, dict[str, WeightedSum]]:
   """Weighted next-token loss.
 
   Args:

@@ -1,4 +1,6 @@
-"""What reinforcement learning asks: the training mixture's items, or those of one's own tasks, far from the items that supervised training draws."""
+"""What reinforcement learning asks: the training mixture's items, or those of one's own tasks, far
+from the items that supervised training draws.
+"""
 
 from collections.abc import Callable
 
@@ -21,7 +23,16 @@ def stream(mixture: Mixture, seed: int, corpus: Corpus) -> Callable[[int], Item]
   return lambda i: item_at(seed, 'train', FIRST_ITEM + i, mixture)
 
 
-def mean_prompt(mixture: Mixture, seed: int, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> float:
+def mean_prompt(
+  mixture: Mixture, seed: int, corpus: Corpus, tokenizer: tokenizers.Tokenizer
+) -> float:
   """Tokens of a prompt, the mean over the first `COMPARED`."""
   item = stream(mixture, seed, corpus)
-  return float(np.mean([len(tokenizer.encode(corpus.chat.prompt(item(i).question), add_special_tokens=False).ids) for i in range(COMPARED)]))
+  return float(
+    np.mean(
+      [
+        len(tokenizer.encode(corpus.chat.prompt(item(i).question), add_special_tokens=False).ids)
+        for i in range(COMPARED)
+      ]
+    )
+  )
