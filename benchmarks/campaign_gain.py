@@ -34,9 +34,9 @@ from aevo_jax.campaign import setup
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.evaluation.intervals import paired_bootstrap
 from aevo_jax.evaluation.scoring import from_rows
 from aevo_jax.ledger.append import read
+from aevo_jax.stats.intervals import paired_bootstrap
 from aevo_jax.substrate import build, manifest
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'campaign_gain'

@@ -37,7 +37,8 @@ from aevo_jax.data import pipeline
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.data.chat_template import MICRO
 from aevo_jax.generation.sampler import Sampler
-from aevo_jax.models import hf_checkpoint, layers
+from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.layers import linear
 from aevo_jax.models.params import outline
 from aevo_jax.tasks.mixture import Mixture, draw_set
 from aevo_jax.training.train_step import make_loss, normalised
@@ -59,14 +60,14 @@ def best(call: Callable[[], object]) -> float:
 def plain_form() -> contextlib.ExitStack:
   """While entered, models trace without our product and without barriers."""
   stack = contextlib.ExitStack()
-  stack.enter_context(mock.patch.object(layers, 'matmul', lambda x, kernel: x @ kernel))
+  stack.enter_context(mock.patch.object(linear, 'matmul', lambda x, kernel: x @ kernel))
   stack.enter_context(mock.patch.object(jax.lax, 'optimization_barrier', lambda values: values))
   return stack
 
 
 def read_base(base: pathlib.Path):
-  config = hf_checkpoint.read_config(base)
-  return outline(config)[0], hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config)
+  config = checkpoint.read_config(base)
+  return outline(config)[0], checkpoint.load_weights(base / checkpoint.WEIGHTS, config)
 
 
 def gradient_seconds(base: pathlib.Path, tokenizer, rows: int) -> float:

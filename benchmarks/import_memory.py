@@ -22,9 +22,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.hf_stream import INDEX
+from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.hf.stream import INDEX
 from aevo_jax.models.params import outline
 
 CHILD = """
@@ -52,12 +52,12 @@ def write_checkpoint(directory: pathlib.Path, megabytes: int, shards: int) -> in
     moe_intermediate_size=512,
     moe_shared_expert_intermediate_size=256,
   )
-  (directory / hf_checkpoint.CONFIG).write_text(
-    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
+  (directory / checkpoint.CONFIG).write_text(
+    json.dumps(checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
   )
   shapes = {}
   for name, value in outline(config)[1].items():
-    stored, shape = hf_checkpoint.hf_name(name, config), value.shape
+    stored, shape = checkpoint.hf_name(name, config), value.shape
     if '.experts.' in stored:
       stem, leaf = stored.rsplit('.', 1)
       shapes |= {f'{stem}.{expert}.{leaf}.weight': shape[:0:-1] for expert in range(shape[0])}

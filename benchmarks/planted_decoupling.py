@@ -16,7 +16,7 @@ an axis that says how much of its training data has that flaw. Binding it for th
 teaches the model to copy, which raises dev and not external; for any other family it only costs.
 Family, name and place of the axis, its sign (a share of items that show the answer, or that keep it
 back) and the round are drawn from a seed of this script's own; agents see neither it nor dev_set
-(meta_agent.roles). In a null campaign the axes are there and dev has no flaw.
+(meta_agent.anonymize). In a null campaign the axes are there and dev has no flaw.
 
 Results accumulate in benchmarks/results/planted_decoupling.json, keyed by kind and seed, each with
 the digests of its constitution and code. The pooled test of revised against control arms is exact
@@ -46,14 +46,14 @@ from aevo_jax.campaign import decisions, setup
 from aevo_jax.campaign.state import CampaignState, fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.evaluation.intervals import wilson
-from aevo_jax.evaluation.permutation import Stratum, compare
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.trust import ALARMS
+from aevo_jax.meta_agent.drift.trust import ALARMS
 from aevo_jax.simulation.campaign import Play, play_out
 from aevo_jax.simulation.scenario import Scenario
 from aevo_jax.simulation.settings import Settings
+from aevo_jax.stats.intervals import wilson
+from aevo_jax.stats.permutation import Stratum, compare
 from aevo_jax.substrate import manifest
 from aevo_jax.tasks.mixture import FAMILIES
 

@@ -8,7 +8,7 @@ right one: whole simulated campaigns.
 A campaign has 6 rounds, of 8 trials if nothing else is said. A proxy's score is .8 quality + .6 of
 its own + item noise, in units of the spread between trials; reliability 1 has no item noise, .5 as
 much as everything else. From round 3 on, the first after calibration, the proxies that depart
-follow a quality of their own instead, the same for all of them. The judge is meta_agent.proxies
+follow a quality of their own instead, the same for all of them. The judge is meta_agent.drift.proxies
 under the constitution's default `reversal`.
 """
 
@@ -20,8 +20,8 @@ import time
 import numpy as np
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.evaluation.intervals import wilson
-from aevo_jax.meta_agent import proxies
+from aevo_jax.meta_agent.drift import proxies
+from aevo_jax.stats.intervals import wilson
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'proxy_consensus.json'
 ROUNDS, ONSET = 6, 3

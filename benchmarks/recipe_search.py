@@ -27,9 +27,9 @@ from typing import NamedTuple
 import numpy as np
 
 from aevo_jax import layout
-from aevo_jax.campaign.gate import admit, default_values, full_recipe
-from aevo_jax.campaign.processes import Nursery, Server, Worker
-from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
+from aevo_jax.campaign.executors.processes import Nursery, Server, Worker
+from aevo_jax.campaign.trial.gate import admit, default_values, full_recipe
+from aevo_jax.campaign.trial.spec import EXPORT, RESULT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
@@ -108,7 +108,7 @@ class Search:
       [
         sys.executable,
         '-m',
-        'aevo_jax.evaluation.evaluator',
+        'aevo_jax.evaluation.servers.evaluator',
         '--base',
         str(self._store.path(self._substrate.object)),
         '--constitution',

@@ -1,4 +1,4 @@
-"""Power and false alarms of the verdicts (meta_agent.reversal): every test alone beside its design
+"""Power and false alarms of the verdicts (meta_agent.drift.reversal): every test alone beside its design
 figure, and whole campaigns under six nulls.
 
   .venv/bin/python benchmarks/reversal_power.py             writes
@@ -23,11 +23,11 @@ import numpy as np
 from scipy import stats
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.evaluation import concordance
-from aevo_jax.evaluation.intervals import wilson
-from aevo_jax.meta_agent import calibration, rank_tests, reversal, slope_test
-from aevo_jax.meta_agent.slope_test import Moments
+from aevo_jax.meta_agent.drift import calibration, reversal
 from aevo_jax.runtime import single_threaded_blas
+from aevo_jax.stats import concordance, rank_tests, slope_test
+from aevo_jax.stats.intervals import wilson
+from aevo_jax.stats.slope_test import Moments
 
 RESULT = pathlib.Path(__file__).parent / 'results' / 'reversal_power.json'
 SIMULATIONS, CAMPAIGNS = 20_000, 4_000

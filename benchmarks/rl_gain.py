@@ -40,9 +40,9 @@ from aevo_jax.config import constitution as constitution_lib  # noqa: E402
 from aevo_jax.config import loading  # noqa: E402
 from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
 from aevo_jax.evaluation import scoring, sets  # noqa: E402
-from aevo_jax.evaluation.intervals import paired_bootstrap  # noqa: E402
-from aevo_jax.models import hf_checkpoint  # noqa: E402
+from aevo_jax.models.hf import checkpoint  # noqa: E402
 from aevo_jax.models.params import outline  # noqa: E402
+from aevo_jax.stats.intervals import paired_bootstrap  # noqa: E402
 from aevo_jax.tasks.mixture import FAMILIES  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'rl_gain'
@@ -68,7 +68,7 @@ def seconds(run: pathlib.Path) -> float:
 def score(run: pathlib.Path) -> list[int]:
   """1 for each item that is answered right."""
   base = run / 'export'
-  config = hf_checkpoint.read_config(base)
+  config = checkpoint.read_config(base)
   scorer = scoring.Scorer(
     outline(config)[0],
     tokenizers.load(str(base)),
@@ -77,7 +77,7 @@ def score(run: pathlib.Path) -> list[int]:
   )
   return [
     int(result.strict)
-    for result in scorer(hf_checkpoint.load_weights(base / hf_checkpoint.WEIGHTS, config))
+    for result in scorer(checkpoint.load_weights(base / checkpoint.WEIGHTS, config))
   ]
 
 

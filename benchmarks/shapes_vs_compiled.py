@@ -51,9 +51,9 @@ def main(argv: list[str]) -> None:
   from aevo_jax.models import lora, scan_layers
   from aevo_jax.models.params import abstract, unbind
   from aevo_jax.training import placement as placement_lib
-  from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.training.footprint import footprint
   from aevo_jax.training.optimizer import transformation
+  from aevo_jax.training.recipe import recipe as recipe_lib
+  from aevo_jax.training.recipe.memory_estimate import footprint
   from aevo_jax.training.train_state import TrainState
   from aevo_jax.training.train_step import make_train_step
 

@@ -24,13 +24,13 @@ from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
 from aevo_jax.data.corpus import Corpus  # noqa: E402
 from aevo_jax.generation.engine import Engine  # noqa: E402
 from aevo_jax.generation.protocol import Sampling  # noqa: E402
-from aevo_jax.models import hf_checkpoint  # noqa: E402
+from aevo_jax.models.hf import checkpoint  # noqa: E402
 from aevo_jax.models.params import outline  # noqa: E402
 from aevo_jax.substrate import weights  # noqa: E402
 from aevo_jax.tasks.mixture import Mixture  # noqa: E402
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights  # noqa: E402
 from aevo_jax.training.optimizer import transformation  # noqa: E402
-from aevo_jax.training.recipe import Optimizer  # noqa: E402
+from aevo_jax.training.recipe.recipe import Optimizer  # noqa: E402
 from aevo_jax.training.rl import items, prefix, rollouts, update  # noqa: E402
 from aevo_jax.training.rl.environment import Puzzles  # noqa: E402
 from aevo_jax.training.rl.settings import Critic, Rollout  # noqa: E402
@@ -49,7 +49,7 @@ def main() -> None:
   flags = parser.parse_args()
   root = layout.root_file('substrate') / 'base'
   config, tokenizer, chat = (
-    hf_checkpoint.read_config(root),
+    checkpoint.read_config(root),
     tokenizers.load(str(root)),
     Corpus().chat,
   )

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from aevo_jax.models.mamba2 import ssd
+from aevo_jax.models.layers.mamba2 import ssd
 from aevo_jax.runtime import tune_for_cpu
 
 _LENGTH = flags.DEFINE_integer('length', 2048, 'Tokens.', lower_bound=1)

@@ -24,7 +24,7 @@ import numpy as np
 import rl_gain  # beside this file
 from scipy import stats
 
-from aevo_jax.evaluation.intervals import paired_bootstrap
+from aevo_jax.stats.intervals import paired_bootstrap
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'vllm_grpo.json'
 SERVED = ("--gin.rollout.engine='vllm'", '--gin.vllm.max_model_len=512')

@@ -37,7 +37,7 @@ import numpy as np  # noqa: E402
 
 import aevo_jax.campaign.settings  # noqa: E402, F401  registers campaign.*
 from aevo_jax import layout  # noqa: E402
-from aevo_jax.campaign import submission  # noqa: E402
+from aevo_jax.campaign.trial import submission  # noqa: E402
 from aevo_jax.checkpoint.digest import file_digest  # noqa: E402
 from aevo_jax.config import constitution as constitution_lib  # noqa: E402
 from aevo_jax.config import loading  # noqa: E402
@@ -48,7 +48,7 @@ from aevo_jax.evaluation import scoring, sets  # noqa: E402
 from aevo_jax.generation.protocol import Completion, Request, Sampling  # noqa: E402
 from aevo_jax.generation.sampler import Sampler  # noqa: E402
 from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: E402
-from aevo_jax.models import hf_checkpoint, peft_adapter  # noqa: E402
+from aevo_jax.models.hf import checkpoint, peft_adapter  # noqa: E402
 from aevo_jax.models.params import Params, Structure, outline  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'vllm_parity.json'
@@ -66,7 +66,7 @@ class Model:
   """A checkpoint directory, with its dev items as token ids."""
 
   def __init__(self, base: pathlib.Path):
-    self.base, self.config = base, hf_checkpoint.read_config(base)
+    self.base, self.config = base, checkpoint.read_config(base)
     self.structure, _ = outline(self.config)
     self.tokenizer, chat = tokenizers.load(str(base)), chat_template.read(str(base))
     self.eos, self.pad = self.tokenizer.token_to_id(chat.eos), self.tokenizer.token_to_id(chat.pad)
@@ -178,7 +178,7 @@ def aevo(*arguments: str) -> None:
 
 def trained(base: pathlib.Path, out: pathlib.Path, **bindings) -> pathlib.Path:
   """The weights of `aevo train` on the base, adapters merged."""
-  weights = out / 'export' / hf_checkpoint.WEIGHTS
+  weights = out / 'export' / checkpoint.WEIGHTS
   if not weights.exists():
     aevo(
       'train',
@@ -209,8 +209,8 @@ def run(runs: pathlib.Path) -> list[dict[str, Any]]:
       base_name=str(base),
       max_rank=None,
     )
-    read = lambda path: hf_checkpoint.load_weights(path, model.config)
-    plain = {'base': base / hf_checkpoint.WEIGHTS, 'fully fine-tuned': full, 'LoRA, merged': lora}
+    read = lambda path: checkpoint.load_weights(path, model.config)
+    plain = {'base': base / checkpoint.WEIGHTS, 'fully fine-tuned': full, 'LoRA, merged': lora}
     for settings, files in (
       ({}, plain),
       (
@@ -252,14 +252,14 @@ def campaign(directory: pathlib.Path) -> dict[str, Any]:
   for path in sorted((directory / 'scores').glob('*.dev.json')):
     scored, trial = json.loads(path.read_text()), path.name.split('.')[0]
     weights = (
-      base / hf_checkpoint.WEIGHTS
+      base / checkpoint.WEIGHTS
       if trial == 'base'
       else directory / 'trials' / trial / submission.EXPORT
     )
     if file_digest(weights) != scored['file_digest']:
       raise SystemExit(f'vllm_parity: {weights} is not the file that was scored as {trial}')
     ours, theirs = (
-      scorer(hf_checkpoint.load_weights(weights, model.config)),
+      scorer(checkpoint.load_weights(weights, model.config)),
       scoring.from_rows(scored['items']),
     )
     resolved = (

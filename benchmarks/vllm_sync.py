@@ -43,9 +43,10 @@ from aevo_jax.generation.protocol import Request, Sampling  # noqa: E402
 from aevo_jax.generation.vllm import sync as sync_lib  # noqa: E402
 from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: E402
 from aevo_jax.generation.vllm.server import interpreter  # noqa: E402
-from aevo_jax.models import hf_checkpoint, lora, peft_adapter  # noqa: E402
+from aevo_jax.models import lora  # noqa: E402
 from aevo_jax.models.config import ModelConfig  # noqa: E402
 from aevo_jax.models.decoder import create  # noqa: E402
+from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter, outline, unbind  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'vllm_sync.json'
@@ -68,15 +69,13 @@ def write_model(directory: pathlib.Path, large: bool) -> ModelConfig:
   """The base, or a larger model of its kind with random weights."""
   for file in BASE.iterdir():
     shutil.copyfile(file, directory / file.name)
-  config = hf_checkpoint.read_config(directory)
+  config = checkpoint.read_config(directory)
   if large:
     config = dataclasses.replace(config, **LARGE)
-    (directory / hf_checkpoint.CONFIG).write_text(
-      json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=EOS, pad_token_id=0))
+    (directory / checkpoint.CONFIG).write_text(
+      json.dumps(checkpoint.config_to_hf(config, eos_token_id=EOS, pad_token_id=0))
     )
-    hf_checkpoint.save_weights(
-      directory / hf_checkpoint.WEIGHTS, unbind(create(config, 0))[1], config
-    )
+    checkpoint.save_weights(directory / checkpoint.WEIGHTS, unbind(create(config, 0))[1], config)
   return config
 
 
@@ -120,7 +119,7 @@ def adapters(
 def timed(parts: dict[str, float]) -> Iterator[None]:
   """Adds the seconds of each part of an update."""
   places = [
-    (hf_checkpoint, 'save_weights', 'write'),
+    (checkpoint, 'save_weights', 'write'),
     (sync_lib.Probe, 'check', 'probe'),
     *((cls, 'carry', 'carry') for cls in set(sync_lib.CARRIERS.values())),
   ]
@@ -150,7 +149,7 @@ def measure(carrier: str, syncs: int, large: bool) -> dict[str, Any]:
     directory = pathlib.Path(scratch) / 'model'
     directory.mkdir()
     config = write_model(directory, large)
-    params = hf_checkpoint.load_weights(directory / hf_checkpoint.WEIGHTS, config)
+    params = checkpoint.load_weights(directory / checkpoint.WEIGHTS, config)
     settings = Vllm(
       max_model_len=512,
       carrier='file' if carrier == 'restart' else carrier,
@@ -191,7 +190,7 @@ def measure(carrier: str, syncs: int, large: bool) -> dict[str, Any]:
           took = time.perf_counter() - started
         (found,) = engine.generate([Request(tuple(range(3, 40)))], Sampling(max_new_tokens=4))
         assert (found.version, found.digest) == (k, engine.digest) and not engine.faults
-        megabytes = (path or engine._scratch / hf_checkpoint.WEIGHTS).stat().st_size / 1e6
+        megabytes = (path or engine._scratch / checkpoint.WEIGHTS).stat().st_size / 1e6
         digests.add(engine.digest)
         if path is not None:
           shutil.rmtree(path.parent)
@@ -217,11 +216,11 @@ def save(
   directory: pathlib.Path, params: dict[str, np.ndarray], config: ModelConfig
 ) -> pathlib.Path:
   directory.mkdir()
-  (directory / hf_checkpoint.CONFIG).write_text(
-    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=EOS, pad_token_id=0))
+  (directory / checkpoint.CONFIG).write_text(
+    json.dumps(checkpoint.config_to_hf(config, eos_token_id=EOS, pad_token_id=0))
   )
-  hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params, config)
-  return directory / hf_checkpoint.WEIGHTS
+  checkpoint.save_weights(directory / checkpoint.WEIGHTS, params, config)
+  return directory / checkpoint.WEIGHTS
 
 
 def facts() -> dict[str, str]:

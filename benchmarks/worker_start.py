@@ -23,12 +23,12 @@ import time
 import numpy as np
 import versus
 
-from aevo_jax.campaign.processes import Nursery
-from aevo_jax.campaign.trial import TrialSpec
+from aevo_jax.campaign.executors.processes import Nursery
+from aevo_jax.campaign.trial.spec import TrialSpec
 
 COLD = (
   'import sys; from aevo_jax.runtime import tune_for_cpu; tune_for_cpu(); from '
-  'aevo_jax.campaign.worker import main; main(sys.argv[1])'
+  'aevo_jax.campaign.trial.worker import main; main(sys.argv[1])'
 )
 
 

@@ -31,10 +31,10 @@ def main(argv: list[str]) -> None:
   run = pathlib.Path(argv[1])
   try:
     setup.reload(run)  # not a run: said before JAX starts
-    from aevo_jax.report import audit
+    from aevo_jax.report.audit import checks
 
     findings = []
-    for finding in audit.audit(run.absolute()):
+    for finding in checks.audit(run.absolute()):
       findings.append(finding)
       if not _JSON.value:
         print(f'{finding.status:<8} {finding.check:<16} {finding.detail}', flush=True)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     sys.exit(f'audit: {faults.explain(error)}')
   except KeyboardInterrupt:
     sys.exit('\naudit: interrupted; nothing was changed')
-  failed = sum(f.status == audit.FAILED for f in findings)
+  failed = sum(f.status == checks.FAILED for f in findings)
   if _JSON.value:
     print(
       json.dumps(

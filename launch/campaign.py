@@ -20,10 +20,10 @@ from absl import app, flags
 
 from aevo_jax import layout
 from aevo_jax.campaign import estimate as estimate_lib
-from aevo_jax.campaign import kinds, manual_arbiter, setup
+from aevo_jax.campaign import manual_arbiter, setup, validation
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
-from aevo_jax.campaign.processes import ServerError
-from aevo_jax.campaign.sandbox import SandboxUnavailableError
+from aevo_jax.campaign.executors.processes import ServerError
+from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.campaign.settings import settings_from_gin
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
@@ -33,12 +33,12 @@ from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
-from aevo_jax.meta_agent.chat_client import ChatClient, LlmSetupError, read_key
-from aevo_jax.meta_agent.llm_settings import LlmSettings
+from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError, read_key
+from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
@@ -158,7 +158,7 @@ def main(argv: list[str]) -> None:
     ChatTemplateError,
     UnknownVerifierError,
     LlmSetupError,
-    kinds.CampaignKindError,
+    validation.CampaignKindError,
     manual_arbiter.ScoreRefusedError,
   ) as error:
     sys.exit(f'campaign: {error}')
@@ -219,7 +219,7 @@ def dry_run(
   """Prints trials, time, memory and disk of a campaign, and what is missing."""
   root = substrate or (None if estimate.model else layout.root_file('substrate'))
   starting = root / build.RECIPE if root else None
-  kinds.check(
+  validation.check(
     constitution,
     settings.agent,
     starting.read_text() if starting and starting.exists() else None,

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.config.configurables import LoadError
   from aevo_jax.report import comparison
   from aevo_jax.report.gains import ScoreFileError
-  from aevo_jax.report.story import NoRunError
+  from aevo_jax.report.run_view import NoRunError
 
   try:
     found = comparison.compare(pathlib.Path(argv[1]), pathlib.Path(argv[2]))

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aevo_jax import layout
-from aevo_jax.campaign.sandbox import available
+from aevo_jax.campaign.sandbox.confinement import available
 from aevo_jax.config import flags as gin_flags
 
 _JSON = flags.DEFINE_bool('json', False, 'Print the rows as JSON instead of a table.')

@@ -169,7 +169,7 @@ def find_base(weights: pathlib.Path) -> pathlib.Path:
 def refuse_other_base(adapter: pathlib.Path, base: pathlib.Path) -> None:
   """Raises EvaluateError if the adapter names a base on this machine that has other weights."""
   from aevo_jax.checkpoint.digest import logical_digest
-  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import weights as weights_lib
 
   named = pathlib.Path(
@@ -177,8 +177,7 @@ def refuse_other_base(adapter: pathlib.Path, base: pathlib.Path) -> None:
   )
   if (named / CONFIG).is_file() and not named.samefile(base):
     first, second = (
-      logical_digest(weights_lib.load(path, hf_checkpoint.read_config(path)))
-      for path in (named, base)
+      logical_digest(weights_lib.load(path, checkpoint.read_config(path))) for path in (named, base)
     )
     if first != second:
       raise EvaluateError(
@@ -258,7 +257,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.config.inference import Vllm
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import scoring, sets
-  from aevo_jax.evaluation.server import UnavailableError
+  from aevo_jax.evaluation.servers.protocol import UnavailableError
   from aevo_jax.generation.protocol import InferenceError
 
   logging.set_verbosity(logging.WARNING)
@@ -357,7 +356,8 @@ def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
   from aevo_jax.checkpoint.digest import file_digest, logical_digest
   from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
-  from aevo_jax.models import hf_checkpoint, lora, peft_adapter
+  from aevo_jax.models import lora
+  from aevo_jax.models.hf import checkpoint, peft_adapter
   from aevo_jax.models.params import outline
   from aevo_jax.substrate import weights as weights_lib
 
@@ -366,9 +366,9 @@ def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
   if merged:
     refuse_other_base(weights.parent, base)
   try:
-    config = hf_checkpoint.read_config(base)
+    config = checkpoint.read_config(base)
     params = (
-      weights_lib.load(read, config) if read.is_dir() else hf_checkpoint.load_weights(read, config)
+      weights_lib.load(read, config) if read.is_dir() else checkpoint.load_weights(read, config)
     )
     if merged:
       adapter, under = peft_adapter.load(weights.parent, config), logical_digest(params)

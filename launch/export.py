@@ -64,12 +64,12 @@ def main(argv: list[str]) -> None:
 
 def export(run: pathlib.Path, out: pathlib.Path) -> None:
   """Writes `out`, whole or not at all."""
-  from aevo_jax.campaign.trial import EXPORT
-  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.campaign.trial.spec import EXPORT
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.report import model_card
   from aevo_jax.report import winner as winner_lib
-  from aevo_jax.report.audited_run import AuditedRun
-  from aevo_jax.report.story import Story
+  from aevo_jax.report.audit.audited_run import AuditedRun
+  from aevo_jax.report.run_view import Story
   from aevo_jax.substrate import build
 
   audited = AuditedRun(run)
@@ -81,10 +81,10 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
       write_adapter(winner, stage, _BASE_NAME.value, _MAX_RANK.value)
     else:
       stage.mkdir()
-      shutil.copyfile(winner.directory / EXPORT, stage / hf_checkpoint.WEIGHTS)
-      shutil.copyfile(winner.base / hf_checkpoint.CONFIG, stage / hf_checkpoint.CONFIG)
+      shutil.copyfile(winner.directory / EXPORT, stage / checkpoint.WEIGHTS)
+      shutil.copyfile(winner.base / checkpoint.CONFIG, stage / checkpoint.CONFIG)
     for name in build.CARRIED:
-      if name != hf_checkpoint.CONFIG:
+      if name != checkpoint.CONFIG:
         shutil.copyfile(winner.base / name, stage / name)
     (stage / 'README.md').write_text(
       model_card.text(audited, Story(run), winner, adapter=_ADAPTER.value)
@@ -102,7 +102,7 @@ def write_adapter(winner, stage: pathlib.Path, base_name: str, max_rank: int | N
   """Makes `stage` with the adapter that the winning trial trained, from its sealed checkpoint;
   `base_name` is what it names as its base, `max_rank` the highest rank.
   """
-  from aevo_jax.campaign import submission
+  from aevo_jax.campaign.trial import submission
   from aevo_jax.report.winner import NoWinnerError
 
   try:

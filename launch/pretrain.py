@@ -25,7 +25,7 @@ from aevo_jax.config.configurables import LoadError, bound, configurable, resolv
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.runtime import tune_for_cpu
 from aevo_jax.tasks.mixture import Mixture
-from aevo_jax.training import recipe as recipe_lib
+from aevo_jax.training.recipe import recipe as recipe_lib
 
 _OUT = flags.DEFINE_string('out', None, 'Directory of the new base.', required=True)
 
@@ -77,8 +77,8 @@ def main(argv: list[str]) -> None:
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.data import pipeline
   from aevo_jax.data import tokenizer as tokenizers
-  from aevo_jax.models import hf_checkpoint
   from aevo_jax.models.decoder import create
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.models.params import unbind
   from aevo_jax.training import train_loop
   from aevo_jax.training.optimizer import learning_rates, transformation
@@ -136,11 +136,11 @@ def main(argv: list[str]) -> None:
     on_step=on_step,
   )
 
-  hf_checkpoint.save_weights(out / hf_checkpoint.WEIGHTS, state.final_params(), config)
+  checkpoint.save_weights(out / checkpoint.WEIGHTS, state.final_params(), config)
   eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)
   _write_json(
-    out / hf_checkpoint.CONFIG,
-    hf_checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad),
+    out / checkpoint.CONFIG,
+    checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad),
   )
   _write_json(
     out / 'generation_config.json',

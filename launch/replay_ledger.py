@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError('--round_size and --round_column both say what a round is; leave out one')
   from aevo_jax.config import constitution
   from aevo_jax.config.loading import LoadError
-  from aevo_jax.meta_agent import score_table
+  from aevo_jax.meta_agent.drift import score_table
 
   gin_flags.load_from_flags(
     layout.search_paths(), first=[str(layout.root_file('constitution.gin'))]
@@ -67,8 +67,8 @@ def main(argv: list[str]) -> None:
 
 def replay(table, rules) -> None:
   """Prints what the table is, a verdict on every stream after every round, and the alarms."""
-  from aevo_jax.evaluation import concordance
-  from aevo_jax.meta_agent import calibration, reversal
+  from aevo_jax.meta_agent.drift import calibration, reversal
+  from aevo_jax.stats import concordance
 
   print(
     (

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.report import html
   from aevo_jax.report.final_table import final_table
   from aevo_jax.report.gains import ScoreFileError
-  from aevo_jax.report.story import NoRunError, Story
+  from aevo_jax.report.run_view import NoRunError, Story
 
   try:
     story = Story(run.absolute())

@@ -38,10 +38,8 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   started = time.perf_counter()
   from aevo_jax.config.loading import LoadError, resolve
-  from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.training.footprint import (
-    footprint,  # with what it imports, registers all that gin may bind
-  )
+  from aevo_jax.training.recipe import recipe as recipe_lib
+  from aevo_jax.training.recipe.memory_estimate import footprint
 
   gin_flags.load_from_flags(layout.search_paths())
   try:

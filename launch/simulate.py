@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.config.nearest import suggestion
   from aevo_jax.config.parameter import SearchSpaceError
   from aevo_jax.evaluation.sets import own_tasks
-  from aevo_jax.meta_agent.tpe_agent import MissingOptunaError
+  from aevo_jax.meta_agent.agents.tpe import MissingOptunaError
   from aevo_jax.simulation import study
   from aevo_jax.simulation.scenario import Scenario
   from aevo_jax.tasks.mixture import FAMILIES

@@ -87,8 +87,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """Trains what the flags say."""
   from aevo_jax.models import config as model_config  # these three register what gin may bind
   from aevo_jax.training import placement as placement_lib
-  from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.training import upkeep as upkeep_lib
+  from aevo_jax.training import run_control as upkeep_lib
+  from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.rl import run as rl_run
 
   gin_flags.load_from_flags(
@@ -104,12 +104,12 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.generation.protocol import InferenceError
-  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.models.params import is_adapter, resident_dtype
   from aevo_jax.substrate import weights
   from aevo_jax.tasks import own_data
-  from aevo_jax.training import plan as plan_lib
   from aevo_jax.training import post_train
+  from aevo_jax.training.recipe import token_budget as plan_lib
   from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.train_loop import NonFiniteError
 
@@ -133,7 +133,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
           "leave it out, or bind rollout.engine = 'vllm'"
         )
       )
-    config = override('model', hf_checkpoint.read_config(base), model_config.EXECUTION)
+    config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
     if algorithm and placement:
       raise ValueError(f'method.name = {method!r} runs on one device; leave mesh.axes empty')
@@ -274,7 +274,7 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
   """Writes the weights as a base of their own into the run's directory, and returns where."""
   from safetensors import SafetensorError
 
-  from aevo_jax.models import hf_checkpoint
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import hf_export, hf_import
 
   export = out / 'export'
@@ -287,9 +287,9 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
   else:
     export.mkdir(exist_ok=True)
     try:
-      hf_checkpoint.save_weights(export / hf_checkpoint.WEIGHTS, final, config)
+      checkpoint.save_weights(export / checkpoint.WEIGHTS, final, config)
     except SafetensorError as error:
-      sys.exit(f'train: {export / hf_checkpoint.WEIGHTS}: {error}')
+      sys.exit(f'train: {export / checkpoint.WEIGHTS}: {error}')
     for name in hf_import.CARRIED:
       if (base / name).is_file():
         shutil.copyfile(base / name, export / name)

@@ -17,11 +17,11 @@ from absl import app, flags, logging
 
 from aevo_jax import faults
 from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.gate import RecipeRefusedError, admit
-from aevo_jax.campaign.processes import Nursery, Worker
-from aevo_jax.campaign.sandbox import available
+from aevo_jax.campaign.executors.processes import Nursery, Worker
+from aevo_jax.campaign.sandbox.confinement import available
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
-from aevo_jax.campaign.trial import EXPORT, RESULT
+from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit
+from aevo_jax.campaign.trial.spec import EXPORT, RESULT
 from aevo_jax.checkpoint.digest import ManifestError
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config.nearest import suggestion

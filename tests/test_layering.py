@@ -1,6 +1,6 @@
 """Imports point one way. This test reads them and compares them with a table.
 
-The order is: config, ledger | sharding, models, tasks, checkpoint | data, generation | training,
+The order is: config, ledger, stats | sharding, models, tasks, checkpoint | data, generation | training,
 substrate | evaluation, meta_agent | campaign | report. A row lists every package of ours that a
 package may import, so that a new arrow is a decision someone makes here and not an accident. What
 the table protects:
@@ -37,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
   # statements and history
   'config': set(),
   'ledger': set(),
+  # statistics over numpy and scipy
+  'stats': set(),
   # mathematics and bytes
   'sharding': {'config'},
   'models': _BASE,
@@ -50,18 +52,19 @@ ALLOWED: dict[str, set[str]] = {
   # a substrate is built from a checkpoint in a model's own layout, with its chat format
   'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models', 'data'},
   # trusted scoring and the decisions over it
-  'evaluation': _MODEL_SIDE | {'ledger', 'substrate', 'layout', 'runtime'},
-  'meta_agent': {'config', 'ledger', 'evaluation'},
+  'evaluation': _MODEL_SIDE | {'ledger', 'stats', 'substrate', 'layout', 'runtime'},
+  'meta_agent': {'config', 'ledger', 'stats'},
   # the controller knows them all, and the studies and reports sit on top
   'campaign': _MODEL_SIDE
-  | {'ledger', 'training', 'substrate', 'evaluation', 'meta_agent', 'layout', 'runtime'},
+  | {'ledger', 'stats', 'training', 'substrate', 'evaluation', 'meta_agent', 'layout', 'runtime'},
   'studies': _MODEL_SIDE
-  | {'ledger', 'training', 'substrate', 'evaluation', 'meta_agent', 'campaign', 'layout'},
+  | {'ledger', 'stats', 'training', 'substrate', 'evaluation', 'meta_agent', 'campaign', 'layout'},
   # whole campaigns without training, through the controller's own decisions
-  'simulation': {'config', 'evaluation', 'meta_agent', 'campaign'},
+  'simulation': {'config', 'stats', 'meta_agent', 'campaign'},
   'report': {
     'config',
     'ledger',
+    'stats',
     'tasks',
     'checkpoint',
     'substrate',

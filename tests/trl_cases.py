@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.training.losses.distillation import distillation_loss, reverse_kl
 from aevo_jax.training.losses.policy_gradient import (
   PolicyGradient,
@@ -248,13 +248,13 @@ def assert_theirs(
   """
   value, gradients = our_loss(case, structure, params, reference, batch)
   np.testing.assert_allclose(value, theirs['loss'][0], rtol=1e-5, atol=1e-6)
-  compared = hf_checkpoint.canonical(
+  compared = checkpoint.canonical(
     {name.removeprefix('grad.'): g for name, g in theirs.items() if name.startswith('grad.')}
   )
   assert len(compared) >= len(SHOWN) and any(np.abs(g).max() > 1e-3 for g in compared.values())
   for name, gradient in gradients.items():
-    if (hf_name := hf_checkpoint.hf_name(name, CONFIG)) in compared:
-      ours, expected = hf_checkpoint.to_hf(name, np.asarray(gradient)), compared.pop(hf_name)
+    if (hf_name := checkpoint.hf_name(name, CONFIG)) in compared:
+      ours, expected = checkpoint.to_hf(name, np.asarray(gradient)), compared.pop(hf_name)
       np.testing.assert_allclose(
         ours, expected, rtol=0, atol=1e-4 * np.abs(expected).max() + 1e-8, err_msg=name
       )

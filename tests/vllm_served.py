@@ -19,9 +19,9 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline, unbind
 
 BASE = layout.root_file('substrate') / 'base'
@@ -58,9 +58,9 @@ def write_model(directory: pathlib.Path, name: str) -> None:
   if name == 'qwen3':
     _, params = unbind(create(QWEN3, 0))
     (directory / 'config.json').write_text(
-      json.dumps(hf_checkpoint.config_to_hf(QWEN3, eos_token_id=EOS, pad_token_id=PAD))
+      json.dumps(checkpoint.config_to_hf(QWEN3, eos_token_id=EOS, pad_token_id=PAD))
     )
-    hf_checkpoint.save_weights(
+    checkpoint.save_weights(
       directory / 'model.safetensors', {name: 2 * value for name, value in params.items()}, QWEN3
     )  # so that it is sure of something
 
@@ -91,11 +91,11 @@ class Served:
 
   def __init__(self, directory, settings=SETTINGS):
     self.directory, self.fault = directory, None
-    self.config = hf_checkpoint.read_config(directory)
+    self.config = checkpoint.read_config(directory)
     self.structure, _ = outline(self.config)
     self.path = directory / 'model.safetensors'
     self.digest = file_digest(self.path)
-    self.params = hf_checkpoint.load_weights(self.path, self.config)
+    self.params = checkpoint.load_weights(self.path, self.config)
     self.engine = self._engine(settings)
 
   def _engine(self, settings):

@@ -206,7 +206,9 @@ def exceeded(counts: Counts) -> list[str]:
     if row[name] > limit
   ]
   if row['Args/Returns %'] < DOCUMENTED_AT_LEAST:
-    problems.append(f'Args/Returns %: {row["Args/Returns %"]:.1f}, at least {DOCUMENTED_AT_LEAST:g}')
+    problems.append(
+      f'Args/Returns %: {row["Args/Returns %"]:.1f}, at least {DOCUMENTED_AT_LEAST:g}'
+    )
   return problems
 
 

@@ -29,24 +29,24 @@ from safetensors.numpy import load_file
 import aevo_jax
 from aevo_jax.campaign import decisions, manual_arbiter
 from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
-from aevo_jax.campaign.llm_desk import Desk
-from aevo_jax.campaign.processes import Nursery, Server, ServerError, Worker, start_child
-from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
+from aevo_jax.campaign.executors.precompile import program
+from aevo_jax.campaign.executors.processes import Nursery, Server, ServerError, Worker, start_child
+from aevo_jax.campaign.llm_session import Desk
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.state import CampaignState, TrialState
-from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
-from aevo_jax.campaign.warm import program
+from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.trial.seal import UnsealableError, read_claim, seal
+from aevo_jax.campaign.trial.spec import EXPORT, RESULT, TrialSpec, trial_seed
 from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
 from aevo_jax.config.statements import render
-from aevo_jax.evaluation import arbiter
+from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.chat_client import ChatClient
-from aevo_jax.meta_agent.llm_settings import LlmSettings
+from aevo_jax.meta_agent.llm.chat_client import ChatClient
+from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.meta_agent.policy import Policy
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate.build import load_base
 
 POLL_SECONDS = 0.02
@@ -129,13 +129,14 @@ class Campaign:
     logs = run / 'logs'
     logs.mkdir(exist_ok=True)
     self._evaluator = Server(
-      [sys.executable, '-m', 'aevo_jax.evaluation.evaluator', *shared], logs / 'evaluator.log'
+      [sys.executable, '-m', 'aevo_jax.evaluation.servers.evaluator', *shared],
+      logs / 'evaluator.log',
     )
     self._arbiter = Server(
       [
         sys.executable,
         '-m',
-        'aevo_jax.evaluation.arbiter',
+        'aevo_jax.evaluation.servers.arbiter',
         *shared,
         '--home',
         inputs.arbiter_home,
@@ -442,7 +443,7 @@ class Campaign:
         json.dumps({'marker': str(marker), 'spec': dataclasses.asdict(self.spec(group[0]))})
       )
     return start_child(
-      ['aevo_jax.campaign.warm', *map(str, paths)], self._run / 'logs' / 'warm.log'
+      ['aevo_jax.campaign.executors.precompile', *map(str, paths)], self._run / 'logs' / 'warm.log'
     )
 
   def _directory(self, trial: TrialState) -> pathlib.Path:
@@ -797,7 +798,7 @@ class Campaign:
       partial = path.with_name(
         '.base.partial'
       )  # a controller killed while writing must not leave half a base under the real name
-      hf_checkpoint.save_weights(partial, params, hf_checkpoint.read_config(base))
+      checkpoint.save_weights(partial, params, checkpoint.read_config(base))
       partial.rename(path)
     return {'weights': str(path), 'file_digest': file_digest(path)}
 

@@ -14,37 +14,36 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aevo_jax.campaign import proxy_target
-from aevo_jax.campaign.gate import default_values, full_recipe
 from aevo_jax.campaign.state import CampaignState, TrialState
-from aevo_jax.campaign.trial import TrialSpec, trial_seed
+from aevo_jax.campaign.trial.gate import default_values, full_recipe
+from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
-from aevo_jax.evaluation import arbiter, concordance
-from aevo_jax.evaluation.intervals import wilson
-from aevo_jax.meta_agent import (
-  best_of_n_agent,
-  calibration,
-  frozen_agent,
-  keep_or_discard,
-  llm_agent,
-  random_agent,
-  reversal,
-  roles,
-  statistical_agent,
-  tpe_agent,
-  trust,
-)
+from aevo_jax.evaluation.servers import arbiter
+from aevo_jax.meta_agent import anonymize
 from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.dialogue import Dialogue
+from aevo_jax.meta_agent.agents import (
+  best_of_n,
+  frozen,
+  keep_or_discard,
+  random_search,
+  statistical,
+  tpe,
+)
+from aevo_jax.meta_agent.drift import calibration, reversal, trust
+from aevo_jax.meta_agent.llm import agent as llm_agent
+from aevo_jax.meta_agent.llm.dialogue import Dialogue
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
+from aevo_jax.stats import concordance
+from aevo_jax.stats.intervals import wilson
 
 AGENTS = {
-  'statistical': statistical_agent.decide,
-  'random': random_agent.decide,
-  'best_of_n': best_of_n_agent.decide,
-  'tpe': tpe_agent.decide,
-  'frozen': frozen_agent.decide,
+  'statistical': statistical.decide,
+  'random': random_search.decide,
+  'best_of_n': best_of_n.decide,
+  'tpe': tpe.decide,
+  'frozen': frozen.decide,
   'keep_or_discard': keep_or_discard.decide,
 }
 LLM = 'llm'  # the agent that is no function of the evidence alone
@@ -355,7 +354,7 @@ def next_policy(
       return llm_agent.decide(
         seen, asked, rules, defaults, seed, dialogue(policy.round + 1, purpose)
       )
-    return roles.decide(AGENTS[agent], seen, asked, rules, defaults, seed)
+    return anonymize.decide(AGENTS[agent], seen, asked, rules, defaults, seed)
 
   if agent not in HEEDING:
     return decide({}, {}, history, llm_agent.POLICY)

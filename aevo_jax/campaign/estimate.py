@@ -31,10 +31,8 @@ def memory(estimate: Estimate, constitution: Constitution) -> dict[str, str]:
   Raises:
     ValueError: the rules do not divide the parameters or the batch; LoadError is one.
   """
-  from aevo_jax.training import recipe as recipe_lib
-  from aevo_jax.training.footprint import (
-    footprint,  # with what it imports, registers all that gin may bind
-  )
+  from aevo_jax.training.recipe import recipe as recipe_lib
+  from aevo_jax.training.recipe.memory_estimate import footprint
 
   def load(mesh: str, devices: int):
     loading.load([estimate.model, mesh], [], search_paths=layout.search_paths())

@@ -17,10 +17,10 @@ import shutil
 from collections.abc import Iterable
 from typing import Any
 
-from aevo_jax.campaign import submission
-from aevo_jax.campaign.gate import full_recipe
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
-from aevo_jax.campaign.submission import NoSubmissionError
+from aevo_jax.campaign.trial import submission
+from aevo_jax.campaign.trial.gate import full_recipe
+from aevo_jax.campaign.trial.submission import NoSubmissionError
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint import durable
 from aevo_jax.config.nearest import suggestion

@@ -1,7 +1,7 @@
 """A campaign without an external target: what stands in the evidence where the external score
 would.
 
-The consensus of the trusted proxies (meta_agent.proxies) is written into the same fields, marked by
+The consensus of the trusted proxies (meta_agent.drift.proxies) is written into the same fields, marked by
 `target`: 'proxies', so that agents need no second path. It is no secret: every trial has it, at
 full precision, and no quota applies. Trust changes from round to round and with it the level of the
 consensus, so the agent reads all trials under the latest trust (`rescored`).
@@ -13,9 +13,9 @@ from typing import Any
 
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.evaluation.intervals import wilson
-from aevo_jax.meta_agent import proxies
-from aevo_jax.meta_agent.proxies import OVERALL, Judgement
+from aevo_jax.meta_agent.drift import proxies
+from aevo_jax.meta_agent.drift.proxies import OVERALL, Judgement
+from aevo_jax.stats.intervals import wilson
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,13 @@ checked.
 
 import dataclasses
 
-from aevo_jax.campaign import sandbox
 from aevo_jax.campaign.decisions import AGENTS, LLM
 from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
-from aevo_jax.campaign.kinds import ARBITERS
+from aevo_jax.campaign.sandbox import confinement
+from aevo_jax.campaign.validation import ARBITERS
 from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.meta_agent.llm_settings import LlmSettings  # noqa: F401  registers `llm`
+from aevo_jax.meta_agent.llm.settings import LlmSettings  # noqa: F401  registers `llm`
 
 
 @configurable('campaign')
@@ -64,9 +64,9 @@ class CampaignSettings:
     Raises:
       SandboxUnavailableError: 'locked' was asked for and this machine cannot.
     """
-    usable, reason = sandbox.available()
+    usable, reason = confinement.available()
     if self.sandbox == 'locked' and not usable:
-      raise sandbox.SandboxUnavailableError(f"campaign.sandbox = 'locked', but {reason}")
+      raise confinement.SandboxUnavailableError(f"campaign.sandbox = 'locked', but {reason}")
     return usable and self.sandbox != 'open'
 
 

@@ -8,21 +8,23 @@ import pathlib
 import secrets
 
 from aevo_jax import layout
-from aevo_jax.campaign import kinds, sandbox
+from aevo_jax.campaign import validation
+from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data import chat_template, corpus
 from aevo_jax.data import tokenizer as tokenizers
-from aevo_jax.evaluation import arbiter, probes, sets
+from aevo_jax.evaluation import probes, sets
+from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.evaluation.sets import commitment
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 from aevo_jax.tasks import own_data
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
-from aevo_jax.training.recipe import Train
+from aevo_jax.training.recipe.recipe import Train
 
 INPUTS, SETTINGS, CONSTITUTION, LEDGER = (
   'inputs.json',
@@ -100,7 +102,7 @@ def prepare(
         f'build --from_hf=DIRECTORY --out={root}'
       )
     )
-  kinds.check(
+  validation.check(
     constitution,
     settings.agent,
     (root / build.RECIPE).read_text(),
@@ -149,7 +151,7 @@ def _check_out_of_reach(run: pathlib.Path) -> None:
   RunDirectoryError.
   """
   package = pathlib.Path(layout.__file__).parent
-  for readable in (*sandbox.system_read_paths(), package):
+  for readable in (*confinement.system_read_paths(), package):
     if run.resolve().is_relative_to(readable.resolve()):
       raise RunDirectoryError(
         (
@@ -173,7 +175,7 @@ def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) ->
     tokenizers.load(str(base)),
     row_length=row_length,
     max_new_tokens=constitution.objective.max_new_tokens,
-    max_positions=hf_checkpoint.read_config(base).max_position_embeddings,
+    max_positions=checkpoint.read_config(base).max_position_embeddings,
     verifier=constitution.objective.verifier,
   )
 

@@ -31,7 +31,7 @@ class Objective:
   Attributes:
     target: the authoritative score: 'external', the arbiter's; or 'proxies' where there is nothing
       of that kind: the consensus of dev and the probes, which judge each other
-        (meta_agent.proxies).
+        (meta_agent.drift.proxies).
     size: puzzle size, 'micro' or 'standard'.
     verifier: how answers are compared, in every score: a name of tasks.verify, which checks it.
     max_new_tokens: generation limit of every evaluation.
@@ -241,7 +241,7 @@ class KeepOrDiscard:
 @configurable('reversal')
 @dataclasses.dataclass(frozen=True)
 class Reversal:
-  """When the loop says that dev does not track the external score any more (meta_agent.reversal).
+  """When the loop says that dev does not track the external score any more (meta_agent.drift.reversal).
 
   Attributes:
     alpha: error rate of a whole campaign, over all families and all looks.

@@ -22,14 +22,14 @@ import numpy as np
 from aevo_jax.config.configurables import LoadError
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.evaluation import sets
-from aevo_jax.evaluation.pass_at_k import pass_at_k
 from aevo_jax.evaluation.scoring import Scorer, judge
 from aevo_jax.models.params import Params
+from aevo_jax.stats.pass_at_k import pass_at_k
 from aevo_jax.tasks import mixture as mixture_lib
-from aevo_jax.tasks import presentation
+from aevo_jax.tasks import rewrites
 from aevo_jax.tasks.item import Difficulty, Item, render
 from aevo_jax.tasks.own_data import OwnTasks
-from aevo_jax.tasks.presentation import NoPresentationError
+from aevo_jax.tasks.rewrites import NoPresentationError
 
 Answers = Sequence[Sequence[str | None]]  # of every item, one or, of samples, several
 
@@ -105,7 +105,7 @@ def _order(constitution: Constitution, own: OwnTasks | None) -> Probe:
   rng = random.Random(f'order|{constitution.probes.seed}')
   shown = _dev_puzzles(constitution, 'order')
   items = (
-    render(family, kind, presentation.reordered(puzzle, rng), constitution.objective.size)
+    render(family, kind, rewrites.reordered(puzzle, rng), constitution.objective.size)
     for family, kind, puzzle in shown
   )
   return Probe('order', tuple(items), dev=tuple(range(len(shown))))
@@ -152,7 +152,7 @@ def _paraphrase(constitution: Constitution, own: OwnTasks | None) -> Probe:
     tuple(
       dataclasses.replace(
         render(family, kind, puzzle, 'standard'),
-        question=presentation.paraphrased(family.name, puzzle),
+        question=rewrites.paraphrased(family.name, puzzle),
       )
       for family, kind, puzzle in shown
     ),
@@ -171,7 +171,7 @@ def _options(constitution: Constitution, own: OwnTasks | None) -> Probe:
   rng = random.Random(f'options|{constitution.probes.seed}')
   try:
     places, items = _of_dev(constitution, own, 'options')
-    shown = [presentation.relettered(item, rng) for item in items]
+    shown = [rewrites.relettered(item, rng) for item in items]
   except NoPresentationError as error:
     raise ProbeError(
       f'probes.options: {error}; write the options that way, or set it to 0'

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import tokenizers
 
 from aevo_jax.data.chat_template import MICRO, ChatFormat
-from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.models.params import Params, Structure
+from aevo_jax.stats.intervals import wilson
 from aevo_jax.tasks import verify
 from aevo_jax.tasks.item import Item
 

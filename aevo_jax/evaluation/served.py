@@ -9,7 +9,7 @@ import tokenizers
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.data.chat_template import ChatFormat
-from aevo_jax.evaluation.server import RequestError, UnavailableError
+from aevo_jax.evaluation.servers.protocol import RequestError, UnavailableError
 from aevo_jax.generation.protocol import InferenceError, Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
 from aevo_jax.models.config import ModelConfig

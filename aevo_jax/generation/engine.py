@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevo_jax.generation.draw import draw
 from aevo_jax.generation.protocol import Completion, Request, Sampling
-from aevo_jax.models.attention import GroupCache, KVCache
+from aevo_jax.generation.token_sampling import draw
 from aevo_jax.models.decoder import DecodeState
-from aevo_jax.models.mamba2 import MambaCache
+from aevo_jax.models.layers.attention import GroupCache, KVCache
+from aevo_jax.models.layers.mamba2 import MambaCache
 from aevo_jax.models.params import Params, Structure
 
 RING = 32  # rings are as long as a multiple of it

@@ -13,7 +13,7 @@ reaches the meta agent.
      "noise": {"seed_sd", "degrees_of_freedom", "replicates", "by_family": {family: sd}},
      "reliability": {"dev": {stream: reliability or null}},          a stream is a family or
      'overall' "verdicts": {stream: verdict},                                  as
-     meta_agent.reversal writes them; {} before they can be spoken "attribution": result of the
+     meta_agent.drift.reversal writes them; {} before they can be spoken "attribution": result of the
      control arm's test or null, "cost": {"tokens", "steps", "flops", "seconds"},                of
      the whole round "llm": {"tokens_in", "tokens_out", "money"}}                    what a language
      model took for the round's policy and its workers' choices

@@ -53,7 +53,7 @@ class Policy:
       believed.
     objectives: family -> what a step of its dev score is worth in external score, in [-1, 1]; a
       family that is not named is worth 1, and one that is worth less than 0 is to be lowered on
-      dev. See meta_agent.trust.
+      dev. See meta_agent.drift.trust.
     control: rounds left in which a control arm follows `objectives_before`, as they were before the
       last revision.
   """

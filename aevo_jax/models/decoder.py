@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models import remat
-from aevo_jax.models.attention import Attention, GroupCache, KVCache
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers import MLP, Linear, RMSNorm, matmul, param
-from aevo_jax.models.mamba2 import Mamba2, MambaCache
-from aevo_jax.models.moe import MoE
-from aevo_jax.models.shared_prefix import SharedPrefix
+from aevo_jax.models.layers.attention import Attention, GroupCache, KVCache
+from aevo_jax.models.layers.linear import MLP, Linear, RMSNorm, matmul, param
+from aevo_jax.models.layers.mamba2 import Mamba2, MambaCache
+from aevo_jax.models.layers.moe import MoE
+from aevo_jax.models.layers.shared_prefix import SharedPrefix
 from aevo_jax.sharding.context import constrain
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}

@@ -15,9 +15,9 @@ from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import Decoder
-from aevo_jax.models.hf_checkpoint import hf_name
-from aevo_jax.models.layers import Linear, param
-from aevo_jax.models.moe import ExpertAdapter, Experts
+from aevo_jax.models.hf.checkpoint import hf_name
+from aevo_jax.models.layers.linear import Linear, param
+from aevo_jax.models.layers.moe import ExpertAdapter, Experts
 from aevo_jax.models.params import Params
 
 # Groups of maps, over their names in Hugging Face. All but the last two leave experts alone, of

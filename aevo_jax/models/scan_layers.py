@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models.decoder import Decoder, run_block
-from aevo_jax.models.shared_prefix import SharedPrefix
+from aevo_jax.models.layers.shared_prefix import SharedPrefix
 
 LAYERS = 'layers'  # the logical axis of what is stacked
 _CANONICAL = re.compile(r'layers\.(\d+)\.(.*)')

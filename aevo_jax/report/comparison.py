@@ -16,7 +16,6 @@ import numpy as np
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.statements import parse_statements, render_value
-from aevo_jax.evaluation.intervals import paired_bootstrap, unpaired_bootstrap
 from aevo_jax.meta_agent.policy import ANCHOR
 from aevo_jax.report.gains import (
   BASE,
@@ -28,7 +27,8 @@ from aevo_jax.report.gains import (
   group,
   read_items,
 )
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
+from aevo_jax.stats.intervals import paired_bootstrap, unpaired_bootstrap
 
 
 class ComparisonError(ValueError):

@@ -7,7 +7,7 @@ import datetime
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.report.costs import PARTS, TRAINING
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
 
 OVER = {BASE: 'the base', STARTING: 'the starting recipe'}
 

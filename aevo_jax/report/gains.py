@@ -2,7 +2,7 @@
 paired intervals.
 
 A recipe was retrained on several seeds and scored on the same items, so the interval of a gain
-resamples seeds and items together, pairwise (`evaluation.intervals.paired_bootstrap`). The item
+resamples seeds and items together, pairwise (`stats.intervals.paired_bootstrap`). The item
 results are in scores/*.final.json once the arbiter has revealed them; until then only each
 retraining's own score is known.
 """
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from aevo_jax.campaign.state import CampaignState
-from aevo_jax.evaluation.intervals import paired_bootstrap, wilson
 from aevo_jax.evaluation.scoring import ItemResult, from_rows
+from aevo_jax.stats.intervals import paired_bootstrap, wilson
 
 BASE, STARTING, PROMOTED = 'base', 'starting', 'promoted'
 BOOTSTRAP_SEED, RESAMPLES, RESAMPLES_OF_PARTS = (

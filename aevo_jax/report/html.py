@@ -16,7 +16,7 @@ import markupsafe
 
 from aevo_jax.report import costs, gains, plots
 from aevo_jax.report.gains import Gain
-from aevo_jax.report.story import Measured, Round, Story
+from aevo_jax.report.run_view import Measured, Round, Story
 
 REPORT, TEMPLATE = 'report.html', 'report.html.j2'
 

@@ -5,12 +5,12 @@ which its run can be checked.
 import json
 
 from aevo_jax.campaign.state import TrialState
-from aevo_jax.evaluation.intervals import wilson
-from aevo_jax.report.audited_run import AuditedRun
+from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import OVER, verdict
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, group
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
 from aevo_jax.report.winner import Winner
+from aevo_jax.stats.intervals import wilson
 from aevo_jax.substrate import manifest
 
 _USE = """```python

@@ -11,7 +11,7 @@ from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.ledger.records import Record
-from aevo_jax.meta_agent.llm_agent import CONTROL, POLICY
+from aevo_jax.meta_agent.llm.agent import CONTROL, POLICY
 
 REFRESH_SECONDS = 0.5
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.meta_agent.drift.trust import ALARMS, DEV, OVERALL
 from aevo_jax.meta_agent.policy import Policy
-from aevo_jax.meta_agent.trust import ALARMS, DEV, OVERALL
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED, TOO_FEW = (
   'revision supported',

@@ -12,12 +12,12 @@ import pathlib
 from safetensors.numpy import load_file
 
 from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.gate import full_recipe
 from aevo_jax.campaign.state import TrialState
-from aevo_jax.campaign.trial import EXPORT
+from aevo_jax.campaign.trial.gate import full_recipe
+from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.config.statements import parse_statements
-from aevo_jax.report.audited_run import AuditedRun, sha256
+from aevo_jax.report.audit.audited_run import AuditedRun, sha256
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 

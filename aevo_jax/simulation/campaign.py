@@ -10,10 +10,10 @@ import numpy as np
 
 from aevo_jax.campaign import decisions
 from aevo_jax.campaign.state import CampaignState, TrialState
-from aevo_jax.campaign.trial import trial_seed
+from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import Policy
-from aevo_jax.simulation import plant as plant_lib
+from aevo_jax.simulation import injected_shift as plant_lib
 from aevo_jax.simulation import surface as surface_lib
 from aevo_jax.simulation.detector import Alarm, Detector
 from aevo_jax.simulation.scenario import Scenario

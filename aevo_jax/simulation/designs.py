@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent import calibration, rank_tests, slope_test
-from aevo_jax.meta_agent.slope_test import Moments
+from aevo_jax.meta_agent.drift import calibration
 from aevo_jax.simulation.campaign import Outcome, Play, planted
 from aevo_jax.simulation.detector import OVERALL, Alarm, rules, variances
 from aevo_jax.simulation.scenario import Scenario
+from aevo_jax.stats import rank_tests, slope_test
+from aevo_jax.stats.slope_test import Moments
 
 BATCH = 64  # campaigns at a time
 TIE = 1e-9  # scores are moved by up to so much, which breaks ties by chance and moves nothing else

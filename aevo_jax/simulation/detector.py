@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution, Reversal
-from aevo_jax.evaluation import concordance
-from aevo_jax.meta_agent import calibration, reversal
+from aevo_jax.meta_agent.drift import calibration, reversal
+from aevo_jax.stats import concordance
 
 ALARMS = ('reversed', 'decoupled')
 OVERALL = 'overall'

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from aevo_jax.campaign.gate import default_values
+from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import draw

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.simulation import designs
 from aevo_jax.simulation.campaign import Outcome, run
 from aevo_jax.simulation.detector import ALARMS
 from aevo_jax.simulation.scenario import Scenario
+from aevo_jax.stats.intervals import wilson
 
 NO_AGENT = 'none'  # random designs, for the verdicts alone
 

@@ -24,7 +24,7 @@ from aevo_jax.checkpoint import orbax_io
 from aevo_jax.config.statements import digest as statements_digest
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data.corpus import TRAIN
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import code_digest
 from aevo_jax.substrate import manifest as manifest_lib
 from aevo_jax.substrate.manifest import BaseCheckpoint, CodeTree, SubstrateManifest
@@ -54,15 +54,15 @@ def weights_digest(weights: pathlib.Path, directory: pathlib.Path) -> str:
   parameter names.
   """
   return digest_lib.logical_digest(
-    hf_checkpoint.load_weights(weights, hf_checkpoint.read_config(directory))
+    checkpoint.load_weights(weights, checkpoint.read_config(directory))
   )
 
 
 def measure(root: pathlib.Path, package_root: pathlib.Path) -> SubstrateManifest:
   """Digests of the substrate at `root` and of the code in `package_root`/aevo_jax."""
   base = root / BASE
-  tensors = weights_digest(base / hf_checkpoint.WEIGHTS, base)
-  files = {name: digest_lib.file_digest(base / name) for name in (hf_checkpoint.WEIGHTS, *CARRIED)}
+  tensors = weights_digest(base / checkpoint.WEIGHTS, base)
+  files = {name: digest_lib.file_digest(base / name) for name in (checkpoint.WEIGHTS, *CARRIED)}
   code, code_files = code_digest.code_tree_digest(package_root)
   recipe = statements_digest(parse_statements((root / RECIPE).read_text()))
   return SubstrateManifest(BaseCheckpoint(tensors, files), CodeTree(code, code_files), recipe)
@@ -112,8 +112,8 @@ def build(
     return Substrate(name, stored, recipe)
   with tempfile.TemporaryDirectory(dir=store.root) as staging:
     stage = pathlib.Path(staging)
-    params = hf_checkpoint.load_weights(
-      root / BASE / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(root / BASE)
+    params = checkpoint.load_weights(
+      root / BASE / checkpoint.WEIGHTS, checkpoint.read_config(root / BASE)
     )
     orbax_io.save(
       stage / CHECKPOINT,

@@ -23,7 +23,7 @@ from aevo_jax.checkpoint import durable
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.data import chat_template
 from aevo_jax.data.chat_template import ChatFormat
-from aevo_jax.models import hf_checkpoint, hf_stream
+from aevo_jax.models.hf import checkpoint, stream
 from aevo_jax.substrate import build, hf_import, manifest, weights
 
 TOKENIZER = 'tokenizer.json'
@@ -55,11 +55,11 @@ def write(
   """
   if out.exists():
     raise ImportRefusedError(f'{out} exists; choose another --out')
-  for name in (hf_checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
+  for name in (checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
     if not (source / name).is_file():
       raise ImportRefusedError(_missing(source, name))
   tokenizer = _tokenizer(source / TOKENIZER)
-  config, chat = hf_checkpoint.read_config(source), chat_template.read(str(source))
+  config, chat = checkpoint.read_config(source), chat_template.read(str(source))
   largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
   if largest >= config.vocab_size:
     raise ImportRefusedError(
@@ -79,8 +79,8 @@ def write(
     stage = pathlib.Path(staging) / 'substrate'
     base = stage / build.BASE
     base.mkdir(parents=True)
-    hf_checkpoint.save_weights(base / hf_checkpoint.WEIGHTS, params, config)
-    _write_json(base / hf_checkpoint.CONFIG, _config(source))
+    checkpoint.save_weights(base / checkpoint.WEIGHTS, params, config)
+    _write_json(base / checkpoint.CONFIG, _config(source))
     shutil.copyfile(source / TOKENIZER, base / TOKENIZER)
     tokenizer_config = json.loads((source / chat_template.TOKENIZER_CONFIG).read_text())
     _write_json(
@@ -111,7 +111,7 @@ def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
 def _unused(source: pathlib.Path) -> tuple[str, ...]:
   """The stored tensors that are no parameter, of a checkpoint or of an import."""
   if not (source / hf_import.CHECKPOINT).is_dir():
-    return hf_stream.Reader(source).unused
+    return stream.Reader(source).unused
   return tuple(
     name
     for name, *_, parameter, _ in json.loads((source / hf_import.SOURCE).read_text())['tensors']
@@ -143,7 +143,7 @@ def _config(source: pathlib.Path) -> dict:
   """config.json with the type that the weights are written in, and without the layers that are left
   behind.
   """
-  fields = json.loads((source / hf_checkpoint.CONFIG).read_text())
+  fields = json.loads((source / checkpoint.CONFIG).read_text())
   if 'num_nextn_predict_layers' in fields:
     fields['num_nextn_predict_layers'] = 0
   return fields | {name: 'float32' for name in ('torch_dtype', 'dtype') if name in fields}

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.models import hf_checkpoint, hf_stream
-from aevo_jax.models.hf_stream import Tensor
+from aevo_jax.models.hf import checkpoint, stream
+from aevo_jax.models.hf.stream import Tensor
 from aevo_jax.substrate.hf_import import (
   CARRIED,
   CHECKPOINT,
@@ -73,12 +73,12 @@ def export_hf(
     for file, members in files.items():
       places |= _begin(temporary / file, members, metadata.get(file) or {'format': 'pt'})
     _write(temporary, base, rows, places, params)
-    if list(files) != [hf_checkpoint.WEIGHTS]:
+    if list(files) != [checkpoint.WEIGHTS]:
       index = {
         'metadata': {'total_size': size},
         'weight_map': {row.name: row.tensor.file for row in sorted(rows)},
       }
-      (temporary / hf_stream.INDEX).write_text(json.dumps(index, indent=2) + '\n')
+      (temporary / stream.INDEX).write_text(json.dumps(index, indent=2) + '\n')
     for name in CARRIED:
       if (base / name).is_file():
         shutil.copyfile(base / name, temporary / name)
@@ -129,7 +129,7 @@ def _split(rows: list[Row], limit: int) -> list[Row]:
     shards[-1].append(row)
     room -= size
   names = (
-    [hf_checkpoint.WEIGHTS]
+    [checkpoint.WEIGHTS]
     if len(shards) == 1
     else [f'model-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
   )
@@ -175,7 +175,7 @@ def _write(
     raise TransferError(
       (
         f'the parameters to export are not those of {base}: they differ in '
-        f'{sorted(params.keys() ^ members.keys())[: hf_stream.NAMED]}'
+        f'{sorted(params.keys() ^ members.keys())[: stream.NAMED]}'
       )
     )
   files: dict[str, BinaryIO] = {}
@@ -186,7 +186,7 @@ def _write(
     for name, value in _arrays(base, list(members), params):
       for row in members[name]:
         part = value if row.expert is None else value[row.expert : row.expert + 1]
-        stored = hf_checkpoint.to_hf(name, part)
+        stored = checkpoint.to_hf(name, part)
         _put(
           files[row.tensor.file], places[row.name], row, stored if row.expert is None else stored[0]
         )

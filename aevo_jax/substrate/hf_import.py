@@ -23,11 +23,11 @@ from typing import NamedTuple
 import numpy as np
 
 from aevo_jax.checkpoint import durable, orbax_io
-from aevo_jax.models import hf_checkpoint, hf_stream
+from aevo_jax.models.hf import checkpoint, stream
 
 CHECKPOINT, EXTRA, SOURCE = 'checkpoint', 'extra', 'source.json'
 CARRIED = (
-  hf_checkpoint.CONFIG,
+  checkpoint.CONFIG,
   'generation_config.json',
   'tokenizer.json',
   'tokenizer_config.json',
@@ -38,7 +38,7 @@ CARRIED = (
   'vocab.json',
   'merges.txt',
 )
-DTYPES = hf_stream.DTYPES | {
+DTYPES = stream.DTYPES | {
   name: np.dtype(kind)
   for name, kind in {
     'F64': 'f8',
@@ -80,7 +80,7 @@ def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
     CheckpointError, ValueError: `directory` holds no checkpoint of a model that the decoder
       computes; see hf_stream.Reader.
   """
-  reader = hf_stream.Reader(directory)
+  reader = stream.Reader(directory)
   tensors = reader.stored.tensors
   unknown = [
     f'{name} ({tensors[name].dtype})'
@@ -91,7 +91,7 @@ def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
     raise TransferError(
       (
         f'{directory} holds tensors that cannot be carried along, empty or of a dtype other '
-        f'than {", ".join(DTYPES)}: {unknown[: hf_stream.NAMED]}'
+        f'than {", ".join(DTYPES)}: {unknown[: stream.NAMED]}'
       )
     )
   size = sum(nbytes(tensor) for tensor in tensors.values())
@@ -100,7 +100,7 @@ def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
     sorted(
       p.name
       for p in directory.iterdir()
-      if p.name not in {*carried, *reader.stored.metadata, hf_stream.INDEX}
+      if p.name not in {*carried, *reader.stored.metadata, stream.INDEX}
     )
   )
   with making(out, size) as temporary:
@@ -130,7 +130,7 @@ def deferred(shape, dtype, reader, name: str) -> orbax_io.Deferred:
   return orbax_io.Deferred(tuple(shape), np.dtype(dtype), lambda: reader.read(name))
 
 
-def _source(reader: hf_stream.Reader) -> dict:
+def _source(reader: stream.Reader) -> dict:
   """{'shards': {file: its header's metadata}, 'tensors': [[stored name, file, dtype, shape, our
   name or null, expert or null]]}, in the files' order.
   """
@@ -147,7 +147,7 @@ def _source(reader: hf_stream.Reader) -> dict:
   return {'shards': reader.stored.metadata, 'tensors': rows}
 
 
-def nbytes(tensor: hf_stream.Tensor) -> int:
+def nbytes(tensor: stream.Tensor) -> int:
   """Bytes of a stored tensor. Raises KeyError for a dtype that is not in DTYPES."""
   return math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.models import hf_stream, scan_layers
+from aevo_jax.models import scan_layers
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import stream
 from aevo_jax.models.params import Params, outline
 from aevo_jax.substrate.hf_import import CHECKPOINT
 
@@ -55,7 +56,7 @@ Place = Callable[[str, tuple[int, ...], Dtype, jax.sharding.Sharding | None], ja
 
 def _from_safetensors(base: pathlib.Path, config: ModelConfig) -> Place:
   """Each device reads its own piece."""
-  reader = hf_stream.Reader(base, config)
+  reader = stream.Reader(base, config)
 
   def place(name, shape, dtype, sharding) -> jax.Array:
     parts = scan_layers.members(name, config.pattern)

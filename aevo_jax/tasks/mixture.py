@@ -14,9 +14,12 @@ import random
 from collections.abc import Iterator
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.tasks.bit_manipulation import BitManipulation
-from aevo_jax.tasks.equation_transformation import EquationTransformation
-from aevo_jax.tasks.gravitational_constant import GravitationalConstant
+from aevo_jax.tasks.families.bit_manipulation import BitManipulation
+from aevo_jax.tasks.families.equation_transformation import EquationTransformation
+from aevo_jax.tasks.families.gravitational_constant import GravitationalConstant
+from aevo_jax.tasks.families.numeral_conversion import NumeralConversion
+from aevo_jax.tasks.families.text_encryption import TextEncryption
+from aevo_jax.tasks.families.unit_conversion import UnitConversion
 from aevo_jax.tasks.item import (
   SIZES,
   SOLUTION_STYLES,
@@ -27,10 +30,7 @@ from aevo_jax.tasks.item import (
   render,
   show_answer,
 )
-from aevo_jax.tasks.numeral_conversion import NumeralConversion
 from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, belongs
-from aevo_jax.tasks.text_encryption import TextEncryption
-from aevo_jax.tasks.unit_conversion import UnitConversion
 
 FAMILIES = {
   f.name: f

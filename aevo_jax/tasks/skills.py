@@ -7,9 +7,9 @@ rules.
 
 import random
 
-from aevo_jax.tasks.bit_manipulation import BITS, rot
-from aevo_jax.tasks.numeral_conversion import LARGEST, roman_parts, to_roman
-from aevo_jax.tasks.unit_conversion import hundredths_text
+from aevo_jax.tasks.families.bit_manipulation import BITS, rot
+from aevo_jax.tasks.families.numeral_conversion import LARGEST, roman_parts, to_roman
+from aevo_jax.tasks.families.unit_conversion import hundredths_text
 
 
 def _product(rng: random.Random, size: str) -> str:

@@ -9,7 +9,7 @@ import optax
 
 from aevo_jax.models import scan_layers
 from aevo_jax.models.params import Params
-from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer
 
 
 def schedule(config: Optimizer, steps: int) -> optax.Schedule:

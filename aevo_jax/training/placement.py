@@ -25,7 +25,7 @@ from aevo_jax.models.params import (
 from aevo_jax.sharding import context
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
-from aevo_jax.training.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 

@@ -23,13 +23,14 @@ from aevo_jax.data.corpus import Corpus
 from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Params, Structure
-from aevo_jax.training import fingerprint, train_loop
+from aevo_jax.training import train_loop
 from aevo_jax.training.optimizer import group_of, learning_rates, transformation
 from aevo_jax.training.placement import Placement
-from aevo_jax.training.plan import Plan
-from aevo_jax.training.recipe import Recipe
+from aevo_jax.training.recipe import fingerprint
+from aevo_jax.training.recipe.recipe import Recipe
+from aevo_jax.training.recipe.token_budget import Plan
 from aevo_jax.training.rl import run as rl_run
-from aevo_jax.training.upkeep import Upkeep
+from aevo_jax.training.run_control import Upkeep
 
 
 class Prepared(NamedTuple):

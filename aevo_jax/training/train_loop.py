@@ -19,9 +19,9 @@ from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.placement import Placement
+from aevo_jax.training.run_control import Profiler, Upkeep
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
-from aevo_jax.training.upkeep import Profiler, Upkeep
 
 
 class NonFiniteError(RuntimeError):

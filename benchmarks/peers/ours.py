@@ -14,11 +14,11 @@ import workload as w
 from aevo_jax.data.packing import rows_of
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import Request, Sampling
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer
 from aevo_jax.training.rl import prefix, update
 from aevo_jax.training.rl.settings import Critic
 from aevo_jax.training.train_state import TrainState
@@ -30,11 +30,11 @@ WINDOW = 128  # sequences packed together
 def model(directory: str):
   import pathlib
 
-  config = hf_checkpoint.read_config(pathlib.Path(directory))
+  config = checkpoint.read_config(pathlib.Path(directory))
   return outline(config)[0], {
     name: jnp.asarray(v)
-    for name, v in hf_checkpoint.load_weights(
-      pathlib.Path(directory) / hf_checkpoint.WEIGHTS, config
+    for name, v in checkpoint.load_weights(
+      pathlib.Path(directory) / checkpoint.WEIGHTS, config
     ).items()
   }
 

@@ -19,7 +19,7 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 
 
@@ -29,7 +29,7 @@ def engine(directory: pathlib.Path) -> VllmEngine:
     'tokenizer_config.json',
   ):  # a server begins only with some; it is spoken to in ids
     shutil.copyfile(layout.root_file('substrate') / 'base' / name, directory / name)
-  config = hf_checkpoint.read_config(directory)
+  config = checkpoint.read_config(directory)
   made = VllmEngine(
     Vllm(max_model_len=w.PROMPT + w.COMPLETION, max_num_seqs=w.PROMPTS * w.GROUP),
     model=directory,
@@ -38,8 +38,8 @@ def engine(directory: pathlib.Path) -> VllmEngine:
     eos_ids=[],
     log=pathlib.Path(tempfile.mkdtemp(prefix='aevo_versus_')) / 'vllm.log',
   )
-  path = directory / hf_checkpoint.WEIGHTS
-  made.load(path, file_digest(path), hf_checkpoint.load_weights(path, config))
+  path = directory / checkpoint.WEIGHTS
+  made.load(path, file_digest(path), checkpoint.load_weights(path, config))
   return made
 
 

@@ -9,7 +9,8 @@ import pytest
 from aevo_jax.campaign import decisions
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.meta_agent import calibration, llm_agent
+from aevo_jax.meta_agent.drift import calibration
+from aevo_jax.meta_agent.llm import agent
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 
 CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)})
@@ -44,10 +45,10 @@ def test_an_arm_without_a_scored_trial_is_no_test():
 @pytest.mark.parametrize(
   ('key', 'tested'),
   [
-    ((3, llm_agent.POLICY), False),
-    ((3, llm_agent.CONTROL), False),
-    ((2, llm_agent.POLICY), True),
-    ((3, llm_agent.worker(1)), True),
+    ((3, agent.POLICY), False),
+    ((3, agent.CONTROL), False),
+    ((2, agent.POLICY), True),
+    ((3, agent.worker(1)), True),
   ],
 )
 def test_arms_that_different_agents_chose_are_no_test(key, tested):

@@ -18,18 +18,19 @@ from safetensors.numpy import save_file
 
 from aevo_jax import layout
 from aevo_jax.campaign import campaign as campaign_lib
-from aevo_jax.campaign import manual_arbiter, submission
+from aevo_jax.campaign import manual_arbiter
 from aevo_jax.campaign.campaign import Campaign
-from aevo_jax.campaign.processes import Nursery
+from aevo_jax.campaign.executors.processes import Nursery
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.state import fold
-from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec
+from aevo_jax.campaign.trial import submission
+from aevo_jax.campaign.trial.spec import EXPORT, RESULT, TrialSpec
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import Binding, parse_statements, render
 from aevo_jax.evaluation import scoring
-from aevo_jax.evaluation.arbiter import Arbiter
 from aevo_jax.evaluation.scoring import ItemResult
+from aevo_jax.evaluation.servers.arbiter import Arbiter
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.meta_agent.policy import Assignment
 

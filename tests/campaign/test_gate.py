@@ -3,11 +3,11 @@
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign.gate import RecipeRefusedError, admit, default_values, full_recipe
+from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, default_values, full_recipe
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import Binding, parse_statements
-from aevo_jax.training import recipe as recipe_lib
+from aevo_jax.training.recipe import recipe as recipe_lib
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
 

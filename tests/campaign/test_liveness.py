@@ -8,8 +8,8 @@ import pytest
 
 from aevo_jax import layout
 from aevo_jax.campaign import setup
-from aevo_jax.campaign.gate import admit
-from aevo_jax.campaign.liveness import DeadBindingError, check_live, value_of, with_values
+from aevo_jax.campaign.trial.gate import admit
+from aevo_jax.campaign.trial.liveness import DeadBindingError, check_live, value_of, with_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.parameter import from_unit, perturb
@@ -20,10 +20,10 @@ from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.tasks import own_data
-from aevo_jax.training import recipe as recipe_lib
-from aevo_jax.training.fingerprint import components
-from aevo_jax.training.plan import Plan
-from aevo_jax.training.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe import recipe as recipe_lib
+from aevo_jax.training.recipe.fingerprint import components
+from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe.token_budget import Plan
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
 TOKENIZER = tokenizers.build()

@@ -20,9 +20,9 @@ from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, canonical_json, make_record
-from aevo_jax.meta_agent import llm_reply
-from aevo_jax.meta_agent.llm_settings import LlmSettings
-from aevo_jax.report import audit
+from aevo_jax.meta_agent.llm import reply
+from aevo_jax.meta_agent.llm.settings import LlmSettings
+from aevo_jax.report.audit import checks
 
 KEY = 'sk-' + 'Zq7' * 14
 
@@ -31,11 +31,11 @@ KEY = 'sk-' + 'Zq7' * 14
 def key(monkeypatch):
   monkeypatch.setenv('AEVO_TEST_KEY', KEY)
   monkeypatch.setattr(
-    llm_reply, 'parse_untrusted', parsed
+    reply, 'parse_untrusted', parsed
   )  # a process for each text; the same texts come often
 
 
-parsed = functools.cache(llm_reply.parse_untrusted)
+parsed = functools.cache(reply.parse_untrusted)
 
 
 def honest(request) -> bytes:
@@ -196,7 +196,7 @@ def bindings(server) -> list[str]:
 
 
 def failed(run: pathlib.Path) -> set[str]:
-  return {f.check for f in audit.audit(run) if f.status == audit.FAILED}
+  return {f.check for f in checks.audit(run) if f.status == checks.FAILED}
 
 
 def forge(run: pathlib.Path, rewrite, change) -> None:
@@ -257,10 +257,10 @@ def test_a_real_campaign_of_garbage_finishes_under_the_statistical_agent_and_pas
   assert state.policies[1]['policy']['assignments'][1]['reason'].startswith(
     'expected '
   )  # the statistical agent's words
-  found = {f.check: f for f in audit.audit(files.run)}
-  assert tuple(found) == audit.CHECKS and {f.status for f in found.values()} <= {
-    audit.OK,
-    audit.WARNING,
+  found = {f.check: f for f in checks.audit(files.run)}
+  assert tuple(found) == checks.CHECKS and {f.status for f in found.values()} <= {
+    checks.OK,
+    checks.WARNING,
   }
   assert f'{len(server.requests)} exchanges, 2 questions given up' in found['transcript'].detail
   assert holds_the_key(files.run) == [] and server.requests[0].headers['authorization'].endswith(

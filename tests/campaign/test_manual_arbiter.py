@@ -11,19 +11,20 @@ import pytest
 
 import aevo_jax
 from aevo_jax import layout
-from aevo_jax.campaign import kinds, manual_arbiter, setup
+from aevo_jax.campaign import manual_arbiter, setup, validation
 from aevo_jax.campaign.campaign import Campaign
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import resolve
 from aevo_jax.ledger.append import Ledger, read
-from aevo_jax.models import hf_checkpoint, peft_adapter
-from aevo_jax.report import audit, html, model_card
+from aevo_jax.models.hf import checkpoint, peft_adapter
+from aevo_jax.report import html, model_card
 from aevo_jax.report import winner as winner_lib
-from aevo_jax.report.audited_run import AuditedRun
+from aevo_jax.report.audit import checks
+from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import final_table
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
 from aevo_jax.substrate import build, manifest
 
 SMALL = (
@@ -94,7 +95,7 @@ def run(tiny_home) -> pathlib.Path:
 def test_every_submission_is_an_adapter_of_the_sealed_trial_within_the_limit(run):
   state, config = (
     fold(read(run / setup.LEDGER)),
-    hf_checkpoint.read_config(layout.root_file('substrate') / 'base'),
+    checkpoint.read_config(layout.root_file('substrate') / 'base'),
   )
   assert sorted(p.name for p in (run / 'submissions').iterdir()) == sorted(SCORES)
   assert len({state.trials[t].overlay for t in SCORES}) == 2
@@ -150,14 +151,14 @@ def test_it_needs_no_holdout_and_claims_nothing_that_was_not_scored(run):
 
 
 def test_the_audit_recomputes_what_followed_from_the_scores(run):
-  found = {f.check: f for f in audit.audit(run)}
-  assert {name for name, f in found.items() if f.status == audit.NOT_APPLICABLE} == {
+  found = {f.check: f for f in checks.audit(run)}
+  assert {name for name, f in found.items() if f.status == checks.NOT_APPLICABLE} == {
     'commitment',
     'external scores',
     'concordance',
     'final scores',
   }
-  assert {f.status for f in found.values()} <= {audit.OK, audit.WARNING, audit.NOT_APPLICABLE}, (
+  assert {f.status for f in found.values()} <= {checks.OK, checks.WARNING, checks.NOT_APPLICABLE}, (
     found
   )
   assert '5 submissions as exported, 5 scores handed in' in found['submissions'].detail
@@ -179,7 +180,7 @@ def test_a_changed_file_fails_its_check(run, tmp_path, file, check):
     if 'adapter' in file
     else path.read_text().replace('"correct": ', '"correct": 1', 1)
   )
-  assert {f.check for f in audit.audit(copy) if f.status == audit.FAILED} == {check}
+  assert {f.check for f in checks.audit(copy) if f.status == checks.FAILED} == {check}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_what_could_train_no_small_adapter_is_refused_before_anything_is_made(
   tiny_home, tmp_path, bindings, recipe, said
 ):
   constitution, settings = challenge(*bindings)
-  with pytest.raises(kinds.CampaignKindError, match=said):
+  with pytest.raises(validation.CampaignKindError, match=said):
     setup.prepare(
       tmp_path / 'run', constitution, settings, substrate(tmp_path / 'substrate', recipe)
     )
@@ -225,8 +226,8 @@ def test_what_could_train_no_small_adapter_is_refused_before_anything_is_made(
 )
 def test_agents_and_budgets_that_do_not_go_together(agent, budget, said):
   constitution, _ = challenge()
-  with pytest.raises(kinds.CampaignKindError, match=said):
-    kinds.check(
+  with pytest.raises(validation.CampaignKindError, match=said):
+    validation.check(
       dataclasses.replace(constitution, budget=dataclasses.replace(constitution.budget, **budget)),
       agent,
       None,

@@ -9,10 +9,10 @@ import pytest
 from aevo_jax.campaign import proxy_target
 from aevo_jax.campaign.state import fold
 from aevo_jax.ledger.append import read
-from aevo_jax.report import audit
+from aevo_jax.report.audit import checks
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.html import render
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
 
 NO_EXTERNAL = (
   "objective.target = 'proxies'",
@@ -87,8 +87,8 @@ def test_the_noise_floor_is_of_the_consensus(run):
 
 
 def test_it_audits(run):
-  found = {f.check: f for f in audit.audit(run)}
-  assert {f.status for f in found.values()} <= {audit.OK, audit.WARNING}, found
+  found = {f.check: f for f in checks.audit(run)}
+  assert {f.status for f in found.values()} <= {checks.OK, checks.WARNING}, found
   assert (
     'rules, families, order, samples of 7 candidates' in found['probes'].detail
     and 'no external target' in found['external scores'].detail
@@ -127,7 +127,7 @@ def test_a_changed_probe_file_fails_the_audit(run, change, failing, tmp_path, re
   stored = json.loads(path.read_text())
   change(stored)
   rewrite(path, json.dumps(stored))
-  assert {f.check for f in audit.audit(copy) if f.status == audit.FAILED} == failing
+  assert {f.check for f in checks.audit(copy) if f.status == checks.FAILED} == failing
 
 
 def test_agents_read_old_rounds_under_the_latest_trust():

@@ -13,18 +13,19 @@ import pytest
 
 from aevo_jax import layout
 from aevo_jax.campaign import setup
-from aevo_jax.campaign.liveness import DeadBindingError, check_live
+from aevo_jax.campaign.trial.liveness import DeadBindingError, check_live
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data import corpus
 from aevo_jax.data import tokenizer as tokenizers
-from aevo_jax.evaluation import arbiter, sets
+from aevo_jax.evaluation import sets
+from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.tasks import own_data
 from aevo_jax.tasks.own_data import TaskFileError
 from aevo_jax.tasks.verify import UnknownVerifierError
-from aevo_jax.training.recipe import Recipe
+from aevo_jax.training.recipe.recipe import Recipe
 
 GIN = 'configs/campaigns/own_data.gin'
 SMALL = ('dev_set.items = 12', 'external_set.items = 12', 'final_set.items = 12')
@@ -224,7 +225,7 @@ def test_bindings_of_puzzles_are_dead_and_others_live(prepared):
 def test_a_campaign_of_both_runs_and_audits(tiny_home, run_campaign, prepared, rewrite):
   from aevo_jax.campaign.state import fold
   from aevo_jax.ledger.append import read
-  from aevo_jax.report import audit
+  from aevo_jax.report.audit import checks
 
   run = tiny_home / 'own_finished'
   small = (
@@ -244,10 +245,10 @@ def test_a_campaign_of_both_runs_and_audits(tiny_home, run_campaign, prepared, r
     and set(state.base['by_family']) == {'sums', 'differences', 'reversals', 'larger'}
     and state.base['verifier'] == 'number'
   )
-  found = {f.check: f for f in audit.audit(run)}
-  assert {f.status for f in found.values()} <= {audit.OK, audit.WARNING} and '800 tasks' in found[
+  found = {f.check: f for f in checks.audit(run)}
+  assert {f.status for f in found.values()} <= {checks.OK, checks.WARNING} and '800 tasks' in found[
     'tasks'
   ].detail
   lines = (run / sets.TASKS).read_text().splitlines(keepends=True)
   rewrite(run / sets.TASKS, ''.join(lines[:-1]))
-  assert 'tasks' in {f.check for f in audit.audit(run) if f.status == audit.FAILED}
+  assert 'tasks' in {f.check for f in checks.audit(run) if f.status == checks.FAILED}

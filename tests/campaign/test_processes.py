@@ -11,8 +11,8 @@ import time
 import pytest
 
 from aevo_jax import runtime
-from aevo_jax.campaign import processes
-from aevo_jax.campaign.processes import Nursery, Server, ServerError
+from aevo_jax.campaign.executors import processes
+from aevo_jax.campaign.executors.processes import Nursery, Server, ServerError
 
 REPOSITORY = pathlib.Path(runtime.__file__).resolve().parents[1]
 ECHO = """

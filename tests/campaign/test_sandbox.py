@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from aevo_jax.campaign import sandbox, syscall_filter
+from aevo_jax.campaign.sandbox import confinement, syscall_filter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-USABLE, REASON = sandbox.available()
+USABLE, REASON = confinement.available()
 needs_sandbox = pytest.mark.skipif(not USABLE, reason=REASON)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='the attack needs root to succeed at all')
 
@@ -30,7 +30,7 @@ from pathlib import Path
 task = json.loads(sys.argv[1])
 own, shared, private = Path(task["own"]), Path(task["shared"]), Path(task["private"])
 def confine(**options):
-    from aevo_jax.campaign import sandbox
+    from aevo_jax.campaign.sandbox import confinement as sandbox
     read = (*sandbox.system_read_paths(), Path(task["repository"]) / "aevo_jax", shared)
     sandbox.confine(sandbox.Confinement(read, (own, *sandbox.system_write_paths()), **options))
 """
@@ -241,7 +241,7 @@ def test_tcp_alone_can_be_allowed(world):
 def test_children_keep_no_capability_and_cannot_loosen(world):
   code = """
         confine()
-        from aevo_jax.campaign import sandbox
+        from aevo_jax.campaign.sandbox import confinement as sandbox
         sandbox.confine(sandbox.Confinement((Path("/"),), (Path("/"),)))  # a second layer can only take away
         try:
             (private / "secret").read_text()
@@ -266,7 +266,7 @@ def test_children_keep_no_capability_and_cannot_loosen(world):
 def test_refuses_threads_and_missing_paths_before_confining(world):
   code = """
         import os, threading
-        from aevo_jax.campaign import sandbox
+        from aevo_jax.campaign.sandbox import confinement as sandbox
         stop = threading.Event(); thread = threading.Thread(target=stop.wait); thread.start()
         try:
             confine()
@@ -291,21 +291,23 @@ def test_refuses_threads_and_missing_paths_before_confining(world):
   ('abi', 'fix'), [(0, 'landlock in lsm='), (1, 'Linux >= 6.2'), (2, 'Linux >= 6.2')]
 )
 def test_never_degrades_silently(monkeypatch, abi, fix):
-  monkeypatch.setattr(sandbox, 'landlock_abi', lambda: abi)
-  assert not sandbox.available()[0]
-  with pytest.raises(sandbox.SandboxUnavailableError, match=fix):
-    sandbox.confine(sandbox.Confinement((), ()))
+  monkeypatch.setattr(confinement, 'landlock_abi', lambda: abi)
+  assert not confinement.available()[0]
+  with pytest.raises(confinement.SandboxUnavailableError, match=fix):
+    confinement.confine(confinement.Confinement((), ()))
 
 
 def test_unknown_machine_is_unavailable(monkeypatch):
-  monkeypatch.setattr(sandbox, 'landlock_abi', lambda: 7)
+  monkeypatch.setattr(confinement, 'landlock_abi', lambda: 7)
   monkeypatch.setattr(syscall_filter.platform, 'machine', lambda: 'riscv64')
-  with pytest.raises(sandbox.SandboxUnavailableError, match='x86_64 or aarch64'):
-    sandbox.confine(sandbox.Confinement((), ()))
+  with pytest.raises(confinement.SandboxUnavailableError, match='x86_64 or aarch64'):
+    confinement.confine(confinement.Confinement((), ()))
 
 
 def test_system_paths_hold_no_disk_and_no_secrets():
-  paths = {str(path) for path in (*sandbox.system_read_paths(), *sandbox.system_write_paths())}
+  paths = {
+    str(path) for path in (*confinement.system_read_paths(), *confinement.system_write_paths())
+  }
   assert not paths & {
     '/',
     '/dev',

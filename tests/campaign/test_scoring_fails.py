@@ -7,12 +7,12 @@ import json
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign import processes
+from aevo_jax.campaign.executors import processes
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.evaluation import server
+from aevo_jax.evaluation.servers import protocol
 from aevo_jax.ledger.append import read
-from aevo_jax.report import audit
+from aevo_jax.report.audit import checks
 
 
 def failing(monkeypatch, tag):
@@ -54,7 +54,7 @@ def test_a_trial_whose_scoring_fails_has_no_score_and_the_campaign_goes_on(
   assert (told['status'], told['dev'], told['external']) == ('failed', None, None)
   (record,) = [r for r in read(files.run / 'ledger.jsonl') if r.kind == 'trial_failed']
   assert record.payload['message'] == 'ServerDownError: so it goes' and record.payload['final']
-  assert not [f for f in audit.audit(files.run) if f.status == audit.FAILED]
+  assert not [f for f in checks.audit(files.run) if f.status == checks.FAILED]
 
 
 def test_a_base_that_cannot_be_scored_stops_the_campaign_and_it_can_go_on(
@@ -77,16 +77,16 @@ def test_a_server_tells_what_failed_below_it_from_what_was_wrong_with_a_request(
     write, flush = staticmethod(replies.append), staticmethod(lambda: None)
 
   def fails(request):
-    raise server.UnavailableError('no server') from ConnectionError('gone')
+    raise protocol.UnavailableError('no server') from ConnectionError('gone')
 
   def refuses(request):
-    raise server.RequestError('no such trial')
+    raise protocol.RequestError('no such trial')
 
-  monkeypatch.setattr(server.os, 'fdopen', lambda *_: Pipe)
-  monkeypatch.setattr(server.os, 'dup2', lambda *_: None)
-  monkeypatch.setattr(server.os, 'dup', lambda number: number)
-  monkeypatch.setattr(server.sys, 'stdin', ['{"op": "fails"}', '{"op": "refuses"}'])
-  server.serve({'fails': fails, 'refuses': refuses})
+  monkeypatch.setattr(protocol.os, 'fdopen', lambda *_: Pipe)
+  monkeypatch.setattr(protocol.os, 'dup2', lambda *_: None)
+  monkeypatch.setattr(protocol.os, 'dup', lambda number: number)
+  monkeypatch.setattr(protocol.sys, 'stdin', ['{"op": "fails"}', '{"op": "refuses"}'])
+  protocol.serve({'fails': fails, 'refuses': refuses})
   assert [json.loads(r) for r in replies] == [
     {'unavailable': 'ConnectionError: no server'},
     {'error': 'RequestError: no such trial'},

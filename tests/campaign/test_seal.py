@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from aevo_jax.campaign.seal import UnsealableError, read_claim, seal
-from aevo_jax.campaign.trial import EXPORT, RESULT, TrialSpec, trial_seed
+from aevo_jax.campaign.trial.seal import UnsealableError, read_claim, seal
+from aevo_jax.campaign.trial.spec import EXPORT, RESULT, TrialSpec, trial_seed
 from aevo_jax.checkpoint.digest import ManifestError, file_manifest, manifest_digest
 
 CLAIM = {'status': 'trained', 'steps': 1, 'tokens': 2, 'flops': 3, 'seconds': {}}

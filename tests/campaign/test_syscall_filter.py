@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from aevo_jax.campaign import syscall_filter
+from aevo_jax.campaign.sandbox import syscall_filter
 
 
 def decide(program, number, arguments=(0, 0), architecture=0xC000003E):

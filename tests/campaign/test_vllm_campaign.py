@@ -21,10 +21,10 @@ from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import scoring, sets
 from aevo_jax.generation.vllm.server import Server
 from aevo_jax.ledger.append import read
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline, unbind
-from aevo_jax.report import audit
+from aevo_jax.report.audit import checks
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
 pytestmark = [
@@ -41,7 +41,7 @@ def evaluators_engines() -> list[int]:
   evaluators = [
     pid
     for pid, command in processes(os.getpid()).items()
-    if 'aevo_jax.evaluation.evaluator' in command
+    if 'aevo_jax.evaluation.servers.evaluator' in command
   ]
   return [
     pid
@@ -71,7 +71,7 @@ def meanwhile(watch, finished):
 
 
 def failed(run) -> list:
-  return [f for f in audit.audit(run) if f.status == audit.FAILED]
+  return [f for f in checks.audit(run) if f.status == checks.FAILED]
 
 
 def dev_answers(run, trial):
@@ -80,7 +80,7 @@ def dev_answers(run, trial):
     constitution_lib.read(run / 'constitution.gin'),
     layout.root_file('substrate') / 'base',
   )
-  config = hf_checkpoint.read_config(base)
+  config = checkpoint.read_config(base)
   scorer = scoring.Scorer(
     outline(config)[0],
     tokenizers.load(str(base)),
@@ -90,7 +90,7 @@ def dev_answers(run, trial):
     verifier=constitution.objective.verifier,
   )
   return scorer(
-    hf_checkpoint.load_weights(run / 'trials' / trial / 'export' / 'model.safetensors', config)
+    checkpoint.load_weights(run / 'trials' / trial / 'export' / 'model.safetensors', config)
   )
 
 
@@ -180,9 +180,9 @@ def test_a_campaign_planned_by_a_server_of_random_weights_finishes_under_the_sta
   write_model(tmp_path, 'qwen3')
   config = dataclasses.replace(QWEN3, max_position_embeddings=65536)
   (tmp_path / 'config.json').write_text(
-    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
+    json.dumps(checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
   )
-  hf_checkpoint.save_weights(tmp_path / 'model.safetensors', unbind(create(config, 0))[1], config)
+  checkpoint.save_weights(tmp_path / 'model.safetensors', unbind(create(config, 0))[1], config)
   settings = json.loads((tmp_path / 'tokenizer_config.json').read_text())
   (tmp_path / 'tokenizer_config.json').write_text(
     json.dumps(settings | {'model_max_length': 65536})

@@ -9,16 +9,16 @@ import sys
 
 import pytest
 
-from aevo_jax.campaign import sandbox
+from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.config.constitution import Release
-from aevo_jax.evaluation import arbiter as arbiter_lib
 from aevo_jax.evaluation import scoring
-from aevo_jax.evaluation.arbiter import Arbiter, Quota, holdout_secret, machine_key
 from aevo_jax.evaluation.scoring import ItemResult
-from aevo_jax.evaluation.server import RequestError
+from aevo_jax.evaluation.servers import arbiter as arbiter_lib
+from aevo_jax.evaluation.servers.arbiter import Arbiter, Quota, holdout_secret, machine_key
+from aevo_jax.evaluation.servers.protocol import RequestError
 
 CANARY = 'canary 42'
-REPOSITORY = pathlib.Path(arbiter_lib.__file__).resolve().parents[2]
+REPOSITORY = pathlib.Path(arbiter_lib.__file__).resolve().parents[3]
 
 
 class Rules:
@@ -162,8 +162,8 @@ def test_the_machine_key_is_private_made_once_and_a_damaged_one_is_refused(tmp_p
 CONFINED = """
 import pathlib, sys
 own, home, confined = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] == 'confined'
-from aevo_jax.campaign import sandbox
-package = pathlib.Path(sandbox.__file__).resolve().parent.parent
+from aevo_jax.campaign.sandbox import confinement as sandbox
+package = pathlib.Path(sandbox.__file__).resolve().parents[2]
 if confined:
   sandbox.confine(sandbox.Confinement(read=(*sandbox.system_read_paths(), package), write=(*sandbox.system_write_paths(), own)))
 opened = []
@@ -182,7 +182,7 @@ print(sorted(set(opened)))
 """
 
 
-@pytest.mark.skipif(not sandbox.available()[0], reason=sandbox.available()[1])
+@pytest.mark.skipif(not confinement.available()[0], reason=confinement.available()[1])
 def test_a_confined_worker_cannot_open_the_arbiters_home(tmp_path):
   home, own = tmp_path / 'arbiter', tmp_path / 'own'
   own.mkdir()
@@ -222,7 +222,7 @@ def test_workers_of_the_finished_run_were_confined_and_saw_no_arbiter_path(tiny_
       and inputs['arbiter_campaign'] not in spec
       and inputs['holdout'] not in spec
     )
-    assert json.loads(spec)['locked'] == sandbox.available()[0]
+    assert json.loads(spec)['locked'] == confinement.available()[0]
 
 
 def test_before_the_reveal_the_run_directory_holds_no_external_item(tiny_run):

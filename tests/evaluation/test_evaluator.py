@@ -9,16 +9,17 @@ import sys
 import pytest
 
 from aevo_jax.checkpoint.digest import file_digest
-from aevo_jax.evaluation import evaluator, scoring, server
+from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.scoring import ItemResult
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.evaluation.servers import evaluator, protocol
+from aevo_jax.models.hf import checkpoint
 
 RESULTS = [ItemResult('f', 'k', '1', True, True)]
 
 
 def test_only_the_sealed_file_is_loaded(tiny_run, tmp_path):
   inputs = json.loads((tiny_run / 'inputs.json').read_text())
-  config = hf_checkpoint.read_config(pathlib.Path(inputs['store']) / inputs['substrate_object'])
+  config = checkpoint.read_config(pathlib.Path(inputs['store']) / inputs['substrate_object'])
   weights = tmp_path / 'model.safetensors'
   weights.write_bytes((tiny_run / 'base.safetensors').read_bytes())
   digest = file_digest(weights)
@@ -26,7 +27,7 @@ def test_only_the_sealed_file_is_loaded(tiny_run, tmp_path):
   data = bytearray(weights.read_bytes())
   data[-1] ^= 1
   weights.write_bytes(data)
-  with pytest.raises(server.RequestError, match='not the file that was sealed'):
+  with pytest.raises(protocol.RequestError, match='not the file that was sealed'):
     evaluator.load_sealed(weights, digest, config)
   weights.unlink()
   weights.symlink_to(tiny_run / 'base.safetensors')
@@ -55,7 +56,7 @@ def test_scores_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 SERVE = """
-from aevo_jax.evaluation.server import RequestError, serve
+from aevo_jax.evaluation.servers.protocol import RequestError, serve
 import os
 def f(request):
   print('a stray print of a library')

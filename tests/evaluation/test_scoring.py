@@ -6,8 +6,8 @@ import pytest
 
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import scoring
-from aevo_jax.evaluation.intervals import wilson
 from aevo_jax.evaluation.scoring import ItemResult
+from aevo_jax.stats.intervals import wilson
 from aevo_jax.tasks.mixture import Mixture, draw_set
 
 RESULTS = [

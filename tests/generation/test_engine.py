@@ -12,10 +12,10 @@ import pytest
 from scipy import stats
 
 from aevo_jax.generation import engine as engine_lib
-from aevo_jax.generation.draw import draw
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.sampler import Sampler
+from aevo_jax.generation.token_sampling import draw
 from aevo_jax.models import scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create

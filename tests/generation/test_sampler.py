@@ -14,7 +14,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 

@@ -17,8 +17,8 @@ from vllm_served import Fault, gone, other, processes
 
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.evaluation.served import ServedSampler
-from aevo_jax.evaluation.server import RequestError, UnavailableError
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.evaluation.servers.protocol import RequestError, UnavailableError
+from aevo_jax.models.hf import checkpoint
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
 pytestmark = [
@@ -189,7 +189,7 @@ def test_weights_that_do_not_arrive_whole_answer_nothing(
   served, expected, fault, tmp_path, record_property
 ):
   path, params = tmp_path / 'model.safetensors', other(served.params, 11, scale=0.3)
-  hf_checkpoint.save_weights(path, params, served.config)
+  checkpoint.save_weights(path, params, served.config)
   digest = file_digest(path)
   with served.attached(retries=2) as engine:
     sampler = ServedSampler(engine, max_new_tokens=NEW)

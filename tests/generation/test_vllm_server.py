@@ -31,8 +31,9 @@ from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import InferenceError, ServerDownError, WrongWeightsError
-from aevo_jax.models import hf_checkpoint, lora, peft_adapter
+from aevo_jax.models import lora
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter, unbind
 
 # httpcore2 2.16 leaves a socket open for each attempt at a server that has just been killed.
@@ -185,7 +186,7 @@ def test_nothing_stays_when_the_one_who_wanted_it_is_killed(tmp_path):
   (tmp_path / 'weights').mkdir()
   program = f"""
 import pathlib, time
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint as hf_checkpoint
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.vllm.server import Server
 base = pathlib.Path({str(BASE)!r})
@@ -335,7 +336,7 @@ def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
   (base / 'config.json').write_text(
     json.dumps(fields | {'max_position_embeddings': 8192})
   )  # it has no positions to learn
-  config = hf_checkpoint.read_config(base)
+  config = checkpoint.read_config(base)
   model = create(config, 0)
   lora.attach(model, rank=32, alpha=64.0, targets='attention_mlp', seed=0)
   rng = np.random.default_rng(0)
@@ -375,9 +376,9 @@ def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
     said.append(json.loads(result.stdout))
   another = tmp_path / 'another'
   shutil.copytree(base, another)
-  hf_checkpoint.save_weights(
+  checkpoint.save_weights(
     another / 'model.safetensors',
-    other(hf_checkpoint.load_weights(base / 'model.safetensors', config), 1),
+    other(checkpoint.load_weights(base / 'model.safetensors', config), 1),
     config,
   )
   result = subprocess.run(
@@ -402,7 +403,7 @@ def test_a_checkpoint_directory_is_reloaded_in_place(tmp_path):
   served = Served(tmp_path / 'a', dataclasses.replace(SETTINGS, carrier='reload', retries=0))
   params = other(served.params, 3)
   path = tmp_path / 'b' / 'model.safetensors'
-  hf_checkpoint.save_weights(path, params, served.config)
+  checkpoint.save_weights(path, params, served.config)
   with served.engine as engine:
     for file, weights in (
       (served.path, served.params),

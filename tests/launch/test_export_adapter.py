@@ -12,12 +12,12 @@ from absl import app, flags
 
 from aevo_jax import layout
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.models import hf_checkpoint, peft_adapter
+from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter
 from aevo_jax.report.winner import NoWinnerError
-from aevo_jax.training.fingerprint import adapted
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe import Adaptation, Lora, Optimizer
+from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer
 from aevo_jax.training.train_state import TrainState
 
 BASE = layout.root_file('substrate') / 'base'
@@ -42,7 +42,7 @@ def export():
 @pytest.fixture
 def trial(tmp_path):
   """A sealed trial as `write_adapter` reads it, and its trained adapters."""
-  config = hf_checkpoint.read_config(BASE)
+  config = checkpoint.read_config(BASE)
   _, params, _ = adapted(config, Adaptation('lora'), Lora(4, 8.0, 'attention_mlp'), None, seed=0)
   rng = np.random.default_rng(0)
   params = {
@@ -59,7 +59,7 @@ def trial(tmp_path):
 def test_it_is_the_trained_adapter(export, trial, tmp_path):
   winner, params = trial
   export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
-  loaded, rank, alpha = peft_adapter.load(tmp_path / 'adapter', hf_checkpoint.read_config(BASE))
+  loaded, rank, alpha = peft_adapter.load(tmp_path / 'adapter', checkpoint.read_config(BASE))
   assert (
     (rank, alpha) == (4, 8.0) and loaded.keys() == params.keys() and all(map(is_adapter, loaded))
   )
@@ -90,7 +90,7 @@ def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(
     '_MAX_RANK': max_rank,
   }.items():
     monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
-  for place in ('aevo_jax.report.audited_run.AuditedRun', 'aevo_jax.report.story.Story'):
+  for place in ('aevo_jax.report.audit.audited_run.AuditedRun', 'aevo_jax.report.run_view.Story'):
     monkeypatch.setattr(place, lambda run: None)
   monkeypatch.setattr('aevo_jax.report.winner.find', lambda run, starting: winner)
   monkeypatch.setattr('aevo_jax.report.model_card.text', lambda *_, adapter: 'card')
@@ -104,7 +104,7 @@ def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(
   else:
     export.export(tmp_path, out)
     assert (
-      peft_adapter.load(out, hf_checkpoint.read_config(BASE)).rank == 4
+      peft_adapter.load(out, checkpoint.read_config(BASE)).rank == 4
       and (out / 'tokenizer.json').is_file()
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.evaluation import concordance
-from aevo_jax.meta_agent import calibration, reversal
+from aevo_jax.meta_agent.drift import calibration, reversal
+from aevo_jax.stats import concordance
 
 RULES = Reversal()
 

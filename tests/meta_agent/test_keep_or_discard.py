@@ -11,12 +11,12 @@ from scipy import stats
 
 from aevo_jax import layout
 from aevo_jax.campaign import settings as _  # registers what campaigns' gin binds
-from aevo_jax.campaign.gate import admit, default_values
+from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.meta_agent import evidence as evidence_lib
-from aevo_jax.meta_agent import keep_or_discard
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.agents import keep_or_discard
 from aevo_jax.meta_agent.policy import ANCHOR
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()

@@ -20,19 +20,20 @@ import pytest
 from chat_server import RESET, STALL, ChatServer, completion, http
 
 from aevo_jax import layout
-from aevo_jax.campaign import decisions, llm_desk
-from aevo_jax.campaign.gate import admit, default_values
+from aevo_jax.campaign import decisions, llm_session
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.scoring import ItemResult
 from aevo_jax.ledger.append import Ledger, read
-from aevo_jax.meta_agent import llm_agent, llm_messages, llm_reply, statistical_agent
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.chat_client import ChatClient
-from aevo_jax.meta_agent.dialogue import Recorded
-from aevo_jax.meta_agent.llm_settings import LlmSettings
+from aevo_jax.meta_agent.agents import statistical
+from aevo_jax.meta_agent.llm import agent, messages, reply
+from aevo_jax.meta_agent.llm.chat_client import ChatClient
+from aevo_jax.meta_agent.llm.dialogue import Recorded
+from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.meta_agent.policy import ANCHOR
 
 KEY = 'sk-' + 'Zq7' * 14
@@ -100,7 +101,7 @@ def situation():
   history = [
     json.loads(decisions.evidence_text(decisions.round_evidence(state, 0, policy, constitution())))
   ]
-  return history, policy, statistical_agent.decide(history, policy, constitution(), DEFAULTS, 7)
+  return history, policy, statistical.decide(history, policy, constitution(), DEFAULTS, 7)
 
 
 # -- the faults: each makes what one attempt gets, from a seeded generator -------------------------
@@ -374,11 +375,11 @@ SLOW = (stall, endless)  # which last until the request's timeout
 def key(monkeypatch):
   monkeypatch.setenv('AEVO_TEST_KEY', KEY)
   monkeypatch.setattr(
-    llm_reply, 'parse_untrusted', parsed
+    reply, 'parse_untrusted', parsed
   )  # a process for each text; the same texts come often
 
 
-parsed = functools.cache(llm_reply.parse_untrusted)
+parsed = functools.cache(reply.parse_untrusted)
 
 
 def settings(server, **fields) -> LlmSettings:
@@ -420,11 +421,11 @@ class Table:
     )
 
   def decide(self, round_: int):
-    desk = llm_desk.Desk(
-      self.client, self.llm, self.rules, self.state, self.append, round_, llm_agent.POLICY
+    desk = llm_session.Desk(
+      self.client, self.llm, self.rules, self.state, self.append, round_, agent.POLICY
     )
     history, policy, _ = situation()
-    return llm_agent.decide(history, policy, constitution(), DEFAULTS, 7, desk)
+    return agent.decide(history, policy, constitution(), DEFAULTS, 7, desk)
 
 
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda f: f.__name__)
@@ -445,7 +446,7 @@ def test_twenty_variations_of_a_fault_end_in_legal_policies(fault, tmp_path):
       began = time.monotonic()
       policy = table.decide(variation)
       assert time.monotonic() - began < 10 and len(server.requests) <= table.llm.attempts
-      exchanges, cause = table.state.conversation(variation, llm_agent.POLICY)
+      exchanges, cause = table.state.conversation(variation, agent.POLICY)
       assert len(exchanges) == len(server.requests) >= 1
       if variation % 2 and fault not in SLOW and fault is not long_retry_after:
         assert (cause is None) is bool(exchanges[0]['again'] or not exchanges[0]['error'])
@@ -464,7 +465,7 @@ def test_twenty_variations_of_a_fault_end_in_legal_policies(fault, tmp_path):
       for assignment in policy.assignments:
         admitted(policy_lib.render_overlay(assignment.overlay))
       replayed = Recorded(table.llm.attempts, exchanges, cause)
-      assert llm_agent.decide(history, before, constitution(), DEFAULTS, 7, replayed) == policy
+      assert agent.decide(history, before, constitution(), DEFAULTS, 7, replayed) == policy
       replayed.check_complete()
     table.ledger.close()
   assert constitution().digest() == digest
@@ -512,9 +513,7 @@ def test_no_request_is_sent_that_could_exceed_a_cap(tmp_path, answer, counted, c
   with ChatServer(lambda request: answer()) as server:
     tokens_in = sum(
       len(m['content'].encode()) + 16
-      for m in llm_messages.policy_messages(
-        situation()[0], situation()[2], constitution(), DEFAULTS
-      )
+      for m in messages.policy_messages(situation()[0], situation()[2], constitution(), DEFAULTS)
     )
     size = lambda out: tokens_in + out if cap == 'token_cap' else (3 * tokens_in + 15 * out) / 1e6
     limit = size(500) * 7 / 2
@@ -525,7 +524,7 @@ def test_no_request_is_sent_that_could_exceed_a_cap(tmp_path, answer, counted, c
     for round_ in range(8):
       assert table.decide(round_) == situation()[2]
     assert len(server.requests) == 1 + int((limit - size(500)) / size(counted))
-    assert table.state.fell_back[7, llm_agent.POLICY].startswith(f'llm_rules.{cap}')
+    assert table.state.fell_back[7, agent.POLICY].startswith(f'llm_rules.{cap}')
 
 
 @pytest.mark.parametrize(

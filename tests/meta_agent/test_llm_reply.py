@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.config.statements import Binding
-from aevo_jax.meta_agent import llm_reply
-from aevo_jax.meta_agent.dialogue import (
+from aevo_jax.meta_agent.llm import reply as reply_lib
+from aevo_jax.meta_agent.llm.dialogue import (
   Answer,
   GaveUpError,
   Recorded,
@@ -53,7 +53,7 @@ def policy(*recipes, count=None, standing=None, **more):
     }
     | more
   )
-  return llm_reply.read_policy(
+  return reply_lib.read_policy(
     text, len(recipes) if count is None else count, standing or {}, SPACE, DEFAULTS
   )
 
@@ -74,7 +74,7 @@ def test_gin_text_and_objects_mean_the_same_and_ints_become_floats():
   assert choice.assignments[0].axis == 'ema + batch' and choice.assignments[0].reason == 'why'
   assert [p.changes for p in choice.proposals] == [WSD] and choice.sentences == (
     'two lines',
-    'x' * llm_reply.SENTENCE,
+    'x' * reply_lib.SENTENCE,
   )
 
 
@@ -84,7 +84,7 @@ def test_gin_text_and_objects_mean_the_same_and_ints_become_floats():
 )
 def test_prose_and_fences_around_the_json_are_harmless(wrapped):
   text = json.dumps({'assignments': [{'bindings': {'train.batch_rows': 8}, 'reason': 'r'}]})
-  assert changes(llm_reply.read_policy(wrapped.replace('{}', text), 1, {}, SPACE, DEFAULTS)) == [
+  assert changes(reply_lib.read_policy(wrapped.replace('{}', text), 1, {}, SPACE, DEFAULTS)) == [
     {'train.batch_rows': 8}
   ]
 
@@ -122,7 +122,7 @@ def test_conditions_hold_over_the_standing_recipe():
 
 
 def test_a_worker_stays_within_its_axes():
-  read = lambda bindings: llm_reply.read_worker(
+  read = lambda bindings: reply_lib.read_worker(
     json.dumps({'bindings': bindings, 'reason': 'r'}), [SPACE.axis('ema')], {}, SPACE, DEFAULTS
   )
   assert read({'train.ema_decay': 0.7}).overlay == {'train.ema_decay': 0.7}
@@ -184,7 +184,7 @@ def test_whatever_the_words_are_only_recipes_of_the_space_or_a_refusal_come_out(
   )
   for text in (whole, whole[:cut], noise + whole, noise):
     try:
-      choice = llm_reply.read_policy(text, 1, {}, SPACE, DEFAULTS)
+      choice = reply_lib.read_policy(text, 1, {}, SPACE, DEFAULTS)
     except ReplyError as error:
       assert error.problems
       continue

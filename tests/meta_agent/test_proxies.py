@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent import proxies
+from aevo_jax.meta_agent.drift import proxies
 
 RULES = Reversal(replays=400)
 NAMES = ('dev', 'rules', 'families', 'order', 'samples')

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.evaluation import concordance
-from aevo_jax.meta_agent import calibration, reversal
+from aevo_jax.meta_agent.drift import calibration, reversal
+from aevo_jax.stats import concordance
 
 RULES = Reversal(replays=400)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aevo_jax.meta_agent.trust import revise
+from aevo_jax.meta_agent.drift.trust import revise
 
 
 def verdict(name, *, slope=None, reference=None, e=None, p=0.001):

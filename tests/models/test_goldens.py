@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import is_router_bias, outline
 
 GOLDENS = sorted((pathlib.Path(__file__).parent / 'goldens').iterdir())
@@ -18,10 +18,10 @@ GOLDENS = sorted((pathlib.Path(__file__).parent / 'goldens').iterdir())
 
 @pytest.mark.parametrize('directory', GOLDENS, ids=lambda path: path.name)
 def test_logits_and_gradients_are_the_references(directory):
-  config = hf_checkpoint.read_config(directory)
+  config = checkpoint.read_config(directory)
   structure, params = (
     outline(config)[0],
-    hf_checkpoint.load_weights(directory / hf_checkpoint.WEIGHTS, config),
+    checkpoint.load_weights(directory / checkpoint.WEIGHTS, config),
   )
   inputs, theirs = (
     load_file(directory / 'inputs.safetensors'),
@@ -44,7 +44,7 @@ def test_logits_and_gradients_are_the_references(directory):
     rtol=0,
     atol=2e-4 * np.abs(theirs['logits'][at]).max(),
   )
-  gradients = hf_checkpoint.canonical(
+  gradients = checkpoint.canonical(
     {
       name.removeprefix('grad.'): value
       for name, value in theirs.items()
@@ -54,9 +54,9 @@ def test_logits_and_gradients_are_the_references(directory):
   for name in params:
     if is_router_bias(name):
       continue
-    gradient = gradients.pop(hf_checkpoint.hf_name(name, config))
+    gradient = gradients.pop(checkpoint.hf_name(name, config))
     np.testing.assert_allclose(
-      hf_checkpoint.to_hf(name, np.asarray(grads[name])),
+      checkpoint.to_hf(name, np.asarray(grads[name])),
       gradient,
       rtol=0,
       atol=1e-3 * np.abs(gradient).max(),

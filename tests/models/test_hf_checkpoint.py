@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import unbind
 
 CONFIG = ModelConfig(
@@ -68,9 +68,9 @@ def params():
 @pytest.fixture
 def directory(tmp_path, params):
   """A saved base."""
-  hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, params, CONFIG)
-  (tmp_path / hf_checkpoint.CONFIG).write_text(
-    json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+  checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, params, CONFIG)
+  (tmp_path / checkpoint.CONFIG).write_text(
+    json.dumps(checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
   )
   return tmp_path, params
 
@@ -93,14 +93,14 @@ def test_names_shapes_and_orientation_are_hugging_faces(directory):
 
 def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
   path, params = directory
-  loaded = hf_checkpoint.load_weights(path / hf_checkpoint.WEIGHTS, hf_checkpoint.read_config(path))
-  assert hf_checkpoint.read_config(path) == CONFIG and loaded.keys() == params.keys()
+  loaded = checkpoint.load_weights(path / checkpoint.WEIGHTS, checkpoint.read_config(path))
+  assert checkpoint.read_config(path) == CONFIG and loaded.keys() == params.keys()
   for name, value in params.items():
     assert (
       np.asarray(loaded[name]).tobytes() == value.tobytes() and loaded[name].shape == value.shape
     ), name
-  hf_checkpoint.save_weights(path / 'again.safetensors', loaded, CONFIG)
-  assert (path / 'again.safetensors').read_bytes() == (path / hf_checkpoint.WEIGHTS).read_bytes()
+  checkpoint.save_weights(path / 'again.safetensors', loaded, CONFIG)
+  assert (path / 'again.safetensors').read_bytes() == (path / checkpoint.WEIGHTS).read_bytes()
 
 
 def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
@@ -118,7 +118,7 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
     name: rng.normal(size=value.shape).astype(np.float32)
     for name, value in unbind(create(config, seed=0))[1].items()
   }
-  hf_checkpoint.save_weights(tmp_path / 'new.safetensors', params, config)
+  checkpoint.save_weights(tmp_path / 'new.safetensors', params, config)
   old = {}
   for name, value in load_file(tmp_path / 'new.safetensors').items():
     name = name.replace('model.', 'backbone.', 1)
@@ -132,55 +132,55 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
     4,
   )  # [out, in], as torch has it
   save_file(old, tmp_path / 'old.safetensors')
-  loaded = hf_checkpoint.load_weights(tmp_path / 'old.safetensors', config)
+  loaded = checkpoint.load_weights(tmp_path / 'old.safetensors', config)
   assert loaded.keys() == params.keys() and all(
     np.array_equal(loaded[name], params[name]) for name in params
   )
 
-  fields = hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
+  fields = checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
   del fields['hybrid_override_pattern']
   for types in (
     ['mamba', 'moe', 'attention', 'mlp'],
     ['linear_attention', 'moe', 'full_attention', 'mlp'],
   ):
-    assert hf_checkpoint.config_from_hf(fields | {'layers_block_type': types}) == config
+    assert checkpoint.config_from_hf(fields | {'layers_block_type': types}) == config
   with pytest.raises(ValueError, match=r"block types \['gru'\]"):
-    hf_checkpoint.config_from_hf(fields | {'layers_block_type': ['mamba', 'gru']})
+    checkpoint.config_from_hf(fields | {'layers_block_type': ['mamba', 'gru']})
   with pytest.raises(ValueError, match='hybrid_override_pattern'):
-    hf_checkpoint.config_from_hf(fields)
+    checkpoint.config_from_hf(fields)
 
   del old['backbone.layers.1.mixer.experts.1.up_proj.weight']
   save_file(old, tmp_path / 'old.safetensors')
   with pytest.raises(ValueError, match=r'experts\.up_proj has experts \[0, 2\]'):
-    hf_checkpoint.load_weights(tmp_path / 'old.safetensors', config)
+    checkpoint.load_weights(tmp_path / 'old.safetensors', config)
 
 
 def test_a_config_that_this_decoder_does_not_compute_is_refused():
-  fields = hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
+  fields = checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
   for changed in (
     {'mlp_hidden_act': 'silu'},
     {'tie_word_embeddings': True},
     {'n_shared_experts': 2},
   ):
     with pytest.raises(ValueError, match=f'{next(iter(changed))} = '):
-      hf_checkpoint.config_from_hf(fields | changed)
+      checkpoint.config_from_hf(fields | changed)
 
 
 def test_every_tensor_that_does_not_fit_is_named(directory):
   path, _ = directory
-  stored = load_file(path / hf_checkpoint.WEIGHTS)
+  stored = load_file(path / checkpoint.WEIGHTS)
   del stored['model.layers.1.mixer.q_proj.weight'], stored['lm_head.weight']
   stored['model.layers.1.mixer.q_proj.bias'] = np.zeros(20, np.float32)
   stored['model.layers.2.mixer.up_proj.weight'] = np.zeros((12, 20), np.float32)  # not transposed
   stored['model.layers.0.mixer.conv1d.weight'] = np.zeros(
     (28, 4), np.float32
   )  # a dimension too few
-  save_file(stored, path / hf_checkpoint.WEIGHTS)
+  save_file(stored, path / checkpoint.WEIGHTS)
   with pytest.raises(ValueError) as error:
-    hf_checkpoint.load_weights(path / hf_checkpoint.WEIGHTS, CONFIG)
+    checkpoint.load_weights(path / checkpoint.WEIGHTS, CONFIG)
   message = str(error.value)
   for part in (
-    str(path / hf_checkpoint.WEIGHTS),
+    str(path / checkpoint.WEIGHTS),
     'missing lm_head.weight',
     'missing model.layers.1.mixer.q_proj.weight',
     'unexpected model.layers.1.mixer.q_proj.bias',
@@ -197,8 +197,8 @@ def test_config_is_strict_json_and_comes_back(directory):
   def refuse(constant):
     raise AssertionError(f'{constant} is not JSON')
 
-  fields = json.loads((path / hf_checkpoint.CONFIG).read_text(), parse_constant=refuse)
-  assert hf_checkpoint.read_config(path) == hf_checkpoint.config_from_hf(fields) == CONFIG
+  fields = json.loads((path / checkpoint.CONFIG).read_text(), parse_constant=refuse)
+  assert checkpoint.read_config(path) == checkpoint.config_from_hf(fields) == CONFIG
   assert (
     fields['architectures'] == ['NemotronHForCausalLM'] and fields['model_type'] == 'nemotron_h'
   )
@@ -210,10 +210,10 @@ def test_config_is_strict_json_and_comes_back(directory):
 
 
 def test_config_of_another_model_or_with_gaps_is_refused():
-  fields = hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
+  fields = checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0)
   with pytest.raises(ValueError, match="model_type 'llama'"):
-    hf_checkpoint.config_from_hf(fields | {'model_type': 'llama'})
+    checkpoint.config_from_hf(fields | {'model_type': 'llama'})
   with pytest.raises(ValueError, match=r"lacks \['head_dim', 'n_groups'\]"):
-    hf_checkpoint.config_from_hf(
+    checkpoint.config_from_hf(
       {name: value for name, value in fields.items() if name not in ('head_dim', 'n_groups')}
     )

@@ -15,8 +15,8 @@ from aevo_jax.models import lora
 from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import is_adapter, unbind
-from aevo_jax.training.fingerprint import adapted
-from aevo_jax.training.recipe import Adaptation, Lora
+from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 CONFIG = ModelConfig(
   vocab_size=13,

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.mamba2 import Mamba2, causal_conv, ssd
+from aevo_jax.models.layers.mamba2 import Mamba2, causal_conv, ssd
 
 ssd_jit = jax.jit(ssd, static_argnames='chunk')
 

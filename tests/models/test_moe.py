@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 
 from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
-from aevo_jax.models.grouped_matmul import TILE, grouped_matmul
-from aevo_jax.models.moe import MoE
-from aevo_jax.training.fingerprint import adapted
-from aevo_jax.training.recipe import Adaptation, Lora
+from aevo_jax.models.layers.grouped_matmul import TILE, grouped_matmul
+from aevo_jax.models.layers.moe import MoE
+from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 HERE = [name for name in MOE_IMPLEMENTATIONS if name != 'mosaic']  # which runs on GPU and TPU only
 QWEN3 = {

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax.models import lora, peft_adapter
+from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import peft_adapter
 from aevo_jax.models.params import abstract, is_adapter, unbind
 
 CONFIG = ModelConfig(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from aevo_jax.models.rope import places, rotate
+from aevo_jax.models.layers.rope import places, rotate
 
 
 def by_complex_numbers(x, place, theta):

@@ -19,7 +19,7 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.params import abstract, logical_axes, unbind
 from aevo_jax.models.scan_layers import Scanned, segments, stack, unstack
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_update
 

@@ -12,8 +12,8 @@ import pytest
 from aevo_jax.models import scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.layers.shared_prefix import lay_out
 from aevo_jax.models.params import unbind
-from aevo_jax.models.shared_prefix import lay_out
 
 NEMOTRON = ModelConfig(
   vocab_size=40,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import is_router_bias, unbind
 
 GOLDENS = pathlib.Path(__file__).parents[1] / 'models' / 'goldens'
@@ -45,9 +45,9 @@ def rows(seed: int, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def ask(reference, directory, config, params, tokens, mask, weights) -> dict[str, np.ndarray]:
   """The reference's answer about a checkpoint that we write."""
-  hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params, config)
-  (directory / hf_checkpoint.CONFIG).write_text(
-    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0), indent=1) + '\n'
+  checkpoint.save_weights(directory / checkpoint.WEIGHTS, params, config)
+  (directory / checkpoint.CONFIG).write_text(
+    json.dumps(checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0), indent=1) + '\n'
   )
   return reference(directory, tokens, mask, weights)
 
@@ -96,7 +96,7 @@ def assert_equal_models(reference, config: ModelConfig, seed: int) -> None:
     together, np.concatenate([theirs['logits'][i][at[i]] for i in (1, 2, 3)]), 2e-4, 'packed logits'
   )
 
-  gradients = hf_checkpoint.canonical(
+  gradients = checkpoint.canonical(
     {
       name.removeprefix('grad.'): value
       for name, value in theirs.items()
@@ -106,11 +106,11 @@ def assert_equal_models(reference, config: ModelConfig, seed: int) -> None:
   # A single expert's normalised weight is 1 whatever the router says: where the true gradient is 0,
   # rounding is all there is.
   floor = 1e-3 * max(np.abs(value).max() for value in gradients.values())
-  names = {hf_checkpoint.hf_name(name, config): name for name in params}
+  names = {checkpoint.hf_name(name, config): name for name in params}
   for name, ours in names.items():
     if name in gradients:
       assert_close(
-        hf_checkpoint.to_hf(ours, np.asarray(grads[ours])),
+        checkpoint.to_hf(ours, np.asarray(grads[ours])),
         gradients.pop(name),
         1e-3,
         f'gradient of {name}',

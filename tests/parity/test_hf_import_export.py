@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax.models import hf_checkpoint, hf_stream
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint, stream
 from aevo_jax.models.params import outline, unbind
 from aevo_jax.substrate import hf_export, hf_import
 
@@ -49,9 +49,9 @@ def made(tmp_path_factory):
     name: np.asarray(value) + 0.1 * rng.standard_normal(value.shape).astype(np.float32)
     for name, value in unbind(create(CONFIG, 0))[1].items()
   }
-  hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params, CONFIG)
-  (directory / hf_checkpoint.CONFIG).write_text(
-    json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+  checkpoint.save_weights(directory / checkpoint.WEIGHTS, params, CONFIG)
+  (directory / checkpoint.CONFIG).write_text(
+    json.dumps(checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
   )
   return directory
 
@@ -76,14 +76,14 @@ def test_what_hugging_face_saves_comes_back_to_it(made, interop, theirs, tmp_pat
   assert len(list((tmp_path / 'saved').glob('model-*.safetensors'))) > 3
   assert (
     dataclasses.replace(
-      hf_checkpoint.read_config(tmp_path / 'saved'), compute_dtype=CONFIG.compute_dtype
+      checkpoint.read_config(tmp_path / 'saved'), compute_dtype=CONFIG.compute_dtype
     )
     == CONFIG
   )
   hf_import.import_hf(tmp_path / 'saved', tmp_path / 'base')
 
   expected = theirs(tmp_path / 'saved', TOKENS, MASK)
-  ours = np.asarray(forward(hf_stream.load(tmp_path / 'saved', dtype=np.dtype('float32'))))
+  ours = np.asarray(forward(stream.load(tmp_path / 'saved', dtype=np.dtype('float32'))))
   at = MASK.astype(bool)
   assert np.abs(ours - expected)[at].max() <= 2e-4 * np.abs(expected[at]).max()
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from aevo_jax.models import hf_checkpoint, lora, peft_adapter
+from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter, unbind
 
 pytestmark = pytest.mark.parity
@@ -66,11 +67,9 @@ def forward(structure, params):
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
   directory = tmp_path_factory.mktemp('base')
-  hf_checkpoint.save_weights(
-    directory / hf_checkpoint.WEIGHTS, unbind(create(CONFIG, 0))[1], CONFIG
-  )
-  (directory / hf_checkpoint.CONFIG).write_text(
-    json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+  checkpoint.save_weights(directory / checkpoint.WEIGHTS, unbind(create(CONFIG, 0))[1], CONFIG)
+  (directory / checkpoint.CONFIG).write_text(
+    json.dumps(checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
   )
   return directory
 
@@ -93,8 +92,8 @@ def test_peft_computes_our_adapted_logits(base, theirs, tmp_path, targets):
   )
   if targets == EVERYTHING:
     merged = lora.merge(params, LORA.alpha / LORA.rank)
-    hf_checkpoint.save_weights(tmp_path / hf_checkpoint.WEIGHTS, merged, CONFIG)
-    (tmp_path / hf_checkpoint.CONFIG).write_bytes((base / hf_checkpoint.CONFIG).read_bytes())
+    checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, merged, CONFIG)
+    (tmp_path / checkpoint.CONFIG).write_bytes((base / checkpoint.CONFIG).read_bytes())
     assert np.abs(theirs(tmp_path, TOKENS, MASK) - expected).max() <= 2e-4 * scale
 
 
@@ -117,7 +116,7 @@ def test_peft_does_not_load_adapters_of_mambas_out_proj(base, interop, tmp_path)
 
 def test_peft_computes_our_adapted_qwen3(theirs, tmp_path):
   golden = pathlib.Path(__file__).parents[1] / 'models' / 'goldens' / 'qwen3'
-  config = hf_checkpoint.read_config(golden)
+  config = checkpoint.read_config(golden)
   model = create(config, 0)
   lora.attach(model, rank=LORA.rank, alpha=LORA.alpha, targets='all', seed=0)
   structure, params = unbind(model)
@@ -128,12 +127,12 @@ def test_peft_computes_our_adapted_qwen3(theirs, tmp_path):
     else np.asarray(value)
     for name, value in params.items()
   }
-  hf_checkpoint.save_weights(
-    tmp_path / hf_checkpoint.WEIGHTS,
+  checkpoint.save_weights(
+    tmp_path / checkpoint.WEIGHTS,
     {name: value for name, value in params.items() if not is_adapter(name)},
     config,
   )
-  (tmp_path / hf_checkpoint.CONFIG).write_bytes((golden / hf_checkpoint.CONFIG).read_bytes())
+  (tmp_path / checkpoint.CONFIG).write_bytes((golden / checkpoint.CONFIG).read_bytes())
   peft_adapter.save(tmp_path / 'adapter', params, config, LORA, str(tmp_path))
   expected = theirs(tmp_path, TOKENS, MASK, tmp_path / 'adapter')
   scale = np.abs(expected).max()

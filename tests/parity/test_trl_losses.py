@@ -11,7 +11,7 @@ import trl_cases
 from common import random_parameters
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.training.losses import advantages
 
 pytestmark = pytest.mark.parity
@@ -24,10 +24,10 @@ def models(tmp_path_factory):
   for seed in (0, 1):
     directory = tmp_path_factory.mktemp(f'model{seed}')
     structure, params = random_parameters(trl_cases.CONFIG, seed)
-    hf_checkpoint.save_weights(directory / hf_checkpoint.WEIGHTS, params, trl_cases.CONFIG)
-    (directory / hf_checkpoint.CONFIG).write_text(
+    checkpoint.save_weights(directory / checkpoint.WEIGHTS, params, trl_cases.CONFIG)
+    (directory / checkpoint.CONFIG).write_text(
       json.dumps(
-        hf_checkpoint.config_to_hf(trl_cases.CONFIG, eos_token_id=2, pad_token_id=0), indent=1
+        checkpoint.config_to_hf(trl_cases.CONFIG, eos_token_id=2, pad_token_id=0), indent=1
       )
       + '\n'
     )

@@ -14,15 +14,15 @@ import pytest
 
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, Record, canonical_json, make_record
-from aevo_jax.report import audit
+from aevo_jax.report.audit import checks
 
 
-def findings(run: pathlib.Path) -> dict[str, audit.Finding]:
-  return {f.check: f for f in audit.audit(run)}
+def findings(run: pathlib.Path) -> dict[str, checks.Finding]:
+  return {f.check: f for f in checks.audit(run)}
 
 
 def failed(run: pathlib.Path) -> set[str]:
-  return {name for name, finding in findings(run).items() if finding.status == audit.FAILED}
+  return {name for name, finding in findings(run).items() if finding.status == checks.FAILED}
 
 
 def forge(run: pathlib.Path, rewrite, change) -> None:
@@ -59,9 +59,9 @@ def with_payload(kind: str, change, trial: str = ''):
 
 def test_an_untouched_run_passes(tiny_run):
   found = findings(tiny_run)
-  assert tuple(found) == audit.CHECKS
-  assert {f.status for f in found.values()} <= {audit.OK, audit.WARNING}
-  assert {name for name, f in found.items() if f.status == audit.WARNING} <= {
+  assert tuple(found) == checks.CHECKS
+  assert {f.status for f in found.values()} <= {checks.OK, checks.WARNING}
+  assert {name for name, f in found.items() if f.status == checks.WARNING} <= {
     'confinement'
   }  # only where the kernel lacks the sandbox
 
@@ -189,8 +189,8 @@ def test_a_broken_chain_stops_the_audit(run_copy, rewrite, change):
   assert change(data) != data
   rewrite(run_copy / 'ledger.jsonl', change(data))
   found = findings(run_copy)
-  assert found['ledger'].status == audit.FAILED
-  assert {f.status for name, f in found.items() if name != 'ledger'} == {audit.SKIPPED}
+  assert found['ledger'].status == checks.FAILED
+  assert {f.status for name, f in found.items() if name != 'ledger'} == {checks.SKIPPED}
 
 
 def swap_ranks(payload: dict) -> None:
@@ -275,7 +275,7 @@ def test_a_forged_secret_leaves_the_private_scores_unsaid(run_copy, rewrite):
   forge(run_copy, rewrite, FORGED['secret'][0])
   found = findings(run_copy)
   assert {found[name].status for name in ('external scores', 'ranks', 'final scores')} == {
-    audit.SKIPPED
+    checks.SKIPPED
   }
 
 
@@ -301,14 +301,14 @@ def test_an_unfinished_run_has_nothing_to_hide(run_copy, rewrite):
     ],
   )
   found = findings(run_copy)
-  assert {name for name, f in found.items() if f.status == audit.NOT_YET} == {
+  assert {name for name, f in found.items() if f.status == checks.NOT_YET} == {
     'commitment',
     'external scores',
     'ranks',
     'concordance',
     'final scores',
   }
-  assert not {name for name, f in found.items() if f.status == audit.FAILED}
+  assert not {name for name, f in found.items() if f.status == checks.FAILED}
 
 
 def test_other_code_than_the_runs_is_a_warning(tiny_run, monkeypatch):
@@ -326,7 +326,7 @@ def test_other_code_than_the_runs_is_a_warning(tiny_run, monkeypatch):
   monkeypatch.setattr(build, 'measure', changed)
   finding = findings(tiny_run)['code']
   assert (
-    finding.status == audit.WARNING
+    finding.status == checks.WARNING
     and "code differs from the run's" in finding.detail
     and 'aevo_jax/new.py' in finding.detail
   )

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.evaluation.intervals import unpaired_bootstrap
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report import comparison
-from aevo_jax.report.story import NoRunError
+from aevo_jax.report.run_view import NoRunError
+from aevo_jax.stats.intervals import unpaired_bootstrap
 
 BETTER = {'base': 0.1, 'starting0': 0.5, 'starting1': 0.5, 'promoted0': 0.8, 'promoted1': 0.8}
 

@@ -13,7 +13,7 @@ from aevo_jax.report import costs as costs_lib
 from aevo_jax.report import gains
 from aevo_jax.report.final_table import final_table, verdict
 from aevo_jax.report.gains import Gain, ScoreFileError
-from aevo_jax.report.story import Story
+from aevo_jax.report.run_view import Story
 
 
 def test_the_table_has_scores_gains_and_reasons(make_run):

@@ -12,7 +12,7 @@ import pytest
 
 from aevo_jax.report import html, plots
 from aevo_jax.report.gains import Gain
-from aevo_jax.report.story import NoRunError, Story
+from aevo_jax.report.run_view import NoRunError, Story
 
 HOSTILE = """<script>alert(1)</script><img src="http://evil.test/x.png" onerror=alert(2)> " ' & {{ 7*7 }} $x_1$ </svg></pre>"""
 VOID = {'meta', 'br', 'wbr', 'img', 'link', 'input', 'hr'}

@@ -9,13 +9,13 @@ from unittest import mock
 import pytest
 
 from aevo_jax.campaign.setup import LEDGER
-from aevo_jax.campaign.trial import EXPORT
+from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, canonical_json, make_record
 from aevo_jax.report import model_card, winner
-from aevo_jax.report.audited_run import AuditedRun
-from aevo_jax.report.story import Story
+from aevo_jax.report.audit.audited_run import AuditedRun
+from aevo_jax.report.run_view import Story
 from aevo_jax.report.winner import NoWinnerError
 
 

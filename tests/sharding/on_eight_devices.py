@@ -27,7 +27,7 @@ from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.training import train_loop
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import Placement, shapes_of
-from aevo_jax.training.recipe import Adaptation, Lora, Optimizer
+from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 

@@ -21,8 +21,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.models import hf_checkpoint, hf_stream
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import checkpoint as hf_checkpoint
+from aevo_jax.models.hf import stream
 from aevo_jax.models.params import outline
 from aevo_jax.substrate import hf_export, hf_import
 
@@ -307,7 +308,7 @@ def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied)
         tensors | {'model.embed_tokens.weight': embedding, 'lm_head.weight': other},
         tmp_path / 'in' / 'model.safetensors',
       )
-      with pytest.raises(hf_stream.CheckpointError, match='lm_head.weight is not the embedding'):
+      with pytest.raises(stream.CheckpointError, match='lm_head.weight is not the embedding'):
         hf_import.import_hf(tmp_path / 'in', tmp_path / 'again')
 
 
@@ -321,14 +322,14 @@ def test_a_parameter_that_is_stored_twice_is_named(tmp_path):
   ):
     tensors = tensors | {second: stacked[second] if folder == 'stacked' else tensors[first] + 1}
     with pytest.raises(
-      hf_stream.CheckpointError, match='config.json: [^ ]* is the same parameter as [^ ]*$'
+      stream.CheckpointError, match='config.json: [^ ]* is the same parameter as [^ ]*$'
     ) as error:
-      hf_stream.Reader(write(tmp_path / folder, SMALL, tensors))
+      stream.Reader(write(tmp_path / folder, SMALL, tensors))
     assert {name for name in tensors if name in str(error.value)} == {first, second}
 
 
 def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
-  reader = hf_stream.Reader(checkpoint.path)
+  reader = stream.Reader(checkpoint.path)
   numbers, pieces = (
     [],
     {
@@ -338,13 +339,13 @@ def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
       'norm_f.scale': (slice(2, 3),),
     },
   )
-  original = hf_stream.Stored.read
+  original = stream.Stored.read
 
   def counting(self, name, where=()):
     numbers.append(original(self, name, where).size)
     return original(self, name, where)
 
-  monkeypatch.setattr(hf_stream.Stored, 'read', counting)
+  monkeypatch.setattr(stream.Stored, 'read', counting)
   for name, index in pieces.items():
     whole = reader.read(name)
     numbers.clear()
@@ -358,7 +359,7 @@ import os, pathlib, sys
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from aevo_jax.models import hf_stream
+from aevo_jax.models.hf import stream as hf_stream
 directory, name = pathlib.Path(sys.argv[1]), 'layers.1.mixer.experts.up_proj'
 mesh = jax.make_mesh((4,), ('x',))
 read, original = {}, hf_stream.Stored.read
@@ -395,7 +396,7 @@ def test_load_weights_reads_shards_as_float32(checkpoint):
   )
 
 
-def fail(checkpoint, expected=hf_stream.CheckpointError) -> str:
+def fail(checkpoint, expected=stream.CheckpointError) -> str:
   """The message with which an import is refused, and nothing left."""
   with pytest.raises(expected) as error:
     hf_import.import_hf(checkpoint.path, checkpoint.out)
@@ -509,7 +510,7 @@ def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path,
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
 def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, monkeypatch, error):
-  original, done = hf_stream.Stored.read, []
+  original, done = stream.Stored.read, []
 
   def interrupted(self, name, where=()):
     done.append(name)
@@ -518,7 +519,7 @@ def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, mo
     return original(self, name, where)
 
   with monkeypatch.context() as patch:
-    patch.setattr(hf_stream.Stored, 'read', interrupted)
+    patch.setattr(stream.Stored, 'read', interrupted)
     fail(checkpoint, error)
   assert len(done) == 6
   hf_import.import_hf(checkpoint.path, checkpoint.out)

@@ -13,13 +13,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax.checkpoint.digest import logical_digest
-from aevo_jax.models import hf_checkpoint, scan_layers
+from aevo_jax.models import scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import resident_dtype, unbind
 from aevo_jax.substrate import hf_import, weights
-from aevo_jax.training.fingerprint import adapted
-from aevo_jax.training.recipe import Adaptation, Lora
+from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 CONFIG = ModelConfig(
   vocab_size=16,
@@ -53,10 +54,10 @@ def bases(tmp_path_factory):
   for directory in (one, shards):
     directory.mkdir()
     (directory / 'config.json').write_text(
-      json.dumps(hf_checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
+      json.dumps(checkpoint.config_to_hf(CONFIG, eos_token_id=2, pad_token_id=0))
     )
-  hf_checkpoint.save_weights(one / hf_checkpoint.WEIGHTS, params, CONFIG)
-  tensors = load_file(one / hf_checkpoint.WEIGHTS)
+  checkpoint.save_weights(one / checkpoint.WEIGHTS, params, CONFIG)
+  tensors = load_file(one / checkpoint.WEIGHTS)
   shard = {
     name: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, name in enumerate(sorted(tensors))
   }

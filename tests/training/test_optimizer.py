@@ -10,7 +10,7 @@ import pytest
 
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.training.optimizer import schedule, transformation
-from aevo_jax.training.recipe import OPTIMIZERS, Optimizer
+from aevo_jax.training.recipe.recipe import OPTIMIZERS, Optimizer
 
 BARE = {'learning_rate': 0.1, 'schedule': 'constant', 'warmup_fraction': 0.0, 'clip_norm': 1e6}
 COSINE_EIGHTH = (1 + math.cos(math.pi / 8)) / 2

@@ -9,9 +9,9 @@ from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
-from aevo_jax.training.plan import Plan
 from aevo_jax.training.post_train import Run
-from aevo_jax.training.recipe import Adaptation, Lora, Method, Optimizer, Recipe, Train
+from aevo_jax.training.recipe.recipe import Adaptation, Lora, Method, Optimizer, Recipe, Train
+from aevo_jax.training.recipe.token_budget import Plan
 from aevo_jax.training.rl.settings import Reward, Rl, Rollout
 
 RECIPE = Recipe(

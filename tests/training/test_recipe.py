@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from aevo_jax.training import recipe
+from aevo_jax.training.recipe import recipe
 
 
 def test_the_default_recipe_is_valid_and_frozen():

@@ -16,22 +16,22 @@ from aevo_jax import layout
 from aevo_jax.config import loading
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.generation.engine import Engine
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import unbind
-from aevo_jax.training import recipe as recipe_lib
 from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.recipe import recipe as recipe_lib
+from aevo_jax.training.recipe.recipe import Optimizer
 from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, update
 from aevo_jax.training.rl import run as rl_run
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
-from aevo_jax.training.upkeep import Upkeep
+from aevo_jax.training.run_control import Upkeep
 
 PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
 CONFIG = ModelConfig(
@@ -391,7 +391,7 @@ def test_distillation_brings_the_student_to_its_teacher(shared, tmp_path):
 def test_a_teacher_that_cannot_teach_is_refused(tmp_path):
   base = layout.root_file('substrate') / 'base'
   own = tokenizer_lib.load(str(base))
-  config = hf_checkpoint.read_config(base)
+  config = checkpoint.read_config(base)
   structure, params = rl_run.load_teacher(
     str(base), own, dataclasses.replace(config, compute_dtype='bfloat16')
   )

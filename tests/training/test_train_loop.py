@@ -16,7 +16,7 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer
 from aevo_jax.training.train_loop import NonFiniteError, train
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import balance, make_train_step

@@ -6,14 +6,12 @@ import pytest
 import trl_cases
 from safetensors.numpy import load_file
 
-from aevo_jax.models import hf_checkpoint
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 
 
 def weights(name):
-  return hf_checkpoint.load_weights(
-    trl_cases.GOLDENS / name / hf_checkpoint.WEIGHTS, trl_cases.CONFIG
-  )
+  return checkpoint.load_weights(trl_cases.GOLDENS / name / checkpoint.WEIGHTS, trl_cases.CONFIG)
 
 
 @pytest.mark.parametrize('name', trl_cases.CASES)

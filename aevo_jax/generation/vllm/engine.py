@@ -25,8 +25,8 @@ from aevo_jax.generation.protocol import (
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import Client, Source
 from aevo_jax.generation.vllm.server import Server, interpreter
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import Params, Structure
 
 
@@ -131,8 +131,8 @@ class VllmEngine:
           "= 'file' to hand over weights as they are trained"
         )
       )
-    path, params = self._directory() / hf_checkpoint.WEIGHTS, self._prepare(params)
-    hf_checkpoint.save_weights(path, params, self._config)
+    path, params = self._directory() / checkpoint.WEIGHTS, self._prepare(params)
+    checkpoint.save_weights(path, params, self._config)
     self.load(path, file_digest(path), params, version)
 
   def load(self, path: pathlib.Path, digest: str, params: Params, version: int = 0) -> None:

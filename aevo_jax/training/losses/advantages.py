@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.training.recipe_checks import between, choice, refuse_unread
+from aevo_jax.training.recipe.checks import between, choice, refuse_unread
 
 KINDS = ('group_std', 'group_mean', 'leave_one_out', 'batch_mean', 'gae', 'turn')
 GROUPED = ('group_std', 'group_mean', 'leave_one_out', 'turn')

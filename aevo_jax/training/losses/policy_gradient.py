@@ -24,7 +24,7 @@ import numpy as np
 
 from aevo_jax.config.configurables import configurable
 from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.recipe_checks import between, choice, refuse_unread
+from aevo_jax.training.recipe.checks import between, choice, refuse_unread
 
 RATIOS = ('token', 'sequence', 'trajectory')
 CLIPS = ('none', 'ppo', 'dual')

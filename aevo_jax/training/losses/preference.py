@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from aevo_jax.config.configurables import configurable
 from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.recipe_checks import between
+from aevo_jax.training.recipe.checks import between
 
 
 @configurable('dpo')

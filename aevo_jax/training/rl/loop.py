@@ -38,9 +38,9 @@ from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.rl import gates, pairs, prefix, rewards, rollouts, update
 from aevo_jax.training.rl.rollouts import Batch, Environment, Format
 from aevo_jax.training.rl.settings import Algorithm, Critic
+from aevo_jax.training.run_control import Profiler, Upkeep
 from aevo_jax.training.token_logprobs import TokenStats
 from aevo_jax.training.train_state import TrainState
-from aevo_jax.training.upkeep import Profiler, Upkeep
 
 ROLLOUTS = 'rollouts'
 

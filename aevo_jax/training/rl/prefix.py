@@ -1,4 +1,4 @@
-"""Batches whose groups go through the model with their prompt once (`models.shared_prefix`): from
+"""Batches whose groups go through the model with their prompt once (`models.layers.shared_prefix`): from
 rows of whole sequences, as they are logged, and back.
 """
 
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from aevo_jax.models.decoder import Decoder
-from aevo_jax.models.shared_prefix import lay_out
+from aevo_jax.models.layers.shared_prefix import lay_out
 
 PROMPTS = ('prompt_tokens', 'prompt_ids')
 PROMPT, OWN = 32, 16  # prompts and continuations are as long as a multiple of it

@@ -16,20 +16,21 @@ from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import GenerationEngine
-from aevo_jax.models import hf_checkpoint, lora, scan_layers
+from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import EXECUTION, ModelConfig
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import Params, Structure, outline
 from aevo_jax.tasks.item import Item
-from aevo_jax.training import fingerprint
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training.recipe import METHODS, Recipe
+from aevo_jax.training.recipe import fingerprint
+from aevo_jax.training.recipe.recipe import METHODS, Recipe
 from aevo_jax.training.rl import items, rewards, update
 from aevo_jax.training.rl.environment import Action, Puzzles, Tally
 from aevo_jax.training.rl.loop import Trainer
 from aevo_jax.training.rl.rollouts import Format
 from aevo_jax.training.rl.settings import Reward
+from aevo_jax.training.run_control import Upkeep
 from aevo_jax.training.train_loop import check_finite
-from aevo_jax.training.upkeep import Upkeep
 
 MAX_SLOTS, MAX_PROMPTS = 512, 128  # that decode together, and that are read together
 _SECTIONS = (
@@ -92,7 +93,7 @@ def load_teacher(
     ValueError: there is none, or its tokens are not the student's.
   """
   path = pathlib.Path(directory)
-  if not (path / hf_checkpoint.CONFIG).is_file():
+  if not (path / checkpoint.CONFIG).is_file():
     raise ValueError(
       (
         f'distillation.teacher = {directory!r}: no checkpoint is there; give a directory '
@@ -113,7 +114,7 @@ def load_teacher(
       )
     )
   config = dataclasses.replace(
-    hf_checkpoint.read_config(path),
+    checkpoint.read_config(path),
     **{name: getattr(student, name) for name in EXECUTION} | {'scan': False},
   )
   if config.vocab_size != student.vocab_size:
@@ -124,7 +125,7 @@ def load_teacher(
         "student's vocab_size"
       )
     )
-  return outline(config)[0], hf_checkpoint.load_weights(path, config)
+  return outline(config)[0], checkpoint.load_weights(path, config)
 
 
 def trainer(
@@ -265,8 +266,8 @@ def _served(
   plain = dataclasses.replace(config, scan=False)
 
   def write(model: pathlib.Path) -> None:
-    (model / hf_checkpoint.CONFIG).write_text(
-      json.dumps(hf_checkpoint.config_to_hf(plain, eos_token_id=eos[0], pad_token_id=pad))
+    (model / checkpoint.CONFIG).write_text(
+      json.dumps(checkpoint.config_to_hf(plain, eos_token_id=eos[0], pad_token_id=pad))
     )
     tokenizer.save(str(model / 'tokenizer.json'))
     (model / 'tokenizer_config.json').write_text(

@@ -11,7 +11,7 @@ from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
-from aevo_jax.training.recipe_checks import between, choice, refuse_unread
+from aevo_jax.training.recipe.checks import between, choice, refuse_unread
 
 REWARDS = ('verifiable', 'format', 'length', 'overlong')
 TASKS = ('puzzles', 'tally')

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax.models import hf_checkpoint
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 
 CONFIG = ModelConfig(
@@ -133,12 +133,12 @@ def parameters(config):
 
 def written(config, directory):
   params = parameters(config)
-  hf_checkpoint.save_weights(directory / 'model.safetensors', params, config)
+  checkpoint.save_weights(directory / 'model.safetensors', params, config)
   return params, load_file(directory / 'model.safetensors')
 
 
 def assert_read(path, config, params):
-  loaded = hf_checkpoint.load_weights(path, config)
+  loaded = checkpoint.load_weights(path, config)
   assert loaded.keys() == params.keys()
   for name, value in params.items():
     np.testing.assert_array_equal(loaded[name], value, err_msg=name)
@@ -187,12 +187,12 @@ def test_a_tied_head_is_not_written_and_is_read_only_if_it_is_the_embedding(tmp_
     tmp_path / 'other.safetensors',
   )
   with pytest.raises(ValueError, match='lm_head.weight is not the embedding'):
-    hf_checkpoint.load_weights(tmp_path / 'other.safetensors', DENSE)
+    checkpoint.load_weights(tmp_path / 'other.safetensors', DENSE)
 
 
 def test_config_json_of_transformers_is_read():
-  assert hf_checkpoint.config_from_hf(SAVED) == CONFIG
-  assert hf_checkpoint.config_from_hf(SAVED_DENSE) == dataclasses.replace(DENSE, sliding_window=3)
+  assert checkpoint.config_from_hf(SAVED) == CONFIG
+  assert checkpoint.config_from_hf(SAVED_DENSE) == dataclasses.replace(DENSE, sliding_window=3)
 
 
 def test_config_json_of_a_published_model_is_read():
@@ -231,7 +231,7 @@ def test_config_json_of_a_published_model_is_read():
     'use_sliding_window': False,
     'vocab_size': 151936,
   }
-  config = hf_checkpoint.config_from_hf(published)
+  config = checkpoint.config_from_hf(published)
   assert (
     config.pattern,
     config.rope_theta,
@@ -251,8 +251,8 @@ def test_config_json_of_a_published_model_is_read():
   ],
 )
 def test_config_json_comes_back(config):
-  fields = hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
-  assert hf_checkpoint.config_from_hf(json.loads(json.dumps(fields, allow_nan=False))) == config
+  fields = checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
+  assert checkpoint.config_from_hf(json.loads(json.dumps(fields, allow_nan=False))) == config
   assert (
     fields['model_type'] == ('qwen3_moe' if 'E' in config.pattern else 'qwen3')
     and fields['num_hidden_layers'] == 2
@@ -280,7 +280,7 @@ def test_config_json_comes_back(config):
   ],
 )
 def test_spellings_of_a_config(changed, expected):
-  config = hf_checkpoint.config_from_hf(SAVED | changed)
+  config = checkpoint.config_from_hf(SAVED | changed)
   assert {name: getattr(config, name) for name in expected} == expected
 
 
@@ -320,12 +320,12 @@ def test_spellings_of_a_config(changed, expected):
 )
 def test_a_config_that_this_decoder_does_not_compute_is_refused(changed, message):
   with pytest.raises(ValueError, match=message):
-    hf_checkpoint.config_from_hf(SAVED_DENSE | changed)
+    checkpoint.config_from_hf(SAVED_DENSE | changed)
 
 
 def test_what_a_config_lacks_is_named():
   with pytest.raises(ValueError, match=r"lacks \['rms_norm_eps', 'moe_intermediate_size'\]"):
-    hf_checkpoint.config_from_hf(
+    checkpoint.config_from_hf(
       {
         name: value
         for name, value in SAVED.items()
@@ -333,6 +333,6 @@ def test_what_a_config_lacks_is_named():
       }
     )
   with pytest.raises(ValueError, match=r"lacks \['num_experts'\]"):
-    hf_checkpoint.config_from_hf(
+    checkpoint.config_from_hf(
       {name: value for name, value in SAVED.items() if name != 'num_local_experts'}
     )

@@ -1,0 +1,1 @@
+"""The sandbox confines a worker with Landlock and seccomp."""

@@ -1,0 +1,86 @@
+"""What a sealed trial hands out: its weights, or the LoRA adapter that it trained in PEFT's form."""
+
+import pathlib
+import shutil
+
+from aevo_jax.campaign.trial.gate import default_values
+from aevo_jax.campaign.trial.spec import EXPORT
+from aevo_jax.checkpoint import orbax_io
+from aevo_jax.models.hf import checkpoint, peft_adapter
+from aevo_jax.models.params import is_adapter
+from aevo_jax.substrate import build
+from aevo_jax.training.recipe.recipe import Lora
+
+
+class NoSubmissionError(ValueError):
+  """The trial has nothing of the wanted form; the message says why."""
+
+
+def write(
+  stage: pathlib.Path,
+  directory: pathlib.Path,
+  base: pathlib.Path,
+  recipe: str,
+  *,
+  base_name: str,
+  max_rank: int,
+) -> str:
+  """Makes `stage` with what the trial in `directory` trained: an adapter where its recipe has one
+  or `max_rank` > 0 wants one, else the weights.
+
+  Returns:
+    'adapter' or 'weights'.
+
+  Raises:
+    NoSubmissionError: see `write_adapter`.
+  """
+  if max_rank or default_values(recipe)['adaptation.method'] == 'lora':
+    write_adapter(stage, directory, base, recipe, base_name=base_name, max_rank=max_rank or None)
+    form = 'adapter'
+  else:
+    stage.mkdir()
+    shutil.copyfile(directory / EXPORT, stage / checkpoint.WEIGHTS)
+    shutil.copyfile(base / checkpoint.CONFIG, stage / checkpoint.CONFIG)
+    form = 'weights'
+  for name in build.CARRIED:
+    if name != checkpoint.CONFIG:
+      shutil.copyfile(base / name, stage / name)
+  return form
+
+
+def write_adapter(
+  stage: pathlib.Path,
+  directory: pathlib.Path,
+  base: pathlib.Path,
+  recipe: str,
+  *,
+  base_name: str,
+  max_rank: int | None,
+) -> None:
+  """Makes `stage` with the adapter in the trial's sealed checkpoint. `base_name` is what it names
+  as its base, `max_rank` the highest rank.
+
+  Raises:
+    NoSubmissionError: the recipe trained all weights, its rank is higher, or PEFT has no form for
+      the adapter.
+  """
+  values = default_values(recipe)
+  if values['adaptation.method'] != 'lora':
+    raise NoSubmissionError(
+      (
+        f'the recipe of {directory.name} trained all weights (adaptation.method = '
+        f'{values["adaptation.method"]!r})'
+      )
+    )
+  checkpoints = directory / 'checkpoints'
+  state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
+  params = {
+    name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)
+  }
+  lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
+  try:
+    peft_adapter.save(
+      stage, params, checkpoint.read_config(base), lora, base_name, max_rank=max_rank
+    )
+  except peft_adapter.AdapterError as error:
+    raise NoSubmissionError(str(error)) from error

@@ -1,0 +1,1 @@
+"""The two trusted server processes, evaluator and arbiter, and the JSON protocol they speak."""

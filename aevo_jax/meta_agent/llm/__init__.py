@@ -1,0 +1,1 @@
+"""The language-model agent: chat client, messages, replies, and the agent itself."""

@@ -1,0 +1,1 @@
+"""Checkpoints and adapters in the formats of Hugging Face and PEFT."""

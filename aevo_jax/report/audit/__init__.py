@@ -1,0 +1,1 @@
+"""The audit recomputes what a run claims from its ledger and files."""

@@ -1,0 +1,1 @@
+"""Puzzle families, one module each."""

@@ -1,0 +1,4 @@
+"""The recipe.
+
+Its dataclasses and checks, its fingerprint, its token budget and its memory estimate.
+"""

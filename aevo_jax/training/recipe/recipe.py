@@ -1,0 +1,314 @@
+"""What a trial may choose: the recipe, one frozen dataclass per gin configurable.
+
+The field names below are the selectors people and agents bind, e.g. `optimizer.learning_rate =
+1e-3`. Gin is read once, by `from_gin`; the training code sees plain dataclasses.
+"""
+
+import dataclasses
+import re
+
+from aevo_jax.config.configurables import configurable, resolve
+from aevo_jax.tasks.item import Difficulty
+from aevo_jax.tasks.mixture import (
+  AnswerShown,
+  AnswerWithheld,
+  FamilyWeights,
+  Mixture,
+  RareKindShare,
+  SolutionStyle,
+)
+from aevo_jax.training.losses.advantages import Advantage
+from aevo_jax.training.losses.distillation import Distillation
+from aevo_jax.training.losses.policy_gradient import PolicyGradient
+from aevo_jax.training.losses.preference import Dpo
+from aevo_jax.training.recipe.checks import between, choice, positive, refuse_unread
+from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
+
+SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
+OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
+ADAPTATIONS = ('full', 'lora')
+METHODS = ('sft', 'rl', 'dpo', 'distill', 'sft_then_rl', 'sft_then_dpo')
+SECOND = ('sft_then_rl', 'sft_then_dpo')
+PACKINGS = ('first_fit', 'first_fit_decreasing')
+
+
+@configurable('optimizer')
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """Optax update rule and learning-rate schedule.
+
+  Attributes:
+    schedule: after a linear warm-up over `warmup_fraction` of the steps: constant, linear or cosine
+      to 0, or wsd (constant, then linear to 0 over the last `decay_fraction` of the steps).
+    clip_norm: global gradient norm above which gradients are scaled down.
+    b1, b2: decay of the moments: of 'muon' b1 is its momentum, of 'sgd' b1 is its momentum and b2
+      unread, 'adafactor' (1804.04235) reads neither.
+    groups: (pattern, factor of the learning rate, factor of the weight decay) of parameters whose
+      whole name matches; where there are any, every parameter must match exactly one.
+  """
+
+  name: str = 'adamw'
+  learning_rate: float = 1e-3
+  schedule: str = 'cosine'
+  warmup_fraction: float = 0.1
+  decay_fraction: float = 0.3
+  weight_decay: float = 0.01
+  b1: float = 0.9
+  b2: float = 0.99
+  clip_norm: float = 1.0
+  groups: tuple[tuple[str, float, float], ...] = ()
+
+  def __post_init__(self):
+    choice('optimizer.name', self.name, OPTIMIZERS)
+    choice('optimizer.schedule', self.schedule, SCHEDULES)
+    between('optimizer.learning_rate', self.learning_rate, 0, 10)
+    for field in ('warmup_fraction', 'decay_fraction'):
+      between(f'optimizer.{field}', getattr(self, field), 0, 1)
+    for field in (
+      'b1',
+      'b2',
+    ):  # at 1 the moments never move, and their bias correction divides by 0
+      between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
+    between('optimizer.weight_decay', self.weight_decay, 0, 10)
+    positive('optimizer.clip_norm', self.clip_norm)
+    if len({pattern for pattern, *_ in self.groups}) < len(self.groups):
+      raise ValueError('optimizer.groups names a pattern twice; merge the two')
+    for pattern, rate, decay in self.groups:
+      between(f'optimizer.groups: factors of {pattern!r}', min(rate, decay), 0, 1e6)
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise ValueError(
+          f'optimizer.groups: {pattern!r} is no regular expression: {error}'
+        ) from error
+
+
+@configurable('train')
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """How long: `steps` optimizer steps on `batch_rows` packed rows of `row_length` tokens.
+
+  Attributes:
+    steps: 0 means as many as the trial's budget allows.
+    ema_decay: of the weights' moving average, which is what a trial hands in; 0 hands in the last
+      weights.
+    microbatches: parts into which a step's rows are cut, one after the other, for their memory; the
+      gradient is the whole batch's.
+    packing: of sequences into rows, see `data.pipeline.batches`; 'first_fit_decreasing' leaves less
+      of them empty. packing_window: sequences that it looks at together.
+    logits_chunk: places of every row whose logits exist at a time, for large vocabularies; 0 is
+      all.
+  """
+
+  steps: int = 0
+  batch_rows: int = 16
+  row_length: int = 128
+  ema_decay: float = 0.0
+  microbatches: int = 1
+  logits_chunk: int = 0
+  packing: str = 'first_fit'
+  packing_window: int = 256
+
+  def __post_init__(self):
+    for field, least in (
+      ('steps', 0),
+      ('batch_rows', 1),
+      ('row_length', 2),
+      ('microbatches', 1),
+      ('logits_chunk', 0),
+      ('packing_window', 1),
+    ):
+      if getattr(self, field) < least:
+        raise ValueError(f'train.{field} must be >= {least}, got {getattr(self, field)}')
+    between('train.ema_decay', self.ema_decay, 0, 0.9999)
+    choice('train.packing', self.packing, PACKINGS)
+    refuse_unread(self, 'train', {('packing_window',): ('packing', ('first_fit_decreasing',))})
+    if self.batch_rows % self.microbatches:
+      raise ValueError(
+        (
+          f'train.microbatches = {self.microbatches} does not divide train.batch_rows = '
+          f'{self.batch_rows}'
+        )
+      )
+
+  def steps_within(self, token_budget: int, step_budget: int) -> int:
+    """Steps to run under a budget of padded tokens and of steps.
+
+    Raises:
+      ValueError: the recipe asks for more than the budget.
+    """
+    allowed = min(token_budget // (self.batch_rows * self.row_length), step_budget)
+    if self.steps > allowed or allowed < 1:
+      raise ValueError(
+        f'train.steps = {self.steps} with {self.batch_rows} rows of {self.row_length} '
+        f'tokens exceeds the budget of {token_budget} tokens '
+        f'and {step_budget} steps; at most {allowed} steps fit'
+      )
+    return self.steps or allowed
+
+
+@configurable('loss')
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """`reasoning_weight`: weight of worked-solution tokens against 1 for the boxed answer."""
+
+  reasoning_weight: float = 1.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    between('loss.reasoning_weight', self.reasoning_weight, 0, 100)
+    between('loss.label_smoothing', self.label_smoothing, 0, 0.5)
+
+
+@configurable('data')
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """plain_share: share of items replayed in the base's plain format. demonstrations: different
+  puzzles that supervised fine-tuning goes through, over and over; 0 is endlessly many.
+  Reinforcement learning has prompts of its own, however few demonstrations there are."""
+
+  plain_share: float = 0.0
+  demonstrations: int = 0
+
+  def __post_init__(self):
+    between('data.plain_share', self.plain_share, 0, 1)
+    between('data.demonstrations', self.demonstrations, 0, 2**30)
+
+
+@configurable('adaptation')
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+  """Full fine-tuning, or a LoRA adapter (see `lora`)."""
+
+  method: str = 'full'
+
+  def __post_init__(self):
+    choice('adaptation.method', self.method, ADAPTATIONS)
+
+
+@configurable('lora')
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Adapter shape; `targets` is a key of models.lora.TARGETS or a regular expression over module
+  names.
+  """
+
+  rank: int = 16
+  alpha: float = 32.0
+  targets: str = 'all'
+
+  def __post_init__(self):
+    positive('lora.rank', self.rank)
+    positive('lora.alpha', self.alpha)
+
+
+@configurable('method')
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """What the model is trained by, one after the other.
+
+  Attributes:
+    name: 'sft', supervised fine-tuning on worked solutions; 'rl', reinforcement learning on the
+      same tasks (see `policy_gradient`, `advantage`, `rollout`, `reward`, `rl`); 'dpo', direct
+      preference optimisation on pairs of the policy's own completions (see `dpo`, `rollout`,
+      `reward`); 'distill', a teacher's distributions on the policy's own completions (see
+      `distillation`, `rollout`); 'sft_then_rl', 'sft_then_dpo'.
+    share: of a budget of tokens and steps that goes to the second. learning_rate: of all but 'sft';
+      0 is the optimizer's, whose other settings they share.
+  """
+
+  name: str = 'sft'
+  share: float = 0.5
+  learning_rate: float = 0.0
+
+  def __post_init__(self):
+    choice('method.name', self.name, METHODS)
+    between('method.share', self.share, 0.01, 0.99)
+    between('method.learning_rate', self.learning_rate, 0, 10)
+    refuse_unread(
+      self, 'method', {('share',): ('name', SECOND), ('learning_rate',): ('name', METHODS[1:])}
+    )
+
+  @property
+  def supervised(self) -> bool:
+    return self.name.startswith('sft')
+
+  @property
+  def by_preference(self) -> bool:
+    return self.name.endswith('dpo')
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Everything a trial may choose."""
+
+  method: Method = Method()
+
+  optimizer: Optimizer = Optimizer()
+  train: Train = Train()
+  loss: Loss = Loss()
+  data: Data = Data()
+  adaptation: Adaptation = Adaptation()
+  lora: Lora = Lora()
+  family_weight: FamilyWeights = FamilyWeights()
+  rare_share: RareKindShare = RareKindShare()
+  solution_style: SolutionStyle = SolutionStyle()
+  difficulty: Difficulty = Difficulty()
+  answer_shown: AnswerShown = AnswerShown()
+  answer_withheld: AnswerWithheld = AnswerWithheld()
+  policy_gradient: PolicyGradient = PolicyGradient()
+  advantage: Advantage = Advantage()
+  rollout: Rollout = Rollout()
+  reward: Reward = Reward()
+  critic: Critic = Critic()
+  rl: Rl = Rl()
+  gates: Gates = Gates()
+  environment: Task = Task()
+  dpo: Dpo = Dpo()
+  distillation: Distillation = Distillation()
+
+  def algorithm(self) -> Algorithm | None:
+    """What follows supervised fine-tuning, or stands in its place; None where nothing does.
+
+    Raises:
+      ValueError: parts that cannot go together.
+    """
+    if self.method.name == 'sft':
+      return None
+    return Algorithm(
+      self.policy_gradient,
+      self.advantage,
+      self.rollout,
+      self.reward,
+      self.critic,
+      self.rl,
+      self.gates,
+      self.environment,
+      self.dpo if self.method.by_preference else None,
+      self.distillation if self.method.name == 'distill' else None,
+    )
+
+  def second_optimizer(self) -> Optimizer:
+    """Of reinforcement learning or DPO."""
+    return dataclasses.replace(
+      self.optimizer, learning_rate=self.method.learning_rate or self.optimizer.learning_rate
+    )
+
+  def mixture(self, size: str) -> Mixture:
+    """The training mixture in puzzles of `size`."""
+    return Mixture(
+      size,
+      self.family_weight,
+      self.rare_share,
+      self.difficulty,
+      self.answer_shown,
+      self.answer_withheld,
+    )
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Recipe))
+
+
+def from_gin() -> Recipe:
+  """The recipe of the loaded gin configuration."""
+  return Recipe(**{name: resolve(name) for name in NAMES})
