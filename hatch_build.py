@@ -31,10 +31,8 @@ class CustomBuildHook(BuildHookInterface):
     missing = [source for source in PLACES if not (root / source).exists()]
     if missing:
       raise FileNotFoundError(
-        (
-          f'cannot build a wheel: {", ".join(missing)} missing under {root}; build from a '
-          'complete checkout'
-        )
+        f'cannot build a wheel: {", ".join(missing)} missing under {root}; build from a '
+        'complete checkout'
       )
     build_data['force_include'].update(
       {str(root / source): place for source, place in PLACES.items()}

@@ -119,10 +119,8 @@ def table(results: Sequence[dict]) -> str:
       difference = show(gain, interval.low, interval.high)
     of[r['agent']].append(r)
     lines.append(
-      (
-        f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["starting"]:.3f} | '
-        f'{r["accuracy"]["promoted"]:.3f} | {a} | {b} | {difference} | {r["code"][:8]} |'
-      )
+      f'| {r["seed"]} | {r["agent"]} | {r["accuracy"]["starting"]:.3f} | '
+      f'{r["accuracy"]["promoted"]:.3f} | {a} | {b} | {difference} | {r["code"][:8]} |'
     )
   lines.append('')
   for agent, ran in of.items():
@@ -133,10 +131,8 @@ def table(results: Sequence[dict]) -> str:
       ]
       mean = np.mean([r['gains']['promoted - starting']['gain'] for r in ran])
       lines.append(
-        (
-          f'{agent}: above base in {above[0]} of {len(ran)}, above the starting recipe in '
-          f'{above[1]} of {len(ran)} (interval above 0), by {mean:+.3f} on average'
-        )
+        f'{agent}: above base in {above[0]} of {len(ran)}, above the starting recipe in '
+        f'{above[1]} of {len(ran)} (interval above 0), by {mean:+.3f} on average'
       )
   for agent, pairs in against.items():
     if pairs:

@@ -30,7 +30,6 @@ from collections.abc import Callable
 from unittest import mock
 
 import jax
-import numpy as np
 
 from aevo_jax import layout
 from aevo_jax.data import pipeline
@@ -127,21 +126,17 @@ def main() -> None:
     f'{default["loss"]:.9g} and {quick["loss"]:.9g}'
   )
   print(
-    (
-      f'at level 1 it runs in {quick["run"] * 1e3:.0f} ms, with memory kept in '
-      f'{tuned["run"] * 1e3:.0f} ms, ratio {quick["run"] / tuned["run"]:.2f}, loss '
-      f'{tuned["loss"]:.9g}'
-    )
+    f'at level 1 it runs in {quick["run"] * 1e3:.0f} ms, with memory kept in '
+    f'{tuned["run"] * 1e3:.0f} ms, ratio {quick["run"] / tuned["run"]:.2f}, loss '
+    f'{tuned["loss"]:.9g}'
   )
   for rows in (4, 16):
     ours = gradient_seconds(base, tokenizer, rows)
     with plain_form():
       plain = gradient_seconds(base, tokenizer, rows)
     print(
-      (
-        f'gradient of {rows} x 128 tokens: {rows * 128 / ours:,.0f} tok/s, plain form '
-        f'{rows * 128 / plain:,.0f} tok/s, ratio {plain / ours:.2f}'
-      )
+      f'gradient of {rows} x 128 tokens: {rows * 128 / ours:,.0f} tok/s, plain form '
+      f'{rows * 128 / plain:,.0f} tok/s, ratio {plain / ours:.2f}'
     )
 
   structure, params = read_base(base)

@@ -74,7 +74,7 @@ def write_checkpoint(directory: pathlib.Path, megabytes: int, shards: int) -> in
       for name in members
     }
     save_file(tensors, directory / file, metadata={'format': 'pt'})
-    weight_map |= {name: file for name in members}
+    weight_map |= dict.fromkeys(members, file)
     total += sum(value.nbytes for value in tensors.values())
   (directory / INDEX).write_text(
     json.dumps({'metadata': {'total_size': total}, 'weight_map': weight_map})

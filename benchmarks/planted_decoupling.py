@@ -442,27 +442,21 @@ def table(results: dict[str, dict]) -> str:
       hits = sum(map(detected, found))
       low, high = wilson(hits, len(found))
       lines.append(
-        (
-          f'planted: detected, and the objective changed, in {hits} of {len(found)} '
-          f'[{low:.2f}, {high:.2f}]'
-        )
+        f'planted: detected, and the objective changed, in {hits} of {len(found)} '
+        f'[{low:.2f}, {high:.2f}]'
       )
       pooled = compare(
         [Stratum(s['revised'], s['control']) for r in found if detected(r) for s in r['strata']]
       )
       if pooled:
         lines.append(
-          (
-            'revised against control, pooled over campaigns and rounds: '
-            f'{pooled.difference:+.1f} of the external items, exact p = {pooled.p_value:.4f}'
-          )
+          'revised against control, pooled over campaigns and rounds: '
+          f'{pooled.difference:+.1f} of the external items, exact p = {pooled.p_value:.4f}'
         )
     lines.append(
-      (
-        f'{kind}: {sum(r["seconds"] for r in found) / 3600:.1f} h on the clock, '
-        f'{sum(r["tokens"] for r in found) / 1e6:.0f} million tokens, '
-        f'{sum(r["trials"] for r in found)} trials'
-      )
+      f'{kind}: {sum(r["seconds"] for r in found) / 3600:.1f} h on the clock, '
+      f'{sum(r["tokens"] for r in found) / 1e6:.0f} million tokens, '
+      f'{sum(r["trials"] for r in found)} trials'
     )
   return '\n'.join(lines)
 

@@ -145,11 +145,9 @@ def table() -> None:
   """Every rate with its 95% Wilson interval."""
   known = json.loads(RESULTS.read_text())
   print(
-    (
-      '| campaign | reliability | campaigns | alarm | named, no innocent | an innocent '
-      'named | undecided | correlation of the mean of all with the truth '
-      '|\n|---|---|---|---|---|---|---|---|'
-    )
+    '| campaign | reliability | campaigns | alarm | named, no innocent | an innocent '
+    'named | undecided | correlation of the mean of all with the truth '
+    '|\n|---|---|---|---|---|---|---|---|'
   )
   for name in CELLS:
     for reliability in ('1', '0.5'):
@@ -160,11 +158,9 @@ def table() -> None:
           f'[{", ".join(f"{x:.3f}" for x in wilson(cell[what], cell["campaigns"]))}]'
         )
         print(
-          (
-            f'| {name} | {reliability} | {cell["campaigns"]} | {rate("alarm")} | '
-            f'{rate("right")} | {rate("innocent")} | {rate("undecided")} | '
-            f'{cell["consensus_truth"]:.2f} |'
-          )
+          f'| {name} | {reliability} | {cell["campaigns"]} | {rate("alarm")} | '
+          f'{rate("right")} | {rate("innocent")} | {rate("undecided")} | '
+          f'{cell["consensus_truth"]:.2f} |'
         )
 
 

@@ -34,7 +34,7 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.search_space import prune, sample
-from aevo_jax.config.statements import parse_statements, render
+from aevo_jax.config.statements import parse_statements
 from aevo_jax.meta_agent.policy import render_overlay
 from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
@@ -248,10 +248,8 @@ def main() -> None:
   )
   for run in ranked[:10]:
     print(
-      (
-        f'{run["accuracy"]:.3f} [{run["low"]:.3f}, {run["high"]:.3f}]  seed {run["seed"]}  '
-        f'{run["overlay"]}'
-      )
+      f'{run["accuracy"]:.3f} [{run["low"]:.3f}, {run["high"]:.3f}]  seed {run["seed"]}  '
+      f'{run["overlay"]}'
     )
 
 

@@ -185,10 +185,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
       gain, interval = paired_bootstrap(c, other, seed=0)
       cells.append(f'{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]')
     lines.append(
-      (
-        f'| {family} | {a.mean():.3f} | {b.mean():.3f} | {c.mean():.3f} | '
-        f'{" | ".join(cells)} | {d.mean():.3f} |'
-      )
+      f'| {family} | {a.mean():.3f} | {b.mean():.3f} | {c.mean():.3f} | '
+      f'{" | ".join(cells)} | {d.mean():.3f} |'
     )
   return '\n'.join(lines)
 

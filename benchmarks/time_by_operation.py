@@ -145,11 +145,9 @@ def main() -> None:
       seconds[key] += event.duration_ns / 1e9 / CALLS
       flops[key] += done / CALLS
   print(
-    (
-      f'{wall * 1e3:.0f} ms a call; products alone {peak() / 1e9:.0f} GFLOP/s\n\n| program '
-      '| operations | ms of all threads | share | GFLOP/s of the call '
-      '|\n|---|---|---|---|---|'
-    )
+    f'{wall * 1e3:.0f} ms a call; products alone {peak() / 1e9:.0f} GFLOP/s\n\n| program '
+    '| operations | ms of all threads | share | GFLOP/s of the call '
+    '|\n|---|---|---|---|---|'
   )
   whole = sum(seconds.values())
   for key, s in seconds.most_common(12):

@@ -262,10 +262,8 @@ def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path)
     a, b = (said['loss'] / 2 for said in first)
     if abs(a - b) > LOSS_TOLERANCE * b:
       raise SystemExit(
-        (
-          f'{name}: the sides do not train the same thing: losses of the first two steps '
-          f'are {a:.4f} here and {b:.4f} at {peer}'
-        )
+        f'{name}: the sides do not train the same thing: losses of the first two steps '
+        f'are {a:.4f} here and {b:.4f} at {peer}'
       )
   rates = [(ours.rate(calls, unit), theirs.rate(calls, unit)) for _ in range(pairs)]
   ours.close()

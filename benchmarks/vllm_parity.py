@@ -233,10 +233,8 @@ def campaign(directory: pathlib.Path) -> dict[str, Any]:
   constitution = constitution_lib.read(directory / 'constitution.gin')
   if constitution.evaluation.engine != 'vllm':
     raise SystemExit(
-      (
-        f'vllm_parity: {directory} was scored with {constitution.evaluation.engine!r}; give '
-        "a campaign with evaluation.engine = 'vllm'"
-      )
+      f'vllm_parity: {directory} was scored with {constitution.evaluation.engine!r}; give '
+      "a campaign with evaluation.engine = 'vllm'"
     )
   base = layout.root_file('substrate') / 'base'
   model = Model(base)

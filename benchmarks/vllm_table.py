@@ -65,10 +65,8 @@ def faults(found: dict[str, Any]) -> str:
   for r in rows:
     what = named.match(r['name'])
     lines.append(
-      (
-        f'| {what[2].replace("|", "/") if what else r["name"]} | {r["result"]} | '
-        f'{r["outcome"][:150].replace("|", "/")} | {r["seconds"]:.0f} |'
-      )
+      f'| {what[2].replace("|", "/") if what else r["name"]} | {r["result"]} | '
+      f'{r["outcome"][:150].replace("|", "/")} | {r["seconds"]:.0f} |'
     )
   return '\n'.join(lines)
 
@@ -81,11 +79,9 @@ def overhead(rows: list[dict[str, Any]]) -> str:
   ]
   for r in rows:
     lines.append(
-      (
-        f'| {r["id"]} | {r["what"]} | {r["peer"]} | {np.median(r["ours"]):.4g} | '
-        f'{np.median(r["theirs"]):.4g} | {r["unit"]}/s | {r["ratio"]:.2f} [{r["low"]:.2f}, '
-        f'{r["high"]:.2f}] |'
-      )
+      f'| {r["id"]} | {r["what"]} | {r["peer"]} | {np.median(r["ours"]):.4g} | '
+      f'{np.median(r["theirs"]):.4g} | {r["unit"]}/s | {r["ratio"]:.2f} [{r["low"]:.2f}, '
+      f'{r["high"]:.2f}] |'
     )
   one = next((r for r in rows if r['id'] == 'S1'), None)
   if one is not None:

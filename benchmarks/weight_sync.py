@@ -35,11 +35,9 @@ def main() -> None:
     if value.unsafe_buffer_pointer() != addresses[name]
   )
   print(
-    (
-      f'{len(seconds)} updates of {sum(v.nbytes for v in params.values()) / 1e6:.0f} MB: '
-      f'median {np.median(seconds) * 1e6:.1f} us, worst {max(seconds) * 1e6:.0f} us, '
-      f'{copied} bytes copied'
-    )
+    f'{len(seconds)} updates of {sum(v.nbytes for v in params.values()) / 1e6:.0f} MB: '
+    f'median {np.median(seconds) * 1e6:.1f} us, worst {max(seconds) * 1e6:.0f} us, '
+    f'{copied} bytes copied'
   )
 
 

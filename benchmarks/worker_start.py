@@ -63,10 +63,8 @@ def main() -> None:
   )
   if not found:
     sys.exit(
-      (
-        f'worker_start: no trial of the starting recipe in {arguments.run}; finish a '
-        'campaign there first: make smoke'
-      )
+      f'worker_start: no trial of the starting recipe in {arguments.run}; finish a '
+      'campaign there first: make smoke'
     )
   spec = TrialSpec.read(found[0])
   if not os.path.isdir(os.path.join(spec.cache, 'programs')):
@@ -95,10 +93,8 @@ def main() -> None:
     nursery.close()
   r = versus.ratio(warm[1:], cold[1:])
   print(
-    (
-      f'warm {np.median(warm[1:]):.2f} s, cold {np.median(cold[1:]):.2f} s, ratio of '
-      f'medians {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {arguments.pairs} pairs'
-    )
+    f'warm {np.median(warm[1:]):.2f} s, cold {np.median(cold[1:]):.2f} s, ratio of '
+    f'medians {r["ratio"]:.2f} [{r["low"]:.2f}, {r["high"]:.2f}], {arguments.pairs} pairs'
   )
 
 

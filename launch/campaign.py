@@ -85,10 +85,8 @@ def main(argv: list[str]) -> None:
     _DRY_RUN.value or _SUBSTRATE.value or flags.FLAGS.gin_file or flags.FLAGS.gin_bindings
   ):
     raise app.UsageError(
-      (
-        'an interrupted run goes on as it began: --resume takes neither --dry_run nor gin '
-        'nor --substrate; start another one with --run'
-      )
+      'an interrupted run goes on as it began: --resume takes neither --dry_run nor gin '
+      'nor --substrate; start another one with --run'
     )
   if _WITHOUT_MISSING.value and _RESUME.value is None:
     raise app.UsageError('--without_missing goes with --resume')
@@ -121,10 +119,8 @@ def main(argv: list[str]) -> None:
           str(substrate.absolute()) if substrate else '',
         ) != same:
           sys.exit(
-            (
-              f'campaign: {run} is unfinished and was begun with other gin, tasks or '
-              f'substrate; finish it with --resume={run}, or choose another --run'
-            )
+            f'campaign: {run} is unfinished and was begun with other gin, tasks or '
+            f'substrate; finish it with --resume={run}, or choose another --run'
           )
         print(f'{run} is unfinished; resuming it')
         go_on(run)

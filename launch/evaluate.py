@@ -157,10 +157,8 @@ def find_base(weights: pathlib.Path) -> pathlib.Path:
     named = json.loads((beside / ADAPTER_CONFIG).read_text()).get('base_model_name_or_path') or ''
     if not (pathlib.Path(named) / CONFIG).exists():
       raise EvaluateError(
-        (
-          f'{beside} is an adapter on {named or "an unnamed base"}, which is no directory '
-          'here; give its directory with --base'
-        )
+        f'{beside} is an adapter on {named or "an unnamed base"}, which is no directory '
+        'here; give its directory with --base'
       )
     return pathlib.Path(named)
   return beside if (beside / CONFIG).exists() else layout.root_file('substrate') / 'base'
@@ -181,10 +179,8 @@ def refuse_other_base(adapter: pathlib.Path, base: pathlib.Path) -> None:
     )
     if first != second:
       raise EvaluateError(
-        (
-          f'{adapter} is an adapter on {named}, and {base} has other weights; leave --base '
-          'out, or give the base that it was trained on'
-        )
+        f'{adapter} is an adapter on {named}, and {base} has other weights; leave --base '
+        'out, or give the base that it was trained on'
       )
 
 
@@ -196,10 +192,8 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
     EvaluateError: there is none.
   """
   for directory in (path, path / 'export'):
-    if (
-      (directory / INDEX).is_file()
-      or (directory / 'checkpoint').is_dir()
-      and (directory / CONFIG).is_file()
+    if (directory / INDEX).is_file() or (
+      (directory / 'checkpoint').is_dir() and (directory / CONFIG).is_file()
     ):
       return directory
   candidates = (
@@ -236,10 +230,8 @@ def read_secret(path: pathlib.Path) -> bytes:
     ) from None
   if len(secret) < MIN_SECRET_BYTES:
     raise EvaluateError(
-      (
-        f'the secret in {path} has {len(secret)} bytes; {MIN_SECRET_BYTES} are the least '
-        'that nobody guesses (python -c "import secrets; print(secrets.token_hex())")'
-      )
+      f'the secret in {path} has {len(secret)} bytes; {MIN_SECRET_BYTES} are the least '
+      'that nobody guesses (python -c "import secrets; print(secrets.token_hex())")'
     )
   return secret
 
@@ -266,10 +258,8 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     settings = resolve('vllm')
     if resolve('evaluation').engine == 'jax' and (fields := bound('vllm')):
       raise EvaluateError(
-        (
-          f'vllm.{fields[0]} is bound, and nothing reads vllm while evaluation.engine = '
-          "'jax'; leave it out, or bind evaluation.engine = 'vllm'"
-        )
+        f'vllm.{fields[0]} is bound, and nothing reads vllm while evaluation.engine = '
+        "'jax'; leave it out, or bind evaluation.engine = 'vllm'"
       )
     refuse_arbiter(bound('evaluation'))
     constitution = constitution_lib.from_gin(
@@ -409,17 +399,13 @@ def refuse_carrier(settings: Any, weights: pathlib.Path) -> None:
 
   if settings.carrier == 'lora' and weights.name != ADAPTER:
     raise EvaluateError(
-      (
-        "vllm.carrier = 'lora' loads an adapter on the base that the server began with, "
-        f"and {weights} is none; give the adapter's directory, or leave vllm.carrier out"
-      )
+      "vllm.carrier = 'lora' loads an adapter on the base that the server began with, "
+      f"and {weights} is none; give the adapter's directory, or leave vllm.carrier out"
     )
   if settings.carrier not in (*WHOLE_CARRIERS, 'lora'):
     raise EvaluateError(
-      (
-        f"vllm.carrier = {settings.carrier!r} does not carry a checkpoint's weights; bind "
-        f"one of {', '.join(WHOLE_CARRIERS)}, or 'lora' for an adapter"
-      )
+      f"vllm.carrier = {settings.carrier!r} does not carry a checkpoint's weights; bind "
+      f"one of {', '.join(WHOLE_CARRIERS)}, or 'lora' for an adapter"
     )
 
 
@@ -427,7 +413,7 @@ def give(sampler: Any, settings: Any, weights: pathlib.Path, model: Model) -> No
   """Has a `served.ServedSampler` or a `VllmEngine` load the file of the weights; of a directory,
   and of an adapter that is not hot-loaded, one that is written.
   """
-  if weights.is_dir() or weights.name == ADAPTER and settings.carrier != 'lora':
+  if weights.is_dir() or (weights.name == ADAPTER and settings.carrier != 'lora'):
     sampler.update(model.params, 0)
   else:
     sampler.load(weights, model.digest['file_digest'], model.params)
@@ -461,10 +447,8 @@ def server_log(*failures: type[Exception]) -> Iterator[pathlib.Path]:
     if error.name != 'httpx2':
       raise
     raise EvaluateError(
-      (
-        'a vLLM server is asked with httpx2, which is not installed; install the extra '
-        "'vllm' of aevo-jax"
-      )
+      'a vLLM server is asked with httpx2, which is not installed; install the extra '
+      "'vllm' of aevo-jax"
     ) from error
   except ValueError as error:
     raise EvaluateError(str(error)) from error

@@ -91,10 +91,8 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
     )
     stage.rename(out)
   print(
-    (
-      f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored '
-      'and where it comes from'
-    )
+    f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored '
+    'and where it comes from'
   )
 
 

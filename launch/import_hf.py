@@ -36,10 +36,8 @@ def main(argv: list[str]) -> None:
     sys.exit(f'\nimport_hf: interrupted; there is no {out}')
   extra = f' and {done.extra} tensors that the forward does not use' if done.extra else ''
   print(
-    (
-      f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with '
-      f'{", ".join(done.carried)}'
-    )
+    f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with '
+    f'{", ".join(done.carried)}'
   )
   if done.left:
     print(f'left behind: {", ".join(done.left)}')

@@ -88,10 +88,8 @@ def main(argv: list[str]) -> None:
     for section in recipe_lib.NAMES:
       if section not in READ and (fields := bound(section)):
         raise LoadError(
-          (
-            f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; '
-            f'leave it out (of a recipe it reads {", ".join(READ)})'
-          )
+          f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; '
+          f'leave it out (of a recipe it reads {", ".join(READ)})'
         )
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
@@ -102,10 +100,8 @@ def main(argv: list[str]) -> None:
   tokenizer = tokenizers.load(str(out))
   if tokenizer.get_vocab_size() != config.vocab_size:
     raise app.UsageError(
-      (
-        f'model.vocab_size = {config.vocab_size}, but the tokenizer has '
-        f'{tokenizer.get_vocab_size()} entries; bind that number'
-      )
+      f'model.vocab_size = {config.vocab_size}, but the tokenizer has '
+      f'{tokenizer.get_vocab_size()} entries; bind that number'
     )
   structure, params = unbind(create(config, settings.seed))
   logging.info('%d parameters', sum(p.size for p in params.values()))

@@ -71,10 +71,8 @@ def replay(table, rules) -> None:
   from aevo_jax.stats import concordance
 
   print(
-    (
-      f'{sum(r.rows for r in table.rounds)} candidates in {len(table.rounds)} rounds; dev: '
-      f'{", ".join(table.families) or "overall alone"}'
-    )
+    f'{sum(r.rows for r in table.rounds)} candidates in {len(table.rounds)} rounds; dev: '
+    f'{", ".join(table.families) or "overall alone"}'
   )
   if table.mean_overall:
     print(
@@ -105,10 +103,8 @@ def replay(table, rules) -> None:
     )
     named = f' ({_ROUND_COLUMN.value} {round_.label})' if _ROUND_COLUMN.value else ''
     print(
-      (
-        f'\nround {number}{named}: {round_.rows} candidates, lines {round_.lines[0]} to '
-        f'{round_.lines[1]}'
-      )
+      f'\nround {number}{named}: {round_.rows} candidates, lines {round_.lines[0]} to '
+      f'{round_.lines[1]}'
     )
     found = reversal.verdicts(rows, rules, fixed)
     for stream in (*table.families, 'overall'):
@@ -132,10 +128,8 @@ def replay(table, rules) -> None:
     print(f'no alarm in {len(table.rounds)} rounds')
   if len(table.rounds) <= rules.calibration_rounds:
     print(
-      (
-        f'The slope test begins after {rules.calibration_rounds} calibration rounds '
-        '(reversal.calibration_rounds); this table is over before.'
-      )
+      f'The slope test begins after {rules.calibration_rounds} calibration rounds '
+      '(reversal.calibration_rounds); this table is over before.'
     )
 
 
@@ -159,10 +153,8 @@ def line(verdict) -> str:
   if verdict.slope is not None:
     scaled = '' if verdict.lambda_ratio is None else f' (scaled by {verdict.lambda_ratio:.2f})'
     parts.append(
-      (
-        f'slope {verdict.slope:.3g} +- {verdict.slope_error:.2g}, reference '
-        f'{verdict.reference_slope:.3g}{scaled}'
-      )
+      f'slope {verdict.slope:.3g} +- {verdict.slope_error:.2g}, reference '
+      f'{verdict.reference_slope:.3g}{scaled}'
     )
   detectable = verdict.minimum_detectable_effect
   what = 'slope drop' if verdict.effect == 'slope_drop' else 'correlation'

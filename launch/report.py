@@ -23,10 +23,8 @@ def main(argv: list[str]) -> None:
   run = pathlib.Path(argv[1])
   if not (run / 'ledger.jsonl').is_file():  # said before anything heavy is imported
     sys.exit(
-      (
-        f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign '
-        f'--run={run}'
-      )
+      f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign '
+      f'--run={run}'
     )
   from aevo_jax.report import html
   from aevo_jax.report.final_table import final_table

@@ -103,10 +103,8 @@ def main(argv: list[str]) -> None:
     return
   budget = constitution.budget
   print(
-    (
-      f'{_CAMPAIGNS.value} campaigns of {budget.rounds} rounds x {budget.workers} workers, '
-      f'surface {settings.surface!r}, {len(families)} families, plant {_PLANT.value!r}'
-    )
+    f'{_CAMPAIGNS.value} campaigns of {budget.rounds} rounds x {budget.workers} workers, '
+    f'surface {settings.surface!r}, {len(families)} families, plant {_PLANT.value!r}'
   )
   for agent, summary in summaries.items():
     print(f'{agent}:')

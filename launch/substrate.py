@@ -42,10 +42,8 @@ def main(argv: list[str]) -> None:
     argv[1] == 'build' and _SUBSTRATE.value is not None
   ):
     raise app.UsageError(
-      (
-        '`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other '
-        'two --substrate=DIRECTORY'
-      )
+      '`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other '
+      'two --substrate=DIRECTORY'
     )
   logging.set_verbosity(logging.WARNING)
   root = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else layout.root_file('substrate')
@@ -73,16 +71,12 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
     sys.exit(f'substrate: {error}')
   if unused:
     print(
-      (
-        'left behind, since the model does not use them: '
-        f'{", ".join(unused[:3])}{", ..." if len(unused) > 3 else ""} ({len(unused)} in all)'
-      )
+      'left behind, since the model does not use them: '
+      f'{", ".join(unused[:3])}{", ..." if len(unused) > 3 else ""} ({len(unused)} in all)'
     )
   print(
-    (
-      f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign '
-      f'--substrate={out} ...'
-    )
+    f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign '
+    f'--substrate={out} ...'
   )
 
 

@@ -128,10 +128,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
     vllm = resolve('vllm') if algorithm and algorithm.rollout.engine == 'vllm' else None
     if vllm is None and (fields := bound('vllm')):
       raise LoadError(
-        (
-          f"vllm.{fields[0]} is bound, and nothing reads vllm while rollout.engine = 'jax'; "
-          "leave it out, or bind rollout.engine = 'vllm'"
-        )
+        f"vllm.{fields[0]} is bound, and nothing reads vllm while rollout.engine = 'jax'; "
+        "leave it out, or bind rollout.engine = 'vllm'"
       )
     config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
     placement = placement_lib.from_gin(config, recipe)
@@ -165,10 +163,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       }
     if _TASKS.value and algorithm and algorithm.task.name != 'puzzles':
       raise ValueError(
-        (
-          f'--tasks is read by nothing while environment.name = {algorithm.task.name!r}; '
-          'leave one of them out'
-        )
+        f'--tasks is read by nothing while environment.name = {algorithm.task.name!r}; '
+        'leave one of them out'
       )
     own = (
       own_data.read(
@@ -313,17 +309,13 @@ def begin(out: pathlib.Path, started_with: dict) -> None:
     ]
     if differences:
       raise ValueError(
-        (
-          f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
-          'give the same settings to continue it'
-        )
+        f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
+        'give the same settings to continue it'
       )
   elif any(out.iterdir()):
     raise ValueError(
-      (
-        f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); '
-        'choose another --out'
-      )
+      f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); '
+      'choose another --out'
     )
   else:
     path.write_text(json.dumps(started_with, indent=1, sort_keys=True) + '\n')

@@ -146,10 +146,8 @@ def _scores(trial: TrialState, state: CampaignState) -> list[str]:
   rank = state.ranks.get(trial.round, {}).get(trial.trial)
   if rank is not None:
     lines.append(
-      (
-        f'rank       {len(state.ranks[trial.round]) - rank} of '
-        f'{len(state.ranks[trial.round])} by external score in its round'
-      )
+      f'rank       {len(state.ranks[trial.round]) - rank} of '
+      f'{len(state.ranks[trial.round])} by external score in its round'
     )
   if state.final is not None and trial.trial in state.final['scores']:
     lines.append(f'final      {score_text(state.final["scores"][trial.trial])}')
@@ -228,10 +226,8 @@ def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
     admit(trial.overlay, inputs.constitution.in_round(trial.round), inputs.recipe)
   except RecipeRefusedError as error:
     print(
-      (
-        'refused at the '
-        f'gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}'
-      )
+      'refused at the '
+      f'gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}'
     )
     return int(str(error) != trial.cause)
   print(f'the gate admits it now; in the run it said: {trial.cause}')
@@ -260,10 +256,8 @@ def _compare(trial: TrialState, outcome: str, cause: str, directory: pathlib.Pat
     print(f'reproduced bit for bit: candidate {digest}')
     return 0
   print(
-    (
-      f'NOT reproduced: candidate {digest}, sealed was {trial.candidate}; weights repeat '
-      'exactly on one CPU type, with the same code (`aevo audit`) and packages'
-    )
+    f'NOT reproduced: candidate {digest}, sealed was {trial.candidate}; weights repeat '
+    'exactly on one CPU type, with the same code (`aevo audit`) and packages'
   )
   return 1
 

@@ -129,10 +129,8 @@ def violations(root: pathlib.Path) -> list[str]:
       said.append(f'{module}: aevo_jax/{part} has no row in ALLOWED; add one and say why')
     elif target not in ALLOWED[part]:
       said.append(
-        (
-          f'{module} imports {name}: {part} may import '
-          f'{", ".join(sorted(ALLOWED[part])) or "nothing of ours"}'
-        )
+        f'{module} imports {name}: {part} may import '
+        f'{", ".join(sorted(ALLOWED[part])) or "nothing of ours"}'
       )
   return said
 

@@ -205,17 +205,13 @@ class Campaign:
     if changed == ['locked']:
       wanted = 'locked' if self.state.started['locked'] else 'open'
       raise FrozenInputsError(
-        (
-          f'the campaign began with its workers {wanted}, and this machine would go on '
-          'otherwise; finish it where it began, or start anew'
-        )
+        f'the campaign began with its workers {wanted}, and this machine would go on '
+        'otherwise; finish it where it began, or start anew'
       )
     if changed:
       raise FrozenInputsError(
-        (
-          f'{", ".join(changed)} of {self._run} is not what the campaign began with; put '
-          'its files back, or start anew with --run'
-        )
+        f'{", ".join(changed)} of {self._run} is not what the campaign began with; put '
+        'its files back, or start anew with --run'
       )
 
   def _start(self) -> None:

@@ -64,10 +64,8 @@ class Desk(Recorded):
       raise GaveUpError(reason)
     if self._wait >= self._ends - time.monotonic():
       raise GaveUpError(
-        (
-          f'the next request would have to wait {self._wait:.3g} s, which llm.deadline_s = '
-          f'{self._settings.deadline_s:g} does not leave'
-        )
+        f'the next request would have to wait {self._wait:.3g} s, which llm.deadline_s = '
+        f'{self._settings.deadline_s:g} does not leave'
       )
     time.sleep(self._wait)
     self._append(

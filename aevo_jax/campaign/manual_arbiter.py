@@ -155,10 +155,8 @@ def submit(run: pathlib.Path, trial: str, score: float, note: str = '', digest: 
     exported = [t.trial for t in state.trials.values() if t.submission is not None]
     if state.started is None or state.started['settings'].get('arbiter') != 'manual':
       raise ScoreRefusedError(
-        (
-          f'{run} scores its trials itself; scores are handed in for campaigns with '
-          "campaign.arbiter = 'manual'"
-        )
+        f'{run} scores its trials itself; scores are handed in for campaigns with '
+        "campaign.arbiter = 'manual'"
       )
     if trial not in exported:
       raise ScoreRefusedError(
@@ -189,10 +187,8 @@ def submit(run: pathlib.Path, trial: str, score: float, note: str = '', digest: 
     files = digest_lib.file_manifest(folder) if folder.is_dir() else {}
     if digest_lib.manifest_digest(files) != recorded:
       raise ScoreRefusedError(
-        (
-          f'{folder} is not what was exported (digest {recorded}); restore it from a copy '
-          'of what was handed in'
-        )
+        f'{folder} is not what was exported (digest {recorded}); restore it from a copy '
+        'of what was handed in'
       )
     ledger.append(
       'score_submitted', {'trial': trial, 'score': score, 'digest': recorded, 'note': note}

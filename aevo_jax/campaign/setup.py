@@ -97,10 +97,8 @@ def prepare(
   root = (substrate_root or layout.root_file('substrate')).absolute()
   if not (root / build.MANIFEST).is_file():
     raise build.SubstrateMismatchError(
-      (
-        f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate '
-        f'build --from_hf=DIRECTORY --out={root}'
-      )
+      f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate '
+      f'build --from_hf=DIRECTORY --out={root}'
     )
   validation.check(
     constitution,
@@ -154,10 +152,8 @@ def _check_out_of_reach(run: pathlib.Path) -> None:
   for readable in (*confinement.system_read_paths(), package):
     if run.resolve().is_relative_to(readable.resolve()):
       raise RunDirectoryError(
-        (
-          f'{run} lies beneath {readable}, which locked workers may read, and it would hold '
-          'the private tasks; choose a --run outside of it'
-        )
+        f'{run} lies beneath {readable}, which locked workers may read, and it would hold '
+        'the private tasks; choose a --run outside of it'
       )
 
 

@@ -42,39 +42,29 @@ def check(
   if agent == 'keep_or_discard':
     if budget.workers != 1:
       raise CampaignKindError(
-        (
-          "campaign.agent = 'keep_or_discard' runs one trial a round, and budget.workers "
-          f'is {budget.workers}; set budget.workers = 1 and more budget.rounds'
-        )
+        "campaign.agent = 'keep_or_discard' runs one trial a round, and budget.workers "
+        f'is {budget.workers}; set budget.workers = 1 and more budget.rounds'
       )
   elif budget.workers < 2:
     raise CampaignKindError(
-      (
-        f'budget.workers = 1 leaves campaign.agent = {agent!r} no explorer beside the '
-        "anchor; set 2 or more, or campaign.agent = 'keep_or_discard'"
-      )
+      f'budget.workers = 1 leaves campaign.agent = {agent!r} no explorer beside the '
+      "anchor; set 2 or more, or campaign.agent = 'keep_or_discard'"
     )
   if agent in ('frozen', 'best_of_n') and budget.wall_clock_s:
     raise CampaignKindError(
-      (
-        f'campaign.agent = {agent!r} promotes after its last round, which '
-        'budget.wall_clock_s may cut off; set it to 0'
-      )
+      f'campaign.agent = {agent!r} promotes after its last round, which '
+      'budget.wall_clock_s may cut off; set it to 0'
     )
   if workers_choose == 'llm' and agent in WHOLE_RECIPES:
     raise CampaignKindError(
-      (
-        f"campaign.workers_choose = 'llm' changes what campaign.agent = {agent!r} will "
-        "think that it assigned; take the statistical agent or 'llm', or let the "
-        'policy choose'
-      )
+      f"campaign.workers_choose = 'llm' changes what campaign.agent = {agent!r} will "
+      "think that it assigned; take the statistical agent or 'llm', or let the "
+      'policy choose'
     )
   if arbiter == 'manual' and constitution.objective.target == 'proxies':
     raise CampaignKindError(
-      (
-        "campaign.arbiter = 'manual' asks somebody for scores that objective.target = "
-        "'proxies' has no use for; set the one or the other"
-      )
+      "campaign.arbiter = 'manual' asks somebody for scores that objective.target = "
+      "'proxies' has no use for; set the one or the other"
     )
   if agent == 'tpe' and importlib.util.find_spec('optuna') is None:
     raise CampaignKindError(
@@ -90,10 +80,8 @@ def _check_reversal(constitution: Constitution) -> None:
   rules, rounds = constitution.reversal, constitution.budget.rounds
   if rules.test == 'exact' and rules.exact_rounds > rounds:
     raise CampaignKindError(
-      (
-        f"reversal.test = 'exact' is run after reversal.exact_rounds = {rules.exact_rounds} "
-        f'rounds, and budget.rounds is {rounds}; lower the one or raise the other'
-      )
+      f"reversal.test = 'exact' is run after reversal.exact_rounds = {rules.exact_rounds} "
+      f'rounds, and budget.rounds is {rounds}; lower the one or raise the other'
     )
 
 
@@ -110,23 +98,17 @@ def _check_adapters(constitution: Constitution, values: dict[str, Any] | None) -
     )
   if values is not None and values['lora.rank'] > limit:
     raise CampaignKindError(
-      (
-        f'submission.max_rank = {limit}, and the starting recipe has lora.rank = '
-        f"{values['lora.rank']}; lower it in the substrate's recipe.gin and pin it"
-      )
+      f'submission.max_rank = {limit}, and the starting recipe has lora.rank = '
+      f"{values['lora.rank']}; lower it in the substrate's recipe.gin and pin it"
     )
   for parameter in constitution.space().parameters:
     if parameter.selector == 'adaptation.method' and set(parameter.choices) != {'lora'}:
       raise CampaignKindError(
-        (
-          f'submission.max_rank = {limit} asks for adapters, and search_space.axes offers '
-          'adaptation.method; leave it out'
-        )
+        f'submission.max_rank = {limit} asks for adapters, and search_space.axes offers '
+        'adaptation.method; leave it out'
       )
     if parameter.selector == 'lora.rank' and max(parameter.choices or (parameter.high,)) > limit:
       raise CampaignKindError(
-        (
-          'search_space.axes offers lora.rank up to '
-          f'{max(parameter.choices or (parameter.high,))}, and submission.max_rank is {limit}'
-        )
+        'search_space.axes offers lora.rank up to '
+        f'{max(parameter.choices or (parameter.high,))}, and submission.max_rank is {limit}'
       )

@@ -42,10 +42,8 @@ class ManifestError(Exception):
     ]
     detail = reason or 'does not match its manifest; ' + '; '.join(parts)
     super().__init__(
-      (
-        f'{directory} {detail}. Restore this directory from a copy, or make it again; it '
-        'must not be used'
-      )
+      f'{directory} {detail}. Restore this directory from a copy, or make it again; it '
+      'must not be used'
     )
     self.directory = directory
     self.missing = missing
@@ -189,10 +187,8 @@ def _little_endian(name: str, value: ArrayLike) -> np.ndarray:
     and not array.dtype.name.startswith('void')
   ):
     raise TypeError(
-      (
-        f'array {name!r} has dtype {array.dtype}, which has no defined bytes; use a number '
-        'or boolean dtype'
-      )
+      f'array {name!r} has dtype {array.dtype}, which has no defined bytes; use a number '
+      'or boolean dtype'
     )
   if array.dtype.kind != 'V':
     array = array.astype(array.dtype.newbyteorder('<'), copy=False)

@@ -105,10 +105,8 @@ def save(
     )
   if jax.process_count() > 1:
     raise RuntimeError(
-      (
-        f'save() writes from one process and this job has {jax.process_count()}; gather the '
-        'arrays and save from a single-process job'
-      )
+      f'save() writes from one process and this job has {jax.process_count()}; gather the '
+      'arrays and save from a single-process job'
     )
   arrays = jax.tree_util.tree_map_with_path(_checked_array, tree)
   text = json.dumps(dict(metadata or {}), sort_keys=True, indent=2, allow_nan=False)
@@ -239,10 +237,8 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 def _local(directory: str | os.PathLike) -> Path:
   if '://' in os.fspath(directory):
     raise ValueError(
-      (
-        f'{os.fspath(directory)!r} is a URL; checkpoints are verified and fsynced on a '
-        'local path, copy it there first'
-      )
+      f'{os.fspath(directory)!r} is a URL; checkpoints are verified and fsynced on a '
+      'local path, copy it there first'
     )
   return Path(directory).absolute()
 
@@ -253,19 +249,15 @@ def _checked_array(path: tuple, leaf: Any) -> np.ndarray | jax.Array:
     leaf = np.asarray(leaf)
   if not isinstance(leaf, (np.ndarray, jax.Array, Deferred)):
     raise TypeError(
-      (
-        f'leaf {name} is a {type(leaf).__name__}; wrap numbers in np.asarray, and put other '
-        'facts into metadata'
-      )
+      f'leaf {name} is a {type(leaf).__name__}; wrap numbers in np.asarray, and put other '
+      'facts into metadata'
     )
   if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     raise TypeError(f'leaf {name} is a typed PRNG key; save jax.random.key_data(key)')
   if not leaf.size:
     raise TypeError(
-      (
-        f'leaf {name} has shape {leaf.shape} and so no elements, which Orbax cannot store; '
-        'leave it out'
-      )
+      f'leaf {name} has shape {leaf.shape} and so no elements, which Orbax cannot store; '
+      'leave it out'
     )
   return leaf
 
@@ -309,17 +301,13 @@ def _restore_argument(leaf: Any) -> ocp.RestoreArgs:
     return ocp.RestoreArgs(restore_type=np.ndarray)
   if not isinstance(leaf, (jax.ShapeDtypeStruct, jax.Array)):
     raise TypeError(
-      (
-        'abstract leaves are jax.ShapeDtypeStruct, jax.Array or numpy arrays; got '
-        f'{type(leaf).__name__}'
-      )
+      'abstract leaves are jax.ShapeDtypeStruct, jax.Array or numpy arrays; got '
+      f'{type(leaf).__name__}'
     )
   if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
     raise ValueError(
-      (
-        f'a {leaf.dtype} array becomes {jax.dtypes.canonicalize_dtype(leaf.dtype)} in JAX; '
-        'set jax_enable_x64 or ask for a numpy array'
-      )
+      f'a {leaf.dtype} array becomes {jax.dtypes.canonicalize_dtype(leaf.dtype)} in JAX; '
+      'set jax_enable_x64 or ask for a numpy array'
     )
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)

@@ -53,10 +53,8 @@ def configurable(name: str):
     taken = _CONFIGURABLES.get(name)
     if taken is not None and taken is not cls:
       raise ValueError(
-        (
-          f'configurable {name!r} is already {taken.__module__}.{taken.__qualname__}; '
-          'choose another name'
-        )
+        f'configurable {name!r} is already {taken.__module__}.{taken.__qualname__}; '
+        'choose another name'
       )
     hints = typing.get_type_hints(cls)
     for field in _fields(cls):
@@ -146,10 +144,8 @@ def override(name: str, instance: Any, fields: Iterable[str]) -> Any:
   for field in bound:
     if field not in fields:
       raise LoadError(
-        (
-          f'{name}.{field} cannot be chosen here, it is given; bind only '
-          f'{", ".join(f"{name}.{f}" for f in fields)}'
-        )
+        f'{name}.{field} cannot be chosen here, it is given; bind only '
+        f'{", ".join(f"{name}.{f}" for f in fields)}'
       )
   try:
     return dataclasses.replace(instance, **{field: getattr(resolved, field) for field in bound})
@@ -181,10 +177,8 @@ def check_type(value: Any, annotation: Any, selector: str) -> Any:
       else str(annotation)
     )
     raise LoadError(
-      (
-        f'{selector} expects {expected.replace("typing.", "")}, got {value!r} '
-        f'({type(value).__name__})'
-      )
+      f'{selector} expects {expected.replace("typing.", "")}, got {value!r} '
+      f'({type(value).__name__})'
     )
   return converted
 

@@ -45,10 +45,8 @@ class Objective:
   def __post_init__(self):
     if self.target not in ('external', 'proxies'):
       raise ValueError(
-        (
-          f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a "
-          'proxy and never the target'
-        )
+        f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a "
+        'proxy and never the target'
       )
 
 
@@ -434,15 +432,11 @@ class Constitution:
   def __post_init__(self):
     if self.objective.target == 'proxies' and not self.probes.used():
       raise LoadError(
-        (
-          "objective.target = 'proxies' needs something beside dev to judge it by; give "
-          f'one of {", ".join(f"probes.{name}" for name in PROBES)} some items'
-        )
+        "objective.target = 'proxies' needs something beside dev to judge it by; give "
+        f'one of {", ".join(f"probes.{name}" for name in PROBES)} some items'
       )
-    if (
-      bool(self.vllm.url) != bool(self.evaluation.arbiter_url)
-      or self.vllm.url
-      and server_of(self.vllm.url) == server_of(self.evaluation.arbiter_url)
+    if bool(self.vllm.url) != bool(self.evaluation.arbiter_url) or (
+      self.vllm.url and server_of(self.vllm.url) == server_of(self.evaluation.arbiter_url)
     ):
       raise LoadError(
         "vllm.url is the evaluator's server and evaluation.arbiter_url the arbiter's, "
@@ -452,17 +446,13 @@ class Constitution:
       )
     if self.evaluation.engine != 'vllm' and self.vllm != Vllm():
       raise LoadError(
-        (
-          "nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = "
-          "'vllm', or leave vllm.* out"
-        )
+        "nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = "
+        "'vllm', or leave vllm.* out"
       )
     if self.evaluation.engine == 'vllm' and self.vllm.carrier not in WHOLE_CARRIERS:
       raise LoadError(
-        (
-          f'vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; bind one of '
-          f'{", ".join(WHOLE_CARRIERS)}'
-        )
+        f'vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; bind one of '
+        f'{", ".join(WHOLE_CARRIERS)}'
       )
 
   def text(self) -> str:

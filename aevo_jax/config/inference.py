@@ -52,8 +52,7 @@ def check_url(name: str, url: str) -> None:
   """
   if url and not (
     url.startswith('unix:/')
-    or url.startswith(('http://', 'https://'))
-    and urllib.parse.urlsplit(url).hostname
+    or (url.startswith(('http://', 'https://')) and urllib.parse.urlsplit(url).hostname)
   ):
     raise ValueError(f'{name} must begin with http://, https:// or unix:/, got {url!r}')
 
@@ -167,10 +166,8 @@ class Vllm:
       ]
     ):
       raise ValueError(
-        (
-          f'nothing reads vllm.{unread[0]} while vllm.url names a server that runs: it is '
-          'for one that is started; leave it out'
-        )
+        f'nothing reads vllm.{unread[0]} while vllm.url names a server that runs: it is '
+        'for one that is started; leave it out'
       )
     if self.carrier != 'nccl' and self.transfer_address:
       raise ValueError(
@@ -178,10 +175,8 @@ class Vllm:
       )
     if self.carrier == 'ipc' and self.tensor_parallel != 1:
       raise ValueError(
-        (
-          "vllm.carrier = 'ipc' shares the memory of one GPU, vllm.tensor_parallel is "
-          f"{self.tensor_parallel}; bind vllm.carrier = 'nccl' or 'file'"
-        )
+        "vllm.carrier = 'ipc' shares the memory of one GPU, vllm.tensor_parallel is "
+        f"{self.tensor_parallel}; bind vllm.carrier = 'nccl' or 'file'"
       )
     elsewhere = (
       self.url.startswith('http') and urllib.parse.urlsplit(self.url).hostname not in _LOOPBACK
@@ -190,15 +185,11 @@ class Vllm:
       elsewhere and self.carrier == 'ipc'
     ):  # nor may a server that unpickles what it is sent be reached from other machines
       raise ValueError(
-        (
-          f"vllm.carrier = 'ipc' is for a server on this machine, vllm.url is {self.url!r}; "
-          "bind vllm.carrier = 'nccl', or vllm.url to unix:/path of its socket"
-        )
+        f"vllm.carrier = 'ipc' is for a server on this machine, vllm.url is {self.url!r}; "
+        "bind vllm.carrier = 'nccl', or vllm.url to unix:/path of its socket"
       )
     if elsewhere and self.carrier == 'nccl' and not self.transfer_address:
       raise ValueError(
-        (
-          f"vllm.carrier = 'nccl' to {self.url!r} needs an address that it can reach; bind "
-          "vllm.transfer_address to this machine's"
-        )
+        f"vllm.carrier = 'nccl' to {self.url!r} needs an address that it can reach; bind "
+        "vllm.transfer_address to this machine's"
       )

@@ -215,10 +215,8 @@ def _parse(
 def _import(statement: config_parser.ImportStatement, where: str) -> None:
   if statement.module.startswith('__gin__'):
     raise LoadError(
-      (
-        f'{where}: dynamic registration is not available; register the dataclass with '
-        '@configurable(name)'
-      )
+      f'{where}: dynamic registration is not available; register the dataclass with '
+      '@configurable(name)'
     )
   try:
     importlib.import_module(statement.module)
@@ -276,10 +274,8 @@ def _problems(statements: Sequence[_Statement]) -> list[str]:
       problems.append(f"{where}: macro '%{macro}' is never defined" + suggestion(macro, macros))
     for reference in _placeholders(statement.value, _Reference):
       problems.append(
-        (
-          f"{where}: '@{reference.name}' is a reference, which is not available; bind a "
-          'name as a string'
-        )
+        f"{where}: '@{reference.name}' is a reference, which is not available; bind a "
+        'name as a string'
       )
   for statement in effective.values():
     if not _macro_uses(statement.value).isdisjoint(_REQUIRED):

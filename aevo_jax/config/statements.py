@@ -241,7 +241,7 @@ def render_value(value: Any) -> str:
     return '(' + ', '.join(map(render_value, value)) + (',)' if len(value) == 1 else ')')
   if isinstance(value, dict):
     keys = sorted(value, key=lambda key: (isinstance(key, str), key))
-    return '{' + ', '.join(f'{ascii(key)}: {render_value(value[key])}' for key in keys) + '}'
+    return '{' + ', '.join(f'{key!a}: {render_value(value[key])}' for key in keys) + '}'
   return ascii(value)
 
 

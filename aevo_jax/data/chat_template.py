@@ -65,10 +65,8 @@ class ChatFormat:
     ).rpartition(mark.strip())
     if not found:
       raise ChatTemplateError(
-        (
-          'the chat template leaves out what the model was to go on with, '
-          f'{messages[-1]["content"]!r}; it gave {rest!r}'
-        )
+        'the chat template leaves out what the model was to go on with, '
+        f'{messages[-1]["content"]!r}; it gave {rest!r}'
       )
     return (
       text if rest.startswith(' ') else text.rstrip()
@@ -94,10 +92,8 @@ class ChatFormat:
     _, found, rest = whole.partition(answer + self.eos)
     if not found:
       raise ChatTemplateError(
-        (
-          f"the chat template does not end the model's turn with {self.eos!r}, so a "
-          f'conversation cannot go on after it; it gave {whole!r}'
-        )
+        f"the chat template does not end the model's turn with {self.eos!r}, so a "
+        f'conversation cannot go on after it; it gave {whole!r}'
       )
     return rest
 
@@ -137,10 +133,8 @@ def _refuse(message: str):
 
 def _no_clock(form: str):
   raise jinja2.TemplateError(
-    (
-      f"it writes today's date ({form}), and a score must not depend on the day: write a "
-      'fixed one into the template'
-    )
+    f"it writes today's date ({form}), and a score must not depend on the day: write a "
+    'fixed one into the template'
   )
 
 
@@ -167,10 +161,8 @@ def read(directory: str) -> ChatFormat:
   )
   if not template:
     raise ChatTemplateError(
-      (
-        f'{path} has no chat_template, and there is no {TEMPLATE} beside it; take an '
-        'instruction-tuned checkpoint, or write the template there'
-      )
+      f'{path} has no chat_template, and there is no {TEMPLATE} beside it; take an '
+      'instruction-tuned checkpoint, or write the template there'
     )
   names = {role: _token(config.get(f'{role}_token')) for role in ('bos', 'eos', 'pad')}
   for role in ('eos', 'pad'):

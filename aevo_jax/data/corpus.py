@@ -71,10 +71,8 @@ def check_fit(
     for text in (item.question, item.reasoning, item.answer):
       if found := next((s for s in specials if s in text), None):
         raise TaskFileError(
-          (
-            f'{place}: {found!r} is a control token of the base, and a task may not hold '
-            'one; take it out'
-          )
+          f'{place}: {found!r} is a control token of the base, and a task may not hold '
+          'one; take it out'
         )
     written = tokenizer.decode(
       tokenizer.encode(f'\\boxed{{{item.answer}}}', add_special_tokens=False).ids,
@@ -83,35 +81,27 @@ def check_fit(
     read = verify.extract_boxed(written)
     if read != item.answer and not verify.named(verifier)(item.family, read, item.answer):
       raise TaskFileError(
-        (
-          f"{place}: the base's tokenizer cannot write the answer {item.answer!r}: boxed, "
-          f'it comes back as {written!r}; spell it with characters that the tokenizer has'
-        )
+        f"{place}: the base's tokenizer cannot write the answer {item.answer!r}: boxed, "
+        f'it comes back as {written!r}; spell it with characters that the tokenizer has'
       )
     whole = len(chat_sequence(item, tokenizer, chat=chat).tokens)
     prompt = len(tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids)
     if row_length is not None and whole > row_length:
       raise TaskFileError(
-        (
-          f'{place}: the task has {whole} tokens with its chat format, and train.row_length '
-          f'is {row_length}; raise it in the recipe, or shorten the task'
-        )
+        f'{place}: the task has {whole} tokens with its chat format, and train.row_length '
+        f'is {row_length}; raise it in the recipe, or shorten the task'
       )
     if max_new_tokens is None:
       if whole > max_positions:
         raise TaskFileError(
-          (
-            f'{place}: the task has {whole} tokens with its chat format, and the model '
-            f'{max_positions} positions; shorten the task'
-          )
+          f'{place}: the task has {whole} tokens with its chat format, and the model '
+          f'{max_positions} positions; shorten the task'
         )
       continue
     if whole - prompt > max_new_tokens:
       raise TaskFileError(
-        (
-          f'{place}: solution, answer and end are {whole - prompt} tokens, and {room} lets '
-          f'the model write {max_new_tokens}; raise it'
-        )
+        f'{place}: solution, answer and end are {whole - prompt} tokens, and {room} lets '
+        f'the model write {max_new_tokens}; raise it'
       )
     if prompt + max_new_tokens > max_positions:
       raise TaskFileError(

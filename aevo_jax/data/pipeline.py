@@ -46,17 +46,13 @@ class SftSource:
   def __post_init__(self):
     if self.plain_share and (self.corpus.items or self.corpus.chat != MICRO):
       raise ValueError(
-        (
-          f'data.plain_share = {self.plain_share} replays the puzzles in the plain form '
-          'that only the micro base was pretrained on; leave it at 0'
-        )
+        f'data.plain_share = {self.plain_share} replays the puzzles in the plain form '
+        'that only the micro base was pretrained on; leave it at 0'
       )
     if self.demonstrations and self.corpus.items:
       raise ValueError(
-        (
-          f'data.demonstrations = {self.demonstrations} counts puzzles; of tasks of your '
-          'own, give the file fewer'
-        )
+        f'data.demonstrations = {self.demonstrations} counts puzzles; of tasks of your '
+        'own, give the file fewer'
       )
 
   def __len__(self) -> int:
@@ -123,10 +119,8 @@ def _features(row_length: int) -> Callable[[Sequence], dict[str, np.ndarray]]:
   def features(sequence: Sequence) -> dict[str, np.ndarray]:
     if len(sequence.tokens) > row_length:
       raise ValueError(
-        (
-          f'a sequence of {len(sequence.tokens)} tokens does not fit train.row_length = '
-          f'{row_length}; raise it or use size "micro"'
-        )
+        f'a sequence of {len(sequence.tokens)} tokens does not fit train.row_length = '
+        f'{row_length}; raise it or use size "micro"'
       )
     return {'tokens': sequence.tokens, 'weights': sequence.weights}
 

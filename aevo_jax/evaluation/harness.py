@@ -126,11 +126,9 @@ class Answers:
       ids = self.encode(context + continuation)[len(before) :]
     if not ids:
       raise HarnessError(
-        (
-          f'a task asks for the log-likelihood of {continuation!r} after '
-          f'...{context[-40:]!r}, which adds no token; mend its doc_to_choice or '
-          'target_delimiter'
-        )
+        f'a task asks for the log-likelihood of {continuation!r} after '
+        f'...{context[-40:]!r}, which adds no token; mend its doc_to_choice or '
+        'target_delimiter'
       )
     return Continuation(before, tuple(ids))
 
@@ -143,10 +141,8 @@ class Answers:
     left = self._room - 1 - len(pair.tokens)
     if left < 1:
       raise HarnessError(
-        (
-          f'a continuation of {len(pair.tokens)} tokens leaves no room for its context; '
-          f'bind vllm.max_model_len to {len(pair.tokens) + 2} or more, now {self._room}'
-        )
+        f'a continuation of {len(pair.tokens)} tokens leaves no room for its context; '
+        f'bind vllm.max_model_len to {len(pair.tokens) + 2} or more, now {self._room}'
       )
     return Continuation(pair.context[-left:], pair.tokens)
 
@@ -177,11 +173,9 @@ class Answers:
         texts[i], ended = self._text(completion, until)
         if completion.finish == 'stop' and not ended:
           raise HarnessError(
-            (
-              f'the server ended a completion at one of {list(until)}, and its tokens read '
-              f'{texts[i]!r} here: it has another tokenizer; start it from the directory of '
-              'these weights'
-            )
+            f'the server ended a completion at one of {list(until)}, and its tokens read '
+            f'{texts[i]!r} here: it has another tokenizer; start it from the directory of '
+            'these weights'
           )
     return texts
 
@@ -219,32 +213,26 @@ def generation(kwargs: dict[str, Any], max_model_len: int) -> tuple[tuple[str, .
   length = next((int(n) for n in lengths if n is not None), MAX_GEN_TOKS)
   if not 1 <= length < max_model_len:
     raise HarnessError(
-      (
-        f'a task generates up to {length} tokens (max_gen_toks), and vllm.max_model_len = '
-        f'{max_model_len} leaves no room for its prompt; bind it to more'
-      )
+      f'a task generates up to {length} tokens (max_gen_toks), and vllm.max_model_len = '
+      f'{max_model_len} leaves no room for its prompt; bind it to more'
     )
   sample, temperature = rest.pop('do_sample', None), float(rest.pop('temperature', None) or 0)
   if sample and not temperature:
     raise HarnessError(
-      (
-        'a task says do_sample: true without a temperature; write one into its '
-        'generation_kwargs, or do_sample: false'
-      )
+      'a task says do_sample: true without a temperature; write one into its '
+      'generation_kwargs, or do_sample: false'
     )
   temperature = 0.0 if sample is False else temperature
   for name, neutral in NEUTRAL.items():
     if name in rest and (
-      rest[name] is None or rest[name] in neutral or name != 'num_beams' and not temperature
+      rest[name] is None or rest[name] in neutral or (name != 'num_beams' and not temperature)
     ):  # filters change nothing about the most probable token
       del rest[name]
   if rest:
     raise HarnessError(
-      (
-        f'generation_kwargs {", ".join(sorted(rest))}: only until, {LENGTHS[0]}, do_sample '
-        'and temperature are done here; leave the others out of a copy of the task '
-        '(--include_path)'
-      )
+      f'generation_kwargs {", ".join(sorted(rest))}: only until, {LENGTHS[0]}, do_sample '
+      'and temperature are done here; leave the others out of a copy of the task '
+      '(--include_path)'
     )
   return until, Sampling(temperature=temperature, max_new_tokens=length, stop=until)
 
@@ -297,10 +285,8 @@ def check_installed() -> None:
   """Raises HarnessError unless there is an lm_eval."""
   if importlib.util.find_spec('lm_eval') is None:
     raise HarnessError(
-      (
-        'lm-evaluation-harness is not installed: run `make harness` in a checkout, or '
-        "install the extra 'harness' of aevo-jax"
-      )
+      'lm-evaluation-harness is not installed: run `make harness` in a checkout, or '
+      "install the extra 'harness' of aevo-jax"
     )
 
 
@@ -378,10 +364,8 @@ def _told(asked: Sequence[str], known: Sequence[str]) -> Iterator[None]:
   missing = [name for name in asked if name not in known and not pathlib.Path(name).is_file()]
   if missing:
     raise HarnessError(
-      (
-        f'lm_eval has no task {missing[0]!r}{suggestion(missing[0], known)}; '
-        '--include_path=DIRECTORY names tasks of your own'
-      )
+      f'lm_eval has no task {missing[0]!r}{suggestion(missing[0], known)}; '
+      '--include_path=DIRECTORY names tasks of your own'
     )
   try:
     yield

@@ -81,10 +81,8 @@ def _families(constitution: Constitution, own: OwnTasks | None) -> Probe:
   weights = {name: float(dev.family_weight.get(name, 1.0) == 0) for name in mixture_lib.FAMILIES}
   if not any(weights.values()):
     raise ProbeError(
-      (
-        'probes.families asks the families that dev leaves out, and dev has them all; give '
-        'one the weight 0 in dev_set.family_weight'
-      )
+      'probes.families asks the families that dev leaves out, and dev has them all; give '
+      'one the weight 0 in dev_set.family_weight'
     )
   mixture = mixture_lib.Mixture(
     constitution.objective.size,
@@ -116,10 +114,8 @@ def _paraphrase(constitution: Constitution, own: OwnTasks | None) -> Probe:
   if own is not None:
     if not templates:
       raise ProbeError(
-        (
-          'probes.paraphrase: tasks of your own have the wording of their lines alone; '
-          "give probes.templates some, e.g. ('Answer this: {prompt}',)"
-        )
+        'probes.paraphrase: tasks of your own have the wording of their lines alone; '
+        "give probes.templates some, e.g. ('Answer this: {prompt}',)"
       )
     places, items = _of_dev(constitution, own, 'paraphrase')
     return Probe(
@@ -134,17 +130,13 @@ def _paraphrase(constitution: Constitution, own: OwnTasks | None) -> Probe:
     )
   if templates:
     raise ProbeError(
-      (
-        'probes.templates are for tasks of your own, and the constitution has puzzles, '
-        'whose second wording is given; leave them out'
-      )
+      'probes.templates are for tasks of your own, and the constitution has puzzles, '
+      'whose second wording is given; leave them out'
     )
   if constitution.objective.size == 'micro':
     raise ProbeError(
-      (
-        'probes.paraphrase: micro puzzles have one wording (`tag in>out ... query=?`); use '
-        "objective.size = 'standard', or set it to 0 and use probes.order"
-      )
+      'probes.paraphrase: micro puzzles have one wording (`tag in>out ... query=?`); use '
+      "objective.size = 'standard', or set it to 0 and use probes.order"
     )
   shown = _dev_puzzles(constitution, 'paraphrase')
   return Probe(
@@ -163,10 +155,8 @@ def _paraphrase(constitution: Constitution, own: OwnTasks | None) -> Probe:
 def _options(constitution: Constitution, own: OwnTasks | None) -> Probe:
   if own is None or constitution.objective.verifier != 'choice':
     raise ProbeError(
-      (
-        'probes.options permutes the options of a multiple choice: tasks of your own under '
-        "objective.verifier = 'choice'; set it to 0"
-      )
+      'probes.options permutes the options of a multiple choice: tasks of your own under '
+      "objective.verifier = 'choice'; set it to 0"
     )
   rng = random.Random(f'options|{constitution.probes.seed}')
   try:
@@ -208,10 +198,8 @@ _MAKERS = {
 def _puzzles_only(name: str, own: OwnTasks | None) -> None:
   if own is not None:
     raise ProbeError(
-      (
-        f'probes.{name} is of the puzzles: what rule, example or kind a task of your own '
-        'has is not known; set it to 0'
-      )
+      f'probes.{name} is of the puzzles: what rule, example or kind a task of your own '
+      'has is not known; set it to 0'
     )
 
 
@@ -219,10 +207,8 @@ def _count(constitution: Constitution, name: str) -> int:
   count = getattr(constitution.probes, name)
   if count > constitution.dev_set.items:
     raise ProbeError(
-      (
-        f'probes.{name} = {count} shows dev items, and dev_set.items is '
-        f'{constitution.dev_set.items}; lower it'
-      )
+      f'probes.{name} = {count} shows dev items, and dev_set.items is '
+      f'{constitution.dev_set.items}; lower it'
     )
   return count
 

@@ -64,10 +64,8 @@ def own_tasks(constitution: Constitution, path: pathlib.Path) -> OwnTasks | None
   tasks = own_data.read(path, verifier=constitution.objective.verifier)
   if constitution.tasks.digest not in ('', tasks.digest):
     raise TaskFileError(
-      (
-        f'{path} holds other tasks (digest {tasks.digest[:12]}) than the constitution names '
-        f'({constitution.tasks.digest[:12]}); put the file back, or start another run'
-      )
+      f'{path} holds other tasks (digest {tasks.digest[:12]}) than the constitution names '
+      f'({constitution.tasks.digest[:12]}); put the file back, or start another run'
     )
   return tasks
 
@@ -86,10 +84,8 @@ def check_own(constitution: Constitution, tasks: OwnTasks, secret: bytes) -> Non
     ]
     if of_puzzles:
       raise TaskFileError(
-        (
-          f'{split}_set.{of_puzzles[0]} is of the puzzles, and tasks.path names tasks of '
-          f'your own, whose families have their share of the lines; set it to {{}}'
-        )
+        f'{split}_set.{of_puzzles[0]} is of the puzzles, and tasks.path names tasks of '
+        f'your own, whose families have their share of the lines; set it to {{}}'
       )
   for axis in constitution.space().axes:
     for parameter in axis.parameters:

@@ -46,10 +46,8 @@ class Sampling:
       raise ValueError('sampling.stop holds an empty text, which is everywhere; leave it out')
     if not self.temperature and (self.top_k or self.top_p < 1 or self.min_p):
       raise ValueError(
-        (
-          'sampling.temperature = 0 takes the most probable token, so top_k, top_p and '
-          'min_p are read by nothing; leave them out'
-        )
+        'sampling.temperature = 0 takes the most probable token, so top_k, top_p and '
+        'min_p are read by nothing; leave them out'
       )
 
   @property

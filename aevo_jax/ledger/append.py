@@ -109,10 +109,8 @@ class Ledger:
       )
     if self._failed:
       raise LedgerWriteError(
-        (
-          f'an earlier append to {self.path} failed; free space, then resume (Ledger.open '
-          'recovers it)'
-        )
+        f'an earlier append to {self.path} failed; free space, then resume (Ledger.open '
+        'recovers it)'
       )
     prev = self.records[-1].hash if self.records else GENESIS_HASH
     record = records_lib.make_record(len(self.records), kind, self._clock(), payload, prev)

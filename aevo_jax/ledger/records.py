@@ -205,10 +205,8 @@ def _check_json(value: Any, where: str) -> None:
     for key, item in value.items():
       if not isinstance(key, str):
         raise LedgerPayloadError(
-          (
-            f'{where}: the key {key!r} is a {type(key).__name__}; ledger keys are strings, '
-            f'use {str(key)!r}'
-          )
+          f'{where}: the key {key!r} is a {type(key).__name__}; ledger keys are strings, '
+          f'use {str(key)!r}'
         )
       _check_json(item, f'{where}.{key}')
     if not isinstance(value, dict):
@@ -223,8 +221,6 @@ def _check_json(value: Any, where: str) -> None:
       )
   elif value is not None and not isinstance(value, (str, int)):
     raise LedgerPayloadError(
-      (
-        f'{where}: is a {type(value).__name__}; convert it to a JSON type first, e.g. with '
-        '.item() or .tolist()'
-      )
+      f'{where}: is a {type(value).__name__}; convert it to a JSON type first, e.g. with '
+      '.item() or .tolist()'
     )

@@ -115,24 +115,18 @@ class ModelConfig:
       )
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
-        (
-          f'model.num_attention_heads ({self.num_attention_heads}) must be a multiple of '
-          f'num_key_value_heads ({self.num_key_value_heads})'
-        )
+        f'model.num_attention_heads ({self.num_attention_heads}) must be a multiple of '
+        f'num_key_value_heads ({self.num_key_value_heads})'
       )
     if self.mamba_num_heads % self.n_groups:
       raise ValueError(
-        (
-          f'model.mamba_num_heads ({self.mamba_num_heads}) must be a multiple of n_groups '
-          f'({self.n_groups})'
-        )
+        f'model.mamba_num_heads ({self.mamba_num_heads}) must be a multiple of n_groups '
+        f'({self.n_groups})'
       )
     if not 0 <= self.time_step_low < self.time_step_high:
       raise ValueError(
-        (
-          'model.time_step_low must be >= 0 and below time_step_high, got '
-          f'{self.time_step_low} and {self.time_step_high}'
-        )
+        'model.time_step_low must be >= 0 and below time_step_high, got '
+        f'{self.time_step_low} and {self.time_step_high}'
       )
     if self.n_routed_experts % self.n_group or self.topk_group > self.n_group:
       raise ValueError(
@@ -143,17 +137,13 @@ class ModelConfig:
     eligible = self.n_routed_experts // self.n_group * self.topk_group
     if self.num_experts_per_tok > eligible:
       raise ValueError(
-        (
-          f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the '
-          f'{eligible} experts of topk_group groups'
-        )
+        f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the '
+        f'{eligible} experts of topk_group groups'
       )
     if self.rope_theta < 0 or (self.rope_theta and self.head_dim % 2):
       raise ValueError(
-        (
-          f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, '
-          f'got {self.rope_theta}'
-        )
+        f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, '
+        f'got {self.rope_theta}'
       )
     for name, choices in (
       ('moe_implementation', MOE_IMPLEMENTATIONS),
@@ -168,10 +158,8 @@ class ModelConfig:
     refused = registry.refusals(self)
     if refused:
       raise ValueError(
-        (
-          f'model.family = {self.family!r} has no words for what the model is told to be: '
-          f'{", ".join(refused)}'
-        )
+        f'model.family = {self.family!r} has no words for what the model is told to be: '
+        f'{", ".join(refused)}'
       )
 
   @property

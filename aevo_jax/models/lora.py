@@ -61,10 +61,8 @@ def attach(
   """
   if rank < 1:
     raise ValueError(
-      (
-        f'lora.rank must be >= 1, got {rank}; bind adaptation.method = "full" to train '
-        'without an adapter'
-      )
+      f'lora.rank must be >= 1, got {rank}; bind adaptation.method = "full" to train '
+      'without an adapter'
     )
   maps, adapted = _maps(model), targeted(model, targets)
   for index, name in enumerate(adapted):
@@ -107,19 +105,15 @@ def targeted(model: Decoder, targets: str) -> list[str]:
     pattern = re.compile(TARGETS.get(targets, targets))
   except re.error as error:
     raise ValueError(
-      (
-        f'lora.targets = {targets!r} is no regular expression ({error}); use one of '
-        f'{sorted(TARGETS)} or mend it'
-      )
+      f'lora.targets = {targets!r} is no regular expression ({error}); use one of '
+      f'{sorted(TARGETS)} or mend it'
     ) from error
   modules = {name: hf_module(name, model.config) for name in _maps(model)}
   adapted = sorted(name for name in modules if pattern.search(modules[name]))
   if not adapted:
     raise ValueError(
-      (
-        f'lora.targets = {targets!r} matches none of {sorted(modules.values())}; use one of '
-        f'{sorted(TARGETS)} or another expression'
-      )
+      f'lora.targets = {targets!r} matches none of {sorted(modules.values())}; use one of '
+      f'{sorted(TARGETS)} or another expression'
     )
   return adapted
 

@@ -49,10 +49,8 @@ def final_table(story: Story) -> str:
   lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
   if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:
     lines.append(
-      (
-        '(nothing was promoted, so both are the starting recipe: their difference is noise '
-        'between seeds)'
-      )
+      '(nothing was promoted, so both are the starting recipe: their difference is noise '
+      'between seeds)'
     )
   if state.exhausted:
     lines.append(
@@ -111,10 +109,8 @@ def _submitted(story: Story) -> list[str]:
       else f'{last.submitted:g}, as handed in'
     )
     lines.append(
-      (
-        f'last submission: {last.trial} of the '
-        f'{"promoted" if story.promoted else "starting"} recipe, score {score}'
-      )
+      f'last submission: {last.trial} of the '
+      f'{"promoted" if story.promoted else "starting"} recipe, score {score}'
     )
   return [*lines, '']
 

@@ -76,10 +76,8 @@ def _read(run: pathlib.Path, name: str, split: str) -> tuple[list[ItemResult], d
     raise ScoreFileError(f'{path} is missing; restore it from a copy of the run') from None
   except (ValueError, KeyError, TypeError) as error:
     raise ScoreFileError(
-      (
-        f'{path} cannot be read as a score file ({type(error).__name__}: {error}); see '
-        f'`aevo audit {run}`'
-      )
+      f'{path} cannot be read as a score file ({type(error).__name__}: {error}); see '
+      f'`aevo audit {run}`'
     ) from None
 
 
@@ -104,10 +102,8 @@ def read_items(run: pathlib.Path, name: str, split: str, summary: dict) -> list[
   expected, correct = summary['overall'], sum(r.right(summary['verifier']) for r in results)
   if (correct, len(results)) != (expected['correct'], expected['total']):
     raise ScoreFileError(
-      (
-        f'{path} has {correct} of {len(results)} items right, recorded are '
-        f'{expected["correct"]} of {expected["total"]}; see `aevo audit {run}`'
-      )
+      f'{path} has {correct} of {len(results)} items right, recorded are '
+      f'{expected["correct"]} of {expected["total"]}; see `aevo audit {run}`'
     )
   return results
 
@@ -139,10 +135,8 @@ def final_results(run: pathlib.Path, state: CampaignState, verifier: str) -> Fin
   for candidates in results.values():
     if any([f'{r.family}/{r.kind}' for r in candidate] != kinds for candidate in candidates):
       raise ScoreFileError(
-        (
-          f'the score files of the final in {run / "scores"} are not about the same items; '
-          f'see `aevo audit {run}`'
-        )
+        f'the score files of the final in {run / "scores"} are not about the same items; '
+        f'see `aevo audit {run}`'
       )
   correct = {
     name: np.array([[r.right(verifier) for r in candidate] for candidate in candidates], bool)

@@ -116,10 +116,8 @@ class Story:
     missing = [name for name in ('ledger.jsonl', 'constitution.gin') if not (run / name).is_file()]
     if missing:
       raise NoRunError(
-        (
-          f'{run} is not a run: it has no {", ".join(missing)}; start one with aevo '
-          f'campaign --run={run}'
-        )
+        f'{run} is not a run: it has no {", ".join(missing)}; start one with aevo '
+        f'campaign --run={run}'
       )
     self.records = read(run / 'ledger.jsonl', strict=False)
     self.state = fold(self.records)
@@ -207,10 +205,8 @@ class Story:
       )
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise ScoreFileError(
-        (
-          f'{path} cannot be read as evidence ({type(error).__name__}: {error}); see `aevo '
-          f'audit {self.run}`'
-        )
+        f'{path} cannot be read as evidence ({type(error).__name__}: {error}); see `aevo '
+        f'audit {self.run}`'
       ) from None
 
   # -- does dev track the target? ------------------------------------------------------------------

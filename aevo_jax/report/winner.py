@@ -56,10 +56,8 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   promoted = run.policies[run.last_round + 1].standing
   if not promoted and not starting and not run.manual:
     raise NoWinnerError(
-      (
-        f'{run.run} promoted nothing: no change cleared the noise floor, and the starting '
-        'recipe stands. To export a retraining of that, labelled as such: --starting'
-      )
+      f'{run.run} promoted nothing: no change cleared the noise floor, and the starting '
+      'recipe stands. To export a retraining of that, labelled as such: --starting'
     )
   if sha256((run.run / setup.CONSTITUTION).read_text()) != run.started['constitution']:
     raise NoWinnerError(
@@ -74,10 +72,8 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   ]
   if not names:
     raise NoWinnerError(
-      (
-        f'{run.run} was scored by somebody else, so that only its standing recipe was '
-        'retrained; export it without --starting'
-      )
+      f'{run.run} was scored by somebody else, so that only its standing recipe was '
+      'retrained; export it without --starting'
     )
   usable = lambda t: t.status == 'sealed' if run.manual else t.final_scored
   sealed = [
@@ -87,10 +83,8 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   ]
   if not sealed:
     raise NoWinnerError(
-      (
-        f'no retraining of the {wanted} recipe could be scored in {run.run}; see: aevo '
-        f'trial {run.run} {names[0]}'
-      )
+      f'no retraining of the {wanted} recipe could be scored in {run.run}; see: aevo '
+      f'trial {run.run} {names[0]}'
     )
   trial = sealed[0]
   directory = run.directory(trial)
@@ -99,10 +93,8 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   files = digest_lib.file_manifest(directory)
   if digest_lib.manifest_digest(files) != run.sealed_digest(trial.trial):
     raise NoWinnerError(
-      (
-        f'{directory} is not what was sealed{run.which_changed(trial, files)}; restore it '
-        'from a copy of the run'
-      )
+      f'{directory} is not what was sealed{run.which_changed(trial, files)}; restore it '
+      'from a copy of the run'
     )
   if digest_lib.logical_digest(load_file(directory / EXPORT)) != trial.candidate:
     raise NoWinnerError(

@@ -30,10 +30,8 @@ class MeshConfig:
     both = sorted(self.axes.keys() & self.hosts.keys())
     if both:
       raise ValueError(
-        (
-          f'axes and hosts both name {both}; give the axis across hosts another name, and a '
-          'rule may list the two'
-        )
+        f'axes and hosts both name {both}; give the axis across hosts another name, and a '
+        'rule may list the two'
       )
     sizes = self.hosts | self.axes
     for axis, size in sizes.items():

@@ -61,10 +61,8 @@ class Sharding:
     doubled = sorted(set(self._axes('batch')) & set(self._axes('length')))
     if doubled:
       raise ValueError(
-        (
-          f"rules: 'batch' and 'length' both use mesh axis {doubled[0]!r}; take it out of "
-          'one of the two'
-        )
+        f"rules: 'batch' and 'length' both use mesh axis {doubled[0]!r}; take it out of "
+        'one of the two'
       )
 
   def _axes(self, logical: str) -> tuple[str, ...]:
@@ -81,10 +79,8 @@ class Sharding:
       for axis in self._axes(logical):
         if axis not in sizes:
           raise ValueError(
-            (
-              f'sharding.rules: {logical!r} goes to mesh axis {axis!r}, which the mesh has '
-              f'not{suggestion(axis, sizes)}'
-            )
+            f'sharding.rules: {logical!r} goes to mesh axis {axis!r}, which the mesh has '
+            f'not{suggestion(axis, sizes)}'
           )
     return Layout(
       tuple(sizes.items()),
@@ -144,10 +140,8 @@ class Layout:
       for mesh_axis in self.mesh_axes(axis):
         if mesh_axis in used:
           raise ValueError(
-            (
-              f'{name}: the rules of {used[mesh_axis]!r} and {axis!r} both use mesh axis '
-              f'{mesh_axis!r}; change sharding.rules for one of them'
-            )
+            f'{name}: the rules of {used[mesh_axis]!r} and {axis!r} both use mesh axis '
+            f'{mesh_axis!r}; change sharding.rules for one of them'
           )
         used[mesh_axis] = axis
       if size % self.shards(axis):

@@ -47,10 +47,8 @@ class Scenario:
     for name in ('dev_set', 'external_set'):
       if getattr(self.constitution, name).items < len(self.families):
         raise ValueError(
-          (
-            f'{name}.items = {getattr(self.constitution, name).items} leaves some of the '
-            f'{len(self.families)} families out; raise it'
-          )
+          f'{name}.items = {getattr(self.constitution, name).items} leaves some of the '
+          f'{len(self.families)} families out; raise it'
         )
 
   @functools.cached_property

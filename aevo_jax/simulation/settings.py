@@ -60,10 +60,8 @@ class Settings:
       raise ValueError(f'simulation.surface must be one of {SURFACES}, got {self.surface!r}')
     if (self.surface == 'fitted') != bool(self.trials):
       raise ValueError(
-        (
-          "simulation.surface = 'fitted' needs simulation.trials, the JSON file of trials, "
-          'and no other surface has use for it'
-        )
+        "simulation.surface = 'fitted' needs simulation.trials, the JSON file of trials, "
+        'and no other surface has use for it'
       )
     if not 0 < self.base < 1:
       raise ValueError(f'simulation.base is an accuracy between 0 and 1, got {self.base}')

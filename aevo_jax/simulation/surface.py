@@ -224,10 +224,8 @@ def fit_trials(
   rows = json.loads(path.read_text())
   if any(row['correct'].keys() != set(families) for row in rows):
     raise ValueError(
-      (
-        f'{path} has trials of other families than {", ".join(families)}; take trials of '
-        'the same tasks, or another simulation.surface'
-      )
+      f'{path} has trials of other families than {", ".join(families)}; take trials of '
+      'the same tasks, or another simulation.surface'
     )
   overlays = [
     encoder.prune({k: v for k, v in row['overlay'].items() if k in encoder.space.selectors})

@@ -104,10 +104,8 @@ def build(
     given = store.verify(stored) / TRAIN
     if (given.read_text() if given.exists() else '') != train:
       raise SubstrateMismatchError(
-        (
-          f'{pointer} names a stored substrate with other tasks to train on; remove that '
-          'file, and the substrate is stored anew'
-        )
+        f'{pointer} names a stored substrate with other tasks to train on; remove that '
+        'file, and the substrate is stored anew'
       )
     return Substrate(name, stored, recipe)
   with tempfile.TemporaryDirectory(dir=store.root) as staging:

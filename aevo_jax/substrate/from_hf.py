@@ -63,10 +63,8 @@ def write(
   largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
   if largest >= config.vocab_size:
     raise ImportRefusedError(
-      (
-        f'{source / TOKENIZER} has token {largest}, and the model of config.json has a '
-        f'vocabulary of {config.vocab_size}; they do not belong together'
-      )
+      f'{source / TOKENIZER} has token {largest}, and the model of config.json has a '
+      f'vocabulary of {config.vocab_size}; they do not belong together'
     )
   params, unused = weights.load(source, config), _unused(source)
   bad = sorted(name for name, value in params.items() if not np.isfinite(np.asarray(value)).all())

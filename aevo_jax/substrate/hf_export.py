@@ -98,10 +98,8 @@ def parse_size(text: str) -> int:
     size = 0
   if size <= 0:
     raise TransferError(
-      (
-        f'--max_shard_size={text} is no size; write a number and one of {", ".join(UNITS)}, '
-        'such as 5GB'
-      )
+      f'--max_shard_size={text} is no size; write a number and one of {", ".join(UNITS)}, '
+      'such as 5GB'
     )
   return size
 
@@ -173,10 +171,8 @@ def _write(
   extra = [row.name for row in members.pop(None, [])]
   if params is not None and params.keys() != members.keys():
     raise TransferError(
-      (
-        f'the parameters to export are not those of {base}: they differ in '
-        f'{sorted(params.keys() ^ members.keys())[: stream.NAMED]}'
-      )
+      f'the parameters to export are not those of {base}: they differ in '
+      f'{sorted(params.keys() ^ members.keys())[: stream.NAMED]}'
     )
   files: dict[str, BinaryIO] = {}
   try:

@@ -89,10 +89,8 @@ def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
   ]
   if unknown:
     raise TransferError(
-      (
-        f'{directory} holds tensors that cannot be carried along, empty or of a dtype other '
-        f'than {", ".join(DTYPES)}: {unknown[: stream.NAMED]}'
-      )
+      f'{directory} holds tensors that cannot be carried along, empty or of a dtype other '
+      f'than {", ".join(DTYPES)}: {unknown[: stream.NAMED]}'
     )
   size = sum(nbytes(tensor) for tensor in tensors.values())
   carried = tuple(name for name in CARRIED if (directory / name).is_file())
@@ -166,10 +164,8 @@ def making(out: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
   free = shutil.disk_usage(parent).free
   if free < size * ROOM:
     raise TransferError(
-      (
-        f'{out} needs {size * ROOM / 1e6:,.1f} MB and {parent} has {free / 1e6:,.1f} MB '
-        'free; free space, or choose an --out on another disk'
-      )
+      f'{out} needs {size * ROOM / 1e6:,.1f} MB and {parent} has {free / 1e6:,.1f} MB '
+      'free; free space, or choose an --out on another disk'
     )
   out.parent.mkdir(parents=True, exist_ok=True)
   temporary = out.with_name(f'.{out.name}.making')

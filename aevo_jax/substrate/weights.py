@@ -97,10 +97,8 @@ def _from_import(
       ) from error
     if name != part or value.shape != shapes[part].shape:
       raise ValueError(
-        (
-          f'{base / CHECKPOINT} holds {name} {value.shape} where the model of its '
-          f'config.json has {part} {shapes[part].shape}'
-        )
+        f'{base / CHECKPOINT} holds {name} {value.shape} where the model of its '
+        f'config.json has {part} {shapes[part].shape}'
       )
     return value
 

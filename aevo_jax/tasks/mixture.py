@@ -162,10 +162,8 @@ def _check_split(split: str, seed: int | bytes, secret: bytes | None) -> None:
     raise ValueError(f'split must be one of {PUBLIC_SPLITS + PRIVATE_SPLITS}, got {split!r}')
   if split in PRIVATE_SPLITS and (secret is None or not isinstance(seed, bytes)):
     raise ValueError(
-      (
-        f"split {split!r} is the arbiter's: pass secret=... and a seed of secret bytes, or "
-        f'draw from one of {PUBLIC_SPLITS}'
-      )
+      f"split {split!r} is the arbiter's: pass secret=... and a seed of secret bytes, or "
+      f'draw from one of {PUBLIC_SPLITS}'
     )
   if split == 'private' and secret is not None:
     raise ValueError(
@@ -269,9 +267,7 @@ def _distinct(
       return list(found.values())
     if index > 50 * count:
       raise ValueError(
-        (
-          f'split {split!r} gave only {len(found)} different items in {index} draws; ask '
-          f'for fewer than {count}'
-        )
+        f'split {split!r} gave only {len(found)} different items in {index} draws; ask '
+        f'for fewer than {count}'
       )
   raise AssertionError('unreachable')

@@ -76,10 +76,8 @@ class OwnTasks:
     sizes = _prompts(self.items)
     if count < len(sizes):
       raise TaskFileError(
-        (
-          f'{_SECTIONS[split]} = {count} leaves some of the {len(sizes)} families out; '
-          f'raise it to {len(sizes)} or more'
-        )
+        f'{_SECTIONS[split]} = {count} leaves some of the {len(sizes)} families out; '
+        f'raise it to {len(sizes)} or more'
       )
     needed = _quotas(count, sizes)
     for family, wanted in needed.items():
@@ -154,10 +152,8 @@ def read(path: pathlib.Path, *, verifier: str = 'strict') -> OwnTasks:
       for field in ('answer', 'family'):
         if getattr(first, field) != getattr(item, field):
           raise TaskFileError(
-            (
-              f'{place}: the {field} {getattr(item, field)!r} contradicts {where}, which '
-              f'has {getattr(first, field)!r} for the same prompt; keep one of them'
-            )
+            f'{place}: the {field} {getattr(item, field)!r} contradicts {where}, which '
+            f'has {getattr(first, field)!r} for the same prompt; keep one of them'
           )
       found.setdefault(item, place)
   if not found:
@@ -168,10 +164,8 @@ def read(path: pathlib.Path, *, verifier: str = 'strict') -> OwnTasks:
   missing = sorted(_prompts(tasks.items).keys() - _prompts(tasks.of_split('train')).keys())
   if missing:
     raise TaskFileError(
-      (
-        f'{path}: no line of family {missing[0]!r} falls into the train split (60% of '
-        'prompts do); give the family more lines'
-      )
+      f'{path}: no line of family {missing[0]!r} falls into the train split (60% of '
+      'prompts do); give the family more lines'
     )
   return tasks
 
@@ -249,10 +243,8 @@ def _item(line: str, place: str, right) -> Item:
   for name in fields:
     if name not in NEEDED + OPTIONAL:
       raise TaskFileError(
-        (
-          f'{place}: no field {name!r} is known{suggestion(name, NEEDED + OPTIONAL)}; a '
-          f'task has {", ".join(NEEDED)} and perhaps {", ".join(OPTIONAL)}'
-        )
+        f'{place}: no field {name!r} is known{suggestion(name, NEEDED + OPTIONAL)}; a '
+        f'task has {", ".join(NEEDED)} and perhaps {", ".join(OPTIONAL)}'
       )
   for name in NEEDED:
     if name not in fields:
@@ -277,10 +269,8 @@ def _item(line: str, place: str, right) -> Item:
     )
   if family in verify.TOLERANT_FAMILIES:
     raise TaskFileError(
-      (
-        f'{place}: family {family!r} is a puzzle family whose answers the verifiers compare '
-        'by a tolerance of its own; give yours another name'
-      )
+      f'{place}: family {family!r} is a puzzle family whose answers the verifiers compare '
+      'by a tolerance of its own; give yours another name'
     )
   if verify.extract_boxed(f'\\boxed{{{answer}}}') != answer:
     raise TaskFileError(
@@ -288,10 +278,8 @@ def _item(line: str, place: str, right) -> Item:
     )
   if not right(family, answer, answer):
     raise TaskFileError(
-      (
-        f'{place}: the verifier that the constitution names does not take {answer!r} for '
-        'its own key; mend the answer, or choose another objective.verifier'
-      )
+      f'{place}: the verifier that the constitution names does not take {answer!r} for '
+      'its own key; mend the answer, or choose another objective.verifier'
     )
   solution = fields.get('solution', '').strip()
   reasoning = f'{solution}\n' if solution else ''

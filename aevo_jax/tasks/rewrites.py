@@ -92,10 +92,8 @@ def relettered(item: Item, rng: random.Random) -> tuple[Item, dict[str, str]]:
     or answer not in letters
   ):
     raise NoPresentationError(
-      (
-        f'the question {item.question[:60]!r} has no lines `A) ...`, `B) ...` among which '
-        f'its answer {item.answer!r} is'
-      )
+      f'the question {item.question[:60]!r} has no lines `A) ...`, `B) ...` among which '
+      f'its answer {item.answer!r} is'
     )
   order = list(range(len(found)))
   while order == sorted(order):

@@ -106,10 +106,8 @@ def group_of(groups: Sequence[tuple[str, float, float]], params: Params) -> dict
   ):
     if wrong:
       raise ValueError(
-        (
-          f'optimizer.groups must cover every parameter exactly once; {len(wrong)} {what}: '
-          f'{", ".join(sorted(wrong)[:5])}{" ..." if len(wrong) > 5 else ""}'
-        )
+        f'optimizer.groups must cover every parameter exactly once; {len(wrong)} {what}: '
+        f'{", ".join(sorted(wrong)[:5])}{" ..." if len(wrong) > 5 else ""}'
       )
   return {name: pattern for name, (pattern,) in found.items()}
 

@@ -109,10 +109,8 @@ def train(
       metrics.write(step, scalars)
       if not (math.isfinite(scalars['loss']) and math.isfinite(scalars['grad_norm'])):
         raise NonFiniteError(
-          (
-            f'step {step}: loss {scalars["loss"]}, gradient norm {scalars["grad_norm"]}; '
-            'lower optimizer.learning_rate or clip_norm'
-          )
+          f'step {step}: loss {scalars["loss"]}, gradient norm {scalars["grad_norm"]}; '
+          'lower optimizer.learning_rate or clip_norm'
         )
       done, asked = step + 1, stop()
       if done == steps or asked or (checkpoint_every and done % checkpoint_every == 0):

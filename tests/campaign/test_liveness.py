@@ -89,10 +89,8 @@ def test_every_parameter_of_the_shipped_space_is_live(constitution, capsys):
   )
   with capsys.disabled():
     print(
-      (
-        f'\nliveness of {len(seconds)} overlays: median '
-        f'{sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s'
-      )
+      f'\nliveness of {len(seconds)} overlays: median '
+      f'{sorted(seconds)[len(seconds) // 2]:.2f} s, most {max(seconds):.2f} s'
     )
 
 

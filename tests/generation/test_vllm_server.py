@@ -27,7 +27,7 @@ from vllm_served import (
 
 from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
-from aevo_jax.generation.protocol import Request, Sampling
+from aevo_jax.generation.protocol import Sampling
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import InferenceError, ServerDownError, WrongWeightsError

@@ -536,10 +536,8 @@ def test_what_helps_one_family_is_found_among_changes_that_hurt_all(capsys):
     found[shown] = np.mean(np.asarray(gains) > 0.02)
     with capsys.disabled():
       print(
-        (
-          f'\nshown {shown}: more than .02 promoted in {found[shown]:.2f} of campaigns, '
-          f'mean gain {np.mean(gains):+.4f} of .09'
-        )
+        f'\nshown {shown}: more than .02 promoted in {found[shown]:.2f} of campaigns, '
+        f'mean gain {np.mean(gains):+.4f} of .09'
       )
   assert found['families'] >= 0.85 and found['families'] > found['overall accuracy']
 

@@ -118,7 +118,7 @@ def test_scaling_by_reliability_takes_back_the_false_alarms_of_a_shrinking_sprea
 def test_far_out_only_caution_keeps_the_size_of_a_shrinking_spread():
   """At p <= .002, where thresholds of whole campaigns lie."""
   rng = np.random.default_rng(8)
-  counts = {cautious: 0 for cautious in (True, False)}
+  counts = dict.fromkeys((True, False), 0)
   for _ in range(10):
     reference, now = (
       sample(rng, 2, spread=s, noise=0.5, residual=0.2, known=True) for s in (1, 0.4)

@@ -64,7 +64,7 @@ def reference(logprobs, entropy, batch, s):
       elif s.ratio == 'sequence':
         level, moves = sum(log_ratios) / len(tokens), {j: 1 / len(tokens) for j in tokens}
       else:
-        level, moves = sum(log_ratios), {j: 1.0 for j in tokens}
+        level, moves = sum(log_ratios), dict.fromkeys(tokens, 1.0)
       r, a = math.exp(level), batch['advantages'][i, t]
       value, slope = r * a, a * r
       if s.clip != 'none':

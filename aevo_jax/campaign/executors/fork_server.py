@@ -60,10 +60,8 @@ def main() -> int:
   _import_libraries()
   if (threads := len(os.listdir('/proc/self/task'))) != 1:
     sys.exit(
-      (
-        f'importing the libraries started {threads - 1} threads; a worker forked from here '
-        'could not confine itself'
-      )
+      f'importing the libraries started {threads - 1} threads; a worker forked from here '
+      'could not confine itself'
     )
 
   replies, buffer = os.dup(1), b''

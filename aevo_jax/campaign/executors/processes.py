@@ -247,10 +247,8 @@ class Server:
       self._process = None
       if self._deaths > self.RESTARTS:
         raise ServerError(
-          (
-            f'{self._command[2]} ended {self._deaths} times, last with status {status}; see '
-            f'{self._log}'
-          )
+          f'{self._command[2]} ended {self._deaths} times, last with status {status}; see '
+          f'{self._log}'
         )
     return None
 

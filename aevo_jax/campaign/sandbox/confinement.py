@@ -136,10 +136,8 @@ def confine(confinement: Confinement) -> None:
   threads = len(os.listdir('/proc/self/task'))
   if threads != 1:
     raise SandboxError(
-      (
-        f'confine() covers one thread and this process has {threads}; call it first, before '
-        'importing numpy or jax'
-      )
+      f'confine() covers one thread and this process has {threads}; call it first, before '
+      'importing numpy or jax'
     )
   abi = landlock_abi()
   all_rights = (1 << max(bits for since, bits in _BITS_BY_ABI if since <= abi)) - 1

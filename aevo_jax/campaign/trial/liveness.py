@@ -120,9 +120,7 @@ def check_live(
       changed[binding.selector] = name
   if dead:
     raise DeadBindingError(
-      (
-        f'dead bindings, which nothing reads under this recipe: {", ".join(dead)}; remove '
-        'them or meet the conditions that make them live'
-      )
+      f'dead bindings, which nothing reads under this recipe: {", ".join(dead)}; remove '
+      'them or meet the conditions that make them live'
     )
   return changed

@@ -51,10 +51,8 @@ def read_claim(directory: pathlib.Path) -> dict:
   )
   if fields is None or any(type(claim.get(name)) is not kind for name, kind in fields.items()):
     raise UnsealableError(
-      (
-        f'{directory / RESULT} is not a claim: it needs a status of {sorted(needed)} and '
-        'the fields that go with it'
-      )
+      f'{directory / RESULT} is not a claim: it needs a status of {sorted(needed)} and '
+      'the fields that go with it'
     )
   return claim
 

@@ -14,7 +14,6 @@ candidate.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 
 EXPORT = pathlib.Path('export') / 'model.safetensors'

@@ -67,10 +67,8 @@ def write_adapter(
   values = default_values(recipe)
   if values['adaptation.method'] != 'lora':
     raise NoSubmissionError(
-      (
-        f'the recipe of {directory.name} trained all weights (adaptation.method = '
-        f'{values["adaptation.method"]!r})'
-      )
+      f'the recipe of {directory.name} trained all weights (adaptation.method = '
+      f'{values["adaptation.method"]!r})'
     )
   checkpoints = directory / 'checkpoints'
   state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))

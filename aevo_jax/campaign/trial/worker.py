@@ -51,10 +51,8 @@ def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
     for binding in bindings:
       if resolved[binding.selector] != binding.value:
         raise loading.LoadError(
-          (
-            f'{binding.selector} was bound to {binding.value!r} and resolved to '
-            f'{resolved[binding.selector]!r}'
-          )
+          f'{binding.selector} was bound to {binding.value!r} and resolved to '
+          f'{resolved[binding.selector]!r}'
         )
     config = checkpoint.read_config(base_directory)
     tokenizer, corpus = tokenizers.load(str(base_directory)), corpora.load(base_directory)

@@ -143,10 +143,8 @@ class Quota:
     booked += [t for t in trials if t not in booked]
     if len(booked) > self._per_round:
       raise protocol.RequestError(
-        (
-          f'round {round_} may have {self._per_round} external scores released, and '
-          f'{len(booked)} were asked for'
-        )
+        f'round {round_} may have {self._per_round} external scores released, and '
+        f'{len(booked)} were asked for'
       )
     self._released[str(round_)] = booked
     temporary = self._path.with_suffix('.tmp')

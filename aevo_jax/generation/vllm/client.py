@@ -125,10 +125,8 @@ class Client:
     found = self.ask('GET', '/weight_info')
     if not isinstance(found, dict) or not isinstance(found.get('weight_version'), str):
       raise ReplyError(
-        (
-          f'GET /weight_info answered {str(found)[:200]}; the server needs '
-          'VLLM_SERVER_DEV_MODE=1 and vLLM 0.32'
-        )
+        f'GET /weight_info answered {str(found)[:200]}; the server needs '
+        'VLLM_SERVER_DEV_MODE=1 and vLLM 0.32'
       )
     return found['weight_version']
 
@@ -246,12 +244,10 @@ def _completion(
   if any(token in eos_ids for token in tokens[:-1]):
     raise ReplyError(f'the completion goes on after an end token: {tokens[:16]}')
   ended = finish == 'stop' and (tokens[-1] in eos_ids or bool(sampling.stop))
-  if not (ended or finish == 'length' and len(tokens) == sampling.max_new_tokens):
+  if not (ended or (finish == 'length' and len(tokens) == sampling.max_new_tokens)):
     raise ReplyError(
-      (
-        f'the completion broke off after {len(tokens)} of {sampling.max_new_tokens} tokens: '
-        f'{finish!r}'
-      )
+      f'the completion broke off after {len(tokens)} of {sampling.max_new_tokens} tokens: '
+      f'{finish!r}'
     )
   covered = 0
   for made_by, start, end in spans:
@@ -281,10 +277,8 @@ def _scored(reply: Any, continuation: Continuation, source: Source) -> Scored:
     read, found = reply['prompt_token_ids'], reply['prompt_logprobs']
     if read != tokens or len(found) != len(tokens):
       raise ReplyError(
-        (
-          f'{len(found)} log-probabilities came, of tokens {str(read)[:100]}; asked was for '
-          f'{len(tokens)}, of {str(tokens)[:100]}'
-        )
+        f'{len(found)} log-probabilities came, of tokens {str(read)[:100]}; asked was for '
+        f'{len(tokens)}, of {str(tokens)[:100]}'
       )
     places = [
       {int(token): (float(p['logprob']), p['rank']) for token, p in place.items()}

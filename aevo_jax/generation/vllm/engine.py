@@ -126,10 +126,8 @@ class VllmEngine:
     """
     if self._settings.carrier == 'lora':
       raise ValueError(
-        (
-          "vllm.carrier = 'lora' loads adapters from their directories; bind vllm.carrier "
-          "= 'file' to hand over weights as they are trained"
-        )
+        "vllm.carrier = 'lora' loads adapters from their directories; bind vllm.carrier "
+        "= 'file' to hand over weights as they are trained"
       )
     path, params = self._directory() / checkpoint.WEIGHTS, self._prepare(params)
     checkpoint.save_weights(path, params, self._config)
@@ -160,19 +158,15 @@ class VllmEngine:
       raise RuntimeError('the engine has no weights; call update(params, version) first')
     if sampling.filters:
       raise ValueError(
-        (
-          'vLLM gives log-probabilities after top_k, top_p and min_p, where ours are '
-          "before; leave these out, or bind rollout.engine = 'jax'"
-        )
+        'vLLM gives log-probabilities after top_k, top_p and min_p, where ours are '
+        "before; leave these out, or bind rollout.engine = 'jax'"
       )
     for i, request in enumerate(requests):
       if not 1 <= len(request.prompt) <= self._settings.max_model_len - sampling.max_new_tokens:
         raise ValueError(
-          (
-            f'prompt {i} has {len(request.prompt)} tokens and asks for '
-            f'{sampling.max_new_tokens} more; vllm.max_model_len is '
-            f'{self._settings.max_model_len}'
-          )
+          f'prompt {i} has {len(request.prompt)} tokens and asks for '
+          f'{sampling.max_new_tokens} more; vllm.max_model_len is '
+          f'{self._settings.max_model_len}'
         )
     done: dict[int, Completion] = {}
     started = time.perf_counter()
@@ -207,11 +201,9 @@ class VllmEngine:
     for i, (context, tokens) in enumerate(continuations):
       if not context or not tokens or len(context) + len(tokens) >= self._settings.max_model_len:
         raise ValueError(
-          (
-            f'continuation {i} has {len(tokens)} tokens after {len(context)}; both need '
-            'one, and together fewer than vllm.max_model_len = '
-            f'{self._settings.max_model_len}'
-          )
+          f'continuation {i} has {len(tokens)} tokens after {len(context)}; both need '
+          'one, and together fewer than vllm.max_model_len = '
+          f'{self._settings.max_model_len}'
         )
     done: dict[int, Scored] = {}
     self._trying(

@@ -53,10 +53,8 @@ def interpreter(settings: Vllm) -> pathlib.Path:
   )
   if not path.exists():
     raise NoVllmError(
-      (
-        f'there is no vLLM at {path}: run `make vllm` in a checkout, or bind vllm.python to '
-        'the Python of an environment that has it, or vllm.url to a server that runs'
-      )
+      f'there is no vLLM at {path}: run `make vllm` in a checkout, or bind vllm.python to '
+      'the Python of an environment that has it, or vllm.url to a server that runs'
     )
   return path
 
@@ -128,7 +126,7 @@ def environment(settings: Vllm) -> dict[str, str]:
   kept = {
     name: value
     for name, value in os.environ.items()
-    if name in _KEPT or settings.carrier == 'nccl' and name.startswith('NCCL_')
+    if name in _KEPT or (settings.carrier == 'nccl' and name.startswith('NCCL_'))
   }
   if (
     settings.carrier == 'ipc'
@@ -233,18 +231,14 @@ class Server:
       while not (_listens(self.address) and client.healthy(timeout=5.0)):
         if self._process.poll() is not None:
           raise ServerDownError(
-            (
-              f'vLLM ended while it started, with status {self._process.returncode}; '
-              f'{self._tail(began)}'
-            )
+            f'vLLM ended while it started, with status {self._process.returncode}; '
+            f'{self._tail(began)}'
           )
         if time.monotonic() > until:
           self.stop()
           raise ServerDownError(
-            (
-              f'vLLM did not answer within vllm.startup_s = {self._settings.startup_s:g} s; '
-              f'{self._tail(began)}'
-            )
+            f'vLLM did not answer within vllm.startup_s = {self._settings.startup_s:g} s; '
+            f'{self._tail(began)}'
           )
         time.sleep(0.1)
     finally:

@@ -21,7 +21,7 @@ import numpy as np
 
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
-from aevo_jax.generation.protocol import Completion, Request, Sampling
+from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm.client import (
   MODEL,
   Client,
@@ -144,10 +144,8 @@ class TransferCarrier:
     told = client.weight_version()
     if told.startswith(HALF):
       raise WrongWeightsError(
-        (
-          f'the server holds a part of weights {told.removeprefix(HALF)}, since their '
-          'transfer broke off; start it again'
-        )
+        f'the server holds a part of weights {told.removeprefix(HALF)}, since their '
+        'transfer broke off; start it again'
       )
     if self._sent not in (
       None,
@@ -158,10 +156,8 @@ class TransferCarrier:
       'world_size': self._settings.tensor_parallel
     }:
       raise ReplyError(
-        (
-          'the server has its model on other devices than vllm.tensor_parallel = '
-          f'{self._settings.tensor_parallel} says: {devices}; bind the same'
-        )
+        'the server has its model on other devices than vllm.tensor_parallel = '
+        f'{self._settings.tensor_parallel} says: {devices}; bind the same'
       )
     self.ready()
     self._sender.send(client.address, weights.path, weights.digest)
@@ -296,10 +292,8 @@ class Probe:
     )
     if not gap <= self._gap:  # nor is NaN
       raise WrongWeightsError(
-        (
-          'the server does not compute with the weights it was given: a log-probability of '
-          f"the probe is {gap:.3g} nats from JAX's, vllm.gap allows {self._gap:g}"
-        )
+        'the server does not compute with the weights it was given: a log-probability of '
+        f"the probe is {gap:.3g} nats from JAX's, vllm.gap allows {self._gap:g}"
       )
     return gap
 

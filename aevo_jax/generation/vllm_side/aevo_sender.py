@@ -33,18 +33,14 @@ def pick(backend: str, index: int) -> torch.device:
   found = torch.cuda.device_count() if torch.cuda.is_available() else 0
   if not found:
     raise RuntimeError(
-      (
-        f"vllm.carrier = {backend!r} needs a GPU, and PyTorch {torch.__version__} of vLLM's "
-        "environment sees none; bind vllm.carrier = 'file'"
-      )
+      f"vllm.carrier = {backend!r} needs a GPU, and PyTorch {torch.__version__} of vLLM's "
+      "environment sees none; bind vllm.carrier = 'file'"
     )
   if index >= found:
     raise RuntimeError(
-      (
-        f'vllm.carrier = {backend!r} needs a GPU beside the {index} of the server, since '
-        f'NCCL takes no two processes on one, and {found} are there; bind vllm.carrier = '
-        "'file' or 'ipc'"
-      )
+      f'vllm.carrier = {backend!r} needs a GPU beside the {index} of the server, since '
+      f'NCCL takes no two processes on one, and {found} are there; bind vllm.carrier = '
+      "'file' or 'ipc'"
     )
   torch.cuda.set_device(index)
   return torch.device('cuda', index)

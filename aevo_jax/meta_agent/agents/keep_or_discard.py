@@ -56,18 +56,14 @@ def decide(
         and promotion_rule.p_value(gains, anchors, history[-1]['noise']) <= rhythm.screen
       )
       reasons.append(
-        (
-          f'{"a second look at" if again else "discarded"} {words}: {gains[0]:+.3f} on '
-          f'external over {anchors} anchor(s)'
-        )
+        f'{"a second look at" if again else "discarded"} {words}: {gains[0]:+.3f} on '
+        f'external over {anchors} anchor(s)'
       )
     else:
       kept = promotion_rule.passes(gains, anchors, history[-1]['noise'], constitution)
       reasons.append(
-        (
-          f'{"kept" if kept else "discarded"} {words}: {float(np.mean(gains)):+.3f} on '
-          f'external in two looks, over {anchors} anchor(s)'
-        )
+        f'{"kept" if kept else "discarded"} {words}: {float(np.mean(gains)):+.3f} on '
+        f'external in two looks, over {anchors} anchor(s)'
       )
       if kept:
         standing, promoted = (

@@ -81,10 +81,8 @@ def decide(
       if all(standing.get(k) == v for k, v in changes.items())
     }
     reasons.append(
-      (
-        f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on '
-        f'{measure} since the last promotion, beyond the noise floor'
-      )
+      f'rolled back to the standing recipe before: anchors score {-lost:.3f} lower on '
+      f'{measure} since the last promotion, beyond the noise floor'
     )
   else:
     for observation in significant(observations, history, constitution):

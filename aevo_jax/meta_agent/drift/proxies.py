@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from aevo_jax.config.constitution import Constitution, Reversal
+from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import calibration, reversal
 from aevo_jax.meta_agent.drift.calibration import Thresholds
 from aevo_jax.meta_agent.drift.reversal import Verdict

@@ -84,10 +84,8 @@ def verdicts(
   """
   if thresholds.round != len(rounds):
     raise ValueError(
-      (
-        f'thresholds of round {thresholds.round} cannot judge round {len(rounds)}; take '
-        'calibration.thresholds(rounds[:-1], ...)'
-      )
+      f'thresholds of round {thresholds.round} cannot judge round {len(rounds)}; take '
+      'calibration.thresholds(rounds[:-1], ...)'
     )
   streams = list(dict.fromkeys(name for rows in rounds for name in rows))
   if not streams:

@@ -91,10 +91,8 @@ class Table:
     scale = 1 if max(scores, default=0) <= 1 else 100
     if min(scores, default=0) < 0 or max(scores, default=0) > scale:
       raise TableError(
-        (
-          '--items needs dev scores that are shares (0 to 1) or percentages (0 to 100), '
-          f'and they go from {min(scores):g} to {max(scores):g}; leave out --items'
-        )
+        '--items needs dev scores that are shares (0 to 1) or percentages (0 to 100), '
+        f'and they go from {min(scores):g} to {max(scores):g}; leave out --items'
       )
     variance = {}
     for name in names:
@@ -177,10 +175,8 @@ def read(
   for label, members in groups:
     if len(members) < 2:
       raise TableError(
-        (
-          f'{path}:{members[0]}: round {label} has 1 row, and nothing can be ranked; remove '
-          'it, or choose other rounds with --round_size or --round_column'
-        )
+        f'{path}:{members[0]}: round {label} has 1 row, and nothing can be ranked; remove '
+        'it, or choose other rounds with --round_size or --round_column'
       )
     rounds.append(
       Round(
@@ -221,18 +217,14 @@ def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
       cells.pop()
     if len(cells) != len(header):
       raise TableError(
-        (
-          f'{path}:{line}: {len(cells)} cells, and the header names {len(header)} columns; '
-          'leave a cell empty where a score is missing'
-        )
+        f'{path}:{line}: {len(cells)} cells, and the header names {len(header)} columns; '
+        'leave a cell empty where a score is missing'
       )
     rows.append((line, cells))
   if not rows:
     raise TableError(
-      (
-        f'{path} has no rows of candidates; a header with the names of the columns comes '
-        'first, then one line a candidate'
-      )
+      f'{path} has no rows of candidates; a header with the names of the columns comes '
+      'first, then one line a candidate'
     )
   return header, rows
 
@@ -251,10 +243,8 @@ def _score(cell: str, path: pathlib.Path, line: int, column: str) -> float | Non
   value = _number(cell)
   if value is None:
     raise TableError(
-      (
-        f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
-        'empty if the score is missing'
-      )
+      f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
+      'empty if the score is missing'
     )
   return value
 
@@ -270,10 +260,8 @@ def _by_value(
       groups[-1][1].append(line)
     elif any(label == value for label, _ in groups):
       raise TableError(
-        (
-          f'{path}:{line}: round {value!r} of column {column!r} begins a second time; bring '
-          'the table into the order of time, one round after another'
-        )
+        f'{path}:{line}: round {value!r} of column {column!r} begins a second time; bring '
+        'the table into the order of time, one round after another'
       )
     else:
       groups.append((value, [line]))

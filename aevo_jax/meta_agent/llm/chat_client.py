@@ -122,10 +122,8 @@ class ChatClient:
       import openai  # noqa: F401
     except ImportError:
       raise LlmSetupError(
-        (
-          "a language model needs the openai library: uv pip install 'aevo-jax[llm]', or "
-          "campaign.agent = 'statistical'"
-        )
+        "a language model needs the openai library: uv pip install 'aevo-jax[llm]', or "
+        "campaign.agent = 'statistical'"
       ) from None
     self._tls = httpx2.create_ssl_context()  # once: it reads all of the machine's certificates
 
@@ -292,20 +290,16 @@ def read_key(settings: LlmSettings) -> str:
   """
   if not settings.model:
     raise LlmSetupError(
-      (
-        "llm.model has no value; bind the model's name at the endpoint, e.g. llm.model = "
-        "'Qwen/Qwen3-8B'"
-      )
+      "llm.model has no value; bind the model's name at the endpoint, e.g. llm.model = "
+      "'Qwen/Qwen3-8B'"
     )
   if not settings.key_variable:
     return ''
   key = os.environ.get(settings.key_variable, '').strip()
   if not key:
     raise LlmSetupError(
-      (
-        f'the environment variable {settings.key_variable} (llm.key_variable) is not set; '
-        "export it, or bind llm.key_variable = '' for a server without keys"
-      )
+      f'the environment variable {settings.key_variable} (llm.key_variable) is not set; '
+      "export it, or bind llm.key_variable = '' for a server without keys"
     )
   if len(key) < SHORTEST_KEY or not (key.isascii() and key.isprintable()) or ' ' in key:
     raise LlmSetupError(

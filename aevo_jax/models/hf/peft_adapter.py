@@ -103,19 +103,15 @@ def save(
   """
   if max_rank is not None and lora.rank > max_rank:
     raise AdapterError(
-      (
-        f'lora.rank is {lora.rank} and the submission format allows {max_rank} at most; '
-        'train with a lower lora.rank'
-      )
+      f'lora.rank is {lora.rank} and the submission format allows {max_rank} at most; '
+      'train with a lower lora.rank'
     )
   adapters = {name: np.asarray(value) for name, value in params.items() if is_adapter(name)}
   maps = sorted({lora_lib.map_of(name) for name in adapters})
   if not maps:
     raise AdapterError(
-      (
-        'there is no adapter among the parameters; train with adaptation.method = "lora", '
-        'and export before adapters are merged'
-      )
+      'there is no adapter among the parameters; train with adaptation.method = "lora", '
+      'and export before adapters are merged'
     )
   slots = _slots(maps, config, lora.rank)
   _check(
@@ -165,10 +161,8 @@ def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
     stored = load_file(directory / WEIGHTS)
   except FileNotFoundError as error:
     raise AdapterError(
-      (
-        f'{directory} is no adapter: there is no {error.filename or WEIGHTS}; pickled ones '
-        '(adapter_model.bin) are not read'
-      )
+      f'{directory} is no adapter: there is no {error.filename or WEIGHTS}; pickled ones '
+      '(adapter_model.bin) are not read'
     ) from error
   except (json.JSONDecodeError, SafetensorError) as error:
     raise AdapterError(f'{directory} holds a damaged adapter ({error}); copy it again') from error
@@ -185,10 +179,8 @@ def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
     refused.append(f'init_lora_weights = {start!r}')
   if refused:
     raise AdapterError(
-      (
-        f'{directory / CONFIG} asks for what is not computed here: {", ".join(refused)}; '
-        'train the adapter without'
-      )
+      f'{directory / CONFIG} asks for what is not computed here: {", ".join(refused)}; '
+      'train the adapter without'
     )
   rank = fields['r']
   slots = _slots(_targeted(fields, config), config, rank)
@@ -236,10 +228,8 @@ def _slots(maps: Iterable[str], config: ModelConfig, rank: int) -> dict[str, _Sl
       )
       if others:
         raise AdapterError(
-          (
-            f'{name} has no form in PEFT: transformers stores it together with {others[0]}; '
-            'merge the adapter and export the weights, or leave experts out'
-          )
+          f'{name} has no form in PEFT: transformers stores it together with {others[0]}; '
+          'merge the adapter and export the weights, or leave experts out'
         )
       wrapped = [leaf for leaf in _EXPERTS if f'{stem}.{leaf}' in maps]
       outside = len(wrapped) - 1 - wrapped.index(name.rpartition('.')[2])

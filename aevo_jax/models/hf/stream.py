@@ -98,10 +98,8 @@ class Stored:
           'save_pretrained(..., safe_serialization=True)'
         )
       raise CheckpointError(
-        (
-          f'{self.directory} holds neither {checkpoint.WEIGHTS} nor {INDEX}; give a '
-          'directory with a checkpoint in it'
-        )
+        f'{self.directory} holds neither {checkpoint.WEIGHTS} nor {INDEX}; give a '
+        'directory with a checkpoint in it'
       )
     try:
       index = json.loads(path.read_text())['weight_map']
@@ -118,10 +116,8 @@ class Stored:
     missing = [file for file in files if not (self.directory / file).is_file()]
     if missing:
       raise CheckpointError(
-        (
-          f'{self.directory} lacks {len(missing)} of the {len(files)} shards that {INDEX} '
-          f'names: {_several(missing)}. Download them'
-        )
+        f'{self.directory} lacks {len(missing)} of the {len(files)} shards that {INDEX} '
+        f'names: {_several(missing)}. Download them'
       )
     return index
 
@@ -131,10 +127,8 @@ class Stored:
       for name in opened.offset_keys():
         if name in self.tensors:
           raise CheckpointError(
-            (
-              f'{name} lies in both {self.tensors[name].file} and {file} of '
-              f'{self.directory}; remove the shard that is not of this checkpoint'
-            )
+            f'{name} lies in both {self.tensors[name].file} and {file} of '
+            f'{self.directory}; remove the shard that is not of this checkpoint'
           )
         piece = opened.get_slice(name)
         self.tensors[name] = Tensor(file, piece.get_dtype(), tuple(piece.get_shape()))
@@ -145,10 +139,8 @@ class Stored:
       return safe_open(self.directory / file, 'np', backend='pread')
     except SafetensorError as error:
       raise CheckpointError(
-        (
-          f'{self.directory / file} is truncated, damaged or no safetensors file ({error}); '
-          'download it again'
-        )
+        f'{self.directory / file} is truncated, damaged or no safetensors file ({error}); '
+        'download it again'
       ) from error
 
   def read(self, name: str, where: tuple[slice, ...] = ()) -> np.ndarray:
@@ -211,10 +203,8 @@ class Reader:
         first.view(np.uint8), second.view(np.uint8)
       ):
         raise CheckpointError(
-          (
-            f'{directory}: {copy} is not the {name} that {checkpoint.CONFIG} says it is '
-            '(tie_word_embeddings), by dtype and bytes'
-          )
+          f'{directory}: {copy} is not the {name} that {checkpoint.CONFIG} says it is '
+          '(tie_word_embeddings), by dtype and bytes'
         )
 
   def _match(self) -> list[str]:
@@ -266,10 +256,8 @@ class Reader:
       ]
       if len({tensor.dtype for tensor in tensors}) > 1:
         problems.append(
-          (
-            f'{stored_name} has experts of dtypes '
-            f'{sorted({tensor.dtype for tensor in tensors})} where one is needed'
-          )
+          f'{stored_name} has experts of dtypes '
+          f'{sorted({tensor.dtype for tensor in tensors})} where one is needed'
         )
       self.parts[name] = parts
       self.shapes[name] = jax.ShapeDtypeStruct(

@@ -35,10 +35,8 @@ def _mosaic(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
     import tokamax
   except ImportError as error:
     raise ImportError(
-      (
-        "model.moe_implementation = 'mosaic' needs tokamax: install aevo-jax[kernels], or "
-        "bind 'ragged_dot'"
-      )
+      "model.moe_implementation = 'mosaic' needs tokamax: install aevo-jax[kernels], or "
+      "bind 'ragged_dot'"
     ) from error
   # No other implementation: a slower one must not take its place unseen.
   return tokamax.ragged_dot(

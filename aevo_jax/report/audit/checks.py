@@ -266,10 +266,8 @@ def check_code(run: AuditedRun) -> str:
   root = pathlib.Path(run.inputs.get('substrate_root') or layout.root_file('substrate'))
   if not root.is_dir():
     raise Warned(
-      (
-        f"the substrate's folder {root} is gone, so that the code here was not compared "
-        "with the run's; the stored copy is checked above"
-      )
+      f"the substrate's folder {root} is gone, so that the code here was not compared "
+      "with the run's; the stored copy is checked above"
     )
   here = build.measure(root, pathlib.Path(layout.__file__).resolve().parent.parent)
   differences = manifest.check(manifest.read(run.run / setup.SUBSTRATE), here)
@@ -284,10 +282,8 @@ def check_confinement(run: AuditedRun) -> str:
   """Whether workers could have reached more than their directories."""
   if not run.started['locked']:
     raise Warned(
-      (
-        'workers were not confined (see `aevo doctor`): the run shows what they claim, not '
-        'that they could do no more'
-      )
+      'workers were not confined (see `aevo doctor`): the run shows what they claim, not '
+      'that they could do no more'
     )
   return 'workers were confined'
 

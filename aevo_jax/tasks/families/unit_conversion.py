@@ -8,7 +8,7 @@ so that rounding is exact (halves away from zero).
 
 import random
 
-from aevo_jax.tasks.item import Difficulty, Puzzle, shown_lines
+from aevo_jax.tasks.item import Difficulty, Puzzle
 
 FACTOR = {'standard': (20, 999), 'micro': (20, 999)}  # hundredths
 EXAMPLES = {'standard': (3, 5), 'micro': (3, 3)}

@@ -65,10 +65,8 @@ def of_completions(rewards_n: Sequence[float], groups_n: Sequence[int], kind: st
     own = rewards[members]
     if len(members) < 2:
       raise ValueError(
-        (
-          f'advantage.kind = {kind!r} compares the completions of a prompt, and group '
-          f'{group} has one; bind rollout.group_size >= 2'
-        )
+        f'advantage.kind = {kind!r} compares the completions of a prompt, and group '
+        f'{group} has one; bind rollout.group_size >= 2'
       )
     if not np.ptp(own):
       continue  # exactly 0, whatever the mean's rounding

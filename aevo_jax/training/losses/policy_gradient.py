@@ -109,10 +109,8 @@ class PolicyGradient:
     )
     if self.clip == 'dual' and self.dual_clip <= 1 + self.clip_high:
       raise ValueError(
-        (
-          f'policy_gradient.dual_clip = {self.dual_clip} lies within the clip range, 1 + '
-          f'clip_high = {1 + self.clip_high}; raise it above'
-        )
+        f'policy_gradient.dual_clip = {self.dual_clip} lies within the clip range, 1 + '
+        f'clip_high = {1 + self.clip_high}; raise it above'
       )
     if self.kl == 'k1' and self.kl_in == 'loss' and not self.kl_unbiased:
       raise ValueError(

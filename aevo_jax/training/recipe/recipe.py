@@ -125,10 +125,8 @@ class Train:
     refuse_unread(self, 'train', {('packing_window',): ('packing', ('first_fit_decreasing',))})
     if self.batch_rows % self.microbatches:
       raise ValueError(
-        (
-          f'train.microbatches = {self.microbatches} does not divide train.batch_rows = '
-          f'{self.batch_rows}'
-        )
+        f'train.microbatches = {self.microbatches} does not divide train.batch_rows = '
+        f'{self.batch_rows}'
       )
 
   def steps_within(self, token_budget: int, step_budget: int) -> int:

@@ -75,18 +75,14 @@ def divide(
     return Plan(sft_steps, 0, sft_steps * train.batch_rows * train.row_length)
   if algorithm.task.name != 'puzzles':
     raise ValueError(
-      (
-        f'environment.name = {algorithm.task.name!r} has turns of its own, of which a '
-        "budget of tokens knows nothing; train it with aevo train, method.name = 'rl' and "
-        '--rl_steps'
-      )
+      f'environment.name = {algorithm.task.name!r} has turns of its own, of which a '
+      "budget of tokens knows nothing; train it with aevo train, method.name = 'rl' and "
+      '--rl_steps'
     )
   if train.steps and not recipe.method.supervised:
     raise ValueError(
-      (
-        f'train.steps = {train.steps} is read by nothing while method.name = '
-        f'{recipe.method.name!r}; leave it out'
-      )
+      f'train.steps = {train.steps} is read by nothing while method.name = '
+      f'{recipe.method.name!r}; leave it out'
     )
   sft_steps = (
     train.steps_within(int(tokens * (1 - share)), int(steps * (1 - share)))

@@ -95,10 +95,8 @@ def load_teacher(
   path = pathlib.Path(directory)
   if not (path / checkpoint.CONFIG).is_file():
     raise ValueError(
-      (
-        f'distillation.teacher = {directory!r}: no checkpoint is there; give a directory '
-        'with config.json, tokenizer and weights'
-      )
+      f'distillation.teacher = {directory!r}: no checkpoint is there; give a directory '
+      'with config.json, tokenizer and weights'
     )
   try:
     vocabulary = tokenizer_lib.load(directory).get_vocab()
@@ -108,10 +106,8 @@ def load_teacher(
     ) from error
   if vocabulary != tokenizer.get_vocab():
     raise ValueError(
-      (
-        f'distillation.teacher = {directory!r} has another vocabulary than the student, so '
-        "its distributions are of other tokens; give a teacher with the student's tokenizer"
-      )
+      f'distillation.teacher = {directory!r} has another vocabulary than the student, so '
+      "its distributions are of other tokens; give a teacher with the student's tokenizer"
     )
   config = dataclasses.replace(
     checkpoint.read_config(path),
@@ -119,11 +115,9 @@ def load_teacher(
   )
   if config.vocab_size != student.vocab_size:
     raise ValueError(
-      (
-        f'distillation.teacher = {directory!r} gives {config.vocab_size} tokens a '
-        f'probability, and the student {student.vocab_size}; give a teacher with the '
-        "student's vocab_size"
-      )
+      f'distillation.teacher = {directory!r} gives {config.vocab_size} tokens a '
+      f'probability, and the student {student.vocab_size}; give a teacher with the '
+      "student's vocab_size"
     )
   return outline(config)[0], checkpoint.load_weights(path, config)
 
@@ -249,17 +243,13 @@ def _served(
   """An engine at a vLLM server, which is given adapters merged."""
   if settings is None:
     raise ValueError(
-      (
-        "rollout.engine = 'vllm' is for `aevo train`: a campaign's workers are confined "
-        "and start no server; leave it at 'jax'"
-      )
+      "rollout.engine = 'vllm' is for `aevo train`: a campaign's workers are confined "
+      "and start no server; leave it at 'jax'"
     )
   if settings.carrier not in WHOLE_CARRIERS:
     raise ValueError(
-      (
-        f'vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; '
-        f'bind one of {", ".join(WHOLE_CARRIERS)}'
-      )
+      f'vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; '
+      f'bind one of {", ".join(WHOLE_CARRIERS)}'
     )
   from aevo_jax.generation.vllm.engine import VllmEngine  # here, since httpx2 is an extra
 

@@ -48,10 +48,8 @@ class Rollout:
     refuse_unread(self, 'rollout', {('max_batches',): ('dynamic_sampling', (True,))})
     if self.dynamic_sampling and self.group_size < 2:
       raise ValueError(
-        (
-          'rollout.dynamic_sampling leaves out groups of equal rewards, and a group of one '
-          'is always equal; bind rollout.group_size >= 2'
-        )
+        'rollout.dynamic_sampling leaves out groups of equal rewards, and a group of one '
+        'is always equal; bind rollout.group_size >= 2'
       )
 
 
@@ -70,10 +68,8 @@ class Task:
     refuse_unread(self, 'environment', {('turns', 'decisions'): ('name', ('tally',))})
     if not 1 <= self.decisions <= self.turns <= 64:
       raise ValueError(
-        (
-          f'environment.turns = {self.turns} and environment.decisions = {self.decisions}: '
-          'of up to 64 turns, one at least decides'
-        )
+        f'environment.turns = {self.turns} and environment.decisions = {self.decisions}: '
+        'of up to 64 turns, one at least decides'
       )
 
 
@@ -104,17 +100,13 @@ class Reward:
     verify.named(self.verifier)
     if not any(getattr(self, field) for field in REWARDS):
       raise ValueError(
-        (
-          'every part of the reward has weight 0, so there is nothing to learn from; bind '
-          f'one of {", ".join(f"reward.{r}" for r in REWARDS)}'
-        )
+        'every part of the reward has weight 0, so there is nothing to learn from; bind '
+        f'one of {", ".join(f"reward.{r}" for r in REWARDS)}'
       )
     if not self.overlong and self.overlong_buffer != 16:
       raise ValueError(
-        (
-          f'reward.overlong_buffer = {self.overlong_buffer} is read by nothing while '
-          'reward.overlong = 0; bind reward.overlong too'
-        )
+        f'reward.overlong_buffer = {self.overlong_buffer} is read by nothing while '
+        'reward.overlong = 0; bind reward.overlong too'
       )
 
   def weights(self) -> dict[str, float]:
@@ -229,17 +221,13 @@ class Algorithm:
     ]
     if unread:
       raise ValueError(
-        (
-          f'{" and ".join(unread)} (but for the temperature) are read by nothing while '
-          "method.name = 'dpo'; leave them out"
-        )
+        f'{" and ".join(unread)} (but for the temperature) are read by nothing while '
+        "method.name = 'dpo'; leave them out"
       )
     if self.rl.minibatches > 1 or self.rollout.prompts % self.rl.microbatches:
       raise ValueError(
-        (
-          "method.name = 'dpo' updates once with the pairs of a step: bind rl.minibatches "
-          f'= 1, and rl.microbatches to a divisor of rollout.prompts = {self.rollout.prompts}'
-        )
+        "method.name = 'dpo' updates once with the pairs of a step: bind rl.minibatches "
+        f'= 1, and rl.microbatches to a divisor of rollout.prompts = {self.rollout.prompts}'
       )
 
   def _check_distillation(self) -> None:
@@ -249,10 +237,8 @@ class Algorithm:
     }
     if self.loss != PolicyGradient(**read):
       raise ValueError(
-        (
-          f'of policy_gradient, only {", ".join(read)} are read while method.name = '
-          "'distill'; leave the rest out"
-        )
+        f'of policy_gradient, only {", ".join(read)} are read while method.name = '
+        "'distill'; leave the rest out"
       )
     if (
       self.advantage != Advantage()
@@ -261,17 +247,13 @@ class Algorithm:
       or self.rollout.dynamic_sampling
     ):
       raise ValueError(
-        (
-          'advantage, critic, reward and rollout.dynamic_sampling are read by nothing '
-          "while method.name = 'distill': the teacher judges every token; leave them out"
-        )
+        'advantage, critic, reward and rollout.dynamic_sampling are read by nothing '
+        "while method.name = 'distill': the teacher judges every token; leave them out"
       )
     if self.gates.kl != Gates().kl or self.gates.reward_drop:
       raise ValueError(
-        (
-          "gates.kl and gates.reward_drop watch what method.name = 'distill' has not: a "
-          'reference, and rewards; leave them out'
-        )
+        "gates.kl and gates.reward_drop watch what method.name = 'distill' has not: a "
+        'reference, and rewards; leave them out'
       )
     if not self.distillation.teacher:
       raise ValueError(
@@ -288,10 +270,8 @@ class Algorithm:
     )
     if kind in GROUPED and size < 2 and self.distillation is None:
       raise ValueError(
-        (
-          f'advantage.kind = {kind!r} compares the completions of a prompt, and '
-          f'rollout.group_size = {size}; bind it to 2 or more'
-        )
+        f'advantage.kind = {kind!r} compares the completions of a prompt, and '
+        f'rollout.group_size = {size}; bind it to 2 or more'
       )
     if kind in ('gae', 'turn') and self.loss.ratio != 'token':
       raise ValueError(
@@ -301,10 +281,8 @@ class Algorithm:
       )
     if kind != 'gae' and self.critic != Critic():
       raise ValueError(
-        (
-          f'critic.* is read by nothing while advantage.kind = {kind!r}; leave it out, or '
-          "bind advantage.kind = 'gae'"
-        )
+        f'critic.* is read by nothing while advantage.kind = {kind!r}; leave it out, or '
+        "bind advantage.kind = 'gae'"
       )
     if self.loss.clip == 'none' and (
       self.rl.epochs * self.rl.minibatches > 1 or self.rollout.asynchronous
@@ -330,17 +308,13 @@ class Algorithm:
       self._check_preference()
     if self.task.name == 'tally' and self.reward != Reward(verifiable=self.reward.verifiable):
       raise ValueError(
-        (
-          "environment.name = 'tally' has one reward, of right decisions: the other parts "
-          'of the reward, and reward.verifier, are read by nothing; leave them out'
-        )
+        "environment.name = 'tally' has one reward, of right decisions: the other parts "
+        'of the reward, and reward.verifier, are read by nothing; leave them out'
       )
     if self.reward.overlong and self.reward.overlong_buffer > self.rollout.max_new_tokens:
       raise ValueError(
-        (
-          f'reward.overlong_buffer = {self.reward.overlong_buffer} is longer than '
-          f'rollout.max_new_tokens = {self.rollout.max_new_tokens}'
-        )
+        f'reward.overlong_buffer = {self.reward.overlong_buffer} is longer than '
+        f'rollout.max_new_tokens = {self.rollout.max_new_tokens}'
       )
     if (
       self.loss.aggregation == 'constant_length'
