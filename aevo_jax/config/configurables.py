@@ -12,13 +12,13 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gin
 
-from aevo_jax.config.nearest import suggestion
-from aevo_jax.config.statements import Binding
+from aevo_jax.config.nearest import nearest, suggestion
+from aevo_jax.config.statements import Binding, render_value
 
 # A prefix for gin's registry. Gin matches selectors by suffix, so two names such as 'loss' and
 # 'dpo.loss' would be ambiguous to it; complete names never are.
@@ -98,12 +98,24 @@ def resolve(name: str) -> Any:
   """
   if not gin.config_is_locked():
     raise LoadError(f'{name} was resolved before the configuration was loaded; call load() first')
+  if name not in _KNOWN_TO_GIN:
+    return construct(name, {})
+  return construct(name, gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False))
+
+
+def construct(name: str, bound: Mapping[str, Any]) -> Any:
+  """Builds the dataclass registered as `name` from bound values, without gin.
+
+  Args:
+    name: of a configurable.
+    bound: parameter -> value as written; the others take their defaults.
+
+  Raises:
+    LoadError: as `resolve`, but for a configuration that was not loaded.
+  """
   if name not in _CONFIGURABLES:
     raise LoadError(f'no configurable {name!r}' + suggestion(name, _CONFIGURABLES))
   cls = _CONFIGURABLES[name]
-  bound = (
-    gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False) if name in _KNOWN_TO_GIN else {}
-  )
   hints = typing.get_type_hints(cls)
   values = {
     field: check_type(value, hints[field], f'{name}.{field}') for field, value in bound.items()
@@ -121,6 +133,55 @@ def resolve(name: str) -> Any:
     return cls(**values)
   except ValueError as error:
     raise LoadError(f'{name}: {error}') from error
+
+
+def construct_all(names: Iterable[str], bindings: Iterable[Binding]) -> dict[str, Any]:
+  """Builds several configurables from checked bindings, as `load` and `resolve` would.
+
+  Args:
+    names: of the configurables to build.
+    bindings: of their parameters, each bound once.
+
+  Returns:
+    name -> instance, in the order of `names`.
+
+  Raises:
+    LoadError: naming the selectors of every parameter that does not exist; or as `construct`.
+  """
+  sections: dict[str, dict[str, Any]] = {name: {} for name in names}
+  problems = []
+  for binding in bindings:
+    name, _, parameter = binding.selector.rpartition('.')
+    problem = name_problem(name, parameter, sections)
+    if problem is not None:
+      problems.append(f"binding '{binding.selector} = {render_value(binding.value)}': {problem}")
+    else:
+      sections[name][parameter] = binding.value
+  if problems:
+    raise LoadError('\n'.join(problems))
+  return {name: construct(name, bound) for name, bound in sections.items()}
+
+
+def name_problem(name: str, parameter: str, names: Iterable[str]) -> str | None:
+  """Explains why `name.parameter` cannot be bound, with the nearest name that can.
+
+  Args:
+    name: of a configurable, perhaps misspelt.
+    parameter: of it.
+    names: of the configurables that may be bound.
+
+  Returns:
+    The end of an error message, or None if the parameter exists.
+  """
+  known = {name: fields for name, fields in parameters().items() if name in names}
+  if name not in known:
+    key = f'{name}.{parameter}'
+    match = nearest(key, [f'{section}.{field}' for section in known for field in known[section]])
+    hint = f"; did you mean '{match}'?" if match else suggestion(name, known)
+    return f"no configurable '{name}' for '{key}'{hint}"
+  if parameter not in known[name]:
+    return f"'{name}' has no parameter '{parameter}'{suggestion(parameter, known[name])}"
+  return None
 
 
 def bound(name: str) -> tuple[str, ...]:

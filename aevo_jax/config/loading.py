@@ -29,6 +29,7 @@ from aevo_jax.config.configurables import (
   LoadError,
   configurable,
   gin_selector,
+  name_problem,
   parameters,
   register_with_gin,
   resolve,
@@ -240,16 +241,8 @@ def _problems(statements: Sequence[_Statement]) -> list[str]:
         f"{where}: '{statement.scope}/{key}' has a scope, which would shadow '{key}'; remove "
         f"'{statement.scope}/'"
       )
-    elif statement.name and statement.name not in known:
-      problems.append(
-        f"{where}: no configurable '{statement.name}' for '{key}'"
-        + _selector_hint(key, selectors, known)
-      )
-    elif statement.name and statement.parameter not in known[statement.name]:
-      problems.append(
-        f"{where}: '{statement.name}' has no parameter '{statement.parameter}'"
-        + suggestion(statement.parameter, known[statement.name])
-      )
+    elif statement.name and (problem := name_problem(statement.name, statement.parameter, known)):
+      problems.append(f'{where}: {problem}')
     elif key in _REQUIRED:
       problems.append(f"{where}: 'REQUIRED' is gin's own; choose another name for the macro")
     elif not statement.name and key not in unused_reported:
@@ -286,11 +279,6 @@ def _problems(statements: Sequence[_Statement]) -> list[str]:
     elif not statement.name and _reaches_itself(statement.key, effective):
       problems.append(f"{statement.where}: macro '{statement.key}' is defined by itself")
   return problems
-
-
-def _selector_hint(key: str, selectors: Sequence[str], known: dict[str, tuple[str, ...]]) -> str:
-  match = nearest(key, selectors)
-  return f"; did you mean '{match}'?" if match else suggestion(key.rpartition('.')[0], known)
 
 
 def _macro_hint(name: str, used: set[str], selectors: Sequence[str]) -> str:

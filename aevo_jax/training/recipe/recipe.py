@@ -6,8 +6,11 @@ The field names below are the selectors people and agents bind, e.g. `optimizer.
 
 import dataclasses
 import re
+from collections.abc import Iterable
+from typing import Any
 
-from aevo_jax.config.configurables import configurable, resolve
+from aevo_jax.config.configurables import configurable, construct_all, resolve
+from aevo_jax.config.statements import Binding
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import (
   AnswerShown,
@@ -264,6 +267,28 @@ class Recipe:
   environment: Task = Task()
   dpo: Dpo = Dpo()
   distillation: Distillation = Distillation()
+
+  @classmethod
+  def from_bindings(cls, bindings: Iterable[Binding]) -> 'Recipe':
+    """Builds a recipe from checked bindings, as gin would from their text.
+
+    Args:
+      bindings: of the parameters that differ from their defaults, each bound once.
+
+    Raises:
+      LoadError: naming the selector, for a parameter that no recipe has, a value of the wrong
+        type, and whatever a section refuses.
+    """
+    return cls(**construct_all(NAMES, bindings))
+
+  def values(self) -> dict[str, Any]:
+    """Returns selector -> value of every parameter, sorted by selector."""
+    values = {}
+    for name in NAMES:
+      section = getattr(self, name)
+      for field in dataclasses.fields(section):
+        values[f'{name}.{field.name}'] = getattr(section, field.name)
+    return dict(sorted(values.items()))
 
   def algorithm(self) -> Algorithm | None:
     """What follows supervised fine-tuning, or stands in its place; None where nothing does.
