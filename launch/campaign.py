@@ -28,7 +28,7 @@ from aevo_jax.campaign.settings import settings_from_gin
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import flags as gin_flags
-from aevo_jax.config.configurables import LoadError
+from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.ledger.append import Ledger, read

@@ -459,9 +459,8 @@ def server_log(*failures: type[Exception]) -> Iterator[pathlib.Path]:
 
 def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
   """Runs the tasks that the flags name."""
-  from aevo_jax.campaign import (
-    setup as _,  # registers what a campaign's gin may bind, so that it is known by name
-  )
+  # Registers what a campaign's gin may bind, so that it is known by name.
+  from aevo_jax.campaign import setup as _setup  # noqa: F401
   from aevo_jax.config.configurables import bound, parameters, resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import harness as harness_lib
