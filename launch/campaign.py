@@ -38,7 +38,7 @@ from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
@@ -200,9 +200,9 @@ def go_on(run: pathlib.Path) -> None:
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
     Campaign(run, ledger, settings, inputs, progress).run()
-  story = Story(run)
-  path = html.write(story)
-  print(final_table(story))
+  view = RunView(run)
+  path = html.write(view)
+  print(final_table(view))
   print(f'report: {path}')
 
 

@@ -69,7 +69,7 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
   from aevo_jax.report import model_card
   from aevo_jax.report import winner as winner_lib
   from aevo_jax.report.audit.audited_run import AuditedRun
-  from aevo_jax.report.run_view import Story
+  from aevo_jax.report.run_view import RunView
   from aevo_jax.substrate import build
 
   audited = AuditedRun(run)
@@ -87,7 +87,7 @@ def export(run: pathlib.Path, out: pathlib.Path) -> None:
       if name != checkpoint.CONFIG:
         shutil.copyfile(winner.base / name, stage / name)
     (stage / 'README.md').write_text(
-      model_card.text(audited, Story(run), winner, adapter=_ADAPTER.value)
+      model_card.text(audited, RunView(run), winner, adapter=_ADAPTER.value)
     )
     stage.rename(out)
   print(

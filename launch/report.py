@@ -29,12 +29,12 @@ def main(argv: list[str]) -> None:
   from aevo_jax.report import html
   from aevo_jax.report.final_table import final_table
   from aevo_jax.report.gains import ScoreFileError
-  from aevo_jax.report.run_view import NoRunError, Story
+  from aevo_jax.report.run_view import NoRunError, RunView
 
   try:
-    story = Story(run.absolute())
-    path = html.write(story)
-    print(final_table(story))
+    view = RunView(run.absolute())
+    path = html.write(view)
+    print(final_table(view))
     print(f'report: {path}')
   except (NoRunError, LedgerError, ScoreFileError) as error:
     sys.exit(f'report: {error}')

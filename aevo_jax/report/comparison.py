@@ -27,7 +27,7 @@ from aevo_jax.report.gains import (
   group,
   read_items,
 )
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 from aevo_jax.stats.intervals import paired_bootstrap, unpaired_bootstrap
 
 
@@ -45,21 +45,21 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
       why_not: why there is no difference. costs, rounds: of each.
 
   Raises:
-    ComparisonError: one run twice. NoRunError, LedgerError, ScoreFileError: see `Story`.
+    ComparisonError: one run twice. NoRunError, LedgerError, ScoreFileError: see `RunView`.
   """
   if a.resolve() == b.resolve():
     raise ComparisonError(f'{a} and {b} are the same run; name two')
-  stories = Story(a), Story(b)
-  if stories[0].records[-1].hash == stories[1].records[-1].hash:
+  views = RunView(a), RunView(b)
+  if views[0].records[-1].hash == views[1].records[-1].hash:
     raise ComparisonError(
       f'{b} is a copy of {a}: both ledgers end with the same record; name two campaigns'
     )
-  gain, paired, why = _difference(*stories)
-  scored = [story.results.scores for story in stories]
+  gain, paired, why = _difference(*views)
+  scored = [view.results.scores for view in views]
   return {
     'runs': [str(a), str(b)],
-    'differs': _differs(*stories),
-    'finished': [s.state.finished is not None for s in stories],
+    'differs': _differs(*views),
+    'finished': [s.state.finished is not None for s in views],
     'scores': {
       name: [dataclasses.asdict(s[name]) if name in s else None for s in scored]
       for name in (BASE, STARTING, PROMOTED)
@@ -68,23 +68,23 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
     'paired': paired,
     'why_not': why,
     'gains': [
-      {over: dataclasses.asdict(g) for over, g in story.results.gains.items()} for story in stories
+      {over: dataclasses.asdict(g) for over, g in view.results.gains.items()} for view in views
     ],
     'handed_in': [
-      {t.trial: t.submitted for t in story.state.trials.values() if t.submitted is not None}
-      for story in stories
+      {t.trial: t.submitted for t in view.state.trials.values() if t.submitted is not None}
+      for view in views
     ],
-    'costs': [_costs(story) for story in stories],
-    'rounds': [_rounds(story) for story in stories],
+    'costs': [_costs(view) for view in views],
+    'rounds': [_rounds(view) for view in views],
   }
 
 
-def _facts(story: Story) -> dict[str, Any]:
+def _facts(view: RunView) -> dict[str, Any]:
   """What a campaign was begun with, one line a fact."""
-  started = story.started
+  started = view.started
   constitution = {
     f'constitution {b.selector}': b.value
-    for b in parse_statements(story.constitution.text(), max_bytes=constitution_lib.MAX_BYTES)
+    for b in parse_statements(view.constitution.text(), max_bytes=constitution_lib.MAX_BYTES)
   }
   space = constitution.pop('constitution search_space.axes')
   facts = constitution | {
@@ -99,7 +99,7 @@ def _facts(story: Story) -> dict[str, Any]:
     | {
       'substrate': started['substrate'],
       'base': started['base_digest'],
-      'code': story.code,
+      'code': view.code,
       'version': started['version'],
       'machine': started['machine'],
       'workers confined': started['locked'],
@@ -107,7 +107,7 @@ def _facts(story: Story) -> dict[str, Any]:
   )
 
 
-def _differs(a: Story, b: Story) -> dict[str, list[str]]:
+def _differs(a: RunView, b: RunView) -> dict[str, list[str]]:
   left, right = _facts(a), _facts(b)
   shown = lambda facts, name: render_value(facts[name]) if name in facts else 'not set'
   return {
@@ -117,29 +117,29 @@ def _differs(a: Story, b: Story) -> dict[str, list[str]]:
   }
 
 
-def _difference(a: Story, b: Story) -> tuple[Gain | None, bool, str]:
-  for story in (a, b):
-    if story.manual:
+def _difference(a: RunView, b: RunView) -> tuple[Gain | None, bool, str]:
+  for view in (a, b):
+    if view.manual:
       return (
         None,
         False,
-        f'{story.run.name} was scored by somebody else: it has no final set of its own',
+        f'{view.run.name} was scored by somebody else: it has no final set of its own',
       )
-    if story.state.revealed is None:
+    if view.state.revealed is None:
       return (
         None,
         False,
-        f'{story.run.name} has not come to its end: its final items are still with the arbiter',
+        f'{view.run.name} has not come to its end: its final items are still with the arbiter',
       )
-    if not any(group(name) == PROMOTED for name in story.state.final['scores']):
+    if not any(group(name) == PROMOTED for name in view.state.final['scores']):
       return (
         None,
         False,
-        f'no retraining of the promoted recipe of {story.run.name} could be scored',
+        f'no retraining of the promoted recipe of {view.run.name} could be scored',
       )
   if a.verifier != b.verifier:
     return None, False, f'answers were compared by different rules ({a.verifier} and {b.verifier})'
-  tables = [_promoted(story) for story in (a, b)]
+  tables = [_promoted(view) for view in (a, b)]
   definitions = [
     (
       s.started['commitment'],
@@ -160,20 +160,20 @@ def _difference(a: Story, b: Story) -> tuple[Gain | None, bool, str]:
   return Gain(value, *interval), paired, ''
 
 
-def _promoted(story: Story) -> np.ndarray:
+def _promoted(view: RunView) -> np.ndarray:
   """[seeds, items] of whether the promoted recipe's retrainings were right."""
   return np.array(
     [
-      [r.right(story.verifier) for r in read_items(story.run, name, 'final', summary)]
-      for name, summary in sorted(story.state.final['scores'].items())
+      [r.right(view.verifier) for r in read_items(view.run, name, 'final', summary)]
+      for name, summary in sorted(view.state.final['scores'].items())
       if group(name) == PROMOTED
     ],
     bool,
   )
 
 
-def _costs(story: Story) -> dict[str, float]:
-  found, trials = story.costs, story.state.trials.values()
+def _costs(view: RunView) -> dict[str, float]:
+  found, trials = view.costs, view.state.trials.values()
   return {
     'trials': sum(t.round != FINAL for t in trials),
     'final retrainings': sum(t.round == FINAL for t in trials),
@@ -186,12 +186,12 @@ def _costs(story: Story) -> dict[str, float]:
   }
 
 
-def _rounds(story: Story) -> list[dict[str, Any]]:
+def _rounds(view: RunView) -> list[dict[str, Any]]:
   """Each round's anchors on dev and external, as far as they may be known, and what was promoted
   after it and why.
   """
   rows = []
-  for round_ in story.rounds:
+  for round_ in view.rounds:
     mean = lambda values: round(sum(values) / len(values), 4) if values else None
     anchors = [t for t in round_.trials if t.axis == ANCHOR]
     rows.append(

@@ -7,7 +7,7 @@ import datetime
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.report.costs import PARTS, TRAINING
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 
 OVER = {BASE: 'the base', STARTING: 'the starting recipe'}
 
@@ -22,30 +22,30 @@ def verdict(gain: Gain, over: str) -> str:
   }[gain.verdict]
 
 
-def final_table(story: Story) -> str:
+def final_table(view: RunView) -> str:
   """Plain text, at most 110 columns beside the reasons of promotions.
 
   Raises:
     ScoreFileError: the score files are not those of the ledger.
   """
-  state, results, clock = story.state, story.results, story.costs
+  state, results, clock = view.state, view.results, view.costs
   lines = ['']
   if state.finished is None:
     lines += [
       (
         f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo '
-        f'campaign --resume={story.run}'
+        f'campaign --resume={view.run}'
       ),
       '',
     ]
-  if story.constitution.objective.target == 'proxies':
+  if view.constitution.objective.target == 'proxies':
     lines += [
       'no external target: the final set is of held-out items of the same generators'
-      if not story.constitution.tasks.path
+      if not view.constitution.tasks.path
       else 'no external target: the final set is of held-out tasks of the same file',
       '',
     ]
-  lines += _submitted(story) if story.manual else _scores(results)
+  lines += _submitted(view) if view.manual else _scores(results)
   lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
   if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:
     lines.append(
@@ -97,8 +97,8 @@ def final_table(story: Story) -> str:
   return '\n'.join(lines)
 
 
-def _submitted(story: Story) -> list[str]:
-  last = next((t for t in story.final_trials() if t.submission is not None), None)
+def _submitted(view: RunView) -> list[str]:
+  last = next((t for t in view.final_trials() if t.submission is not None), None)
   lines = ['scored by somebody else: there is no private final set, and no gain is claimed here']
   if last is not None:
     score = (
@@ -110,7 +110,7 @@ def _submitted(story: Story) -> list[str]:
     )
     lines.append(
       f'last submission: {last.trial} of the '
-      f'{"promoted" if story.promoted else "starting"} recipe, score {score}'
+      f'{"promoted" if view.promoted else "starting"} recipe, score {score}'
     )
   return [*lines, '']
 

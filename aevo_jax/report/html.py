@@ -1,6 +1,6 @@
 """report.html: the campaign for a person, in one file that needs nothing else.
 
-`story` reads the run, `plots` draws, the template lays out and escapes. Recipes, reasons, causes
+`view` reads the run, `plots` draws, the template lays out and escapes. Recipes, reasons, causes
 and logs are free text of agents and workers: the template escapes everything, and only figures,
 whose text matplotlib escapes, go in as they are.
 """
@@ -16,25 +16,25 @@ import markupsafe
 
 from aevo_jax.report import costs, gains, plots
 from aevo_jax.report.gains import Gain
-from aevo_jax.report.run_view import Measured, Round, Story
+from aevo_jax.report.run_view import Measured, Round, RunView
 
 REPORT, TEMPLATE = 'report.html', 'report.html.j2'
 
 
-def write(story: Story) -> pathlib.Path:
+def write(view: RunView) -> pathlib.Path:
   """Writes report.html into the run directory; of an unfinished run, as far as it has come.
 
   Raises:
     ScoreFileError: the run's files are damaged.
   """
-  path = story.run / REPORT
+  path = view.run / REPORT
   temporary = path.with_name(f'.{REPORT}.new')
-  temporary.write_text(render(story), encoding='utf-8')
+  temporary.write_text(render(view), encoding='utf-8')
   temporary.replace(path)
   return path
 
 
-def render(story: Story) -> str:
+def render(view: RunView) -> str:
   """The page."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('aevo_jax', 'report'),
@@ -56,27 +56,27 @@ def render(story: Story) -> str:
   }
   environment.globals |= {'strip': strip, 'reach': reach}
   return environment.get_template(TEMPLATE).render(
-    story=story,
-    state=story.state,
-    started=story.started,
-    constitution=story.constitution,
-    results=story.results,
-    costs=story.costs,
+    view=view,
+    state=view.state,
+    started=view.started,
+    constitution=view.constitution,
+    results=view.results,
+    costs=view.costs,
     parts=costs.PARTS,
     training=costs.TRAINING,
     final_round=costs.FINAL,
-    figures=figures(story),
-    run=story.run.name,
-    run_path=shlex.quote(str(story.run)),
-    progress=progress(story),
-    head=story.records[-1],
-    first=story.records[0],
+    figures=figures(view),
+    run=view.run.name,
+    run_path=shlex.quote(str(view.run)),
+    progress=progress(view),
+    head=view.records[-1],
+    first=view.records[0],
   )
 
 
-def progress(story: Story) -> dict[str, int]:
+def progress(view: RunView) -> dict[str, int]:
   """How far the campaign has come, in trials."""
-  budget, trials = story.constitution.budget, story.state.trials.values()
+  budget, trials = view.constitution.budget, view.state.trials.values()
   return {
     'done': sum(t.done for t in trials),
     'planned': budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds,
@@ -117,13 +117,13 @@ def breakable(text: str) -> markupsafe.Markup:
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def figures(story: Story) -> dict[str, Any]:
+def figures(view: RunView) -> dict[str, Any]:
   """'final', 'dev', 'external' -> SVG or None where there is nothing to draw; 'families' -> a list
   of (family, SVG, gap); 'ylim' of dev and external.
   """
-  dev, external = _points(story.rounds, 'dev'), _points(story.rounds, 'external')
+  dev, external = _points(view.rounds, 'dev'), _points(view.rounds, 'external')
   ylim = plots.limits(dev + external) if dev or external else (0.0, 1.0)
-  base = ('base', story.state.base['overall']['accuracy']) if story.state.base else None
+  base = ('base', view.state.base['overall']['accuracy']) if view.state.base else None
   drawn: dict[str, Any] = {
     'final': None,
     'dev': None,
@@ -131,11 +131,11 @@ def figures(story: Story) -> dict[str, Any]:
     'families': [],
     'ylim': ylim,
   }
-  if story.results.scores:
+  if view.results.scores:
     bars = [
       plots.Bar(name, s.accuracy, s.low, s.high)
       for name in (gains.BASE, gains.STARTING, gains.PROMOTED)
-      if (s := story.results.scores.get(name))
+      if (s := view.results.scores.get(name))
     ]
     drawn['final'] = _figure(
       plots.final(
@@ -159,15 +159,15 @@ def figures(story: Story) -> dict[str, Any]:
           ),
         )
       )
-  panels = {family: _points(story.rounds, 'dev', story.state, family) for family in story.families}
+  panels = {family: _points(view.rounds, 'dev', view.state, family) for family in view.families}
   for family, points in panels.items():
     if points:
       gap = (
-        [] if story.constitution.tasks.path else story.family_gap(family)
+        [] if view.constitution.tasks.path else view.family_gap(family)
       )  # the two comparisons are the puzzles'
       agree = all(strict == challenge for _, strict, challenge in gap)
-      column = 2 if story.verifier == 'strict' else 1
-      other_name = 'challenge' if story.verifier == 'strict' else 'strict'
+      column = 2 if view.verifier == 'strict' else 1
+      other_name = 'challenge' if view.verifier == 'strict' else 'strict'
       svg = plots.small(
         points,
         name=f'family-{family.replace("_", "-")}',

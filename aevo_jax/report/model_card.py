@@ -8,7 +8,7 @@ from aevo_jax.campaign.state import TrialState
 from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import OVER, verdict
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, group
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 from aevo_jax.report.winner import Winner
 from aevo_jax.stats.intervals import wilson
 from aevo_jax.substrate import manifest
@@ -28,7 +28,7 @@ print(tokenizer.decode(model.generate(**prompt, do_sample=False, max_new_tokens=
 ```"""
 
 
-def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str:
+def text(run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool) -> str:
   """The card as Markdown. `adapter`: what lies beside it is a PEFT adapter and not a whole model."""
   trial, started = winner.trial, run.started
   what = 'LoRA adapter' if adapter else 'Weights'
@@ -48,10 +48,10 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
       '',
       '## Scores',
       '',
-      *(_handed_in(trial) if run.manual else _scored(run, story, trial.trial)),
+      *(_handed_in(trial) if run.manual else _scored(run, view, trial.trial)),
       *(
         []
-        if story.promoted
+        if view.promoted
         else [
           'Nothing was promoted: "promoted" and "starting" are one recipe on different seeds.',
           '',
@@ -59,7 +59,7 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
       ),
       *(
         f'The promoted recipe {verdict(gain, over)}.'
-        for over, gain in story.results.gains.items()
+        for over, gain in view.results.gains.items()
         if over in OVER
       ),
       '',
@@ -94,7 +94,7 @@ def text(run: AuditedRun, story: Story, winner: Winner, *, adapter: bool) -> str
   )
 
 
-def _scored(run: AuditedRun, story: Story, name: str) -> list[str]:
+def _scored(run: AuditedRun, view: RunView, name: str) -> list[str]:
   own = trial_score(run, name)
   return [
     f'Accuracy on {own["total"]} final items, which nothing was trained or chosen on, '
@@ -112,7 +112,7 @@ def _scored(run: AuditedRun, story: Story, name: str) -> list[str]:
     *(
       f'| {_NAMES[name]} | {_interval(s.accuracy, s.low, s.high)} | {s.seeds} |'
       for name in _NAMES
-      if (s := story.results.scores.get(name))
+      if (s := view.results.scores.get(name))
     ),
     '',
   ]

@@ -103,7 +103,7 @@ class Failure:
   message: str
 
 
-class Story:
+class RunView:
   """A run, read once.
 
   Raises:

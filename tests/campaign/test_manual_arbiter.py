@@ -24,7 +24,7 @@ from aevo_jax.report import winner as winner_lib
 from aevo_jax.report.audit import checks
 from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import final_table
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 from aevo_jax.substrate import build, manifest
 
 SMALL = (
@@ -129,22 +129,22 @@ def test_it_needs_no_holdout_and_claims_nothing_that_was_not_scored(run):
     and not list((run / 'scores').glob('*.final.json'))
     and not list((run / 'scores').glob('*.external.json'))
   )
-  story = Story(run)
-  table = final_table(story)
+  view = RunView(run)
+  table = final_table(view)
   assert (
     'no private final set, and no gain is claimed' in table
     and 'promoted0' in table
     and '0.54, as handed in' in table
     and 'final accuracy' not in table
   )
-  page = html.render(story)
+  page = html.render(view)
   assert (
     'Scored by somebody else' in page
     and 'score 0.54, as handed in' in page
     and 'with the arbiter until' not in page
   )
   winner = winner_lib.find(AuditedRun(run))
-  card = model_card.text(AuditedRun(run), story, winner, adapter=True)
+  card = model_card.text(AuditedRun(run), view, winner, adapter=True)
   assert (
     winner.trial.trial == 'promoted0' and 'handed in as 0.54' in card and 'scored once' not in card
   )

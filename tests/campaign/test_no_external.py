@@ -12,7 +12,7 @@ from aevo_jax.ledger.append import read
 from aevo_jax.report.audit import checks
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.html import render
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 
 NO_EXTERNAL = (
   "objective.target = 'proxies'",
@@ -96,9 +96,9 @@ def test_it_audits(run):
 
 
 def test_report_and_table_say_what_the_final_is(run):
-  story = Story(run)
-  assert 'held-out items of the same generators' in final_table(story)
-  page = render(story)
+  view = RunView(run)
+  assert 'held-out items of the same generators' in final_table(view)
+  page = render(view)
   assert (
     'held-out items of the same generators, not an external target' in page
     and 'External, the target' not in page

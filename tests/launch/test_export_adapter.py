@@ -90,7 +90,7 @@ def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(
     '_MAX_RANK': max_rank,
   }.items():
     monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
-  for place in ('aevo_jax.report.audit.audited_run.AuditedRun', 'aevo_jax.report.run_view.Story'):
+  for place in ('aevo_jax.report.audit.audited_run.AuditedRun', 'aevo_jax.report.run_view.RunView'):
     monkeypatch.setattr(place, lambda run: None)
   monkeypatch.setattr('aevo_jax.report.winner.find', lambda run, starting: winner)
   monkeypatch.setattr('aevo_jax.report.model_card.text', lambda *_, adapter: 'card')

@@ -13,13 +13,13 @@ from aevo_jax.report import costs as costs_lib
 from aevo_jax.report import gains
 from aevo_jax.report.final_table import final_table, verdict
 from aevo_jax.report.gains import Gain, ScoreFileError
-from aevo_jax.report.run_view import Story
+from aevo_jax.report.run_view import RunView
 
 
 def test_the_table_has_scores_gains_and_reasons(make_run):
   # Written: of 80 items the base has 10% right, both starting retrainings 50%, both promoted ones
   # 70%, the promoted ones' a superset.
-  text = final_table(Story(make_run()))
+  text = final_table(RunView(make_run()))
   rows = {line.split()[0]: line.split() for line in text.splitlines()[1:5]}
   assert (
     rows['base'][1] == '0.100' and rows['starting'][1] == '0.500' and rows['promoted'][1] == '0.700'
@@ -34,23 +34,23 @@ def test_the_table_has_scores_gains_and_reasons(make_run):
 
 def test_a_gain_within_noise_is_said_plainly(make_run):
   accuracy = {'base': 0.5, 'starting0': 0.5, 'starting1': 0.6, 'promoted0': 0.6, 'promoted1': 0.5}
-  text = final_table(Story(make_run(accuracy=accuracy)))
+  text = final_table(RunView(make_run(accuracy=accuracy)))
   assert '+0.000' in text and 'within noise, no gain is shown' in text
   assert 'gained' not in text.split('promoted learning_rate')[0].split('over the base')[-1]
 
 
 def test_without_promotion_the_difference_is_called_noise(make_run):
-  text = final_table(Story(make_run(promote=False)))
+  text = final_table(RunView(make_run(promote=False)))
   assert 'nothing was promoted' in text and 'noise between seeds' in text
 
 
 def test_an_unfinished_run_says_so(make_run):
-  text = final_table(Story(make_run(until='round 1')))
+  text = final_table(RunView(make_run(until='round 1')))
   assert 'UNFINISHED: 2 rounds are finished' in text and 'the final set is not scored yet' in text
 
 
 def test_scored_but_not_revealed_has_scores_and_no_gains(make_run):
-  text = final_table(Story(make_run(until='final scored')))
+  text = final_table(RunView(make_run(until='final scored')))
   assert '0.700' in text and 'gained' not in text.split('promoted learning_rate')[0]
 
 
@@ -98,13 +98,13 @@ def test_score_files_must_agree_with_the_ledger(make_run):
   with pytest.raises(
     ScoreFileError, match='57 of 80 items right, recorded are 56 of 80.*aevo audit'
   ):
-    final_table(Story(run))
+    final_table(RunView(run))
   path.write_text('{')
   with pytest.raises(ScoreFileError, match='cannot be read'):
-    final_table(Story(run))
+    final_table(RunView(run))
   path.unlink()
   with pytest.raises(ScoreFileError, match='missing'):
-    final_table(Story(run))
+    final_table(RunView(run))
 
 
 def test_score_files_of_the_final_are_about_the_same_items(make_run):
@@ -114,7 +114,7 @@ def test_score_files_of_the_final_are_about_the_same_items(make_run):
   stored['items'].reverse()
   path.write_text(json.dumps(stored))
   with pytest.raises(ScoreFileError, match='not about the same items'):
-    final_table(Story(run))
+    final_table(RunView(run))
 
 
 def test_costs_add_up(make_run):

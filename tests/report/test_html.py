@@ -12,7 +12,7 @@ import pytest
 
 from aevo_jax.report import html, plots
 from aevo_jax.report.gains import Gain
-from aevo_jax.report.run_view import NoRunError, Story
+from aevo_jax.report.run_view import NoRunError, RunView
 
 HOSTILE = """<script>alert(1)</script><img src="http://evil.test/x.png" onerror=alert(2)> " ' & {{ 7*7 }} $x_1$ </svg></pre>"""
 VOID = {'meta', 'br', 'wbr', 'img', 'link', 'input', 'hr'}
@@ -55,13 +55,13 @@ class Page(HTMLParser):
 @pytest.fixture
 def page(make_run):
   """page(**fields of Script) -> Page."""
-  return lambda **fields: Page(html.write(Story(make_run(**fields))).read_text())
+  return lambda **fields: Page(html.write(RunView(make_run(**fields))).read_text())
 
 
 @pytest.fixture(scope='module')
 def finished(write_run, tmp_path_factory) -> str:
   """The page of the finished run, as text."""
-  return html.write(Story(write_run(tmp_path_factory.mktemp('finished') / 'run'))).read_text()
+  return html.write(RunView(write_run(tmp_path_factory.mktemp('finished') / 'run'))).read_text()
 
 
 def test_the_headline_says_what_was_promoted_and_gained(finished):
@@ -115,7 +115,7 @@ def test_rounds_tell_changes_results_decisions_and_reasons(finished):
 def test_the_interval_of_a_trials_gain(make_run):
   # One anchor, sd 0.01 with 2 degrees of freedom: half = t(0.975; 2) x 0.01 x sqrt(2), t = 4.3027
   # from a table.
-  told = Story(make_run()).rounds[1].trials[1]
+  told = RunView(make_run()).rounds[1].trials[1]
   assert told.gain.value == pytest.approx(0.15) and (
     told.gain.high - told.gain.low
   ) / 2 == pytest.approx(4.3027 * 0.01 * 2**0.5, rel=1e-4)
@@ -194,7 +194,7 @@ def test_figures_use_the_themes_colours_alone(finished):
 @pytest.mark.parametrize('until', ['round 2', 'finished'])
 def test_no_text_of_a_run_becomes_markup(make_run, until):
   path = html.write(
-    Story(make_run('<b>run</b>'.replace('/', '\N{DIVISION SLASH}'), text=HOSTILE, until=until))
+    RunView(make_run('<b>run</b>'.replace('/', '\N{DIVISION SLASH}'), text=HOSTILE, until=until))
   )
   raw, found = path.read_text(), Page(path.read_text())
   assert (
@@ -247,15 +247,15 @@ def test_before_the_reveal_only_released_scores_are_shown(make_run):
   (run / 'scores' / 'r1w1.external.json').write_text(
     json.dumps({'summary': {'overall': {'accuracy': 0.4321, 'low': 0.4, 'high': 0.5}}, 'items': []})
   )
-  story = Story(run)
-  shown = {t.trial: t.external for r in story.rounds for t in r.trials}
+  view = RunView(run)
+  shown = {t.trial: t.external for r in view.rounds for t in r.trials}
   assert (
     shown['r1w1'].value == 0.61
     and not shown['r1w1'].exact
     and shown['r1w0'].value == 0.5
     and shown['r1w2'] is None
   )
-  text = Page(html.render(story)).text
+  text = Page(html.render(view)).text
   assert (
     '0.432' not in text
     and 'Only released scores, rounded' in text
@@ -265,7 +265,7 @@ def test_before_the_reveal_only_released_scores_are_shown(make_run):
 
 def test_after_the_reveal_all_external_scores_are_shown(make_run):
   run = make_run()
-  shown = {t.trial: t.external for r in Story(run).rounds for t in r.trials}
+  shown = {t.trial: t.external for r in RunView(run).rounds for t in r.trials}
   assert (
     shown['r1w1'].value == 0.65
     and shown['r1w1'].exact
@@ -276,13 +276,13 @@ def test_after_the_reveal_all_external_scores_are_shown(make_run):
 
 def test_writing_again_gives_the_same_bytes(make_run):
   run = make_run()
-  first = html.write(Story(run)).read_bytes()
-  assert html.write(Story(run)).read_bytes() == first and not list(run.glob('.report*'))
+  first = html.write(RunView(run)).read_bytes()
+  assert html.write(RunView(run)).read_bytes() == first and not list(run.glob('.report*'))
 
 
 def test_no_run(tmp_path):
   with pytest.raises(NoRunError, match='is not a run: it has no ledger.jsonl, constitution.gin'):
-    Story(tmp_path)
+    RunView(tmp_path)
 
 
 def test_words():
