@@ -1,4 +1,4 @@
-"""The console command: `aevo COMMAND [flags]` runs launch/COMMAND.py as if it were the program.
+"""The console command: `aevo COMMAND [flags]` imports launch/COMMAND.py and calls its `main`.
 
 Each file in launch/ is a complete absl app. This module only finds the right one, so it imports
 neither jax nor absl, and `aevo --help` answers at once. The file runs in this process with
@@ -8,12 +8,13 @@ command is adding a file.
 
 import ast
 import difflib
+import importlib.util
 import logging
 import os
 import pathlib
-import runpy
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from aevo_jax import __version__, layout
 
@@ -30,6 +31,19 @@ def summary(path: pathlib.Path) -> str:
   """First line of a module's docstring, read without running the module."""
   docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'), str(path)))
   return docstring.partition('\n')[0] if docstring else ''
+
+
+def load(path: pathlib.Path) -> ModuleType:
+  """Imports a command's file once; what it registers with gin must not be registered again."""
+  name = f'aevo_jax._launch.{path.stem}'
+  module = sys.modules.get(name)
+  if module is not None and module.__file__ == str(path):
+    return module
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  spec.loader.exec_module(module)
+  return module
 
 
 def _help(available: dict[str, pathlib.Path]) -> str:
@@ -81,17 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(f'aevo: {what} {name!r}; {hint}\n{_USAGE}', file=sys.stderr)
     return 2
-  # argv[0] is the file, as if Python ran it: absl files the app's own flags under it, and runpy
-  # insists on it anyway.
-  sys.argv = [str(available[name]), *flags]
   # JAX announces at INFO which accelerators it did not find (`aevo doctor` is where that belongs),
   # and Orbax every save and load.
   logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
   logging.getLogger('absl').addFilter(
     lambda record: record.levelno > logging.INFO or f'{os.sep}orbax{os.sep}' not in record.pathname
   )
-  runpy.run_path(sys.argv[0], run_name='__main__')
-  return 0
+  return load(available[name]).main(flags)
 
 
 if __name__ == '__main__':

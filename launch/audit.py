@@ -13,22 +13,19 @@ import sys
 
 from absl import app, flags, logging
 
-from aevo_jax import faults
+from aevo_jax import command, faults
 from aevo_jax.campaign import setup
-from aevo_jax.config import flags as gin_flags
 
-_JSON = flags.DEFINE_bool('json', False, 'Print the findings as JSON.')
+COMMAND = command.Command('audit', __doc__, no_gin='an audit takes its configuration from the run')
+_JSON = flags.DEFINE_bool('json', False, 'Print the findings as JSON.', flag_values=COMMAND.flags)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 2:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 1:
     raise app.UsageError('say which run: aevo audit RUN_DIRECTORY')
-  if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
-    raise app.UsageError(
-      'an audit takes its configuration from the run; leave out --gin_file and --gin_bindings'
-    )
   logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
-  run = pathlib.Path(argv[1])
+  run = pathlib.Path(arguments[0])
   try:
     setup.reload(run)  # not a run: said before JAX starts
     from aevo_jax.report.audit import checks
@@ -62,5 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from aevo_jax import layout
+from aevo_jax import command, layout
 from aevo_jax.campaign import estimate as estimate_lib
 from aevo_jax.campaign import manual_arbiter, setup, validation
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
@@ -27,7 +27,6 @@ from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.campaign.settings import settings_from_gin
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
-from aevo_jax.config import flags as gin_flags
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.data.chat_template import ChatTemplateError
@@ -45,8 +44,11 @@ from aevo_jax.substrate.code_digest import code_tree_digest
 from aevo_jax.tasks.own_data import TaskFileError
 from aevo_jax.tasks.verify import UnknownVerifierError
 
-_RUN = flags.DEFINE_string('run', None, 'Directory of a new run.')
-_RESUME = flags.DEFINE_string('resume', None, 'Directory of an interrupted run to finish.')
+COMMAND = command.Command('campaign', __doc__)
+_RUN = flags.DEFINE_string('run', None, 'Directory of a new run.', flag_values=COMMAND.flags)
+_RESUME = flags.DEFINE_string(
+  'resume', None, 'Directory of an interrupted run to finish.', flag_values=COMMAND.flags
+)
 _SUBSTRATE = flags.DEFINE_string(
   'substrate',
   None,
@@ -54,6 +56,7 @@ _SUBSTRATE = flags.DEFINE_string(
     'Folder of the substrate that the campaign starts from (`aevo substrate build`); the '
     "project's if not given."
   ),
+  flag_values=COMMAND.flags,
 )
 _IF_EXISTS = flags.DEFINE_enum(
   'if_exists',
@@ -61,12 +64,19 @@ _IF_EXISTS = flags.DEFINE_enum(
   ['error', 'continue'],
   'What to do when --run exists: refuse, or resume it if it is unfinished and '
   'otherwise start RUN-2, RUN-3 ...',
+  flag_values=COMMAND.flags,
 )
 _WITHOUT_MISSING = flags.DEFINE_bool(
-  'without_missing', False, 'With --resume: go on without the scores that were not handed in.'
+  'without_missing',
+  False,
+  'With --resume: go on without the scores that were not handed in.',
+  flag_values=COMMAND.flags,
 )
 _DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Say how many trials, hours and how much disk the campaign takes, and stop.'
+  'dry_run',
+  False,
+  'Say how many trials, hours and how much disk the campaign takes, and stop.',
+  flag_values=COMMAND.flags,
 )
 
 SECONDS_PER_TOKEN = (
@@ -76,13 +86,14 @@ SCORE_SECONDS = 12.0
 DISK_PER_TRIAL = 14e6
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
     raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
   if _RESUME.value is not None and (
-    _DRY_RUN.value or _SUBSTRATE.value or flags.FLAGS.gin_file or flags.FLAGS.gin_bindings
+    _DRY_RUN.value or _SUBSTRATE.value or COMMAND.flags.gin_file or COMMAND.flags.gin_bindings
   ):
     raise app.UsageError(
       'an interrupted run goes on as it began: --resume takes neither --dry_run nor gin '
@@ -98,9 +109,7 @@ def main(argv: list[str]) -> None:
         print(f'going on without the score(s) of {", ".join(manual_arbiter.waive(run))}')
       go_on(run)
       return
-    gin_flags.load_from_flags(
-      layout.search_paths(), first=[str(layout.root_file('constitution.gin'))]
-    )
+    COMMAND.load_gin(layout.root_file('constitution.gin'))
     constitution, settings = setup.with_tasks(constitution_lib.from_gin()), settings_from_gin()
     if _DRY_RUN.value:
       dry_run(constitution, settings, resolve('estimate'), substrate)
@@ -135,8 +144,8 @@ def main(argv: list[str]) -> None:
     (run / 'command.json').write_text(
       json.dumps(
         {
-          'command': ' '.join(['aevo', 'campaign', *sys.argv[1:]]),
-          'gin_files': flags.FLAGS.gin_file,
+          'command': COMMAND.line,
+          'gin_files': COMMAND.flags.gin_file,
           'size': 'own tasks' if constitution.tasks.path else constitution.objective.size,
         }
       )
@@ -299,5 +308,4 @@ def _language_model(llm: LlmSettings, rules: constitution_lib.LlmRules) -> str:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -10,14 +10,18 @@ import sys
 
 from absl import app, flags
 
-from aevo_jax import faults
+from aevo_jax import command, faults
 from aevo_jax.ledger.records import LedgerError
 
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object.')
+COMMAND = command.Command(
+  'compare', __doc__, no_gin='a comparison takes everything from the two runs'
+)
+_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=COMMAND.flags)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 3:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 2:
     raise app.UsageError('say which two: aevo compare RUN_A RUN_B')
   from aevo_jax.config.configurables import LoadError
   from aevo_jax.report import comparison
@@ -25,7 +29,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.report.run_view import NoRunError
 
   try:
-    found = comparison.compare(pathlib.Path(argv[1]), pathlib.Path(argv[2]))
+    found = comparison.compare(pathlib.Path(arguments[0]), pathlib.Path(arguments[1]))
   except (comparison.ComparisonError, NoRunError, LedgerError, ScoreFileError, LoadError) as error:
     sys.exit(f'compare: {error}')
   except OSError as error:
@@ -34,4 +38,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

@@ -21,13 +21,18 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from aevo_jax import layout
+from aevo_jax import command, layout
 from aevo_jax.campaign.sandbox.confinement import available
-from aevo_jax.config import flags as gin_flags
 
-_JSON = flags.DEFINE_bool('json', False, 'Print the rows as JSON instead of a table.')
+COMMAND = command.Command('doctor', __doc__, no_gin='nothing of the machine depends on gin')
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print the rows as JSON instead of a table.', flag_values=COMMAND.flags
+)
 _RUN = flags.DEFINE_string(
-  'run', 'runs', 'Run directory whose disk is measured; it need not exist yet.'
+  'run',
+  'runs',
+  'Run directory whose disk is measured; it need not exist yet.',
+  flag_values=COMMAND.flags,
 )
 
 _GIB = 2**30
@@ -190,10 +195,10 @@ def bubblewrap_row() -> Row:
 
 
 def unshare_row() -> Row:
-  for command in (['unshare', '-n', 'true'], ['unshare', '-r', '-n', 'true']):
-    works, said = _run(command)
+  for arguments in (['unshare', '-n', 'true'], ['unshare', '-r', '-n', 'true']):
+    works, said = _run(arguments)
     if works:
-      return Row('unshare -n', True, ' '.join(command))
+      return Row('unshare -n', True, ' '.join(arguments))
   return Row('unshare -n', False, said, 'apt install util-linux, or allow user namespaces')
 
 
@@ -274,10 +279,11 @@ def show(rows: list[Row]) -> None:
   Console().print(table)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if arguments:
     raise app.UsageError(
-      f'doctor takes no arguments, got {argv[1:]}; the run directory is --run=DIR'
+      f'doctor takes no arguments, got {arguments}; the run directory is --run=DIR'
     )
   rows = examine(_RUN.value)
   blocking = [row.name for row in rows if row.required and not row.found]
@@ -294,5 +300,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  gin_flags.define()  # every command takes them; nothing of the machine depends on them
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -27,10 +27,10 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from aevo_jax import faults, layout
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command, faults, layout
 from aevo_jax.runtime import tune_for_cpu
 
+COMMAND = command.Command('evaluate', __doc__)
 _BASE = flags.DEFINE_string(
   'base',
   None,
@@ -38,9 +38,14 @@ _BASE = flags.DEFINE_string(
     "Directory with the weights' config.json and tokenizer.json; where the weights lie if "
     "they are there, else the substrate's base."
   ),
+  flag_values=COMMAND.flags,
 )
 _SPLIT = flags.DEFINE_enum(
-  'split', 'dev', ['dev', 'external', 'final'], 'Which set. External and final need --secret_file.'
+  'split',
+  'dev',
+  ['dev', 'external', 'final'],
+  'Which set. External and final need --secret_file.',
+  flag_values=COMMAND.flags,
 )
 _SECRET = flags.DEFINE_string(
   'secret_file',
@@ -49,16 +54,22 @@ _SECRET = flags.DEFINE_string(
     'JSON file {"secret": "hex digits"} that a private set is drawn with: your own, or one '
     'a campaign has revealed.'
   ),
+  flag_values=COMMAND.flags,
 )
 _ITEMS = flags.DEFINE_integer(
-  'items', None, "Size of the set, if not the constitution's.", lower_bound=1
+  'items',
+  None,
+  "Size of the set, if not the constitution's.",
+  lower_bound=1,
+  flag_values=COMMAND.flags,
 )
 _VERIFIER = flags.DEFINE_string(
   'verifier',
   None,
   'How answers are compared, if not as the constitution says (objective.verifier).',
+  flag_values=COMMAND.flags,
 )
-_JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
+_JSON = flags.DEFINE_bool('json', False, 'Print JSON.', flag_values=COMMAND.flags)
 _HARNESS = flags.DEFINE_enum(
   'harness',
   None,
@@ -67,27 +78,42 @@ _HARNESS = flags.DEFINE_enum(
     'Run the tasks of this library instead of the puzzles: lm-evaluation-harness (make '
     'harness), through a vLLM server (vllm.*).'
   ),
+  flag_values=COMMAND.flags,
 )
-_TASKS = flags.DEFINE_list('tasks', [], 'With --harness: names of its tasks and groups.')
+_TASKS = flags.DEFINE_list(
+  'tasks', [], 'With --harness: names of its tasks and groups.', flag_values=COMMAND.flags
+)
 _INCLUDE = flags.DEFINE_string(
-  'include_path', None, 'With --harness: directory with YAML files of further tasks.'
+  'include_path',
+  None,
+  'With --harness: directory with YAML files of further tasks.',
+  flag_values=COMMAND.flags,
 )
 _LIMIT = flags.DEFINE_integer(
-  'limit', None, 'With --harness: of each task the first items alone.', lower_bound=1
+  'limit',
+  None,
+  'With --harness: of each task the first items alone.',
+  lower_bound=1,
+  flag_values=COMMAND.flags,
 )
 _FEWSHOT = flags.DEFINE_integer(
   'num_fewshot',
   None,
   "With --harness: examples before each question, if not the task's own number.",
   lower_bound=0,
+  flag_values=COMMAND.flags,
 )
 _CHAT = flags.DEFINE_bool(
-  'apply_chat_template', False, "With --harness: ask in the base's chat format."
+  'apply_chat_template',
+  False,
+  "With --harness: ask in the base's chat format.",
+  flag_values=COMMAND.flags,
 )
 _SAMPLES = flags.DEFINE_string(
   'samples',
   None,
   'With --harness: write every item with its requests and answers to this file, JSON lines.',
+  flag_values=COMMAND.flags,
 )
 
 OF_PUZZLES, OF_HARNESS = (
@@ -103,12 +129,13 @@ class EvaluateError(ValueError):
   """The request cannot be served; the message names the fix."""
 
 
-def main(argv: list[str]) -> None:
+@COMMAND
+def main(arguments: list[str]) -> None:
   tune_for_cpu()  # as trials and the evaluator do
-  if len(argv) != 2:
+  if len(arguments) != 1:
     raise app.UsageError('say which weights: aevo evaluate WEIGHTS_OR_DIRECTORY')
   for name in OF_PUZZLES if _HARNESS.value else OF_HARNESS:
-    if flags.FLAGS[name].present:
+    if COMMAND.flags[name].present:
       raise app.UsageError(
         (
           f'--{name} is read by nothing {"with" if _HARNESS.value else "without"} '
@@ -128,7 +155,7 @@ def main(argv: list[str]) -> None:
       )
     )
   try:
-    weights = find_weights(pathlib.Path(argv[1]))
+    weights = find_weights(pathlib.Path(arguments[0]))
     base = pathlib.Path(_BASE.value) if _BASE.value else find_base(weights)
     result = harness(weights, base) if _HARNESS.value else evaluate(weights, base)
   except EvaluateError as error:
@@ -241,9 +268,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.campaign import setup  # registers what a campaign's gin may bind
   from aevo_jax.config import constitution as constitution_lib
 
-  gin_flags.load_from_flags(
-    layout.search_paths(), first=[str(layout.root_file('constitution.gin'))]
-  )
+  COMMAND.load_gin(layout.root_file('constitution.gin'))
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.config.configurables import bound, resolve
   from aevo_jax.config.inference import Vllm
@@ -466,7 +491,7 @@ def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.evaluation import harness as harness_lib
   from aevo_jax.generation.protocol import InferenceError
 
-  gin_flags.load_from_flags(layout.search_paths())
+  COMMAND.load_gin()
   logging.set_verbosity(logging.WARNING)
   try:
     for name in parameters():
@@ -560,5 +585,4 @@ def table(result: dict) -> str:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -10,10 +10,15 @@ import sys
 
 from absl import app, flags, logging
 
-from aevo_jax import faults
+from aevo_jax import command, faults
 
+COMMAND = command.Command('export_hf', __doc__, no_gin='an export takes everything from the base')
 _OUT = flags.DEFINE_string(
-  'out', None, 'Directory of the checkpoint; must not exist.', required=True
+  'out',
+  None,
+  'Directory of the checkpoint; must not exist.',
+  required=True,
+  flag_values=COMMAND.flags,
 )
 _MAX_SHARD_SIZE = flags.DEFINE_string(
   'max_shard_size',
@@ -22,11 +27,13 @@ _MAX_SHARD_SIZE = flags.DEFINE_string(
     'Most bytes of tensors in a file, such as 500MB or 5GB; if not given, the shards are '
     'those of the import.'
   ),
+  flag_values=COMMAND.flags,
 )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 2:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 1:
     raise app.UsageError('say what to export: aevo export_hf BASE --out=DIR')
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.checkpoint.digest import ManifestError
@@ -36,7 +43,7 @@ def main(argv: list[str]) -> None:
   out = pathlib.Path(_OUT.value)
   try:
     size = hf_export.export_hf(
-      pathlib.Path(argv[1]),
+      pathlib.Path(arguments[0]),
       out,
       max_shard_size=_MAX_SHARD_SIZE.value and hf_export.parse_size(_MAX_SHARD_SIZE.value),
     )
@@ -50,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

@@ -13,13 +13,23 @@ import sys
 
 from absl import app, flags, logging
 
-from aevo_jax import faults
+from aevo_jax import command, faults
 
-_OUT = flags.DEFINE_string('out', None, 'Directory of the new base; must not exist.', required=True)
+COMMAND = command.Command(
+  'import_hf', __doc__, no_gin='an import takes everything from the checkpoint'
+)
+_OUT = flags.DEFINE_string(
+  'out',
+  None,
+  'Directory of the new base; must not exist.',
+  required=True,
+  flag_values=COMMAND.flags,
+)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 2:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 1:
     raise app.UsageError('say what to import: aevo import_hf DIR --out=BASE')
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.substrate import hf_import
@@ -27,7 +37,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   out = pathlib.Path(_OUT.value)
   try:
-    done = hf_import.import_hf(pathlib.Path(argv[1]), out)
+    done = hf_import.import_hf(pathlib.Path(arguments[0]), out)
   except ValueError as error:
     sys.exit(f'import_hf: {error}')
   except OSError as error:
@@ -44,4 +54,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

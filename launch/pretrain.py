@@ -19,15 +19,17 @@ import sys
 
 from absl import app, flags, logging
 
-from aevo_jax import layout
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command
 from aevo_jax.config.configurables import LoadError, bound, configurable, resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.runtime import tune_for_cpu
 from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training.recipe import recipe as recipe_lib
 
-_OUT = flags.DEFINE_string('out', None, 'Directory of the new base.', required=True)
+COMMAND = command.Command('pretrain', __doc__)
+_OUT = flags.DEFINE_string(
+  'out', None, 'Directory of the new base.', required=True, flag_values=COMMAND.flags
+)
 
 
 READ = (
@@ -70,10 +72,12 @@ class Pretrain:
   eval_items: int = 1200
 
 
-def main(argv: list[str]) -> None:
+@COMMAND
+def main(arguments: list[str]) -> None:
   tune_for_cpu()  # as trials and the evaluator do
-  del argv
-  gin_flags.load_from_flags(layout.search_paths())
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
+  COMMAND.load_gin()
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.data import pipeline
   from aevo_jax.data import tokenizer as tokenizers
@@ -154,7 +158,7 @@ def main(argv: list[str]) -> None:
   _write_json(
     out / 'pretrain.json',
     {
-      'command': ' '.join(['aevo', 'pretrain', *sys.argv[1:]]),
+      'command': COMMAND.line,
       'seed': settings.seed,
       'settings': dataclasses.asdict(settings),
       # Infinity, a limit that is none, is not JSON.
@@ -164,7 +168,7 @@ def main(argv: list[str]) -> None:
       },
       'optimizer': dataclasses.asdict(optimizer),
       'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
-      'gin_files': flags.FLAGS.gin_file,
+      'gin_files': COMMAND.flags.gin_file,
       'machine': (
         f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
         f'{os.cpu_count()} cores'
@@ -225,5 +229,4 @@ def _write_json(path: pathlib.Path, value: dict) -> None:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

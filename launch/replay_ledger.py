@@ -15,25 +15,35 @@ import sys
 
 from absl import app, flags
 
-from aevo_jax import faults, layout
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command, faults, layout
 
-_EXTERNAL = flags.DEFINE_string('external_column', None, 'Column of the score that counts.')
-_ROUND_SIZE = flags.DEFINE_integer(
-  'round_size', None, 'Rows of a round; 8 unless --round_column is given.', lower_bound=2
+COMMAND = command.Command('replay_ledger', __doc__)
+_EXTERNAL = flags.DEFINE_string(
+  'external_column', None, 'Column of the score that counts.', flag_values=COMMAND.flags
 )
-_ROUND_COLUMN = flags.DEFINE_string('round_column', None, 'Column whose values name the rounds.')
+_ROUND_SIZE = flags.DEFINE_integer(
+  'round_size',
+  None,
+  'Rows of a round; 8 unless --round_column is given.',
+  lower_bound=2,
+  flag_values=COMMAND.flags,
+)
+_ROUND_COLUMN = flags.DEFINE_string(
+  'round_column', None, 'Column whose values name the rounds.', flag_values=COMMAND.flags
+)
 _ITEMS = flags.DEFINE_integer(
   'items',
   None,
   "Items behind each family's dev score, from which its reliability is known.",
   lower_bound=1,
+  flag_values=COMMAND.flags,
 )
 SEED = 0
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 2:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 1:
     raise app.UsageError('say which table: aevo replay_ledger FILE.csv --external_column=NAME')
   if _EXTERNAL.value is None:
     raise app.UsageError('say which column holds the score that counts: --external_column=NAME')
@@ -43,14 +53,12 @@ def main(argv: list[str]) -> None:
   from aevo_jax.config.loading import LoadError
   from aevo_jax.meta_agent.drift import score_table
 
-  gin_flags.load_from_flags(
-    layout.search_paths(), first=[str(layout.root_file('constitution.gin'))]
-  )
+  COMMAND.load_gin(layout.root_file('constitution.gin'))
   try:
     rules = constitution.from_gin().reversal
     replay(
       score_table.read(
-        pathlib.Path(argv[1]),
+        pathlib.Path(arguments[0]),
         _EXTERNAL.value,
         None if _ROUND_COLUMN.value else _ROUND_SIZE.value or 8,
         _ROUND_COLUMN.value,
@@ -165,5 +173,4 @@ def line(verdict) -> str:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -6,21 +6,19 @@ aevo report runs/demo
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app
 
-from aevo_jax import faults
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command, faults
 from aevo_jax.ledger.records import LedgerError
 
+COMMAND = command.Command('report', __doc__, no_gin='a report takes everything from the run')
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 2:
+
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 1:
     raise app.UsageError('say which run: aevo report RUN_DIRECTORY')
-  if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
-    raise app.UsageError(
-      'a report takes everything from the run; leave out --gin_file and --gin_bindings'
-    )
-  run = pathlib.Path(argv[1])
+  run = pathlib.Path(arguments[0])
   if not (run / 'ledger.jsonl').is_file():  # said before anything heavy is imported
     sys.exit(
       f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign '
@@ -43,5 +41,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

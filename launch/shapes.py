@@ -16,32 +16,44 @@ import time
 
 from absl import app, flags
 
-from aevo_jax import layout
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command
 
-_DEVICES = flags.DEFINE_integer('devices', 8, 'Devices of the mesh.', lower_bound=1)
+COMMAND = command.Command('shapes', __doc__)
+_DEVICES = flags.DEFINE_integer(
+  'devices', 8, 'Devices of the mesh.', lower_bound=1, flag_values=COMMAND.flags
+)
 _ROWS = flags.DEFINE_integer(
   'rows',
   0,
   'Rows of a batch, over all devices; 0 is one for each part into which the rules cut batches.',
   lower_bound=0,
+  flag_values=COMMAND.flags,
 )
-_ROW_LENGTH = flags.DEFINE_integer('row_length', 8192, 'Tokens of a row.', lower_bound=2)
+_ROW_LENGTH = flags.DEFINE_integer(
+  'row_length', 8192, 'Tokens of a row.', lower_bound=2, flag_values=COMMAND.flags
+)
 _ADAPTATION = flags.DEFINE_enum(
-  'adaptation', None, ['full', 'lora'], "Instead of gin's adaptation.method."
+  'adaptation',
+  None,
+  ['full', 'lora'],
+  "Instead of gin's adaptation.method.",
+  flag_values=COMMAND.flags,
 )
-_JSON = flags.DEFINE_boolean('json', False, 'Print one JSON object of bytes instead of a table.')
+_JSON = flags.DEFINE_boolean(
+  'json', False, 'Print one JSON object of bytes instead of a table.', flag_values=COMMAND.flags
+)
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   started = time.perf_counter()
   from aevo_jax.config.loading import LoadError, resolve
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import footprint
 
-  gin_flags.load_from_flags(layout.search_paths())
+  COMMAND.load_gin()
   try:
     config, recipe = resolve('model'), recipe_lib.from_gin()
     if _ADAPTATION.value:
@@ -97,5 +109,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -15,15 +15,18 @@ import sys
 
 from absl import app, flags
 
-from aevo_jax import layout
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command, layout
 from aevo_jax.runtime import single_threaded_blas
 
-_CAMPAIGNS = flags.DEFINE_integer('campaigns', 100, 'Campaigns of each agent.', lower_bound=1)
+COMMAND = command.Command('simulate', __doc__)
+_CAMPAIGNS = flags.DEFINE_integer(
+  'campaigns', 100, 'Campaigns of each agent.', lower_bound=1, flag_values=COMMAND.flags
+)
 _AGENTS = flags.DEFINE_list(
   'agents',
   ['statistical'],
   "Agents, by their names in campaign.agent; 'none' draws designs at random and judges them.",
+  flag_values=COMMAND.flags,
 )
 _PLANT = flags.DEFINE_enum(
   'plant',
@@ -33,16 +36,20 @@ _PLANT = flags.DEFINE_enum(
     'A decoupling: from some round on an axis moves a family on dev and not, or inversely, '
     'on external.'
   ),
+  flag_values=COMMAND.flags,
 )
 _PROCESSES = flags.DEFINE_integer(
-  'processes', 1, 'Processes that play campaigns at once.', lower_bound=1
+  'processes', 1, 'Processes that play campaigns at once.', lower_bound=1, flag_values=COMMAND.flags
 )
-_JSON = flags.DEFINE_bool('json', False, 'Print JSON, with every campaign.')
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print JSON, with every campaign.', flag_values=COMMAND.flags
+)
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   single_threaded_blas()  # before numpy is imported
   from aevo_jax.campaign import setup
   from aevo_jax.campaign.decisions import AGENTS
@@ -61,9 +68,7 @@ def main(argv: list[str]) -> None:
   for agent in _AGENTS.value:
     if agent not in (*AGENTS, study.NO_AGENT):
       sys.exit(f'simulate: no agent {agent!r}' + suggestion(agent, [*AGENTS, study.NO_AGENT]))
-  gin_flags.load_from_flags(
-    layout.search_paths(), first=[str(layout.root_file('constitution.gin'))]
-  )
+  COMMAND.load_gin(layout.root_file('constitution.gin'))
   try:
     constitution, settings = constitution_lib.from_gin(), resolve('simulation')
     own = own_tasks(constitution, setup.tasks_path(constitution.tasks.path))
@@ -112,5 +117,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

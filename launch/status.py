@@ -10,10 +10,11 @@ import json
 import os
 import pathlib
 import re
+import sys
 
 from absl import app, flags
 
-from aevo_jax import layout
+from aevo_jax import command, layout
 from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution
@@ -21,7 +22,10 @@ from aevo_jax.config.inference import CARRIERS
 from aevo_jax.ledger.append import read
 from aevo_jax.report.costs import wall_clock
 
-_ADD = flags.DEFINE_multi_string('add', [], 'A finished run directory to record.')
+COMMAND = command.Command('status', __doc__, no_gin='docs/status.md is made from logs alone')
+_ADD = flags.DEFINE_multi_string(
+  'add', [], 'A finished run directory to record.', flag_values=COMMAND.flags
+)
 
 # What a user could choose. Whatever no log line names is listed as never ran.
 CHOICES = {
@@ -182,8 +186,10 @@ def row(name: str, lines: list[dict]) -> str:
   )
 
 
-def main(argv: list[str]) -> None:
-  del argv
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   root = layout.checkout_root()
   if root is None:
     raise app.UsageError('aevo status belongs to a checkout: it writes docs/status.md there')
@@ -226,4 +232,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

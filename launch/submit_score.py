@@ -14,24 +14,33 @@ import sys
 
 from absl import app, flags
 
-from aevo_jax import faults
+from aevo_jax import command, faults
 from aevo_jax.campaign import setup
 from aevo_jax.ledger.records import LedgerError
 
-_NOTE = flags.DEFINE_string('note', '', 'Where the score comes from; kept in the ledger.')
+COMMAND = command.Command(
+  'submit_score', __doc__, no_gin='a score is handed in to a run that has its configuration'
+)
+_NOTE = flags.DEFINE_string(
+  'note', '', 'Where the score comes from; kept in the ledger.', flag_values=COMMAND.flags
+)
 _DIGEST = flags.DEFINE_string(
-  'digest', '', "Digest of what was scored, as the submission's README.txt names it."
+  'digest',
+  '',
+  "Digest of what was scored, as the submission's README.txt names it.",
+  flag_values=COMMAND.flags,
 )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 4:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 3:
     raise app.UsageError('say what was scored: aevo submit_score RUN TRIAL SCORE')
-  run, trial = pathlib.Path(argv[1]), argv[2]
+  run, trial = pathlib.Path(arguments[0]), arguments[1]
   try:
-    score = float(argv[3])
+    score = float(arguments[2])
   except ValueError:
-    raise app.UsageError(f'a score is a number between 0 and 1, got {argv[3]!r}') from None
+    raise app.UsageError(f'a score is a number between 0 and 1, got {arguments[2]!r}') from None
   from aevo_jax.campaign import manual_arbiter
 
   try:
@@ -44,4 +53,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

@@ -14,11 +14,15 @@ import sys
 
 from absl import app, flags, logging
 
-from aevo_jax import faults, layout
+from aevo_jax import command, faults, layout
 from aevo_jax.substrate import build, manifest
 
+COMMAND = command.Command('substrate', __doc__, no_gin='a substrate is made from its folder alone')
 _SUBSTRATE = flags.DEFINE_string(
-  'substrate', None, "Folder of the substrate to pin or verify; the project's if not given."
+  'substrate',
+  None,
+  "Folder of the substrate to pin or verify; the project's if not given.",
+  flag_values=COMMAND.flags,
 )
 _FROM_HF = flags.DEFINE_string(
   'from_hf',
@@ -27,19 +31,21 @@ _FROM_HF = flags.DEFINE_string(
     'With build: directory with config.json, model.safetensors, tokenizer.json and '
     'tokenizer_config.json; or a base made by aevo import_hf.'
   ),
+  flag_values=COMMAND.flags,
 )
-_OUT = flags.DEFINE_string('out', None, 'With build: the new substrate.')
+_OUT = flags.DEFINE_string('out', None, 'With build: the new substrate.', flag_values=COMMAND.flags)
 
 PACKAGE_ROOT = pathlib.Path(layout.__file__).resolve().parent.parent
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:] not in (['pin'], ['verify'], ['build']):
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if arguments not in (['pin'], ['verify'], ['build']):
     raise app.UsageError(
       'say `aevo substrate verify`, `aevo substrate pin` or `aevo substrate build`'
     )
-  if (argv[1] == 'build') != (_FROM_HF.value is not None and _OUT.value is not None) or (
-    argv[1] == 'build' and _SUBSTRATE.value is not None
+  if (arguments[0] == 'build') != (_FROM_HF.value is not None and _OUT.value is not None) or (
+    arguments[0] == 'build' and _SUBSTRATE.value is not None
   ):
     raise app.UsageError(
       '`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other '
@@ -48,10 +54,10 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   root = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else layout.root_file('substrate')
   try:
-    if argv[1] == 'build':
+    if arguments[0] == 'build':
       build_from_hf(pathlib.Path(_FROM_HF.value), pathlib.Path(_OUT.value))
     else:
-      measure(argv[1], root)
+      measure(arguments[0], root)
   except OSError as error:
     sys.exit(f'substrate: {faults.explain(error)}')
 
@@ -100,4 +106,4 @@ def measure(action: str, root: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main(sys.argv[1:]))

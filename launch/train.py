@@ -29,24 +29,36 @@ import sys
 
 from absl import app, flags, logging
 
-from aevo_jax import faults, layout
-from aevo_jax.config import flags as gin_flags
+from aevo_jax import command, faults, layout
 from aevo_jax.runtime import tune_for_cpu
 
+COMMAND = command.Command('train', __doc__)
 _OUT = flags.DEFINE_string(
-  'out', None, 'Directory of the run; continued if it holds the same run.', required=True
+  'out',
+  None,
+  'Directory of the run; continued if it holds the same run.',
+  required=True,
+  flag_values=COMMAND.flags,
 )
-_BASE = flags.DEFINE_string('base', None, "Directory of the base; the substrate's if not given.")
+_BASE = flags.DEFINE_string(
+  'base', None, "Directory of the base; the substrate's if not given.", flag_values=COMMAND.flags
+)
 _TASKS = flags.DEFINE_string(
-  'tasks', None, 'JSONL file or folder of tasks of your own, in place of the puzzles.'
+  'tasks',
+  None,
+  'JSONL file or folder of tasks of your own, in place of the puzzles.',
+  flag_values=COMMAND.flags,
 )
 _TOKENS = flags.DEFINE_integer(
   'tokens',
   122_880,
   'Budget of padded tokens, steps x rows x row length; the default is that of a demo trial.',
   lower_bound=1,
+  flag_values=COMMAND.flags,
 )
-_STEPS = flags.DEFINE_integer('steps', 480, 'Budget of optimizer steps.', lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+  'steps', 480, 'Budget of optimizer steps.', lower_bound=1, flag_values=COMMAND.flags
+)
 _RL_STEPS = flags.DEFINE_integer(
   'rl_steps',
   50,
@@ -55,24 +67,31 @@ _RL_STEPS = flags.DEFINE_integer(
     "'sft_then_dpo' --tokens and --steps are for both, and method.share divides them."
   ),
   lower_bound=1,
+  flag_values=COMMAND.flags,
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of data and adapters.', lower_bound=0)
-_SIZE = flags.DEFINE_enum('size', 'micro', ['micro', 'standard'], 'Puzzle size.')
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'Of data and adapters.', lower_bound=0, flag_values=COMMAND.flags
+)
+_SIZE = flags.DEFINE_enum(
+  'size', 'micro', ['micro', 'standard'], 'Puzzle size.', flag_values=COMMAND.flags
+)
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
   'checkpoint_every',
   100,
   'Steps between checkpoints, from which an interrupted run continues; 0 for the last only.',
   lower_bound=0,
+  flag_values=COMMAND.flags,
 )
 
 STARTED_WITH = 'train.json'
 LINES = 20  # of progress
 
 
-def main(argv: list[str]) -> None:
+@COMMAND
+def main(arguments: list[str]) -> None:
   tune_for_cpu()  # as trials and the evaluator do
-  if argv[1:]:
-    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   out = pathlib.Path(_OUT.value)
   base = pathlib.Path(_BASE.value) if _BASE.value else layout.root_file('substrate') / 'base'
   try:
@@ -91,9 +110,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.rl import run as rl_run
 
-  gin_flags.load_from_flags(
-    layout.search_paths(), first=[str(layout.root_file('substrate') / 'recipe.gin')]
-  )
+  COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin')
   # Imported here, so that a wrong flag is answered before JAX starts.
   from safetensors import SafetensorError
 
@@ -249,8 +266,8 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   (out / 'command.json').write_text(
     json.dumps(
       {
-        'command': ' '.join(['aevo', 'train', *sys.argv[1:]]),
-        'campaign': flags.FLAGS.gin_file,
+        'command': COMMAND.line,
+        'campaign': COMMAND.flags.gin_file,
         'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
         'size': _SIZE.value,
         **({'rollouts': algorithm.rollout.engine} if algorithm else {}),
@@ -331,5 +348,4 @@ def _flat(values: dict, prefix: str = '') -> dict:
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ import time
 
 from absl import app, flags, logging
 
-from aevo_jax import faults
+from aevo_jax import command, faults
 from aevo_jax.campaign import decisions, setup
 from aevo_jax.campaign.executors.processes import Nursery, Worker
 from aevo_jax.campaign.sandbox.confinement import available
@@ -23,7 +23,6 @@ from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit
 from aevo_jax.campaign.trial.spec import EXPORT, RESULT
 from aevo_jax.checkpoint.digest import ManifestError
-from aevo_jax.config import flags as gin_flags
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import read
@@ -31,27 +30,33 @@ from aevo_jax.ledger.records import LedgerError, Record
 from aevo_jax.report.progress import score_text
 from aevo_jax.substrate.store import Store
 
+COMMAND = command.Command(
+  'trial', __doc__, no_gin="a trial's input is fixed by its run (aevo train tries another recipe)"
+)
 _RERUN = flags.DEFINE_bool(
-  'rerun', False, 'Run the trial again and compare its candidate with the sealed one.'
+  'rerun',
+  False,
+  'Run the trial again and compare its candidate with the sealed one.',
+  flag_values=COMMAND.flags,
 )
 _OUT = flags.DEFINE_string(
-  'out', None, 'With --rerun: a new directory for its files, which are otherwise deleted.'
+  'out',
+  None,
+  'With --rerun: a new directory for its files, which are otherwise deleted.',
+  flag_values=COMMAND.flags,
 )
 
 POLL_SECONDS = 0.2
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) != 3:
+@COMMAND
+def main(arguments: list[str]) -> None:
+  if len(arguments) != 2:
     raise app.UsageError('say which trial of which run: aevo trial RUN_DIRECTORY r2w5')
-  if flags.FLAGS.gin_file or flags.FLAGS.gin_bindings:
-    raise app.UsageError(
-      "a trial's input is fixed by its run; to try another recipe: aevo train --gin_bindings=..."
-    )
   if _OUT.value is not None and not _RERUN.value:
     raise app.UsageError('--out is for the files of --rerun')
   logging.set_verbosity(logging.WARNING)
-  run, name = pathlib.Path(argv[1]), argv[2]
+  run, name = pathlib.Path(arguments[0]), arguments[1]
   try:
     inputs, _ = setup.reload(run)
     records = read(run / setup.LEDGER, strict=False)
@@ -263,5 +268,4 @@ def _compare(trial: TrialState, outcome: str, cause: str, directory: pathlib.Pat
 
 
 if __name__ == '__main__':
-  gin_flags.define()
-  app.run(main, flags_parser=gin_flags.parse)
+  sys.exit(main(sys.argv[1:]))

@@ -37,13 +37,14 @@ def launch_folder(tmp_path, monkeypatch):
   (launch / 'campaign.py').write_text(
     '"""Run a campaign.\n\nMore words.\n"""\n'
     'import json, sys\n'
-    'from absl import app, flags\n'
-    "_N = flags.DEFINE_integer('rounds_of_the_test', 0, 'how many')\n"
-    'def main(argv):\n'
-    "    print(json.dumps({'argv': argv, 'n': _N.value, 'name': __name__}))\n"
-    '    sys.exit(7)\n'
-    "if __name__ == '__main__':\n"
-    '    app.run(main)\n'
+    'from absl import flags\n'
+    'from aevo_jax import command\n'
+    "COMMAND = command.Command('campaign', __doc__)\n"
+    "_N = flags.DEFINE_integer('rounds_of_the_test', 0, 'how many', flag_values=COMMAND.flags)\n"
+    '@COMMAND\n'
+    'def main(arguments):\n'
+    "  print(json.dumps({'arguments': arguments, 'n': _N.value, 'line': COMMAND.line}))\n"
+    '  sys.exit(7)\n'
   )
   (launch / '_shared.py').write_text('raise AssertionError("not a command")\n')
   (launch / 'slurm').mkdir()
@@ -99,15 +100,22 @@ def test_a_missing_or_unknown_command_exits_with_2(arguments, said):
 
 
 def test_flags_and_exit_code_are_the_apps_own(launch_folder, capsys):
-  with pytest.raises(SystemExit) as exited:
-    cli.main(['campaign', 'RUN', '--rounds_of_the_test=3'])
-  assert exited.value.code == 7
-  program = str(launch_folder / 'campaign.py')
-  assert json.loads(capsys.readouterr().out) == {
-    'argv': [program, 'RUN'],
-    'n': 3,
-    'name': '__main__',
-  }
+  """A second call in the same process starts from the defaults."""
+  for argv, count in ((['RUN', '--rounds_of_the_test=3'], 3), (['RUN'], 0)):
+    assert cli.main(['campaign', *argv]) == 7
+    assert json.loads(capsys.readouterr().out) == {
+      'arguments': ['RUN'],
+      'n': count,
+      'line': ' '.join(['aevo', 'campaign', *argv]),
+    }
+
+
+@pytest.mark.parametrize('name', sorted(cli.commands()))
+def test_help_of_a_command_lists_the_gin_flags(name, capsys):
+  assert cli.main([name, '--help']) == 0
+  text = capsys.readouterr().out
+  assert '--gin_file' in text and '--gin_bindings' in text
+  assert text.startswith(cli.summary(cli.commands()[name]))
 
 
 def test_only_public_files_are_commands(launch_folder):

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
   # top-level modules
   'layout': set(),
   'cli': {'layout'},
+  'command': {'config', 'layout'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
   'runtime': set(),  # threads and parent of a child process; standard library only
   # statements and history

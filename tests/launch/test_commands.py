@@ -1,5 +1,5 @@
-"""audit, trial, train and evaluate as a person types them: each in a process of its own, judged by
-what it prints and its exit status.
+"""audit, trial, train and evaluate as a person types them, judged by what they print and their
+exit status.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from aevo_command import aevo, aevo_process, environment
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax import layout
@@ -21,7 +22,6 @@ from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint.digest import logical_digest
 from aevo_jax.ledger.append import read
 
-REPOSITORY = pathlib.Path(layout.__file__).resolve().parent.parent
 # Stands for a full disk: every file a command itself writes meets ENOSPC.
 FULL_DISK = """
 import errno, pathlib, sys
@@ -31,28 +31,6 @@ pathlib.Path.write_text = full
 from aevo_jax.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def environment() -> dict[str, str]:
-  """A user's: without the compiler's flags that the suite sets for itself."""
-  path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])
-  return {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'} | {
-    'PYTHONPATH': path
-  }
-
-
-def aevo(
-  *arguments: str | pathlib.Path,
-  program: tuple[str, ...] = ('-m', 'aevo_jax.cli'),
-  prefix: tuple[str, ...] = (),
-) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [*prefix, sys.executable, *program, *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    env=environment(),
-    timeout=300,
-  )
 
 
 def tensors(path: pathlib.Path) -> str:
@@ -159,7 +137,7 @@ def test_train_does_what_a_trial_does(tiny_run, tmp_path):
   """
   trial = fold(read(tiny_run / 'ledger.jsonl')).trials['starting0']
   out = tmp_path / 'out'
-  result = aevo(
+  result = aevo_process(
     'train',
     f'--out={out}',
     f'--seed={trial.seed}',
@@ -523,7 +501,7 @@ def test_pretraining_refuses_what_it_does_not_read(tmp_path):
 
 
 def test_train_names_the_path_on_a_full_disk(tmp_path):
-  result = aevo('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
+  result = aevo_process('train', f'--out={tmp_path / "out"}', program=('-c', FULL_DISK))
   assert result.returncode == 1
   assert (
     f'{tmp_path / "out" / "train.json"}: the disk is full' in result.stderr

@@ -2,15 +2,14 @@
 exactly.
 """
 
-import importlib.util
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import app, flags
+from aevo_command import aevo
 
-from aevo_jax import layout
+from aevo_jax import cli, layout
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter
@@ -26,17 +25,7 @@ RECIPE = (
 )
 
 
-@pytest.fixture(scope='session')
-def export():
-  """Loaded once a process, since its flags can be defined only once: a module's fixture is set up
-  again when a stealing worker comes back to the module.
-  """
-  spec = importlib.util.spec_from_file_location(
-    'aevo_export', layout.root_file('launch') / 'export.py'
-  )
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+EXPORT = cli.load(cli.commands()['export'])
 
 
 @pytest.fixture
@@ -56,9 +45,9 @@ def trial(tmp_path):
   ), params
 
 
-def test_it_is_the_trained_adapter(export, trial, tmp_path):
+def test_it_is_the_trained_adapter(trial, tmp_path):
   winner, params = trial
-  export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
+  EXPORT.write_adapter(winner, tmp_path / 'adapter', EXPORT.ExportOptions('some/base'))
   loaded, rank, alpha = peft_adapter.load(tmp_path / 'adapter', checkpoint.read_config(BASE))
   assert (
     (rank, alpha) == (4, 8.0) and loaded.keys() == params.keys() and all(map(is_adapter, loaded))
@@ -67,51 +56,38 @@ def test_it_is_the_trained_adapter(export, trial, tmp_path):
     np.testing.assert_array_equal(loaded[name], value)
 
 
-def test_a_recipe_that_trained_all_weights_has_none(export, trial, tmp_path):
+def test_a_recipe_that_trained_all_weights_has_none(trial, tmp_path):
   winner, _ = trial
   winner.recipe = RECIPE.replace('"lora"\n', '"full"\n')
   with pytest.raises(
     NoWinnerError, match='trained all weights .*without --adapter the weights are exported'
   ):
-    export.write_adapter(winner, tmp_path / 'adapter', 'some/base')
+    EXPORT.write_adapter(winner, tmp_path / 'adapter', EXPORT.ExportOptions('some/base'))
 
 
 @pytest.mark.parametrize('max_rank', [None, 3, 4])
-def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(
-  export, trial, tmp_path, monkeypatch, max_rank
-):
+def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(trial, tmp_path, max_rank):
   """The command itself, on a trial that stands for a finished run's winner."""
   winner, _ = trial
-  (tmp_path / 'exports').mkdir()
-  for name, value in {
-    '_ADAPTER': True,
-    '_BASE_NAME': 'some/base',
-    '_STARTING': False,
-    '_MAX_RANK': max_rank,
-  }.items():
-    monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
-  for place in ('aevo_jax.report.audit.audited_run.AuditedRun', 'aevo_jax.report.run_view.RunView'):
-    monkeypatch.setattr(place, lambda run: None)
-  monkeypatch.setattr('aevo_jax.report.winner.find', lambda run, starting: winner)
-  monkeypatch.setattr('aevo_jax.report.model_card.text', lambda *_, adapter: 'card')
   out = tmp_path / 'exports' / 'adapter'
+  options = EXPORT.ExportOptions('some/base', max_rank)
   if max_rank == 3:
     with pytest.raises(
       NoWinnerError, match='lora.rank is 4 and the submission format allows 3 at most'
     ):
-      export.export(tmp_path, out)
+      EXPORT.write(winner, 'card', out, options)
     assert not list(out.parent.iterdir())
   else:
-    export.export(tmp_path, out)
+    EXPORT.write(winner, 'card', out, options)
     assert (
       peft_adapter.load(out, checkpoint.read_config(BASE)).rank == 4
       and (out / 'tokenizer.json').is_file()
+      and (out / 'README.md').read_text() == 'card'
     )
 
 
-def test_the_flag_names_the_challenges_limit_and_goes_with_adapters(export, monkeypatch):
-  assert f' {peft_adapter.CHALLENGE_MAX_RANK} at most' in flags.FLAGS['max_rank'].help
-  for name, value in {'_ADAPTER': False, '_BASE_NAME': None, '_MAX_RANK': 32}.items():
-    monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
-  with pytest.raises(app.UsageError, match='say --adapter too'):
-    export.main(['export', 'run'])
+def test_the_flag_names_the_challenges_limit_and_goes_with_adapters():
+  flag = EXPORT.COMMAND.flags['max_rank']
+  assert f' {peft_adapter.CHALLENGE_MAX_RANK} at most' in flag.help
+  result = aevo('export', 'run', '--out=x', '--max_rank=32')
+  assert result.returncode == 1 and 'say --adapter too' in result.stderr

@@ -2,28 +2,15 @@
 that cannot be served.
 """
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-
-from aevo_jax import layout
-
-REPOSITORY = pathlib.Path(layout.__file__).resolve().parent.parent
+from aevo_command import aevo
 
 
 def replay(*arguments):
-  environment = os.environ | {'PYTHONPATH': str(REPOSITORY)}
-  return subprocess.run(
-    [sys.executable, '-m', 'aevo_jax.cli', 'replay_ledger', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    env=environment,
-    timeout=120,
-  )
+  return aevo('replay_ledger', *arguments)
 
 
 def history(path: pathlib.Path, turns: int | None) -> pathlib.Path:

@@ -1,27 +1,13 @@
 """aevo shapes as a person types it."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
-
-from aevo_jax import layout
-
-REPOSITORY = pathlib.Path(layout.__file__).resolve().parent.parent
+from aevo_command import aevo
 
 
 def shapes(*arguments):
-  environment = os.environ | {'PYTHONPATH': str(REPOSITORY)}
-  return subprocess.run(
-    [sys.executable, '-m', 'aevo_jax.cli', 'shapes', *arguments],
-    capture_output=True,
-    text=True,
-    env=environment,
-    timeout=300,
-  )
+  return aevo('shapes', *arguments)
 
 
 def test_json_of_the_micro_model_by_hand():

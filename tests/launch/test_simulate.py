@@ -1,27 +1,13 @@
 """aevo simulate as a person types it."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
-
-from aevo_jax import layout
-
-REPOSITORY = pathlib.Path(layout.__file__).resolve().parent.parent
+from aevo_command import aevo
 
 
 def simulate(*arguments):
-  environment = os.environ | {'PYTHONPATH': str(REPOSITORY)}
-  return subprocess.run(
-    [sys.executable, '-m', 'aevo_jax.cli', 'simulate', *arguments],
-    capture_output=True,
-    text=True,
-    env=environment,
-    timeout=300,
-  )
+  return aevo('simulate', *arguments)
 
 
 def test_json_repeats_and_does_not_depend_on_the_number_of_processes():

@@ -3,16 +3,12 @@ and what is not compared.
 """
 
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from aevo_command import aevo
 
-from aevo_jax import layout
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report import comparison
 from aevo_jax.report.run_view import NoRunError
@@ -118,17 +114,9 @@ def test_the_unpaired_interval_covers_what_it_promises():
 
 def test_the_command(make_run):
   a, b = make_run('a'), make_run('b', accuracy=BETTER, pause=5.0)
-  repository = pathlib.Path(layout.__file__).resolve().parent.parent
-  run = lambda *arguments: subprocess.run(
-    [sys.executable, '-m', 'aevo_jax.cli', 'compare', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env=os.environ | {'PYTHONPATH': str(repository)},
-  )
-  done = run(a, b, '--json')
+  done = aevo('compare', a, b, '--json')
   assert done.returncode == 0 and json.loads(done.stdout)['difference']['value'] == pytest.approx(
     0.1
   ), done.stderr
-  same = run(a, a)
+  same = aevo('compare', a, a)
   assert same.returncode == 1 and 'the same run' in same.stderr and 'Traceback' not in same.stderr

@@ -1,0 +1,135 @@
+"""The shell around a launch command: flags, help, usage errors and exit status.
+
+A file in launch/ is one command:
+
+    COMMAND = command.Command('report', __doc__)
+    _OUT = flags.DEFINE_string('out', None, 'Directory.', flag_values=COMMAND.flags)
+
+    @COMMAND
+    def main(arguments: list[str]) -> None:
+      ...
+
+    if __name__ == '__main__':
+      sys.exit(main(sys.argv[1:]))
+
+`main(argv)` then parses `argv`, runs the function on what is left, and returns the exit status. It
+keeps no state between calls, so tests call it in their own process.
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from aevo_jax import layout
+from aevo_jax.config import flags as gin_flags
+
+HELP = ('--help', '-help', '--helpshort', '--helpfull', '-h', '-?')
+# absl's own flags that every command has: how much is logged, and where.
+_ABSL_MODULES = ('absl.logging',)
+
+
+class Command:
+  """One command of `aevo`, its flags and its name.
+
+  Attributes:
+    name: how a person types it, for messages.
+    flags: the command's flag values; `--gin_file` and `--gin_bindings` are among them.
+    line: the command line as it was given, of the latest call.
+  """
+
+  def __init__(self, name: str, doc: str | None, *, no_gin: str = ''):
+    """Makes a command without flags of its own.
+
+    Args:
+      name: the file's name in launch/, without `.py`.
+      doc: the module's docstring; `--help` prints it.
+      no_gin: why the command reads no gin. Every gin flag is then refused with this sentence, because
+        nothing would read the bindings.
+    """
+    self.name = name
+    self.flags = flags.FlagValues()
+    self.line = ''
+    self._doc = doc or ''
+    self._no_gin = no_gin
+    gin_flags.define(self.flags)
+    shared = flags.FLAGS.flags_by_module_dict()
+    for module in _ABSL_MODULES:
+      for flag in shared.get(module, ()):
+        self.flags[flag.name] = flag
+
+  def __call__(self, function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str]], int]:
+    """Decorates the function of a command.
+
+    Args:
+      function: takes the positional arguments. It returns an exit status, None for 0, or raises
+        absl's `UsageError` or `SystemExit`.
+
+    Returns:
+      `main(argv)`, which takes the command line without the program's name and returns the exit
+      status: 0, 1 for a usage error, or the command's own.
+    """
+
+    def main(argv: Sequence[str]) -> int:
+      arguments = list(argv)
+      if self._wants_help(arguments):
+        print(self.help())
+        return 0
+      self.line = ' '.join(['aevo', self.name, *arguments])
+      try:
+        positional = self._parse(arguments)
+        status = function(positional)
+      except app.UsageError as error:
+        print(f'{self.help()}\n\n{error}', file=sys.stderr)
+        return 1
+      except SystemExit as stop:
+        return _exit_status(stop)
+      return status or 0
+
+    main.__doc__ = function.__doc__
+    return main
+
+  def help(self) -> str:
+    """Returns the docstring and the flags, the command's own first."""
+    return f'{self._doc.rstrip()}\n\nflags:\n{self.flags.get_help()}'
+
+  def load_gin(self, *first: pathlib.Path) -> None:
+    """Loads files and bindings in order; a mistake ends the command with its message.
+
+    Args:
+      *first: gin files that come before those of `--gin_file`.
+    """
+    gin_flags.load_from_flags(layout.search_paths(), self.flags, [str(path) for path in first])
+
+  def _wants_help(self, arguments: list[str]) -> bool:
+    """Whether a help flag stands before a lone `--`."""
+    end = arguments.index('--') if '--' in arguments else len(arguments)
+    return any(argument in HELP for argument in arguments[:end])
+
+  def _parse(self, arguments: list[str]) -> list[str]:
+    """Sets the flags and returns the positional arguments; a wrong flag ends the command."""
+    self.flags.unparse_flags()
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # libraries read absl's global flags, and find their defaults
+      logging.use_absl_handler()
+    try:
+      rewritten = gin_flags.rewrite_argv([self.name, *arguments])
+      positional = self.flags(rewritten)[1:]
+    except flags.Error as error:
+      sys.exit(f'FATAL Flags parsing error: {error}\nPass --help to see the flags.')
+    if not self.flags['verbosity'].present:
+      logging.set_verbosity(logging.INFO)
+    if self._no_gin and (self.flags.gin_file or self.flags.gin_bindings):
+      raise app.UsageError(f'{self._no_gin}; leave out --gin_file and --gin_bindings')
+    return positional
+
+
+def _exit_status(stop: SystemExit) -> int:
+  """Returns the status of `sys.exit(code)`, and prints a message as Python does."""
+  if stop.code is None:
+    return 0
+  if isinstance(stop.code, int):
+    return stop.code
+  print(stop.code, file=sys.stderr)
+  return 1
