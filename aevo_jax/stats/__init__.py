@@ -1,4 +1,6 @@
-"""Statistics over numpy and scipy.
+"""Statistics over numpy and scipy: functions of numbers and arrays, which import nothing of ours.
 
-Intervals, permutation, rank and slope tests. Imports nothing of ours.
+Each file holds one method: intervals (of a proportion, of a difference), the permutation test, rank
+tests with their e-values, the slope test, the concordance of two scores, variances, Student's t
+test of a mean gain, and pass@k. Every function is pure; those that draw take a seed.
 """

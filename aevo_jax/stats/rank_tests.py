@@ -1,10 +1,9 @@
-"""Rank tests of dev against external: the Mahonian null, the exact test, a round's e-value, the
-e-process, e-BH.
+"""Rank tests of dev against external: the Mahonian null, the exact test, e-values, e-BH and Holm.
 
-Two rankings of n trials disagree on some of the n (n - 1) / 2 pairs. If they have nothing to do
-with each other, the number of such discordant pairs has the Mahonian distribution of n (the
-inversions of a random permutation), and over independent rounds the convolution of those. Many
-discordant pairs: dev is reversed. Few: dev and external rank alike.
+Two rankings of n trials disagree on some of the n (n - 1) / 2 pairs. If the rankings are unrelated,
+the number of such discordant pairs has the Mahonian distribution of n (the inversions of a random
+permutation), and over independent rounds the convolution of those. Many discordant pairs: dev is
+reversed. Few: dev and external rank alike.
 """
 
 import functools
@@ -14,33 +13,51 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-PHIS = (
-  0.3,
-  0.5,
-  0.7,
-  0.85,
-  # alternatives a round's e-value bets on in equal parts: Mallows models that favour reversed
-  # rankings
-)
-_LARGEST = 300.0  # logarithm of the largest bet that is paid: products of them must not overflow
-_DRAWS = 1000  # of the power behind a detectable correlation
+# Alternatives that a round's e-value bets on in equal parts: Mallows models that favour reversed
+# rankings.
+PHIS = (0.3, 0.5, 0.7, 0.85)
+# Logarithm of the largest bet that is paid: products of bets must not overflow.
+_LARGEST = 300.0
+# Samples of the power behind a detectable correlation.
+_SAMPLES = 1000
 
 
 @functools.cache
 def mahonian(n: int) -> tuple[int, ...]:
-  """Permutations of n by their number of inversions 0 ... n (n - 1) / 2; they add up to n!."""
+  """Counts the permutations of n by their number of inversions 0 ... n (n - 1) / 2.
+
+      >>> mahonian(3)
+      (1, 2, 2, 1)
+
+  Args:
+    n: items that are ranked, 1 or more.
+
+  Returns:
+    The counts, which add up to n!.
+  """
   counts = [1]
   for i in range(2, n + 1):
     sums = [0, *itertools.accumulate(counts)]
-    counts = [
-      sums[min(k + 1, len(counts))] - sums[max(0, k - i + 1)] for k in range(len(counts) + i - 1)
-    ]
+    following = []
+    for k in range(len(counts) + i - 1):
+      following.append(sums[min(k + 1, len(counts))] - sums[max(0, k - i + 1)])
+    counts = following
   return tuple(counts)
 
 
 @functools.cache
 def null(sizes: tuple[int, ...]) -> np.ndarray:
-  """Probabilities of 0, 1, ... discordant pairs in all, over independent rounds of these sizes."""
+  """Computes the probabilities of 0, 1, ... discordant pairs in all, over independent rounds.
+
+      >>> null((2, 2)).tolist()
+      [0.25, 0.5, 0.25]
+
+  Args:
+    sizes: trials of each round.
+
+  Returns:
+    [pairs + 1] probabilities.
+  """
   total = np.ones(1)
   for n in sizes:
     total = np.convolve(total, [count / math.factorial(n) for count in mahonian(n)])
@@ -48,31 +65,75 @@ def null(sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def reversal_p(discordant: int, sizes: Sequence[int]) -> float:
-  """P(as many discordant pairs or more) over rounds of these sizes, if dev and external were
-  unrelated.
+  """Computes P(as many discordant pairs or more) if dev and external are unrelated.
+
+      >>> reversal_p(3, [3])
+      0.16666666666666666
+
+  Args:
+    discordant: pairs over all rounds.
+    sizes: trials of each round.
+
+  Returns:
+    An exact one-sided p value.
   """
   return min(float(null(tuple(sorted(sizes)))[discordant:].sum()), 1.0)
 
 
 def concordance_p(discordant: int, sizes: Sequence[int]) -> float:
-  """P(as few discordant pairs or fewer): the mirrored test."""
+  """Computes P(as few discordant pairs or fewer): the mirrored test.
+
+      >>> concordance_p(0, [3])
+      0.16666666666666666
+
+  Args:
+    discordant: pairs over all rounds.
+    sizes: trials of each round.
+
+  Returns:
+    An exact one-sided p value.
+  """
   return reversal_p(sum(n * (n - 1) // 2 for n in sizes) - discordant, sizes)
 
 
 def critical(sizes: Sequence[int], alpha: float) -> int | None:
-  """The least number of discordant pairs whose `reversal_p` is at most alpha; None if not even all
-  of them are enough.
+  """Finds the least number of discordant pairs with a `reversal_p` of at most alpha.
+
+      >>> critical([4], 0.05), critical([2], 0.05)
+      (6, None)
+
+  Args:
+    sizes: trials of each round.
+    alpha: level.
+
+  Returns:
+    The number; None if not even all pairs are enough.
   """
   pairs = sum(n * (n - 1) // 2 for n in sizes)
-  return next((d for d in range(pairs + 1) if reversal_p(d, sizes) <= alpha), None)
+  for discordant in range(pairs + 1):
+    if reversal_p(discordant, sizes) <= alpha:
+      return discordant
+  return None
 
 
 def mallows(n: int, phi: float) -> np.ndarray:
-  """Probabilities of 0, 1, ... discordant pairs if a ranking has probability phi^concordant /
-  Z(phi): phi = 1 is chance, phi -> 0 a full reversal.
+  """Computes the probabilities of 0, 1, ... discordant pairs under a Mallows model (1957).
+
+  A ranking has probability phi^concordant / Z(phi): phi = 1 is chance, phi -> 0 a full reversal.
+
+      >>> mallows(2, 0.5).round(3).tolist()
+      [0.333, 0.667]
+
+  Args:
+    n: trials.
+    phi: in (0, 1].
+
+  Returns:
+    [pairs + 1] probabilities.
   """
   concordant = np.ones(1)
-  for i in range(2, n + 1):  # the i-th trial agrees with 0 ... i - 1 of those before it
+  for i in range(2, n + 1):
+    # The i-th trial agrees with 0 ... i - 1 of those before it.
     agrees = phi ** np.arange(i)
     concordant = np.convolve(concordant, agrees / agrees.sum())
   return concordant[::-1]
@@ -81,7 +142,8 @@ def mallows(n: int, phi: float) -> np.ndarray:
 @functools.cache
 def _e_values(n: int) -> np.ndarray:
   """[pairs + 1]: the e-value of each number of discordant pairs."""
-  concordant, bets = np.arange(n * (n - 1) // 2, -1, -1), []
+  concordant = np.arange(n * (n - 1) // 2, -1, -1)
+  bets = []
   for phi in PHIS:
     log_z = sum(math.log((1 - phi**i) / (1 - phi)) for i in range(1, n + 1))
     bets.append(math.lgamma(n + 1) + concordant * math.log(phi) - log_z)
@@ -89,51 +151,68 @@ def _e_values(n: int) -> np.ndarray:
 
 
 def e_value(discordant: int | np.ndarray, n: int) -> np.ndarray:
-  """Mean over `PHIS` of n! phi^concordant / Z(phi), Z = prod_{i <= n} (1 - phi^i) / (1 - phi): its
-  expectation is 1 if dev and external are unrelated.
+  """Computes the mean over `PHIS` of n! phi^concordant / Z(phi) (Vovk and Wang, 1912.06116).
 
-  It is at most 1 in expectation, too, if they agree more than by chance. n of 8: at most 1,100, and
-  20 from 24 of 28 on.
+  Z = prod_{i <= n} (1 - phi^i) / (1 - phi). The expectation is 1 if dev and external are unrelated,
+  and at most 1 if they agree more than by chance. For n = 8 the value is at most 1,100, and 20 from
+  24 of 28 discordant pairs on.
+
+      >>> float(e_value(28, 8)) > 1000
+      True
+
+  Args:
+    discordant: pairs of one round, of any shape.
+    n: trials of the round.
+
+  Returns:
+    E-values of the shape of `discordant`.
   """
   return _e_values(n)[discordant]
 
 
 def e_process(e_values: np.ndarray, planned_rounds: int) -> np.ndarray:
-  """The running bet that a reversal began in some round, each of the planned rounds with the same
-  stake.
+  """Computes the running bet that a reversal began in some round, all with the same stake.
 
-  E_t = (sum_{s <= t} prod_{s <= i <= t} e_i + planned_rounds - t) / planned_rounds: a mixture of
-  the products that start at round s and stand at 1 before. A single product from round 1 on would
-  be ruined by the rounds before a reversal: three in good agreement leave it at about 1e-5. P(E_t
-  >= 1 / alpha for any t) <= alpha if dev and external are unrelated (Ville).
+      E_t = (sum_{s <= t} prod_{s <= i <= t} e_i + planned_rounds - t) / planned_rounds
+
+  This is a mixture of the products that start at round s and stand at 1 before. A single product
+  from round 1 on is ruined by the rounds before a reversal: three in good agreement leave it at
+  about 1e-5. P(E_t >= 1 / alpha for any t) <= alpha if dev and external are unrelated (Ville 1939).
+
+      >>> e_process(np.array([1.0, 4.0]), 2).tolist()
+      [1.0, 4.0]
 
   Args:
     e_values: [..., rounds] of each round, 1 where nothing was seen.
+    planned_rounds: rounds with a stake. Rounds beyond them place no stake.
 
   Returns:
-    [..., rounds] after each round.
+    [..., rounds], after each round.
   """
-  betting, after = np.zeros(e_values.shape[:-1]), []
+  betting = np.zeros(e_values.shape[:-1])
+  after = []
   for t in range(e_values.shape[-1]):
-    started = (
-      t < planned_rounds
-    )  # a campaign that goes on for longer than planned has placed all its stakes
-    betting = np.minimum(
-      (betting + started / planned_rounds) * e_values[..., t], math.exp(_LARGEST)
-    )
+    starts = t < planned_rounds
+    stakes = (betting + starts / planned_rounds) * e_values[..., t]
+    betting = np.minimum(stakes, math.exp(_LARGEST))
     after.append(betting + max(planned_rounds - t - 1, 0) / planned_rounds)
   return np.stack(after, -1)
 
 
 def e_bh(e_values: np.ndarray, alpha: float, hypotheses: int | None = None) -> np.ndarray:
-  """e-BH (Wang and Ramdas, 2009.02824): rejects the k largest, for the largest k whose k-th e-value
-  is at least hypotheses / (k alpha).
+  """Applies e-BH (Wang and Ramdas, 2009.02824).
 
-  The false discovery rate is at most alpha under any dependence; if every null is true, so is the
+  It rejects the k largest, for the largest k with a k-th e-value of hypotheses / (k alpha) or more.
+  The false discovery rate is at most alpha under any dependence. If every null is true, so is the
   probability of any rejection.
 
+      >>> e_bh(np.array([50.0, 1.0]), 0.05).tolist()
+      [True, False]
+
   Args:
-    e_values: [..., streams]. hypotheses: how many of them differ; all, if not given.
+    e_values: [..., streams].
+    alpha: level.
+    hypotheses: how many of the streams differ; all, if None.
 
   Returns:
     Booleans [..., streams].
@@ -145,10 +224,22 @@ def e_bh(e_values: np.ndarray, alpha: float, hypotheses: int | None = None) -> n
 
 
 def holm(p_values: np.ndarray, alpha: float) -> np.ndarray:
-  """Holm's step-down test of [streams] p-values: the probability of any false rejection is at most
-  alpha under any dependence.
+  """Applies the step-down test of Holm (1979).
+
+  The probability of any false rejection is at most alpha under any dependence.
+
+      >>> holm(np.array([0.01, 0.04, 0.2]), 0.05).tolist()
+      [True, False, False]
+
+  Args:
+    p_values: [streams].
+    alpha: level.
+
+  Returns:
+    Booleans [streams].
   """
-  order, rejected = np.argsort(p_values, kind='stable'), np.zeros(len(p_values), bool)
+  order = np.argsort(p_values, kind='stable')
+  rejected = np.zeros(len(p_values), bool)
   for step, index in enumerate(order):
     if p_values[index] > alpha / (len(p_values) - step):
       break
@@ -159,29 +250,42 @@ def holm(p_values: np.ndarray, alpha: float) -> np.ndarray:
 def detectable_correlation(
   sizes: Sequence[int], alarm: Callable[[np.ndarray], np.ndarray], power: float
 ) -> float | None:
-  """The weakest negative correlation, the same in all these rounds, that an alarm finds with the
-  given power; None if not even -1.
+  """Finds the weakest negative correlation, the same in all rounds, that an alarm detects.
 
-  Rankings follow a Mallows model, from whose expected share of discordant pairs the correlation
-  follows as for normal scores: rho = sin(pi tau / 2).
+  Rankings follow a Mallows model. The correlation follows from its expected share of discordant
+  pairs as for normal scores: rho = sin(pi tau / 2).
+
+      >>> detectable_correlation([8], lambda pairs: pairs.sum(-1) >= 29, 0.8) is None
+      True
 
   Args:
-    alarm: [draws, rounds] discordant pairs -> booleans [draws].
+    sizes: trials of each round.
+    alarm: discordant pairs [samples, rounds] -> booleans [samples].
+    power: probability with which the alarm is raised.
+
+  Returns:
+    A correlation in [-1, 0]; None if the alarm does not even detect -1.
   """
-  uniform = np.random.default_rng(0).random((_DRAWS, len(sizes)))
-  draw = lambda phi: np.stack(
-    [
-      np.searchsorted(np.cumsum(mallows(n, phi))[:-1], uniform[:, i], side='right')
-      for i, n in enumerate(sizes)
-    ],
-    -1,
-  )
-  if not sizes or alarm(draw(1e-9)).mean() < power:
+  uniform = np.random.default_rng(0).random((_SAMPLES, len(sizes)))
+
+  def sample(phi: float) -> np.ndarray:
+    """[samples, rounds] discordant pairs."""
+    rounds = []
+    for i, n in enumerate(sizes):
+      cumulative = np.cumsum(mallows(n, phi))[:-1]
+      rounds.append(np.searchsorted(cumulative, uniform[:, i], side='right'))
+    return np.stack(rounds, -1)
+
+  if not sizes or alarm(sample(1e-9)).mean() < power:
     return None
-  low, high = 1e-9, 1.0
+  low = 1e-9
+  high = 1.0
   for _ in range(12):
     middle = (low + high) / 2
-    low, high = (middle, high) if alarm(draw(middle)).mean() >= power else (low, middle)
+    if alarm(sample(middle)).mean() >= power:
+      low = middle
+    else:
+      high = middle
   n = max(sizes)
   share = float(mallows(n, low) @ np.arange(n * (n - 1) // 2 + 1)) / (n * (n - 1) / 2)
   return math.sin(math.pi / 2 * (1 - 2 * share))

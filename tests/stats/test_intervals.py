@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from aevo_jax.stats.intervals import paired_bootstrap, wilson
+from aevo_jax.stats.intervals import normal_mean, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize('correct', [0, 1, 7, 50, 99, 100])
@@ -19,6 +20,20 @@ def test_wilson_is_its_formula(correct):
   assert wilson(correct, n) == pytest.approx(
     (max(0, middle - half), min(1, middle + half)), abs=1e-9
   )
+
+
+def test_wilson_is_scipys_to_the_last_bit():
+  for total in (1, 2, 7, 60, 999, 4096):
+    for correct in {0, 1, total // 3, total // 2, total - 1, total}:
+      for confidence in (0.5, 0.95, 0.999):
+        expected = stats.binomtest(correct, total).proportion_ci(confidence, method='wilson')
+        assert wilson(correct, total, confidence) == (expected.low, expected.high)
+
+
+def test_the_normal_interval_of_a_mean_by_hand():
+  low, high = normal_mean([0.1, 0.3, 0.2])
+  assert (low, high) == pytest.approx((0.2 - 1.96 * 0.1 / 3**0.5, 0.2 + 1.96 * 0.1 / 3**0.5))
+  assert all(map(math.isnan, normal_mean([0.1])))
 
 
 def test_wilson_of_nothing_is_everything_and_covers_what_it_promises():
@@ -54,7 +69,10 @@ def test_the_seed_spread_widens_it():
   base = rng.random((1, 2000)) < 0.5
   same = np.repeat(rng.random((1, 2000)) < 0.55, 3, axis=0)
   spread = np.stack([rng.random(2000) < p for p in (0.45, 0.55, 0.65)])
-  width = lambda a: np.subtract(*paired_bootstrap(a, base, seed=0)[1][::-1])
+
+  def width(a):
+    return np.subtract(*paired_bootstrap(a, base, seed=0)[1][::-1])
+
   assert width(spread) > 1.5 * width(same)
 
 
@@ -80,9 +98,11 @@ def test_coverage_with_three_seeds_on_each_side(seed_sd):
   rng, hits, trials = np.random.default_rng(4), 0, 300
   for trial in range(trials):
     easy = rng.uniform(0.1, 0.8, 1000)
-    draw = lambda shift: np.stack(
-      [rng.random(1000) < easy + shift + seed_sd * rng.standard_normal() for _ in range(3)]
-    )
-    interval = paired_bootstrap(draw(0.05), draw(0.0), seed=trial, resamples=300)[1]
+    sides = []
+    for shift in (0.05, 0.0):
+      bar = easy + shift
+      rows = [rng.random(1000) < bar + seed_sd * rng.standard_normal() for _ in range(3)]
+      sides.append(np.stack(rows))
+    interval = paired_bootstrap(*sides, seed=trial, resamples=300)[1]
     hits += interval.low <= 0.05 <= interval.high
   assert 0.92 <= hits / trials <= 0.99

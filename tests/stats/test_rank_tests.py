@@ -20,7 +20,10 @@ def discordant(rng, rho: float, shape: tuple[int, ...], n: int = 8) -> np.ndarra
   """Pairs ranked differently by normal scores of correlation rho."""
   x = rng.standard_normal((*shape, n))
   y = rho * x + math.sqrt(1 - rho**2) * rng.standard_normal(x.shape)
-  above = lambda v: (v[..., :, None] > v[..., None, :])[..., *np.triu_indices(n, 1)]
+
+  def above(v):
+    return (v[..., :, None] > v[..., None, :])[..., *np.triu_indices(n, 1)]
+
   return (above(x) != above(y)).sum(-1)
 
 
@@ -65,12 +68,15 @@ def test_one_round_is_kendalls_exact_test():
 def test_an_e_value_is_the_likelihood_ratio_of_all_permutations_and_has_expectation_1(n):
   every = [inversions(p) for p in itertools.permutations(range(n))]
   pairs = n * (n - 1) // 2
-  ratio = lambda d: np.mean(
-    [
-      math.factorial(n) * phi ** (pairs - d) / sum(phi ** (pairs - e) for e in every)
-      for phi in rank_tests.PHIS
-    ]
-  )
+
+  def ratio(d):
+    return np.mean(
+      [
+        math.factorial(n) * phi ** (pairs - d) / sum(phi ** (pairs - e) for e in every)
+        for phi in rank_tests.PHIS
+      ]
+    )
+
   for d in set(every):
     assert rank_tests.e_value(d, n) == pytest.approx(ratio(d))
   assert np.mean(rank_tests.e_value(np.array(every), n)) == pytest.approx(1)
@@ -122,12 +128,9 @@ def test_e_bh_and_holm_by_hand():
 
 def test_ties_are_broken_by_a_fair_coin_that_knows_neither_order_nor_names():
   dev, external = [0.1, 0.2, 0.2, 0.3, 0.3, 0.3], [0.5, 0.5, 0.4, 0.1, 0.1, 0.2]
-  strict = sum(
-    (a - b) * (c - d) < 0 for (a, c), (b, d) in itertools.combinations(zip(dev, external), 2)
-  )
-  ties = sum(
-    (a - b) * (c - d) == 0 for (a, c), (b, d) in itertools.combinations(zip(dev, external), 2)
-  )
+  scores = list(zip(dev, external, strict=True))
+  strict = sum((a - b) * (c - d) < 0 for (a, c), (b, d) in itertools.combinations(scores, 2))
+  ties = sum((a - b) * (c - d) == 0 for (a, c), (b, d) in itertools.combinations(scores, 2))
   counts = [concordance.discordant_pairs(dev, external, seed) for seed in range(2000)]
   assert np.mean(counts) == pytest.approx(strict + ties / 2, abs=0.1)
   for seed in range(10):
@@ -143,7 +146,7 @@ def test_ties_keep_the_size_of_the_exact_test():
   external = np.round(rng.normal(0.5, 0.02, (3000, 8)), 2)
   found = [
     concordance.discordant_pairs(x, y, seed) >= 22
-    for seed, (x, y) in enumerate(zip(rng.random((3000, 8)), external))
+    for seed, (x, y) in enumerate(zip(rng.random((3000, 8)), external, strict=True))
   ]
   assert np.mean(found) == pytest.approx(0.0305, abs=4 * math.sqrt(0.03 / 3000))
 
@@ -163,7 +166,10 @@ def test_power_of_the_design(rho, rounds, exact, e_process):
 
 
 def test_the_detectable_correlation_is_detected_with_that_power():
-  alarm = lambda d: d.sum(-1) >= 55
+
+  def alarm(d):
+    return d.sum(-1) >= 55
+
   rho = rank_tests.detectable_correlation((8, 8, 8), alarm, 0.8)
   assert alarm(discordant(np.random.default_rng(4), rho, (4000, 3))).mean() == pytest.approx(
     0.8, abs=0.05

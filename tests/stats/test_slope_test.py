@@ -24,7 +24,10 @@ def sample(rng, rounds, slope=0.8, spread=1.0, noise=0.0, residual=0.6, known=Fa
   )
   x = true + noise * rng.standard_normal(true.shape)
   x, y = (v - v.mean(-1, keepdims=True) for v in (x, y))
-  total = lambda v: v.sum((-1, -2))
+
+  def total(v):
+    return v.sum((-1, -2))
+
   return Moments(
     8 * rounds,
     rounds,
