@@ -81,7 +81,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke test test-all parity peers vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-all docs-check parity peers vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,15 @@ demo: $(READY)  ## post-train a model in four rounds of eight workers, then say 
 smoke: $(READY)  ## the shortest real campaign: two rounds of four workers
 	@.venv/bin/aevo campaign --gin_file=configs/campaigns/smoke.gin --run=$(SMOKE_RUN) --if_exists=continue
 
+lint: $(READY)  ## format check, linter and type checker, in seconds
+	@.venv/bin/ruff format --check --quiet . || { echo "some files are not formatted: .venv/bin/ruff format ." >&2; exit 1; }
+	.venv/bin/ruff check --quiet .
+	.venv/bin/pyrefly check --output-format=min-text --summary=none
+	.venv/bin/python tools/density.py --check --quiet
+
+hooks:  ## run `make lint` before every commit
+	@git config core.hooksPath .githooks
+
 # vLLM's own threads take all cores, so its tests run alone, and before the others.
 test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	@if [ ! -x third_party/vllm/.venv/bin/python ]; then
@@ -104,6 +113,12 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	fi
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
+
+test-fast: $(READY)  ## the tests that start no process and compile nothing for a second
+	@.venv/bin/python -m pytest -m fast --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
+
+docs-check: $(READY)  ## run every command that README.md and docs/ show (an hour)
+	@.venv/bin/python tools/docs_commands.py $(PAGES)
 
 # The machine to itself for two hours. What vllm_grpo.py has measured already it keeps; without benchmarks/results/vllm_grpo.json it measures all of it.
 vllm-full: $(READY) $(VLLM_READY) $(HARNESS_READY)  ## every test and measurement with a real vLLM server, and their table: docs/vllm_measured.md

@@ -16,6 +16,7 @@ A file in launch/ is one command:
 keeps no state between calls, so tests call it in their own process.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -24,8 +25,12 @@ from absl import app, flags, logging
 
 from aevo_jax import layout
 from aevo_jax.config import flags as gin_flags
+from aevo_jax.config import loading
+from aevo_jax.config.configurables import parameters, resolve
 
 HELP = ('--help', '-help', '--helpshort', '--helpfull', '-h', '-?')
+# Caps on budgets, for trying a command as a page shows it. A campaign records what it ran with.
+CAPS = 'AEVO_CAPS'
 # absl's own flags that every command has: how much is logged, and where.
 _ABSL_MODULES = ('absl.logging',)
 
@@ -45,8 +50,8 @@ class Command:
     Args:
       name: the file's name in launch/, without `.py`.
       doc: the module's docstring; `--help` prints it.
-      no_gin: why the command reads no gin. Every gin flag is then refused with this sentence, because
-        nothing would read the bindings.
+      no_gin: why the command reads no gin. Every gin flag is then refused with this sentence,
+        because nothing would read the bindings.
     """
     self.name = name
     self.flags = flags.FlagValues()
@@ -85,6 +90,10 @@ class Command:
         return 1
       except SystemExit as stop:
         return _exit_status(stop)
+      except BrokenPipeError:
+        # The reader went away, as `| head` does. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
       return status or 0
 
     main.__doc__ = function.__doc__
@@ -100,7 +109,13 @@ class Command:
     Args:
       *first: gin files that come before those of `--gin_file`.
     """
-    gin_flags.load_from_flags(layout.search_paths(), self.flags, [str(path) for path in first])
+    files = [str(path) for path in first]
+    gin_flags.load_from_flags(layout.search_paths(), self.flags, files)
+    lowered = lowered_by_caps(os.environ.get(CAPS, ''))
+    if lowered:
+      print(f'{CAPS} lowers {", ".join(lowered)}', file=sys.stderr)
+      bindings = [*self.flags.gin_bindings, *lowered]
+      loading.load([*files, *self.flags.gin_file], bindings, search_paths=layout.search_paths())
 
   def _wants_help(self, arguments: list[str]) -> bool:
     """Whether a help flag stands before a lone `--`."""
@@ -123,6 +138,24 @@ class Command:
     if self._no_gin and (self.flags.gin_file or self.flags.gin_bindings):
       raise app.UsageError(f'{self._no_gin}; leave out --gin_file and --gin_bindings')
     return positional
+
+
+def lowered_by_caps(caps: str) -> list[str]:
+  """Returns the bindings by which an environment variable shrinks what gin has loaded.
+
+  Args:
+    caps: bindings of numbers, separated by blanks, such as 'budget.rounds=1 dev_set.items=60'.
+
+  Returns:
+    Those whose section is registered and whose value is above the cap.
+  """
+  lowered = []
+  for binding in caps.split():
+    selector, _, limit = binding.partition('=')
+    section, _, field = selector.partition('.')
+    if section in parameters() and getattr(resolve(section), field) > float(limit):
+      lowered.append(f'{selector} = {limit}')
+  return lowered
 
 
 def _exit_status(stop: SystemExit) -> int:

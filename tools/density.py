@@ -212,19 +212,25 @@ def exceeded(counts: Counts) -> list[str]:
   return problems
 
 
+def print_table(rows: dict[str, Counts]) -> None:
+  """Prints the counts as a table, a row for each part."""
+  print(' | '.join([f'{"part":<26}', *rows['all'].row()]))
+  for part, counts in rows.items():
+    cells = [f'{value:>{len(name)}.1f}' for name, value in counts.row().items()]
+    print(' | '.join([f'{part:<26}', *cells]))
+
+
 def main() -> int:
   """Prints the table; returns 1 where --check finds a limit exceeded."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('folders', nargs='*', default=FOLDERS, help='folders below the root')
   parser.add_argument('--root', type=pathlib.Path, default=pathlib.Path(__file__).parents[1])
   parser.add_argument('--check', action='store_true', help='fail where a limit is exceeded')
+  parser.add_argument('--quiet', action='store_true', help='print exceeded limits alone')
   options = parser.parse_args()
   rows = table(options.root, tuple(options.folders))
-  columns = list(rows['all'].row())
-  print(' | '.join([f'{"part":<26}', *columns]))
-  for part, counts in rows.items():
-    cells = [f'{value:>{len(name)}.1f}' for name, value in counts.row().items()]
-    print(' | '.join([f'{part:<26}', *cells]))
+  if not options.quiet:
+    print_table(rows)
   problems = exceeded(rows['all']) if options.check else []
   for problem in problems:
     print(problem, file=sys.stderr)

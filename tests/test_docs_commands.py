@@ -1,0 +1,75 @@
+"""The runner of the pages' commands: what it reads, and which ends it calls failures."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SPEC = importlib.util.spec_from_file_location('docs_commands', ROOT / 'tools' / 'docs_commands.py')
+docs_commands = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(docs_commands)
+
+PAGE = """
+# A page
+
+```
+aevo not a command of the page
+```
+
+```console
+$ echo one; echo two \\
+  three
+...
+two three
+$ false  # exit status 1
+```
+
+```console needs="a cluster"
+$ sbatch job
+```
+"""
+
+
+def test_a_page_is_read_as_it_is_written():
+  first, second, third = docs_commands.read_page(PAGE, 'page.md')
+  assert (first.text, first.output) == ('echo one; echo two \\\n  three', '...\ntwo three')
+  assert (second.status, second.output) == (1, '')
+  assert (third.needs, third.line) == ('a cluster', 17)
+
+
+@pytest.mark.parametrize(
+  ('command', 'problem'),
+  [
+    ('echo a; echo b', ''),
+    ('echo b; echo a', 'does not end as the page shows'),
+    ('echo a; echo b; exit 3', 'exit status 3, the page says 0'),
+  ],
+)
+def test_status_and_last_lines_are_checked(tmp_path, command, problem):
+  (read,) = docs_commands.read_page(f'```console\n$ {command}\nb\n```', 'page.md')
+  assert problem in docs_commands.run(read, tmp_path, {}) and bool(problem) == bool(
+    docs_commands.run(read, tmp_path, {})
+  )
+
+
+def test_output_before_a_command_is_a_mistake_of_the_page():
+  with pytest.raises(ValueError, match=r'page.md:2: expected a command behind'):
+    docs_commands.read_page('```console\nresult\n```', 'page.md')
+
+
+@pytest.mark.parametrize(
+  'page', ['README.md', *(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md'))]
+)
+def test_every_command_of_a_page_stands_where_it_is_run(page):
+  """A fenced block of another kind shows no command of ours."""
+  text = (ROOT / page).read_text()
+  docs_commands.read_page(text, page)
+  fenced = text.split('```')[1::2]
+  for block in fenced:
+    if block.startswith('console'):
+      continue
+    shown = [
+      line for line in block.splitlines()[1:] if line.startswith(('aevo ', 'make ', '.venv/'))
+    ]
+    assert not shown, f'{page}: {shown[0]!r} stands in a block that nothing runs'
