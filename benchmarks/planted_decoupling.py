@@ -1,21 +1,23 @@
-"""Does the loop notice, on real training, that its dev set has begun to lie? Campaigns with a
-planted flaw of dev, and the same campaigns without it.
+"""Does the loop notice, on real training, that its dev set has begun to lie?
 
-  .venv/bin/python benchmarks/planted_decoupling.py run --kind=planted --seeds=0-9      what is
-  missing of ten campaigns, about ten minutes each on two idle cores .venv/bin/python
-  benchmarks/planted_decoupling.py run --kind=null --seeds=0-9 .venv/bin/python
-  benchmarks/planted_decoupling.py table                               Markdown, from what has been
-  run .venv/bin/python benchmarks/planted_decoupling.py shortcuts                           one
-  training for each family whose data has the flaw: is it a shortcut? .venv/bin/python
-    benchmarks/planted_decoupling.py predict --kind=planted              the same campaigns
-    simulated: in how many is the plant to be found?
+It runs campaigns with a planted flaw of dev, and the same campaigns without it.
+
+  .venv/bin/python benchmarks/planted_decoupling.py run --kind=planted --seeds=0-9
+      what is missing of ten campaigns, about ten minutes each on two idle cores
+  .venv/bin/python benchmarks/planted_decoupling.py run --kind=null --seeds=0-9
+  .venv/bin/python benchmarks/planted_decoupling.py table
+      Markdown, from what has been run
+  .venv/bin/python benchmarks/planted_decoupling.py shortcuts
+      one training for each family whose data has the flaw: is it a shortcut?
+  .venv/bin/python benchmarks/planted_decoupling.py predict --kind=planted
+      the same campaigns simulated: in how many is the plant to be found?
 
 Each campaign is configs/campaigns/decoupling_study.gin. The plant: dev's questions of one family
-still have the answer in them, the external set's have not; and from some round on every family has
-an axis that says how much of its training data has that flaw. Binding it for the planted family
+still have the answer in them, the external set's have not. From some round on every family has an
+axis that says how much of its training data has that flaw. Binding it for the planted family
 teaches the model to copy, which raises dev and not external; for any other family it only costs.
-Family, name and place of the axis, its sign (a share of items that show the answer, or that keep it
-back) and the round are drawn from a seed of this script's own; agents see neither it nor dev_set
+Family, name and position of the axis, its sign (a share of items that show the answer, or that keep
+it back) and the round are drawn from a seed of this script alone. Agents see neither it nor dev_set
 (meta_agent.anonymize). In a null campaign the axes are there and dev has no flaw.
 
 Results accumulate in benchmarks/results/planted_decoupling.json, keyed by kind and seed, each with
@@ -26,7 +28,6 @@ revealed scores.
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import shutil
@@ -49,13 +50,16 @@ from aevo_jax.config import loading
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.drift.trust import ALARMS
-from aevo_jax.simulation.campaign import Play, play_out
+from aevo_jax.meta_agent.encoding import Encoder
+from aevo_jax.simulation.campaign import Simulator, simulate
+from aevo_jax.simulation.injected_shift import LogOdds
 from aevo_jax.simulation.scenario import Scenario
 from aevo_jax.simulation.settings import Settings
-from aevo_jax.stats.intervals import wilson
-from aevo_jax.stats.permutation import Stratum, compare
 from aevo_jax.substrate import manifest
 from aevo_jax.tasks.mixture import FAMILIES
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from planted_table import central, detected, false_alarms, table
 
 STUDY = 'configs/campaigns/decoupling_study.gin'
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'planted_decoupling.json'
@@ -71,11 +75,13 @@ PLANTED = (
   'equation_transformation',
 )
 SIGNS = ('answer_shown', 'answer_withheld')
-PILOTS = 100  # seeds from here on were run while the study was set up, and count for nothing
 
 
 class Plant(NamedTuple):
-  """What dev's flaw is and how it can be bound. axes: axis name -> selector, one for each family."""
+  """What dev's flaw is and how it can be bound.
+
+  axes: axis name -> selector, one for each family.
+  """
 
   family: str
   sign: str
@@ -85,12 +91,13 @@ class Plant(NamedTuple):
   @classmethod
   def draw(cls, seed: int) -> 'Plant':
     rng = np.random.default_rng([PLANT_SEED, seed])
-    family, onset = str(rng.choice(PLANTED)), int(rng.integers(3, 5))
+    family = str(rng.choice(PLANTED))
+    onset = int(rng.integers(3, 5))
     signs = {f: str(rng.choice(SIGNS)) for f in FAMILIES}
-    axes = {
-      f'data_{place}': f'{signs[f]}.{f}'
-      for place, f in zip(rng.permutation(len(FAMILIES)), FAMILIES)
-    }
+    positions = rng.permutation(len(FAMILIES))
+    axes = {}
+    for position, f in zip(positions, FAMILIES, strict=True):
+      axes[f'data_{position}'] = f'{signs[f]}.{f}'
     return cls(family, signs[family], onset, dict(sorted(axes.items())))
 
   def gin(self, kind: str) -> str:
@@ -212,8 +219,9 @@ def run_campaign(kind: str, seed: int, arguments: argparse.Namespace) -> None:
 
 
 def measure_shortcuts(runs: pathlib.Path) -> None:
-  """Trains the starting recipe, and the same with one family's data flawed throughout, and scores
-  them on items with and without their answer.
+  """Trains the starting recipe, and the same with one family's data flawed throughout.
+
+  Scores them on items with and without their answer.
   """
 
   def aevo(*command: str) -> str:
@@ -269,40 +277,65 @@ def shortcuts() -> str:
   return '\n'.join(lines)
 
 
-class FlawedPlay(Play):
-  """A simulated campaign of a plant: a surface fitted to real trials, on which flawed data do to
-  every family what they did in the trial runs of `shortcuts`, in proportion to their share in
-  log-odds. kind: of campaign."""
+class FlawedAxis(NamedTuple):
+  """An axis of flawed data. dev, external: [F] log-odds that a share of 1 adds."""
 
-  def __init__(self, scenario: Scenario, index: int, plant: Plant, kind: str):
-    super().__init__(scenario, index)
-    trained, families = json.loads(SHORTCUTS.read_text()), scenario.families
-    dev_sides = ['shown' if kind == 'planted' and f == plant.family else 'plain' for f in families]
-    odds = lambda name, sides: special.logit(
-      np.clip([trained[name][side][f] for f, side in zip(families, sides)], 0.005, 0.995)
-    )
-    plain = ['plain'] * len(families)
-    self._base = odds('starting', dev_sides) - odds(
-      'starting', plain
-    )  # [F] what the flaw alone does to dev
+  parameter: int
+  withheld: bool
+  dev: np.ndarray
+  external: np.ndarray
+
+
+class FlawedData:
+  """A shift as `injected_shift.InjectedShift` is one, by flawed data.
+
+  They do to every family what they did in the trial runs of `shortcuts`, in proportion to their
+  share in log-odds. kind: of campaign.
+  """
+
+  def __init__(self, scenario: Scenario, plant: Plant, kind: str):
+    self._families = scenario.families
+    self._trained = json.loads(SHORTCUTS.read_text())
+    plain = ['plain'] * len(self._families)
+    dev_sides = list(plain)
+    if kind == 'planted':
+      dev_sides[self._families.index(plant.family)] = 'shown'
+    base_dev = self._odds('starting', dev_sides)
+    base_external = self._odds('starting', plain)
+    self._base = base_dev - base_external  # [F] what the flaw alone does to dev
     selectors = [p.selector for p in scenario.encoder.parameters]
-    self._axes = [
-      (
-        selectors.index(s),
-        s.startswith('answer_withheld'),
-        odds(f, dev_sides) - odds('starting', dev_sides),
-        odds(f, plain) - odds('starting', plain),
+    self._axes = []
+    for selector in plant.axes.values():
+      trial = selector.rpartition('.')[2]
+      self._axes.append(
+        FlawedAxis(
+          selectors.index(selector),
+          selector.startswith('answer_withheld'),
+          self._odds(trial, dev_sides) - base_dev,
+          self._odds(trial, plain) - base_external,
+        )
       )
-      for s in plant.axes.values()
-      for f in [s.rpartition('.')[2]]
-    ]
 
-  def _shifts(self, codes: np.ndarray, round_: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    del round_  # the gate opens the axes in their round
-    shares = [1 - codes[:, [k]] if withheld else codes[:, [k]] for k, withheld, *_ in self._axes]
-    return self._base + sum(s * dev for s, (*_, dev, _) in zip(shares, self._axes)), sum(
-      s * external for s, (*_, external) in zip(shares, self._axes)
-    )
+  def _odds(self, trial: str, sides: Sequence[str]) -> np.ndarray:
+    """[F] of a trial run's accuracies, of each family on its side."""
+    accuracies = [
+      self._trained[trial][side][family] for family, side in zip(self._families, sides, strict=True)
+    ]
+    return special.logit(np.clip(accuracies, 0.005, 0.995))
+
+  def log_odds(
+    self, encoder: Encoder, codes: np.ndarray, families: int, round_: int | np.ndarray
+  ) -> LogOdds:
+    """What the flawed data add; the gate opens the axes in their round."""
+    del encoder, families, round_
+    dev = 0
+    external = 0
+    for axis in self._axes:
+      code = codes[:, [axis.parameter]]
+      share = 1 - code if axis.withheld else code
+      dev = dev + share * axis.dev
+      external = external + share * axis.external
+    return LogOdds(self._base + dev, external)
 
 
 def scenario(plant: Plant, kind: str, seed: int) -> Scenario:
@@ -323,20 +356,21 @@ def scenario(plant: Plant, kind: str, seed: int) -> Scenario:
   )
 
 
-def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
-  """Shares of simulated campaigns of a seed's plant in which it was detected, as `detected` counts,
-  and in which there was a false alarm.
+def chances(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
+  """Shares of simulated campaigns of a seed's plant with a detection, and with a false alarm.
+
+  `detected` and `false_alarms` say which they are.
   """
   plant = Plant.draw(seed)
   world = scenario(plant, kind, seed)
   hits = wrong = 0
   for index in range(campaigns):
-    play = FlawedPlay(world, index, plant, kind)
-    policies = play_out(play, world, 'statistical', index)
+    simulator = Simulator(world, index, FlawedData(world, plant, kind))
+    policies = simulate(simulator, world, 'statistical', index)
     found = {
       'kind': kind,
       'plant': plant._asdict(),
-      'alarms': [dataclasses.asdict(a) for a in play.detector.alarms],
+      'alarms': [dataclasses.asdict(a) for a in simulator.detector.alarms],
       'turned': {f: p.round for p in reversed(policies) for f in p.objectives},
     }
     hits += detected(found)
@@ -345,120 +379,30 @@ def simulate(kind: str, seed: int, campaigns: int) -> tuple[float, float]:
 
 
 def predict(kind: str, seeds: Sequence[int], campaigns: int) -> str:
-  """Markdown: what the simulator expects of these seeds' campaigns, with the central 95% of their
-  number.
+  """Markdown: what the simulator expects of these seeds' campaigns.
+
+  It has the central 95% of their number.
   """
-  lines, chances = (
-    [
-      (
-        f'| seed | family | onset | {"detected" if kind == "planted" else "false alarm"}, '
-        f'of {campaigns} simulated |'
-      ),
-      '|---|---|---|---|',
-    ],
-    [],
-  )
+  counted = 'detected' if kind == 'planted' else 'false alarm'
+  lines = [
+    f'| seed | family | onset | {counted}, of {campaigns} simulated |',
+    '|---|---|---|---|',
+  ]
+  probabilities = []
   for seed in seeds:
-    plant, found = Plant.draw(seed), simulate(kind, seed, campaigns)
-    chances.append(found[0] if kind == 'planted' else found[1])
-    lines.append(f'| {seed} | {plant.family} | {plant.onset} | {chances[-1]:.2f} |')
-  low, high = central(chances)
+    plant = Plant.draw(seed)
+    hits, wrong = chances(kind, seed, campaigns)
+    probabilities.append(hits if kind == 'planted' else wrong)
+    lines.append(f'| {seed} | {plant.family} | {plant.onset} | {probabilities[-1]:.2f} |')
+  low, high = central(probabilities)
+  expected = sum(probabilities)
   return '\n'.join(
-    [*lines, f'\nexpected {sum(chances):.1f} of {len(chances)}, 95% between {low} and {high}']
+    [*lines, f'\nexpected {expected:.1f} of {len(probabilities)}, 95% between {low} and {high}']
   )
-
-
-def central(chances: Sequence[float]) -> tuple[int, int]:
-  """The central 95% of how many independent events of these chances happen."""
-  number = functools.reduce(np.convolve, ([1 - p, p] for p in chances), np.ones(1)).cumsum()
-  return int(np.searchsorted(number, 0.025)), int(np.searchsorted(number, 0.975))
 
 
 def load() -> dict[str, dict]:
   return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def detected(result: dict) -> bool:
-  """Once the flaw could be bound, its family or dev as a whole was called reversed or decoupled (as
-  `aevo simulate` counts), and the family's objective changed.
-  """
-  family, onset = result['plant']['family'], result['plant']['onset']
-  return (
-    any(a['stream'] in (family, 'overall') and a['round'] >= onset for a in result['alarms'])
-    and result['turned'].get(family, 0) > onset
-  )
-
-
-def false_alarms(result: dict) -> list[dict]:
-  """Alarms that are wrong: any in a null campaign; in a planted one those before the onset, and
-  those of other families.
-  """
-  if result['kind'] == 'null':
-    return result['alarms']
-  return [
-    a
-    for a in result['alarms']
-    if a['round'] < result['plant']['onset']
-    or a['stream'] not in (result['plant']['family'], 'overall')
-  ]
-
-
-def table(results: dict[str, dict]) -> str:
-  lines = [
-    (
-      '| campaign | family | sign | onset | alarms (round, stream, verdict) | turned for '
-      'round | revised - control (external) | p |'
-    ),
-    '|---|---|---|---|---|---|---|---|',
-  ]
-  for name, r in sorted(results.items(), key=lambda item: (item[1]['kind'], item[1]['seed'])):
-    plant, last = (
-      r['plant'],
-      r['attributions'][max(r['attributions'], key=int)] if r['attributions'] else None,
-    )
-    alarms = ', '.join(f'{a["round"]} {a["stream"]} {a["verdict"]}' for a in r['alarms']) or 'none'
-    shown = (
-      (plant['family'], plant['sign'], plant['onset'])
-      if r['kind'] == 'planted'
-      else ('-', '-', plant['onset'])
-    )
-    lines.append(
-      (
-        f'| {name} | {" | ".join(map(str, shown))} | {alarms} | '
-        f'{r["turned"].get(plant["family"], "-")} | '
-      )
-      + (f'{last["difference"]:+.3f} | {last["p_value"]:.3f} |' if last else '- | - |')
-    )
-  for kind in ('planted', 'null'):
-    found = [r for r in results.values() if r['kind'] == kind and r['seed'] < PILOTS]
-    if not found:
-      continue
-    alarmed = sum(bool(false_alarms(r)) for r in found)
-    low, high = wilson(alarmed, len(found))
-    lines.append(
-      f'\n{kind}: false alarms in {alarmed} of {len(found)} campaigns [{low:.2f}, {high:.2f}]'
-    )
-    if kind == 'planted':
-      hits = sum(map(detected, found))
-      low, high = wilson(hits, len(found))
-      lines.append(
-        f'planted: detected, and the objective changed, in {hits} of {len(found)} '
-        f'[{low:.2f}, {high:.2f}]'
-      )
-      pooled = compare(
-        [Stratum(s['revised'], s['control']) for r in found if detected(r) for s in r['strata']]
-      )
-      if pooled:
-        lines.append(
-          'revised against control, pooled over campaigns and rounds: '
-          f'{pooled.difference:+.1f} of the external items, exact p = {pooled.p_value:.4f}'
-        )
-    lines.append(
-      f'{kind}: {sum(r["seconds"] for r in found) / 3600:.1f} h on the clock, '
-      f'{sum(r["tokens"] for r in found) / 1e6:.0f} million tokens, '
-      f'{sum(r["trials"] for r in found)} trials'
-    )
-  return '\n'.join(lines)
 
 
 def main() -> None:
@@ -488,13 +432,11 @@ def main() -> None:
         run_campaign(arguments.kind, seed, arguments)
   if arguments.mode == 'shortcuts':
     measure_shortcuts(arguments.runs)
-  print(
-    shortcuts()
-    if arguments.mode == 'shortcuts'
-    else predict(arguments.kind, seeds, arguments.campaigns)
-    if arguments.mode == 'predict'
-    else table(load())
-  )
+    print(shortcuts())
+  elif arguments.mode == 'predict':
+    print(predict(arguments.kind, seeds, arguments.campaigns))
+  else:
+    print(table(load()))
 
 
 if __name__ == '__main__':

@@ -55,12 +55,15 @@ def test_dev_shows_the_answers_of_the_planted_family_and_the_null_differs_in_not
 
 def test_an_alarm_before_the_onset_or_of_another_family_is_no_detection(study):
   plant = {'family': 'a', 'onset': 4}
-  result = lambda alarms, turned: {
-    'kind': 'planted',
-    'plant': plant,
-    'alarms': [{'stream': s, 'round': r} for s, r in alarms],
-    'turned': turned,
-  }
+
+  def result(alarms, turned):
+    return {
+      'kind': 'planted',
+      'plant': plant,
+      'alarms': [{'stream': s, 'round': r} for s, r in alarms],
+      'turned': turned,
+    }
+
   assert study.detected(result([('a', 4)], {'a': 5})) and study.detected(
     result([('overall', 5)], {'a': 6})
   )
@@ -81,14 +84,15 @@ def test_the_simulated_plant_does_what_the_trial_runs_did_and_a_null_only_costs(
   plant = study.Plant.draw(0)
   for kind in ('planted', 'null'):
     world = study.scenario(plant, kind, seed=0)
-    play = study.FlawedPlay(world, 0, plant, kind)
+    flawed = study.FlawedData(world, plant, kind)
     selectors = [p.selector for p in world.encoder.parameters]
     codes = np.tile(world.encoder.codes({}), (2, 1))
     codes[1, selectors.index(f'{plant.sign}.{plant.family}')] = (
       1 if plant.sign == 'answer_shown' else 0
     )
     dev, external = (
-      shift[:, world.families.index(plant.family)] for shift in play._shifts(codes, 5)
+      added[:, world.families.index(plant.family)]
+      for added in flawed.log_odds(world.encoder, codes, len(world.families), 5)
     )
     assert external[1] < external[0]
     assert dev[1] > dev[0] + 1 if kind == 'planted' else dev[1] == pytest.approx(external[1])

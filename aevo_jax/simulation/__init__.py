@@ -1,3 +1,4 @@
-"""Whole campaigns on a response surface in place of training, through the functions the controller
-uses: power, false alarms and regret of agents and verdicts
+"""Campaigns on a response surface in place of training, through the controller's own functions.
+
+They measure power, false alarms and regret of agents and verdicts.
 """

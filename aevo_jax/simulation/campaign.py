@@ -1,10 +1,14 @@
-"""One simulated campaign: policies by the real agents, scores from a surface, evidence and verdicts
-by the functions the controller uses.
+"""One simulated campaign: agents and verdicts are the real ones, a surface stands for training.
+
+Policies come from the agents, scores from the surface, evidence and verdicts from the functions
+that the controller calls.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,9 +17,10 @@ from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import Policy
-from aevo_jax.simulation import injected_shift as plant_lib
+from aevo_jax.simulation import injected_shift
 from aevo_jax.simulation import surface as surface_lib
 from aevo_jax.simulation.detector import Alarm, Detector
+from aevo_jax.simulation.injected_shift import InjectedShift, LogOdds, Onset
 from aevo_jax.simulation.scenario import Scenario
 
 
@@ -24,12 +29,13 @@ class Outcome:
   """How a campaign ended; gains are of mean external accuracy, without noise.
 
   Attributes:
-    gain: of the promoted recipe over the starting one. best: of the best recipe that a long search
-      found; None where it was not searched for.
-    promotions: changes of the standing recipe. false_promotions: those to a recipe that is no
-      better than the one before.
+    index: of the campaign.
+    gain: of the promoted recipe over the starting one; None where no agent played.
+    best: gain of the best recipe that a long search found; None where it was not searched for.
+    promotions: changes of the standing recipe.
+    false_promotions: those to a recipe that is no better than the one before.
     alarms: the first of each stream; None where rounds were not judged (`simulation.verdicts`).
-      plant: (family, onset) or None.
+    shift: of the injected shift; None where nothing was injected.
   """
 
   index: int
@@ -38,16 +44,38 @@ class Outcome:
   promotions: int
   false_promotions: int
   alarms: tuple[Alarm, ...] | None
-  plant: tuple[str, int] | None
+  shift: Onset | None
 
 
-def world(scenario: Scenario, index: int) -> tuple[surface_lib.Surface, plant_lib.Plant | None]:
-  """What campaign `index` of every agent is played on."""
+class World(NamedTuple):
+  """What a campaign is played on."""
+
+  surface: surface_lib.Surface
+  shift: InjectedShift | None
+
+
+class Scores(NamedTuple):
+  """Measured accuracies of each set, [..., F] each."""
+
+  dev: np.ndarray
+  external: np.ndarray
+
+
+def world(scenario: Scenario, index: int) -> World:
+  """Draws the world of a campaign.
+
+  Args:
+    scenario: what worlds are drawn from.
+    index: of the campaign. Campaigns of equal index have one world, whatever their agent.
+
+  Returns:
+    The surface, and the shift if the scenario injects one.
+  """
   rng = np.random.default_rng([scenario.settings.seed, index, 1])
   surface = surface_lib.make(
     scenario.encoder, scenario.families, scenario.settings, rng, scenario.posterior
   )
-  return surface, plant_lib.draw(
+  shift = injected_shift.sample(
     scenario.plant,
     scenario.encoder,
     scenario.families,
@@ -55,131 +83,180 @@ def world(scenario: Scenario, index: int) -> tuple[surface_lib.Surface, plant_li
     scenario.settings,
     index,
   )
+  return World(surface, shift)
 
 
-class Play:
-  """Trains and scores rounds of trials in place of workers, evaluator and arbiter."""
+class Simulator:
+  """Trains and scores rounds of trials in place of workers, evaluator and arbiter.
 
-  def __init__(self, scenario: Scenario, index: int):
-    self._scenario, self._constitution = scenario, scenario.constitution
-    self.surface, self.plant = world(scenario, index)
+  Args:
+    scenario: what the world is drawn from.
+    index: of the campaign.
+    shift: is injected in place of the world's.
+
+  Attributes:
+    surface: what recipes do.
+    shift: the injected one, if any.
+    detector: judges the rounds.
+  """
+
+  def __init__(self, scenario: Scenario, index: int, shift: InjectedShift | None = None):
+    self._scenario = scenario
+    self._constitution = scenario.constitution
+    drawn = world(scenario, index)
+    self.surface = drawn.surface
+    self.shift = shift or drawn.shift
     self._rng = np.random.default_rng([scenario.settings.seed, index, 2])
     self.detector = Detector(
       scenario.constitution, scenario.families, scenario.settings.replays, index
     )
 
-  def scores(self, codes: np.ndarray, round_: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measured accuracies of recipes [N, P] on dev and external, [N, F] each. round_: of all
-    recipes or [N] of each.
-    """
-    shape, settings, rng = (
-      (len(codes), len(self._scenario.families)),
-      self._scenario.settings,
-      self._rng,
-    )
-    seed = settings.seed_sd * rng.standard_normal(shape)
-    on_dev, on_external = self._shifts(codes, round_)
-    dev = self.surface.accuracies(codes, seed + on_dev)
-    external = self.surface.accuracies(
-      codes, seed + on_external + settings.transfer_sd * rng.standard_normal(shape)
-    )
-    measure = lambda accuracy, items: (
-      rng.binomial(items // shape[1], accuracy) / (items // shape[1])
-    )
-    return measure(dev, self._constitution.dev_set.items), measure(
-      external, self._constitution.external_set.items
-    )
+  @property
+  def onset(self) -> Onset | None:
+    """The injected shift's family by name, and its first round."""
+    if self.shift is None:
+      return None
+    return Onset(self._scenario.families[self.shift.family], self.shift.onset)
 
-  def _shifts(
-    self, codes: np.ndarray, round_: int | np.ndarray
-  ) -> tuple[np.ndarray | float, np.ndarray | float]:
-    return (
-      self.plant.shifts(self._scenario.encoder, codes, len(self._scenario.families), round_)
-      if self.plant
-      else (0.0, 0.0)
-    )
+  def scores(self, codes: np.ndarray, round_: int | np.ndarray) -> Scores:
+    """Measures recipes with all noise: training seeds, the sets' difficulty and their items.
+
+    Args:
+      codes: recipes, [N, P].
+      round_: in which all recipes are trained, or [N] of each.
+
+    Returns:
+      Accuracies on dev and external, [N, F] each.
+    """
+    settings = self._scenario.settings
+    shape = (len(codes), len(self._scenario.families))
+    seed_noise = settings.seed_sd * self._rng.standard_normal(shape)
+    added = self._shift_log_odds(codes, round_)
+    dev = self.surface.accuracies(codes, seed_noise + added.dev)
+    transfer_noise = settings.transfer_sd * self._rng.standard_normal(shape)
+    external = self.surface.accuracies(codes, seed_noise + added.external + transfer_noise)
+    measured_dev = self._measure(dev, self._constitution.dev_set.items)
+    return Scores(measured_dev, self._measure(external, self._constitution.external_set.items))
+
+  def _measure(self, accuracies: np.ndarray, items: int) -> np.ndarray:
+    """Draws the share of right answers of a set of items, spread evenly over families."""
+    per_family = items // accuracies.shape[1]
+    return self._rng.binomial(per_family, accuracies) / per_family
+
+  def _shift_log_odds(self, codes: np.ndarray, round_: int | np.ndarray) -> LogOdds:
+    if self.shift is None:
+      zeros = np.zeros((len(codes), len(self._scenario.families)))
+      return LogOdds(zeros, zeros)
+    return self.shift.log_odds(self._scenario.encoder, codes, len(self._scenario.families), round_)
 
   def truth(self, overlay: dict) -> float:
-    """External accuracy of a recipe without noise, under the plant if it has been set."""
-    codes = self._scenario.encoder.codes(self._scenario.encoder.prune(overlay))[None]
-    return float(
-      self.surface.accuracies(
-        codes, self._shifts(codes, self._constitution.budget.rounds)[1]
-      ).mean()
-    )
+    """Computes a recipe's mean external accuracy without noise.
 
-  def round(self, state: CampaignState, policy: Policy) -> dict:
-    """Every assignment trained and scored, scores released, verdicts given, evidence taken."""
-    encoder, families, release = (
-      self._scenario.encoder,
-      self._scenario.families,
-      self._constitution.release,
-    )
-    codes = np.asarray([encoder.codes(encoder.prune(a.overlay)) for a in policy.assignments])
-    dev, external = self.scores(codes, policy.round)
+    Args:
+      overlay: bindings over the starting recipe.
+
+    Returns:
+      The accuracy in the last round, so under the shift if its onset has come.
+    """
+    encoder = self._scenario.encoder
+    codes = encoder.codes(encoder.prune(overlay))[None]
+    added = self._shift_log_odds(codes, self._constitution.budget.rounds)
+    return float(self.surface.accuracies(codes, added.external).mean())
+
+  def run_round(self, state: CampaignState, policy: Policy) -> dict:
+    """Trains and scores every assignment, releases scores, gives verdicts and takes evidence.
+
+    Args:
+      state: to which the round's trials are added.
+      policy: of the round.
+
+    Returns:
+      The round's evidence, as it is after it was JSON.
+    """
+    encoder = self._scenario.encoder
+    codes = [encoder.codes(encoder.prune(a.overlay)) for a in policy.assignments]
+    scores = self.scores(np.asarray(codes), policy.round)
+    for worker, row in enumerate(scores.dev.tolist()):
+      trial = self._trial(policy, worker, row)
+      state.trials[trial.trial] = trial
+    self._release(state, policy, scores.external)
+    # In round 0 all trials run one recipe, so that there is nothing to rank.
+    if policy.round and self._scenario.settings.verdicts:
+      state.verdicts[policy.round] = self.detector.judge(scores.dev, scores.external)
+    evidence = decisions.round_evidence(state, policy.round, policy, self._constitution)
+    return json.loads(json.dumps(evidence))
+
+  def _trial(self, policy: Policy, worker: int, dev: list[float]) -> TrialState:
+    """Makes a sealed trial with its dev accuracies, one of each family."""
+    families = self._scenario.families
     items = self._constitution.dev_set.items // len(families)
-    score = lambda accuracy, total: {
-      'correct': round(accuracy * total),
-      'total': total,
-      'accuracy': accuracy,
-      'low': accuracy,
-      'high': accuracy,
-    }
-    names = [f'r{policy.round}w{worker}' for worker in range(len(policy.assignments))]
-    for worker, (name, assignment, row) in enumerate(zip(names, policy.assignments, dev.tolist())):
-      trial = TrialState(
-        name,
-        policy.round,
-        worker,
-        assignment.axis,
-        policy.overlay(worker),
-        0,
-        status='sealed',
-        external_scored=True,
-      )
-      whole = score(sum(row) / len(row), items * len(row))
-      trial.dev = {
-        'overall': whole,
-        'by_family': {f: score(a, items) for f, a in zip(families, row)},
-        'other_verifier': whole,
-      }
-      state.trials[name] = trial
-    overall = dict(zip(names, external.mean(axis=1).tolist()))
-    on_external = dict(zip(names, external.tolist()))
-    for name in decisions.to_release(
-      state.of_round(policy.round), release.per_round, policy.objectives
-    ):
-      trial = state.trials[name]
-      trial.released = round(overall[name], release.decimals)
-      trial.released_families = {
-        f: [round(a, release.decimals), self._constitution.external_set.items // len(families)]
-        for f, a in zip(families, on_external[name])
-      }
-    state.ranks[policy.round] = {
-      name: rank for rank, name in enumerate(sorted(overall, key=overall.get))
-    }
-    if (
-      policy.round and self._scenario.settings.verdicts
-    ):  # in round 0 all trials run one recipe, so that there is nothing to rank
-      state.verdicts[policy.round] = self.detector.judge(dev, external)
-    return json.loads(
-      json.dumps(decisions.round_evidence(state, policy.round, policy, self._constitution))
+    overall = _summary(sum(dev) / len(dev), items * len(dev))
+    trial = TrialState(
+      _trial_name(policy.round, worker),
+      policy.round,
+      worker,
+      policy.assignments[worker].axis,
+      policy.overlay(worker),
+      0,
+      status='sealed',
+      external_scored=True,
     )
+    by_family = {f: _summary(accuracy, items) for f, accuracy in zip(families, dev, strict=True)}
+    trial.dev = {'overall': overall, 'by_family': by_family, 'other_verifier': overall}
+    return trial
+
+  def _release(self, state: CampaignState, policy: Policy, external: np.ndarray) -> None:
+    """Releases external scores within the quota, and ranks all trials by them."""
+    rules = self._constitution.release
+    families = self._scenario.families
+    items = self._constitution.external_set.items // len(families)
+    names = [_trial_name(policy.round, worker) for worker in range(len(external))]
+    overall = dict(zip(names, external.mean(axis=1).tolist(), strict=True))
+    by_name = dict(zip(names, external.tolist(), strict=True))
+    trials = state.of_round(policy.round)
+    for name in decisions.to_release(trials, rules.per_round, policy.objectives):
+      released = {}
+      for family, accuracy in zip(families, by_name[name], strict=True):
+        released[family] = [round(accuracy, rules.decimals), items]
+      state.trials[name].released = round(overall[name], rules.decimals)
+      state.trials[name].released_families = released
+    ranked = sorted(overall, key=lambda name: overall[name])
+    state.ranks[policy.round] = {name: rank for rank, name in enumerate(ranked)}
 
 
-def planted(play: Play, scenario: Scenario) -> tuple[str, int] | None:
-  """(family, onset) of a campaign's plant."""
-  return (scenario.families[play.plant.family], play.plant.onset) if play.plant else None
+def _trial_name(round_: int, worker: int) -> str:
+  return f'r{round_}w{worker}'
 
 
-def play_out(play: Play, scenario: Scenario, agent: str, index: int) -> list[Policy]:
-  """All rounds of a campaign under an agent: its policies, round 0's first and the one after the
-  last round at the end.
+def _summary(accuracy: float, total: int) -> dict:
+  """Makes a score's record, whose interval is the point itself."""
+  return {
+    'correct': round(accuracy * total),
+    'total': total,
+    'accuracy': accuracy,
+    'low': accuracy,
+    'high': accuracy,
+  }
+
+
+def simulate(simulator: Simulator, scenario: Scenario, agent: str, index: int) -> list[Policy]:
+  """Runs all rounds of a campaign under an agent.
+
+  Args:
+    simulator: of this campaign.
+    scenario: its constitution and starting recipe.
+    agent: name of the agent.
+    index: of the campaign, from which the agent's seed follows.
+
+  Returns:
+    Policies, round 0's first, and the one after the last round at the end.
   """
-  budget, state, history = scenario.constitution.budget, CampaignState(), []
+  budget = scenario.constitution.budget
+  state = CampaignState()
+  history = []
   policies = [policy_lib.starting(budget.noise_seeds)]
   for _ in range(budget.rounds + 1):
-    history.append(play.round(state, policies[-1]))
+    history.append(simulator.run_round(state, policies[-1]))
     policies.append(
       decisions.next_policy(
         history,
@@ -194,28 +271,40 @@ def play_out(play: Play, scenario: Scenario, agent: str, index: int) -> list[Pol
 
 
 def run(scenario: Scenario, agent: str, index: int, *, search: bool = True) -> Outcome:
-  """Campaign `index` of an agent; `search` for the best recipe there is. Everything repeats for the
-  same scenario and index.
+  """Runs a campaign; everything repeats for the same scenario and index.
+
+  Args:
+    scenario: what its world is drawn from.
+    agent: name of the agent.
+    index: of the campaign.
+    search: whether to search for the best recipe there is, in noise-free accuracy.
+
+  Returns:
+    Gains, promotions and alarms.
   """
-  play = Play(scenario, index)
-  policies = play_out(play, scenario, agent, index)
-  truths = [play.truth(standing) for standing in _changes(policies)]
-  best = (
-    play.surface.best(np.random.default_rng([scenario.settings.seed, index, 3])) if search else None
-  )
+  simulator = Simulator(scenario, index)
+  policies = simulate(simulator, scenario, agent, index)
+  truths = [simulator.truth(recipe) for recipe in _standing_recipes(policies)]
+  best = None
+  if search:
+    rng = np.random.default_rng([scenario.settings.seed, index, 3])
+    best = max(simulator.surface.best(rng), max(truths)) - truths[0]
+  alarms = None
+  if scenario.settings.verdicts:
+    alarms = tuple(simulator.detector.alarms)
   return Outcome(
-    index,
-    truths[-1] - truths[0],
-    None if best is None else max(best, max(truths)) - truths[0],
-    len(truths) - 1,
-    sum(after <= before for before, after in zip(truths, truths[1:])),
-    tuple(play.detector.alarms) if scenario.settings.verdicts else None,
-    planted(play, scenario),
+    index=index,
+    gain=truths[-1] - truths[0],
+    best=best,
+    promotions=len(truths) - 1,
+    false_promotions=sum([after <= before for before, after in itertools.pairwise(truths)]),
+    alarms=alarms,
+    shift=simulator.onset,
   )
 
 
-def _changes(policies: Sequence[Policy]) -> list[dict]:
-  """Standing recipes in order, without repeats of the one before."""
+def _standing_recipes(policies: Sequence[Policy]) -> list[dict]:
+  """Returns standing recipes in order, without repeats of the one before."""
   standing = [policies[0].standing]
   for policy in policies[1:]:
     if policy.standing != standing[-1]:

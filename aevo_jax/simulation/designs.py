@@ -1,19 +1,20 @@
-"""Campaigns without an agent: random designs, judged many campaigns at a time. For the power and
-the false alarms of verdicts, thousands of campaigns a minute.
+"""Campaigns without an agent: random designs, judged many campaigns at a time.
 
-Every round has `simulation.anchors` trials of the starting recipe and random ones of a pool. What
-`reversal.verdicts` decides stream by stream is computed here for whole arrays by the same tests;
+They measure the power and the false alarms of verdicts, at thousands of campaigns a minute. Every
+round has `simulation.anchors` trials of the starting recipe and random ones of a pool. What
+`reversal.verdicts` decides stream by stream is computed here for whole arrays by the same tests.
 tests/simulation/test_designs.py holds the two together.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import calibration
-from aevo_jax.simulation.campaign import Outcome, Play, planted
-from aevo_jax.simulation.detector import OVERALL, Alarm, rules, variances
+from aevo_jax.simulation.campaign import Outcome, Scores, Simulator
+from aevo_jax.simulation.detector import OVERALL, Alarm, alarm_order, rules, variances
 from aevo_jax.simulation.scenario import Scenario
 from aevo_jax.stats import rank_tests, slope_test
 from aevo_jax.stats.slope_test import Moments
@@ -22,8 +23,25 @@ BATCH = 64  # campaigns at a time
 TIE = 1e-9  # scores are moved by up to so much, which breaks ties by chance and moves nothing else
 
 
+class Statistics(NamedTuple):
+  """What `concordance.reduce_round` tells about rounds, [campaigns, streams, rounds] each."""
+
+  discordant: np.ndarray
+  sxx: np.ndarray
+  sxy: np.ndarray
+  syy: np.ndarray
+  item_variance: np.ndarray
+
+
 def run(scenario: Scenario, indices: Sequence[int]) -> list[Outcome]:
-  """Campaigns by index, with alarms and without gains.
+  """Runs campaigns by index.
+
+  Args:
+    scenario: what their worlds are drawn from.
+    indices: of the campaigns.
+
+  Returns:
+    Outcomes with alarms and without gains.
 
   Raises:
     ValueError: the constitution chooses the exact test, which is run once and not after every
@@ -33,148 +51,212 @@ def run(scenario: Scenario, indices: Sequence[int]) -> list[Outcome]:
     raise ValueError(
       "--agents=none judges by the e-process; leave reversal.test = 'e_process', or name an agent"
     )
-  found = []
+  outcomes = []
   for start in range(0, len(indices), BATCH):
-    batch = indices[start : start + BATCH]
-    plays = [Play(scenario, index) for index in batch]
-    scores = [measure(play, scenario, index) for play, index in zip(plays, batch)]
-    alarms = judge(
-      np.stack([dev for dev, _ in scores]), np.stack([external for _, external in scores]), scenario
+    outcomes += _run_batch(scenario, indices[start : start + BATCH])
+  return outcomes
+
+
+def _run_batch(scenario: Scenario, indices: Sequence[int]) -> list[Outcome]:
+  simulators = []
+  dev = []
+  external = []
+  for index in indices:
+    simulator = Simulator(scenario, index)
+    scores = measure(simulator, scenario, index)
+    simulators.append(simulator)
+    dev.append(scores.dev)
+    external.append(scores.external)
+  outcomes = []
+  all_alarms = judge(np.stack(dev), np.stack(external), scenario)
+  for index, simulator, alarms in zip(indices, simulators, all_alarms, strict=True):
+    outcomes.append(
+      Outcome(
+        index=index,
+        gain=None,
+        best=None,
+        promotions=0,
+        false_promotions=0,
+        alarms=tuple(alarms),
+        shift=simulator.onset,
+      )
     )
-    found += [
-      Outcome(index, None, None, 0, 0, tuple(a), planted(play, scenario))
-      for index, play, a in zip(batch, plays, alarms)
-    ]
-  return found
+  return outcomes
 
 
-def measure(play: Play, scenario: Scenario, index: int) -> tuple[np.ndarray, np.ndarray]:
-  """[rounds, workers, F] scores of a campaign's designs on dev and external, without ties."""
-  settings, budget = scenario.settings, scenario.constitution.budget
+def measure(simulator: Simulator, scenario: Scenario, index: int) -> Scores:
+  """Measures the random designs of a campaign.
+
+  Args:
+    simulator: of this campaign.
+    scenario: its budget and pool of recipes.
+    index: of the campaign, from which the designs follow.
+
+  Returns:
+    Scores on dev and external, [rounds, workers, F] each, without ties.
+  """
+  settings = scenario.settings
+  budget = scenario.constitution.budget
   rng = np.random.default_rng([settings.seed, index, 4])
-  shape = budget.rounds, budget.workers
+  shape = (budget.rounds, budget.workers)
   codes = scenario.pool[rng.integers(len(scenario.pool), size=shape)]
   codes[:, : settings.anchors] = scenario.encoder.codes({})
   rounds = np.repeat(np.arange(1, budget.rounds + 1), budget.workers)
-  scores = play.scores(codes.reshape(len(rounds), -1), rounds)
-  return tuple(s.reshape(*shape, -1) + TIE * rng.random((*shape, s.shape[1])) for s in scores)
+  scores = simulator.scores(codes.reshape(len(rounds), -1), rounds)
+
+  def without_ties(table: np.ndarray) -> np.ndarray:
+    return table.reshape(*shape, -1) + TIE * rng.random((*shape, table.shape[1]))
+
+  dev = without_ties(scores.dev)
+  return Scores(dev, without_ties(scores.external))
 
 
 def judge(dev: np.ndarray, external: np.ndarray, scenario: Scenario) -> list[list[Alarm]]:
-  """The first alarm of each stream of each campaign. dev, external: [C, R, W, F]."""
-  reversal, streams = (
-    rules(scenario.constitution, scenario.settings.replays),
-    (*scenario.families, OVERALL),
-  )
-  item = variances(dev, scenario.constitution.dev_set.items)
-  dev, external = (
-    np.concatenate([s, s.mean(axis=-1, keepdims=True)], axis=-1).transpose(0, 3, 1, 2)
-    for s in (dev, external)
-  )  # [C, K, R, W]
-  hypotheses = len(streams) if len(streams) > 2 else 1  # one family and overall are the same
-  rows = _rows(dev, external, item)
-  slope_p = _slope_p(rows, streams, reversal, scenario)
-  reversed_ = _reversed(rows, dev.shape[-1], hypotheses, reversal)
-  decoupled = _decoupled(rows, dev.shape[-1], slope_p, reversal)
+  """Judges campaigns after each of their rounds.
+
+  Args:
+    dev: scores, [campaigns, rounds, workers, F].
+    external: of the same trials.
+    scenario: rules, budget and families.
+
+  Returns:
+    Of each campaign the first alarm of each stream, sorted by round and stream.
+  """
+  reversal = rules(scenario.constitution, scenario.settings.replays)
+  streams = (*scenario.families, OVERALL)
+  statistics = _statistics(dev, external, variances(dev, scenario.constitution.dev_set.items))
+  workers = dev.shape[2]
+  # With one family, it and overall are the same hypothesis.
+  hypotheses = len(streams) if len(streams) > 2 else 1
+  slope_p = _slope_p(statistics, streams, reversal, scenario)
+  reversed_ckr = _reversed(statistics, workers, hypotheses, reversal)
+  decoupled_ckr = _decoupled(statistics, workers, slope_p, reversal)
   alarms = []
-  for campaign in range(len(dev)):
-    first = [
-      next(
-        (
-          Alarm(r + 1, stream, verdict)
-          for r in range(dev.shape[2])
-          for verdict, said in (('reversed', reversed_), ('decoupled', decoupled))
-          if said[campaign, k, r]
-        ),
-        None,
-      )
-      for k, stream in enumerate(streams)
-    ]
-    alarms.append(sorted(filter(None, first), key=lambda a: (a.round, a.stream)))
+  for reversed_kr, decoupled_kr in zip(reversed_ckr, decoupled_ckr, strict=True):
+    first = []
+    for stream, is_reversed, is_decoupled in zip(streams, reversed_kr, decoupled_kr, strict=True):
+      alarm = _first_alarm(stream, is_reversed, is_decoupled)
+      if alarm is not None:
+        first.append(alarm)
+    alarms.append(sorted(first, key=alarm_order))
   return alarms
 
 
-def _rows(dev: np.ndarray, external: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
-  """The fields of `concordance.reduce_round`, [C, K, R] each."""
-  x, y = (s - s.mean(axis=-1, keepdims=True) for s in (dev, external))
-  pairs = np.triu_indices(dev.shape[-1], 1)
-  apart = lambda s: s[..., pairs[0]] < s[..., pairs[1]]
-  return {
-    'discordant': (apart(dev) != apart(external)).sum(axis=-1),
-    'sxx': (x * x).sum(axis=-1),
-    'sxy': (x * y).sum(axis=-1),
-    'syy': (y * y).sum(axis=-1),
-    'item_variance': item.transpose(0, 2, 1),
-  }
+def _first_alarm(stream: str, reversed_r: np.ndarray, decoupled_r: np.ndarray) -> Alarm | None:
+  """Returns the first alarm of a stream's rounds; 'reversed' where a round has both."""
+  for i, (is_reversed, is_decoupled) in enumerate(zip(reversed_r, decoupled_r, strict=True)):
+    if is_reversed:
+      return Alarm(i + 1, stream, 'reversed')
+    if is_decoupled:
+      return Alarm(i + 1, stream, 'decoupled')
+  return None
+
+
+def _statistics(dev: np.ndarray, external: np.ndarray, item_crk: np.ndarray) -> Statistics:
+  """Computes the statistics of [campaigns, rounds, workers, F] scores; overall is the last."""
+
+  def streams(scores: np.ndarray) -> np.ndarray:
+    overall = scores.mean(axis=-1, keepdims=True)
+    return np.concatenate([scores, overall], axis=-1).transpose(0, 3, 1, 2)
+
+  first, second = np.triu_indices(dev.shape[2], 1)
+
+  def ascends(scores: np.ndarray) -> np.ndarray:
+    return scores[..., first] < scores[..., second]
+
+  dev_ckrw = streams(dev)
+  external_ckrw = streams(external)
+  x = dev_ckrw - dev_ckrw.mean(axis=-1, keepdims=True)
+  y = external_ckrw - external_ckrw.mean(axis=-1, keepdims=True)
+  return Statistics(
+    discordant=(ascends(dev_ckrw) != ascends(external_ckrw)).sum(axis=-1),
+    sxx=(x * x).sum(axis=-1),
+    sxy=(x * y).sum(axis=-1),
+    syy=(y * y).sum(axis=-1),
+    item_variance=item_crk.transpose(0, 2, 1),
+  )
 
 
 def _slope_p(
-  rows: dict[str, np.ndarray], streams: Sequence[str], reversal: Reversal, scenario: Scenario
+  statistics: Statistics, streams: Sequence[str], reversal: Reversal, scenario: Scenario
 ) -> np.ndarray:
-  """[C, R] critical p of the slope test, 0 where there is none."""
-  budget, (count, _, rounds) = scenario.constitution.budget, rows['sxx'].shape
-  found = np.zeros((count, rounds))
-  for campaign in range(count):
-    history = [
-      {
-        stream: {'n': budget.workers}
-        | {name: field[campaign, k, r].item() for name, field in rows.items()}
-        for k, stream in enumerate(streams)
-      }
-      for r in range(rounds)
-    ]
+  """Returns the critical p of the slope test, [campaigns, rounds], 0 where there is none."""
+  budget = scenario.constitution.budget
+  campaigns, _, rounds = statistics.sxx.shape
+  slope_p = np.zeros((campaigns, rounds))
+  for campaign in range(campaigns):
+    history = [_round_rows(statistics, streams, budget.workers, campaign, i) for i in range(rounds)]
     for look in range(reversal.calibration_rounds, rounds):
-      found[campaign, look] = (
-        calibration.thresholds(history[:look], reversal, budget.rounds, budget.workers, 0).slope_p
-        or 0.0
+      thresholds = calibration.thresholds(
+        history[:look], reversal, budget.rounds, budget.workers, 0
       )
-  return found
+      slope_p[campaign, look] = thresholds.slope_p or 0.0
+  return slope_p
+
+
+def _round_rows(
+  statistics: Statistics, streams: Sequence[str], workers: int, campaign: int, round_: int
+) -> dict[str, dict]:
+  """Returns stream -> a round's statistics, as `concordance.reduce_round` does."""
+  rows = {}
+  for k, stream in enumerate(streams):
+    row = {'n': workers}
+    for name, values in statistics._asdict().items():
+      row[name] = values[campaign, k, round_].item()
+    rows[stream] = row
+  return rows
 
 
 def _reversed(
-  rows: dict[str, np.ndarray], workers: int, hypotheses: int, reversal: Reversal
+  statistics: Statistics, workers: int, hypotheses: int, reversal: Reversal
 ) -> np.ndarray:
-  """[C, K, R]: e-BH over streams, after every round."""
+  """Decides by e-BH over streams, after every round; [campaigns, streams, rounds]."""
   running = rank_tests.e_process(
-    rank_tests.e_value(rows['discordant'], workers), rows['sxx'].shape[-1]
+    rank_tests.e_value(statistics.discordant, workers), statistics.sxx.shape[-1]
   )
-  return (
-    rank_tests.e_bh(running[:, :hypotheses].transpose(0, 2, 1), reversal.alpha)
-    .transpose(0, 2, 1)
-    .repeat(running.shape[1] // hypotheses, axis=1)
+  rejected = rank_tests.e_bh(running[:, :hypotheses].transpose(0, 2, 1), reversal.alpha)
+  return rejected.transpose(0, 2, 1).repeat(running.shape[1] // hypotheses, axis=1)
+
+
+def _pool(statistics: Statistics, workers: int, start: int, stop: int) -> Moments:
+  """Adds up the moments of some rounds."""
+  rounds = stop - start
+
+  def total(values: np.ndarray) -> np.ndarray:
+    return values[..., start:stop].sum(axis=-1)
+
+  return Moments(
+    n=workers * rounds,
+    groups=rounds,
+    sxx=total(statistics.sxx),
+    sxy=total(statistics.sxy),
+    syy=total(statistics.syy),
+    item=(workers - 1) * total(statistics.item_variance),
   )
 
 
 def _decoupled(
-  rows: dict[str, np.ndarray], workers: int, slope_p: np.ndarray, reversal: Reversal
+  statistics: Statistics, workers: int, slope_p: np.ndarray, reversal: Reversal
 ) -> np.ndarray:
-  """[C, K, R]: the slope test against the calibration rounds, in both windows, where there is a
-  reference.
+  """Decides by the slope test against the calibration rounds; [campaigns, streams, rounds].
+
+  Both windows count: all rounds since calibration, and the last round alone. Without a usable
+  reference there is no alarm.
   """
-
-  def pool(start: int, stop: int) -> Moments:
-    total = lambda name: rows[name][..., start:stop].sum(axis=-1)
-    return Moments(
-      workers * (stop - start),
-      stop - start,
-      total('sxx'),
-      total('sxy'),
-      total('syy'),
-      (workers - 1) * total('item_variance'),
-    )
-
-  found, calibrated = np.zeros(rows['sxx'].shape, bool), reversal.calibration_rounds
-  if calibrated >= found.shape[-1]:
-    return found
-  reference = pool(0, calibrated)
+  decoupled = np.zeros(statistics.sxx.shape, bool)
+  calibrated = reversal.calibration_rounds
+  rounds = decoupled.shape[-1]
+  if calibrated >= rounds:
+    return decoupled
+  reference = _pool(statistics, workers, 0, calibrated)
   usable = (
     reference.comparable
     & (reference.reliability > 0)
     & (slope_test.positive_p(reference) <= reversal.alpha)
   )
-  for look in range(calibrated, found.shape[-1]):
-    for now in (pool(calibrated, look + 1), pool(look, look + 1)):
-      found[..., look] |= (
-        usable & now.comparable & (slope_test.fell(reference, now).p <= slope_p[:, None, look])
-      )
-  return found
+  for look in range(calibrated, rounds):
+    for start in (calibrated, look):
+      now = _pool(statistics, workers, start, look + 1)
+      p = slope_test.fell(reference, now).p
+      decoupled[..., look] |= usable & now.comparable & (p <= slope_p[:, None, look])
+  return decoupled

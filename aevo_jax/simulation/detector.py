@@ -22,14 +22,25 @@ class Alarm:
   verdict: str
 
 
+def alarm_order(alarm: Alarm) -> tuple[int, str]:
+  """Returns the key by which alarms are sorted: round, then stream."""
+  return alarm.round, alarm.stream
+
+
 def rules(constitution: Constitution, replays: int) -> Reversal:
-  """The constitution's, with the simulation's number of replays."""
+  """Returns the constitution's rules with another number of replays behind each threshold."""
   return dataclasses.replace(constitution.reversal, replays=replays)
 
 
 def variances(dev: np.ndarray, items: int) -> np.ndarray:
-  """[..., F + 1] binomial variance of a dev accuracy, mean over trials, by stream; overall is the
-  mean of families. dev: [..., trials, F].
+  """Computes the binomial variance of a dev accuracy, as the mean over trials.
+
+  Args:
+    dev: accuracies, [..., trials, F].
+    items: of the dev set, spread evenly over the F families.
+
+  Returns:
+    [..., F + 1] variances by stream. The last stream, overall, is the mean of families.
   """
   families = dev.shape[-1]
   accuracy = np.clip(dev, 0, 1)
@@ -38,39 +49,59 @@ def variances(dev: np.ndarray, items: int) -> np.ndarray:
 
 
 class Detector:
-  """Judges round after round of one campaign. families: names. replays: behind each threshold.
-  seed: of the coins that break ties.
+  """Judges one campaign, round after round.
+
+  Args:
+    constitution: its rules and budget.
+    families: names; the streams are these and overall.
+    replays: coupled campaigns behind each threshold.
+    seed: of the coins that break ties.
+
+  Attributes:
+    alarms: the first of each stream.
   """
 
   def __init__(self, constitution: Constitution, families: Sequence[str], replays: int, seed: int):
-    self._rules, self._budget = rules(constitution, replays), constitution.budget
-    self._streams, self._seed, self._items = (*families, OVERALL), seed, constitution.dev_set.items
+    self._rules = rules(constitution, replays)
+    self._budget = constitution.budget
+    self._streams = (*families, OVERALL)
+    self._seed = seed
+    self._items = constitution.dev_set.items
     self._rounds: list[dict] = []
     self.alarms: list[Alarm] = []
 
   def judge(self, dev: np.ndarray, external: np.ndarray) -> dict[str, dict]:
-    """Fields of the verdicts by stream after a round of trials. dev, external: accuracies [trials,
-    F], unrounded.
+    """Judges the campaign after one more round, and notes new alarms.
+
+    Args:
+      dev: accuracies of the round's trials, [trials, F], unrounded.
+      external: of the same trials.
+
+    Returns:
+      Fields of the verdicts by stream.
     """
-    noise = dict(zip(self._streams, variances(dev, self._items).tolist()))
-    scores = lambda table: {
-      s: {str(trial): v for trial, v in enumerate(column)}
-      for s, column in zip(self._streams, [*table.T.tolist(), table.mean(axis=1).tolist()])
-    }
-    fixed = calibration.thresholds(
+    noise = dict(zip(self._streams, variances(dev, self._items).tolist(), strict=True))
+    thresholds = calibration.thresholds(
       self._rounds, self._rules, self._budget.rounds, self._budget.workers, 0
     )
     self._rounds.append(
-      concordance.reduce_round(scores(dev), scores(external), noise, self._seed + len(self._rounds))
+      concordance.reduce_round(
+        self._by_stream(dev), self._by_stream(external), noise, self._seed + len(self._rounds)
+      )
     )
-    found = {
-      stream: dataclasses.asdict(v)
-      for stream, v in reversal.verdicts(self._rounds, self._rules, fixed).items()
-    }
-    known = {a.stream for a in self.alarms}
-    self.alarms += [
-      Alarm(len(self._rounds), s, v['verdict'])
-      for s, v in sorted(found.items())
-      if v['verdict'] in ALARMS and s not in known
-    ]
-    return found
+    verdicts = {}
+    for stream, verdict in reversal.verdicts(self._rounds, self._rules, thresholds).items():
+      verdicts[stream] = dataclasses.asdict(verdict)
+    known = {alarm.stream for alarm in self.alarms}
+    for stream, fields in sorted(verdicts.items()):
+      if fields['verdict'] in ALARMS and stream not in known:
+        self.alarms.append(Alarm(len(self._rounds), stream, fields['verdict']))
+    return verdicts
+
+  def _by_stream(self, accuracies: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns stream -> trial -> score of a table [trials, F]."""
+    columns = [*accuracies.T.tolist(), accuracies.mean(axis=1).tolist()]
+    scores = {}
+    for stream, column in zip(self._streams, columns, strict=True):
+      scores[stream] = {str(trial): score for trial, score in enumerate(column)}
+    return scores

@@ -1,6 +1,4 @@
-"""Many campaigns of several agents, and what came of them: gains, regret, false promotions, alarms,
-each with its interval.
-"""
+"""Many campaigns of several agents, and summaries of them, each figure with its interval."""
 
 import concurrent.futures
 import dataclasses
@@ -8,71 +6,97 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aevo_jax.simulation import designs
 from aevo_jax.simulation.campaign import Outcome, run
-from aevo_jax.simulation.detector import ALARMS
+from aevo_jax.simulation.detector import ALARMS, OVERALL, Alarm
 from aevo_jax.simulation.scenario import Scenario
 from aevo_jax.stats.intervals import wilson
 
 NO_AGENT = 'none'  # random designs, for the verdicts alone
+HARM = 0.005  # a campaign whose gain is below minus this harmed
+
+
+class Campaigns(NamedTuple):
+  """Campaigns of one agent in order, and seconds of all processes together."""
+
+  outcomes: list[Outcome]
+  seconds: float
 
 
 def outcomes(
   scenario: Scenario, agents: Sequence[str], campaigns: int, processes: int = 1
-) -> dict[str, tuple[list[Outcome], float]]:
-  """agent -> (its campaigns 0 ... campaigns - 1, on the same surfaces and plants for all agents;
-  seconds of all processes together).
+) -> dict[str, Campaigns]:
+  """Runs campaigns 0 ... campaigns - 1 of every agent, on the same worlds for all agents.
+
+  Args:
+    scenario: what the worlds are drawn from.
+    agents: names, or NO_AGENT.
+    campaigns: of each agent.
+    processes: that share the campaigns of an agent.
+
+  Returns:
+    agent -> its campaigns.
   """
   if processes == 1:
     return {agent: _chunk(scenario, agent, range(campaigns)) for agent in agents}
-  found = {}
-  with concurrent.futures.ProcessPoolExecutor(
-    processes, multiprocessing.get_context('spawn')
-  ) as pool:
+  chunks = min(4 * processes, campaigns)
+  context = multiprocessing.get_context('spawn')
+  by_agent = {}
+  with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
     for agent in agents:
-      parts = list(
-        pool.map(
-          _chunk,
-          *zip(
-            *[
-              (scenario, agent, range(k, campaigns, 4 * processes))
-              for k in range(min(4 * processes, campaigns))
-            ]
-          ),
-        )
-      )
-      found[agent] = (
-        sorted((o for part, _ in parts for o in part), key=lambda o: o.index),
-        sum(seconds for _, seconds in parts),
-      )
-  return found
+      futures = [
+        pool.submit(_chunk, scenario, agent, range(k, campaigns, 4 * processes))
+        for k in range(chunks)
+      ]
+      merged = []
+      seconds = 0
+      for future in futures:
+        part = future.result()
+        merged += part.outcomes
+        seconds += part.seconds
+      by_agent[agent] = Campaigns(sorted(merged, key=lambda o: o.index), seconds)
+  return by_agent
 
 
-def _chunk(scenario: Scenario, agent: str, indices: range) -> tuple[list[Outcome], float]:
+def _chunk(scenario: Scenario, agent: str, indices: range) -> Campaigns:
   started = time.perf_counter()
-  found = (
-    designs.run(scenario, indices)
-    if agent == NO_AGENT
-    else [run(scenario, agent, index) for index in indices]
-  )
-  return found, time.perf_counter() - started
+  if agent == NO_AGENT:
+    found = designs.run(scenario, indices)
+  else:
+    found = [run(scenario, agent, index) for index in indices]
+  return Campaigns(found, time.perf_counter() - started)
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float]:
-  """Mean and its normal 95% interval over campaigns."""
-  error = (
-    1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float('nan')
-  )
+  """Computes a mean and its normal 95% interval.
+
+  Args:
+    values: of campaigns.
+
+  Returns:
+    'mean', 'low' and 'high', rounded to 5 decimals. Of one value the bounds are nan.
+  """
   mean = float(np.mean(values))
+  error = float('nan')
+  if len(values) > 1:
+    error = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5
   return {'mean': round(mean, 5), 'low': round(mean - error, 5), 'high': round(mean + error, 5)}
 
 
 def share(count: int, total: int) -> dict[str, float]:
-  """A share of campaigns with its Wilson interval."""
+  """Computes a share of campaigns with its Wilson interval.
+
+  Args:
+    count: campaigns that are counted.
+    total: all campaigns.
+
+  Returns:
+    'share', 'low' and 'high', rounded to 4 decimals, and 'campaigns'.
+  """
   interval = wilson(count, total)
   return {
     'share': round(count / total, 4),
@@ -83,89 +107,141 @@ def share(count: int, total: int) -> dict[str, float]:
 
 
 def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-  """Of one agent's campaigns. Gains are left out where there was no agent, alarms where nothing was
-  judged, detections where nothing was planted.
+  """Summarizes one agent's campaigns.
 
-  An alarm counts as detection if it names the planted family, or overall, in the plant's first
-  round or later; every other alarm is a false one, and where nothing is planted every alarm is.
+  An alarm counts as detection if it names the shifted family, or overall, in the shift's first
+  round or later. Every other alarm is a false one, and where nothing is injected every alarm is.
+
+  Args:
+    found: the campaigns.
+    seconds: that they took, of all processes together.
+
+  Returns:
+    A record for JSON. Gains are left out where there was no agent, alarms where nothing was judged,
+    detections where nothing was injected.
   """
-  total, facts = (
-    len(found),
-    {'campaigns': len(found), 'campaigns_per_minute': round(60 * len(found) / seconds, 1)},
-  )
+  facts: dict[str, Any] = {
+    'campaigns': len(found),
+    'campaigns_per_minute': round(60 * len(found) / seconds, 1),
+  }
   if found[0].gain is not None:
-    facts |= {
-      'gain': mean_interval([o.gain for o in found]),
-      'regret': mean_interval([o.best - o.gain for o in found]),
-      'best': mean_interval([o.best for o in found]),
-      'promoted': share(sum(o.promotions > 0 for o in found), total),
-      'false_promotion': share(sum(o.false_promotions > 0 for o in found), total),
-      'harmed': share(sum(o.gain < -0.005 for o in found), total),
-    }
-  if found[0].alarms is None:
-    return facts
-  right = [
-    [
-      a
-      for a in o.alarms
-      if o.plant and a.stream in (o.plant[0], 'overall') and a.round >= o.plant[1]
-    ]
-    for o in found
-  ]
-  facts['false_alarm'] = share(sum(len(o.alarms) > len(r) for o, r in zip(found, right)), total)
-  if found[0].plant:
-    facts['detected'] = share(sum(map(bool, right)), total)
-    facts['detected_as'] = {
-      verdict: share(sum(any(a.verdict == verdict for a in r) for r in right), total)
-      for verdict in ALARMS
-    }
-    delays = Counter(min(a.round for a in r) - o.plant[1] for o, r in zip(found, right) if r)
-    facts['rounds_from_onset_to_detection'] = {str(k): delays[k] for k in sorted(delays)}
-  else:
-    facts['false_alarms_by_round'] = {
-      str(k): n
-      for k, n in sorted(Counter(min(a.round for a in o.alarms) for o in found if o.alarms).items())
-    }
+    facts |= _gains(found)
+  if found[0].alarms is not None:
+    facts |= _alarms(found)
   return facts
 
 
+def _gains(found: Sequence[Outcome]) -> dict[str, Any]:
+  gains = [o.gain for o in found]
+  total = len(found)
+  return {
+    'gain': mean_interval(gains),
+    'regret': mean_interval([o.best - o.gain for o in found]),
+    'best': mean_interval([o.best for o in found]),
+    'promoted': share(_count([o.promotions > 0 for o in found]), total),
+    'false_promotion': share(_count([o.false_promotions > 0 for o in found]), total),
+    'harmed': share(_count([gain < -HARM for gain in gains]), total),
+  }
+
+
+def _count(flags: Sequence[bool]) -> int:
+  return Counter(flags)[True]
+
+
+def _detections(outcome: Outcome) -> list[Alarm]:
+  """Returns the alarms of a campaign that name its shift."""
+  shift = outcome.shift
+  if shift is None:
+    return []
+  streams = (shift.family, OVERALL)
+  return [a for a in outcome.alarms if a.stream in streams and a.round >= shift.round]
+
+
+def _alarms(found: Sequence[Outcome]) -> dict[str, Any]:
+  total = len(found)
+  detections = [_detections(o) for o in found]
+  false = 0
+  for outcome, right in zip(found, detections, strict=True):
+    false += len(outcome.alarms) > len(right)
+  facts: dict[str, Any] = {'false_alarm': share(false, total)}
+  if not found[0].shift:
+    first = [min(a.round for a in o.alarms) for o in found if o.alarms]
+    return facts | {'false_alarms_by_round': _histogram(first)}
+  facts['detected'] = share(_count([bool(right) for right in detections]), total)
+  facts['detected_as'] = {}
+  for verdict in ALARMS:
+    count = _count([any(a.verdict == verdict for a in right) for right in detections])
+    facts['detected_as'][verdict] = share(count, total)
+  delays = []
+  for outcome, right in zip(found, detections, strict=True):
+    if right:
+      delays.append(min(a.round for a in right) - outcome.shift.round)
+  return facts | {'rounds_from_onset_to_detection': _histogram(delays)}
+
+
+def _histogram(rounds: Sequence[int]) -> dict[str, int]:
+  """Returns round -> how often it comes, as text, in the order of rounds."""
+  return {str(round_): count for round_, count in sorted(Counter(rounds).items())}
+
+
 def lines(summary: dict[str, Any]) -> list[str]:
-  """A summary in words."""
-  mean = lambda name: '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**summary[name])
-  part = lambda fact: '{share:.3f} [{low:.3f}, {high:.3f}]'.format(**fact)
-  said = []
+  """Writes a summary in words.
+
+  Args:
+    summary: as `summary` returns it.
+
+  Returns:
+    One line for each figure that is there.
+  """
+  text = []
   if 'gain' in summary:
-    said += [
-      f'true external gain of the promoted recipe: {mean("gain")}',
+    text += [
+      f'true external gain of the promoted recipe: {_mean_text(summary["gain"])}',
       (
         'regret against the best recipe that a long search of the truth finds: '
-        f'{mean("regret")} of {summary["best"]["mean"]:+.4f}'
+        f'{_mean_text(summary["regret"])} of {summary["best"]["mean"]:+.4f}'
       ),
       (
-        f'promoted something in {part(summary["promoted"])} of campaigns, something that is '
-        f'truly no better in {part(summary["false_promotion"])}; ended more than .005 lower '
-        f'in {part(summary["harmed"])}'
+        f'promoted something in {_share_text(summary["promoted"])} of campaigns, something that is '
+        f'truly no better in {_share_text(summary["false_promotion"])}; ended more than .005 lower '
+        f'in {_share_text(summary["harmed"])}'
       ),
     ]
   if 'detected' in summary:
-    said.append(
-      f'the plant was detected in {part(summary["detected"])} of campaigns: '
-      + ', '.join(f'{verdict} {part(fact)}' for verdict, fact in summary['detected_as'].items())
-      + f'; rounds from its onset: {summary["rounds_from_onset_to_detection"]}'
+    kinds = [f'{verdict} {_share_text(fact)}' for verdict, fact in summary['detected_as'].items()]
+    text.append(
+      f'the plant was detected in {_share_text(summary["detected"])} of campaigns: '
+      f'{", ".join(kinds)}; rounds from its onset: {summary["rounds_from_onset_to_detection"]}'
     )
   if 'false_alarm' in summary:
-    said.append(
-      f'false alarms in {part(summary["false_alarm"])} of campaigns'
-      + (
-        f', by round {summary["false_alarms_by_round"]}'
-        if summary.get('false_alarms_by_round')
-        else ''
-      )
-    )
-  said.append(f'{summary["campaigns_per_minute"]:.0f} campaigns a minute and process')
-  return said
+    line = f'false alarms in {_share_text(summary["false_alarm"])} of campaigns'
+    if summary.get('false_alarms_by_round'):
+      line += f', by round {summary["false_alarms_by_round"]}'
+    text.append(line)
+  text.append(f'{summary["campaigns_per_minute"]:.0f} campaigns a minute and process')
+  return text
+
+
+def _mean_text(fact: dict[str, float]) -> str:
+  return '{mean:+.4f} [{low:+.4f}, {high:+.4f}]'.format(**fact)
+
+
+def _share_text(fact: dict[str, float]) -> str:
+  return '{share:.3f} [{low:.3f}, {high:.3f}]'.format(**fact)
 
 
 def as_json(found: Sequence[Outcome]) -> list[dict[str, Any]]:
-  """Every campaign, JSON-able."""
-  return [dataclasses.asdict(o) for o in found]
+  """Turns campaigns into records for JSON.
+
+  Args:
+    found: the campaigns.
+
+  Returns:
+    A record each, in which 'plant' is the injected shift.
+  """
+  records = []
+  for outcome in found:
+    record = dataclasses.asdict(outcome)
+    record['plant'] = record.pop('shift')
+    records.append(record)
+  return records

@@ -1,15 +1,16 @@
-"""Response surfaces: what a recipe does to the log-odds of every family, as functions of whole
-arrays of recipes.
+"""Response surfaces: what a recipe does to the log-odds of every family.
 
-A recipe is a row of codes (`meta_agent.encoding`). A surface says what changing the starting recipe
-into another one does to each family; the starting recipe's own accuracies are its levels. How each
-kind is drawn is in the function of its name.
+Surfaces are functions of whole arrays of recipes, and a recipe is a row of codes
+(`meta_agent.encoding`). The starting recipe's accuracies are a surface's levels; what changing it
+into another recipe does to each family is the surface's effect. How each kind is drawn is in the
+function of its name.
 """
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,63 +19,98 @@ from aevo_jax.meta_agent import effects as effects_lib
 from aevo_jax.meta_agent.encoding import Encoder, levels, pairs
 from aevo_jax.simulation.settings import Settings
 
-OWN, FOREIGN = (
-  4.0,
-  0.1,
-  # what a parameter named after a family does to that family and to the others, by what another
-  # does
-)
+# What a parameter named after a family does to that family and to the others, by what another does.
+OWN = 4.0
+FOREIGN = 0.1
 FITTED_DRAW = 0.7  # of the posterior's spread around its mean
+
+Effect = Callable[[np.ndarray], np.ndarray]  # codes [N, P] -> log-odds [N, F]
+
+
+class Menu(NamedTuple):
+  """Settings of one axis among which the long search chooses."""
+
+  columns: slice  # of the axis' parameters among the codes
+  codes: np.ndarray  # [settings, P]
 
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-  """families: names. levels: [F] log-odds of the starting recipe. effect: codes [N, P] -> [N, F],
-  what a recipe adds to them.
+  """What recipes score.
+
+  Attributes:
+    encoder: of the search space.
+    families: names.
+    levels: [F] log-odds of the starting recipe.
+    effect: codes [N, P] -> [N, F], what a recipe adds to the levels.
   """
 
   encoder: Encoder
   families: tuple[str, ...]
   levels: np.ndarray
-  effect: Callable[[np.ndarray], np.ndarray]
+  effect: Effect
 
-  def accuracies(self, codes: np.ndarray, luck: np.ndarray | float = 0.0) -> np.ndarray:
-    """[N, F]; `luck` is added to the log-odds."""
-    return 1 / (1 + np.exp(-(self.levels + self.effect(codes) + luck)))
+  def accuracies(self, codes: np.ndarray, noise: np.ndarray | float = 0.0) -> np.ndarray:
+    """Computes the accuracies of recipes.
+
+    Args:
+      codes: recipes, [N, P].
+      noise: added to the log-odds, [N, F] or a number.
+
+    Returns:
+      [N, F].
+    """
+    return 1 / (1 + np.exp(-(self.levels + self.effect(codes) + noise)))
 
   def best(
     self, rng: np.random.Generator, *, starts: int = 4, settings: int = 40, sweeps: int = 3
   ) -> float:
-    """The highest mean accuracy that a long search finds: from several recipes, axis by axis the
-    best of many settings, several times over.
+    """Searches long for the recipe of the highest mean accuracy.
+
+    Args:
+      rng: of the settings, the starts and the order of axes.
+      starts: recipes from which it searches. The first is the starting recipe.
+      settings: tried of each axis, the best of which is kept.
+      sweeps: over all axes, from each start.
+
+    Returns:
+      The highest mean accuracy.
     """
     encoder = self.encoder
-    found = float(self.accuracies(encoder.codes({})[None]).mean())
-    menus = [
-      [draw(axis, rng, encoder.defaults) for _ in range(settings)] for axis in encoder.space.axes
-    ]
-    codes = [np.asarray([encoder.codes(setting) for setting in menu]) for menu in menus]
-    ends = np.cumsum([0, *(len(axis.parameters) for axis in encoder.space.axes)])
+    highest = float(self.accuracies(encoder.codes({})[None]).mean())
+    menus = self._menus(rng, settings)
     for start in range(starts):
       recipe = encoder.codes({})
       order = rng.permutation(len(menus))
-      if start:  # the first starts from the starting recipe
+      if start:
         for axis in order:
-          recipe[ends[axis] : ends[axis + 1]] = codes[axis][
-            rng.integers(settings), ends[axis] : ends[axis + 1]
-          ]
+          columns = menus[axis].columns
+          recipe[columns] = menus[axis].codes[rng.integers(settings), columns]
       for _ in range(sweeps):
         for axis in order:
-          tries = np.repeat(recipe[None], settings + 2, axis=0)
-          tries[:settings, ends[axis] : ends[axis + 1]] = codes[axis][
-            :, ends[axis] : ends[axis + 1]
-          ]
-          tries[settings, ends[axis] : ends[axis + 1]] = encoder.codes({})[
-            ends[axis] : ends[axis + 1]
-          ]
-          recipe = tries[int(np.argmax(self.accuracies(tries).mean(axis=1)))]
-      found = max(found, float(self.accuracies(recipe[None]).mean()))
-    return found
+          recipe = self._best_setting(recipe, menus[axis])
+      highest = max(highest, float(self.accuracies(recipe[None]).mean()))
+    return highest
+
+  def _menus(self, rng: np.random.Generator, settings: int) -> list[Menu]:
+    """Draws settings of every axis."""
+    encoder = self.encoder
+    menus = []
+    start = 0
+    for axis in encoder.space.axes:
+      codes = [encoder.codes(draw(axis, rng, encoder.defaults)) for _ in range(settings)]
+      stop = start + len(axis.parameters)
+      menus.append(Menu(slice(start, stop), np.asarray(codes)))
+      start = stop
+    return menus
+
+  def _best_setting(self, recipe: np.ndarray, menu: Menu) -> np.ndarray:
+    """Returns the recipe with the axis' best setting: of the menu, the starting one, or its own."""
+    settings = len(menu.codes)
+    tries = np.repeat(recipe[None], settings + 2, axis=0)
+    tries[:settings, menu.columns] = menu.codes[:, menu.columns]
+    tries[settings, menu.columns] = self.encoder.codes({})[menu.columns]
+    return tries[int(np.argmax(self.accuracies(tries).mean(axis=1)))]
 
 
 def make(
@@ -84,22 +120,24 @@ def make(
   rng: np.random.Generator,
   posterior: effects_lib.Effects | None = None,
 ) -> Surface:
-  """The surface of one campaign; `posterior` is that of `fit_trials`, for 'fitted'."""
+  """Draws the surface of one campaign.
+
+  Args:
+    encoder: of the search space.
+    families: names.
+    settings: kind of the surface and its sizes.
+    rng: of the draw.
+    posterior: of `fit_trials`, for the kind 'fitted'.
+
+  Returns:
+    A surface on which the starting recipe adds nothing.
+  """
   if settings.surface == 'fitted':
-    weights = posterior.means + FITTED_DRAW * (posterior.draws(rng, 1)[0] - posterior.means)
-    start = encoder.codes({})
-    return Surface(
-      encoder,
-      tuple(families),
-      posterior.levels,
-      lambda codes: encoder.differences(start, codes) @ weights.T,
-    )
-  levels_ = np.log(settings.base / (1 - settings.base)) + settings.base_sd * rng.standard_normal(
-    len(families)
-  )
-  absolute = {'drawn': drawn, 'rugged': rugged, 'flat': flat}[settings.surface](
-    encoder, families, settings, rng
-  )
+    return _fitted(encoder, families, posterior, rng)
+  noise = settings.base_sd * rng.standard_normal(len(families))
+  family_levels = np.log(settings.base / (1 - settings.base)) + noise
+  kinds = {'drawn': drawn, 'rugged': rugged, 'flat': flat}
+  absolute = kinds[settings.surface](encoder, families, settings, rng)
   start = encoder.codes({})[None]
   origin = absolute(start)
   costs = (
@@ -107,74 +145,120 @@ def make(
     * rng.exponential(size=len(encoder.space.axes))
     * (settings.surface != 'flat')
   )
-  return Surface(
-    encoder,
-    tuple(families),
-    levels_,
-    lambda codes: absolute(codes) - origin - (encoder.changed(start, codes) @ costs)[:, None],
-  )
+
+  def effect(codes: np.ndarray) -> np.ndarray:
+    return absolute(codes) - origin - (encoder.changed(start, codes) @ costs)[:, None]
+
+  return Surface(encoder, tuple(families), family_levels, effect)
+
+
+def _fitted(
+  encoder: Encoder,
+  families: Sequence[str],
+  posterior: effects_lib.Effects,
+  rng: np.random.Generator,
+) -> Surface:
+  """Draws a surface from the posterior of real trials."""
+  weights = posterior.means + FITTED_DRAW * (posterior.draws(rng, 1)[0] - posterior.means)
+  start = encoder.codes({})
+
+  def effect(codes: np.ndarray) -> np.ndarray:
+    return encoder.differences(start, codes) @ weights.T
+
+  return Surface(encoder, tuple(families), posterior.levels, effect)
 
 
 def flat(
   encoder: Encoder, families: Sequence[str], settings: Settings, rng: np.random.Generator
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Nothing matters."""
+) -> Effect:
+  """Makes an effect of zero: nothing matters.
+
+  Args:
+    encoder: is not read.
+    families: how many families there are.
+    settings: are not read.
+    rng: is not used.
+
+  Returns:
+    The effect, not yet relative to the starting recipe.
+  """
   return lambda codes: np.zeros((len(codes), len(families)))
 
 
 def _sensitivity(encoder: Encoder, families: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-  """[P, F]: about 1; of a parameter named after a family OWN for that family and FOREIGN for the
-  others.
+  """Draws how far each parameter moves each family, [P, F], about 1.
+
+  A parameter named after a family has OWN times that for it and FOREIGN times that for the others.
   """
   sensitivity = 1 + 0.3 * rng.standard_normal((len(encoder.parameters), len(families)))
   for i, parameter in enumerate(encoder.parameters):
-    named = parameter.selector.rpartition('.')[2]
-    if named in families:
-      sensitivity[i] *= [OWN if family == named else FOREIGN for family in families]
+    named_after = parameter.selector.rpartition('.')[2]
+    if named_after in families:
+      sensitivity[i] *= np.where(np.asarray(families) == named_after, OWN, FOREIGN)
   return sensitivity
+
+
+def _is_number(encoder: Encoder) -> np.ndarray:
+  """Returns [P], whether a parameter is a number and no choice."""
+  return np.asarray([not levels(p) for p in encoder.parameters])
+
+
+def _most_levels(encoder: Encoder) -> int:
+  return max([1, *(len(levels(p)) for p in encoder.parameters)])
+
+
+def _joint_parameters(encoder: Encoder) -> np.ndarray:
+  """Returns the positions of pairs of parameters that act together, [pairs, 2]."""
+  positions = {p.selector: i for i, p in enumerate(encoder.parameters)}
+  joint = []
+  for axis in encoder.space.axes:
+    for one, other in pairs(axis):
+      joint.append((positions[one.selector], positions[other.selector]))
+  return np.asarray(joint, int).reshape(-1, 2)
 
 
 def drawn(
   encoder: Encoder, families: Sequence[str], settings: Settings, rng: np.random.Generator
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Of each number a parabola and a step for being in range; of each choice a level; of pairs
-  within an axis a product.
+) -> Effect:
+  """Draws a smooth effect, a sum over parameters and over pairs of them within an axis.
 
-  The starting recipe is a good one, as the best of a grid is: optima lie around it, and its choices
-  are a standard deviation better than others are on average.
+  A number has a parabola and a step for being in range, a choice has a level for each value, and a
+  pair has a product. The starting recipe is a good one, as the best of a grid is: optima lie around
+  it, and its choices are a standard deviation better than others are on average.
+
+  Args:
+    encoder: of the search space.
+    families: names.
+    settings: spread of the effects.
+    rng: of the draw.
+
+  Returns:
+    The effect, not yet relative to the starting recipe.
   """
-  count, start = len(encoder.parameters), encoder.codes({})
-  number = np.asarray([not levels(p) for p in encoder.parameters])
-  near = np.where(
-    (start >= 0) & (start <= 1) & number,
-    start + 0.25 * rng.standard_normal(count),
-    rng.random(count),
-  )
-  optimum, curvature, step = (
-    np.clip(near, 0, 1),
-    4 * np.abs(rng.standard_normal(count)),
-    0.5 * rng.standard_normal(count),
-  )
-  table = rng.standard_normal((count, max([len(levels(p)) for p in encoder.parameters] + [1])))
-  table[np.arange(count), np.where(number, 0, np.maximum(start, 0)).astype(int)] += 1
+  count = len(encoder.parameters)
+  start = encoder.codes({})
+  number = _is_number(encoder)
+  every = np.arange(count)
+  around = start + 0.25 * rng.standard_normal(count)
+  anywhere = rng.random(count)
+  near = np.where((start >= 0) & (start <= 1) & number, around, anywhere)
+  optimum = np.clip(near, 0, 1)
+  curvature = 4 * np.abs(rng.standard_normal(count))
+  step = 0.5 * rng.standard_normal(count)
+  table = rng.standard_normal((count, _most_levels(encoder)))
+
+  def level_of(codes: np.ndarray) -> np.ndarray:
+    return np.where(number, 0, np.maximum(codes, 0)).astype(int)
+
+  table[every, level_of(start)] += 1
   sensitivity = settings.effect_sd * _sensitivity(encoder, families, rng)
-  at = {p.selector: i for i, p in enumerate(encoder.parameters)}
-  joint = np.asarray(
-    [(at[a.selector], at[b.selector]) for axis in encoder.space.axes for a, b in pairs(axis)], int
-  ).reshape(-1, 2)
+  joint = _joint_parameters(encoder)
   together = 0.5 * rng.standard_normal(len(joint))
 
   def effect(codes: np.ndarray) -> np.ndarray:
     live = encoder.active(codes)
     in_range = live & ((codes >= 0) & (codes <= 1) | ~number)
-    position = (
-      np.where(
-        number,
-        2 * codes - 1,
-        table[np.arange(count), np.where(number, 0, np.maximum(codes, 0)).astype(int)],
-      )
-      * in_range
-    )
+    position = np.where(number, 2 * codes - 1, table[every, level_of(codes)]) * in_range
     alone = np.where(number, step - curvature * (codes - optimum) ** 2, position) * in_range
     pair = position[:, joint[:, 0]] * position[:, joint[:, 1]] * together
     return alone @ sensitivity + pair @ sensitivity[joint].mean(axis=1)
@@ -184,26 +268,42 @@ def drawn(
 
 def rugged(
   encoder: Encoder, families: Sequence[str], settings: Settings, rng: np.random.Generator
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Terms that hold in a region of one parameter or of two of different axes, of Student's t with 2
-  degrees of freedom in size, each for some families.
+) -> Effect:
+  """Draws an effect of terms that each hold in a region of one parameter or of two.
+
+  The two are of different axes. Sizes are of Student's t with 2 degrees of freedom, and each term
+  moves some families.
+
+  Args:
+    encoder: of the search space.
+    families: names.
+    settings: spread of the effects.
+    rng: of the draw.
+
+  Returns:
+    The effect, not yet relative to the starting recipe.
   """
-  count = len(encoder.parameters)
-  owner = np.asarray([a for a, axis in enumerate(encoder.space.axes) for _ in axis.parameters])
-  place = rng.integers(count, size=(2 * count, 2))
-  alone = (rng.random(2 * count) < 0.3) | (owner[place[:, 0]] == owner[place[:, 1]])
-  side, threshold = rng.choice([-1.0, 1.0], size=place.shape), rng.random(place.shape)
-  inside = rng.random((*place.shape, max([len(levels(p)) for p in encoder.parameters] + [1]))) < 0.5
-  number = np.asarray([not levels(p) for p in encoder.parameters])[place]
+  count = 2 * len(encoder.parameters)
+  sizes_of_axes = [len(axis.parameters) for axis in encoder.space.axes]
+  axis_of = np.repeat(np.arange(len(sizes_of_axes)), sizes_of_axes)
+  position = rng.integers(len(encoder.parameters), size=(count, 2))
+  chance = rng.random(count)
+  alone = (chance < 0.3) | (axis_of[position[:, 0]] == axis_of[position[:, 1]])
+  side = rng.choice([-1.0, 1.0], size=position.shape)
+  threshold = rng.random(position.shape)
+  inside = rng.random((*position.shape, _most_levels(encoder))) < 0.5
+  number = _is_number(encoder)[position]
   sizes = (
     settings.effect_sd
-    * rng.standard_t(2, 2 * count)[:, None]
-    * (rng.random((2 * count, len(families))) < 0.4)
+    * rng.standard_t(2, count)[:, None]
+    * (rng.random((count, len(families))) < 0.4)
   )
-  terms, column = np.arange(2 * count)[:, None], np.arange(2)
+  terms = np.arange(count)[:, None]
+  column = np.arange(2)
 
   def effect(codes: np.ndarray) -> np.ndarray:
-    values, live = codes[:, place], encoder.active(codes)[:, place]
+    values = codes[:, position]
+    live = encoder.active(codes)[:, position]
     beyond = (side * (values - threshold) > 0) & (values >= 0) & (values <= 1)
     among = inside[terms, column, np.where(number, 0, np.maximum(values, 0)).astype(int)]
     holds = live & np.where(number, beyond, among)
@@ -215,8 +315,17 @@ def rugged(
 def fit_trials(
   path: pathlib.Path, encoder: Encoder, families: Sequence[str]
 ) -> effects_lib.Effects:
-  """The statistical agent's posterior given real trials, each compared with all trials of the
-  starting recipe.
+  """Fits the statistical agent's posterior to real trials.
+
+  Each trial is compared with all trials of the starting recipe.
+
+  Args:
+    path: JSON file of trials, as benchmarks/agent_comparison.py collects it.
+    encoder: of the search space. Bindings outside of it are left out.
+    families: names.
+
+  Returns:
+    The posterior of the effects.
 
   Raises:
     ValueError: the trials have other families, or none is of the starting recipe.
@@ -227,24 +336,25 @@ def fit_trials(
       f'{path} has trials of other families than {", ".join(families)}; take trials of '
       'the same tasks, or another simulation.surface'
     )
-  overlays = [
-    encoder.prune({k: v for k, v in row['overlay'].items() if k in encoder.space.selectors})
-    for row in rows
-  ]
-  counts = [
-    {f: effects_lib.Count(row['correct'][f], row['total'][f]) for f in families} for row in rows
-  ]
-  starting = [c for overlay, c in zip(overlays, counts) if not overlay]
+  starting = []
+  others = []
+  for row in rows:
+    overlay = {k: v for k, v in row['overlay'].items() if k in encoder.space.selectors}
+    overlay = encoder.prune(overlay)
+    counts = {f: effects_lib.Count(row['correct'][f], row['total'][f]) for f in families}
+    if overlay:
+      others.append((overlay, counts))
+    else:
+      starting.append(counts)
   if not starting:
     raise ValueError(
       f'{path} holds no trial of the starting recipe, with which the others are compared'
     )
-  pooled = {
-    f: effects_lib.Count(sum(c[f].correct for c in starting), sum(c[f].total for c in starting))
-    for f in families
-  }
-  return effects_lib.fit(
-    encoder,
-    [effects_lib.Trial({}, o, c, pooled, len(starting)) for o, c in zip(overlays, counts) if o],
-    pooled,
-  )
+  pooled = {}
+  for family in families:
+    counts = [c[family] for c in starting]
+    pooled[family] = effects_lib.Count(sum(c.correct for c in counts), sum(c.total for c in counts))
+  trials = [
+    effects_lib.Trial({}, overlay, counts, pooled, len(starting)) for overlay, counts in others
+  ]
+  return effects_lib.fit(encoder, trials, pooled)

@@ -9,15 +9,16 @@ from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.campaign.state import CampaignState
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.simulation import campaign, study
-from aevo_jax.simulation.campaign import Outcome, Play
+from aevo_jax.simulation.campaign import Outcome, Simulator
 from aevo_jax.simulation.detector import Alarm
+from aevo_jax.simulation.injected_shift import Onset
 
 
 def test_scores_are_the_surface_with_noise_of_seeds_sets_and_items(scenario):
   world = scenario('drawn', seed_sd=0.1, transfer_sd=0.05)
-  play = Play(world, 3)
-  dev, external = play.scores(np.repeat(world.encoder.codes({})[None], 4000, axis=0), 1)
-  truth = play.surface.accuracies(world.encoder.codes({})[None])[0]
+  simulator = Simulator(world, 3)
+  dev, external = simulator.scores(np.repeat(world.encoder.codes({})[None], 4000, axis=0), 1)
+  truth = simulator.surface.accuracies(world.encoder.codes({})[None])[0]
   np.testing.assert_allclose(dev.mean(axis=0), truth, atol=0.01)
   slope = truth * (1 - truth)  # of the sigmoid
   for scores, items, luck in ((dev, 200, 0.1), (external, 500, math.hypot(0.1, 0.05))):
@@ -32,8 +33,8 @@ def test_scores_are_the_surface_with_noise_of_seeds_sets_and_items(scenario):
 
 def test_a_round_releases_within_the_quota_the_anchors_first(scenario):
   world = scenario(verdicts=False)
-  play, state = Play(world, 0), CampaignState()
-  evidence = play.round(state, policy_lib.starting(3))
+  simulator, state = Simulator(world, 0), CampaignState()
+  evidence = simulator.run_round(state, policy_lib.starting(3))
   assert [t['external'] is not None for t in evidence['trials']] == [True] * 3
   assert all(t['dev']['by_family'].keys() == set(world.families) for t in evidence['trials'])
   assert evidence['noise']['degrees_of_freedom'] == 2 and sorted(state.ranks[0].values()) == [
@@ -64,12 +65,15 @@ def test_where_nothing_matters_every_promotion_is_false_and_costs_nothing(scenar
 
 
 def test_a_summary_by_hand():
-  alarm = lambda round_, stream, verdict='decoupled': Alarm(round_, stream, verdict)
+
+  def alarm(round_, stream, verdict='decoupled'):
+    return Alarm(round_, stream, verdict)
+
   found = [
-    Outcome(0, 0.04, 0.10, 2, 1, (alarm(3, 'a'), alarm(4, 'b')), ('a', 3)),
-    Outcome(1, -0.01, 0.05, 1, 1, (alarm(2, 'a'),), ('a', 3)),
-    Outcome(2, 0.0, 0.03, 0, 0, (alarm(4, 'overall', 'reversed'),), ('b', 3)),
-    Outcome(3, 0.05, 0.06, 1, 0, (), ('b', 3)),
+    Outcome(0, 0.04, 0.10, 2, 1, (alarm(3, 'a'), alarm(4, 'b')), Onset('a', 3)),
+    Outcome(1, -0.01, 0.05, 1, 1, (alarm(2, 'a'),), Onset('a', 3)),
+    Outcome(2, 0.0, 0.03, 0, 0, (alarm(4, 'overall', 'reversed'),), Onset('b', 3)),
+    Outcome(3, 0.05, 0.06, 1, 0, (), Onset('b', 3)),
   ]
   summary = study.summary(found, 8.0)
   assert (
@@ -93,7 +97,8 @@ def test_a_summary_by_hand():
 
 def test_where_nothing_was_judged_a_summary_says_nothing_of_alarms():
   summary = study.summary(
-    [Outcome(0, 0.04, 0.10, 2, 1, None, None), Outcome(1, 0.0, 0.05, 0, 0, None, ('a', 3))], 8.0
+    [Outcome(0, 0.04, 0.10, 2, 1, None, None), Outcome(1, 0.0, 0.05, 0, 0, None, Onset('a', 3))],
+    8.0,
   )
   assert not {'false_alarm', 'false_alarms_by_round', 'detected'} & summary.keys()
   assert not any('alarm' in line or 'detected' in line for line in study.lines(summary))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.simulation import designs
-from aevo_jax.simulation.campaign import Play
+from aevo_jax.simulation.campaign import Simulator
 from aevo_jax.simulation.detector import Detector
 
 
@@ -24,17 +24,17 @@ def test_alarms_are_those_of_the_detector(scenario, surface, plant, size):
   found, number = designs.run(world, range(12)), 0
   turned = []
   for index in range(12):
-    play = Play(world, index)
-    dev, external = designs.measure(play, world, index)
+    simulator = Simulator(world, index)
+    dev, external = designs.measure(simulator, world, index)
     turned.append(
       (dev, external, 1 - dev + 0.02 * np.random.default_rng(index).standard_normal(dev.shape))
     )
     for r in range(5):
-      play.detector.judge(dev[r], external[r])
+      simulator.detector.judge(dev[r], external[r])
     assert list(found[index].alarms) == sorted(
-      play.detector.alarms, key=lambda a: (a.round, a.stream)
+      simulator.detector.alarms, key=lambda a: (a.round, a.stream)
     )
-    number += len(play.detector.alarms)
+    number += len(simulator.detector.alarms)
   assert (number >= 8) == (plant != 'none')
   against = designs.judge(np.stack([t[0] for t in turned]), np.stack([t[2] for t in turned]), world)
   for index, (dev, _, other) in enumerate(turned):
@@ -65,7 +65,10 @@ def test_false_alarms_and_detections(scenario):
   assert sum(bool(o.alarms) for o in null) <= 16
   strong = designs.run(scenario(plant='reversal', plant_size=6.0, plant_round=3), range(60))
   assert (
-    sum(any(a.stream in (o.plant[0], 'overall') and a.round >= 3 for a in o.alarms) for o in strong)
+    sum(
+      any(a.stream in (o.shift.family, 'overall') and a.round >= 3 for a in o.alarms)
+      for o in strong
+    )
     >= 36
   )
 

@@ -6,14 +6,14 @@ import pytest
 
 from aevo_jax.config.constitution import Control
 from aevo_jax.meta_agent.policy import ANCHOR
-from aevo_jax.simulation.campaign import Play, play_out
+from aevo_jax.simulation.campaign import Simulator, simulate
 from aevo_jax.simulation.scenario import Scenario
 
 
 def played(world: Scenario, index: int):
   """Policies and alarms of a campaign."""
-  play = Play(world, index)
-  return play, play_out(play, world, 'statistical', index)
+  simulator = Simulator(world, index)
+  return simulator, simulate(simulator, world, 'statistical', index)
 
 
 @pytest.fixture(scope='module')
@@ -21,18 +21,18 @@ def revised(scenario):
   """A campaign in which an alarm came while rounds were left."""
   world = scenario('drawn', plant='reversal', rounds=6, plant_size=4.0, plant_round=3)
   for index in range(30):
-    play, policies = played(world, index)
+    simulator, policies = played(world, index)
     if policies[6].objectives:
-      play.index = index
-      return world, play, policies
+      simulator.index = index
+      return world, simulator, policies
   raise AssertionError('no alarm in 30 campaigns with a reversal of 4 in log-odds')
 
 
 def test_an_alarm_changes_the_familys_objective_and_says_so(revised):
-  world, play, policies = revised
+  _, simulator, policies = revised
   first = next(p for p in policies if p.objectives)
   before = policies[first.round - 1]
-  streams = {a.stream for a in play.detector.alarms if a.round == before.round}
+  streams = {a.stream for a in simulator.detector.alarms if a.round == before.round}
   assert set(first.objectives) == streams - {'overall'} and not before.objectives
   for family, worth in first.objectives.items():
     assert -1 <= worth < 1 and any(r.startswith(f'{family}: dev is ') for r in first.reasons)
@@ -40,7 +40,7 @@ def test_an_alarm_changes_the_familys_objective_and_says_so(revised):
 
 
 def test_the_control_arm_runs_what_the_policy_would_have_assigned_without_the_revision(revised):
-  world, play, policies = revised
+  world, _, policies = revised
   first = next(p for p in policies if p.objectives)
   rules = world.constitution.control
   arms = [a.arm for a in first.assignments if a.axis != ANCHOR]
@@ -59,11 +59,11 @@ def test_the_control_arm_runs_what_the_policy_would_have_assigned_without_the_re
 
 
 def test_without_control_workers_nobody_goes_on_as_before(revised):
-  world, play, policies = revised
+  world, simulator, policies = revised
   alone = dataclasses.replace(
     world, constitution=dataclasses.replace(world.constitution, control=Control(workers=0))
   )
-  _, found = played(alone, play.index)
+  _, found = played(alone, simulator.index)
   first = next(p for p in policies if p.objectives)
   assert found[first.round].objectives == first.objectives and all(
     not a.arm for p in found for a in p.assignments

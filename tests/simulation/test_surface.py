@@ -44,7 +44,10 @@ def test_the_starting_recipe_adds_nothing_and_others_do_but_on_the_flat_one(scen
 def test_a_dead_parameter_moves_nothing(scenario):
   world = scenario('rugged')
   encoder = world.encoder
-  lora = lambda method, rank: encoder.codes({'adaptation.method': method, 'lora.rank': rank})
+
+  def lora(method, rank):
+    return encoder.codes({'adaptation.method': method, 'lora.rank': rank})
+
   for kind in ('drawn', 'rugged'):
     moved = []
     for seed in range(20):
@@ -78,7 +81,10 @@ def test_the_long_search_finds_what_a_grid_finds():
   """Two axes on a known bowl: 5 log-odds up from the starting recipe at a = .9, b = .2."""
   literals = {name: {f'train.{name}': {'kind': 'float', 'low': 0.0, 'high': 1.0}} for name in 'ab'}
   encoder = Encoder(SearchSpace.from_literals(literals), {'train.a': 0.1, 'train.b': 0.5})
-  bowl = lambda codes: -((codes[:, 0] - 0.9) ** 2 + (codes[:, 1] - 0.2) ** 2)[:, None]
+
+  def bowl(codes):
+    return -((codes[:, 0] - 0.9) ** 2 + (codes[:, 1] - 0.2) ** 2)[:, None]
+
   origin = float(bowl(encoder.codes({})[None])[0, 0])
   surface = surface_lib.Surface(encoder, ('only',), np.zeros(1), lambda codes: bowl(codes) - origin)
   grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 101)] * 2), axis=-1).reshape(-1, 2)
