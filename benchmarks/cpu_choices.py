@@ -36,6 +36,7 @@ from aevo_jax.data import pipeline
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.data.chat_template import MICRO
 from aevo_jax.generation.sampler import Sampler
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.layers import linear
 from aevo_jax.models.params import outline
@@ -66,7 +67,7 @@ def plain_form() -> contextlib.ExitStack:
 
 def read_base(base: pathlib.Path):
   config = checkpoint.read_config(base)
-  return outline(config)[0], checkpoint.load_weights(base / checkpoint.WEIGHTS, config)
+  return outline(config)[0], weights_lib.load(base / checkpoint.WEIGHTS, config)
 
 
 def gradient_seconds(base: pathlib.Path, tokenizer, rows: int) -> float:

@@ -40,6 +40,7 @@ from aevo_jax.config import constitution as constitution_lib  # noqa: E402
 from aevo_jax.config import loading  # noqa: E402
 from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
 from aevo_jax.evaluation import scoring, sets  # noqa: E402
+from aevo_jax.models import weights as weights_lib  # noqa: E402
 from aevo_jax.models.hf import checkpoint  # noqa: E402
 from aevo_jax.models.params import outline  # noqa: E402
 from aevo_jax.stats.intervals import paired_bootstrap  # noqa: E402
@@ -76,8 +77,7 @@ def score(run: pathlib.Path) -> list[int]:
     max_new_tokens=constitution().objective.max_new_tokens,
   )
   return [
-    int(result.strict)
-    for result in scorer(checkpoint.load_weights(base / checkpoint.WEIGHTS, config))
+    int(result.strict) for result in scorer(weights_lib.load(base / checkpoint.WEIGHTS, config))
   ]
 
 

@@ -24,9 +24,9 @@ from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
 from aevo_jax.data.corpus import Corpus  # noqa: E402
 from aevo_jax.generation.engine import Engine  # noqa: E402
 from aevo_jax.generation.protocol import Sampling  # noqa: E402
+from aevo_jax.models import weights  # noqa: E402
 from aevo_jax.models.hf import checkpoint  # noqa: E402
 from aevo_jax.models.params import outline  # noqa: E402
-from aevo_jax.substrate import weights  # noqa: E402
 from aevo_jax.tasks.mixture import Mixture  # noqa: E402
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights  # noqa: E402
 from aevo_jax.training.optimizer import transformation  # noqa: E402

@@ -48,6 +48,7 @@ from aevo_jax.evaluation import scoring, sets  # noqa: E402
 from aevo_jax.generation.protocol import Completion, Request, Sampling  # noqa: E402
 from aevo_jax.generation.sampler import Sampler  # noqa: E402
 from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: E402
+from aevo_jax.models import weights as weights_lib  # noqa: E402
 from aevo_jax.models.hf import checkpoint, peft_adapter  # noqa: E402
 from aevo_jax.models.params import Params, Structure, outline  # noqa: E402
 
@@ -209,7 +210,7 @@ def run(runs: pathlib.Path) -> list[dict[str, Any]]:
       base_name=str(base),
       max_rank=None,
     )
-    read = lambda path: checkpoint.load_weights(path, model.config)
+    read = lambda path: weights_lib.load(path, model.config)
     plain = {'base': base / checkpoint.WEIGHTS, 'fully fine-tuned': full, 'LoRA, merged': lora}
     for settings, files in (
       ({}, plain),
@@ -257,7 +258,7 @@ def campaign(directory: pathlib.Path) -> dict[str, Any]:
     if file_digest(weights) != scored['file_digest']:
       raise SystemExit(f'vllm_parity: {weights} is not the file that was scored as {trial}')
     ours, theirs = (
-      scorer(checkpoint.load_weights(weights, model.config)),
+      scorer(weights_lib.load(weights, model.config)),
       scoring.from_rows(scored['items']),
     )
     resolved = (

@@ -44,6 +44,7 @@ from aevo_jax.generation.vllm import sync as sync_lib  # noqa: E402
 from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: E402
 from aevo_jax.generation.vllm.server import interpreter  # noqa: E402
 from aevo_jax.models import lora  # noqa: E402
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig  # noqa: E402
 from aevo_jax.models.decoder import create  # noqa: E402
 from aevo_jax.models.hf import checkpoint, peft_adapter
@@ -149,7 +150,7 @@ def measure(carrier: str, syncs: int, large: bool) -> dict[str, Any]:
     directory = pathlib.Path(scratch) / 'model'
     directory.mkdir()
     config = write_model(directory, large)
-    params = checkpoint.load_weights(directory / checkpoint.WEIGHTS, config)
+    params = weights_lib.load(directory / checkpoint.WEIGHTS, config)
     settings = Vllm(
       max_model_len=512,
       carrier='file' if carrier == 'restart' else carrier,

@@ -194,8 +194,8 @@ def find_base(weights: pathlib.Path) -> pathlib.Path:
 def refuse_other_base(adapter: pathlib.Path, base: pathlib.Path) -> None:
   """Raises EvaluateError if the adapter names a base on this machine that has other weights."""
   from aevo_jax.checkpoint.digest import logical_digest
+  from aevo_jax.models import weights as weights_lib
   from aevo_jax.models.hf import checkpoint
-  from aevo_jax.substrate import weights as weights_lib
 
   named = pathlib.Path(
     json.loads((adapter / ADAPTER_CONFIG).read_text()).get('base_model_name_or_path') or ''
@@ -372,9 +372,9 @@ def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
   from aevo_jax.data import chat_template
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import lora
+  from aevo_jax.models import weights as weights_lib
   from aevo_jax.models.hf import checkpoint, peft_adapter
   from aevo_jax.models.params import outline
-  from aevo_jax.substrate import weights as weights_lib
 
   merged = weights.name == ADAPTER
   read = base if merged else weights
@@ -382,9 +382,7 @@ def read_model(weights: pathlib.Path, base: pathlib.Path) -> Model:
     refuse_other_base(weights.parent, base)
   try:
     config = checkpoint.read_config(base)
-    params = (
-      weights_lib.load(read, config) if read.is_dir() else checkpoint.load_weights(read, config)
-    )
+    params = weights_lib.load(read, config)
     if merged:
       adapter, under = peft_adapter.load(weights.parent, config), logical_digest(params)
       params = lora.merge({**params, **adapter.params}, adapter.alpha / adapter.rank)

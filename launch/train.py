@@ -121,9 +121,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.generation.protocol import InferenceError
+  from aevo_jax.models import weights
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.models.params import is_adapter, resident_dtype
-  from aevo_jax.substrate import weights
   from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
   from aevo_jax.training.recipe import token_budget as plan_lib

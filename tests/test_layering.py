@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
   'stats': set(),
   # mathematics and bytes
   'sharding': {'config'},
-  'models': _BASE,
+  'models': _BASE | {'checkpoint'},  # weights are read in any form, Orbax's too
   'tasks': {'config'},
   'checkpoint': _BASE,
   # what flows into and out of a model; generation reads the tokenizer and chat format of data

@@ -19,6 +19,7 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
@@ -95,7 +96,7 @@ class Served:
     self.structure, _ = outline(self.config)
     self.path = directory / 'model.safetensors'
     self.digest = file_digest(self.path)
-    self.params = checkpoint.load_weights(self.path, self.config)
+    self.params = weights_lib.load(self.path, self.config)
     self.engine = self._engine(settings)
 
   def _engine(self, settings):

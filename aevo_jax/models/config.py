@@ -155,7 +155,7 @@ class ModelConfig:
     ):
       if getattr(self, name) not in choices:
         raise ValueError(f'model.{name} must be one of {choices}, got {getattr(self, name)!r}')
-    refused = registry.refusals(self)
+    refused = registry.refusals(vars(self))
     if refused:
       raise ValueError(
         f'model.family = {self.family!r} has no words for what the model is told to be: '

@@ -24,13 +24,16 @@ from aevo_jax.checkpoint import orbax_io
 from aevo_jax.config.statements import digest as statements_digest
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data.corpus import TRAIN
+from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import code_digest
 from aevo_jax.substrate import manifest as manifest_lib
 from aevo_jax.substrate.manifest import BaseCheckpoint, CodeTree, SubstrateManifest
 from aevo_jax.substrate.store import Store
 
-BASE, RECIPE, MANIFEST, CHECKPOINT = 'base', 'recipe.gin', 'manifest.json', 'checkpoint'
+BASE = 'base'
+RECIPE = 'recipe.gin'
+MANIFEST = 'manifest.json'
 CARRIED = ('config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json')
 
 
@@ -49,13 +52,20 @@ class Substrate:
   recipe: str
 
 
-def weights_digest(weights: pathlib.Path, directory: pathlib.Path) -> str:
-  """Logical digest of a safetensors file of the model whose config.json is in `directory`, by our
-  parameter names.
+def weights_digest(path: pathlib.Path, directory: pathlib.Path) -> str:
+  """Computes the logical digest of a safetensors file, by our parameter names.
+
+  Args:
+    path: the file.
+    directory: with the config.json of the model that it must hold.
+
+  Returns:
+    The digest of the parameters in float32.
+
+  Raises:
+    ValueError: the file is not of that model.
   """
-  return digest_lib.logical_digest(
-    checkpoint.load_weights(weights, checkpoint.read_config(directory))
-  )
+  return digest_lib.logical_digest(weights.load(path, checkpoint.read_config(directory)))
 
 
 def measure(root: pathlib.Path, package_root: pathlib.Path) -> SubstrateManifest:
@@ -110,12 +120,10 @@ def build(
     return Substrate(name, stored, recipe)
   with tempfile.TemporaryDirectory(dir=store.root) as staging:
     stage = pathlib.Path(staging)
-    params = checkpoint.load_weights(
-      root / BASE / checkpoint.WEIGHTS, checkpoint.read_config(root / BASE)
-    )
+    params = weights.load(root / BASE / checkpoint.WEIGHTS)
     orbax_io.save(
-      stage / CHECKPOINT,
-      {k: np.asarray(v) for k, v in params.items()},
+      stage / weights.CHECKPOINT,
+      {name: np.asarray(value) for name, value in params.items()},
       metadata={'logical_digest': measured.base_checkpoint.logical_digest},
     )
     for file in CARRIED:
@@ -136,12 +144,22 @@ def _flag(root: pathlib.Path) -> str:
 def load_base(
   directory: pathlib.Path, *, logical_digest: str | None = None
 ) -> dict[str, np.ndarray]:
-  """Restores the base checkpoint of an opened fork; its manifest, and if given its logical digest,
-  must hold.
+  """Reads the base of an opened fork.
+
+  Args:
+    directory: a stored substrate.
+    logical_digest: that the base must have; None checks its manifest only.
+
+  Returns:
+    Arrays by our parameter names, in their stored dtypes.
+
+  Raises:
+    ManifestError: the stored files are not those that were written.
+    SubstrateMismatchError: the base has another digest.
   """
-  params = orbax_io.restore(directory / CHECKPOINT)
+  params = weights.load(directory, dtype=weights.as_stored)
   if logical_digest is not None and digest_lib.logical_digest(params) != logical_digest:
     raise SubstrateMismatchError(
       f'the base checkpoint in {directory} does not have the pinned logical digest {logical_digest}'
     )
-  return params
+  return {name: np.asarray(value) for name, value in params.items()}

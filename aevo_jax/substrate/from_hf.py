@@ -23,8 +23,9 @@ from aevo_jax.checkpoint import durable
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.data import chat_template
 from aevo_jax.data.chat_template import ChatFormat
+from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint, stream
-from aevo_jax.substrate import build, hf_import, manifest, weights
+from aevo_jax.substrate import build, hf_import, manifest
 
 TOKENIZER = 'tokenizer.json'
 
@@ -108,7 +109,7 @@ def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 def _unused(source: pathlib.Path) -> tuple[str, ...]:
   """The stored tensors that are no parameter, of a checkpoint or of an import."""
-  if not (source / hf_import.CHECKPOINT).is_dir():
+  if not (source / weights.CHECKPOINT).is_dir():
     return stream.Reader(source).unused
   return tuple(
     name
@@ -122,7 +123,7 @@ def _files(source: pathlib.Path) -> list[pathlib.Path]:
   return sorted(
     path
     for top in source.iterdir()
-    for path in (top.rglob('*') if top.name == hf_import.CHECKPOINT else [top])
+    for path in (top.rglob('*') if top.name == weights.CHECKPOINT else [top])
     if path.is_file()
   )
 

@@ -16,9 +16,9 @@ import numpy as np
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.hf import checkpoint, stream
 from aevo_jax.models.hf.stream import Tensor
+from aevo_jax.models.weights import CHECKPOINT
 from aevo_jax.substrate.hf_import import (
   CARRIED,
-  CHECKPOINT,
   DTYPES,
   EXTRA,
   SOURCE,

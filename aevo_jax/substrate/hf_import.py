@@ -24,8 +24,10 @@ import numpy as np
 
 from aevo_jax.checkpoint import durable, orbax_io
 from aevo_jax.models.hf import checkpoint, stream
+from aevo_jax.models.weights import CHECKPOINT
 
-CHECKPOINT, EXTRA, SOURCE = 'checkpoint', 'extra', 'source.json'
+EXTRA = 'extra'
+SOURCE = 'source.json'
 CARRIED = (
   checkpoint.CONFIG,
   'generation_config.json',
@@ -78,7 +80,7 @@ def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
   Raises:
     TransferError: `out` exists, or the disk has no room for it.
     CheckpointError, ValueError: `directory` holds no checkpoint of a model that the decoder
-      computes; see hf_stream.Reader.
+      computes; see stream.Reader.
   """
   reader = stream.Reader(directory)
   tensors = reader.stored.tensors

@@ -14,6 +14,7 @@ import workload as w
 from aevo_jax.data.packing import rows_of
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import Request, Sampling
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
@@ -33,9 +34,7 @@ def model(directory: str):
   config = checkpoint.read_config(pathlib.Path(directory))
   return outline(config)[0], {
     name: jnp.asarray(v)
-    for name, v in checkpoint.load_weights(
-      pathlib.Path(directory) / checkpoint.WEIGHTS, config
-    ).items()
+    for name, v in weights_lib.load(pathlib.Path(directory) / checkpoint.WEIGHTS, config).items()
   }
 
 

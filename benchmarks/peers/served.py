@@ -19,6 +19,7 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 
@@ -39,7 +40,7 @@ def engine(directory: pathlib.Path) -> VllmEngine:
     log=pathlib.Path(tempfile.mkdtemp(prefix='aevo_versus_')) / 'vllm.log',
   )
   path = directory / checkpoint.WEIGHTS
-  made.load(path, file_digest(path), checkpoint.load_weights(path, config))
+  made.load(path, file_digest(path), weights_lib.load(path, config))
   return made
 
 

@@ -21,6 +21,7 @@ from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import scoring, sets
 from aevo_jax.generation.vllm.server import Server
 from aevo_jax.ledger.append import read
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline, unbind
@@ -89,9 +90,7 @@ def dev_answers(run, trial):
     chat=chat_template.read(str(base)),
     verifier=constitution.objective.verifier,
   )
-  return scorer(
-    checkpoint.load_weights(run / 'trials' / trial / 'export' / 'model.safetensors', config)
-  )
+  return scorer(weights_lib.load(run / 'trials' / trial / 'export' / 'model.safetensors', config))
 
 
 def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(

@@ -17,6 +17,7 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.data import chat_template
 from aevo_jax.data import tokenizer as base_tokenizer
 from aevo_jax.generation.sampler import Sampler
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 from aevo_jax.tasks.mixture import Mixture, item_at
@@ -140,7 +141,7 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
     chat_template.read(str(BASE)),
   )
   structure, _ = outline(config)
-  params = checkpoint.load_weights(BASE / 'model.safetensors', config)
+  params = weights_lib.load(BASE / 'model.safetensors', config)
   encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
   contexts = [encode(f'<|user|>{row["question"]}<|assistant|>') for row in rows]
 

@@ -32,6 +32,7 @@ from aevo_jax.generation.sampler import Sampler
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.client import InferenceError, ServerDownError, WrongWeightsError
 from aevo_jax.models import lora
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter, unbind
@@ -378,7 +379,7 @@ def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
   shutil.copytree(base, another)
   checkpoint.save_weights(
     another / 'model.safetensors',
-    other(checkpoint.load_weights(base / 'model.safetensors', config), 1),
+    other(weights_lib.load(base / 'model.safetensors', config), 1),
     config,
   )
   result = subprocess.run(

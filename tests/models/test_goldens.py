@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import is_router_bias, outline
 
@@ -21,7 +22,7 @@ def test_logits_and_gradients_are_the_references(directory):
   config = checkpoint.read_config(directory)
   structure, params = (
     outline(config)[0],
-    checkpoint.load_weights(directory / checkpoint.WEIGHTS, config),
+    weights_lib.load(directory / checkpoint.WEIGHTS, config),
   )
   inputs, theirs = (
     load_file(directory / 'inputs.safetensors'),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
@@ -93,7 +94,7 @@ def test_names_shapes_and_orientation_are_hugging_faces(directory):
 
 def test_round_trip_is_exact_and_saving_again_gives_the_same_bytes(directory):
   path, params = directory
-  loaded = checkpoint.load_weights(path / checkpoint.WEIGHTS, checkpoint.read_config(path))
+  loaded = weights_lib.load(path / checkpoint.WEIGHTS, checkpoint.read_config(path))
   assert checkpoint.read_config(path) == CONFIG and loaded.keys() == params.keys()
   for name, value in params.items():
     assert (
@@ -132,7 +133,7 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
     4,
   )  # [out, in], as torch has it
   save_file(old, tmp_path / 'old.safetensors')
-  loaded = checkpoint.load_weights(tmp_path / 'old.safetensors', config)
+  loaded = weights_lib.load(tmp_path / 'old.safetensors', config)
   assert loaded.keys() == params.keys() and all(
     np.array_equal(loaded[name], params[name]) for name in params
   )
@@ -152,7 +153,7 @@ def test_older_names_of_tensors_and_blocks_are_read(tmp_path):
   del old['backbone.layers.1.mixer.experts.1.up_proj.weight']
   save_file(old, tmp_path / 'old.safetensors')
   with pytest.raises(ValueError, match=r'experts\.up_proj has experts \[0, 2\]'):
-    checkpoint.load_weights(tmp_path / 'old.safetensors', config)
+    weights_lib.load(tmp_path / 'old.safetensors', config)
 
 
 def test_a_config_that_this_decoder_does_not_compute_is_refused():
@@ -177,7 +178,7 @@ def test_every_tensor_that_does_not_fit_is_named(directory):
   )  # a dimension too few
   save_file(stored, path / checkpoint.WEIGHTS)
   with pytest.raises(ValueError) as error:
-    checkpoint.load_weights(path / checkpoint.WEIGHTS, CONFIG)
+    weights_lib.load(path / checkpoint.WEIGHTS, CONFIG)
   message = str(error.value)
   for part in (
     str(path / checkpoint.WEIGHTS),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from aevo_jax.models import weights
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
-from aevo_jax.models.hf import checkpoint, stream
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline, unbind
 from aevo_jax.substrate import hf_export, hf_import
 
@@ -83,7 +84,7 @@ def test_what_hugging_face_saves_comes_back_to_it(made, interop, theirs, tmp_pat
   hf_import.import_hf(tmp_path / 'saved', tmp_path / 'base')
 
   expected = theirs(tmp_path / 'saved', TOKENS, MASK)
-  ours = np.asarray(forward(stream.load(tmp_path / 'saved', dtype=np.dtype('float32'))))
+  ours = np.asarray(forward(weights.load(tmp_path / 'saved')))
   at = MASK.astype(bool)
   assert np.abs(ours - expected)[at].max() <= 2e-4 * np.abs(expected[at]).max()
 

@@ -6,12 +6,13 @@ import pytest
 import trl_cases
 from safetensors.numpy import load_file
 
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 
 
 def weights(name):
-  return checkpoint.load_weights(trl_cases.GOLDENS / name / checkpoint.WEIGHTS, trl_cases.CONFIG)
+  return weights_lib.load(trl_cases.GOLDENS / name / checkpoint.WEIGHTS, trl_cases.CONFIG)
 
 
 @pytest.mark.parametrize('name', trl_cases.CASES)

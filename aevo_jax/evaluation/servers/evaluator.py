@@ -24,11 +24,11 @@ def load_sealed(path: pathlib.Path, file_digest: str, config):
     RequestError: the file is not the one that was sealed. ValueError: it does not hold this model.
   """
   from aevo_jax.checkpoint.digest import file_digest as digest_of
-  from aevo_jax.models.hf import checkpoint
+  from aevo_jax.models import weights as weights_lib
 
   if digest_of(path) != file_digest:
     raise protocol.RequestError(f'{path} is not the file that was sealed ({file_digest})')
-  return checkpoint.load_weights(path, config)
+  return weights_lib.load(path, config)
 
 
 def write_scores(path: pathlib.Path, results, summary: dict, *, file_digest: str) -> None:

@@ -1,7 +1,7 @@
-"""Families of models: how each spells its tensors and its config.json in Hugging Face, and which of
-the decoder's options it has words for.
+"""Families of models: how Hugging Face spells the tensors and config.json of each.
 
-A family is a module that imports nothing of the decoder and holds
+A family also says which of the decoder's options its config.json can express. It is a module that
+knows our models as dictionaries of ModelConfig's fields, imports nothing of the decoder and holds
 
   MODEL_TYPES: its names in config.json.
   PATTERN: a regular expression for its patterns, and the same in words.
@@ -10,7 +10,7 @@ A family is a module that imports nothing of the decoder and holds
   NEEDED: {blocks: fields}: where a pattern has one of the blocks, those fields may not be 0.
   EXPERTS_APART: whether experts are written one by one instead of stacked.
   hf_name(name): the stored name of our parameter, experts stacked.
-  config_to_hf(config): the fields of config.json.
-  config_from_hf(fields): the fields of ModelConfig; ValueError by name for what is lacking, or what
-    the decoder does not compute.
+  config_to_hf(values): the fields of config.json, from the fields of ModelConfig.
+  config_from_hf(fields): the fields of ModelConfig, from those of config.json; ValueError by name
+    for what is lacking, or what the decoder does not compute.
 """

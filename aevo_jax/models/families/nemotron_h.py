@@ -1,17 +1,15 @@
-"""Nemotron-H in Hugging Face: `model.layers.i.mixer`, the pattern as hybrid_override_pattern or as
-a list of block types.
+"""Nemotron-H in Hugging Face: every block is a layer, `model.layers.i.mixer`.
+
+config.json gives the pattern as hybrid_override_pattern or as a list of block types.
 """
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from aevo_jax.models.families.config_json import allow_only, require
-
-if TYPE_CHECKING:
-  from aevo_jax.models.config import ModelConfig
 
 MODEL_TYPES = ('nemotron_h',)
 PATTERN = r'[M*E-]+', 'blocks of any kind'
@@ -55,12 +53,13 @@ _OPTIONS = (
   'routed_scaling_factor',
 )
 _OPTIONAL_SIZES = ('sliding_window', 'moe_latent_size')  # null there, 0 here
+# What this decoder computes.
 _ONLY = {
   'mlp_hidden_act': 'relu2',
   'mamba_hidden_act': 'silu',
   'tie_word_embeddings': False,
   'n_shared_experts': 1,
-}  # what this decoder computes
+}
 _NO_LIMIT = float(np.finfo(np.float32).max)  # infinity is not JSON
 _SYMBOLS = {
   'mamba': 'M',
@@ -79,7 +78,14 @@ _LEAVES = {
 
 
 def hf_name(name: str) -> str:
-  """'layers.0.mixer.in_proj.kernel' -> 'model.layers.0.mixer.in_proj.weight'."""
+  """Spells a parameter as Nemotron-H's checkpoints do.
+
+  Args:
+    name: ours, such as 'layers.0.mixer.in_proj.kernel'.
+
+  Returns:
+    The stored name, such as 'model.layers.0.mixer.in_proj.weight'.
+  """
   if name == 'embedding':
     return 'model.embeddings.weight'
   stem, _, leaf = name.rpartition('.')
@@ -89,44 +95,73 @@ def hf_name(name: str) -> str:
   return renamed if stem == 'lm_head' else f'model.{renamed}'
 
 
-def config_to_hf(config: 'ModelConfig') -> dict[str, Any]:
-  """A config.json that Hugging Face and vLLM read."""
-  present = _OF_ALL + tuple(name for names in _OF_BLOCK.values() for name in names) + _OPTIONS
+def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Writes a config.json that Hugging Face and vLLM read.
+
+  Args:
+    values: the fields of a ModelConfig of this family.
+
+  Returns:
+    The fields of config.json, but for token ids and dtype.
+  """
+  names = [*_OF_ALL]
+  for of_block in _OF_BLOCK.values():
+    names += of_block
+  fields = {name: values[name] for name in (*names, *_OPTIONS)}
+  for name in _OPTIONAL_SIZES:
+    fields[name] = values[name] or None
+  mamba_inner = values['mamba_num_heads'] * values['mamba_head_dim']
   return (
-    {name: getattr(config, name) for name in present}
-    | {name: getattr(config, name) or None for name in _OPTIONAL_SIZES}
+    fields
     | _ONLY
     | {
       'architectures': ['NemotronHForCausalLM'],
       'model_type': 'nemotron_h',
-      'hybrid_override_pattern': config.pattern,
-      'num_hidden_layers': len(config.pattern),
-      'mamba_proj_bias': config.use_bias,
-      'time_step_limit': [config.time_step_low, min(config.time_step_high, _NO_LIMIT)],
+      'hybrid_override_pattern': values['pattern'],
+      'num_hidden_layers': len(values['pattern']),
+      'mamba_proj_bias': values['use_bias'],
+      'time_step_limit': [values['time_step_low'], min(values['time_step_high'], _NO_LIMIT)],
       # transformers clamps dt from below at time_step_min (NVIDIA's code and vLLM do not, nor do
       # we); 0 would make its initializer take log 0.
-      'time_step_min': max(config.time_step_low, 1e-30),
-      'expand': config.mamba_inner // config.hidden_size or 1,
+      'time_step_min': max(values['time_step_low'], 1e-30),
+      'expand': mamba_inner // values['hidden_size'] or 1,
       'residual_in_fp32': False,
     }
   )
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads config.json.
+
+  Args:
+    fields: its content.
+
+  Returns:
+    Fields of ModelConfig; those that are missing have its defaults.
+
+  Raises:
+    ValueError: a field is missing, or asks for what the decoder does not compute.
+  """
   pattern = _pattern(fields)
-  require(
-    fields,
-    (*_OF_ALL, *(name for kind, names in _OF_BLOCK.items() if kind in pattern for name in names)),
-  )
+  required = [*_OF_ALL]
+  known = {*_OF_ALL, *_OPTIONS}
+  for kind, names in _OF_BLOCK.items():
+    known.update(names)
+    if kind in pattern:
+      required += names
+  require(fields, required)
   allow_only(fields, _ONLY)
   low, high = fields.get('time_step_limit', (0.0, math.inf))
-  high = math.inf if high >= _NO_LIMIT else high
-  known = {n for names in _OF_BLOCK.values() for n in names} | {*_OF_ALL, *_OPTIONS}
-  return (
-    {name: fields[name] for name in known if name in fields}
-    | {name: fields.get(name) or 0 for name in _OPTIONAL_SIZES}
-    | {'pattern': pattern, 'time_step_low': float(low), 'time_step_high': float(high)}
-  )
+  if high >= _NO_LIMIT:
+    high = math.inf
+  values = {name: fields[name] for name in known if name in fields}
+  for name in _OPTIONAL_SIZES:
+    values[name] = fields.get(name) or 0
+  return values | {
+    'pattern': pattern,
+    'time_step_low': float(low),
+    'time_step_high': float(high),
+  }
 
 
 def _pattern(fields: Mapping[str, Any]) -> str:

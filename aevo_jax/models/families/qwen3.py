@@ -1,16 +1,15 @@
-"""Qwen3 (2505.09388) in Hugging Face, dense and with experts: a layer there, attention and what
-follows it, is two blocks here.
+"""Qwen3 (2505.09388) in Hugging Face, dense and with experts.
+
+A layer there, attention and what follows it, is two blocks here.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aevo_jax.models.families.config_json import allow_only, require
 
-if TYPE_CHECKING:
-  from aevo_jax.models.config import ModelConfig
-
-_DENSE, _SPARSE = 'qwen3', 'qwen3_moe'
+_DENSE = 'qwen3'
+_SPARSE = 'qwen3_moe'
 MODEL_TYPES = (_DENSE, _SPARSE)
 PATTERN = r'(\*[-E])+', "'*-' and '*E', one of them a layer"
 FIXED = {
@@ -55,53 +54,63 @@ _LEAVES = {'scale': 'weight', 'kernel': 'weight'}
 
 
 def hf_name(name: str) -> str:
-  """'layers.3.mixer.up_proj.kernel' -> 'model.layers.1.mlp.up_proj.weight'."""
+  """Spells a parameter as Qwen3's checkpoints do.
+
+  Args:
+    name: ours, such as 'layers.3.mixer.up_proj.kernel'.
+
+  Returns:
+    The stored name, such as 'model.layers.1.mlp.up_proj.weight'.
+  """
   if name == 'embedding':
     return 'model.embed_tokens.weight'
   stem, _, leaf = name.rpartition('.')
+  stored_leaf = _LEAVES.get(leaf, leaf)
   if stem in _OUTSIDE:
-    return f'{_OUTSIDE[stem]}.{_LEAVES.get(leaf, leaf)}'
+    return f'{_OUTSIDE[stem]}.{stored_leaf}'
   _, block, part, *inner = stem.split('.')
   layer, half = divmod(int(block), 2)
   # Experts have no module of their own: their leaf is the tensor.
-  return '.'.join(
-    [
-      'model.layers',
-      str(layer),
-      _PARTS[half][part],
-      *inner,
-      leaf if inner == ['experts'] else _LEAVES.get(leaf, leaf),
-    ]
-  )
+  if inner == ['experts']:
+    stored_leaf = leaf
+  return '.'.join(['model.layers', str(layer), _PARTS[half][part], *inner, stored_leaf])
 
 
-def config_to_hf(config: 'ModelConfig') -> dict[str, Any]:
-  """A config.json that Hugging Face and vLLM read."""
-  mlps, window = config.pattern[1::2], config.sliding_window
-  spelt = _OF_ALL | _OF_BLOCK['-'] | (_OF_BLOCK['E'] if 'E' in mlps else {})
-  fields = (
-    {theirs: getattr(config, ours) for theirs, ours in spelt.items()}
-    | {name: getattr(config, name) for name in _OPTIONS}
-    | {
-      'num_hidden_layers': len(mlps),
-      'head_dim': config.head_dim,
-      'hidden_act': 'silu',
-      'rope_theta': config.rope_theta,
-      'rope_parameters': {
-        'rope_type': 'default',
-        'rope_theta': config.rope_theta,
-      },  # transformers 5; those before it read rope_theta
-      'use_sliding_window': bool(window),
-      'sliding_window': window or None,
-      'max_window_layers': 0 if window else len(mlps),
-    }
-  )
+def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Writes a config.json that Hugging Face and vLLM read.
+
+  Args:
+    values: the fields of a ModelConfig of this family.
+
+  Returns:
+    The fields of config.json, but for token ids and dtype.
+  """
+  mlps = values['pattern'][1::2]
+  window = values['sliding_window']
+  spelt = _OF_ALL | _OF_BLOCK['-']
+  if 'E' in mlps:
+    spelt |= _OF_BLOCK['E']
+  fields = {theirs: values[ours] for theirs, ours in spelt.items()}
+  fields |= {name: values[name] for name in _OPTIONS}
+  fields |= {
+    'num_hidden_layers': len(mlps),
+    'head_dim': values['head_dim'],
+    'hidden_act': 'silu',
+    'rope_theta': values['rope_theta'],
+    # transformers 5 reads rope_parameters; those before it read rope_theta.
+    'rope_parameters': {'rope_type': 'default', 'rope_theta': values['rope_theta']},
+    'use_sliding_window': bool(window),
+    'sliding_window': window or None,
+    'max_window_layers': len(mlps),
+  }
+  if window:
+    fields['max_window_layers'] = 0
   if 'E' not in mlps:
     return fields | {'architectures': ['Qwen3ForCausalLM'], 'model_type': _DENSE}
   return fields | {
     'architectures': ['Qwen3MoeForCausalLM'],
     'model_type': _SPARSE,
-    'norm_topk_prob': config.norm_topk_prob,
+    'norm_topk_prob': values['norm_topk_prob'],
     'decoder_sparse_step': 1,
     'mlp_only_layers': [i for i, kind in enumerate(mlps) if kind == '-'],
     'output_router_logits': False,
@@ -109,54 +118,66 @@ def config_to_hf(config: 'ModelConfig') -> dict[str, Any]:
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads config.json.
+
+  Args:
+    fields: its content, as published or as transformers 5 saves it.
+
+  Returns:
+    Fields of ModelConfig; those that are missing have its defaults.
+
+  Raises:
+    ValueError: a field is missing, or asks for what the decoder does not compute.
+  """
   if 'num_local_experts' in fields:  # as transformers 5 saves it
-    fields = {'num_experts': fields['num_local_experts']} | fields
+    fields = {'num_experts': fields['num_local_experts'], **fields}
   require(fields, ('num_hidden_layers',))
   pattern = _pattern(fields)
-  spelt = _OF_ALL | {
-    theirs: ours
-    for kind, names in _OF_BLOCK.items()
-    if kind in pattern
-    for theirs, ours in names.items()
-  }
+  spelt = dict(_OF_ALL)
+  for kind, names in _OF_BLOCK.items():
+    if kind in pattern:
+      spelt |= names
   require(fields, spelt)
   allow_only(fields, {'hidden_act': 'silu'})
-  read = (
-    {ours: fields[theirs] for theirs, ours in spelt.items()}
-    | {name: fields.get(name, False) for name in _OPTIONS}
-    | {
-      'pattern': pattern,
-      'qk_norm': True,
-      'mlp_activation': 'swiglu',
-      'rope_theta': _rope_theta(fields),
-      'sliding_window': _window(fields, len(pattern) // 2),
-      'head_dim': fields.get('head_dim')
-      or (
-        128
-        if fields['model_type'] == _DENSE
-        else fields['hidden_size'] // fields['num_attention_heads']
-      ),
-    }
-  )
+  values = {ours: fields[theirs] for theirs, ours in spelt.items()}
+  values |= {name: fields.get(name, False) for name in _OPTIONS}
+  values |= {
+    'pattern': pattern,
+    'qk_norm': True,
+    'mlp_activation': 'swiglu',
+    'rope_theta': _rope_theta(fields),
+    'sliding_window': _window(fields, len(pattern) // 2),
+    'head_dim': fields.get('head_dim') or _default_head_dim(fields),
+  }
   if 'E' in pattern:
-    read |= {
+    values |= {
       'router': 'softmax',
       'moe_shared_expert_intermediate_size': 0,
       'norm_topk_prob': fields.get('norm_topk_prob', False),
     }
-  return read
+  return values
+
+
+def _default_head_dim(fields: Mapping[str, Any]) -> int:
+  """Returns the head width that transformers takes where config.json names none."""
+  if fields['model_type'] == _DENSE:
+    return 128
+  return fields['hidden_size'] // fields['num_attention_heads']
 
 
 def _pattern(fields: Mapping[str, Any]) -> str:
-  """A layer has experts unless it is listed among those without, or lies between two steps."""
+  """Returns the blocks; a layer has experts unless it is listed as dense or lies between steps."""
   layers = range(fields['num_hidden_layers'])
   if fields['model_type'] == _DENSE:
     return '*-' * len(layers)
   require(fields, ('num_experts',))
-  dense, step = fields.get('mlp_only_layers') or [], fields.get('decoder_sparse_step', 1)
-  return ''.join(
-    '*-' if not fields['num_experts'] or i in dense or (i + 1) % step else '*E' for i in layers
-  )
+  dense = fields.get('mlp_only_layers') or []
+  step = fields.get('decoder_sparse_step', 1)
+  pattern = ''
+  for i in layers:
+    is_dense = not fields['num_experts'] or i in dense or (i + 1) % step
+    pattern += '*-' if is_dense else '*E'
+  return pattern
 
 
 def _rope_theta(fields: Mapping[str, Any]) -> float:
@@ -169,29 +190,29 @@ def _rope_theta(fields: Mapping[str, Any]) -> float:
       'remove rope_scaling for the context that the model was trained with'
     )
   allow_only(rope, {'partial_rotary_factor': 1.0})
-  require(fields | rope, ('rope_theta',))
+  require({**fields, **rope}, ('rope_theta',))
   return float(rope.get('rope_theta', fields.get('rope_theta')))
 
 
 def _window(fields: Mapping[str, Any], layers: int) -> int:
-  """The sliding window of every layer, 0 for none."""
-  window, dense = (
-    fields.get('sliding_window') if fields.get('use_sliding_window') else None,
-    fields['model_type'] == _DENSE,
-  )
-  first = fields.get('max_window_layers', 28 if dense else 0) if window else layers
-  kinds = set(
-    fields.get('layer_types')
-    or ['full_attention' if i < first else 'sliding_attention' for i in range(layers)]
-  )
-  if window and kinds == {'sliding_attention'}:
+  """Returns the sliding window of every layer, 0 for none."""
+  is_dense = fields['model_type'] == _DENSE
+  window = None
+  first = layers
+  if fields.get('use_sliding_window'):
+    window = fields.get('sliding_window')
+  if window:
+    first = fields.get('max_window_layers', 28 if is_dense else 0)
+  derived = ['full_attention' if i < first else 'sliding_attention' for i in range(layers)]
+  types = set(fields.get('layer_types') or derived)
+  if window and types == {'sliding_attention'}:
     return window
   # With experts, transformers 5 slides in every layer, whatever max_window_layers says; those
   # before it did not.
-  if kinds == {'full_attention'} and (dense or not window):
+  if types == {'full_attention'} and (is_dense or not window):
     return 0
   raise ValueError(
-    f'config.json gives its layers attention of types {sorted(kinds)} (layer_types, or '
+    f'config.json gives its layers attention of types {sorted(types)} (layer_types, or '
     f'max_window_layers = {first}) with sliding_window = {window}; '
     'this decoder computes one window for all layers, or none'
   )

@@ -1,24 +1,30 @@
-"""The families by name, and what a model's config says that its family has no words for."""
+"""The families by name, and what a model's config says that its family cannot express."""
 
 import re
 import types
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from aevo_jax.models.families import nemotron_h, qwen3
-
-if TYPE_CHECKING:
-  from aevo_jax.models.config import ModelConfig
 
 FAMILIES: dict[str, types.ModuleType] = {'nemotron_h': nemotron_h, 'qwen3': qwen3}
 
 
 def of_model_type(model_type: object) -> str:
-  """The family of a config.json's model_type.
+  """Finds the family of a checkpoint.
+
+  Args:
+    model_type: the field of that name in config.json.
+
+  Returns:
+    A key of `FAMILIES`.
 
   Raises:
     ValueError: no family has it.
   """
-  known = {name: family for family, module in FAMILIES.items() for name in module.MODEL_TYPES}
+  known = {}
+  for family, module in FAMILIES.items():
+    known |= dict.fromkeys(module.MODEL_TYPES, family)
   if model_type not in known:
     raise ValueError(
       f'config.json has model_type {model_type!r}; this reader knows {sorted(known)}'
@@ -26,27 +32,36 @@ def of_model_type(model_type: object) -> str:
   return known[model_type]
 
 
-def refusals(config: 'ModelConfig') -> list[str]:
-  """Fields whose values would be lost in the family's config.json, each with what it can say."""
-  family, said = FAMILIES[config.family], []
-  of_pattern = lambda table: [
-    fields
-    for blocks, fields in table.items()
-    if not blocks or any(block in config.pattern for block in blocks)
-  ]
+def refusals(values: Mapping[str, Any]) -> list[str]:
+  """Lists the fields whose values the family's config.json would lose.
+
+  Args:
+    values: the fields of a ModelConfig.
+
+  Returns:
+    For each such field its value, and the values that the family can express.
+  """
+  family = FAMILIES[values['family']]
+  pattern = values['pattern']
   expression, words = family.PATTERN
-  if not re.fullmatch(expression, config.pattern):
-    said.append(f'pattern = {config.pattern!r} (only {words})')
-  said += [
-    f'{field} = {getattr(config, field)!r} (only {value!r})'
-    for fixed in of_pattern(family.FIXED)
-    for field, value in fixed.items()
-    if getattr(config, field) != value
-  ]
-  said += [
-    f'{field} = {getattr(config, field)!r} (only more than 0)'
-    for needed in of_pattern(family.NEEDED)
-    for field in needed
-    if not getattr(config, field)
-  ]
-  return said
+  refused = []
+  if not re.fullmatch(expression, pattern):
+    refused.append(f'pattern = {pattern!r} (only {words})')
+  for blocks, fixed in family.FIXED.items():
+    if not _concerns(blocks, pattern):
+      continue
+    for field, value in fixed.items():
+      if values[field] != value:
+        refused.append(f'{field} = {values[field]!r} (only {value!r})')
+  for blocks, needed in family.NEEDED.items():
+    if not _concerns(blocks, pattern):
+      continue
+    for field in needed:
+      if not values[field]:
+        refused.append(f'{field} = {values[field]!r} (only more than 0)')
+  return refused
+
+
+def _concerns(blocks: str, pattern: str) -> bool:
+  """Returns whether a pattern has one of the blocks; '' stands for any pattern."""
+  return not blocks or any(block in pattern for block in blocks)

@@ -1,10 +1,12 @@
-"""Reading and writing a model in Hugging Face's layout: model.safetensors and config.json, in the
-spelling of the model's family (`families/`).
+"""A model's checkpoint in Hugging Face's layout: model.safetensors and config.json.
 
-Linear weights are stored [out, in] there and [in, out] here, experts [expert, out, in] there and
-[expert, in, out] here; the convolution [channels, 1, kernel] there and [kernel, channels] here.
-Read are `model.` or `backbone.`, and experts stacked, one by one, or with gate and up in one
-tensor. Weights travel as safetensors only; pickle is never read.
+Names and config.json are in the spelling of the model's family (`families/`). Linear weights are
+stored [out, in] there and [in, out] here, experts [expert, out, in] there and [expert, in, out]
+here; the convolution [channels, 1, kernel] there and [kernel, channels] here. Names may begin with
+`model.` or `backbone.`; experts may be stacked, one by one, or with gate and up in one tensor.
+Weights travel as safetensors only; pickle is never read.
+
+`models.weights.load` reads a checkpoint of any form.
 """
 
 import json
@@ -13,29 +15,44 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.families import registry
-from aevo_jax.models.params import Params, outline
+from aevo_jax.models.params import outline
 
-WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
-_ONE_EXPERT = re.compile(r'(.*\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight')
+WEIGHTS = 'model.safetensors'
+CONFIG = 'config.json'
 GATE_UP = '.experts.gate_up_proj'
 HEAD = 'lm_head.weight'
+_ONE_EXPERT = re.compile(r'(.*\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight')
 
 
 def hf_name(name: str, config: ModelConfig) -> str:
-  """Our parameter name in the spelling of the config's family, experts stacked:
-  'layers.0.mixer.q_proj.kernel' -> 'model.layers.0.self_attn.q_proj.weight'.
+  """Spells a parameter as the config's family does.
+
+  Args:
+    name: ours, such as 'layers.0.mixer.q_proj.kernel'.
+    config: of the family whose spelling is wanted.
+
+  Returns:
+    The stored name, experts stacked, such as 'model.layers.0.self_attn.q_proj.weight'.
   """
   return registry.FAMILIES[config.family].hf_name(name)
 
 
 def to_hf(name: str, value: np.ndarray) -> np.ndarray:
-  """The array of our parameter `name` in Hugging Face's layout, experts stacked."""
+  """Lays a parameter out as Hugging Face does.
+
+  Args:
+    name: our parameter name.
+    value: the array in our layout.
+
+  Returns:
+    The array in the stored layout, experts stacked; contiguous where axes moved.
+  """
   if name.endswith('.kernel'):
     return np.ascontiguousarray(value.T)
   if name.endswith('.conv_kernel'):
@@ -46,7 +63,15 @@ def to_hf(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def from_hf(name: str, value: np.ndarray) -> np.ndarray:
-  """The inverse of `to_hf`, as a view."""
+  """Inverts `to_hf`.
+
+  Args:
+    name: our parameter name.
+    value: the array in the stored layout.
+
+  Returns:
+    A view in our layout.
+  """
   if name.endswith('.kernel'):
     return value.T
   if name.endswith('.conv_kernel'):
@@ -57,20 +82,31 @@ def from_hf(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def canonical(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Tensors by the names of `hf_name`: `backbone.` becomes `model.`, experts that lie one by one
-  are stacked, and gate and up are taken apart.
+  """Renames stored tensors to the names of `hf_name`.
+
+  Args:
+    stored: the tensors of a checkpoint.
+
+  Returns:
+    The same numbers: `backbone.` becomes `model.`, experts that lie one by one are stacked, and
+    gate and up are taken apart.
+
+  Raises:
+    ValueError: some of the experts of a block are missing.
   """
-  named, parts = {}, {}
-  for name, value in stored.items():
-    name = re.sub(r'^backbone\.', 'model.', name)
-    if one := _ONE_EXPERT.fullmatch(name):
-      parts.setdefault(f'{one[1]}.{one[3]}', {})[int(one[2])] = value
+  named = {}
+  experts_apart = {}
+  for stored_name, value in stored.items():
+    name = re.sub(r'^backbone\.', 'model.', stored_name)
+    expert = _ONE_EXPERT.fullmatch(name)
+    if expert:
+      experts_apart.setdefault(f'{expert[1]}.{expert[3]}', {})[int(expert[2])] = value
     elif name.endswith(GATE_UP):
       stem = name.removesuffix('gate_up_proj')
       named[f'{stem}gate_proj'], named[f'{stem}up_proj'] = np.split(value, 2, axis=1)
     else:
       named[name] = value
-  for name, experts in parts.items():
+  for name, experts in experts_apart.items():
     if sorted(experts) != list(range(len(experts))):
       raise ValueError(
         f'{name} has experts {sorted(experts)}; the first {max(experts) + 1} are needed'
@@ -80,10 +116,18 @@ def canonical(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def as_stored(name: str, value: np.ndarray, config: ModelConfig) -> dict[str, np.ndarray]:
-  """What a checkpoint of the config's family holds of our parameter `name`: one tensor, or one for
-  each expert.
+  """Lists the tensors that a checkpoint holds of one parameter.
+
+  Args:
+    name: our parameter name.
+    value: its array in our layout.
+    config: of the family of the checkpoint.
+
+  Returns:
+    One tensor by its stored name, or one for each expert.
   """
-  tensor, stored_name = to_hf(name, value), hf_name(name, config)
+  tensor = to_hf(name, value)
+  stored_name = hf_name(name, config)
   if '.experts.' not in name or not registry.FAMILIES[config.family].EXPERTS_APART:
     return {stored_name: tensor}
   stem, _, leaf = stored_name.rpartition('.')
@@ -91,8 +135,17 @@ def as_stored(name: str, value: np.ndarray, config: ModelConfig) -> dict[str, np
 
 
 def config_to_hf(config: ModelConfig, *, eos_token_id: int, pad_token_id: int) -> dict[str, Any]:
-  """A config.json that Hugging Face and vLLM read."""
-  return registry.FAMILIES[config.family].config_to_hf(config) | {
+  """Writes a config.json that Hugging Face and vLLM read.
+
+  Args:
+    config: the model.
+    eos_token_id: the token that ends a generation.
+    pad_token_id: the token of padding.
+
+  Returns:
+    Its fields. Weights are float32 there, as `save_weights` writes them.
+  """
+  return registry.FAMILIES[config.family].config_to_hf(vars(config)) | {
     'torch_dtype': 'float32',
     'eos_token_id': eos_token_id,
     'pad_token_id': pad_token_id,
@@ -103,6 +156,12 @@ def config_to_hf(config: ModelConfig, *, eos_token_id: int, pad_token_id: int) -
 def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   """Reads config.json.
 
+  Args:
+    fields: its content.
+
+  Returns:
+    The model, in float32 and with the default execution.
+
   Raises:
     ValueError: another model type, a missing field or one with a value that the decoder does not
       compute, by name.
@@ -111,57 +170,73 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   return ModelConfig(family=family, **registry.FAMILIES[family].config_from_hf(fields))
 
 
-def save_weights(path: pathlib.Path, params: Params, config: ModelConfig) -> None:
-  """Writes every parameter of a decoder (adapters merged beforehand) as one safetensors file, in
-  float32.
+def save_weights(
+  path: pathlib.Path, params: Mapping[str, jax.Array | np.ndarray], config: ModelConfig
+) -> None:
+  """Writes every parameter of a decoder as one safetensors file, in float32.
+
+  Args:
+    path: the file; an existing one is replaced.
+    params: arrays by our names, adapters merged beforehand.
+    config: of the family whose spelling the file has.
   """
-  save_file(
-    {
-      stored: tensor
-      for name, value in sorted(params.items())
-      for stored, tensor in as_stored(name, np.asarray(value, np.float32), config).items()
-    },
-    path,
-    metadata={'format': 'pt'},
-  )
+  tensors = {}
+  for name, value in sorted(params.items()):
+    tensors |= as_stored(name, np.asarray(value, np.float32), config)
+  save_file(tensors, path, metadata={'format': 'pt'})
 
 
-def load_weights(path: pathlib.Path, config: ModelConfig) -> Params:
-  """Reads a safetensors file, or a directory with one or with shards, for a decoder of this shape.
+def read_file(path: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:
+  """Reads one safetensors file whole; `models.weights.load` is the way to it.
+
+  Args:
+    path: the file, with experts in any of the three forms.
+    config: the model that it must hold.
+
+  Returns:
+    Arrays by our names, in their stored dtypes.
 
   Raises:
     ValueError: tensors missing, extra or of a wrong shape, each by name.
   """
-  if path.is_dir():
-    from aevo_jax.models.hf import stream  # which reads with this module's names
-
-    return stream.load_parameters(stream.Reader(path, config), dtype=np.dtype('float32'))
   stored = canonical(load_file(path))
-  _, wanted = outline(config)
-  names = {hf_name(name, config): name for name in wanted}
+  _, shapes = outline(config)
+  names = {hf_name(name, config): name for name in shapes}
   problems = []
   # Published checkpoints of tied models may hold the head all the same.
   if config.tie_word_embeddings and HEAD in stored:
-    problems += (
-      []
-      if np.array_equal(stored.pop(HEAD), stored.get(hf_name('embedding', config)))
-      else [f'{HEAD} is not the embedding that it is tied to']
-    )
+    embedding = stored.get(hf_name('embedding', config))
+    head = stored.pop(HEAD)
+    if embedding is None or not np.array_equal(head, embedding):
+      problems.append(f'{HEAD} is not the embedding that it is tied to')
   problems += [f'missing {name}' for name in sorted(names.keys() - stored.keys())]
   problems += [f'unexpected {name}' for name in sorted(stored.keys() - names.keys())]
   params = {}
   for stored_name, name in names.items():
-    if stored_name in stored:
-      value, needed = stored[stored_name], to_hf(name, np.empty(wanted[name].shape)).shape
-      if value.shape != needed:
-        problems.append(f'{stored_name} has shape {value.shape} where {needed} is needed')
-      else:
-        params[name] = jnp.asarray(from_hf(name, value), jnp.float32)
+    value = stored.get(stored_name)
+    if value is None:
+      continue
+    needed = to_hf(name, np.empty(shapes[name].shape)).shape
+    if value.shape != needed:
+      problems.append(f'{stored_name} has shape {value.shape} where {needed} is needed')
+    else:
+      params[name] = from_hf(name, value)
   if problems:
     raise ValueError(f'{path} does not fit the model of its config.json: ' + '; '.join(problems))
   return params
 
 
 def read_config(directory: pathlib.Path) -> ModelConfig:
-  """The model's shape from `directory`/config.json."""
+  """Reads the model that a directory's config.json describes.
+
+  Args:
+    directory: of a checkpoint, an import or a stored substrate.
+
+  Returns:
+    The model, see `config_from_hf`.
+
+  Raises:
+    FileNotFoundError: there is no config.json.
+    ValueError: it is no JSON, or of a model that the decoder does not compute.
+  """
   return config_from_hf(json.loads((directory / CONFIG).read_text()))

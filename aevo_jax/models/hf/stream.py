@@ -4,7 +4,6 @@ any piece of any parameter, in its stored dtype.
   Stored     the tensors of a directory, known by their files' headers; bytes are read when asked
   for
   Reader     the same as our parameters: which stored tensors make up each of them, and pieces of it
-  load       every parameter, each device reading only what its sharding gives it
 
 What is read is checked first, by name, dtype and shape. Nothing here holds more than one parameter
 beyond what it returns.
@@ -17,14 +16,13 @@ import re
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint
-from aevo_jax.models.params import Params, outline
+from aevo_jax.models.params import outline
 
 INDEX = 'model.safetensors.index.json'
 DTYPES = {
@@ -290,42 +288,6 @@ class Reader:
   def _piece(self, name: str, where: tuple[slice, ...]) -> np.ndarray:
     whole = all(s.indices(n) == (0, n, 1) for s, n in zip(where, self.stored.tensors[name].shape))
     return self.stored.read(name, () if whole else where)
-
-
-def load(
-  directory: pathlib.Path,
-  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
-  dtype: np.dtype | None = None,
-) -> Params:
-  """Every parameter of `directory`'s checkpoint.
-
-  Args:
-    shardings: {our name: where it goes}; those left out go to the default device. Each device reads
-      its own piece.
-    dtype: of the result; the stored dtypes if not given.
-
-  Raises:
-    CheckpointError, ValueError: see Reader.
-  """
-  return load_parameters(Reader(directory), shardings, dtype)
-
-
-def load_parameters(
-  reader: Reader,
-  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
-  dtype: np.dtype | None = None,
-) -> Params:
-  """`load` of a directory that has been looked into."""
-  cast = lambda piece: piece if dtype is None else piece.astype(dtype)
-
-  def place(name: str) -> jax.Array:
-    if sharding := (shardings or {}).get(name):
-      return jax.make_array_from_callback(
-        reader.shapes[name].shape, sharding, lambda index: cast(reader.read(name, index))
-      )
-    return jnp.asarray(cast(reader.read(name)))
-
-  return {name: place(name) for name in reader.shapes}
 
 
 def _place(name: str, places: Mapping[str, np.ndarray]) -> int:

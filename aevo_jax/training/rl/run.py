@@ -17,6 +17,7 @@ from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import GenerationEngine
 from aevo_jax.models import lora, scan_layers
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import Params, Structure, outline
@@ -119,7 +120,7 @@ def load_teacher(
       f'probability, and the student {student.vocab_size}; give a teacher with the '
       "student's vocab_size"
     )
-  return outline(config)[0], checkpoint.load_weights(path, config)
+  return outline(config)[0], weights_lib.load(path, config)
 
 
 def trainer(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
@@ -138,7 +139,7 @@ def written(config, directory):
 
 
 def assert_read(path, config, params):
-  loaded = checkpoint.load_weights(path, config)
+  loaded = weights_lib.load(path, config)
   assert loaded.keys() == params.keys()
   for name, value in params.items():
     np.testing.assert_array_equal(loaded[name], value, err_msg=name)
@@ -187,7 +188,7 @@ def test_a_tied_head_is_not_written_and_is_read_only_if_it_is_the_embedding(tmp_
     tmp_path / 'other.safetensors',
   )
   with pytest.raises(ValueError, match='lm_head.weight is not the embedding'):
-    checkpoint.load_weights(tmp_path / 'other.safetensors', DENSE)
+    weights_lib.load(tmp_path / 'other.safetensors', DENSE)
 
 
 def test_config_json_of_transformers_is_read():

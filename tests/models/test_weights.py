@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax.checkpoint.digest import logical_digest
-from aevo_jax.models import scan_layers
+from aevo_jax.models import scan_layers, weights
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import resident_dtype, unbind
-from aevo_jax.substrate import hf_import, weights
+from aevo_jax.substrate import hf_import
 from aevo_jax.training.recipe.fingerprint import adapted
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
