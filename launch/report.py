@@ -16,6 +16,7 @@ COMMAND = command.Command('report', __doc__, no_gin='a report takes everything f
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Writes the report and prints the table."""
   if len(arguments) != 1:
     raise app.UsageError('say which run: aevo report RUN_DIRECTORY')
   run = pathlib.Path(arguments[0])

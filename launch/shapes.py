@@ -1,12 +1,12 @@
-"""Say what a training run takes on each device of a mesh, from shapes alone; nothing is allocated.
+"""Print what a training run takes on each device of a mesh, from shapes alone.
 
-  aevo shapes --gin_file=configs/models/nemotron3_nano_30b_a3b.gin
-  --gin_file=configs/meshes/fsdp.gin --devices=64 aevo shapes
-  --gin_file=configs/models/nemotron_h_8b.gin --gin_file=configs/meshes/fsdp.gin --adaptation=lora
-  --row_length=4096 --json
+  aevo shapes --gin_file=configs/models/nemotron3_nano_30b_a3b.gin \
+    --gin_file=configs/meshes/fsdp.gin --devices=64
+  aevo shapes --gin_file=configs/models/nemotron_h_8b.gin --gin_file=configs/meshes/fsdp.gin \
+    --adaptation=lora --row_length=4096 --json
 
-Prints bytes per device of parameters, gradients, optimizer state (exact) and activations by remat
-policy (an estimate, see docs/sharding.md).
+Nothing is allocated. Bytes per device of parameters, gradients and optimizer state are exact;
+activations by remat policy are an estimate (docs/sharding.md).
 """
 
 import dataclasses
@@ -43,9 +43,19 @@ _JSON = flags.DEFINE_boolean(
   'json', False, 'Print one JSON object of bytes instead of a table.', flag_values=COMMAND.flags
 )
 
+# Fields of the estimate, as the table calls them.
+PARTS = {
+  'parameters': 'trained parameters',
+  'frozen': 'frozen parameters',
+  'gradients': 'gradients',
+  'optimizer': 'optimizer',
+  'moving_average': 'moving average',
+}
+
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Estimates the memory and prints it."""
   if arguments:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   started = time.perf_counter()
@@ -55,7 +65,8 @@ def main(arguments: list[str]) -> None:
 
   COMMAND.load_gin()
   try:
-    config, recipe = resolve('model'), recipe_lib.from_gin()
+    config = resolve('model')
+    recipe = recipe_lib.from_gin()
     if _ADAPTATION.value:
       recipe = dataclasses.replace(recipe, adaptation=recipe_lib.Adaptation(_ADAPTATION.value))
     mesh = resolve('mesh')
@@ -64,7 +75,7 @@ def main(arguments: list[str]) -> None:
     sizes = mesh.sizes(_DEVICES.value)
     bound = resolve('sharding').bind(sizes)
     rows = _ROWS.value or bound.shards('batch')
-    found = footprint(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
+    estimate = footprint(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
   facts = {
@@ -77,35 +88,26 @@ def main(arguments: list[str]) -> None:
     'seconds': round(time.perf_counter() - started, 1),
   }
   if _JSON.value:
-    print(
-      json.dumps(
-        facts
-        | dataclasses.asdict(found)
-        | {'total': {policy: found.total(policy) for policy in found.activations}},
-        indent=1,
-      )
-    )
+    totals = {policy: estimate.total(policy) for policy in estimate.activations}
+    print(json.dumps(facts | dataclasses.asdict(estimate) | {'total': totals}, indent=1))
     return
   print(
-    f'{found.count / 1e9:.2f} billion parameters on {_DEVICES.value} devices {sizes}, '
+    f'{estimate.count / 1e9:.2f} billion parameters on {_DEVICES.value} devices {sizes}, '
     f'{rows} rows of {_ROW_LENGTH.value} tokens, {recipe.adaptation.method}, '
     f'{recipe.optimizer.name}\nGiB per device:'
   )
-  line = lambda name, size: print(f'  {name:<44}{size / 2**30:>10.3f}')
-  for name in ('parameters', 'frozen', 'gradients', 'optimizer', 'moving_average'):
-    line(
-      {
-        'parameters': 'trained parameters',
-        'frozen': 'frozen parameters',
-        'moving_average': 'moving average',
-      }.get(name, name),
-      getattr(found, name),
-    )
-  for policy, parts in found.activations.items():
-    line(f'activations, remat {policy!r}', sum(parts.values()))
+  for name, label in PARTS.items():
+    _print_size(label, getattr(estimate, name))
+  for policy, parts in estimate.activations.items():
+    _print_size(f'activations, remat {policy!r}', sum(parts.values()))
     for part, size in parts.items():
-      line(f'  {part}', size)
-    line('  all of the above', found.total(policy))
+      _print_size(f'  {part}', size)
+    _print_size('  all of the above', estimate.total(policy))
+
+
+def _print_size(label: str, size: float) -> None:
+  """Prints one line: a label and bytes as GiB."""
+  print(f'  {label:<44}{size / 2**30:>10.3f}')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
-"""Simulate campaigns on a response surface instead of training: power, false alarms, gains and
-regret of agents and verdicts.
+"""Simulate campaigns on a response surface instead of training.
 
-  aevo simulate --campaigns=200 --agents=statistical,random                             the demo's
-  constitution, nothing planted aevo simulate --campaigns=2000 --agents=none --plant=reversal
-  verdicts alone, on random designs: thousands a minute aevo simulate
-    --gin_file=configs/campaigns/nemotron3_nano_30b.gin --gin.simulation.surface='"rugged"' --json
+  aevo simulate --campaigns=200 --agents=statistical,random
+  aevo simulate --campaigns=2000 --agents=none --plant=reversal
+  aevo simulate --gin_file=configs/campaigns/nemotron3_nano_30b.gin \
+    --gin.simulation.surface='"rugged"' --json
 
+Prints power, false alarms, gains and regret of agents and verdicts. The first command plays the
+demo's constitution with nothing planted; the second judges random designs, thousands a minute.
 Campaigns go through the agents, releases, evidence and verdicts of a real one; docs/simulate.md
 says what the surface and the plant are. Settings: gin's section `simulation`.
 """
@@ -48,6 +49,7 @@ _JSON = flags.DEFINE_bool(
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Plays the campaigns and prints what came of them."""
   if arguments:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   single_threaded_blas()  # before numpy is imported
@@ -70,9 +72,12 @@ def main(arguments: list[str]) -> None:
       sys.exit(f'simulate: no agent {agent!r}' + suggestion(agent, [*AGENTS, study.NO_AGENT]))
   COMMAND.load_gin(layout.root_file('constitution.gin'))
   try:
-    constitution, settings = constitution_lib.from_gin(), resolve('simulation')
+    constitution = constitution_lib.from_gin()
+    settings = resolve('simulation')
     own = own_tasks(constitution, setup.tasks_path(constitution.tasks.path))
-    families = tuple(sorted({item.family for item in own.items})) if own else tuple(FAMILIES)
+    families = tuple(FAMILIES)
+    if own:
+      families = tuple(sorted({item.family for item in own.items}))
     scenario = Scenario(
       constitution,
       settings,
@@ -96,15 +101,10 @@ def main(arguments: list[str]) -> None:
     agent: study.summary(outcomes, seconds) for agent, (outcomes, seconds) in found.items()
   }
   if _JSON.value:
-    print(
-      json.dumps(
-        {
-          agent: summaries[agent] | {'outcomes': study.as_json(outcomes)}
-          for agent, (outcomes, _) in found.items()
-        },
-        indent=1,
-      )
-    )
+    report = {}
+    for agent, (outcomes, _) in found.items():
+      report[agent] = summaries[agent] | {'outcomes': study.as_json(outcomes)}
+    print(json.dumps(report, indent=1))
     return
   budget = constitution.budget
   print(
@@ -113,7 +113,8 @@ def main(arguments: list[str]) -> None:
   )
   for agent, summary in summaries.items():
     print(f'{agent}:')
-    print('\n'.join(f'  {line}' for line in study.lines(summary)))
+    for line in study.lines(summary):
+      print(f'  {line}')
 
 
 if __name__ == '__main__':

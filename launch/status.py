@@ -1,8 +1,9 @@
-"""Say what has run: adds finished runs to docs/ran.jsonl and writes docs/status.md from it.
+"""Write docs/status.md, which says what has run, from logs.
 
-aevo status                      rewrite docs/status.md
-aevo status --add=runs/demo      first record that a run finished, with its date, command, machine
-and outcome; also one of `aevo train`
+  aevo status                      rewrite docs/status.md
+  aevo status --add=runs/demo      first add a finished run to docs/ran.jsonl
+
+`--add` takes campaigns and runs of `aevo train`. A log line has date, command, machine and outcome.
 """
 
 import datetime
@@ -11,6 +12,7 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -36,17 +38,12 @@ CHOICES = {
   'meshes': 'configs/meshes',
   'engine presets': 'configs/engines',
 }
-ENGINES = {
-  'jax': 'in-process sampler',
-  'vllm': 'vllm',
-}  # by evaluation.engine; the sampler also where an older log line is silent
-RENAMED = {
-  'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'
-}  # what older log lines call it
-ROLLOUTS = {
-  'jax': 'rollouts in process',
-  'vllm': 'rollouts from vllm',
-}  # by rollout.engine; in process also where a log line of reinforcement learning is silent
+# By evaluation.engine. Log lines that name no engine are older than the choice: the sampler's.
+ENGINES = {'jax': 'in-process sampler', 'vllm': 'vllm'}
+# By rollout.engine. Log lines of reinforcement learning that name none are the sampler's.
+ROLLOUTS = {'jax': 'rollouts in process', 'vllm': 'rollouts from vllm'}
+# Older log lines call a file by an older name.
+RENAMED = {'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'}
 NAMED = {
   'executors': ('local processes',),
   'engines': (*ENGINES.values(), *ROLLOUTS.values()),
@@ -56,10 +53,18 @@ NAMED = {
   'puzzle sizes': ('micro', 'standard'),
   'sandbox': ('locked', 'open'),
 }
+TABLE_HEAD = ('| choice | status | date | command | machine |', '|---|---|---|---|---|')
 
 
 def entry(run: pathlib.Path) -> dict:
-  """One log line of a finished campaign, or of a finished run of `aevo train`."""
+  """Makes one log line of a finished campaign, or of a finished run of `aevo train`.
+
+  Args:
+    run: the run directory.
+
+  Returns:
+    What is written into docs/ran.jsonl.
+  """
   if not (run / 'ledger.jsonl').exists():
     if not (run / 'command.json').exists():
       raise app.UsageError(
@@ -70,42 +75,61 @@ def entry(run: pathlib.Path) -> dict:
   state = fold(records)
   if state.finished is None:
     raise app.UsageError(f'{run} is not finished; finish it with aevo campaign --resume={run}')
-  command = json.loads((run / 'command.json').read_text())
-  clock = wall_clock(records)
+  started_with = json.loads((run / 'command.json').read_text())
+  date = datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC)
+  sandbox = 'open'
+  if state.started['locked']:
+    sandbox = 'locked'
   return {
-    'date': datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC).strftime('%Y-%m-%d'),
-    'command': command['command'],
+    'date': date.strftime('%Y-%m-%d'),
+    'command': started_with['command'],
     'machine': f'{state.started["machine"]}, {os.cpu_count()} cores',
-    'campaign': command['gin_files'],
+    'campaign': started_with['gin_files'],
     'agent': state.started['settings']['agent'],
     'arbiter': state.started['settings'].get('arbiter', 'local'),
-    'size': command['size'],
-    'sandbox': 'locked' if state.started['locked'] else 'open',
+    'size': started_with['size'],
+    'sandbox': sandbox,
     'trials': len(state.trials),
     'engine': ENGINES[constitution.read(run / 'constitution.gin').evaluation.engine],
-    'wall_s': round(clock['wall']),
+    'wall_s': round(wall_clock(records)['wall']),
     'constitution': state.started['constitution'][:12],
   }
 
 
-def with_includes(root: pathlib.Path, names: list[str]) -> set[str]:
-  """The gin files and everything that they include."""
-  found, left = set(), list(names)
-  while left:
-    name = RENAMED.get(name := left.pop(), name)
-    if name not in found:
-      found.add(name)
-      left += (
-        re.findall(r"^include '([^']+)'", (root / name).read_text(), re.MULTILINE)
-        if (root / name).exists()
-        else []
-      )
-  return found
+def with_includes(root: pathlib.Path, names: Sequence[str]) -> set[str]:
+  """Collects gin files and everything that they include.
+
+  Args:
+    root: the checkout.
+    names: paths below it.
+
+  Returns:
+    Paths below the checkout, by their present names.
+  """
+  files: set[str] = set()
+  pending = list(names)
+  while pending:
+    name = pending.pop()
+    name = RENAMED.get(name, name)
+    if name in files:
+      continue
+    files.add(name)
+    if (root / name).exists():
+      pending += re.findall(r"^include '([^']+)'", (root / name).read_text(), re.MULTILINE)
+  return files
 
 
-def status(root: pathlib.Path, lines: list[dict]) -> str:
-  """docs/status.md."""
-  out = [
+def status(root: pathlib.Path, lines: Sequence[dict]) -> str:
+  """Writes the page.
+
+  Args:
+    root: the checkout, whose configs/ are listed.
+    lines: log lines, oldest first.
+
+  Returns:
+    The text of docs/status.md.
+  """
+  page = [
     '# What has run',
     '',
     'Generated by `aevo status` from `docs/ran.jsonl`, `substrate/base/pretrain.json`, '
@@ -113,81 +137,77 @@ def status(root: pathlib.Path, lines: list[dict]) -> str:
     'without a log line is '
     'listed as *never ran*; *compiled* is a training step that was compiled and not run.',
   ]
+  files_of_lines = [with_includes(root, line['campaign']) for line in lines]
   for title, folder in CHOICES.items():
-    out += [
-      '',
-      f'## {title}',
-      '',
-      '| choice | status | date | command | machine |',
-      '|---|---|---|---|---|',
-    ]
-    out += [
-      row(
-        str(path.relative_to(root)),
-        [
-          line
-          for line in lines
-          if str(path.relative_to(root)) in with_includes(root, line['campaign'])
-        ],
-      )
-      for path in sorted((root / folder).glob('*.gin'))
-    ]
+    page += ['', f'## {title}', '', *TABLE_HEAD]
+    for path in sorted((root / folder).glob('*.gin')):
+      name = str(path.relative_to(root))
+      used = [line for line, files in zip(lines, files_of_lines, strict=True) if name in files]
+      page.append(row(name, used))
   for title, names in NAMED.items():
-    out += [
-      '',
-      f'## {title}',
-      '',
-      '| choice | status | date | command | machine |',
-      '|---|---|---|---|---|',
-    ]
-    out += [
-      row(
-        name,
-        [
-          line
-          for line in lines
-          if name
-          in (
-            line.get('agent'),
-            line.get('size'),
-            line.get('sandbox'),
-            line.get('arbiter', 'local' if 'trials' in line else None),
-            line.get('carrier'),
-            rollouts(line),
-          )
-          or (
-            'trials' in line
-            and name in ('local processes', line.get('engine', 'in-process sampler'))
-          )
-        ],
-      )
-      for name in names
-    ]
-  return '\n'.join(out) + '\n'
+    page += ['', f'## {title}', '', *TABLE_HEAD]
+    for name in names:
+      page.append(row(name, [line for line in lines if name in choices_of(line)]))
+  return '\n'.join(page) + '\n'
+
+
+def choices_of(line: dict) -> set[str | None]:
+  """Returns the names of `NAMED` that a log line used."""
+  names = {line.get('agent'), line.get('size'), line.get('sandbox'), line.get('carrier')}
+  names |= {line.get('arbiter'), rollouts(line)}
+  if 'trials' in line:
+    names |= {'local processes', line.get('arbiter', 'local')}
+    names.add(line.get('engine', ENGINES['jax']))
+  return names
 
 
 def rollouts(line: dict) -> str | None:
-  """What drew the rollouts of a run of `aevo train`; None where it drew none."""
-  return (
-    ROLLOUTS[line.get('rollouts', 'jax')]
-    if 'trials' not in line and any('configs/algorithms/' in name for name in line['campaign'])
-    else None
-  )
+  """Returns which engine sampled the rollouts of `aevo train`; None where there were none."""
+  if 'trials' in line or not any('configs/algorithms/' in name for name in line['campaign']):
+    return None
+  return ROLLOUTS[line.get('rollouts', 'jax')]
 
 
-def row(name: str, lines: list[dict]) -> str:
-  """One table row; the latest log line speaks, of those that ran if there is one."""
+def row(name: str, lines: Sequence[dict]) -> str:
+  """Writes one table row from the latest log line, of those that ran if there is one."""
   if not lines:
     return f'| {name} | *never ran* | | | |'
-  last = ([line for line in lines if 'compiled' not in line] or lines)[-1]
-  return (
-    f'| {name} | *{"compiled" if last.get("compiled") else "ran"}* | {last["date"]} | '
-    f'`{last["command"]}` | {last["machine"]} |'
-  )
+  ran = [line for line in lines if 'compiled' not in line]
+  if ran:
+    latest = ran[-1]
+    how = 'ran'
+  else:
+    latest = lines[-1]
+    how = 'compiled'
+  return f'| {name} | *{how}* | {latest["date"]} | `{latest["command"]}` | {latest["machine"]} |'
+
+
+def other_logs(root: pathlib.Path) -> list[dict]:
+  """Reads log lines that are kept elsewhere: the base's pretraining, and benchmarks."""
+  lines = []
+  pretrained = root / 'substrate' / 'base' / 'pretrain.json'
+  if pretrained.exists():
+    facts = json.loads(pretrained.read_text())
+    line = {name: facts[name] for name in ('date', 'command', 'machine')}
+    lines.append(line | {'campaign': facts['gin_files'], 'size': facts['settings']['size']})
+  compiled = root / 'benchmarks' / 'results' / 'shapes_vs_compiled.jsonl'
+  if compiled.exists():
+    for text in compiled.read_text().splitlines():
+      facts = json.loads(text)
+      line = {name: facts[name] for name in ('date', 'command', 'machine')}
+      lines.append(line | {'campaign': facts['gin_files'], 'compiled': True})
+  synced = root / 'benchmarks' / 'results' / 'vllm_sync.json'
+  if synced.exists():
+    for result in json.loads(synced.read_text()):
+      line = {name: result['facts'][name] for name in ('date', 'machine')}
+      line['command'] = f'benchmarks/vllm_sync.py run --only={result["carrier"]}'
+      lines.append(line | {'campaign': [], 'carrier': f'carrier {result["carrier"]}'})
+  return lines
 
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Adds runs to the log and writes the page."""
   if arguments:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   root = layout.checkout_root()
@@ -198,35 +218,7 @@ def main(arguments: list[str]) -> None:
   with log.open('a') as file:
     for run in _ADD.value:
       file.write(json.dumps(entry(pathlib.Path(run)), sort_keys=True) + '\n')
-  lines = [json.loads(line) for line in log.read_text().splitlines()]
-  pretrained = root / 'substrate' / 'base' / 'pretrain.json'
-  facts = json.loads(pretrained.read_text()) if pretrained.exists() else None
-  if facts:
-    lines.append(
-      {
-        'date': facts['date'],
-        'command': facts['command'],
-        'machine': facts['machine'],
-        'campaign': facts['gin_files'],
-        'size': facts['settings']['size'],
-      }
-    )
-  compiled = root / 'benchmarks' / 'results' / 'shapes_vs_compiled.jsonl'
-  for fields in map(json.loads, compiled.read_text().splitlines() if compiled.exists() else []):
-    lines.append(
-      {name: fields[name] for name in ('date', 'command', 'machine')}
-      | {'campaign': fields['gin_files'], 'compiled': True}
-    )
-  synced = root / 'benchmarks' / 'results' / 'vllm_sync.json'
-  for fields in json.loads(synced.read_text()) if synced.exists() else []:
-    lines.append(
-      {name: fields['facts'][name] for name in ('date', 'machine')}
-      | {
-        'command': f'benchmarks/vllm_sync.py run --only={fields["carrier"]}',
-        'campaign': [],
-        'carrier': f'carrier {fields["carrier"]}',
-      }
-    )
+  lines = [json.loads(line) for line in log.read_text().splitlines()] + other_logs(root)
   (root / 'docs' / 'status.md').write_text(status(root, lines))
   print(f'wrote {root / "docs" / "status.md"} from {len(lines)} log lines')
 

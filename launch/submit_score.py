@@ -1,12 +1,10 @@
-"""Hand in the score that somebody else gave a submission of a campaign with campaign.arbiter =
-'manual'.
+"""Hand in the score that somebody else gave a submission of a campaign.
 
   aevo submit_score runs/mine r1w3 0.84 --note='public leaderboard'
-  aevo campaign --resume=runs/mine                                  once all scores of the round are
-  in
+  aevo campaign --resume=runs/mine       once all scores of the round are in
 
-A score is a fraction between 0 and 1, and is given once. What lies in submissions/TRIAL must still
-be what was exported.
+The campaign has campaign.arbiter = 'manual'. A score is a fraction between 0 and 1, and is given
+once. What lies in submissions/TRIAL must still be what was exported.
 """
 
 import pathlib
@@ -34,9 +32,11 @@ _DIGEST = flags.DEFINE_string(
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Enters one score into the run's ledger."""
   if len(arguments) != 3:
     raise app.UsageError('say what was scored: aevo submit_score RUN TRIAL SCORE')
-  run, trial = pathlib.Path(arguments[0]), arguments[1]
+  run = pathlib.Path(arguments[0])
+  trial = arguments[1]
   try:
     score = float(arguments[2])
   except ValueError:

@@ -1,12 +1,12 @@
-"""Build, pin or verify a substrate: digests of base checkpoint, code tree and default recipe in its
-manifest.json.
+"""Build, pin or verify a substrate: the digests in its manifest.json.
 
-  aevo substrate verify                                        what differs from the manifest
-  aevo substrate pin                                           after a review: write the digests of
-  what lies here now aevo substrate build --from_hf=DIRECTORY --out=my_substrate  a substrate of an
-  imported checkpoint, checked and pinned
+  aevo substrate verify            what differs from the manifest
+  aevo substrate pin               after a review: write the digests of what lies here now
+  aevo substrate build --from_hf=DIRECTORY --out=my_substrate
 
-`verify` and `pin` take --substrate=DIRECTORY for one of your own; so does `aevo campaign`.
+`build` makes a substrate of a Hugging Face checkpoint, checked and pinned. `verify` and `pin` take
+--substrate=DIRECTORY for one of your own; so does `aevo campaign`. The manifest holds the digests
+of the base checkpoint, the code tree and the default recipe.
 """
 
 import pathlib
@@ -40,30 +40,37 @@ PACKAGE_ROOT = pathlib.Path(layout.__file__).resolve().parent.parent
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Checks the flags and does one of the three actions."""
   if arguments not in (['pin'], ['verify'], ['build']):
     raise app.UsageError(
       'say `aevo substrate verify`, `aevo substrate pin` or `aevo substrate build`'
     )
-  if (arguments[0] == 'build') != (_FROM_HF.value is not None and _OUT.value is not None) or (
-    arguments[0] == 'build' and _SUBSTRATE.value is not None
-  ):
+  action = arguments[0]
+  has_build_flags = _FROM_HF.value is not None and _OUT.value is not None
+  if (action == 'build') != has_build_flags or (action == 'build' and _SUBSTRATE.value):
     raise app.UsageError(
       '`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other '
       'two --substrate=DIRECTORY'
     )
   logging.set_verbosity(logging.WARNING)
-  root = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else layout.root_file('substrate')
   try:
-    if arguments[0] == 'build':
+    if action == 'build':
       build_from_hf(pathlib.Path(_FROM_HF.value), pathlib.Path(_OUT.value))
+    elif _SUBSTRATE.value:
+      measure(action, pathlib.Path(_SUBSTRATE.value), flag=f' --substrate={_SUBSTRATE.value}')
     else:
-      measure(arguments[0], root)
+      measure(action, layout.root_file('substrate'))
   except OSError as error:
     sys.exit(f'substrate: {faults.explain(error)}')
 
 
 def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
-  """Writes the substrate, or says what is wrong with the checkpoint."""
+  """Writes a substrate; a checkpoint that is wrong ends the command with its message.
+
+  Args:
+    source: directory of a Hugging Face checkpoint or an import.
+    out: the new substrate.
+  """
   from safetensors import SafetensorError
 
   from aevo_jax.checkpoint.digest import ManifestError
@@ -76,9 +83,11 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
   except (ValueError, SafetensorError, ManifestError) as error:
     sys.exit(f'substrate: {error}')
   if unused:
+    shown = unused[:3]
+    if len(unused) > len(shown):
+      shown = [*shown, '...']
     print(
-      'left behind, since the model does not use them: '
-      f'{", ".join(unused[:3])}{", ..." if len(unused) > 3 else ""} ({len(unused)} in all)'
+      f'left behind, since the model does not use them: {", ".join(shown)} ({len(unused)} in all)'
     )
   print(
     f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign '
@@ -86,9 +95,14 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
   )
 
 
-def measure(action: str, root: pathlib.Path) -> None:
-  """Pins or verifies what lies at `root`."""
-  flag = f' --substrate={root}' if _SUBSTRATE.value else ''
+def measure(action: str, root: pathlib.Path, flag: str = '') -> None:
+  """Pins or verifies a substrate; a difference ends the command.
+
+  Args:
+    action: 'pin' or 'verify'.
+    root: the substrate's folder.
+    flag: how the command names that folder, for the message.
+  """
   measured = build.measure(root, PACKAGE_ROOT)
   path = root / build.MANIFEST
   if action == 'pin':

@@ -50,13 +50,15 @@ POLL_SECONDS = 0.2
 
 
 @COMMAND
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
+  """Describes a trial, or runs it again and compares."""
   if len(arguments) != 2:
     raise app.UsageError('say which trial of which run: aevo trial RUN_DIRECTORY r2w5')
   if _OUT.value is not None and not _RERUN.value:
     raise app.UsageError('--out is for the files of --rerun')
   logging.set_verbosity(logging.WARNING)
-  run, name = pathlib.Path(arguments[0]), arguments[1]
+  run = pathlib.Path(arguments[0])
+  name = arguments[1]
   try:
     inputs, _ = setup.reload(run)
     records = read(run / setup.LEDGER, strict=False)
@@ -66,12 +68,13 @@ def main(arguments: list[str]) -> None:
     trial = state.trials[name]
     if not _RERUN.value:
       print(describe(trial, state, records, inputs.recipe))
-    elif _OUT.value is None:
+      return 0
+    if _OUT.value is None:
       with tempfile.TemporaryDirectory(prefix='aevo-rerun-') as directory:
-        sys.exit(rerun(trial, state, inputs, pathlib.Path(directory)))
-    else:
-      pathlib.Path(_OUT.value).mkdir(parents=True)
-      sys.exit(rerun(trial, state, inputs, pathlib.Path(_OUT.value).absolute()))
+        return rerun(trial, state, inputs, pathlib.Path(directory))
+    out = pathlib.Path(_OUT.value)
+    out.mkdir(parents=True)
+    return rerun(trial, state, inputs, out.absolute())
   except (setup.RunDirectoryError, LedgerError, ManifestError) as error:
     sys.exit(f'trial: {error}')
   except FileExistsError as error:
@@ -85,75 +88,94 @@ def main(arguments: list[str]) -> None:
 def describe(
   trial: TrialState, state: CampaignState, records: list[Record], default_recipe: str
 ) -> str:
-  """What the ledger knows of a trial."""
-  mine = [r for r in records if r.payload.get('trial') == trial.trial]
-  where = (
-    'final retraining'
-    if trial.round == decisions.FINAL
-    else f'round {trial.round}, worker {trial.worker}'
-  )
+  """Writes what the ledger knows of a trial.
+
+  Args:
+    trial: the trial.
+    state: the campaign's, for its policy, ranks and final scores.
+    records: the ledger, for failed attempts.
+    default_recipe: gin text of the substrate's recipe.
+
+  Returns:
+    A paragraph of lines: assignment, scores, cost, attempts and the whole recipe.
+  """
+  where = f'round {trial.round}, worker {trial.worker}'
+  if trial.round == decisions.FINAL:
+    where = 'final retraining'
+  status = trial.status
+  if trial.cause:
+    status = f'{status} ({trial.cause})'
   lines = [
     f'{trial.trial}: {where}, axis {trial.axis}, seed {trial.seed}',
-    f'status     {trial.status}' + (f' ({trial.cause})' if trial.cause else ''),
+    f'status     {status}',
   ]
   policy = state.policies.get(trial.round)
   if policy is not None:
-    assignment = policy['policy']['assignments'][trial.worker]
-    lines.append(f'why        {assignment["reason"]}')
-    lines.append(
-      'changes    '
-      + (
-        ', '.join(f'{k} = {v!r}' for k, v in sorted(assignment['changes'].items()))
-        or 'none: the standing recipe unchanged'
-      )
-    )
+    lines += _assignment(policy['policy']['assignments'][trial.worker])
   lines += _scores(trial, state)
   if trial.status == 'sealed':
     claim = trial.claim
+    seconds = ', '.join(f'{phase} {time:.1f} s' for phase, time in claim['seconds'].items())
     lines.append(
       f'cost       {claim["tokens"]:,} tokens, {claim["steps"]} steps, {claim["flops"]:.3g} FLOPs, '
-      + ', '.join(f'{phase} {seconds:.1f} s' for phase, seconds in claim['seconds'].items())
+      f'{seconds}'
     )
     lines.append(f'candidate  {trial.candidate}')
-  attempts = sum(r.kind == 'trial_started' for r in mine)
-  lines.append(f'attempts   {attempts}')
-  lines += [
-    (
-      f'           failed ({r.payload["cause"]}): '
-      f'{(r.payload.get("message", "").strip().splitlines() or [""])[-1]}'
-    )
-    for r in mine
-    if r.kind == 'trial_failed'
-  ]
-  overlay = {b.selector for b in parse_statements(trial.overlay)} if trial.recipe else set()
-  lines.append('recipe')
-  merged = {b.selector: b.value for b in parse_statements(default_recipe)}
-  merged |= {b.selector: b.value for b in parse_statements(trial.overlay)} if trial.recipe else {}
-  lines += [
-    f'  {"*" if selector in overlay else " "} {selector} = {value!r}'
-    for selector, value in sorted(merged.items())
-  ]
-  return '\n'.join(
-    lines + (["  (* differs from the substrate's default recipe)"] if overlay else [])
-  )
+  lines += _attempts(trial, records)
+  lines += _recipe(trial, default_recipe)
+  return '\n'.join(lines)
+
+
+def _assignment(assignment: dict) -> list[str]:
+  """Writes why a worker was given its changes, and which they are."""
+  changes = [f'{selector} = {value!r}' for selector, value in sorted(assignment['changes'].items())]
+  changed = ', '.join(changes) or 'none: the standing recipe unchanged'
+  return [f'why        {assignment["reason"]}', f'changes    {changed}']
+
+
+def _attempts(trial: TrialState, records: list[Record]) -> list[str]:
+  """Writes how often a trial was started, and how each failed attempt ended."""
+  of_trial = [record for record in records if record.payload.get('trial') == trial.trial]
+  started = sum(record.kind == 'trial_started' for record in of_trial)
+  lines = [f'attempts   {started}']
+  for record in of_trial:
+    if record.kind == 'trial_failed':
+      message = record.payload.get('message', '').strip().splitlines() or ['']
+      lines.append(f'           failed ({record.payload["cause"]}): {message[-1]}')
+  return lines
+
+
+def _recipe(trial: TrialState, default_recipe: str) -> list[str]:
+  """Writes the whole recipe, a star before each binding that an agent wrote."""
+  values = {binding.selector: binding.value for binding in parse_statements(default_recipe)}
+  overlay = {}
+  if trial.recipe:
+    overlay = {binding.selector: binding.value for binding in parse_statements(trial.overlay)}
+  lines = ['recipe']
+  for selector, value in sorted((values | overlay).items()):
+    mark = ' '
+    if selector in overlay:
+      mark = '*'
+    lines.append(f'  {mark} {selector} = {value!r}')
+  if overlay:
+    lines.append("  (* differs from the substrate's default recipe)")
+  return lines
 
 
 def _scores(trial: TrialState, state: CampaignState) -> list[str]:
+  """Writes dev, released and final scores, and the rank in the round."""
   lines = []
   if trial.dev is not None:
     lines.append(f'dev        {score_text(trial.dev)} of {trial.dev["overall"]["total"]} items')
-    lines += [
-      f'           {family:<24} {p["accuracy"]:.3f} [{p["low"]:.3f}, {p["high"]:.3f}]'
-      for family, p in trial.dev['by_family'].items()
-    ]
+    for family, score in trial.dev['by_family'].items():
+      interval = f'[{score["low"]:.3f}, {score["high"]:.3f}]'
+      lines.append(f'           {family:<24} {score["accuracy"]:.3f} {interval}')
   if trial.released is not None:
     lines.append(f'external   {trial.released:.2f} (released)')
-  rank = state.ranks.get(trial.round, {}).get(trial.trial)
-  if rank is not None:
-    lines.append(
-      f'rank       {len(state.ranks[trial.round]) - rank} of '
-      f'{len(state.ranks[trial.round])} by external score in its round'
-    )
+  ranks = state.ranks.get(trial.round, {})
+  if trial.trial in ranks:
+    place = len(ranks) - ranks[trial.trial]
+    lines.append(f'rank       {place} of {len(ranks)} by external score in its round')
   if state.final is not None and trial.trial in state.final['scores']:
     lines.append(f'final      {score_text(state.final["scores"][trial.trial])}')
   return lines
@@ -227,27 +249,28 @@ def _watch(worker: Worker, directory: pathlib.Path) -> int:
 
 
 def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
+  """Sends a refused recipe through the gate again; 0 if it is refused for the same reason."""
   try:
     admit(trial.overlay, inputs.constitution.in_round(trial.round), inputs.recipe)
   except RecipeRefusedError as error:
-    print(
-      'refused at the '
-      f'gate{" again" if str(error) == trial.cause else ", for another reason"}: {error}'
-    )
-    return int(str(error) != trial.cause)
+    if str(error) == trial.cause:
+      print(f'refused at the gate again: {error}')
+      return 0
+    print(f'refused at the gate, for another reason: {error}')
+    return 1
   print(f'the gate admits it now; in the run it said: {trial.cause}')
   return 1
 
 
 def _compare(trial: TrialState, outcome: str, cause: str, directory: pathlib.Path) -> int:
+  """Prints whether a rerun ended as the trial did; 0 if so, or if there is nothing to compare."""
+  ended = f'{outcome} {cause}'.strip()
   if trial.status == 'assigned':
-    print(f'{outcome} {cause}'.strip() + '; the run has no result of this trial to compare with')
+    print(f'{ended}; the run has no result of this trial to compare with')
     return 0
   if outcome != trial.status or (outcome != 'sealed' and cause != trial.cause):
-    print(
-      f'NOT reproduced: it ended {outcome} {cause}'.rstrip()
-      + f', in the run {trial.status} {trial.cause}'.rstrip()
-    )
+    before = f'{trial.status} {trial.cause}'.strip()
+    print(f'NOT reproduced: it ended {ended}, in the run {before}')
     return 1
   if outcome != 'sealed':
     print(f'reproduced: {outcome} again ({cause})')
