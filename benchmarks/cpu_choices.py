@@ -40,7 +40,7 @@ from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.layers import linear
 from aevo_jax.models.params import outline
-from aevo_jax.tasks.mixture import Mixture, draw_set
+from aevo_jax.tasks.mixture import Mixture, sample_set
 from aevo_jax.training.train_step import make_loss, normalised
 
 REPEATS = 9
@@ -143,7 +143,7 @@ def main() -> None:
   structure, params = read_base(base)
   prompts = [
     tokenizer.encode(MICRO.prompt(item.question), add_special_tokens=False).ids
-    for item in draw_set(0, 'dev', 512, Mixture())
+    for item in sample_set(0, 'dev', 512, Mixture())
   ]
   prompts.sort(key=len)
   seconds = {}

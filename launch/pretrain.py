@@ -193,9 +193,9 @@ def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixtu
   from aevo_jax.evaluation.scoring import Scorer, summary
   from aevo_jax.generation.sampler import Sampler
   from aevo_jax.tasks import verify
-  from aevo_jax.tasks.mixture import draw_set
+  from aevo_jax.tasks.mixture import sample_set
 
-  items = draw_set(settings.seed, 'dev', settings.eval_items, mixture)
+  items = sample_set(settings.seed, 'dev', settings.eval_items, mixture)
   chat = summary(
     Scorer(structure, tokenizer, items, max_new_tokens=settings.max_new_tokens)(params), 'strict'
   )

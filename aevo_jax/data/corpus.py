@@ -67,7 +67,7 @@ def check_fit(
   specials = [
     token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
   ]
-  for item, place in zip(tasks.items, tasks.places):
+  for item, place in zip(tasks.items, tasks.locations):
     for text in (item.question, item.reasoning, item.answer):
       if found := next((s for s in specials if s in text), None):
         raise TaskFileError(

@@ -29,7 +29,7 @@ from aevo_jax.tasks import mixture as mixture_lib
 from aevo_jax.tasks import rewrites
 from aevo_jax.tasks.item import Difficulty, Item, render
 from aevo_jax.tasks.own_data import OwnTasks
-from aevo_jax.tasks.rewrites import NoPresentationError
+from aevo_jax.tasks.rewrites import NoRewriteError
 
 Answers = Sequence[Sequence[str | None]]  # of every item, one or, of samples, several
 
@@ -70,7 +70,7 @@ def _rules(constitution: Constitution, own: OwnTasks | None) -> Probe:
   return Probe(
     'rules',
     tuple(
-      mixture_lib.draw_set(constitution.probes.seed, 'probe', constitution.probes.rules, mixture)
+      mixture_lib.sample_set(constitution.probes.seed, 'probe', constitution.probes.rules, mixture)
     ),
   )
 
@@ -93,7 +93,7 @@ def _families(constitution: Constitution, own: OwnTasks | None) -> Probe:
   return Probe(
     'families',
     tuple(
-      mixture_lib.draw_set(constitution.probes.seed, 'dev', constitution.probes.families, mixture)
+      mixture_lib.sample_set(constitution.probes.seed, 'dev', constitution.probes.families, mixture)
     ),
   )
 
@@ -162,7 +162,7 @@ def _options(constitution: Constitution, own: OwnTasks | None) -> Probe:
   try:
     places, items = _of_dev(constitution, own, 'options')
     shown = [rewrites.relettered(item, rng) for item in items]
-  except NoPresentationError as error:
+  except NoRewriteError as error:
     raise ProbeError(
       f'probes.options: {error}; write the options that way, or set it to 0'
     ) from error
@@ -215,7 +215,7 @@ def _count(constitution: Constitution, name: str) -> int:
 
 def _dev_puzzles(constitution: Constitution, name: str):
   dev, count = constitution.dev_set, _count(constitution, name)
-  return mixture_lib.draw_puzzles(
+  return mixture_lib.sample_puzzles(
     dev.seed, 'dev', dev.items, sets.mixture(dev, constitution.objective.size)
   )[:count]
 

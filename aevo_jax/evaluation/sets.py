@@ -17,7 +17,7 @@ from aevo_jax.tasks.mixture import (
   FamilyWeights,
   Mixture,
   RareKindShare,
-  draw_set,
+  sample_set,
 )
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 
@@ -104,8 +104,8 @@ def dev_items(constitution: Constitution, own: OwnTasks | None = None) -> list[I
   """The dev set, of puzzles or of one's `own` tasks: anyone can draw it."""
   dev = constitution.dev_set
   if own is not None:
-    return own.draw('dev', dev.items, dev.seed)
-  return draw_set(dev.seed, 'dev', dev.items, mixture(dev, constitution.objective.size))
+    return own.sample('dev', dev.items, dev.seed)
+  return sample_set(dev.seed, 'dev', dev.items, mixture(dev, constitution.objective.size))
 
 
 def private_items(
@@ -117,11 +117,11 @@ def private_items(
   definition = {'external': constitution.external_set, 'final': constitution.final_set}[split]
   key = hmac.digest(secret, split.encode(), 'sha256')
   if own is not None:
-    return own.draw(split, definition.items, key, secret)
+    return own.sample(split, definition.items, key, secret)
   # Without an external target candidates are chosen by probes, so the final keeps to rules that no
   # probe asks.
   region = 'fresh' if split == 'final' and constitution.objective.target == 'proxies' else split
-  return draw_set(
+  return sample_set(
     key, region, definition.items, mixture(definition, constitution.objective.size), secret
   )
 

@@ -1,16 +1,17 @@
-"""What a puzzle is: a hidden rule, a few examples of it, one query, and the only answer its
-published rule class allows.
+"""Puzzles and their text: a hidden rule, a few examples of it, one query and its only answer.
 
-Every family draws `Puzzle`s; `render` turns one into an `Item`, the text a model sees. Two sizes
-exist: `standard` has the shape of the public challenge, `micro` is short enough (<= 96 tokens) for
-a model of about a million parameters on a CPU.
+A `Family` samples `Puzzle`s; `render` turns one into an `Item`, the text that a model sees. Two
+sizes exist: `standard` has the shape of the public challenge, `micro` is short enough (<= 96
+tokens) for a model of about a million parameters on a CPU.
 """
 
 import dataclasses
 import random
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.tasks import answers
 
 SIZES = ('micro', 'standard')
 SOLUTION_STYLES = ('worked', 'steps', 'bare')
@@ -19,7 +20,7 @@ SOLUTION_STYLES = ('worked', 'steps', 'bare')
 @configurable('difficulty')
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-  """How hard the drawn puzzles are.
+  """How hard the sampled puzzles are.
 
   Attributes:
     magnitude: in (0, 1]; the fraction of a family's range of numbers, operands or word lengths in
@@ -38,19 +39,27 @@ class Difficulty:
       raise ValueError(f'difficulty.extra_examples must be >= 0, got {self.extra_examples}')
 
   def upto(self, low: int, high: int) -> int:
-    """The upper end of [low, high] under this magnitude; never below low + 1."""
+    """Narrows a range of numbers.
+
+    Args:
+      low: smallest number in use.
+      high: largest at magnitude 1.
+
+    Returns:
+      The largest number in use under this magnitude, never below low + 1.
+    """
     return max(low + 1, low + round((high - low) * self.magnitude))
 
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-  """A drawn puzzle before it is text.
+  """A puzzle before it is text.
 
   Attributes:
     rule: the hidden rule in canonical form; equal functions have equal rules.
     examples: (input, output) pairs shown to the solver.
     query: the input to answer for.
-    answer: the unique output every rule of the class that fits the examples gives.
+    answer: the unique output that every rule of the class gives which fits the examples.
     reasoning: the worked solution, short, ending where the boxed answer begins.
     key: what the splits are made by: the rule, or (rule, query) where rules are too few.
     steps: a longer solution with its intermediate results; the same as `reasoning` where that
@@ -66,28 +75,59 @@ class Puzzle:
   steps: str = ''
 
 
-class Family(Protocol):
-  """One puzzle family. `kinds` is (common, rare): the second is what a proxy may lack."""
+Sampler = Callable[[random.Random, str, str, Difficulty], Puzzle | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A puzzle family, as its module declares it.
+
+  Attributes:
+    name: a Python identifier; gin binds the family's share, weight and style under it.
+    tag: the first word of a micro prompt.
+    kinds: (common, rare) names of the rule kinds; the second is what a proxy may lack.
+    sample: (rng, kind, size, difficulty) -> a puzzle of that kind, or None where the examples leave
+      the answer open. The caller then samples again from the same `rng`.
+    describe: the `standard` prompt in words (the micro prompt is the same for all families).
+    paraphrase: the same prompt in other words.
+    weight: default of `family_weight.<name>`. A new family has 0, so that no stream changes.
+    rare_share: default of `rare_share.<name>`, in [0, 1].
+    same_answer: (answer, key) -> whether the strict verifier accepts the answer.
+  """
 
   name: str
   tag: str
   kinds: tuple[str, str]
+  sample: Sampler
+  describe: Callable[[Puzzle], str]
+  paraphrase: Callable[[Puzzle], str]
+  weight: float = 0.0
+  rare_share: float = 0.5
+  same_answer: Callable[[str, str], bool] = answers.same_text
 
-  def draw(self, rng: random.Random, kind: str, size: str, difficulty: Difficulty) -> Puzzle | None:
-    """Draws a puzzle of `kind`; None when the examples leave the answer open, and the caller draws
-    again.
-    """
-    ...
 
-  def describe(self, puzzle: Puzzle) -> str:
-    """The `standard` prompt in words (the micro prompt is the same for all families)."""
-    ...
+class Sampled(NamedTuple):
+  """A puzzle with the family and the rule kind that it was sampled from."""
+
+  family: Family
+  kind: str
+  puzzle: Puzzle
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A puzzle as text. `question` is the user's turn; `plain` is the same puzzle as untagged text
-  that ends with the answer.
+  """A puzzle, or a task of one's own, as text.
+
+  Attributes:
+    family: name of the family.
+    kind: rule kind within the family.
+    rule: the hidden rule, empty for a task of one's own.
+    key: what its split follows from; it begins with the family's name and `|`.
+    question: the user's turn.
+    answer: the content of the box that is right.
+    reasoning: the short worked solution.
+    plain: the same puzzle as untagged text that ends with the answer.
+    steps: the solution with its intermediate results.
   """
 
   family: str
@@ -101,49 +141,76 @@ class Item:
   steps: str
 
   def solution(self, style: str) -> str:
-    """What stands before the boxed answer.
+    """Returns what stands before the boxed answer.
 
     Args:
       style: 'worked' (short), 'steps' (with intermediate results) or 'bare' (nothing).
+
+    Returns:
+      Text that ends where the box begins.
     """
     return {'worked': self.reasoning, 'steps': self.steps, 'bare': ''}[style]
 
 
 def render(family: Family, kind: str, puzzle: Puzzle, size: str) -> Item:
-  """Turns a puzzle into text. In micro: `tag in>out in>out query=?`, and plain `tag in>out in>out
-  query>answer`.
+  """Turns a puzzle into text.
+
+  Args:
+    family: names the item and describes the standard puzzle.
+    kind: the rule kind that the puzzle was sampled from.
+    puzzle: the puzzle.
+    size: 'micro' gives the question `tag in>out in>out query=?` and the plain text
+      `tag in>out in>out query>answer`; 'standard' gives sentences.
+
+  Returns:
+    The item, with its answer kept out of the question.
   """
   if size == 'micro':
-    shown = ' '.join(f'{x}>{y}' for x, y in puzzle.examples)
-    stem = f'{family.tag} {shown} {puzzle.query}'
-    question, plain = f'{stem}=?', f'{stem}>{puzzle.answer}'
+    stem = f'{family.tag} {written_examples(puzzle, "{}>{}", " ")} {puzzle.query}'
+    question = f'{stem}=?'
+    plain = f'{stem}>{puzzle.answer}'
   else:
     question = family.describe(puzzle)
     plain = f'{question}\n{puzzle.answer}'
   return Item(
-    family.name,
-    kind,
-    puzzle.rule,
-    f'{family.name}|{puzzle.key}',
-    question,
-    puzzle.answer,
-    puzzle.reasoning,
-    plain,
-    puzzle.steps or puzzle.reasoning,
+    family=family.name,
+    kind=kind,
+    rule=puzzle.rule,
+    key=f'{family.name}|{puzzle.key}',
+    question=question,
+    answer=puzzle.answer,
+    reasoning=puzzle.reasoning,
+    plain=plain,
+    steps=puzzle.steps or puzzle.reasoning,
   )
 
 
 def show_answer(item: Item) -> Item:
-  """The item with its answer left in the question, before the question mark of a micro puzzle or as
-  a last line, and no worked solution: there is nothing to work out. The plain text is as before."""
-  question = (
-    f'{item.question[:-1]}{item.answer}?'
-    if item.question.endswith('=?')
-    else f'{item.question}\n{item.answer}'
-  )
+  """Leaves an item's answer in its question.
+
+  Args:
+    item: a puzzle as text.
+
+  Returns:
+    The item with its answer before the question mark of a micro puzzle, or as a last line. It has
+    no worked solution, since there is nothing to work out. The plain text is as before.
+  """
+  if item.question.endswith('=?'):
+    question = f'{item.question[:-1]}{item.answer}?'
+  else:
+    question = f'{item.question}\n{item.answer}'
   return dataclasses.replace(item, question=question, reasoning='', steps='')
 
 
-def shown_lines(puzzle: Puzzle, middle: str) -> str:
-  """The examples as lines, `input middle output`, for the standard prompts."""
-  return '\n'.join(f'{x} {middle} {y}' for x, y in puzzle.examples)
+def written_examples(puzzle: Puzzle, form: str, between: str = '\n') -> str:
+  """Writes the examples of a puzzle for its prompt.
+
+  Args:
+    puzzle: the puzzle.
+    form: a format string with two fields, for input and output.
+    between: what separates two examples.
+
+  Returns:
+    All examples, in order.
+  """
+  return between.join([form.format(x, y) for x, y in puzzle.examples])

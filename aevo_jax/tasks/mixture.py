@@ -1,115 +1,83 @@
-"""Reproducible streams of items: item i of a stream is a pure function of (seed, split, i,
-mixture).
+"""Reproducible streams of items: item i is a pure function of (seed, split, i, mixture).
 
 A `Mixture` says how often each family and, within it, the rarer rule kind occurs. `item_at` has
-random access, so Grain can shard, shuffle and resume it; `draw_set` collects a fixed evaluation set
-without repeats.
+random access, so Grain can shard, shuffle and resume it; `sample_set` collects a fixed evaluation
+set without repeats.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import math
-import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.tasks.families.bit_manipulation import BitManipulation
-from aevo_jax.tasks.families.equation_transformation import EquationTransformation
-from aevo_jax.tasks.families.gravitational_constant import GravitationalConstant
-from aevo_jax.tasks.families.numeral_conversion import NumeralConversion
-from aevo_jax.tasks.families.text_encryption import TextEncryption
-from aevo_jax.tasks.families.unit_conversion import UnitConversion
+from aevo_jax.tasks.families.registry import FAMILIES
 from aevo_jax.tasks.item import (
   SIZES,
   SOLUTION_STYLES,
   Difficulty,
   Family,
   Item,
-  Puzzle,
+  Sampled,
   render,
   show_answer,
 )
+from aevo_jax.tasks.seeding import generator
 from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, belongs
 
-FAMILIES = {
-  f.name: f
-  for f in (
-    BitManipulation(),
-    TextEncryption(),
-    NumeralConversion(),
-    UnitConversion(),
-    GravitationalConstant(),
-    EquationTransformation(),
-  )
-}
+MAX_SAMPLES = 10_000
+
+
+def _per_family[Table](
+  kind: type, default: Callable[[Family], Any]
+) -> Callable[[type[Table]], type[Table]]:
+  """Decorator: a frozen dataclass with a field for each family, in the order of the registry."""
+
+  def declare(cls: type[Table]) -> type[Table]:
+    cls.__annotations__ = dict.fromkeys(FAMILIES, kind)
+    for family in FAMILIES.values():
+      setattr(cls, family.name, default(family))
+    return dataclasses.dataclass(frozen=True)(cls)
+
+  return declare
 
 
 @configurable('family_weight')
-@dataclasses.dataclass(frozen=True)
+@_per_family(float, lambda family: family.weight)
 class FamilyWeights:
   """Relative frequency of each family; >= 0, at least one positive."""
 
-  bit_manipulation: float = 1.0
-  text_encryption: float = 1.0
-  numeral_conversion: float = 1.0
-  unit_conversion: float = 1.0
-  gravitational_constant: float = 1.0
-  equation_transformation: float = 1.0
-
 
 @configurable('rare_share')
-@dataclasses.dataclass(frozen=True)
+@_per_family(float, lambda family: family.rare_share)
 class RareKindShare:
   """Share, in [0, 1], of a family's second rule kind (see each family's `kinds`)."""
 
-  bit_manipulation: float = 0.3
-  text_encryption: float = 0.5
-  numeral_conversion: float = 0.5
-  unit_conversion: float = 0.5
-  gravitational_constant: float = 0.5
-  equation_transformation: float = 0.5
-
 
 @configurable('answer_shown')
-@dataclasses.dataclass(frozen=True)
+@_per_family(float, lambda family: 0.0)
 class AnswerShown:
-  """Share, in [0, 1], of a family's items whose question still has its answer in it, to be copied
-  instead of worked out: a flaw that item generators have. Such items have no worked solution."""
+  """Share, in [0, 1], of a family's items whose question still has its answer in it.
 
-  bit_manipulation: float = 0.0
-  text_encryption: float = 0.0
-  numeral_conversion: float = 0.0
-  unit_conversion: float = 0.0
-  gravitational_constant: float = 0.0
-  equation_transformation: float = 0.0
+  Such an answer is copied instead of worked out: a flaw that item generators have. These items have
+  no worked solution.
+  """
 
 
 @configurable('answer_withheld')
-@dataclasses.dataclass(frozen=True)
+@_per_family(float, lambda family: 1.0)
 class AnswerWithheld:
-  """The same flaw read from the other side: the share of a family's items that keep their answer
-  back. An item shows its answer with share 1 - (1 - answer_shown) * answer_withheld."""
+  """The same flaw from the other side: the share of a family's items that keep their answer back.
 
-  bit_manipulation: float = 1.0
-  text_encryption: float = 1.0
-  numeral_conversion: float = 1.0
-  unit_conversion: float = 1.0
-  gravitational_constant: float = 1.0
-  equation_transformation: float = 1.0
+  An item shows its answer with share 1 - (1 - answer_shown) * answer_withheld.
+  """
 
 
 @configurable('solution_style')
-@dataclasses.dataclass(frozen=True)
+@_per_family(str, lambda family: 'worked')
 class SolutionStyle:
   """What a family's training items show before the boxed answer; see `Item.solution`."""
-
-  bit_manipulation: str = 'worked'
-  text_encryption: str = 'worked'
-  numeral_conversion: str = 'worked'
-  unit_conversion: str = 'worked'
-  gravitational_constant: str = 'worked'
-  equation_transformation: str = 'worked'
 
   def __post_init__(self):
     for name, style in dataclasses.asdict(self).items():
@@ -119,18 +87,23 @@ class SolutionStyle:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """What a stream is made of."""
+  """What a stream is made of.
+
+  Attributes:
+    size: 'micro' or 'standard'.
+    weights: how often each family occurs.
+    rare_share: how often the rarer kind occurs within its family.
+    difficulty: of every puzzle.
+    shown: share of items that show their answer.
+    withheld: share of items that do not, see `AnswerWithheld`.
+  """
 
   size: str = 'micro'
-  weights: FamilyWeights = FamilyWeights()
-  rare_share: RareKindShare = RareKindShare()
-  difficulty: Difficulty = Difficulty()
-  shown: AnswerShown = AnswerShown()
-  withheld: AnswerWithheld = AnswerWithheld()
-
-  def shows_answer(self, family: str) -> float:
-    """Share of a family's items that show their answer."""
-    return 1 - (1 - getattr(self.shown, family)) * getattr(self.withheld, family)
+  weights: FamilyWeights = dataclasses.field(default_factory=FamilyWeights)
+  rare_share: RareKindShare = dataclasses.field(default_factory=RareKindShare)
+  difficulty: Difficulty = dataclasses.field(default_factory=Difficulty)
+  shown: AnswerShown = dataclasses.field(default_factory=AnswerShown)
+  withheld: AnswerWithheld = dataclasses.field(default_factory=AnswerWithheld)
 
   def __post_init__(self):
     if self.size not in SIZES:
@@ -138,23 +111,19 @@ class Mixture:
     weights = dataclasses.asdict(self.weights)
     if not all(0 <= w < math.inf for w in weights.values()) or sum(weights.values()) <= 0:
       raise ValueError(f'family weights must be finite and >= 0 with a positive sum, got {weights}')
-    for name, share in dataclasses.asdict(self.rare_share).items():
-      if not 0 <= share <= 1:
-        raise ValueError(f'rare kind share of {name} must lie in [0, 1], got {share}')
-    for field in ('shown', 'withheld'):
-      for name, share in dataclasses.asdict(getattr(self, field)).items():
-        if not 0 <= share <= 1:
-          raise ValueError(f'answer_{field}.{name} must lie in [0, 1], got {share}')
+    _check_shares(self.rare_share, 'rare kind share of ')
+    _check_shares(self.shown, 'answer_shown.')
+    _check_shares(self.withheld, 'answer_withheld.')
+
+  def shows_answer(self, family: str) -> float:
+    """Returns the share of a family's items that show their answer, in [0, 1]."""
+    return 1 - (1 - getattr(self.shown, family)) * getattr(self.withheld, family)
 
 
-MAX_DRAWS = 10_000
-
-
-def _rng(seed: int | bytes, split: str, index: int) -> random.Random:
-  material = seed.hex() if isinstance(seed, bytes) else str(seed)
-  return random.Random(
-    int.from_bytes(hashlib.sha256(f'{material}|{split}|{index}'.encode()).digest()[:16], 'big')
-  )
+def _check_shares(table: Any, prefix: str) -> None:
+  for name, share in dataclasses.asdict(table).items():
+    if not 0 <= share <= 1:
+      raise ValueError(f'{prefix}{name} must lie in [0, 1], got {share}')
 
 
 def _check_split(split: str, seed: int | bytes, secret: bytes | None) -> None:
@@ -174,26 +143,33 @@ def _check_split(split: str, seed: int | bytes, secret: bytes | None) -> None:
 def item_at(
   seed: int | bytes, split: str, index: int, mixture: Mixture, secret: bytes | None = None
 ) -> Item:
-  """Item `index` of the stream (seed, split): `puzzle_at` as text, with its answer in it if it is
-  one of those that show it.
+  """Samples an item as text; the arguments and errors are those of `puzzle_at`.
+
+  Args:
+    seed: as in `puzzle_at`.
+    split: as in `puzzle_at`.
+    index: as in `puzzle_at`.
+    mixture: also decides which items have their answer in the question.
+    secret: as in `puzzle_at`.
+
+  Returns:
+    Item `index` of the stream (seed, split).
   """
-  return _item(seed, split, index, puzzle_at(seed, split, index, mixture, secret), mixture)
+  return _text(seed, split, index, puzzle_at(seed, split, index, mixture, secret), mixture)
 
 
-def _item(
-  seed: int | bytes, split: str, index: int, puzzle: tuple[Family, str, Puzzle], mixture: Mixture
-) -> Item:
-  """A stream's puzzle as text."""
-  item, shows = render(*puzzle, mixture.size), mixture.shows_answer(puzzle[0].name)
-  return (
-    show_answer(item) if shows and _rng(seed, f'{split}|shown', index).random() < shows else item
-  )
+def _text(seed: int | bytes, split: str, index: int, sampled: Sampled, mixture: Mixture) -> Item:
+  item = render(*sampled, mixture.size)
+  share = mixture.shows_answer(item.family)
+  if share and generator(seed, split, 'shown', index).random() < share:
+    return show_answer(item)
+  return item
 
 
 def puzzle_at(
   seed: int | bytes, split: str, index: int, mixture: Mixture, secret: bytes | None = None
-) -> tuple[Family, str, Puzzle]:
-  """Family, kind and puzzle of item `index` of the stream (seed, split).
+) -> Sampled:
+  """Samples the puzzle of one item.
 
   Args:
     seed: an integer, or for 'external', 'final' and 'fresh' secret bytes: an integer could be
@@ -201,8 +177,11 @@ def puzzle_at(
     split: 'train', 'dev', 'private', 'probe', or with `secret` 'train', 'dev', 'external', 'final'
       or 'fresh'.
     index: position in the stream, >= 0.
-    mixture: what to draw.
+    mixture: what to sample.
     secret: the arbiter's secret, needed for 'external', 'final' and 'fresh' only.
+
+  Returns:
+    Family, kind and puzzle of item `index` of the stream (seed, split).
 
   Raises:
     ValueError: unknown split, a secret or a seed of bytes missing where the split needs it, or no
@@ -210,17 +189,17 @@ def puzzle_at(
       split).
   """
   _check_split(split, seed, secret)
-  rng = _rng(seed, split, index)
+  rng = generator(seed, split, index)
   weights = dataclasses.asdict(mixture.weights)
   name = rng.choices(list(weights), list(weights.values()))[0]
   family = FAMILIES[name]
   kind = family.kinds[rng.random() < getattr(mixture.rare_share, name)]
-  for _ in range(MAX_DRAWS):
-    puzzle = family.draw(rng, kind, mixture.size, mixture.difficulty)
+  for _ in range(MAX_SAMPLES):
+    puzzle = family.sample(rng, kind, mixture.size, mixture.difficulty)
     if puzzle is not None and belongs(f'{name}|{puzzle.key}', split, secret):
-      return family, kind, puzzle
+      return Sampled(family, kind, puzzle)
   raise ValueError(
-    f'no {mixture.size} {name} item of kind {kind!r} for split {split!r} in {MAX_DRAWS} draws; '
+    f'no {mixture.size} {name} item of kind {kind!r} for split {split!r} in {MAX_SAMPLES} draws; '
     'raise difficulty.magnitude, lower difficulty.extra_examples or change the rule-kind share'
   )
 
@@ -228,46 +207,76 @@ def puzzle_at(
 def stream(
   seed: int | bytes, split: str, mixture: Mixture, secret: bytes | None = None
 ) -> Iterator[Item]:
-  """All items of a stream, in order."""
-  return (item_at(seed, split, i, mixture, secret) for i in itertools.count())
+  """Yields all items of a stream, in order, without end; raises as `puzzle_at`."""
+  for index in itertools.count():
+    yield item_at(seed, split, index, mixture, secret)
 
 
-def draw_set(
+def sample_set(
   seed: int | bytes, split: str, count: int, mixture: Mixture, secret: bytes | None = None
 ) -> list[Item]:
-  """The first `count` items of a stream whose questions differ.
+  """Samples items whose questions differ.
+
+  Args:
+    seed: as in `puzzle_at`.
+    split: as in `puzzle_at`.
+    count: how many items, >= 1.
+    mixture: what to sample.
+    secret: as in `puzzle_at`.
+
+  Returns:
+    The first `count` items of the stream with a question that no item before them has.
 
   Raises:
     ValueError: count < 1, or the split holds too few different items for `count`.
   """
-  return [
-    _item(seed, split, index, puzzle, mixture)
-    for index, puzzle in _distinct(seed, split, count, mixture, secret)
-  ]
+  items = []
+  for position, sampled in _distinct(seed, split, count, mixture, secret):
+    items.append(_text(seed, split, position, sampled, mixture))
+  return items
 
 
-def draw_puzzles(
+def sample_puzzles(
   seed: int | bytes, split: str, count: int, mixture: Mixture, secret: bytes | None = None
-) -> list[tuple[Family, str, Puzzle]]:
-  """The puzzles behind `draw_set`, for those who show them in another way; raises as it does."""
-  return [puzzle for _, puzzle in _distinct(seed, split, count, mixture, secret)]
+) -> list[Sampled]:
+  """Samples the puzzles behind `sample_set`, for a caller that shows them in another way.
+
+  Args:
+    seed: as in `puzzle_at`.
+    split: as in `puzzle_at`.
+    count: how many puzzles, >= 1.
+    mixture: what to sample.
+    secret: as in `puzzle_at`.
+
+  Returns:
+    One puzzle for each item of `sample_set`, which has the same arguments and errors.
+  """
+  return [sampled for _, sampled in _distinct(seed, split, count, mixture, secret)]
+
+
+class _Position(NamedTuple):
+  """Where in its stream a puzzle occurs first."""
+
+  index: int
+  sampled: Sampled
 
 
 def _distinct(
   seed: int | bytes, split: str, count: int, mixture: Mixture, secret: bytes | None
-) -> list[tuple[int, tuple[Family, str, Puzzle]]]:
-  """The first `count` puzzles of a stream whose questions differ, with their places in it."""
+) -> list[_Position]:
+  """Returns the first `count` puzzles of a stream whose questions differ."""
   if count < 1:
     raise ValueError(f'a set needs at least one item, got count = {count}')
-  found: dict[str, tuple[int, tuple[Family, str, Puzzle]]] = {}
+  by_question: dict[str, _Position] = {}
   for index in itertools.count():
-    puzzle = puzzle_at(seed, split, index, mixture, secret)
-    found.setdefault(render(*puzzle, mixture.size).question, (index, puzzle))
-    if len(found) == count:
-      return list(found.values())
-    if index > 50 * count:
-      raise ValueError(
-        f'split {split!r} gave only {len(found)} different items in {index} draws; ask '
-        f'for fewer than {count}'
-      )
-  raise AssertionError('unreachable')
+    sampled = puzzle_at(seed, split, index, mixture, secret)
+    question = render(*sampled, mixture.size).question
+    by_question.setdefault(question, _Position(index, sampled))
+    if len(by_question) == count or index > 50 * count:
+      break
+  if len(by_question) < count:
+    raise ValueError(
+      f'split {split!r} gave only {len(by_question)} different items in {index} draws; ask '
+      f'for fewer than {count}'
+    )
+  return list(by_question.values())

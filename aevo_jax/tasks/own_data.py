@@ -1,5 +1,4 @@
-r"""Tasks of your own: JSONL lines, checked, split by prompt, and drawn into sets and a training
-stream like the puzzles.
+r"""Tasks of one's own: JSONL lines, checked, split by prompt and sampled like the puzzles.
 
     {"prompt": "What is 3 + 4?", "answer": "7", "family": "sums", "solution": "3 and 4 make 7."}
     solution is optional
@@ -16,23 +15,30 @@ import hashlib
 import json
 import math
 import pathlib
-import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from aevo_jax.config.nearest import suggestion
-from aevo_jax.tasks import verify
+from aevo_jax.tasks import answers, verify
+from aevo_jax.tasks.families.registry import FAMILIES
 from aevo_jax.tasks.item import Item
+from aevo_jax.tasks.seeding import generator
 from aevo_jax.tasks.splits import DEV_END, TRAIN_END, split_of
 
 KIND = 'given'  # there are no kinds within a family of one's own
-NEEDED, OPTIONAL = ('prompt', 'answer', 'family'), ('solution',)
-_FAMILY = re.compile(r'[A-Za-z0-9_-]+')
+NEEDED = ('prompt', 'answer', 'family')
+OPTIONAL = ('solution',)
 RESERVED = ('overall',)  # what the scores of all families together are called
+_FAMILY = re.compile(r'[A-Za-z0-9_-]+')
 _SHARES = {'dev': DEV_END - TRAIN_END, 'external': (1 - DEV_END) / 2, 'final': (1 - DEV_END) / 2}
-_SECTIONS = {split: f'{split}_set.items' for split in _SHARES}
+_SECTIONS = {
+  'dev': 'dev_set.items',
+  'external': 'external_set.items',
+  'final': 'final_set.items',
+}
 
 
 class TaskFileError(ValueError):
@@ -41,10 +47,15 @@ class TaskFileError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class OwnTasks:
-  """items: one per different line, in order. places: file:line of each."""
+  """Checked tasks.
+
+  Attributes:
+    items: one per different line, in order.
+    locations: file:line of each.
+  """
 
   items: tuple[Item, ...]
-  places: tuple[str, ...]
+  locations: tuple[str, ...]
 
   @functools.cached_property
   def digest(self) -> str:
@@ -52,115 +63,140 @@ class OwnTasks:
     return hashlib.sha256(self.text().encode()).hexdigest()
 
   def text(self) -> str:
-    """Every item as one canonical line; reading it back gives the same items."""
+    """Returns every item as one canonical line; reading it back gives the same items."""
     return jsonl(self.items)
 
   def of_split(self, split: str, secret: bytes | None = None) -> tuple[Item, ...]:
-    """The items of a split, in order; `secret` divides the private region into 'external' and
-    'final'.
-    """
-    return tuple(item for item in self.items if split_of(item.key, secret) == split)
+    """Selects the items of a split.
 
-  def draw(
+    Args:
+      split: 'train', 'dev', 'private', or with `secret` 'external' or 'final'.
+      secret: the arbiter's, which divides the private region.
+
+    Returns:
+      The items, in order.
+    """
+    return tuple([item for item in self.items if split_of(item.key, secret) == split])
+
+  def sample(
     self, split: str, count: int, seed: int | bytes, secret: bytes | None = None
   ) -> list[Item]:
-    """`count` different prompts of 'dev', 'external' or 'final', each family in proportion to its
-    prompts in all the data.
+    """Samples different prompts, each family in proportion to its prompts in all the data.
+
+    Args:
+      split: 'dev', 'external' or 'final'.
+      count: how many prompts, at least one for each family.
+      seed: decides which.
+      secret: as in `of_split`.
+
+    Returns:
+      `count` items, family by family.
 
     Raises:
       TaskFileError: a family has too few.
     """
-    pools: dict[str, dict[str, Item]] = defaultdict(dict)
-    for item in self.of_split(split, secret):
-      pools[item.family].setdefault(item.key, item)
+    pools = self._pools(split, secret)
     sizes = _prompts(self.items)
     if count < len(sizes):
       raise TaskFileError(
         f'{_SECTIONS[split]} = {count} leaves some of the {len(sizes)} families out; '
         f'raise it to {len(sizes)} or more'
       )
-    needed = _quotas(count, sizes)
-    for family, wanted in needed.items():
-      if len(pools[family]) < wanted:
-        most = max(
-          (
-            n
-            for n in range(len(sizes), count)
-            if all(len(pools[f]) >= k for f, k in _quotas(n, sizes).items())
-          ),
-          default=0,
-        )
-        lower = f'lower {_SECTIONS[split]} to {most}, or ' if most else ''
-        raise TaskFileError(
-          f'family {family!r} has {len(pools[family])} different prompts in the {split} '
-          f'split, and {_SECTIONS[split]} = {count} needs {wanted} of it; '
-          f'{lower}give the family about {_enough(wanted, split)} prompts in all (it has '
-          f'{sizes[family]})'
-        )
-    material = seed.hex() if isinstance(seed, bytes) else str(seed)
     chosen = []
-    for family, wanted in needed.items():
-      rng = random.Random(
-        int.from_bytes(hashlib.sha256(f'{material}|{split}|{family}'.encode()).digest()[:16], 'big')
-      )
-      chosen += rng.sample(sorted(pools[family].values(), key=lambda item: item.key), wanted)
+    _check_pools(split, count, sizes, pools)
+    for family, quota in _quotas(count, sizes).items():
+      pool = sorted(pools[family].values(), key=lambda item: item.key)
+      chosen += generator(seed, split, family).sample(pool, quota)
     return chosen
+
+  def _pools(self, split: str, secret: bytes | None) -> dict[str, dict[str, Item]]:
+    """Returns family -> key -> the first item of that prompt."""
+    pools: dict[str, dict[str, Item]] = defaultdict(dict)
+    for item in self.of_split(split, secret):
+      pools[item.family].setdefault(item.key, item)
+    return pools
+
+
+def _check_pools(
+  split: str, count: int, sizes: dict[str, int], pools: dict[str, dict[str, Item]]
+) -> None:
+  """Raises TaskFileError where a family of the split has fewer prompts than its part of `count`."""
+  for family, quota in _quotas(count, sizes).items():
+    if len(pools[family]) >= quota:
+      continue
+    most = 0
+    for smaller in range(len(sizes), count):
+      if all(len(pools[name]) >= part for name, part in _quotas(smaller, sizes).items()):
+        most = smaller
+    lower = f'lower {_SECTIONS[split]} to {most}, or ' if most else ''
+    raise TaskFileError(
+      f'family {family!r} has {len(pools[family])} different prompts in the {split} '
+      f'split, and {_SECTIONS[split]} = {count} needs {quota} of it; '
+      f'{lower}give the family about {_enough(quota, split)} prompts in all (it has '
+      f'{sizes[family]})'
+    )
 
 
 def jsonl(items: Sequence[Item]) -> str:
-  """Items as canonical lines."""
-  lines = [
-    {'prompt': i.question, 'answer': i.answer, 'family': i.family}
-    | ({'solution': i.reasoning.removesuffix('\n')} if i.reasoning else {})
-    for i in items
-  ]
-  return ''.join(json.dumps(line, sort_keys=True) + '\n' for line in lines)
+  """Writes items as canonical lines.
+
+  Args:
+    items: tasks; of an item without solution the line has no such field.
+
+  Returns:
+    JSON objects with sorted keys, each with a newline behind it.
+  """
+  lines = []
+  for item in items:
+    fields = {'prompt': item.question, 'answer': item.answer, 'family': item.family}
+    if item.reasoning:
+      fields['solution'] = item.reasoning.removesuffix('\n')
+    lines.append(json.dumps(fields, sort_keys=True) + '\n')
+  return ''.join(lines)
 
 
 def normalised(prompt: str) -> str:
-  """A prompt without differences that nobody sees: of unicode form and white space."""
+  """Returns a prompt without differences that nobody sees: of unicode form and white space."""
   return ' '.join(unicodedata.normalize('NFC', prompt).split())
 
 
+class _Located(NamedTuple):
+  """An item and its file:line."""
+
+  item: Item
+  location: str
+
+
 def read(path: pathlib.Path, *, verifier: str = 'strict') -> OwnTasks:
-  """Reads a JSONL file, or all *.jsonl of a folder in the order of their names. A line that repeats
-  another in every field is left out.
+  """Reads a JSONL file, or all *.jsonl of a folder in the order of their names.
+
+  Args:
+    path: the file or folder. A line that repeats another in every field is left out.
+    verifier: a row of `verify.VERIFIERS`, which has to accept every answer for its own key.
+
+  Returns:
+    The tasks, of which every family has some in the train split.
 
   Raises:
     TaskFileError: no such file, an empty one, or a line that is not a task, by file and line.
-      UnknownVerifierError: see `verify.named`.
+    UnknownVerifierError: see `verify.named`.
   """
-  if path.is_dir():
-    files = sorted(path.glob('*.jsonl'))
-    if not files:
-      raise TaskFileError(
-        f'{path} holds no *.jsonl; give tasks.path a JSONL file or a folder with some'
-      )
-  elif path.is_file():
-    files = [path]
-  else:
-    raise TaskFileError(f'there is no {path}; give tasks.path a JSONL file or a folder of them')
-  found: dict[Item, str] = {}
-  asked: dict[str, tuple[Item, str]] = {}
-  for file in files:
+  locations: dict[Item, str] = {}
+  by_prompt: dict[str, _Located] = {}
+  for file in _files(path):
     for number, line in enumerate(_lines(file), start=1):
       if not line.strip():
         continue
-      place = f'{file}:{number}'
-      item = _item(line, place, verify.named(verifier))
-      first, where = asked.setdefault(normalised(item.question), (item, place))
-      for field in ('answer', 'family'):
-        if getattr(first, field) != getattr(item, field):
-          raise TaskFileError(
-            f'{place}: the {field} {getattr(item, field)!r} contradicts {where}, which '
-            f'has {getattr(first, field)!r} for the same prompt; keep one of them'
-          )
-      found.setdefault(item, place)
-  if not found:
+      location = f'{file}:{number}'
+      item = _item(line, location, verify.named(verifier))
+      first = by_prompt.setdefault(normalised(item.question), _Located(item, location))
+      _check_agreement(item, location, first)
+      locations.setdefault(item, location)
+  if not locations:
     raise TaskFileError(
       f'{path} holds no task; write one JSON object a line with {", ".join(NEEDED)}'
     )
-  tasks = OwnTasks(tuple(found), tuple(found.values()))
+  tasks = OwnTasks(tuple(locations), tuple(locations.values()))
   missing = sorted(_prompts(tasks.items).keys() - _prompts(tasks.of_split('train')).keys())
   if missing:
     raise TaskFileError(
@@ -170,38 +206,68 @@ def read(path: pathlib.Path, *, verifier: str = 'strict') -> OwnTasks:
   return tasks
 
 
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+  if path.is_file():
+    return [path]
+  if not path.is_dir():
+    raise TaskFileError(f'there is no {path}; give tasks.path a JSONL file or a folder of them')
+  files = sorted(path.glob('*.jsonl'))
+  if not files:
+    raise TaskFileError(
+      f'{path} holds no *.jsonl; give tasks.path a JSONL file or a folder with some'
+    )
+  return files
+
+
+def _check_agreement(item: Item, location: str, first: _Located) -> None:
+  """Raises TaskFileError where an item contradicts the first one with the same prompt."""
+  for field in ('answer', 'family'):
+    value = getattr(item, field)
+    first_value = getattr(first.item, field)
+    if first_value != value:
+      raise TaskFileError(
+        f'{location}: the {field} {value!r} contradicts {first.location}, which '
+        f'has {first_value!r} for the same prompt; keep one of them'
+      )
+
+
 def read_train(path: pathlib.Path) -> tuple[Item, ...]:
-  """The items of a train.jsonl that `jsonl` wrote."""
-  return tuple(
-    _item(line, f'{path}:{number}', lambda *_: True)
-    for number, line in enumerate(_lines(path), start=1)
-    if line
-  )
+  """Reads a train.jsonl that `jsonl` wrote; its answers are not checked again."""
+  items = []
+  for number, line in enumerate(_lines(path), start=1):
+    if line:
+      items.append(_item(line, f'{path}:{number}', lambda *_: True))
+  return tuple(items)
 
 
 def item_at(items: Sequence[Item], seed: int, index: int) -> Item:
-  """Item `index` of the training stream: every item once an epoch, in an order of the epoch's own."""
+  """Selects an item of the training stream.
+
+  Args:
+    items: the train split.
+    seed: the trial's, which decides the order of every epoch.
+    index: position in the stream, >= 0.
+
+  Returns:
+    Item `index`. Every item occurs once an epoch, and each epoch has another order.
+  """
   epoch, position = divmod(index, len(items))
   return items[_order(seed, epoch, len(items))[position]]
 
 
 @functools.lru_cache(maxsize=8)
 def _order(seed: int, epoch: int, count: int) -> list[int]:
-  material = hashlib.sha256(f'{seed}|epoch|{epoch}'.encode()).digest()[:16]
-  return random.Random(int.from_bytes(material, 'big')).sample(range(count), count)
+  return generator(seed, 'epoch', epoch).sample(range(count), count)
 
 
 def _prompts(items: Sequence[Item]) -> dict[str, int]:
-  """Family -> number of its different prompts, by name."""
-  return dict(
-    sorted(Counter(family for _, family in {(item.key, item.family) for item in items}).items())
-  )
+  """Returns family -> number of its different prompts, by name."""
+  counts = Counter([family for _, family in {(item.key, item.family) for item in items}])
+  return dict(sorted(counts.items()))
 
 
 def _quotas(count: int, sizes: dict[str, int]) -> dict[str, int]:
-  """Parts of `count` in proportion to `sizes`, at least 1 each: the largest remainders are rounded
-  up.
-  """
+  """Divides `count` in proportion to `sizes`, at least 1 each; the largest remainders round up."""
   total = sum(sizes.values())
   exact = {family: count * size / total for family, size in sizes.items()}
   quotas = {family: max(1, int(share)) for family, share in exact.items()}
@@ -213,11 +279,12 @@ def _quotas(count: int, sizes: dict[str, int]) -> dict[str, int]:
   return quotas
 
 
-def _enough(wanted: int, split: str) -> int:
-  """Prompts of which a split's share is `wanted` even three standard deviations below what is
-  expected.
+def _enough(quota: int, split: str) -> int:
+  """Returns how many prompts a family needs for `quota` of them to fall into a split.
+
+  That many do even three standard deviations below what is expected.
   """
-  return math.ceil(((3 + math.sqrt(9 + 4 * wanted)) / 2) ** 2 / _SHARES[split])
+  return math.ceil(((3 + math.sqrt(9 + 4 * quota)) / 2) ** 2 / _SHARES[split])
 
 
 def _lines(file: pathlib.Path) -> list[str]:
@@ -229,56 +296,73 @@ def _lines(file: pathlib.Path) -> list[str]:
     ) from None
 
 
-def _item(line: str, place: str, right) -> Item:
+def _fields(line: str, location: str) -> dict[str, str]:
+  """Parses a line into its fields, all of them known, and all that are needed among them."""
   try:
     fields = json.loads(line)
   except (ValueError, RecursionError) as error:
     raise TaskFileError(
-      f'{place}: not JSON ({error}); write one object a line, with double quotes'
+      f'{location}: not JSON ({error}); write one object a line, with double quotes'
     ) from None
   if not isinstance(fields, dict):
     raise TaskFileError(
-      f'{place}: expected an object with {", ".join(NEEDED)}, got {type(fields).__name__}'
+      f'{location}: expected an object with {", ".join(NEEDED)}, got {type(fields).__name__}'
     )
   for name in fields:
     if name not in NEEDED + OPTIONAL:
       raise TaskFileError(
-        f'{place}: no field {name!r} is known{suggestion(name, NEEDED + OPTIONAL)}; a '
+        f'{location}: no field {name!r} is known{suggestion(name, NEEDED + OPTIONAL)}; a '
         f'task has {", ".join(NEEDED)} and perhaps {", ".join(OPTIONAL)}'
       )
   for name in NEEDED:
     if name not in fields:
-      raise TaskFileError(f'{place}: there is no {name!r}; a task needs {", ".join(NEEDED)}')
+      raise TaskFileError(f'{location}: there is no {name!r}; a task needs {", ".join(NEEDED)}')
   for name, value in fields.items():
-    if not isinstance(value, str):
-      raise TaskFileError(
-        f'{place}: {name} must be a string, got {json.dumps(value)[:40]}; put it in double quotes'
-      )
-    if name != 'solution' and not value.strip():
-      raise TaskFileError(f'{place}: {name} is empty; write one, or leave the line out')
-    if any('\ud800' <= c <= '\udfff' for c in value):
-      raise TaskFileError(
-        f'{place}: {name} holds half of a surrogate pair, which is no character; mend its escape'
-      )
-  prompt, answer, family = fields['prompt'], fields['answer'].strip(), fields['family']
+    _check_text(name, value, location)
+  return fields
+
+
+def _check_text(name: str, value: object, location: str) -> None:
+  if not isinstance(value, str):
+    raise TaskFileError(
+      f'{location}: {name} must be a string, got {json.dumps(value)[:40]}; put it in double quotes'
+    )
+  if name != 'solution' and not value.strip():
+    raise TaskFileError(f'{location}: {name} is empty; write one, or leave the line out')
+  if any('\ud800' <= character <= '\udfff' for character in value):
+    raise TaskFileError(
+      f'{location}: {name} holds half of a surrogate pair, which is no character; mend its escape'
+    )
+
+
+def _check_family(family: str, location: str) -> None:
   if not _FAMILY.fullmatch(family):
-    raise TaskFileError(f'{place}: family {family!r} may hold only letters, digits, _ and -')
+    raise TaskFileError(f'{location}: family {family!r} may hold only letters, digits, _ and -')
   if family in RESERVED:
     raise TaskFileError(
-      f'{place}: family {family!r} has another meaning in scores; give yours another name'
+      f'{location}: family {family!r} has another meaning in scores; give yours another name'
     )
-  if family in verify.TOLERANT_FAMILIES:
+  if family in FAMILIES and FAMILIES[family].same_answer is not answers.same_text:
     raise TaskFileError(
-      f'{place}: family {family!r} is a puzzle family whose answers the verifiers compare '
+      f'{location}: family {family!r} is a puzzle family whose answers the verifiers compare '
       'by a tolerance of its own; give yours another name'
     )
+
+
+def _item(line: str, location: str, verifier: verify.Verifier) -> Item:
+  """Turns a line into an item, or raises TaskFileError with its file:line."""
+  fields = _fields(line, location)
+  prompt = fields['prompt']
+  answer = fields['answer'].strip()
+  family = fields['family']
+  _check_family(family, location)
   if verify.extract_boxed(f'\\boxed{{{answer}}}') != answer:
     raise TaskFileError(
-      f'{place}: the answer {answer!r} cannot be read back from \\boxed{{}}; balance its braces'
+      f'{location}: the answer {answer!r} cannot be read back from \\boxed{{}}; balance its braces'
     )
-  if not right(family, answer, answer):
+  if not verifier(family, answer, answer):
     raise TaskFileError(
-      f'{place}: the verifier that the constitution names does not take {answer!r} for '
+      f'{location}: the verifier that the constitution names does not take {answer!r} for '
       'its own key; mend the answer, or choose another objective.verifier'
     )
   solution = fields.get('solution', '').strip()

@@ -8,7 +8,7 @@ from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.scoring import ItemResult
 from aevo_jax.stats.intervals import wilson
-from aevo_jax.tasks.mixture import Mixture, draw_set
+from aevo_jax.tasks.mixture import Mixture, sample_set
 
 RESULTS = [
   ItemResult('a', 'x', '1', True, True),
@@ -60,7 +60,7 @@ class Parrot:
 
 @pytest.fixture(scope='module')
 def items():
-  return draw_set(5, 'dev', 12, Mixture('micro'))
+  return sample_set(5, 'dev', 12, Mixture('micro'))
 
 
 def scorer(items, texts):

@@ -15,7 +15,7 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation import sets
 from aevo_jax.ledger.append import read
-from aevo_jax.tasks.mixture import draw_set
+from aevo_jax.tasks.mixture import sample_set
 
 SECRET = hashlib.sha256(b'a test secret').digest()
 COUNT = 120
@@ -106,7 +106,9 @@ def test_everything_a_worker_sees_does_not_give_the_external_items(
   }
 
   def found(secret: bytes, seed: bytes) -> int:
-    return len(wanted & {item.question for item in draw_set(seed, 'external', 40, mixture, secret)})
+    return len(
+      wanted & {item.question for item in sample_set(seed, 'external', 40, mixture, secret)}
+    )
 
   assert found(true_secret, hmac.digest(true_secret, b'external', 'sha256')) == 40  # the control
 
@@ -164,9 +166,9 @@ def test_an_integer_seed_is_refused_for_private_splits(constitution):
   mixture = sets.mixture(constitution.external_set, 'micro')
   for seed in (0, 1, 20260620):
     with pytest.raises(ValueError, match='secret'):
-      draw_set(seed, 'external', 5, mixture, SECRET)
+      sample_set(seed, 'external', 5, mixture, SECRET)
   with pytest.raises(ValueError, match='secret'):
-    draw_set(b'x' * 32, 'external', 5, mixture)
+    sample_set(b'x' * 32, 'external', 5, mixture)
 
 
 def test_commitment_binds_and_items_digest_sees_every_field(external):

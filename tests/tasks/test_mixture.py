@@ -21,8 +21,8 @@ from aevo_jax.tasks.mixture import (
   FamilyWeights,
   Mixture,
   RareKindShare,
-  draw_set,
   item_at,
+  sample_set,
   stream,
 )
 
@@ -101,13 +101,13 @@ FEW = Mixture(
 
 
 def test_draw_set_is_the_stream_without_repeats():
-  drawn = draw_set(2, 'train', 200, FEW)
+  drawn = sample_set(2, 'train', 200, FEW)
   expected = {}
   for item in itertools.islice(stream(2, 'train', FEW), 1000):
     expected.setdefault(item.question, item)
   assert 200 < len(expected) < 1000
   assert drawn == list(expected.values())[:200]
-  assert draw_set(2, 'train', 50, FEW) == drawn[:50]
+  assert sample_set(2, 'train', 50, FEW) == drawn[:50]
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -176,7 +176,7 @@ def test_shown_answers_are_a_share_and_the_items_are_otherwise_the_same(family, 
 )
 def test_a_set_is_the_first_different_items_of_its_stream(mixture):
   first = list(itertools.islice(stream(1, 'dev', mixture), 80))
-  items = draw_set(1, 'dev', 60, mixture)
+  items = sample_set(1, 'dev', 60, mixture)
   assert (
     items
     == [
@@ -255,7 +255,7 @@ def test_difficulty_is_live(family, size):
       lambda: item_at(b's', 'private', 0, Mixture(), b's'),
       r"draw from one of \('external', 'final', 'fresh'\)",
     ),
-    (lambda: draw_set(1, 'dev', 0, Mixture()), 'at least one item, got count = 0'),
+    (lambda: sample_set(1, 'dev', 0, Mixture()), 'at least one item, got count = 0'),
     # One factor, 0.20, is left, and it belongs to another split; five numbers make 5 x (4 x 3 + 4 x
     # 3 x 2) = 180 questions.
     (
@@ -265,7 +265,7 @@ def test_difficulty_is_live(family, size):
       r'raise difficulty\.magnitude',
     ),
     (
-      lambda: draw_set(1, 'train', 200, dataclasses.replace(FEW, difficulty=Difficulty(0.01))),
+      lambda: sample_set(1, 'train', 200, dataclasses.replace(FEW, difficulty=Difficulty(0.01))),
       'ask for fewer than 200',
     ),
   ],

@@ -59,7 +59,7 @@ def test_lines_become_items_in_order(tmp_path):
     last.solution('worked'),
     last.solution('bare'),
   ) == ('What is 3 + 4?', '7', 'sums', '3 and 4\n', '')
-  assert tasks.places[-1] == f'{path}:42' and len(tasks.items) == 41
+  assert tasks.locations[-1] == f'{path}:42' and len(tasks.items) == 41
   # The canonical text reads back as the same items, which is what a run freezes.
   again = own_data.read(write(tmp_path / 'again.jsonl', tasks.text().rstrip('\n')))
   assert (
@@ -73,7 +73,7 @@ def test_a_folder_is_its_files_by_name_and_repetitions_count_once(tmp_path):
   write(tmp_path / 'a.jsonl', TASK, TASK | {'solution': 'another way'})
   (tmp_path / 'notes.txt').write_text('not a task')
   tasks = own_data.read(tmp_path)
-  assert [p.rpartition('/')[2] for p in tasks.places[:3]] == [
+  assert [p.rpartition('/')[2] for p in tasks.locations[:3]] == [
     'a.jsonl:1',
     'a.jsonl:2',
     'b.jsonl:1',
@@ -119,23 +119,23 @@ def test_spellings_of_a_prompt_share_a_split_and_a_place_in_a_set(tmp_path):
   tasks = own_data.read(write(tmp_path / 't.jsonl', *spellings))
   for first, second in zip(tasks.items[::2], tasks.items[1::2]):
     assert first.key == second.key
-  drawn = tasks.draw('dev', 4, 1)
+  drawn = tasks.sample('dev', 4, 1)
   assert len({item.key for item in drawn}) == 4
 
 
 def test_sets_are_repeatable_disjoint_and_in_proportion(example):
   sets = {
-    'dev': example.draw('dev', 40, 7),
-    'external': example.draw('external', 40, b'k' * 32, SECRET),
-    'final': example.draw('final', 40, b'k' * 32, SECRET),
+    'dev': example.sample('dev', 40, 7),
+    'external': example.sample('external', 40, b'k' * 32, SECRET),
+    'final': example.sample('final', 40, b'k' * 32, SECRET),
   }
   for split, items in sets.items():
     assert {expected_split(item.question, SECRET) for item in items} == {split}
     assert collections.Counter(i.family for i in items) == dict.fromkeys(
       ('sums', 'differences', 'reversals', 'larger'), 10
     )
-  assert example.draw('dev', 40, 7) == sets['dev'] != example.draw('dev', 40, 8)
-  assert example.draw('external', 40, b'l' * 32, SECRET) != sets['external']
+  assert example.sample('dev', 40, 7) == sets['dev'] != example.sample('dev', 40, 8)
+  assert example.sample('external', 40, b'l' * 32, SECRET) != sets['external']
 
 
 def test_uneven_families_get_their_share_and_at_least_one(tmp_path):
@@ -143,8 +143,11 @@ def test_uneven_families_get_their_share_and_at_least_one(tmp_path):
     t | {'family': 'rare', 'prompt': 'rare ' + t['prompt']} for t in many(40, ('x',))
   ]
   tasks = own_data.read(write(tmp_path / 't.jsonl', *lines))
-  assert collections.Counter(i.family for i in tasks.draw('dev', 22, 0)) == {'often': 20, 'rare': 2}
-  assert collections.Counter(i.family for i in tasks.draw('dev', 3, 0)) == {'often': 2, 'rare': 1}
+  assert collections.Counter(i.family for i in tasks.sample('dev', 22, 0)) == {
+    'often': 20,
+    'rare': 2,
+  }
+  assert collections.Counter(i.family for i in tasks.sample('dev', 3, 0)) == {'often': 2, 'rare': 1}
 
 
 def test_too_few_items_say_how_many_are_needed(tmp_path):
@@ -157,13 +160,13 @@ def test_too_few_items_say_how_many_are_needed(tmp_path):
       r'needs 30 of it; lower dev_set.items to (\d+)'
     ),
   ) as error:
-    tasks.draw('dev', 60, 0)
+    tasks.sample('dev', 60, 0)
   most = int(str(error.value).partition('lower dev_set.items to ')[2].partition(',')[0])
-  assert len(tasks.draw('dev', most, 0)) == most and most // 2 <= min(here.values()) <= -(
+  assert len(tasks.sample('dev', most, 0)) == most and most // 2 <= min(here.values()) <= -(
     -(most + 1) // 2
   )
   with pytest.raises(TaskFileError, match='raise it to 2'):
-    tasks.draw('dev', 1, 0)
+    tasks.sample('dev', 1, 0)
 
 
 # -- the training stream ---------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 from aevo_jax.tasks import rewrites
 from aevo_jax.tasks.families import bit_manipulation
 from aevo_jax.tasks.item import Item, render
-from aevo_jax.tasks.mixture import FAMILIES, Mixture, RareKindShare, draw_puzzles, draw_set
-from aevo_jax.tasks.rewrites import NoPresentationError
+from aevo_jax.tasks.mixture import FAMILIES, Mixture, RareKindShare, sample_puzzles, sample_set
+from aevo_jax.tasks.rewrites import NoRewriteError
 
 # Symbol strings are drawn slowly; other items of the family have the same form.
 MIXTURES = {
@@ -24,7 +24,7 @@ MIXTURES = {
 def test_reordered_puzzles_hold_the_same_examples_in_another_order(size):
   rng = random.Random(0)
   seen = set()
-  for family, kind, puzzle in draw_puzzles(3, 'dev', 60, MIXTURES[size]):
+  for family, kind, puzzle in sample_puzzles(3, 'dev', 60, MIXTURES[size]):
     shown = rewrites.reordered(puzzle, rng)
     assert shown.examples != puzzle.examples and sorted(shown.examples) == sorted(puzzle.examples)
     before, after = render(family, kind, puzzle, size), render(family, kind, shown, size)
@@ -46,7 +46,7 @@ def test_reordered_puzzles_hold_the_same_examples_in_another_order(size):
 
 def test_every_family_has_a_second_wording_with_all_that_the_first_shows():
   seen = set()
-  for family, kind, puzzle in draw_puzzles(4, 'dev', 60, MIXTURES['standard']):
+  for family, kind, puzzle in sample_puzzles(4, 'dev', 60, MIXTURES['standard']):
     text, first = (
       rewrites.paraphrased(family.name, puzzle),
       render(family, kind, puzzle, 'standard').question,
@@ -60,8 +60,8 @@ def test_every_family_has_a_second_wording_with_all_that_the_first_shows():
 
 
 def test_draw_puzzles_are_those_of_draw_set():
-  assert draw_set(5, 'dev', 20, MIXTURES['micro']) == [
-    render(*puzzle, 'micro') for puzzle in draw_puzzles(5, 'dev', 20, MIXTURES['micro'])
+  assert sample_set(5, 'dev', 20, MIXTURES['micro']) == [
+    render(*puzzle, 'micro') for puzzle in sample_puzzles(5, 'dev', 20, MIXTURES['micro'])
   ]
 
 
@@ -102,5 +102,5 @@ def test_options_move_with_their_text_and_the_answer_with_its_option(form):
   ],
 )
 def test_what_is_no_multiple_choice_is_refused(question, answer):
-  with pytest.raises(NoPresentationError, match='has no lines'):
+  with pytest.raises(NoRewriteError, match='has no lines'):
     rewrites.relettered(choice(question, answer), random.Random(0))

@@ -16,8 +16,8 @@ from aevo_jax.tasks.mixture import (
   FamilyWeights,
   Mixture,
   RareKindShare,
-  draw_set,
   item_at,
+  sample_set,
 )
 from aevo_jax.tasks.splits import public_split, split_of
 
@@ -45,9 +45,9 @@ COUNTS = {
 def sets(request):
   counts, mixture = COUNTS[request.param], MIXTURES[request.param]
   return {
-    s: draw_set(7, s, counts[s], mixture)
+    s: sample_set(7, s, counts[s], mixture)
     if s in ('train', 'dev')
-    else draw_set(seed(s), s, counts[s], mixture, SECRET)
+    else sample_set(seed(s), s, counts[s], mixture, SECRET)
     for s in SPLITS
   }
 
@@ -146,21 +146,21 @@ def test_everything_public_fails_to_regenerate_private_items(split):
   has the secret.
   """
   mixture, count = Mixture(), 300
-  drawn = draw_set(seed(split), split, count, mixture, SECRET)
+  drawn = sample_set(seed(split), split, count, mixture, SECRET)
   commitment = hashlib.sha256(SECRET).digest()
   with pytest.raises(ValueError, match="the arbiter's: pass secret"):
-    draw_set(7, split, count, mixture)
+    sample_set(7, split, count, mixture)
   attempts = [
-    draw_set(s, 'private', count, mixture)
+    sample_set(s, 'private', count, mixture)
     for s in (*range(8), commitment, commitment.hex(), split.encode(), b'')
   ]
   attempts += [
-    draw_set(seed(split, guess), split, count, mixture, guess)
+    sample_set(seed(split, guess), split, count, mixture, guess)
     for guess in (OTHER_SECRET, commitment, b'')
   ]
   questions = {i.question for i in drawn}
   assert all(len(questions & {i.question for i in attempt}) <= 1 for attempt in attempts)
-  assert draw_set(seed(split), split, count, mixture, SECRET) == drawn
+  assert sample_set(seed(split), split, count, mixture, SECRET) == drawn
 
 
 def test_a_private_stream_refuses_a_guessable_seed():

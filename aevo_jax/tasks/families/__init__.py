@@ -1,1 +1,1 @@
-"""Puzzle families, one module each."""
+"""One module for each puzzle family, which declares a `Family`; `registry` gathers them."""

@@ -7,62 +7,95 @@ roundings gives the same rounded answer. Split key: g.
 
 import random
 
-from aevo_jax.tasks.families.unit_conversion import (
-  draw_hundredths,
+from aevo_jax.tasks import answers
+from aevo_jax.tasks.families.hundredths import (
+  Observation,
+  consistent_factors,
   hundredths_text,
   long_product,
-  multipliers,
   round_div,
+  sample_hundredths,
 )
-from aevo_jax.tasks.item import Difficulty, Puzzle
+from aevo_jax.tasks.item import Difficulty, Family, Puzzle, written_examples
 
 HALF_G = {'standard': (100, 1200), 'micro': (50, 999)}  # hundredths
 EXAMPLES = {'standard': (3, 5), 'micro': (3, 3)}
 
 
 def fallen(half_g: int, t: int, t_scale: int) -> int:
-  """Distance in hundredths after t / t_scale, for half of g in hundredths."""
+  """Returns the distance in hundredths after t / t_scale, for half of g in hundredths."""
   return round_div(half_g * t * t, t_scale * t_scale)
 
 
-class GravitationalConstant:
-  name = 'gravitational_constant'
-  tag = 'fall'
-  kinds = ('tenths', 'hundredths')
+def sample(rng: random.Random, kind: str, size: str, difficulty: Difficulty) -> Puzzle | None:
+  """Samples times and a gravity; see `Family.sample`."""
+  low, high = HALF_G[size]
+  half_g = sample_hundredths(rng, kind, low, difficulty.upto(low, high))
+  count = rng.randint(*EXAMPLES[size]) + difficulty.extra_examples
+  # Micro times are single digits; standard ones are counts of hundredths.
+  if size == 'micro':
+    t_scale = 1
+    population = range(1, 7)
+    t_text = str
+  else:
+    t_scale = 100
+    population = range(50, 1000)
+    t_text = hundredths_text
+  *ts, query = rng.sample(population, min(count, len(population) - 1) + 1)
+  examples = []
+  observations = []
+  for t in ts:
+    distance = fallen(half_g, t, t_scale)
+    examples.append((t_text(t), hundredths_text(distance)))
+    observations.append(Observation(distance, t * t, t_scale**2))
+  halves = consistent_factors(HALF_G[size], observations)
+  if fallen(halves[0], query, t_scale) != fallen(halves[-1], query, t_scale):
+    return None
+  # A standard product is rounded, so it has no exact steps.
+  if size == 'micro':
+    reasoning = f'{query**2}*{hundredths_text(half_g)} '
+    steps = f'{reasoning}{long_product(half_g, query**2)} '
+  else:
+    reasoning = f'{t_text(query)}^2*{hundredths_text(half_g)} '
+    steps = ''
+  return Puzzle(
+    rule=hundredths_text(2 * half_g),
+    examples=tuple(examples),
+    query=t_text(query),
+    answer=hundredths_text(fallen(half_g, query, t_scale)),
+    reasoning=reasoning,
+    key=f'{2 * half_g}',
+    steps=steps,
+  )
 
-  def draw(self, rng: random.Random, kind: str, size: str, difficulty: Difficulty) -> Puzzle | None:
-    low, high = HALF_G[size]
-    half_g = draw_hundredths(rng, kind, low, difficulty.upto(low, high))
-    count = rng.randint(*EXAMPLES[size]) + difficulty.extra_examples
-    t_scale, population = (1, range(1, 7)) if size == 'micro' else (100, range(50, 1000))
-    ts = rng.sample(population, min(count, len(population) - 1) + 1)
-    ds = [fallen(half_g, t, t_scale) for t in ts]
-    spans = [range(HALF_G[size][0], HALF_G[size][1] + 1)] + [
-      multipliers(d, t * t, t_scale**2) for t, d in zip(ts[:-1], ds)
-    ]
-    first, last = max(s.start for s in spans), min(s.stop for s in spans) - 1
-    if fallen(first, ts[-1], t_scale) != fallen(last, ts[-1], t_scale):
-      return None
-    t_text = str if size == 'micro' else hundredths_text
-    squared = str(ts[-1] ** 2) if size == 'micro' else f'{t_text(ts[-1])}^2'
-    reasoning = f'{squared}*{hundredths_text(half_g)} '
-    steps = (
-      reasoning + f'{long_product(half_g, ts[-1] ** 2)} ' if size == 'micro' else ''
-    )  # standard rounds
-    return Puzzle(
-      rule=hundredths_text(2 * half_g),
-      examples=tuple((t_text(t), hundredths_text(d)) for t, d in zip(ts[:-1], ds)),
-      query=t_text(ts[-1]),
-      answer=hundredths_text(ds[-1]),
-      reasoning=reasoning,
-      key=f'{2 * half_g}',
-      steps=steps,
-    )
 
-  def describe(self, puzzle: Puzzle) -> str:
-    lines = '\n'.join(f't = {t} s, distance = {d} m' for t, d in puzzle.examples)
-    return (
-      'On some planet a body falls from rest, d = 0.5 g t^2 with an unknown '
-      f'g.\n{lines}\nHow far has it fallen at t = {puzzle.query} s? '
-      'Put the distance in m, at two decimals, in \\boxed{}.'
-    )
+def describe(puzzle: Puzzle) -> str:
+  """Words a standard puzzle."""
+  lines = written_examples(puzzle, 't = {} s, distance = {} m')
+  return (
+    'On some planet a body falls from rest, d = 0.5 g t^2 with an unknown '
+    f'g.\n{lines}\nHow far has it fallen at t = {puzzle.query} s? '
+    'Put the distance in m, at two decimals, in \\boxed{}.'
+  )
+
+
+def paraphrase(puzzle: Puzzle) -> str:
+  """Words a standard puzzle in another way."""
+  return (
+    'Something is dropped where gravity is unknown (distance = 0.5 g time^2): '
+    f'{written_examples(puzzle, "after {} s it has fallen {} m", "; ")}. '
+    f'How many metres after {puzzle.query} s? Answer at two decimals in \\boxed{{}}.'
+  )
+
+
+FAMILY = Family(
+  name='gravitational_constant',
+  tag='fall',
+  kinds=('tenths', 'hundredths'),
+  sample=sample,
+  describe=describe,
+  paraphrase=paraphrase,
+  weight=1.0,
+  rare_share=0.5,
+  same_answer=answers.close_decimals,
+)

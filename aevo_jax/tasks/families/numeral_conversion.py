@@ -7,58 +7,106 @@ the examples agree on the answer.
 """
 
 import random
+from typing import NamedTuple
 
-from aevo_jax.tasks.item import Difficulty, Puzzle, shown_lines
+from aevo_jax.tasks.item import Difficulty, Family, Puzzle, written_examples
 
+KINDS = ('subtractive', 'additive')
 LARGEST = {'standard': 3999, 'micro': 399}
 EXAMPLES = {'standard': (3, 5), 'micro': (2, 3)}
+
+# The numerals of 0 to 9, with a, b and c for the letters of one, five and ten.
 _DIGITS = {
   'subtractive': ('', 'a', 'aa', 'aaa', 'ab', 'b', 'ba', 'baa', 'baaa', 'ac'),
   'additive': ('', 'a', 'aa', 'aaa', 'aaaa', 'b', 'ba', 'baa', 'baaa', 'baaaa'),
 }
-_PLACES = (('I', 'V', 'X'), ('X', 'L', 'C'), ('C', 'D', 'M'), ('M', '', ''))
+
+
+class _Letters(NamedTuple):
+  """The letters of one decimal place."""
+
+  one: str
+  five: str
+  ten: str
+
+
+_DECIMAL_PLACES = (
+  _Letters('I', 'V', 'X'),
+  _Letters('X', 'L', 'C'),
+  _Letters('C', 'D', 'M'),
+  _Letters('M', '', ''),
+)
 
 
 def roman_parts(number: int, notation: str) -> list[str]:
-  """The numeral of each non-zero decimal digit, largest place first."""
+  """Writes each non-zero decimal digit as a numeral.
+
+  Args:
+    number: from 1 to 3999.
+    notation: 'subtractive' or 'additive'.
+
+  Returns:
+    The numerals, largest decimal place first; joined, they are the number's numeral.
+  """
   parts = []
   for place, digit in enumerate(reversed(str(number))):
-    one, five, ten = _PLACES[place]
-    parts.append(
-      _DIGITS[notation][int(digit)].translate(str.maketrans({'a': one, 'b': five, 'c': ten}))
-    )
-  return [p for p in reversed(parts) if p]
+    letters = _DECIMAL_PLACES[place]
+    images = str.maketrans({'a': letters.one, 'b': letters.five, 'c': letters.ten})
+    parts.append(_DIGITS[notation][int(digit)].translate(images))
+  return [part for part in reversed(parts) if part]
 
 
 def to_roman(number: int, notation: str) -> str:
+  """Writes a number of 1 to 3999 in a notation."""
   return ''.join(roman_parts(number, notation))
 
 
-class NumeralConversion:
-  name = 'numeral_conversion'
-  tag = 'roman'
-  kinds = ('subtractive', 'additive')
+def sample(rng: random.Random, kind: str, size: str, difficulty: Difficulty) -> Puzzle | None:
+  """Samples numbers; see `Family.sample`."""
+  count = rng.randint(*EXAMPLES[size]) + difficulty.extra_examples
+  population = range(1, difficulty.upto(1, LARGEST[size]) + 1)
+  *shown, query = rng.sample(population, min(count, len(population) - 1) + 1)
+  answers = set()
+  for notation in KINDS:
+    if all(to_roman(x, notation) == to_roman(x, kind) for x in shown):
+      answers.add(to_roman(query, notation))
+  if len(answers) != 1:
+    return None
+  return Puzzle(
+    rule=kind,
+    examples=tuple([(str(x), to_roman(x, kind)) for x in shown]),
+    query=str(query),
+    answer=to_roman(query, kind),
+    reasoning=' '.join(roman_parts(query, kind)) + ' ',
+    key=f'{kind}|{query}',
+  )
 
-  def draw(self, rng: random.Random, kind: str, size: str, difficulty: Difficulty) -> Puzzle | None:
-    count = rng.randint(*EXAMPLES[size]) + difficulty.extra_examples
-    population = range(1, difficulty.upto(1, LARGEST[size]) + 1)
-    numbers = rng.sample(population, min(count, len(population) - 1) + 1)
-    shown, query = numbers[:-1], numbers[-1]
-    fitting = [n for n in self.kinds if all(to_roman(x, n) == to_roman(x, kind) for x in shown)]
-    if len({to_roman(query, n) for n in fitting}) != 1:
-      return None
-    return Puzzle(
-      rule=kind,
-      examples=tuple((str(x), to_roman(x, kind)) for x in shown),
-      query=str(query),
-      answer=to_roman(query, kind),
-      reasoning=' '.join(roman_parts(query, kind)) + ' ',
-      key=f'{kind}|{query}',
-    )
 
-  def describe(self, puzzle: Puzzle) -> str:
-    return (
-      'Numbers are rewritten in another numeral system.\n'
-      + shown_lines(puzzle, '->')
-      + f'\nRewrite {puzzle.query} the same way. Put the numeral in \\boxed{{}}.'
-    )
+def describe(puzzle: Puzzle) -> str:
+  """Words a standard puzzle."""
+  return (
+    'Numbers are rewritten in another numeral system.\n'
+    + written_examples(puzzle, '{} -> {}')
+    + f'\nRewrite {puzzle.query} the same way. Put the numeral in \\boxed{{}}.'
+  )
+
+
+def paraphrase(puzzle: Puzzle) -> str:
+  """Words a standard puzzle in another way."""
+  return (
+    'Someone writes numbers in a notation of their own: '
+    f'{written_examples(puzzle, "{} is written {}", "; ")}. '
+    f'How do they write {puzzle.query}? Answer with the numeral in \\boxed{{}}.'
+  )
+
+
+FAMILY = Family(
+  name='numeral_conversion',
+  tag='roman',
+  kinds=KINDS,
+  sample=sample,
+  describe=describe,
+  paraphrase=paraphrase,
+  weight=1.0,
+  rare_share=0.5,
+)
