@@ -19,6 +19,7 @@ arrow.
 """
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
@@ -74,6 +75,20 @@ ALLOWED: dict[str, set[str]] = {
     'campaign',
     'layout',
   },
+}
+
+# Folders below one package that import each other, without a circle of modules. A new pair is a
+# decision; a pair that is gone leaves the table.
+BOTH_WAYS: dict[tuple[str, str], str] = {
+  ('evaluation', 'evaluation/servers'): "served scoring speaks the servers' JSON protocol",
+  ('models', 'models/hf'): 'lora and weights need stored names, which need the parameters',
+  ('models', 'models/layers'): 'the decoder is made of layers, which read ModelConfig and remat',
+  ('tasks', 'tasks/families'): 'the mixture lists the families, which make items',
+  ('training', 'training/losses'): 'the train step has a loss; losses share masked reductions',
+  ('training', 'training/recipe'): 'a recipe holds every section; model set-up reads the recipe',
+  ('training', 'training/rl'): "post_train runs both methods, which share the trainer's parts",
+  ('training/losses', 'training/recipe'): "a loss's options are a section of the recipe",
+  ('training/recipe', 'training/rl'): "rl's options are a section of the recipe",
 }
 
 
@@ -134,6 +149,63 @@ def violations(root: pathlib.Path) -> list[str]:
         f'{", ".join(sorted(ALLOWED[part])) or "nothing of ours"}'
       )
   return said
+
+
+def module_graph(root: pathlib.Path) -> dict[str, set[str]]:
+  """{module: the modules of ours that it imports}, wherever in its file."""
+  modules = {module_of(path, root) for path in (root / 'aevo_jax').rglob('*.py')}
+  graph = {module: set() for module in modules}
+  for module, _, name in arrows(root):
+    while name and name not in modules:
+      name = name.rpartition('.')[0]
+    if name and name != module:
+      graph[module].add(name)
+  return graph
+
+
+def module_of(path: pathlib.Path, root: pathlib.Path) -> str:
+  """The dotted name of a file; a package's is that of its `__init__`."""
+  parts = path.relative_to(root).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def folders_both_ways(root: pathlib.Path) -> set[tuple[str, str]]:
+  """Pairs of folders of aevo_jax whose files import each other."""
+  pairs = set()
+  for module, imports in module_graph(root).items():
+    pairs |= {(folder_of(module, root), folder_of(name, root)) for name in imports}
+  return {(one, other) for one, other in pairs if one < other and (other, one) in pairs}
+
+
+def folder_of(module: str, root: pathlib.Path) -> str:
+  """The folder of a module's file, below aevo_jax."""
+  path = pathlib.Path(*module.split('.'))
+  folder = path if (root / path).is_dir() else path.parent
+  return '/'.join(folder.parts[1:])
+
+
+def test_no_module_takes_part_in_an_import_circle():
+  """Imports inside functions and under TYPE_CHECKING count."""
+  graphlib.TopologicalSorter(module_graph(ROOT)).prepare()  # CycleError names the circle
+
+
+def test_folders_that_import_each_other_are_listed():
+  assert folders_both_ways(ROOT) == set(BOTH_WAYS)
+
+
+def test_a_circle_is_seen(tmp_path):
+  for file, source in {
+    'a/__init__.py': '',
+    'a/x.py': 'from aevo_jax.b import y',
+    'b/__init__.py': '',
+    'b/y.py': 'def f():\n  from aevo_jax.a.x import g',
+  }.items():
+    path = tmp_path / 'aevo_jax' / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+  with pytest.raises(graphlib.CycleError, match='a.x'):
+    graphlib.TopologicalSorter(module_graph(tmp_path)).prepare()
+  assert folders_both_ways(tmp_path) == {('a', 'b')}
 
 
 def test_imports_point_one_way():
