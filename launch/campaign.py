@@ -1,30 +1,26 @@
-"""Run a campaign: rounds of workers post-train the base, a meta agent rewrites the policy, a report
-says what happened.
+"""Run a campaign: workers post-train the base in rounds, a meta agent rewrites the policy.
 
   aevo campaign --gin_file=configs/campaigns/quickstart.gin --run=runs/demo
   aevo campaign --gin_file=configs/campaigns/quickstart.gin --dry_run
   aevo campaign --resume=runs/demo
 
-Exit status 3: it waits for scores that somebody else gives (campaign.arbiter = 'manual'), and has
-said how they are handed in.
+A report says what happened. The exit status is 3 where the campaign waits for scores that somebody
+else gives (campaign.arbiter = 'manual'); it has then said how they are handed in.
 """
 
 import dataclasses
 import json
-import os
 import pathlib
-import shutil
 import sys
 
 from absl import app, flags
 
 from aevo_jax import command, layout
-from aevo_jax.campaign import estimate as estimate_lib
-from aevo_jax.campaign import manual_arbiter, setup, validation
+from aevo_jax.campaign import dry_run, manual_arbiter, setup, validation
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.executors.processes import ServerError
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
-from aevo_jax.campaign.settings import settings_from_gin
+from aevo_jax.campaign.settings import CampaignSettings, settings_from_gin
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
@@ -32,13 +28,13 @@ from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
-from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError, read_key
+from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.progress import Progress
 from aevo_jax.report.run_view import RunView
-from aevo_jax.substrate import build, manifest
+from aevo_jax.substrate import manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
 from aevo_jax.tasks.own_data import TaskFileError
@@ -79,93 +75,34 @@ _DRY_RUN = flags.DEFINE_bool(
   flag_values=COMMAND.flags,
 )
 
-SECONDS_PER_TOKEN = (
-  1.0 / 9000
-)  # one core of a laptop, micro model; the report prints what this machine reached
-SCORE_SECONDS = 12.0
-DISK_PER_TRIAL = 14e6
+# What a person can mend: each is one sentence, without a traceback.
+USER_ERRORS = (
+  setup.RunDirectoryError,
+  SubstrateMismatchError,
+  SandboxUnavailableError,
+  LedgerError,
+  ServerError,
+  FrozenInputsError,
+  TaskFileError,
+  ChatTemplateError,
+  UnknownVerifierError,
+  LlmSetupError,
+  validation.CampaignKindError,
+  manual_arbiter.ScoreRefusedError,
+)
 
 
 @COMMAND
 def main(arguments: list[str]) -> None:
-  if arguments:
-    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
-  if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
-    raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
-  if _RESUME.value is not None and (
-    _DRY_RUN.value or _SUBSTRATE.value or COMMAND.flags.gin_file or COMMAND.flags.gin_bindings
-  ):
-    raise app.UsageError(
-      'an interrupted run goes on as it began: --resume takes neither --dry_run nor gin '
-      'nor --substrate; start another one with --run'
-    )
-  if _WITHOUT_MISSING.value and _RESUME.value is None:
-    raise app.UsageError('--without_missing goes with --resume')
+  """Starts, resumes or estimates a campaign."""
+  _check_flags(arguments)
   run = pathlib.Path(_RESUME.value or _RUN.value or '')
-  substrate = pathlib.Path(_SUBSTRATE.value) if _SUBSTRATE.value else None
   try:
     if _RESUME.value is not None:
-      if _WITHOUT_MISSING.value:
-        print(f'going on without the score(s) of {", ".join(manual_arbiter.waive(run))}')
-      go_on(run)
-      return
-    COMMAND.load_gin(layout.root_file('constitution.gin'))
-    constitution, settings = setup.with_tasks(constitution_lib.from_gin()), settings_from_gin()
-    if _DRY_RUN.value:
-      dry_run(constitution, settings, resolve('estimate'), substrate)
-      return
-    if run.exists() and _IF_EXISTS.value == 'continue':
-      if not finished(run):
-        began = setup.reload(run)
-        same = (
-          dataclasses.replace(began[0].constitution, holdout=constitution.holdout).digest(),
-          began[1],
-          began[0].substrate_root,
-        )
-        if (
-          constitution.digest(),
-          settings,
-          str(substrate.absolute()) if substrate else '',
-        ) != same:
-          sys.exit(
-            f'campaign: {run} is unfinished and was begun with other gin, tasks or '
-            f'substrate; finish it with --resume={run}, or choose another --run'
-          )
-        print(f'{run} is unfinished; resuming it')
-        go_on(run)
-        return
-      run = next(
-        p for p in (run.with_name(f'{run.name}-{i}') for i in range(2, 10_000)) if not p.exists()
-      )
-    settings.locked()  # a sandbox that is asked for and missing is an error before anything is made
-    if settings.asks_llm:
-      ChatClient(LlmSettings(**settings.llm))  # and so is an endpoint that cannot be asked
-    setup.prepare(run, constitution, settings, substrate)
-    (run / 'command.json').write_text(
-      json.dumps(
-        {
-          'command': COMMAND.line,
-          'gin_files': COMMAND.flags.gin_file,
-          'size': 'own tasks' if constitution.tasks.path else constitution.objective.size,
-        }
-      )
-      + '\n'
-    )
-    go_on(run)
-  except (
-    setup.RunDirectoryError,
-    SubstrateMismatchError,
-    SandboxUnavailableError,
-    LedgerError,
-    ServerError,
-    FrozenInputsError,
-    TaskFileError,
-    ChatTemplateError,
-    UnknownVerifierError,
-    LlmSetupError,
-    validation.CampaignKindError,
-    manual_arbiter.ScoreRefusedError,
-  ) as error:
+      resume(run)
+    else:
+      start(run)
+  except USER_ERRORS as error:
     sys.exit(f'campaign: {error}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')
@@ -176,18 +113,108 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={run}')
 
 
+def _check_flags(arguments: list[str]) -> None:
+  """Raises UsageError where flags do not go together."""
+  if arguments:
+    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
+  if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
+    raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
+  has_gin = COMMAND.flags.gin_file or COMMAND.flags.gin_bindings
+  if _RESUME.value is not None and (_DRY_RUN.value or _SUBSTRATE.value or has_gin):
+    raise app.UsageError(
+      'an interrupted run goes on as it began: --resume takes neither --dry_run nor gin '
+      'nor --substrate; start another one with --run'
+    )
+  if _WITHOUT_MISSING.value and _RESUME.value is None:
+    raise app.UsageError('--without_missing goes with --resume')
+
+
+def resume(run: pathlib.Path) -> None:
+  """Finishes an interrupted run, without the missing scores if the flag says so."""
+  if _WITHOUT_MISSING.value:
+    print(f'going on without the score(s) of {", ".join(manual_arbiter.waive(run))}')
+  go_on(run)
+
+
+def start(run: pathlib.Path) -> None:
+  """Starts a new run, or estimates it, or resumes the run of that name.
+
+  Args:
+    run: directory of the run; with --if_exists=continue it may exist.
+  """
+  COMMAND.load_gin(layout.root_file('constitution.gin'))
+  constitution = setup.with_tasks(constitution_lib.from_gin())
+  settings = settings_from_gin()
+  substrate = None
+  if _SUBSTRATE.value:
+    substrate = pathlib.Path(_SUBSTRATE.value)
+  if _DRY_RUN.value:
+    rows = dry_run.rows(constitution, settings, resolve('estimate'), substrate)
+    for name, value in rows.items():
+      print(f'{name:<20} {value}')
+    return
+  if run.exists() and _IF_EXISTS.value == 'continue':
+    if not finished(run):
+      _check_same_start(run, constitution, settings, substrate)
+      print(f'{run} is unfinished; resuming it')
+      go_on(run)
+      return
+    run = _next_name(run)
+  # A sandbox that is asked for and missing, and an endpoint that cannot be asked, are errors before
+  # anything is made.
+  settings.locked()
+  if settings.asks_llm:
+    ChatClient(LlmSettings(**settings.llm))
+  setup.prepare(run, constitution, settings, substrate)
+  size = constitution.objective.size
+  if constitution.tasks.path:
+    size = 'own tasks'
+  facts = {'command': COMMAND.line, 'gin_files': COMMAND.flags.gin_file, 'size': size}
+  (run / 'command.json').write_text(json.dumps(facts) + '\n')
+  go_on(run)
+
+
+def _check_same_start(
+  run: pathlib.Path,
+  constitution: constitution_lib.Constitution,
+  settings: CampaignSettings,
+  substrate: pathlib.Path | None,
+) -> None:
+  """Ends the command where an unfinished run was begun with something else."""
+  inputs, settings_then = setup.reload(run)
+  constitution_then = dataclasses.replace(inputs.constitution, holdout=constitution.holdout)
+  substrate_root = ''
+  if substrate is not None:
+    substrate_root = str(substrate.absolute())
+  if (
+    constitution_then.digest() != constitution.digest()
+    or settings_then != settings
+    or inputs.substrate_root != substrate_root
+  ):
+    sys.exit(
+      f'campaign: {run} is unfinished and was begun with other gin, tasks or '
+      f'substrate; finish it with --resume={run}, or choose another --run'
+    )
+
+
+def _next_name(run: pathlib.Path) -> pathlib.Path:
+  """Returns the first of RUN-2, RUN-3 ... that does not exist."""
+  number = 2
+  while run.with_name(f'{run.name}-{number}').exists():
+    number += 1
+  return run.with_name(f'{run.name}-{number}')
+
+
 def finished(run: pathlib.Path) -> bool:
-  """Whether the run's last record says so."""
+  """Whether the run's ledger says that it is finished."""
   ledger = run / setup.LEDGER
   return ledger.exists() and fold(read(ledger, strict=False)).finished is not None
 
 
 def code_changed(run: pathlib.Path) -> bool:
-  """Whether the package is not the one that a run's substrate pins."""
-  return (
-    manifest.read(run / setup.SUBSTRATE).code_tree.digest
-    != code_tree_digest(pathlib.Path(layout.__file__).parent.parent)[0]
-  )
+  """Whether the package is not the one that the run's substrate pins."""
+  digest, _ = code_tree_digest(pathlib.Path(layout.__file__).parent.parent)
+  return manifest.read(run / setup.SUBSTRATE).code_tree.digest != digest
 
 
 def go_on(run: pathlib.Path) -> None:
@@ -213,98 +240,6 @@ def go_on(run: pathlib.Path) -> None:
   path = html.write(view)
   print(final_table(view))
   print(f'report: {path}')
-
-
-def dry_run(
-  constitution: constitution_lib.Constitution,
-  settings,
-  estimate: estimate_lib.Estimate,
-  substrate: pathlib.Path | None,
-) -> None:
-  """Prints trials, time, memory and disk of a campaign, and what is missing."""
-  root = substrate or (None if estimate.model else layout.root_file('substrate'))
-  starting = root / build.RECIPE if root else None
-  validation.check(
-    constitution,
-    settings.agent,
-    starting.read_text() if starting and starting.exists() else None,
-    arbiter=settings.arbiter,
-    workers_choose=settings.workers_choose,
-  )
-  budget = constitution.budget
-  final = (1 if settings.arbiter == 'manual' else 2) * budget.final_seeds
-  trials = budget.noise_seeds + budget.rounds * budget.workers + final
-  slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
-  seconds = (
-    trials * (budget.trial_tokens * SECONDS_PER_TOKEN + SCORE_SECONDS) / min(slots, budget.workers)
-  )
-  rows = {
-    'trials': (
-      f'{trials} ({budget.noise_seeds} for the noise floor, {budget.rounds} rounds of '
-      f'{budget.workers}, {final} final)'
-    ),
-    'training tokens': f'{trials * budget.trial_tokens:,} ({budget.trial_tokens:,} a trial)',
-    'processes at a time': f'{slots}',
-    'time': 'not known: no trial of such a model has run'
-    if estimate.model
-    else f'about {seconds / 3600:.2f} h on cores that train 9,000 tokens a second (micro model)',
-    'wall-clock cap': f'{budget.wall_clock_s / 3600:g} h; rounds end early to keep it'
-    if budget.wall_clock_s
-    else 'none',
-    'disk': 'not known'
-    if estimate.model
-    else (
-      f'about {trials * DISK_PER_TRIAL / 1e6:.0f} MB; '
-      f'{shutil.disk_usage(".").free / 1e9:.1f} GB are free here'
-    ),
-    'probes': ', '.join(
-      f'{name} {getattr(constitution.probes, name)}' for name in constitution.probes.used()
-    )
-    or 'none',
-    'settings': str(dataclasses.asdict(settings)),
-    'constitution': constitution.digest(),
-  }
-  if settings.asks_llm:
-    rows['language model'] = _language_model(LlmSettings(**settings.llm), constitution.llm_rules)
-  if settings.arbiter == 'manual':
-    rows['submissions'] = (
-      f'{min(budget.noise_seeds, constitution.release.per_round)} + {budget.rounds} x '
-      f'{min(budget.workers, constitution.release.per_round)} + 1, to be scored elsewhere'
-    )
-  if estimate.model:
-    rows |= estimate_lib.memory(estimate, constitution)
-  if estimate.model and substrate is None:
-    rows['missing'] = (
-      (
-        'a substrate of this model: aevo substrate build --from_hf=CHECKPOINT '
-        '--out=my_substrate, then in its recipe.gin the starting recipe '
-      )
-      + (
-        "(adaptation.method = 'lora', lora.rank, train.row_length), aevo substrate pin, "
-        if constitution.submission.max_rank
-        else ', '
-      )
-      + 'and --substrate=my_substrate'
-    )
-  for name, value in rows.items():
-    print(f'{name:<20} {value}')
-
-
-def _language_model(llm: LlmSettings, rules: constitution_lib.LlmRules) -> str:
-  """Which endpoint will be asked, whether it can be, and the caps."""
-  try:
-    ready = f'the key is in {llm.key_variable}' if read_key(llm) else 'no key is sent'
-  except LlmSetupError as error:
-    ready = f'NOT READY: {error}'
-  priced = (
-    f'at most {rules.money_cap:g} of money'
-    if llm.price_in or llm.price_out
-    else 'unpriced (llm.price_in, llm.price_out)'
-  )
-  return (
-    f'{llm.model or "no model"} at {llm.base_url}; {ready}; at most {rules.token_cap:,} '
-    f'tokens, {priced}; nothing was sent'
-  )
 
 
 if __name__ == '__main__':
