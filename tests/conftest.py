@@ -14,9 +14,11 @@ write into it. `start_tiny_campaign` starts further campaigns of that size.
 """
 
 import dataclasses
+import fcntl
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -24,6 +26,13 @@ import aevo_jax
 from aevo_jax import layout
 from aevo_jax.runtime import single_threaded_blas, tune_for_cpu
 
+# Test processes, the commands they start and later sessions share compiled programs. Campaigns have
+# a cache of their own, which workers may only read.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(__file__).resolve().parents[1] / '.jax_cache')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 tune_for_cpu()  # before anything imports JAX
 single_threaded_blas()  # small matrices; threads only get into each other's way
 
@@ -51,7 +60,38 @@ class CampaignFiles:
 
 
 @pytest.fixture(scope='session')
-def tiny_home(tmp_path_factory):
+def shared_root(tmp_path_factory) -> pathlib.Path:
+  """Directory of this session that all its test processes see."""
+  base = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    return base.parent
+  return base
+
+
+@pytest.fixture(scope='session')
+def once(shared_root) -> Callable[[str, Callable[[pathlib.Path], None]], pathlib.Path]:
+  """once(name, make) -> a directory that `make` filled in one of the test processes.
+
+  The others wait for it. A `make` that fails is tried again by the next process that asks.
+  """
+
+  def share(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    directory = shared_root / f'shared-{name}'
+    finished = directory / '.finished'
+    with (shared_root / f'shared-{name}.lock').open('w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if not finished.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        make(directory)
+        finished.touch()
+    return directory
+
+  return share
+
+
+@pytest.fixture(scope='session')
+def tiny_home(tmp_path_factory, shared_root):
   """Root of the tiny campaigns of this session: arbiter home, store and compilation cache are
   shared by all of them.
 
@@ -61,6 +101,9 @@ def tiny_home(tmp_path_factory):
   from aevo_jax.substrate import build, manifest
 
   home = tmp_path_factory.mktemp('tiny')
+  cache = shared_root / 'jit_cache'
+  cache.mkdir(exist_ok=True)
+  (home / '.jit_cache').symlink_to(cache)
   substrate = home / 'substrate'
   shutil.copytree(layout.root_file('substrate'), substrate)
   package_root = pathlib.Path(aevo_jax.__file__).resolve().parent.parent
@@ -120,11 +163,15 @@ def run_campaign():
 
 
 @pytest.fixture(scope='session')
-def tiny_run(start_tiny_campaign, run_campaign) -> pathlib.Path:
-  """Directory of a finished tiny campaign. Read-only."""
-  files = start_tiny_campaign('finished')
-  run_campaign(files)
-  return files.run
+def tiny_run(once, start_tiny_campaign, run_campaign) -> pathlib.Path:
+  """Directory of a finished tiny campaign. Read-only, and one for all test processes."""
+
+  def make(directory: pathlib.Path) -> None:
+    files = start_tiny_campaign('finished')
+    run_campaign(files)
+    (directory / 'run').symlink_to(files.run)
+
+  return (once('tiny_run', make) / 'run').resolve()
 
 
 @pytest.fixture
