@@ -151,8 +151,8 @@ def trial_score(run: AuditedRun, name: str) -> dict:
 def provenance(run: AuditedRun, winner: Winner) -> dict[str, str]:
   """What the run was made of and where it ended, by digests."""
   started, last = run.started, run.policies[run.last_round + 1]
-  command = run.run / 'command.json'
-  code = run.run / 'substrate.json'
+  command = run.path / 'command.json'
+  code = run.path / 'substrate.json'
   mine = group(winner.trial.trial)
   return {
     'command (as recorded by the run, not sealed)': json.loads(command.read_text())['command']

@@ -47,21 +47,21 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
       files that are missing or were changed.
     LedgerError, ManifestError: the ledger or the stored substrate is damaged.
   """
-  if not (run.run / setup.LEDGER).is_file():
-    raise NoWinnerError(f'{run.run} is not a run: it has no {setup.LEDGER}')
+  if not (run.path / setup.LEDGER).is_file():
+    raise NoWinnerError(f'{run.path} is not a run: it has no {setup.LEDGER}')
   if run.state.finished is None:
     raise NoWinnerError(
-      f'{run.run} is unfinished; finish it with: aevo campaign --resume={run.run}'
+      f'{run.path} is unfinished; finish it with: aevo campaign --resume={run.path}'
     )
   promoted = run.policies[run.last_round + 1].standing
   if not promoted and not starting and not run.manual:
     raise NoWinnerError(
-      f'{run.run} promoted nothing: no change cleared the noise floor, and the starting '
+      f'{run.path} promoted nothing: no change cleared the noise floor, and the starting '
       'recipe stands. To export a retraining of that, labelled as such: --starting'
     )
-  if sha256((run.run / setup.CONSTITUTION).read_text()) != run.started['constitution']:
+  if sha256((run.path / setup.CONSTITUTION).read_text()) != run.started['constitution']:
     raise NoWinnerError(
-      f'{run.run / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.run}'
+      f'{run.path / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.path}'
     )
   _check_substrate(run)
   wanted = 'starting' if starting else 'promoted'
@@ -72,7 +72,7 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   ]
   if not names:
     raise NoWinnerError(
-      f'{run.run} was scored by somebody else, so that only its standing recipe was '
+      f'{run.path} was scored by somebody else, so that only its standing recipe was '
       'retrained; export it without --starting'
     )
   usable = lambda t: t.status == 'sealed' if run.manual else t.final_scored
@@ -83,11 +83,11 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   ]
   if not sealed:
     raise NoWinnerError(
-      f'no retraining of the {wanted} recipe could be scored in {run.run}; see: aevo '
-      f'trial {run.run} {names[0]}'
+      f'no retraining of the {wanted} recipe could be scored in {run.path}; see: aevo '
+      f'trial {run.path} {names[0]}'
     )
   trial = sealed[0]
-  directory = run.directory(trial)
+  directory = run.trial_directory(trial)
   if not (directory / EXPORT).is_file():
     raise NoWinnerError(f'{directory / EXPORT} is missing; restore it from a copy of the run')
   files = digest_lib.file_manifest(directory)
@@ -98,7 +98,7 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
     )
   if digest_lib.logical_digest(load_file(directory / EXPORT)) != trial.candidate:
     raise NoWinnerError(
-      f'{directory / EXPORT} is not the candidate in the ledger; see: aevo audit {run.run}'
+      f'{directory / EXPORT} is not the candidate in the ledger; see: aevo audit {run.path}'
     )
   base = Store(run.inputs['store']).verify(run.started['substrate_object'])
   return Winner(
@@ -114,7 +114,7 @@ def _check_substrate(run: AuditedRun) -> None:
   """Whether the digests in substrate.json, one of which goes into the card, are the substrate's
   that the run began with; raises NoWinnerError.
   """
-  path = run.run / setup.SUBSTRATE
+  path = run.path / setup.SUBSTRATE
   try:
     found = build.identity(manifest.read(path))
   except FileNotFoundError as error:

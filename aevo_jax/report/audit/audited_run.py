@@ -1,14 +1,12 @@
-"""A run as its audit reads it: the ledger folded, and whatever can be derived from it derived
-again.
-"""
+"""A run as its audit reads it: the ledger folded, and what follows from it computed again."""
 
 import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 
 from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import admit
@@ -18,66 +16,99 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import Binding
 from aevo_jax.evaluation import probes as probes_lib
-from aevo_jax.evaluation import scoring, sets
-from aevo_jax.evaluation.servers import evaluator
+from aevo_jax.evaluation import sets
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.llm.dialogue import Recorded
 from aevo_jax.meta_agent.policy import Policy
+from aevo_jax.substrate import build
+from aevo_jax.substrate.manifest import SubstrateManifest
 from aevo_jax.tasks import verify
 from aevo_jax.tasks.item import Item
 from aevo_jax.tasks.own_data import OwnTasks
 
+BASE = 'base'  # the base's name in `AuditedRun.broken` and among score files
+Measure = Callable[[pathlib.Path, pathlib.Path], SubstrateManifest]
+
 
 class AuditedRun:
-  """A run as its audit reads it; `problems` collects what the check in progress finds."""
+  """A run as its audit reads it; everything is read or computed once, when it is first needed.
 
-  def __init__(self, run: pathlib.Path):
-    self.run = run
+  Attributes:
+    path: the run directory.
+    measure: measures the substrate of this checkout, given its folder and the package's root.
+    problems: the problems that the check in progress has found.
+    broken: trials with a seal that does not hold, and 'base' where another base was scored.
+    dialogues: (round, purpose) -> the recorded conversation with a language model.
+  """
+
+  def __init__(self, path: pathlib.Path, *, measure: Measure = build.measure):
+    self.path = path
+    self.measure = measure
     self.problems: list[str] = []
-    self.broken: set[str] = set()  # trials whose seal does not hold
+    self.broken: set[str] = set()
+    self.dialogues: dict[tuple[int, str], Recorded] = {}
     self._items: dict[str, list[Item]] = {}
     self._external: dict[str, dict[str, dict]] = {}
-    self._admitted: dict[str, tuple[Binding, ...]] = {}
-    self.dialogues: dict[tuple[int, str], Recorded] = {}
+    self._admitted: dict[tuple[str, int], tuple[Binding, ...]] = {}
     self._chosen: dict[int, Policy] = {}
     self._decided: dict[int, Policy] = {}
     self._evidence: dict[int, dict] = {}
 
+  def expect(self, holds: object, problem: str) -> None:
+    """Adds a problem to those of the check in progress, unless `holds`.
+
+    Args:
+      holds: the expectation, as a truth value.
+      problem: a clause that says what is wrong, without a full stop.
+    """
+    if not holds:
+      self.problems.append(problem)
+
+  # -- the ledger and the files beside it ----------------------------------------------------------
+
   @functools.cached_property
   def records(self) -> list[Record]:
-    return read(self.run / setup.LEDGER)
+    """The ledger's records, their hash chain verified."""
+    return read(self.path / setup.LEDGER)
 
   @functools.cached_property
   def state(self) -> CampaignState:
+    """The state after the last record."""
     return fold(self.records)
 
   @property
   def started(self) -> dict:
+    """The payload of the first record, campaign_started."""
     return self.state.started
 
   @functools.cached_property
   def settings(self) -> CampaignSettings:
+    """The campaign's settings as the first record has them."""
     return CampaignSettings(**self.started['settings'])
 
   @functools.cached_property
   def constitution(self) -> Constitution:
-    return constitution_lib.read(self.run / setup.CONSTITUTION)
+    """The constitution's file; `checks` compares its digest with the first record first."""
+    return constitution_lib.read(self.path / setup.CONSTITUTION)
 
   @functools.cached_property
   def inputs(self) -> dict:
-    return json.loads((self.run / setup.INPUTS).read_text())
+    """inputs.json, which no record but the first confirms."""
+    return json.loads((self.path / setup.INPUTS).read_text())
 
   @functools.cached_property
   def policies(self) -> dict[int, Policy]:
-    return {
-      round_: policy_lib.from_json(record['policy'])
-      for round_, record in self.state.policies.items()
-    }
+    """Round -> its recorded policy, before its workers chose."""
+    policies = {}
+    for round_, record in self.state.policies.items():
+      policies[round_] = policy_lib.from_json(record['policy'])
+    return policies
 
   @functools.cached_property
   def secret(self) -> bytes:
+    """The revealed secret of the holdout."""
     return bytes.fromhex(self.state.revealed['secrets']['holdout'])
 
   @property
@@ -87,55 +118,153 @@ class AuditedRun:
 
   @property
   def last_round(self) -> int:
+    """The last round that was run."""
     return self.state.last_round(self.constitution.budget.rounds)
+
+  def sealed(self) -> list[TrialState]:
+    """Returns the sealed trials in the order of their assignment."""
+    return [t for t in self.state.trials.values() if t.status == 'sealed']
+
+  def payloads(self, kind: str) -> list[dict]:
+    """Reads the ledger.
+
+    Args:
+      kind: a kind of record.
+
+    Returns:
+      The payloads of all records of that kind, in order.
+    """
+    return [record.payload for record in self.records if record.kind == kind]
+
+  def sealed_digest(self, trial: str) -> str:
+    """Finds the digest that a trial was sealed with.
+
+    Args:
+      trial: name of a sealed trial.
+
+    Returns:
+      The digest of its first trial_sealed record. Raises StopIteration without one.
+    """
+    return next(p['digest'] for p in self.payloads('trial_sealed') if p['trial'] == trial)
+
+  def trial_directory(self, trial: TrialState) -> pathlib.Path:
+    """Returns the folder that the trial's worker wrote."""
+    return self.path / 'trials' / trial.trial
+
+  def which_changed(self, trial: TrialState, files: dict[str, str]) -> str:
+    """Names the changed file of a trial where the ledger alone can tell.
+
+    Args:
+      trial: a sealed trial.
+      files: path in its folder -> digest, as measured.
+
+    Returns:
+      The end of a sentence that says that the trial is not what was sealed.
+    """
+    known = {
+      str(EXPORT): trial.export_file,
+      'recipe.gin': trial.recipe,
+      'overlay.gin': sha256(trial.overlay),
+    }
+    changed = [name for name, expected in known.items() if files.get(name) != expected]
+    if not changed:
+      return ' (weights and recipe are; another file is not)'
+    return f': {", ".join(changed)} changed'
+
+  # -- the base and the sets -----------------------------------------------------------------------
 
   @property
   def base(self) -> pathlib.Path:
     """The base as the file that evaluator and arbiter scored."""
-    return self.run / 'base.safetensors'
+    return self.path / 'base.safetensors'
 
   def base_file(self) -> str | None:
-    """Digest of that file; None, which fits any, where it is known to be damaged: that is reported
-    once, by the substrate's check.
+    """Measures the file of the base.
+
+    Returns:
+      Its digest. None, which fits any, where it is known to be damaged: the substrate's check
+      reports that once.
     """
-    return None if 'base' in self.broken else file_digest(self.base)
+    if BASE in self.broken:
+      return None
+    return file_digest(self.base)
 
   @functools.cached_property
-  def own(self) -> OwnTasks | None:
-    """The run's frozen tasks of one's own, None where it has puzzles."""
-    return sets.own_tasks(self.constitution, self.run / sets.TASKS)
+  def own_tasks(self) -> OwnTasks | None:
+    """The run's frozen tasks, None where it has puzzles."""
+    return sets.own_tasks(self.constitution, self.path / sets.TASKS)
+
+  @functools.cached_property
+  def probes(self) -> dict[str, probes_lib.Probe]:
+    """The constitution's probes, built again."""
+    return probes_lib.build(self.constitution, self.own_tasks)
 
   def items(self, split: str) -> list[Item]:
-    """The items of 'dev', 'external' or 'final', drawn again."""
-    if split not in self._items:
-      self._items[split] = (
-        sets.dev_items(self.constitution, self.own)
-        if split == 'dev'
-        else sets.private_items(self.constitution, split, self.secret, self.own)
-      )
-    return self._items[split]
+    """Draws an evaluation set again.
+
+    Args:
+      split: 'dev', 'external' or 'final'; the last two need the revealed secret.
+
+    Returns:
+      Its items in their order.
+    """
+    if split in self._items:
+      return self._items[split]
+    if split == 'dev':
+      items = sets.dev_items(self.constitution, self.own_tasks)
+    else:
+      items = sets.private_items(self.constitution, split, self.secret, self.own_tasks)
+    self._items[split] = items
+    return items
+
+  def external(self, trial: str) -> dict[str, dict]:
+    """Computes a trial's external scores from its answers.
+
+    The check of external scores reports all other faults of the file.
+
+    Args:
+      trial: name of a trial that was scored on the external set.
+
+    Returns:
+      Stream ('overall' or a family) -> {'correct', 'total', 'accuracy'}.
+    """
+    if trial in self._external:
+      return self._external[trial]
+    stored = json.loads((self.path / 'scores' / f'{trial}.external.json').read_text())['items']
+    compare = verify.named(self.constitution.objective.verifier)
+    marks: dict[str, list[bool]] = {}
+    for row, item in zip(stored, self.items('external'), strict=True):
+      correct = compare(item.family, row[2], item.answer)
+      for stream in ('overall', item.family):
+        marks.setdefault(stream, []).append(correct)
+    scores = {}
+    for stream, correct in marks.items():
+      accuracy = round(sum(correct) / len(correct), 6)
+      scores[stream] = {'correct': sum(correct), 'total': len(correct), 'accuracy': accuracy}
+    self._external[trial] = scores
+    return scores
+
+  # -- recipes -------------------------------------------------------------------------------------
 
   def admitted(self, overlay: str, round_: int) -> tuple[Binding, ...]:
-    """What the gate makes of an overlay in a round; raises RecipeRefusedError."""
+    """Passes an overlay through the gate again.
+
+    Args:
+      overlay: the text that an agent wrote.
+      round_: the round, which decides the search space.
+
+    Returns:
+      The bindings that the gate admits. Raises RecipeRefusedError where it refuses the text.
+    """
     constitution = self.constitution.in_round(round_)
-    key = overlay, len(constitution.search_space.axes)
-    if key not in self._admitted:  # the gate parses in a process of its own, which takes its time
+    key = (overlay, len(constitution.search_space.axes))
+    # The gate parses in a process of its own, which takes its time.
+    if key not in self._admitted:
       self._admitted[key] = admit(overlay, constitution, self.started['recipe'])
     return self._admitted[key]
 
-  def expect(self, holds: bool, problem: str) -> None:
-    """Adds a problem to those of the check in progress, unless `holds`."""
-    if not holds:
-      self.problems.append(problem)
-
-  def sealed(self) -> list[TrialState]:
-    return [t for t in self.state.trials.values() if t.status == 'sealed']
-
-  def directory(self, trial: TrialState) -> pathlib.Path:
-    return self.run / 'trials' / trial.trial
-
   def spec(self, trial: TrialState) -> TrialSpec:
-    """The trial's input as the ledger has it."""
+    """Returns the trial's input as the ledger has it."""
     return decisions.trial_spec(
       trial,
       self.constitution,
@@ -148,83 +277,33 @@ class AuditedRun:
       locked=self.started['locked'],
     )
 
-  def recomputed(self, name: str, split: str, weights: str | None) -> dict:
-    """Summary of a score file, from its answers and regenerated items; whatever else the file says
-    must agree. `weights`: digest of what was scored.
-    """
-    path = self.run / 'scores' / f'{name}.{split}.json'
-    if not path.exists():
-      self.problems.append(f'{path.name} is missing')
-      return {}
-    stored, items = json.loads(path.read_text()), self.items(split)
-    rows = scoring.from_rows(stored['items'])
-    self.expect(
-      weights is None or stored['file_digest'] == weights, f'{path.name} is of other weights'
-    )
-    if [(row.family, row.kind) for row in rows] != [(item.family, item.kind) for item in items]:
-      self.problems.append(f'{path.name} is not about the {len(items)} items of the {split} set')
-      return {}
-    results = [
-      scoring.judge(item, row.answer, self.constitution.objective.verifier)
-      for row, item in zip(rows, items)
-    ]
-    wrong = sum(a != b for a, b in zip(rows, results))
-    self.expect(
-      not wrong, f'{path.name}: {wrong} items are marked otherwise than their answers deserve'
-    )
-    summary = scoring.summary(results, self.constitution.objective.verifier)
-    self.expect(
-      stored['summary'] == summary, f'{path.name}: its summary is not that of its answers'
-    )
-    return summary
-
-  @functools.cached_property
-  def probes(self) -> dict[str, probes_lib.Probe]:
-    """The constitution's probes, made again."""
-    return probes_lib.build(self.constitution, self.own)
-
-  def recomputed_probes(self, name: str, weights: str | None) -> dict:
-    """Summaries of a candidate's probes from its answers; whatever else the file says must agree.
-    `weights`: digest of what was scored.
-    """
-    path = evaluator.probes_path(self.run / 'scores' / f'{name}.dev.json')
-    if not path.exists():
-      self.problems.append(f'{path.name} is missing')
-      return {}
-    stored, dev = (
-      json.loads(path.read_text()),
-      json.loads((self.run / 'scores' / f'{name}.dev.json').read_text()),
-    )
-    self.expect(
-      weights is None or stored['file_digest'] == weights, f'{path.name} is of other weights'
-    )
-    asked = {
-      probe: [len(p.seeds[i]) if p.seeds else 1 for i in range(len(p.items))]
-      for probe, p in self.probes.items()
-    }
-    if {probe: list(map(len, answers)) for probe, answers in stored['answers'].items()} != asked:
-      self.problems.append(f'{path.name} does not answer the items of {", ".join(asked)}')
-      return {}
-    said = {
-      probe: probes_lib.summary(
-        p, stored['answers'][probe], [row[2] for row in dev['items']], self.constitution
-      )
-      for probe, p in self.probes.items()
-    }
-    self.expect(stored['summary'] == said, f'{path.name}: its summary is not that of its answers')
-    return said
-
-  # -- what the ledger's facts imply ---------------------------------------------------------------
+  # -- evidence and policies -----------------------------------------------------------------------
 
   def dialogue(self, round_: int, purpose: str) -> Recorded:
-    """The recorded conversation about one question to a language model."""
-    return self.dialogues.setdefault(
-      (round_, purpose),
-      Recorded(self.settings.llm.get('attempts', 0), *self.state.conversation(round_, purpose)),
-    )
+    """Finds the recorded conversation about one question to a language model.
+
+    Args:
+      round_: the round that the question was about.
+      purpose: the question's name in the ledger.
+
+    Returns:
+      The conversation, which answers as it did in the run.
+    """
+    key = (round_, purpose)
+    if key not in self.dialogues:
+      attempts = self.settings.llm.get('attempts', 0)
+      self.dialogues[key] = Recorded(attempts, *self.state.conversation(round_, purpose))
+    return self.dialogues[key]
 
   def chosen(self, round_: int) -> Policy:
-    """A round's policy with what its workers chose, from the recorded replies."""
+    """Adds what its workers chose to a round's policy.
+
+    Args:
+      round_: a round that has a policy.
+
+    Returns:
+      The policy with the bindings that the recorded replies give.
+    """
     if round_ not in self._chosen:
       self._chosen[round_] = decisions.with_choices(
         self.policies[round_],
@@ -235,79 +314,51 @@ class AuditedRun:
       )
     return self._chosen[round_]
 
-  def assignment(self, trial: TrialState) -> tuple[str, str, str] | None:
-    """(axis, overlay text, name its seed is made of) of a trial, from the policies."""
-    if trial.round == FINAL:
-      last = self.policies.get(
-        self.last_round + 1
-      )  # until it is written, only the starting recipe is known
-      found = [
-        r
-        for r in decisions.retrainings(
-          last.standing if last else {}, self.constitution.budget.final_seeds, manual=self.manual
-        )
-        if (r.trial, r.worker) == (trial.trial, trial.worker) and (last or r.recipe == 'starting')
-      ]
-      return (found[0].recipe, found[0].overlay, found[0].seed_name) if found else None
-    policy = self.chosen(trial.round)
-    if trial.worker >= len(policy.assignments) or trial.trial != f'r{trial.round}w{trial.worker}':
-      return None
-    return policy.assignments[trial.worker].axis, policy.overlay(trial.worker), trial.trial
-
-  def sealed_digest(self, trial: str) -> str:
-    return next(
-      r.payload['digest']
-      for r in self.records
-      if r.kind == 'trial_sealed' and r.payload['trial'] == trial
-    )
-
-  def which_changed(self, trial: TrialState, files: dict[str, str]) -> str:
-    """Names the changed file where the ledger alone can tell."""
-    known = {
-      str(EXPORT): trial.export_file,
-      'recipe.gin': trial.recipe,
-      'overlay.gin': sha256(trial.overlay),
-    }
-    changed = [name for name, expected in known.items() if files.get(name) != expected]
-    return (
-      f': {", ".join(changed)} changed'
-      if changed
-      else ' (weights and recipe are; another file is not)'
-    )
-
-  def external(self, trial: str) -> dict[str, dict]:
-    """Stream ('overall' or a family) -> {'correct', 'total', 'accuracy'} on the external set, from
-    the answers; other faults of the file are the business of `check_external_scores`."""
-    if trial in self._external:
-      return self._external[trial]
-    stored = json.loads((self.run / 'scores' / f'{trial}.external.json').read_text())['items']
-    compare = verify.named(self.constitution.objective.verifier)
-    right: dict[str, list[bool]] = {}
-    for row, item in zip(stored, self.items('external'), strict=True):
-      correct = compare(item.family, row[2], item.answer)
-      for stream in ('overall', item.family):
-        right.setdefault(stream, []).append(correct)
-    self._external[trial] = {
-      stream: {
-        'correct': sum(marks),
-        'total': len(marks),
-        'accuracy': round(sum(marks) / len(marks), 6),
-      }
-      for stream, marks in right.items()
-    }
-    return self._external[trial]
-
   def evidence_path(self, round_: int) -> pathlib.Path:
-    return self.run / 'evidence' / f'round_{round_:03d}.json'
+    """Returns the file of a round's evidence."""
+    return self.path / 'evidence' / f'round_{round_:03d}.json'
 
   def rebuilt_evidence(self, round_: int) -> str:
+    """Builds a round's evidence from the ledger's records.
+
+    Args:
+      round_: a round that has evidence.
+
+    Returns:
+      The text of its file.
+    """
     return decisions.evidence_text(
       decisions.round_evidence(self.state, round_, self.chosen(round_), self.constitution)
     )
 
+  def recorded_evidence(self, round_: int) -> dict:
+    """Finds the evidence with the recorded digest: rebuilt from the ledger, or in its file.
+
+    Args:
+      round_: a round that has evidence.
+
+    Returns:
+      The evidence. Raises ValueError where neither text has the digest.
+    """
+    if round_ in self._evidence:
+      return self._evidence[round_]
+    digest = self.state.evidence[round_]
+    text = self.rebuilt_evidence(round_)
+    if sha256(text) != digest:
+      text = self.evidence_path(round_).read_text()
+    if sha256(text) != digest:
+      raise ValueError(f'the evidence of round {round_} with the recorded digest is lost')
+    self._evidence[round_] = json.loads(text)
+    return self._evidence[round_]
+
   def decided_again(self, round_: int) -> Policy:
-    """The policy that the recorded agent makes for a round after the first, from the recorded
-    evidence and replies.
+    """Lets the recorded agent decide again, from the recorded evidence and replies.
+
+    Args:
+      round_: a round after the first.
+
+    Returns:
+      The policy that it makes for the round.
     """
     if round_ not in self._decided:
       history = [self.recorded_evidence(k) for k in range(round_)]
@@ -322,21 +373,7 @@ class AuditedRun:
       )
     return self._decided[round_]
 
-  def recorded_evidence(self, round_: int) -> dict:
-    """The evidence with the recorded digest, wherever it still is: rebuilt from the ledger, or in
-    its file.
-    """
-    if round_ in self._evidence:
-      return self._evidence[round_]
-    text = self.rebuilt_evidence(round_)
-    if sha256(text) != self.state.evidence[round_]:
-      text = self.evidence_path(round_).read_text()
-    if sha256(text) != self.state.evidence[round_]:
-      raise ValueError(f'the evidence of round {round_} with the recorded digest is lost')
-    self._evidence[round_] = json.loads(text)
-    return self._evidence[round_]
-
 
 def sha256(text: str) -> str:
-  """Hex digest of a text."""
+  """Returns the hex digest of a text in UTF-8."""
   return hashlib.sha256(text.encode()).hexdigest()
