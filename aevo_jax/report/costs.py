@@ -7,19 +7,18 @@ between a kill and its resume belongs to nobody and is left out.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.campaign.state import AFTER_A_STOP
 from aevo_jax.ledger.records import Record
 
-TRAINING, STARTING, OVERHEAD, FAILED, LOST, REST = (
-  'training',
-  'starting',
-  'overhead',
-  'failed',
-  'lost',
-  'rest',
-)
+TRAINING = 'training'
+STARTING = 'starting'
+OVERHEAD = 'overhead'
+FAILED = 'failed'
+LOST = 'lost'
+REST = 'rest'
 # Parts of the processors' time, with the words a report uses.
 PARTS = {
   TRAINING: 'training steps',
@@ -33,8 +32,10 @@ PARTS = {
 
 @dataclasses.dataclass
 class Phase:
-  """A round, or the final (round -1). wall: seconds, pauses left out. tokens, steps, flops: of
-  sealed trials.
+  """A round, or the final (round -1).
+
+  wall: seconds, pauses left out. tokens, steps, flops: of sealed trials. training: seconds of
+  training steps of all processors.
   """
 
   round: int
@@ -49,7 +50,9 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """wall, paused: seconds. parts: processor seconds by `PARTS`, which add up to (wall - paused) x
+  """The time and work of a campaign.
+
+  wall, paused: seconds. parts: processor seconds by `PARTS`, which add up to (wall - paused) x
   slots. phases: by round, the final last.
   """
 
@@ -61,91 +64,132 @@ class Costs:
 
   @property
   def processor_seconds(self) -> float:
+    """Seconds that the processors were the campaign's."""
     return (self.wall - self.paused) * self.slots
 
   @property
   def non_training_share(self) -> float:
-    """Of the processors' time, 0 before any of it has passed."""
-    return 1 - self.parts[TRAINING] / self.processor_seconds if self.processor_seconds > 0 else 0.0
+    """Share of the processors' time without training steps, 0 before any of it has passed."""
+    if self.processor_seconds <= 0:
+      return 0.0
+    return 1 - self.parts[TRAINING] / self.processor_seconds
 
-  def total(self, what: str) -> int | float:
-    """Sum over the phases."""
-    return sum(getattr(phase, what) for phase in self.phases)
+  def total(self, field: str) -> int | float:
+    """Adds up the phases.
+
+    Args:
+      field: a number of `Phase`.
+
+    Returns:
+      The sum of that field.
+    """
+    return sum(getattr(phase, field) for phase in self.phases)
 
 
-def costs(records: list[Record]) -> Costs:
-  """Folds a campaign's records, the first of which is campaign_started."""
-  parts = dict.fromkeys(PARTS, 0.0)
-  phases: dict[int, Phase] = {}
-  rounds: dict[str, int] = {}
-  began: dict[str, float] = {}
-  paused, before, current = 0.0, records[0].time, 0
-  for record in records:
-    p, passed = record.payload, max(0.0, record.time - before)
+class _Accountant:
+  """Folds records into costs. began: trial -> time at which its attempt started."""
+
+  def __init__(self, started: Record):
+    self.parts = dict.fromkeys(PARTS, 0.0)
+    self.phases: dict[int, Phase] = {}
+    self.paused = 0.0
+    self._phase_of: dict[str, Phase] = {}
+    self._began: dict[str, float] = {}
+    self._before = started.time
+    self._current = 0
+
+  def add(self, record: Record) -> None:
+    """Books the time since the record before, and the event itself."""
+    passed = max(0.0, record.time - self._before)
     if record.kind in AFTER_A_STOP:
-      paused += passed
-      parts[LOST] += sum(before - start for start in began.values())
-      began.clear()
+      self.paused += passed
+      self.parts[LOST] += sum(self._before - start for start in self._began.values())
+      self._began.clear()
       passed = 0.0
+    self._book(record)
+    if self._current in self.phases:
+      self.phases[self._current].wall += passed
+    self._before = record.time
+
+  def _book(self, record: Record) -> None:
+    payload = record.payload
     match record.kind:
       case 'trial_assigned':
-        rounds[p['trial']] = p['round']
-        phases.setdefault(p['round'], Phase(p['round'])).trials += 1
-        if p['round'] != FINAL:  # some retrainings of the final are assigned early
-          current = p['round']
+        phase = self.phases.setdefault(payload['round'], Phase(payload['round']))
+        phase.trials += 1
+        self._phase_of[payload['trial']] = phase
+        # Some retrainings of the final are assigned early.
+        if phase.round != FINAL:
+          self._current = phase.round
       case 'round_finished':
-        current = FINAL  # unless another round follows, which its first trial shows
+        self._current = FINAL  # unless another round follows, which its first trial shows
       case 'trial_started':
-        began[p['trial']] = record.time
-      case 'trial_failed' | 'trial_refused' if p['trial'] in began:
-        parts[FAILED] += record.time - began.pop(p['trial'])
+        self._began[payload['trial']] = record.time
+      case 'trial_failed' | 'trial_refused' if payload['trial'] in self._began:
+        self.parts[FAILED] += record.time - self._began.pop(payload['trial'])
       case 'trial_sealed':
-        phase, seconds = (
-          phases[rounds[p['trial']]],
-          {name: _number(value) for name, value in p['claim'].get('seconds', {}).items()},
-        )
-        train, start = seconds.get('train', 0.0), seconds.get('start', 0.0)
-        # A trial that an earlier controller's worker had finished is sealed without a start of its
-        # own.
-        lived = (
-          record.time - began.pop(p['trial']) if p['trial'] in began else sum(seconds.values())
-        )
-        train = min(train, lived)
-        start = min(start, lived - train)
-        parts[TRAINING] += train
-        parts[STARTING] += start
-        parts[OVERHEAD] += lived - train - start
-        phase.sealed += 1
-        phase.training += train
-        for name in ('tokens', 'steps', 'flops'):
-          setattr(phase, name, getattr(phase, name) + int(_number(p['claim'].get(name, 0))))
-    if current in phases:
-      phases[current].wall += passed
-    before = record.time
-  wall, slots = records[-1].time - records[0].time, records[0].payload['slots']
-  parts[REST] = max(0.0, (wall - paused) * slots - sum(parts.values()))
-  return Costs(
-    wall,
-    paused,
-    slots,
-    parts,
-    tuple(sorted(phases.values(), key=lambda phase: (phase.round == FINAL, phase.round))),
-  )
+        self._seal(record)
+
+  def _seal(self, record: Record) -> None:
+    """Divides the life of a worker process by its claim, of which no more than its life counts."""
+    trial = record.payload['trial']
+    claim = record.payload['claim']
+    seconds = {name: _number(value) for name, value in claim.get('seconds', {}).items()}
+    # A trial that an earlier controller's worker had finished is sealed without a start of its own.
+    lived = sum(seconds.values())
+    if trial in self._began:
+      lived = record.time - self._began.pop(trial)
+    train = min(seconds.get('train', 0.0), lived)
+    start = min(seconds.get('start', 0.0), lived - train)
+    self.parts[TRAINING] += train
+    self.parts[STARTING] += start
+    self.parts[OVERHEAD] += lived - train - start
+    phase = self._phase_of[trial]
+    phase.sealed += 1
+    phase.training += train
+    phase.tokens += int(_number(claim.get('tokens', 0)))
+    phase.steps += int(_number(claim.get('steps', 0)))
+    phase.flops += int(_number(claim.get('flops', 0)))
+
+
+def costs(records: Sequence[Record]) -> Costs:
+  """Computes where a campaign's time went.
+
+  Args:
+    records: of a ledger; the first is campaign_started.
+
+  Returns:
+    The costs up to the last record.
+  """
+  accountant = _Accountant(records[0])
+  for record in records:
+    accountant.add(record)
+  wall = records[-1].time - records[0].time
+  slots = records[0].payload['slots']
+  parts = accountant.parts
+  parts[REST] = max(0.0, (wall - accountant.paused) * slots - sum(parts.values()))
+  phases = sorted(accountant.phases.values(), key=lambda phase: (phase.round == FINAL, phase.round))
+  return Costs(wall, accountant.paused, slots, parts, tuple(phases))
 
 
 def _number(claimed: object) -> float:
   """A worker's number, 0 if it is none."""
-  usable = (
-    isinstance(claimed, (int, float))
-    and not isinstance(claimed, bool)
-    and math.isfinite(claimed)
-    and claimed >= 0
-  )
-  return float(claimed) if usable else 0.0
+  if isinstance(claimed, bool) or not isinstance(claimed, int | float):
+    return 0.0
+  if not math.isfinite(claimed) or claimed < 0:
+    return 0.0
+  return float(claimed)
 
 
-def wall_clock(records: list[Record]) -> dict[str, float]:
-  """{'wall', 'paused', 'training', 'slots', 'non_training_share'}: see `Costs`."""
+def wall_clock(records: Sequence[Record]) -> dict[str, float]:
+  """Summarizes a campaign's time; see `Costs`.
+
+  Args:
+    records: of a ledger; the first is campaign_started.
+
+  Returns:
+    'wall', 'paused', 'training', 'slots' and 'non_training_share'.
+  """
   found = costs(records)
   return {
     'wall': found.wall,

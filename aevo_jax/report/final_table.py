@@ -1,117 +1,85 @@
-"""The table a campaign ends with, for a terminal: base, starting and promoted recipe on the final
-set, the gains, and where the time went.
-"""
+"""The table a campaign ends with, for a terminal: final scores, gains, and where the time went."""
 
 import datetime
 
 from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.report.costs import PARTS, TRAINING
+from aevo_jax.report.costs import PARTS, TRAINING, Costs
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain
 from aevo_jax.report.run_view import RunView
 
 OVER = {BASE: 'the base', STARTING: 'the starting recipe'}
+_LEAST_SHARE = 0.0005  # of the processors' time, for a line of its own
 
 
 def verdict(gain: Gain, over: str) -> str:
-  """One sentence, e.g. 'gained +0.043 [+0.021, +0.066] over the starting recipe'."""
+  """Writes a gain as a sentence.
+
+  Args:
+    gain: what the promoted recipe gained.
+    over: 'base' or 'starting'.
+
+  Returns:
+    For example 'gained +0.043 [+0.021, +0.066] over the starting recipe'.
+  """
   numbers = f'{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]'
-  return {
-    'gain': f'gained {numbers} over {OVER[over]}',
-    'loss': f'LOST {numbers} against {OVER[over]}',
-    'noise': f'{numbers} against {OVER[over]}: within noise, no gain is shown',
-  }[gain.verdict]
+  if gain.verdict == 'gain':
+    return f'gained {numbers} over {OVER[over]}'
+  if gain.verdict == 'loss':
+    return f'LOST {numbers} against {OVER[over]}'
+  return f'{numbers} against {OVER[over]}: within noise, no gain is shown'
 
 
 def final_table(view: RunView) -> str:
-  """Plain text, at most 110 columns beside the reasons of promotions.
+  """Writes the table of a run.
+
+  Args:
+    view: the run; of an unfinished one the table goes as far as it has come.
+
+  Returns:
+    Plain text, at most 110 columns beside the reasons of promotions.
 
   Raises:
     ScoreFileError: the score files are not those of the ledger.
   """
-  state, results, clock = view.state, view.results, view.costs
-  lines = ['']
-  if state.finished is None:
+  return '\n'.join(
+    ['', *_notes(view), *_final_scores(view), *_gains(view), *_promotions(view), '', *_costs(view)]
+  )
+
+
+def _notes(view: RunView) -> list[str]:
+  lines = []
+  if view.state.finished is None:
+    rounds = len(view.state.finished_rounds)
     lines += [
-      (
-        f'UNFINISHED: {len(state.finished_rounds)} rounds are finished; go on with aevo '
-        f'campaign --resume={view.run}'
-      ),
+      f'UNFINISHED: {rounds} rounds are finished; go on with aevo campaign --resume={view.run}',
       '',
     ]
-  if view.constitution.objective.target == 'proxies':
-    lines += [
-      'no external target: the final set is of held-out items of the same generators'
-      if not view.constitution.tasks.path
-      else 'no external target: the final set is of held-out tasks of the same file',
-      '',
-    ]
-  lines += _submitted(view) if view.manual else _scores(results)
-  lines += [f'the promoted recipe {verdict(gain, over)}' for over, gain in results.gains.items()]
-  if results.gains and state.promotions and not state.promotions[max(state.promotions)]['promoted']:
-    lines.append(
-      '(nothing was promoted, so both are the starting recipe: their difference is noise '
-      'between seeds)'
-    )
-  if state.exhausted:
-    lines.append(
-      f'the rounds ended after round {state.exhausted["round"]}: {state.exhausted["reason"]}'
-    )
-  promoted = [
-    reason
-    for _, p in sorted(state.promotions.items())
-    if p['promoted'] != p['before']
-    for reason in p['reasons']
-  ]
-  if state.promotions:
-    lines += [
-      '',
-      *(
-        [f'  {reason}' for reason in promoted]
-        or ['nothing was promoted: no change cleared the noise floor']
-      ),
-    ]
-  campaign = [t for t in state.trials.values() if t.round != FINAL]
-  lost = [t for t in state.trials.values() if t.status in ('failed', 'refused')]
-  lines += [
-    '',
-    f'{len(campaign)} trials and {len(state.trials) - len(campaign)} final retrainings, '
-    f'{len(lost)} failed or refused; '
-    f'{clock.total("tokens"):,} tokens, {clock.total("steps"):,} steps',
-    f'wall time {_duration(clock.wall - clock.paused)}'
-    + (
-      f' (and {_duration(clock.paused)} interrupted, {state.resumes} resume(s))'
-      if state.resumes
-      else ''
-    )
-    + (
-      f'; of the time of {clock.slots} processor slot(s) '
-      f'{100 * clock.non_training_share:.0f}% was not training:'
-    ),
-  ]
-  spent = clock.processor_seconds or 1.0
-  lines += [
-    f'  {100 * seconds / spent:5.1f}%  {PARTS[part]}'
-    for part, seconds in sorted(clock.parts.items(), key=lambda item: -item[1])
-    if part != TRAINING and seconds / spent >= 0.0005
-  ]
-  return '\n'.join(lines)
+  if view.proxies_only:
+    source = 'items of the same generators'
+    if view.constitution.tasks.path:
+      source = 'tasks of the same file'
+    lines += [f'no external target: the final set is of held-out {source}', '']
+  return lines
+
+
+def _final_scores(view: RunView) -> list[str]:
+  if view.manual:
+    return _submitted(view)
+  return _scores(view.results)
 
 
 def _submitted(view: RunView) -> list[str]:
-  last = next((t for t in view.final_trials() if t.submission is not None), None)
   lines = ['scored by somebody else: there is no private final set, and no gain is claimed here']
+  last = next((t for t in view.final_trials() if t.submission is not None), None)
   if last is not None:
-    score = (
-      'given up'
-      if last.waived
-      else 'not handed in yet'
-      if last.submitted is None
-      else f'{last.submitted:g}, as handed in'
-    )
-    lines.append(
-      f'last submission: {last.trial} of the '
-      f'{"promoted" if view.promoted else "starting"} recipe, score {score}'
-    )
+    if last.waived:
+      score = 'given up'
+    elif last.submitted is None:
+      score = 'not handed in yet'
+    else:
+      score = f'{last.submitted:g}, as handed in'
+    recipe = 'promoted' if view.promoted else 'starting'
+    lines.append(f'last submission: {last.trial} of the {recipe} recipe, score {score}')
   return [*lines, '']
 
 
@@ -129,6 +97,64 @@ def _scores(results: FinalResults) -> list[str]:
       'no retraining of the promoted recipe could be scored; see the failures in the report'
     )
   return [*lines, '']
+
+
+def _gains(view: RunView) -> list[str]:
+  gains = view.results.gains
+  lines = [f'the promoted recipe {verdict(gain, over)}' for over, gain in gains.items()]
+  promotions = view.state.promotions
+  if gains and promotions and not promotions[max(promotions)]['promoted']:
+    lines.append(
+      '(nothing was promoted, so both are the starting recipe: their difference is noise '
+      'between seeds)'
+    )
+  return lines
+
+
+def _promotions(view: RunView) -> list[str]:
+  lines = []
+  exhausted = view.state.exhausted
+  if exhausted:
+    lines.append(f'the rounds ended after round {exhausted["round"]}: {exhausted["reason"]}')
+  if not view.state.promotions:
+    return lines
+  reasons = []
+  for _, decision in sorted(view.state.promotions.items()):
+    if decision['promoted'] != decision['before']:
+      reasons += [f'  {reason}' for reason in decision['reasons']]
+  if not reasons:
+    reasons = ['nothing was promoted: no change cleared the noise floor']
+  return [*lines, '', *reasons]
+
+
+def _costs(view: RunView) -> list[str]:
+  costs = view.costs
+  trials = view.state.trials.values()
+  retrainings = sum(t.round == FINAL for t in trials)
+  lost = sum(t.status in ('failed', 'refused') for t in trials)
+  return [
+    f'{len(trials) - retrainings} trials and {retrainings} final retrainings, '
+    f'{lost} failed or refused; {costs.total("tokens"):,} tokens, {costs.total("steps"):,} steps',
+    _wall_time(costs, view.state.resumes),
+    *_parts(costs),
+  ]
+
+
+def _wall_time(costs: Costs, resumes: int) -> str:
+  line = f'wall time {_duration(costs.wall - costs.paused)}'
+  if resumes:
+    line += f' (and {_duration(costs.paused)} interrupted, {resumes} resume(s))'
+  share = f'{100 * costs.non_training_share:.0f}%'
+  return f'{line}; of the time of {costs.slots} processor slot(s) {share} was not training:'
+
+
+def _parts(costs: Costs) -> list[str]:
+  spent = costs.processor_seconds or 1.0
+  lines = []
+  for part, seconds in sorted(costs.parts.items(), key=lambda item: -item[1]):
+    if part != TRAINING and seconds / spent >= _LEAST_SHARE:
+      lines.append(f'  {100 * seconds / spent:5.1f}%  {PARTS[part]}')
+  return lines
 
 
 def _duration(seconds: float) -> str:

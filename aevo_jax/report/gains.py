@@ -1,5 +1,4 @@
-"""What the final set says: base, starting and promoted recipe, and the gains between them with
-paired intervals.
+"""Results of the final set: base, starting and promoted recipe, and the gains between them.
 
 A recipe was retrained on several seeds and scored on the same items, so the interval of a gain
 resamples seeds and items together, pairwise (`stats.intervals.paired_bootstrap`). The item
@@ -10,7 +9,8 @@ retraining's own score is known.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from aevo_jax.campaign.state import CampaignState
 from aevo_jax.evaluation.scoring import ItemResult, from_rows
 from aevo_jax.stats.intervals import paired_bootstrap, wilson
 
-BASE, STARTING, PROMOTED = 'base', 'starting', 'promoted'
-BOOTSTRAP_SEED, RESAMPLES, RESAMPLES_OF_PARTS = (
-  0,
-  2000,
-  800,
-)  # families and kinds are many, and rougher intervals do there
+BASE = 'base'
+STARTING = 'starting'
+PROMOTED = 'promoted'
+BOOTSTRAP_SEED = 0
+RESAMPLES = 2000
+RESAMPLES_OF_PARTS = 800  # families and kinds are many, and rougher intervals do there
 
 
 class ScoreFileError(ValueError):
@@ -52,26 +52,50 @@ class Gain:
   @property
   def verdict(self) -> str:
     """'gain' or 'loss' where the interval leaves out 0, else 'noise'."""
-    return 'gain' if self.low > 0 else 'loss' if self.high < 0 else 'noise'
+    if self.low > 0:
+      return 'gain'
+    if self.high < 0:
+      return 'loss'
+    return 'noise'
+
+
+class Results(NamedTuple):
+  """Results on some items.
+
+  scores: of 'base', 'starting' and 'promoted', as far as they were scored. gains: 'base' and
+  'starting' -> what promoted gained over it.
+  """
+
+  scores: dict[str, Score]
+  gains: dict[str, Gain]
 
 
 @dataclasses.dataclass(frozen=True)
 class FinalResults:
-  """scores: of 'base', 'starting' and 'promoted', as far as they were scored. gains: 'base' and
-  'starting' -> what promoted gained over it; empty before the reveal. by_family, by_kind: name ->
-  the same two, of those items."""
+  """Results on the final set, and on the items of each family and kind.
+
+  Before the reveal there are scores alone.
+  """
 
   scores: dict[str, Score]
   gains: dict[str, Gain]
-  by_family: dict[str, tuple[dict[str, Score], dict[str, Gain]]]
-  by_kind: dict[str, tuple[dict[str, Score], dict[str, Gain]]]
+  by_family: dict[str, Results]
+  by_kind: dict[str, Results]
 
 
-def _read(run: pathlib.Path, name: str, split: str) -> tuple[list[ItemResult], dict]:
+# -- score files -----------------------------------------------------------------------------------
+
+
+class _ScoreFile(NamedTuple):
+  results: list[ItemResult]
+  summary: dict
+
+
+def _read(run: pathlib.Path, name: str, split: str) -> _ScoreFile:
   path = run / 'scores' / f'{name}.{split}.json'
   try:
     stored = json.loads(path.read_text())
-    return from_rows(stored['items']), stored['summary']
+    return _ScoreFile(from_rows(stored['items']), stored['summary'])
   except FileNotFoundError:
     raise ScoreFileError(f'{path} is missing; restore it from a copy of the run') from None
   except (ValueError, KeyError, TypeError) as error:
@@ -82,98 +106,157 @@ def _read(run: pathlib.Path, name: str, split: str) -> tuple[list[ItemResult], d
 
 
 def revealed_summary(run: pathlib.Path, name: str, split: str) -> dict:
-  """The summary of a score file that the ledger has no score of (external scores); `aevo audit`
-  recomputes it.
+  """Reads a summary that the ledger does not have; `aevo audit` recomputes it.
+
+  Args:
+    run: the run directory.
+    name: the trial.
+    split: the set that it was scored on, 'external'.
+
+  Returns:
+    The summary as the file has it.
 
   Raises:
     ScoreFileError: missing or unreadable.
   """
-  return _read(run, name, split)[1]
+  return _read(run, name, split).summary
 
 
 def read_items(run: pathlib.Path, name: str, split: str, summary: dict) -> list[ItemResult]:
-  """The item results of one score file; `summary` is the ledger's, which must count as many right
-  answers.
+  """Reads the item results of one score file.
+
+  Args:
+    run: the run directory.
+    name: the trial.
+    split: the set that it was scored on.
+    summary: the ledger's, which must count as many right answers.
+
+  Returns:
+    One result an item, in the order of the set.
 
   Raises:
     ScoreFileError: missing, unreadable, or at odds with the ledger.
   """
-  path, (results, _) = run / 'scores' / f'{name}.{split}.json', _read(run, name, split)
-  expected, correct = summary['overall'], sum(r.right(summary['verifier']) for r in results)
+  results = _read(run, name, split).results
+  expected = summary['overall']
+  correct = sum(result.right(summary['verifier']) for result in results)
   if (correct, len(results)) != (expected['correct'], expected['total']):
     raise ScoreFileError(
-      f'{path} has {correct} of {len(results)} items right, recorded are '
-      f'{expected["correct"]} of {expected["total"]}; see `aevo audit {run}`'
+      f'{run / "scores" / f"{name}.{split}.json"} has {correct} of {len(results)} items right, '
+      f'recorded are {expected["correct"]} of {expected["total"]}; see `aevo audit {run}`'
     )
   return results
 
 
+# -- the final set ---------------------------------------------------------------------------------
+
+
 def group(name: str) -> str:
-  """'promoted0' -> 'promoted'."""
+  """Returns the recipe of a retraining: 'promoted' for 'promoted0'."""
   return name.rstrip('0123456789')
 
 
 def final_results(run: pathlib.Path, state: CampaignState, verifier: str) -> FinalResults:
-  """Final scores and gains of a run; everything empty before the final was scored.
+  """Computes final scores and gains of a run.
+
+  Args:
+    run: the run directory.
+    state: the state after the ledger's last record.
+    verifier: the comparison of answers that counts.
+
+  Returns:
+    The results; everything is empty before the final was scored.
 
   Raises:
     ScoreFileError: see `read_items`.
   """
   summaries: dict[str, dict[str, dict]] = {}
-  for name, summary in sorted((state.final or {'scores': {}})['scores'].items()):
-    summaries.setdefault(group(name), {})[name] = summary
+  if state.final:
+    for name, summary in sorted(state.final['scores'].items()):
+      summaries.setdefault(group(name), {})[name] = summary
   if state.revealed is None:
-    return FinalResults(
-      {name: _of_summaries(list(scores.values())) for name, scores in summaries.items()}, {}, {}, {}
-    )
-  results = {
-    name: [read_items(run, candidate, 'final', summary) for candidate, summary in scores.items()]
-    for name, scores in summaries.items()
-  }
-  some = next(iter(results.values()))[0] if results else []
-  families, kinds = [r.family for r in some], [f'{r.family}/{r.kind}' for r in some]
-  for candidates in results.values():
-    if any([f'{r.family}/{r.kind}' for r in candidate] != kinds for candidate in candidates):
-      raise ScoreFileError(
-        f'the score files of the final in {run / "scores"} are not about the same items; '
-        f'see `aevo audit {run}`'
-      )
-  correct = {
-    name: np.array([[r.right(verifier) for r in candidate] for candidate in candidates], bool)
-    for name, candidates in results.items()
-  }
-  scores, gains = compare(correct)
-  return FinalResults(scores, gains, _split(correct, families), _split(correct, kinds))
+    scores = {name: _of_summaries(list(scores.values())) for name, scores in summaries.items()}
+    return FinalResults(scores, {}, {}, {})
+  results: dict[str, list[list[ItemResult]]] = {}
+  for name, candidates in summaries.items():
+    results[name] = []
+    for candidate, summary in candidates.items():
+      results[name].append(read_items(run, candidate, 'final', summary))
+  items = _common_items(run, results.values())
+  correct = {name: right_answers(candidates, verifier) for name, candidates in results.items()}
+  overall = compare(correct)
+  return FinalResults(
+    overall.scores,
+    overall.gains,
+    by_family=_split(correct, [item.family for item in items]),
+    by_kind=_split(correct, _kinds(items)),
+  )
 
 
-def compare(
-  correct: dict[str, np.ndarray], resamples: int = RESAMPLES
-) -> tuple[dict[str, Score], dict[str, Gain]]:
-  """Scores of each group and the gains of 'promoted'; correct: group -> [seeds, items] of bool, on
-  the same items.
+def right_answers(candidates: Iterable[Sequence[ItemResult]], verifier: str) -> np.ndarray:
+  """Tabulates right answers.
+
+  Args:
+    candidates: item results of several sets of weights on the same items.
+    verifier: the comparison of answers that counts.
+
+  Returns:
+    Booleans [seeds, items].
+  """
+  table = [[result.right(verifier) for result in results] for results in candidates]
+  return np.array(table, bool)
+
+
+def _common_items(
+  run: pathlib.Path, results: Iterable[Sequence[Sequence[ItemResult]]]
+) -> Sequence[ItemResult]:
+  """The results of the first candidate, when those of all others are about the same items."""
+  first: Sequence[ItemResult] | None = None
+  for candidates in results:
+    for candidate in candidates:
+      if first is None:
+        first = candidate
+      elif _kinds(candidate) != _kinds(first):
+        raise ScoreFileError(
+          f'the score files of the final in {run / "scores"} are not about the same items; '
+          f'see `aevo audit {run}`'
+        )
+  return first or []
+
+
+def _kinds(items: Sequence[ItemResult]) -> list[str]:
+  return [f'{item.family}/{item.kind}' for item in items]
+
+
+def compare(correct: dict[str, np.ndarray], resamples: int = RESAMPLES) -> Results:
+  """Compares groups of weights on the same items.
+
+  Args:
+    correct: group -> booleans [seeds, items].
+    resamples: of the bootstrap.
+
+  Returns:
+    The score of each group, and the gains of 'promoted' over the others.
   """
   scores = {name: _score(table, resamples) for name, table in correct.items()}
   gains = {}
-  if PROMOTED in correct:
-    for over in (BASE, STARTING):
-      if over in correct:
-        value, interval = paired_bootstrap(
-          correct[PROMOTED], correct[over], seed=BOOTSTRAP_SEED, resamples=resamples
-        )
-        gains[over] = Gain(value, *interval)
-  return scores, gains
+  for over in (BASE, STARTING):
+    if PROMOTED in correct and over in correct:
+      value, interval = paired_bootstrap(
+        correct[PROMOTED], correct[over], seed=BOOTSTRAP_SEED, resamples=resamples
+      )
+      gains[over] = Gain(value, *interval)
+  return Results(scores, gains)
 
 
-def _split(
-  correct: dict[str, np.ndarray], labels: Sequence[str]
-) -> dict[str, tuple[dict[str, Score], dict[str, Gain]]]:
-  parts = np.array(labels)
-  return {
-    label: compare(
-      {name: table[:, parts == label] for name, table in correct.items()}, RESAMPLES_OF_PARTS
-    )
-    for label in sorted(set(labels))
-  }
+def _split(correct: dict[str, np.ndarray], labels: Sequence[str]) -> dict[str, Results]:
+  """Results on the items of each label."""
+  of_items = np.array(labels)
+  parts = {}
+  for label in sorted(set(labels)):
+    tables = {name: table[:, of_items == label] for name, table in correct.items()}
+    parts[label] = compare(tables, RESAMPLES_OF_PARTS)
+  return parts
 
 
 def _score(table: np.ndarray, resamples: int) -> Score:
@@ -192,13 +275,13 @@ def _wilson(correct: int, total: int) -> Score:
   return Score(correct / total, interval.low, interval.high, 1, total)
 
 
-def _of_summaries(summaries: list[dict]) -> Score:
+def _of_summaries(summaries: Sequence[dict]) -> Score:
   """Before item results are known: the mean, inside the widest of the single intervals."""
-  overall = [s['overall'] for s in summaries]
+  overall = [summary['overall'] for summary in summaries]
   return Score(
-    sum(s['accuracy'] for s in overall) / len(overall),
-    min(s['low'] for s in overall),
-    max(s['high'] for s in overall),
-    len(overall),
-    overall[0]['total'],
+    accuracy=sum(s['accuracy'] for s in overall) / len(overall),
+    low=min(s['low'] for s in overall),
+    high=max(s['high'] for s in overall),
+    seeds=len(overall),
+    items=overall[0]['total'],
   )

@@ -1,6 +1,4 @@
-"""README.md of an exported winner: what it is, how it scored, how to use it, and the digests by
-which its run can be checked.
-"""
+"""README.md of an exported winner: its scores, its use, and the digests of its run."""
 
 import json
 
@@ -13,124 +11,26 @@ from aevo_jax.report.winner import Winner
 from aevo_jax.stats.intervals import wilson
 from aevo_jax.substrate import manifest
 
+# A backslash at the end of a line joins it with the next one in the card.
+_NAMES = {BASE: 'base', STARTING: 'starting recipe', PROMOTED: 'promoted recipe'}
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer, model = AutoTokenizer.from_pretrained('DIRECTORY'), AutoModelForCausalLM.from_pretrained('DIRECTORY')
+tokenizer, model = AutoTokenizer.from_pretrained('DIRECTORY'), \
+AutoModelForCausalLM.from_pretrained('DIRECTORY')
 """
 _USE_ADAPTER = """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained('DIRECTORY')
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('BASE_DIRECTORY'), 'DIRECTORY')
+model = PeftModel.from_pretrained(\
+AutoModelForCausalLM.from_pretrained('BASE_DIRECTORY'), 'DIRECTORY')
 """
-_ASK = """prompt = tokenizer.apply_chat_template([{{'role': 'user', 'content': 'QUESTION'}}], add_generation_prompt=True, return_tensors='pt', return_dict=True)
-print(tokenizer.decode(model.generate(**prompt, do_sample=False, max_new_tokens={max_new_tokens})[0]))
+_ASK = """prompt = tokenizer.apply_chat_template(\
+[{{'role': 'user', 'content': 'QUESTION'}}], \
+add_generation_prompt=True, return_tensors='pt', return_dict=True)
+print(tokenizer.decode(\
+model.generate(**prompt, do_sample=False, max_new_tokens={max_new_tokens})[0]))
 ```"""
-
-
-def text(run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool) -> str:
-  """The card as Markdown. `adapter`: what lies beside it is a PEFT adapter and not a whole model."""
-  trial, started = winner.trial, run.started
-  what = 'LoRA adapter' if adapter else 'Weights'
-  recipe = 'promoted recipe' if winner.promoted else 'starting recipe'
-  return '\n'.join(
-    [
-      '---',
-      'tags: [aevo_jax]',
-      '---',
-      '',
-      f"# {what} of a campaign's {recipe}" + ('' if winner.promoted else ', NOT a promoted one'),
-      '',
-      f'{what} of `{trial.trial}`, a retraining of the {recipe} on a fresh seed, by `aevo '
-      f'export` (aevo_jax {started["version"]}). '
-      'Of several seeds this is the first one that was trained to its end: it was not '
-      'chosen by any score.',
-      '',
-      '## Scores',
-      '',
-      *(_handed_in(trial) if run.manual else _scored(run, view, trial.trial)),
-      *(
-        []
-        if view.promoted
-        else [
-          'Nothing was promoted: "promoted" and "starting" are one recipe on different seeds.',
-          '',
-        ]
-      ),
-      *(
-        f'The promoted recipe {verdict(gain, over)}.'
-        for over, gain in view.results.gains.items()
-        if over in OVER
-      ),
-      '',
-      *([_SAME_LINES, ''] if run.constitution.tasks.digest else []),
-      '## Use',
-      '',
-      (_USE_ADAPTER if adapter else _USE)
-      + _ASK.format(max_new_tokens=run.constitution.objective.max_new_tokens),
-      '',
-      'Answers stand in the last `\\boxed{}`.',
-      '',
-      '## Recipe',
-      '',
-      '```',
-      winner.recipe.rstrip('\n'),
-      '```',
-      '',
-      '## Provenance',
-      '',
-      '| what | value |',
-      '|---|---|',
-      *(f'| {name} | `{value}` |' for name, value in provenance(run, winner).items()),
-      '',
-      (
-        "With the run's directory `aevo audit` recomputes every score and decision, and "
-        '`aevo trial RUN '
-      )
-      + trial.trial
-      + ' --rerun` trains these weights again.',
-      '',
-    ]
-  )
-
-
-def _scored(run: AuditedRun, view: RunView, name: str) -> list[str]:
-  own = trial_score(run, name)
-  return [
-    f'Accuracy on {own["total"]} final items, which nothing was trained or chosen on, '
-    f'scored once ({run.constitution.objective.verifier} comparison of the last '
-    f'`\\boxed{{}}`, '
-    'greedy decoding):',
-    '',
-    '| what | accuracy [95%] | seeds |',
-    '|---|---|---|',
-    (
-      '| this model | '
-      f'{_interval(own["correct"] / own["total"], *wilson(own["correct"], own["total"]))} '
-      '| 1 |'
-    ),
-    *(
-      f'| {_NAMES[name]} | {_interval(s.accuracy, s.low, s.high)} | {s.seeds} |'
-      for name in _NAMES
-      if (s := view.results.scores.get(name))
-    ),
-    '',
-  ]
-
-
-def _handed_in(trial: TrialState) -> list[str]:
-  score = (
-    'No score of it was handed in'
-    if trial.submitted is None
-    else f'Its score was handed in as {trial.submitted:g}'
-  )
-  return [
-    (
-      f'The campaign was scored by somebody else. {score}; nothing of that can be '
-      'recomputed from the run, and there is no private final set.'
-    ),
-    '',
-  ]
 
 
 # Of puzzles there are always new ones; see docs/own_model_and_data.md.
@@ -140,27 +40,159 @@ _SAME_LINES = (
   'this one selected on: these scores are a claim if this was the only campaign on the '
   'file; otherwise fresh lines are needed.'
 )
-_NAMES = {BASE: 'base', STARTING: 'starting recipe', PROMOTED: 'promoted recipe'}
+_CARD = """---
+tags: [aevo_jax]
+---
+
+# {what} of a campaign's {recipe}{label}
+
+{what} of `{trial}`, a retraining of the {recipe} on a fresh seed, by `aevo \
+export` (aevo_jax {version}). \
+Of several seeds this is the first one that was trained to its end: it was not \
+chosen by any score.
+
+## Scores
+
+{scores}
+## Use
+
+{use}
+
+Answers stand in the last `\\boxed{{}}`.
+
+## Recipe
+
+```
+{gin}
+```
+
+## Provenance
+
+| what | value |
+|---|---|
+{provenance}
+
+With the run's directory `aevo audit` recomputes every score and decision, and \
+`aevo trial RUN {trial} --rerun` trains these weights again.
+"""
+
+
+def text(run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool) -> str:
+  """Writes the card.
+
+  Args:
+    run: the run of the winner.
+    view: the same run.
+    winner: the weights.
+    adapter: whether a PEFT adapter lies beside the card, and not a whole model.
+
+  Returns:
+    Markdown.
+  """
+  what = 'LoRA adapter' if adapter else 'Weights'
+  recipe = 'starting recipe'
+  label = ', NOT a promoted one'
+  if winner.promoted:
+    recipe = 'promoted recipe'
+    label = ''
+  ask = _ASK.format(max_new_tokens=run.constitution.objective.max_new_tokens)
+  rows = [f'| {name} | `{value}` |' for name, value in provenance(run, winner).items()]
+  return _CARD.format(
+    what=what,
+    recipe=recipe,
+    label=label,
+    trial=winner.trial.trial,
+    version=run.started['version'],
+    scores='\n'.join(_scores(run, view, winner)),
+    use=(_USE_ADAPTER if adapter else _USE) + ask,
+    gin=winner.recipe.rstrip('\n'),
+    provenance='\n'.join(rows),
+  )
+
+
+def _scores(run: AuditedRun, view: RunView, winner: Winner) -> list[str]:
+  """Lines of the section on scores; the last one is empty."""
+  if run.manual:
+    lines = _handed_in(winner.trial)
+  else:
+    lines = _scored(run, view, winner.trial.trial)
+  if not view.promoted:
+    lines += [
+      'Nothing was promoted: "promoted" and "starting" are one recipe on different seeds.',
+      '',
+    ]
+  for over, gain in view.results.gains.items():
+    if over in OVER:
+      lines.append(f'The promoted recipe {verdict(gain, over)}.')
+  lines.append('')
+  if run.constitution.tasks.digest:
+    lines += [_SAME_LINES, '']
+  return lines
+
+
+def _scored(run: AuditedRun, view: RunView, name: str) -> list[str]:
+  proportion = trial_score(run, name)
+  correct = proportion['correct']
+  total = proportion['total']
+  interval = _interval(correct / total, *wilson(correct, total))
+  lines = [
+    f'Accuracy on {total} final items, which nothing was trained or chosen on, '
+    f'scored once ({run.constitution.objective.verifier} comparison of the last '
+    '`\\boxed{}`, greedy decoding):',
+    '',
+    '| what | accuracy [95%] | seeds |',
+    '|---|---|---|',
+    f'| this model | {interval} | 1 |',
+  ]
+  for group_name, words in _NAMES.items():
+    score = view.results.scores.get(group_name)
+    if score:
+      interval = _interval(score.accuracy, score.low, score.high)
+      lines.append(f'| {words} | {interval} | {score.seeds} |')
+  return [*lines, '']
+
+
+def _handed_in(trial: TrialState) -> list[str]:
+  score = 'No score of it was handed in'
+  if trial.submitted is not None:
+    score = f'Its score was handed in as {trial.submitted:g}'
+  return [
+    f'The campaign was scored by somebody else. {score}; nothing of that can be '
+    'recomputed from the run, and there is no private final set.',
+    '',
+  ]
 
 
 def trial_score(run: AuditedRun, name: str) -> dict:
-  """The retraining's own final counts, from the ledger."""
+  """Returns the retraining's own final counts, from the ledger."""
   return run.state.final['scores'][name]['overall']
 
 
 def provenance(run: AuditedRun, winner: Winner) -> dict[str, str]:
-  """What the run was made of and where it ended, by digests."""
-  started, last = run.started, run.policies[run.last_round + 1]
-  command = run.path / 'command.json'
-  code = run.path / 'substrate.json'
-  mine = group(winner.trial.trial)
+  """Collects what the run was made of and where it ended, by digests.
+
+  Args:
+    run: the run of the winner.
+    winner: the weights.
+
+  Returns:
+    The card's table: what -> value.
+  """
+  started = run.started
+  last = run.policies[run.last_round + 1]
+  command = 'not recorded'
+  if (run.path / 'command.json').exists():
+    command = json.loads((run.path / 'command.json').read_text())['command']
+  recipe = group(winner.trial.trial)
+  seeds = []
+  for trial in run.state.trials.values():
+    if trial.round < 0 and group(trial.trial) == recipe:
+      seeds.append(str(trial.seed))
   return {
-    'command (as recorded by the run, not sealed)': json.loads(command.read_text())['command']
-    if command.exists()
-    else 'not recorded',
+    'command (as recorded by the run, not sealed)': command,
     'substrate (base, code and starting recipe)': started['substrate'],
     'base tensors': started['base_digest'],
-    'code': manifest.read(code).code_tree.digest,
+    'code': manifest.read(run.path / 'substrate.json').code_tree.digest,
     'constitution': started['constitution'],
     'tasks': run.constitution.tasks.digest or 'the puzzles that the code generates',
     'holdout commitment': started['commitment'],
@@ -169,9 +201,7 @@ def provenance(run: AuditedRun, winner: Winner) -> dict[str, str]:
     'recipe': winner.trial.recipe,
     'campaign seed': str(started['seed']),
     'seed of these weights': str(winner.trial.seed),
-    'seeds of all retrainings of the recipe': ', '.join(
-      str(t.seed) for t in run.state.trials.values() if t.round < 0 and group(t.trial) == mine
-    ),
+    'seeds of all retrainings of the recipe': ', '.join(seeds),
     'sealed trial': run.sealed_digest(winner.trial.trial),
     'tensors of these weights': winner.trial.candidate,
     'their file in the run': winner.trial.export_file,

@@ -5,6 +5,7 @@ or dark theme. Nothing in a figure tells two things apart by colour alone: ancho
 line, explorers circles, promoted settings ringed and named.
 """
 
+import collections
 import dataclasses
 import html
 import io
@@ -16,18 +17,25 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-# What a figure is drawn with -> the page's variable (see report.html.j2). Values no one would
-# choose, so that none occurs by chance.
+# Values that nobody would choose, so that none occurs in a figure by chance.
+INK = '#010203'
+SOFT = '#040506'
+GRID = '#070809'
+ANCHOR = '#0a0b0c'
+EXPLORER = '#0d0e0f'
+PROMOTED = '#101112'
+CARD = '#131415'
+# Colour in a figure -> the page's variable (see report.html.j2).
 THEME = {
-  '#010203': '--ink',
-  '#040506': '--soft',
-  '#070809': '--grid',
-  '#0a0b0c': '--anchor',
-  '#0d0e0f': '--explorer',
-  '#101112': '--promoted',
-  '#131415': '--card',
+  INK: '--ink',
+  SOFT: '--soft',
+  GRID: '--grid',
+  ANCHOR: '--anchor',
+  EXPLORER: '--explorer',
+  PROMOTED: '--promoted',
+  CARD: '--card',
 }
-INK, SOFT, GRID, ANCHOR, EXPLORER, PROMOTED, CARD = THEME
+_BAR_COLOURS = {'base': SOFT, 'starting': ANCHOR, 'promoted': PROMOTED}
 _PIXELS = 100  # an inch of a figure is 100 pixels of the page
 _STYLE = {
   'svg.fonttype': 'none',
@@ -50,9 +58,7 @@ _STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """One trial's score in a round; low and high are its 95% interval. label: what to write beside
-  it, '' for nothing.
-  """
+  """One trial's score in a round, with its 95% interval; label: the text beside it, '' for none."""
 
   round: int
   value: float
@@ -74,14 +80,23 @@ class Bar:
 
 
 def limits(points: Sequence[Point]) -> tuple[float, float]:
-  """A range of accuracies that holds all intervals with some air and room for labels; from 0 where
-  that costs little.
+  """Chooses a range of accuracies that holds all intervals, with some air and room for labels.
+
+  Args:
+    points: at least one.
+
+  Returns:
+    The lowest and the highest accuracy of the axis; the lowest is 0 where that costs little.
   """
-  low, high = min(p.low for p in points), max(p.high for p in points)
+  low = min(p.low for p in points)
+  high = max(p.high for p in points)
   air = max(0.05 * (high - low), 0.005)
-  bottom = 0.0 if low < 0.35 * high else max(0.0, low - air)
+  bottom = 0.0
+  if low >= 0.35 * high:
+    bottom = max(0.0, low - air)
   # Names of promoted settings stand above their trials, one line each.
-  lines = max((sum(bool(q.label) for q in points if q.round == p.round) for p in points), default=0)
+  labels = collections.Counter(p.round for p in points if p.label)
+  lines = max(labels.values(), default=0)
   return bottom, min(1.0, high + air) + 0.06 * lines * (high - bottom)
 
 
@@ -95,29 +110,27 @@ def rounds(
   width: int = 370,
   height: int = 270,
 ) -> str:
-  """Scores by round: anchors joined by a line, explorers beside them.
+  """Draws scores by round: anchors joined by a line, explorers beside them.
 
   Args:
-    name: unique in the page. ylim: see `limits`. alt: the figure in words. reference: (name, value)
-      of a horizontal line, drawn where it lies inside.
+    points: at least one.
+    name: unique in the page.
+    ylim: see `limits`.
+    alt: the figure in words.
+    reference: name and value of a horizontal line, drawn where it lies inside.
+    width: pixels of the page.
+    height: pixels of the page.
+
+  Returns:
+    An <svg> element.
   """
   with matplotlib.rc_context(_STYLE | {'svg.hashsalt': name}):
     figure, axes = _axes(width, height)
-    numbers = sorted({p.round for p in points})
-    axes.set(xlim=(numbers[0] - 0.5, numbers[-1] + 0.5), ylim=ylim)
+    _limit_rounds(axes, points, ylim)
     if reference is not None and ylim[0] <= reference[1] <= ylim[1]:
-      axes.axhline(reference[1], color=SOFT, lw=1, ls=(0, (4, 3)))
-      axes.annotate(
-        f'{reference[0]} {reference[1]:.2f}',
-        (1, reference[1]),
-        xycoords=('axes fraction', 'data'),
-        xytext=(0, 3),
-        textcoords='offset points',
-        ha='right',
-        color=SOFT,
-      )
+      _reference_line(axes, *reference)
     _trials(axes, points, spread=0.7, size=1.0)
-    _axis_labels(axes, numbers)
+    _axis_labels(axes, points)
     return _svg(figure, name, alt)
 
 
@@ -132,50 +145,47 @@ def small(
   width: int = 300,
   height: int = 175,
 ) -> str:
-  """One family's panel of the small multiples; other: (round, accuracy) of the anchors by the other
-  comparison, drawn dashed; empty for none.
+  """Draws one family's panel of the small multiples.
+
+  Args:
+    points: at least one.
+    name: unique in the page.
+    ylim: the range of accuracies.
+    alt: the figure in words.
+    other: (round, accuracy) of the anchors by the other comparison, drawn dashed; empty for none.
+    other_name: the name of that comparison.
+    width: pixels of the page.
+    height: pixels of the page.
+
+  Returns:
+    An <svg> element.
   """
   with matplotlib.rc_context(_STYLE | {'svg.hashsalt': name}):
     figure, axes = _axes(width, height)
-    numbers = sorted({p.round for p in points})
-    axes.set(xlim=(numbers[0] - 0.5, numbers[-1] + 0.5), ylim=ylim)
-    places = _trials(axes, points, spread=0.66, size=0.72)
+    _limit_rounds(axes, points, ylim)
+    positions = _trials(axes, points, spread=0.66, size=0.72)
     if other:
-      line = [(places[number], value) for number, value in other]
-      axes.plot(
-        *zip(*line),
-        color=SOFT,
-        lw=1,
-        ls=(0, (3, 2)),
-        marker='D',
-        ms=3.2,
-        mfc=CARD,
-        mec=SOFT,
-        zorder=3,
-      )
-      axes.annotate(
-        other_name, line[0], xytext=(-6, 6), textcoords='offset points', ha='left', color=SOFT
-      )
-    _axis_labels(axes, numbers)
+      _dashed_line(axes, [(positions[number], value) for number, value in other], other_name)
+    _axis_labels(axes, points)
     return _svg(figure, name, alt)
 
 
 def final(bars: Sequence[Bar], *, name: str, alt: str, width: int = 370) -> str:
-  """Scores on the final set as points on an axis from 0."""
+  """Draws scores on the final set as points on an axis from 0.
+
+  Args:
+    bars: 'base', 'starting' and 'promoted', or some of them, from top to bottom.
+    name: unique in the page.
+    alt: the figure in words.
+    width: pixels of the page.
+
+  Returns:
+    An <svg> element.
+  """
   with matplotlib.rc_context(_STYLE | {'svg.hashsalt': name}):
     figure, axes = _axes(width, 50 + 40 * len(bars))
-    colours = {'base': SOFT, 'starting': ANCHOR, 'promoted': PROMOTED}
     for y, bar in enumerate(reversed(bars)):
-      colour = colours[bar.name]
-      axes.plot([bar.low, bar.high], [y, y], color=colour, lw=2.2, solid_capstyle='butt')
-      axes.plot([bar.value], [y], marker='D' if bar.name != 'base' else 'o', ms=7, color=colour)
-      axes.annotate(
-        f'{bar.name}  {bar.value:.3f}  [{bar.low:.3f}, {bar.high:.3f}]',
-        (bar.value, y),
-        xytext=(0, 9),
-        textcoords='offset points',
-        ha='left' if bar.value < 0.3 else 'right' if bar.value > 0.7 else 'center',
-      )
+      _bar(axes, y, bar)
     top = max(bar.high for bar in bars)
     axes.set(xlim=(0, min(1.0, max(1.12 * top, 0.1))), ylim=(-0.5, len(bars) - 0.3), yticks=[])
     axes.grid(False, axis='y')
@@ -183,6 +193,9 @@ def final(bars: Sequence[Bar], *, name: str, alt: str, width: int = 370) -> str:
     axes.spines['left'].set_visible(False)
     axes.set_xlabel('accuracy on the final set, with 95% intervals')
     return _svg(figure, name, alt)
+
+
+# -- parts of a figure -----------------------------------------------------------------------------
 
 
 def _axes(width: int, height: int):
@@ -194,69 +207,145 @@ def _axes(width: int, height: int):
   return figure, axes
 
 
-def _axis_labels(axes, numbers: Sequence[int]) -> None:
+def _numbers(points: Sequence[Point]) -> list[int]:
+  return sorted({p.round for p in points})
+
+
+def _limit_rounds(axes, points: Sequence[Point], ylim: tuple[float, float]) -> None:
+  numbers = _numbers(points)
+  axes.set(xlim=(numbers[0] - 0.5, numbers[-1] + 0.5), ylim=ylim)
+
+
+def _axis_labels(axes, points: Sequence[Point]) -> None:
+  numbers = _numbers(points)
   axes.set_xticks(numbers, [f'{n}' for n in numbers])
   axes.set_xlabel('round (0: noise floor)' if 0 in numbers else 'round')
-  axes.yaxis.set_major_formatter(
-    lambda value, _: f'{value:.2f}'.replace('0.', '.', 1) if value < 1 else '1'
+  axes.yaxis.set_major_formatter(_without_leading_zero)
+
+
+def _without_leading_zero(value: float, _: int) -> str:
+  if value >= 1:
+    return '1'
+  return f'{value:.2f}'.replace('0.', '.', 1)
+
+
+def _reference_line(axes, name: str, value: float) -> None:
+  axes.axhline(value, color=SOFT, lw=1, ls=(0, (4, 3)))
+  axes.annotate(
+    f'{name} {value:.2f}',
+    (1, value),
+    xycoords=('axes fraction', 'data'),
+    xytext=(0, 3),
+    textcoords='offset points',
+    ha='right',
+    color=SOFT,
+  )
+
+
+def _dashed_line(axes, line: Sequence[tuple[float, float]], name: str) -> None:
+  axes.plot(
+    *zip(*line, strict=True),
+    color=SOFT,
+    lw=1,
+    ls=(0, (3, 2)),
+    marker='D',
+    ms=3.2,
+    mfc=CARD,
+    mec=SOFT,
+    zorder=3,
+  )
+  axes.annotate(name, line[0], xytext=(-6, 6), textcoords='offset points', ha='left', color=SOFT)
+
+
+def _bar(axes, y: int, bar: Bar) -> None:
+  colour = _BAR_COLOURS[bar.name]
+  axes.plot([bar.low, bar.high], [y, y], color=colour, lw=2.2, solid_capstyle='butt')
+  axes.plot([bar.value], [y], marker='o' if bar.name == 'base' else 'D', ms=7, color=colour)
+  alignment = 'center'
+  if bar.value < 0.3:
+    alignment = 'left'
+  elif bar.value > 0.7:
+    alignment = 'right'
+  axes.annotate(
+    f'{bar.name}  {bar.value:.3f}  [{bar.low:.3f}, {bar.high:.3f}]',
+    (bar.value, y),
+    xytext=(0, 9),
+    textcoords='offset points',
+    ha=alignment,
   )
 
 
 def _trials(axes, points: Sequence[Point], *, spread: float, size: float) -> dict[int, float]:
-  """Anchors and explorers side by side in worker order; returns round -> where the mean of its
-  anchors stands.
+  """Anchors and explorers side by side in worker order.
+
+  Returns:
+    Round -> where the mean of its anchors stands on the horizontal axis.
   """
-  line = {}
-  for number in sorted({p.round for p in points}):
-    here = [p for p in points if p.round == number]
-    step = spread / max(len(here) - 1, 1)
-    places = [number - spread / 2 + i * step if len(here) > 1 else number for i in range(len(here))]
-    for x, p in zip(places, here):
-      colour = PROMOTED if p.promoted else ANCHOR if p.anchor else EXPLORER
-      axes.plot(
-        [x, x],
-        [p.low, p.high],
-        color=colour,
-        lw=(1.3 if p.anchor or p.promoted else 0.9) * size,
-        zorder=2,
-      )
-      axes.plot(
-        [x],
-        [p.value],
-        marker='D' if p.anchor else 'o',
-        ms=(5 if p.anchor or p.promoted else 3.6) * size,
-        color=colour,
-        zorder=5 if p.anchor else 4,
-      )
-      if p.promoted:
-        axes.plot(
-          [x], [p.value], marker='o', ms=8.5 * size, color=colour, mfc='none', mew=1, zorder=4
-        )
-    _labels(
-      axes,
-      [(x, p) for x, p in zip(places, here) if p.label],
-      top=max(p.high for p in here),
-      last=number == max(q.round for q in points),
-    )
-    anchors = [(x, p.value) for x, p in zip(places, here) if p.anchor]
+  numbers = _numbers(points)
+  line: dict[int, tuple[float, float]] = {}
+  for number in numbers:
+    placed = _placed([p for p in points if p.round == number], spread)
+    for x, point in placed:
+      _trial(axes, x, point, size)
+    _labels(axes, placed, last=number == numbers[-1])
+    anchors = [(x, point.value) for x, point in placed if point.anchor]
     if anchors:
       line[number] = (
         sum(x for x, _ in anchors) / len(anchors),
-        sum(v for _, v in anchors) / len(anchors),
+        sum(value for _, value in anchors) / len(anchors),
       )
   if len(line) > 1:
-    axes.plot(*zip(*line.values()), color=ANCHOR, lw=1.4 * size, zorder=3)
+    axes.plot(*zip(*line.values(), strict=True), color=ANCHOR, lw=1.4 * size, zorder=3)
   return {number: x for number, (x, _) in line.items()}
 
 
-def _labels(axes, labelled: Sequence[tuple[float, Point]], *, top: float, last: bool) -> None:
-  """Names above a round's trials, the rightmost lowest, each with a thin line down to its trial so
-  that none overlap.
+def _placed(points: Sequence[Point], spread: float) -> list[tuple[float, Point]]:
+  """A round's points with their positions, which take up `spread` around the round's number."""
+  if len(points) == 1:
+    return [(points[0].round, points[0])]
+  step = spread / (len(points) - 1)
+  return [(p.round - spread / 2 + i * step, p) for i, p in enumerate(points)]
+
+
+def _trial(axes, x: float, point: Point, size: float) -> None:
+  colour = EXPLORER
+  if point.anchor:
+    colour = ANCHOR
+  if point.promoted:
+    colour = PROMOTED
+  stressed = point.anchor or point.promoted
+  axes.plot(
+    [x, x],
+    [point.low, point.high],
+    color=colour,
+    lw=(1.3 if stressed else 0.9) * size,
+    zorder=2,
+  )
+  axes.plot(
+    [x],
+    [point.value],
+    marker='D' if point.anchor else 'o',
+    ms=(5 if stressed else 3.6) * size,
+    color=colour,
+    zorder=5 if point.anchor else 4,
+  )
+  if point.promoted:
+    axes.plot(
+      [x], [point.value], marker='o', ms=8.5 * size, color=colour, mfc='none', mew=1, zorder=4
+    )
+
+
+def _labels(axes, placed: Sequence[tuple[float, Point]], *, last: bool) -> None:
+  """Names above a round's trials, the rightmost lowest.
+
+  Each has a thin line down to its trial, so that none overlap.
   """
-  for level, (x, p) in enumerate(reversed(labelled)):
+  top = max(point.high for _, point in placed)
+  labelled = [(x, point) for x, point in placed if point.label]
+  for level, (x, point) in enumerate(reversed(labelled)):
     axes.annotate(
-      p.label,
-      xy=(x, p.high),
+      point.label,
+      xy=(x, point.high),
       xycoords='data',
       xytext=(x, top),
       textcoords=axes.transData + _points_up(axes, 7 + 11 * level),
@@ -272,8 +361,9 @@ def _points_up(axes, points: float) -> ScaledTranslation:
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:
-  """The figure as an <svg> element for HTML: ids made unique by `name`, colours as variables, no
-  prolog, namespaces or metadata.
+  """The figure as an <svg> element for HTML.
+
+  Ids are made unique by `name`, colours are variables; prolog, namespaces and metadata are gone.
   """
   buffer = io.StringIO()
   figure.savefig(

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -17,7 +18,14 @@ REFRESH_SECONDS = 0.5
 
 
 def score_text(summary: dict | None) -> str:
-  """accuracy with its 95% interval, e.g. `.412 [.384, .440]`."""
+  """Writes an accuracy with its 95% interval.
+
+  Args:
+    summary: of a set, None where it is not scored.
+
+  Returns:
+    For example '0.412 [0.384, 0.440]'; '' without a summary.
+  """
   if summary is None:
     return ''
   overall = summary['overall']
@@ -25,17 +33,21 @@ def score_text(summary: dict | None) -> str:
 
 
 class Progress:
-  """An observer of the campaign; use as a context manager."""
+  """An observer of the campaign; use as a context manager.
+
+  Attributes:
+    state: the state after the records seen so far.
+  """
 
   def __init__(self, constitution: Constitution, state: CampaignState | None = None):
-    self._constitution, self.state = constitution, state or CampaignState()
+    self.state = state or CampaignState()
+    self._constitution = constitution
     self._console = Console(stderr=False)
-    self._live = (
-      Live(console=self._console, auto_refresh=False, transient=True)
-      if self._console.is_terminal
-      else None
-    )
-    self._begun, self._drawn = time.monotonic(), 0.0
+    self._live: Live | None = None
+    if self._console.is_terminal:
+      self._live = Live(console=self._console, auto_refresh=False, transient=True)
+    self._begun = time.monotonic()
+    self._drawn = 0.0
     self._running: dict[str, float] = {}
     self._trained = 0
 
@@ -55,7 +67,8 @@ class Progress:
       self._follow(record)
       line = describe(record)
       if line:
-        (self._live.console if self._live else self._console).print(line, highlight=False)
+        console = self._live.console if self._live else self._console
+        console.print(line, highlight=False)
         sys.stdout.flush()
     if self._live and time.monotonic() - self._drawn > REFRESH_SECONDS:
       self._drawn = time.monotonic()
@@ -69,37 +82,43 @@ class Progress:
       self._trained += record.kind == 'trial_sealed'
 
   def time_left(self) -> float | None:
-    """Seconds to the end at the present pace; None before the first trial has finished."""
+    """Estimates the seconds to the end at the present pace.
+
+    Returns:
+      Seconds, None before the first trial has finished.
+    """
+    if not self._trained:
+      return None
     budget = self._constitution.budget
     total = budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds
     done = sum(t.done for t in self.state.trials.values())
-    return (
-      (time.monotonic() - self._begun) / self._trained * (total - done) if self._trained else None
-    )
+    return (time.monotonic() - self._begun) / self._trained * (total - done)
 
   def _table(self) -> Table:
+    rounds = self._constitution.budget.rounds
+    current = len(self.state.finished_rounds)
+    phase = f'round {current} of {rounds}'
+    if current > rounds:
+      current = FINAL
+      phase = 'final'
     left = self.time_left()
-    round_ = len(self.state.finished_rounds)
-    current = FINAL if round_ > self._constitution.budget.rounds else round_
-    phase = (
-      'final' if current == FINAL else f'round {current} of {self._constitution.budget.rounds}'
-    )
-    table = Table(
-      title=f'{phase}, '
-      + ('estimating the time left' if left is None else f'about {left / 60:.1f} min left')
-    )
+    time_text = 'estimating the time left'
+    if left is not None:
+      time_text = f'about {left / 60:.1f} min left'
+    table = Table(title=f'{phase}, {time_text}')
     for column in ('trial', 'axis', 'state', 'dev [95%]', 'external'):
       table.add_column(column)
-    early = [t for t in self.state.of_round(FINAL) if t.trial in self._running and current != FINAL]
-    for trial in (*self.state.of_round(current), *early):
-      table.add_row(
-        trial.trial,
-        trial.axis,
-        self._phase(trial),
-        score_text(trial.dev),
-        '' if trial.released is None else f'{trial.released:.2f}',
-      )
+    for trial in self.state.of_round(current):
+      self._add_row(table, trial)
+    if current != FINAL:
+      for trial in self.state.of_round(FINAL):
+        if trial.trial in self._running:
+          self._add_row(table, trial)
     return table
+
+  def _add_row(self, table: Table, trial: TrialState) -> None:
+    external = '' if trial.released is None else f'{trial.released:.2f}'
+    table.add_row(trial.trial, trial.axis, self._phase(trial), score_text(trial.dev), external)
 
   def _phase(self, trial: TrialState) -> str:
     if trial.trial in self._running:
@@ -110,55 +129,80 @@ class Progress:
 
 
 def describe(record: Record) -> str:
-  """One line for the records a person wants to see, '' for the others."""
-  p = record.payload
-  match record.kind:
-    case 'campaign_started':
-      return (
-        f'campaign started: constitution {p["constitution"][:12]}, substrate '
-        f'{p["substrate"][:12]}, seed {p["seed"]}, {p["slots"]} processes at a time, '
-      ) + ('workers confined' if p['locked'] else 'workers NOT confined (see `aevo doctor`)')
-    case 'base_scored':
-      return f'base               dev {score_text(p["score"])}'
-    case 'trial_scored':
-      return f'{p["trial"]:<18} dev {score_text(p["score"])}'
-    case 'trial_failed':
-      return f'{p["trial"]:<18} failed: {p["cause"]}{"" if p["final"] else ", trying again"}'
-    case 'trial_refused':
-      return f'{p["trial"]:<18} refused: {p["cause"]}'
-    case 'external_released':
-      return f'{p["trial"]:<18} external {p["score"]:.2f}'
-    case 'promotion_decided':
-      return '\n'.join(
-        [f'-- after round {p["round"]}:']
-        + [f'   {reason}' for reason in p['reasons'] or ['no change beyond the noise floor']]
-      )
-    case 'submission_exported':
-      return f'{p["trial"]:<18} exported as a submission'
-    case 'scores_waived':
-      return f'going on without a score of {", ".join(p["trials"])}: {p["cause"]}'
-    case 'budget_exhausted':
-      return f'the rounds end after round {p["round"]}: {p["reason"]}'
-    case 'final_scored':
-      return '\n'.join(
-        f'{name:<18} final {score_text(s)}' for name, s in sorted(p['scores'].items())
-      )
-    case 'llm_exchange':
-      cost = (
-        f'{p["usage"]["tokens_in"]} tokens in, {p["usage"]["tokens_out"]} out, {p["seconds"]:.1f} s'
-      )
-      return f'round {p["round"]}, {p["purpose"]:<9} language model: ' + (
-        f'{p["error"]}: {p["detail"]}' if p['error'] else f'answered ({cost})'
-      )
-    case 'agent_fell_back':
-      instead = (
-        'the statistical agent takes the round'
-        if p['purpose'] in (POLICY, CONTROL)
-        else 'it runs what it was assigned'
-      )
-      return (
-        f'round {p["round"]}, {p["purpose"]:<9} without the language model, {instead}: {p["cause"]}'
-      )
-    case 'controller_resumed':
-      return 'resumed'
-  return ''
+  """Writes a record as a line.
+
+  Args:
+    record: any record of a campaign.
+
+  Returns:
+    A line, or a few, for records that a person wants to see; '' for the others.
+  """
+  writer = _WRITERS.get(record.kind)
+  if writer is None:
+    return ''
+  return writer(record.payload)
+
+
+def _started(p: dict) -> str:
+  confinement = 'workers confined'
+  if not p['locked']:
+    confinement = 'workers NOT confined (see `aevo doctor`)'
+  return (
+    f'campaign started: constitution {p["constitution"][:12]}, substrate '
+    f'{p["substrate"][:12]}, seed {p["seed"]}, {p["slots"]} processes at a time, {confinement}'
+  )
+
+
+def _failed(p: dict) -> str:
+  line = f'{p["trial"]:<18} failed: {p["cause"]}'
+  if not p['final']:
+    line += ', trying again'
+  return line
+
+
+def _decided(p: dict) -> str:
+  reasons = p['reasons'] or ['no change beyond the noise floor']
+  return '\n'.join([f'-- after round {p["round"]}:', *(f'   {reason}' for reason in reasons)])
+
+
+def _final_scored(p: dict) -> str:
+  scores = sorted(p['scores'].items())
+  return '\n'.join(f'{name:<18} final {score_text(score)}' for name, score in scores)
+
+
+def _exchange(p: dict) -> str:
+  usage = p['usage']
+  outcome = (
+    f'answered ({usage["tokens_in"]} tokens in, {usage["tokens_out"]} out, {p["seconds"]:.1f} s)'
+  )
+  if p['error']:
+    outcome = f'{p["error"]}: {p["detail"]}'
+  return f'round {p["round"]}, {p["purpose"]:<9} language model: {outcome}'
+
+
+def _fell_back(p: dict) -> str:
+  instead = 'it runs what it was assigned'
+  if p['purpose'] in (POLICY, CONTROL):
+    instead = 'the statistical agent takes the round'
+  return (
+    f'round {p["round"]}, {p["purpose"]:<9} without the language model, {instead}: {p["cause"]}'
+  )
+
+
+# Kind of a record -> how its payload reads.
+_WRITERS: dict[str, Callable[[dict], str]] = {
+  'campaign_started': _started,
+  'base_scored': lambda p: f'base               dev {score_text(p["score"])}',
+  'trial_scored': lambda p: f'{p["trial"]:<18} dev {score_text(p["score"])}',
+  'trial_failed': _failed,
+  'trial_refused': lambda p: f'{p["trial"]:<18} refused: {p["cause"]}',
+  'external_released': lambda p: f'{p["trial"]:<18} external {p["score"]:.2f}',
+  'promotion_decided': _decided,
+  'submission_exported': lambda p: f'{p["trial"]:<18} exported as a submission',
+  'scores_waived': lambda p: f'going on without a score of {", ".join(p["trials"])}: {p["cause"]}',
+  'budget_exhausted': lambda p: f'the rounds end after round {p["round"]}: {p["reason"]}',
+  'final_scored': _final_scored,
+  'llm_exchange': _exchange,
+  'agent_fell_back': _fell_back,
+  'controller_resumed': lambda p: 'resumed',
+}

@@ -1,5 +1,4 @@
-"""The reversal timeline: dev and external by family and round, what the detector said of them, and
-what the policy made of it.
+"""The reversal timeline: dev and external by family and round, with verdicts and revisions.
 
 Plain values for the template. External means are those of all trials once the scores are revealed;
 before that, of the released ones.
@@ -13,19 +12,27 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift.trust import ALARMS, DEV, OVERALL
 from aevo_jax.meta_agent.policy import Policy
 
-SUPPORTED, NOT_SUPPORTED, NOT_TESTED, TOO_FEW = (
-  'revision supported',
-  'revision not supported',
-  'not tested',
-  'not tested: too few trials to tell',
-)
+SUPPORTED = 'revision supported'
+NOT_SUPPORTED = 'revision not supported'
+NOT_TESTED = 'not tested'
+TOO_FEW = 'not tested: too few trials to tell'
+
+External = Callable[[TrialState, str], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """One stream after one round. dev, external: mean accuracy over the same trials of the round,
-  those whose external score is known; None without any. verdict: the recorded fields, None in round
-  0. trust: in dev, by the policy that followed. worth: of a step of dev, likewise."""
+  """One stream after one round.
+
+  Attributes:
+    round: the round's number.
+    dev: mean accuracy over the trials of the round, those with a known external score where there
+      are any; None without trials.
+    external: mean over the same trials; None where no score is known.
+    verdict: the recorded fields, None in round 0.
+    trust: trust in dev, by the policy that followed.
+    worth: worth of a step of dev, likewise.
+  """
 
   round: int
   dev: float | None
@@ -36,30 +43,45 @@ class Look:
 
   @property
   def alarm(self) -> bool:
+    """Whether the verdict is one that may change an objective."""
     return self.verdict is not None and self.verdict['verdict'] in ALARMS
 
   @property
   def statistic(self) -> str:
-    """'p = 0.0012 (slope, 32 trials)'."""
-    v = self.verdict
-    if v is None:
+    """The statistic in words.
+
+    Returns:
+      For example 'p = 0.0012 (slope, 32 trials)'; '' in round 0.
+    """
+    verdict = self.verdict
+    if verdict is None:
       return ''
-    value = f'e = {v["e_value"]:.2g}' if v['e_value'] is not None else f'p = {v["p_value"]:.2g}'
-    return f'{value} ({v["test"].replace("_", " ")}, {v["n"]} trials)'
+    if verdict['e_value'] is None:
+      value = f'p = {verdict["p_value"]:.2g}'
+    else:
+      value = f'e = {verdict["e_value"]:.2g}'
+    return f'{value} ({verdict["test"].replace("_", " ")}, {verdict["n"]} trials)'
 
   @property
   def detectable(self) -> str:
-    """The minimum detectable effect in words."""
-    v = self.verdict
-    if v is None or v['minimum_detectable_effect'] is None:
+    """The minimum detectable effect in words.
+
+    Returns:
+      For example 'detectable: slope drop of 0.40'.
+    """
+    verdict = self.verdict
+    if verdict is None or verdict['minimum_detectable_effect'] is None:
       return 'nothing detectable yet'
-    return f'detectable: {v["effect"].replace("_", " ")} of {v["minimum_detectable_effect"]:.2f}'
+    effect = verdict['effect'].replace('_', ' ')
+    return f'detectable: {effect} of {verdict["minimum_detectable_effect"]:.2f}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Revision:
-  """A policy that changed what dev is worth. before, after: what it said of the objectives. result:
-  the control arm's test at its last round, None if there was none.
+  """A policy that changed what dev is worth.
+
+  before, after: sentences about the objectives. result: the control arm's test at its last round,
+  None if there was none.
   """
 
   round: int
@@ -71,96 +93,144 @@ class Revision:
 
 
 def looks(
+  state: CampaignState, policies: Mapping[int, Policy], external: External
+) -> dict[str, list[Look]]:
+  """Builds the timeline of every stream.
+
+  Args:
+    state: a campaign with verdicts.
+    policies: round -> its policy.
+    external: gives a trial's score in a stream as far as it may be known.
+
+  Returns:
+    Stream -> its looks by round, families first and 'overall' last.
+  """
+  families: set[str] = set()
+  for streams in state.concordance.values():
+    families.update(streams)
+  families.discard(OVERALL)
+  rounds = [round_ for round_ in sorted(state.verdicts) if state.of_round(round_)]
+  timeline: dict[str, list[Look]] = {}
+  for stream in (*sorted(families), OVERALL):
+    for round_ in rounds:
+      look = _look(state, policies, external, stream, round_)
+      timeline.setdefault(stream, []).append(look)
+  return timeline
+
+
+def _look(
   state: CampaignState,
   policies: Mapping[int, Policy],
-  external: Callable[[TrialState, str], float | None],
-) -> dict[str, list[Look]]:
-  """Stream -> its looks, families first and 'overall' last. `external`: a trial's score in a stream
-  as far as it may be known.
-  """
-  streams = sorted({s for v in state.concordance.values() for s in v} - {OVERALL}) + [OVERALL]
-  rounds = sorted(k for k in state.verdicts if state.of_round(k))
-  found: dict[str, list[Look]] = {}
-  for stream in streams:
-    for round_ in rounds:
-      after = policies.get(round_ + 1, policies[round_])
-      trials = [
-        t
-        for t in state.of_round(round_)
-        if t.dev is not None and (stream == OVERALL or stream in t.dev['by_family'])
-      ]
-      # Means over the same trials: those whose dev is best are told first.
-      trials = [t for t in trials if external(t, stream) is not None] or trials
-      dev = [
-        (t.dev['overall'] if stream == OVERALL else t.dev['by_family'][stream])['accuracy']
-        for t in trials
-      ]
-      told = [x for t in trials if (x := external(t, stream)) is not None]
-      found.setdefault(stream, []).append(
-        Look(
-          round_,
-          _mean(dev),
-          _mean(told),
-          state.verdicts[round_].get(stream),
-          after.trust.get(DEV, {}).get(stream, 1.0),
-          after.objectives.get(stream, 1.0),
-        )
-      )
-  return found
+  external: External,
+  stream: str,
+  round_: int,
+) -> Look:
+  after = policies.get(round_ + 1, policies[round_])
+  all_dev = []
+  known_dev = []
+  known_external = []
+  for trial in state.of_round(round_):
+    dev = _dev_accuracy(trial, stream)
+    if dev is None:
+      continue
+    all_dev.append(dev)
+    score = external(trial, stream)
+    if score is not None:
+      known_dev.append(dev)
+      known_external.append(score)
+  return Look(
+    round=round_,
+    # Means over the same trials: the best on dev are released first.
+    dev=_mean(known_dev or all_dev),
+    external=_mean(known_external),
+    verdict=state.verdicts[round_].get(stream),
+    trust=after.trust.get(DEV, {}).get(stream, 1.0),
+    worth=after.objectives.get(stream, 1.0),
+  )
+
+
+def _dev_accuracy(trial: TrialState, stream: str) -> float | None:
+  if trial.dev is None:
+    return None
+  proportion = trial.dev['by_family'].get(stream)
+  if stream == OVERALL:
+    proportion = trial.dev['overall']
+  return None if proportion is None else proportion['accuracy']
 
 
 def revisions(
   state: CampaignState, policies: Mapping[int, Policy], constitution: Constitution
 ) -> list[Revision]:
-  """Every change of objectives, with what its control arm showed."""
+  """Finds every change of objectives, with the result of its control arm.
+
+  Args:
+    state: the campaign.
+    policies: round -> its policy.
+    constitution: gives the level of the control arm's test.
+
+  Returns:
+    The revisions by round.
+  """
   found = []
   for round_, policy in sorted(policies.items()):
-    before = policies.get(round_ - 1)
-    if before is None or policy.objectives == before.objectives:
+    previous = policies.get(round_ - 1)
+    if previous is None or policy.objectives == previous.objectives:
       continue
-    tested = []
-    for later in range(round_, max(policies) + 1):
-      if later > round_ and policies[later].objectives != policies[later - 1].objectives:
-        break
-      if later in state.attributions:
-        tested.append(later)
-    result = state.attributions[tested[-1]] if tested else None
-    outcome = (
-      NOT_TESTED
-      if result is None
-      else TOO_FEW
-      if result['least_p_value'] > constitution.control.alpha
-      else SUPPORTED
-      if result['p_value'] <= constitution.control.alpha
-      else NOT_SUPPORTED
-    )
+    before = previous.objectives
+    if policy.control:
+      before = policy.objectives_before
+    result = _last_test(state, policies, round_)
     found.append(
       Revision(
-        round_,
-        _objectives(policy.objectives_before if policy.control else before.objectives),
-        _objectives(policy.objectives),
-        tuple(r for r in policy.reasons if ': dev is ' in r or 'control arm' in r),
-        outcome,
-        result,
+        round=round_,
+        before=_objectives(before),
+        after=_objectives(policy.objectives),
+        reasons=tuple(r for r in policy.reasons if ': dev is ' in r or 'control arm' in r),
+        outcome=_outcome(result, constitution.control.alpha),
+        result=result,
       )
     )
   return found
 
 
+def _last_test(
+  state: CampaignState, policies: Mapping[int, Policy], revised: int
+) -> Mapping | None:
+  """The last test of a revision's control arm: before the next revision, or of all."""
+  result = None
+  for round_ in range(revised, max(policies) + 1):
+    if round_ > revised and policies[round_].objectives != policies[round_ - 1].objectives:
+      break
+    result = state.attributions.get(round_, result)
+  return result
+
+
+def _outcome(result: Mapping | None, alpha: float) -> str:
+  if result is None:
+    return NOT_TESTED
+  if result['least_p_value'] > alpha:
+    return TOO_FEW
+  if result['p_value'] <= alpha:
+    return SUPPORTED
+  return NOT_SUPPORTED
+
+
 def _objectives(objectives: Mapping[str, float]) -> tuple[str, ...]:
-  """A sentence for each family whose objective is not dev, or one that says that there is none."""
-  return tuple(
-    f'{family}: '
-    + (
-      f'lower dev while external rises (a step of dev counts {worth:+.2f})'
-      if worth < 0
-      else 'external only'
-      if worth == 0
-      else f'dev counts {worth:.2f}'
-    )
-    for family, worth in sorted(objectives.items())
-  ) or ('every family: raise dev, promote on external',)
+  """A sentence for each family with an objective that is not dev, or one that there is none."""
+  if not objectives:
+    return ('every family: raise dev, promote on external',)
+  return tuple(f'{family}: {_objective(worth)}' for family, worth in sorted(objectives.items()))
+
+
+def _objective(worth: float) -> str:
+  if worth < 0:
+    return f'lower dev while external rises (a step of dev counts {worth:+.2f})'
+  if worth == 0:
+    return 'external only'
+  return f'dev counts {worth:.2f}'
 
 
 def _mean(values: Sequence[float]) -> float | None:
-  return sum(values) / len(values) if values else None
+  if not values:
+    return None
+  return sum(values) / len(values)

@@ -1,5 +1,4 @@
-"""The winner of a finished run: which weights may be handed out, and whether they are still the
-sealed ones.
+"""The winner of a finished run: the weights that may be handed out, if they are still sealed.
 
 Several seeds of the promoted recipe were retrained, and only the final set has looked at them.
 Whoever took the best of them by that set would spoil its score; so the winner is the first seed,
@@ -8,6 +7,7 @@ which was fixed before anything was scored: promoted0, or the next one if that c
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from safetensors.numpy import load_file
 
@@ -28,8 +28,15 @@ class NoWinnerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Winner:
-  """trial: the retraining. promoted: False for the starting recipe. directory: of the sealed trial.
-  base: the stored substrate with config and tokenizer. recipe: what was trained, in full."""
+  """The weights to hand out.
+
+  Attributes:
+    trial: the retraining.
+    promoted: False for the starting recipe.
+    directory: of the sealed trial.
+    base: the stored substrate with config and tokenizer.
+    recipe: the complete recipe of the training, as gin text.
+  """
 
   trial: TrialState
   promoted: bool
@@ -39,21 +46,21 @@ class Winner:
 
 
 def find(run: AuditedRun, *, starting: bool = False) -> Winner:
-  """The winner, its seal verified; with `starting` the first retraining of the starting recipe
-  instead.
+  """Finds the winner and verifies its seal.
+
+  Args:
+    run: a finished run.
+    starting: take the first retraining of the starting recipe instead.
+
+  Returns:
+    The winner.
 
   Raises:
     NoWinnerError: unfinished, nothing promoted and `starting` not asked for, nothing trained, or
       files that are missing or were changed.
     LedgerError, ManifestError: the ledger or the stored substrate is damaged.
   """
-  if not (run.path / setup.LEDGER).is_file():
-    raise NoWinnerError(f'{run.path} is not a run: it has no {setup.LEDGER}')
-  if run.state.finished is None:
-    raise NoWinnerError(
-      f'{run.path} is unfinished; finish it with: aevo campaign --resume={run.path}'
-    )
-  promoted = run.policies[run.last_round + 1].standing
+  promoted = _promoted(run)
   if not promoted and not starting and not run.manual:
     raise NoWinnerError(
       f'{run.path} promoted nothing: no change cleared the noise floor, and the starting '
@@ -61,67 +68,88 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
     )
   if sha256((run.path / setup.CONSTITUTION).read_text()) != run.started['constitution']:
     raise NoWinnerError(
-      f'{run.path / setup.CONSTITUTION} is not the one the run began with; see: aevo audit {run.path}'
+      f'{run.path / setup.CONSTITUTION} is not the one the run began with; see: aevo audit '
+      f'{run.path}'
     )
   _check_substrate(run)
-  wanted = 'starting' if starting else 'promoted'
-  names = [
-    r.trial
-    for r in decisions.retrainings(promoted, run.constitution.budget.final_seeds, manual=run.manual)
-    if r.recipe == wanted
-  ]
+  trial = _first_seed(run, promoted, starting=starting)
+  directory = run.trial_directory(trial)
+  _check_seal(run, trial, directory)
+  return Winner(
+    trial=trial,
+    promoted=not starting,
+    directory=directory,
+    base=Store(run.inputs['store']).verify(run.started['substrate_object']),
+    recipe=full_recipe(parse_statements(trial.overlay), run.started['recipe']),
+  )
+
+
+def _promoted(run: AuditedRun) -> dict[str, Any]:
+  """The standing recipe at the end; raises NoWinnerError where there is no end."""
+  if not (run.path / setup.LEDGER).is_file():
+    raise NoWinnerError(f'{run.path} is not a run: it has no {setup.LEDGER}')
+  if run.state.finished is None:
+    raise NoWinnerError(
+      f'{run.path} is unfinished; finish it with: aevo campaign --resume={run.path}'
+    )
+  return run.policies[run.last_round + 1].standing
+
+
+def _check_substrate(run: AuditedRun) -> None:
+  """Raises NoWinnerError unless substrate.json is of the substrate that the run began with.
+
+  One of its digests goes into the model card.
+  """
+  path = run.path / setup.SUBSTRATE
+  try:
+    identity = build.identity(manifest.read(path))
+  except FileNotFoundError as error:
+    raise NoWinnerError(f'{path} is missing; restore it from a copy of the run') from error
+  except manifest.SubstrateManifestError as error:
+    raise NoWinnerError(f'{error}; restore it from a copy of the run') from error
+  if identity != run.started['substrate']:
+    raise NoWinnerError(
+      f'{path} is not the substrate that the run began with; restore it from a copy of the run'
+    )
+
+
+def _first_seed(run: AuditedRun, promoted: dict[str, Any], *, starting: bool) -> TrialState:
+  """The first retraining of the recipe that was trained to its end."""
+  recipe = 'starting' if starting else 'promoted'
+  seeds = run.constitution.budget.final_seeds
+  retrainings = decisions.retrainings(promoted, seeds, manual=run.manual)
+  names = [retraining.trial for retraining in retrainings if retraining.recipe == recipe]
   if not names:
     raise NoWinnerError(
       f'{run.path} was scored by somebody else, so that only its standing recipe was '
       'retrained; export it without --starting'
     )
-  usable = lambda t: t.status == 'sealed' if run.manual else t.final_scored
-  sealed = [
-    run.state.trials[name]
-    for name in names
-    if name in run.state.trials and usable(run.state.trials[name])
-  ]
-  if not sealed:
-    raise NoWinnerError(
-      f'no retraining of the {wanted} recipe could be scored in {run.path}; see: aevo '
-      f'trial {run.path} {names[0]}'
-    )
-  trial = sealed[0]
-  directory = run.trial_directory(trial)
-  if not (directory / EXPORT).is_file():
-    raise NoWinnerError(f'{directory / EXPORT} is missing; restore it from a copy of the run')
+  for name in names:
+    trial = run.state.trials.get(name)
+    if trial is not None and _usable(run, trial):
+      return trial
+  raise NoWinnerError(
+    f'no retraining of the {recipe} recipe could be scored in {run.path}; see: aevo '
+    f'trial {run.path} {names[0]}'
+  )
+
+
+def _usable(run: AuditedRun, trial: TrialState) -> bool:
+  if run.manual:
+    return trial.status == 'sealed'
+  return trial.final_scored
+
+
+def _check_seal(run: AuditedRun, trial: TrialState, directory: pathlib.Path) -> None:
+  """Raises NoWinnerError unless the files are the sealed ones."""
+  export = directory / EXPORT
+  if not export.is_file():
+    raise NoWinnerError(f'{export} is missing; restore it from a copy of the run')
   files = digest_lib.file_manifest(directory)
   if digest_lib.manifest_digest(files) != run.sealed_digest(trial.trial):
     raise NoWinnerError(
       f'{directory} is not what was sealed{run.which_changed(trial, files)}; restore it '
       'from a copy of the run'
     )
-  if digest_lib.logical_digest(load_file(directory / EXPORT)) != trial.candidate:
-    raise NoWinnerError(
-      f'{directory / EXPORT} is not the candidate in the ledger; see: aevo audit {run.path}'
-    )
-  base = Store(run.inputs['store']).verify(run.started['substrate_object'])
-  return Winner(
-    trial,
-    not starting,
-    directory,
-    base,
-    full_recipe(parse_statements(trial.overlay), run.started['recipe']),
-  )
-
-
-def _check_substrate(run: AuditedRun) -> None:
-  """Whether the digests in substrate.json, one of which goes into the card, are the substrate's
-  that the run began with; raises NoWinnerError.
-  """
-  path = run.path / setup.SUBSTRATE
-  try:
-    found = build.identity(manifest.read(path))
-  except FileNotFoundError as error:
-    raise NoWinnerError(f'{path} is missing; restore it from a copy of the run') from error
-  except manifest.SubstrateManifestError as error:
-    raise NoWinnerError(f'{error}; restore it from a copy of the run') from error
-  if found != run.started['substrate']:
-    raise NoWinnerError(
-      f'{path} is not the substrate that the run began with; restore it from a copy of the run'
-    )
+  if digest_lib.logical_digest(load_file(export)) != trial.candidate:
+    raise NoWinnerError(f'{export} is not the candidate in the ledger; see: aevo audit {run.path}')

@@ -15,14 +15,23 @@ import pytest
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, Record, canonical_json, make_record
 from aevo_jax.report.audit import checks
+from aevo_jax.substrate import build
+
+# The check of recipes waits for a process a recipe. It reads the ledger and trials/, no other file.
+WITHOUT_RECIPES = tuple(name for name in checks.CHECKS if name != 'recipes')
 
 
-def findings(run: pathlib.Path) -> dict[str, checks.Finding]:
-  return {f.check: f for f in checks.audit(run)}
+def findings(run: pathlib.Path, names=checks.CHECKS, **seams) -> dict[str, checks.Finding]:
+  return {f.check: f for f in checks.audit(run, names, **seams)}
 
 
-def failed(run: pathlib.Path) -> set[str]:
-  return {name for name, finding in findings(run).items() if finding.status == checks.FAILED}
+def failed(run: pathlib.Path, names=checks.CHECKS) -> set[str]:
+  return {name for name, finding in findings(run, names).items() if finding.status == checks.FAILED}
+
+
+def readers(name: str) -> tuple[str, ...]:
+  """The checks that a change of this file can concern."""
+  return WITHOUT_RECIPES if name.startswith(('scores/', 'policy/', 'evidence/')) else checks.CHECKS
 
 
 def forge(run: pathlib.Path, rewrite, change) -> None:
@@ -139,14 +148,14 @@ def test_a_changed_file_fails_its_own_check(run_copy, rewrite, name):
   after = change(before)
   assert after != before
   rewrite(path, after)
-  assert failed(run_copy) == expected
+  assert failed(run_copy, readers(name)) == expected
 
 
 def test_a_changed_recipe_is_named(run_copy, rewrite):
   rewrite(run_copy / 'trials' / 'r1w1' / 'recipe.gin', 'optimizer.learning_rate = 1.0\n')
   assert (
     'trials/r1w1 is not what was sealed: recipe.gin changed'
-    in findings(run_copy)['sealed trials'].detail
+    in findings(run_copy, ['sealed trials'])['sealed trials'].detail
   )
 
 
@@ -169,7 +178,7 @@ def test_a_missing_file_is_a_failure(run_copy, name):
     'policy/round_001/standing.gin': 'policies',
     'ledger.head': 'ledger',
   }[name]
-  assert failed(run_copy) == {part}
+  assert failed(run_copy, readers(name)) == {part}
 
 
 # -- the ledger ------------------------------------------------------------------------------------
@@ -273,10 +282,9 @@ def test_another_campaign_seed_is_not_the_runs(run_copy, rewrite):
 
 def test_a_forged_secret_leaves_the_private_scores_unsaid(run_copy, rewrite):
   forge(run_copy, rewrite, FORGED['secret'][0])
-  found = findings(run_copy)
-  assert {found[name].status for name in ('external scores', 'ranks', 'final scores')} == {
-    checks.SKIPPED
-  }
+  private = ('external scores', 'ranks', 'final scores')
+  found = findings(run_copy, private)
+  assert {found[name].status for name in private} == {checks.SKIPPED}
 
 
 def test_more_releases_than_the_quota_fail(run_copy, rewrite):
@@ -288,7 +296,8 @@ def test_more_releases_than_the_quota_fail(run_copy, rewrite):
     return [*records[: last + 1], extra, *records[last + 1 :]]
 
   forge(run_copy, rewrite, one_more)
-  assert 'round 1 released 3 scores, 2 are allowed' in findings(run_copy)['releases'].detail
+  finding = findings(run_copy, ['releases'])['releases']
+  assert 'round 1 released 3 scores, 2 are allowed' in finding.detail
 
 
 def test_an_unfinished_run_has_nothing_to_hide(run_copy, rewrite):
@@ -311,22 +320,30 @@ def test_an_unfinished_run_has_nothing_to_hide(run_copy, rewrite):
   assert not {name for name, f in found.items() if f.status == checks.FAILED}
 
 
-def test_other_code_than_the_runs_is_a_warning(tiny_run, monkeypatch):
-  from aevo_jax.substrate import build
-
-  measured = build.measure
-
+def test_other_code_than_the_runs_is_a_warning(tiny_run):
   def changed(root, package_root):
-    real = measured(root, package_root)
+    real = build.measure(root, package_root)
     files = real.code_tree.files | {'aevo_jax/new.py': '0' * 64}
     return dataclasses.replace(
       real, code_tree=dataclasses.replace(real.code_tree, digest='0' * 64, files=files)
     )
 
-  monkeypatch.setattr(build, 'measure', changed)
-  finding = findings(tiny_run)['code']
+  finding = findings(tiny_run, ['code'], measure=changed)['code']
   assert (
     finding.status == checks.WARNING
     and "code differs from the run's" in finding.detail
     and 'aevo_jax/new.py' in finding.detail
   )
+
+
+def test_a_check_runs_alone_with_what_it_needs(run_copy, rewrite):
+  """Nothing is said of the gates, and a gate that fails is the reason that the check gives."""
+  names = ['final scores', 'evidence']
+  found = findings(run_copy, names)
+  assert list(found) == ['evidence', 'final scores']
+  assert {finding.status for finding in found.values()} == {checks.OK}
+  rewrite(run_copy / 'constitution.gin', '# another\n')
+  for finding in findings(run_copy, names).values():
+    assert finding.status == checks.SKIPPED and 'while the constitution check' in finding.detail
+  with pytest.raises(ValueError, match=r'received no such check'):
+    list(checks.audit(run_copy, ['no such check']))

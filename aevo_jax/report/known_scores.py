@@ -1,0 +1,171 @@
+"""Scores of trials as far as they may be known.
+
+Before the reveal those are dev scores and the external scores that the arbiter released (two
+decimals), afterwards all.
+"""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+from scipy import stats
+
+from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.config.constitution import Constitution
+from aevo_jax.report import gains
+from aevo_jax.report.gains import ScoreFileError
+from aevo_jax.report.rows import Judgement, Measured, ProxyVerdict
+from aevo_jax.stats.intervals import wilson
+
+_EXPECTED = ('undetermined', 'coupled')  # verdicts that need no row
+
+
+def measured(proportion: dict[str, Any]) -> Measured:
+  """Reads an accuracy with its interval.
+
+  Args:
+    proportion: one of a score summary, with 'accuracy', 'low' and 'high'.
+
+  Returns:
+    The three as a record.
+  """
+  return Measured(proportion['accuracy'], proportion['low'], proportion['high'])
+
+
+class KnownScores:
+  """The scores of one run, read from its ledger, its evidence and its score files.
+
+  Raises:
+    ScoreFileError: from every method that reads a file which is missing or unreadable.
+  """
+
+  def __init__(
+    self, run: pathlib.Path, state: CampaignState, constitution: Constitution, *, manual: bool
+  ):
+    self._run = run
+    self._state = state
+    self._constitution = constitution
+    self._manual = manual
+    self._evidence: dict[int, dict[str, Any]] = {}
+
+  @property
+  def proxies_only(self) -> bool:
+    """Whether there is no external target, and the consensus of the proxies stands in its place."""
+    return self._constitution.objective.target == 'proxies'
+
+  def external(self, trial: TrialState) -> Measured | None:
+    """Finds a trial's external score.
+
+    Args:
+      trial: any trial of a round.
+
+    Returns:
+      The score, or the consensus where there is no external target; None where it is not known.
+    """
+    if self.proxies_only:
+      return self._consensus(trial)
+    if self._state.revealed is not None and trial.external_scored:
+      return measured(gains.revealed_summary(self._run, trial.trial, 'external')['overall'])
+    if trial.released is None:
+      return None
+    if self._manual:
+      # Nobody said of how many items it is.
+      return Measured(trial.released, trial.released, trial.released, exact=False)
+    items = self._constitution.external_set.items
+    return Measured(trial.released, *wilson(round(trial.released * items), items), exact=False)
+
+  def external_accuracy(self, trial: TrialState, stream: str) -> float | None:
+    """Finds a trial's external accuracy in one stream.
+
+    Args:
+      trial: any trial of a round.
+      stream: a family or 'overall'.
+
+    Returns:
+      The accuracy, None where it is not known or the set has no such family.
+    """
+    if self._state.revealed is not None and trial.external_scored:
+      summary = gains.revealed_summary(self._run, trial.trial, 'external')
+      proportion = summary['by_family'].get(stream)
+      if stream == 'overall':
+        proportion = summary['overall']
+      return None if proportion is None else proportion['accuracy']
+    if trial.released is None or stream == 'overall':
+      return trial.released
+    accuracy_and_items = (trial.released_families or {}).get(stream, [None])
+    return accuracy_and_items[0]
+
+  def noise(self, round_: int) -> dict[str, float] | None:
+    """Reads the noise floor.
+
+    Args:
+      round_: any round.
+
+    Returns:
+      The noise floor as the round's evidence has it, None before there is any.
+    """
+    if round_ not in self._state.evidence:
+      return None
+    return self._read_evidence(round_)['noise']
+
+  def judgements(self) -> list[Judgement]:
+    """Reads how the proxies were judged.
+
+    Returns:
+      Without an external target, one judgement for every round with verdicts; else nothing.
+    """
+    if not self.proxies_only:
+      return []
+    rounds = [self._judgement(round_) for round_ in sorted(self._state.evidence)]
+    return [judgement for judgement in rounds if judgement is not None]
+
+  def _judgement(self, round_: int) -> Judgement | None:
+    proxies = self._read_evidence(round_)['proxies']
+    verdicts = []
+    for stream, parts in proxies['verdicts'].items():
+      for proxy, verdict in parts.items():
+        trust = proxies['trust'][proxy][stream]
+        verdicts.append(ProxyVerdict(stream, proxy, verdict['verdict'], trust, verdict['why']))
+    if not verdicts:
+      return None
+    coupled = sum(v.verdict == 'coupled' for v in verdicts)
+    return Judgement(
+      round=round_,
+      evidence=proxies['evidence'],
+      departures=tuple(v for v in verdicts if v.verdict not in _EXPECTED),
+      nothing=f'nobody departs: of {len(verdicts)} comparisons {coupled} are coupled, the '
+      'others undetermined',
+    )
+
+  def _consensus(self, trial: TrialState) -> Measured | None:
+    """The consensus of the proxies, with the interval that the luck of the items gives."""
+    if trial.round not in self._state.evidence:
+      return None
+    rows = {row['trial']: row for row in self._read_evidence(trial.round)['trials']}
+    row = rows.get(trial.trial)
+    if row is None or row['external'] is None:
+      return None
+    value = row['external']
+    variances = [parts['overall'][1] for parts in row['proxies'].values() if 'overall' in parts]
+    half = float(stats.norm.ppf(0.975)) * math.sqrt(sum(variances)) / len(variances)
+    return Measured(value, value - half, value + half)
+
+  def _read_evidence(self, round_: int) -> dict[str, Any]:
+    """The parts of a round's evidence that a report shows."""
+    if round_ in self._evidence:
+      return self._evidence[round_]
+    parts = ['noise', 'trials']
+    if self.proxies_only:
+      parts.append('proxies')
+    path = self._run / 'evidence' / f'round_{round_:03d}.json'
+    try:
+      stored = json.loads(path.read_text())
+      evidence = {part: stored[part] for part in parts}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      raise ScoreFileError(
+        f'{path} cannot be read as evidence ({type(error).__name__}: {error}); see `aevo '
+        f'audit {self._run}`'
+      ) from None
+    self._evidence[round_] = evidence
+    return evidence
