@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.statements import parse_statements, render_value
 from aevo_jax.meta_agent.policy import ANCHOR
@@ -85,19 +84,26 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
   gain = None
   if difference.gain is not None:
     gain = dataclasses.asdict(difference.gain) | {'verdict': difference.gain.verdict}
-  return {
+  comparison = {
     'runs': [str(a), str(b)],
     'differs': _differs(*views),
-    'finished': [view.state.finished is not None for view in views],
+    'finished': [],
     'scores': {name: _scores(views, name) for name in (BASE, STARTING, PROMOTED)},
     'difference': gain,
     'paired': difference.paired,
     'why_not': difference.why_not,
-    'gains': [_gains(view) for view in views],
-    'handed_in': [_handed_in(view) for view in views],
-    'costs': [_costs(view) for view in views],
-    'rounds': [_rounds(view) for view in views],
+    'gains': [],
+    'handed_in': [],
+    'costs': [],
+    'rounds': [],
   }
+  for view in views:
+    comparison['finished'].append(view.state.finished is not None)
+    comparison['gains'].append(_gains(view))
+    comparison['handed_in'].append(_handed_in(view))
+    comparison['costs'].append(_costs(view))
+    comparison['rounds'].append(_rounds(view))
+  return comparison
 
 
 def to_json(comparison: dict[str, Any]) -> str:
@@ -212,11 +218,12 @@ def _promoted(view: RunView) -> np.ndarray:
 
 def _costs(view: RunView) -> dict[str, float]:
   costs = view.costs
-  trials = view.state.trials.values()
+  retrainings = len(view.final_trials())
+  statuses = view.statuses
   return {
-    'trials': sum(t.round != FINAL for t in trials),
-    'final retrainings': sum(t.round == FINAL for t in trials),
-    'failed or refused': sum(t.status in ('failed', 'refused') for t in trials),
+    'trials': statuses.total() - retrainings,
+    'final retrainings': retrainings,
+    'failed or refused': statuses['failed'] + statuses['refused'],
     'tokens': costs.total('tokens'),
     'steps': costs.total('steps'),
     'flops': costs.total('flops'),

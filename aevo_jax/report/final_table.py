@@ -2,7 +2,6 @@
 
 import datetime
 
-from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.report.costs import PARTS, TRAINING, Costs
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain
 from aevo_jax.report.run_view import RunView
@@ -129,11 +128,11 @@ def _promotions(view: RunView) -> list[str]:
 
 def _costs(view: RunView) -> list[str]:
   costs = view.costs
-  trials = view.state.trials.values()
-  retrainings = sum(t.round == FINAL for t in trials)
-  lost = sum(t.status in ('failed', 'refused') for t in trials)
+  retrainings = len(view.final_trials())
+  statuses = view.statuses
+  lost = statuses['failed'] + statuses['refused']
   return [
-    f'{len(trials) - retrainings} trials and {retrainings} final retrainings, '
+    f'{statuses.total() - retrainings} trials and {retrainings} final retrainings, '
     f'{lost} failed or refused; {costs.total("tokens"):,} tokens, {costs.total("steps"):,} steps',
     _wall_time(costs, view.state.resumes),
     *_parts(costs),

@@ -278,10 +278,16 @@ def _wilson(correct: int, total: int) -> Score:
 def _of_summaries(summaries: Sequence[dict]) -> Score:
   """Before item results are known: the mean, inside the widest of the single intervals."""
   overall = [summary['overall'] for summary in summaries]
+  accuracies = [proportion['accuracy'] for proportion in overall]
+  low = 1.0
+  high = 0.0
+  for proportion in overall:
+    low = min(low, proportion['low'])
+    high = max(high, proportion['high'])
   return Score(
-    accuracy=sum(s['accuracy'] for s in overall) / len(overall),
-    low=min(s['low'] for s in overall),
-    high=max(s['high'] for s in overall),
-    seeds=len(overall),
+    accuracy=sum(accuracies) / len(accuracies),
+    low=low,
+    high=high,
+    seeds=len(accuracies),
     items=overall[0]['total'],
   )

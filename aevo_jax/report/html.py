@@ -99,12 +99,12 @@ def progress(view: RunView) -> dict[str, int]:
     Numbers of trials: 'done', 'planned', 'failed' and 'refused'.
   """
   budget = view.constitution.budget
-  trials = view.state.trials.values()
+  statuses = view.statuses
   return {
-    'done': sum(t.done for t in trials),
+    'done': statuses.total() - statuses['assigned'],
     'planned': budget.noise_seeds + budget.rounds * budget.workers + 2 * budget.final_seeds,
-    'failed': sum(t.status == 'failed' for t in trials),
-    'refused': sum(t.status == 'refused' for t in trials),
+    'failed': statuses['failed'],
+    'refused': statuses['refused'],
   }
 
 

@@ -117,8 +117,12 @@ class KnownScores:
     """
     if not self.proxies_only:
       return []
-    rounds = [self._judgement(round_) for round_ in sorted(self._state.evidence)]
-    return [judgement for judgement in rounds if judgement is not None]
+    judgements = []
+    for round_ in sorted(self._state.evidence):
+      judgement = self._judgement(round_)
+      if judgement is not None:
+        judgements.append(judgement)
+    return judgements
 
   def _judgement(self, round_: int) -> Judgement | None:
     proxies = self._read_evidence(round_)['proxies']

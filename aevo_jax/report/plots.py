@@ -88,8 +88,11 @@ def limits(points: Sequence[Point]) -> tuple[float, float]:
   Returns:
     The lowest and the highest accuracy of the axis; the lowest is 0 where that costs little.
   """
-  low = min(p.low for p in points)
-  high = max(p.high for p in points)
+  low = 1.0
+  high = 0.0
+  for point in points:
+    low = min(low, point.low)
+    high = max(high, point.high)
   air = max(0.05 * (high - low), 0.005)
   bottom = 0.0
   if low >= 0.35 * high:
@@ -288,12 +291,10 @@ def _trials(axes, points: Sequence[Point], *, spread: float, size: float) -> dic
     for x, point in placed:
       _trial(axes, x, point, size)
     _labels(axes, placed, last=number == numbers[-1])
-    anchors = [(x, point.value) for x, point in placed if point.anchor]
-    if anchors:
-      line[number] = (
-        sum(x for x, _ in anchors) / len(anchors),
-        sum(value for _, value in anchors) / len(anchors),
-      )
+    xs = [x for x, point in placed if point.anchor]
+    values = [point.value for _, point in placed if point.anchor]
+    if xs:
+      line[number] = (sum(xs) / len(xs), sum(values) / len(values))
   if len(line) > 1:
     axes.plot(*zip(*line.values(), strict=True), color=ANCHOR, lw=1.4 * size, zorder=3)
   return {number: x for number, (x, _) in line.items()}

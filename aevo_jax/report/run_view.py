@@ -4,6 +4,7 @@ They are ready for the template; nothing is drawn or escaped here. External scor
 as they may be known (see `known_scores`).
 """
 
+import collections
 import functools
 import math
 import pathlib
@@ -114,6 +115,11 @@ class RunView:
   def costs(self) -> costs.Costs:
     """Where the time went."""
     return costs.costs(self.records)
+
+  @property
+  def statuses(self) -> collections.Counter:
+    """Numbers of trials, retrainings of the final among them, by status."""
+    return collections.Counter(trial.status for trial in self.state.trials.values())
 
   # -- does dev track the target? ------------------------------------------------------------------
 

@@ -80,7 +80,9 @@ def check_probes(run: AuditedRun) -> str:
       len(run.problems) > before or summaries == candidate.summary,
       f"{candidate.name}: the ledger's probe scores are not those of the answers",
     )
-  answers = len(scored) * sum(sum(answers_expected(probe)) for probe in run.probes.values())
+  answers = 0
+  for probe in run.probes.values():
+    answers += len(scored) * sum(answers_expected(probe))
   return f'{", ".join(run.probes)} of {len(scored)} candidates recomputed from {answers} answers'
 
 
@@ -222,10 +224,8 @@ def recomputed_probes(run: AuditedRun, candidate: Scored) -> dict:
   stored = json.loads(path.read_text())
   dev = json.loads(dev_path.read_text())
   _check_weights(run, path.name, stored, candidate)
-  expected = {name: answers_expected(probe) for name, probe in run.probes.items()}
-  counts = {name: [len(a) for a in answers] for name, answers in stored['answers'].items()}
-  if counts != expected:
-    run.problems.append(f'{path.name} does not answer the items of {", ".join(expected)}')
+  if not _answers_all(run, stored['answers']):
+    run.problems.append(f'{path.name} does not answer the items of {", ".join(run.probes)}')
     return {}
   dev_answers = [row[2] for row in dev['items']]
   summaries = {}
@@ -250,6 +250,15 @@ def answers_expected(probe: Probe) -> list[int]:
   return [1] * len(probe.items)
 
 
+def _answers_all(run: AuditedRun, answers: dict) -> bool:
+  if answers.keys() != run.probes.keys():
+    return False
+  for name, probe in run.probes.items():
+    if [len(of_item) for of_item in answers[name]] != answers_expected(probe):
+      return False
+  return True
+
+
 def _with_dev(run: AuditedRun) -> list:
   return [t for t in run.state.trials.values() if t.dev is not None]
 
@@ -262,5 +271,7 @@ def _check_weights(run: AuditedRun, file: str, stored: dict, candidate: Scored) 
 def _about_same_items(rows: Sequence[ItemResult], items: Sequence[Item]) -> bool:
   if len(rows) != len(items):
     return False
-  pairs = zip(rows, items, strict=True)
-  return all((row.family, row.kind) == (item.family, item.kind) for row, item in pairs)
+  for row, item in zip(rows, items, strict=True):
+    if row.family != item.family or row.kind != item.kind:
+      return False
+  return True
