@@ -32,6 +32,9 @@ KINDS = (
   ('numeral_conversion', 'subtractive'),
 )
 RECIPE = "optimizer.learning_rate = 0.002\noptimizer.schedule = 'cosine'\n"
+# Round -> worker -> what happened to it, and its released score.
+OUTCOMES = {0: {}, 1: {2: 'refused', 3: 'failed'}, 2: {3: 'retried'}}
+RELEASED = {0: {0: 0.5, 1: 0.5}, 1: {0: 0.5, 1: 0.61}, 2: {0: 0.6, 1: 0.55}}
 ORDER = ('started', 'round 0', 'round 1', 'round 2', 'final scored', 'revealed', 'finished')
 
 
@@ -225,49 +228,9 @@ def written(run: pathlib.Path, script: Script) -> pathlib.Path:
 
 
 def _write(run: pathlib.Path, script: Script) -> None:
-  writer, text = Writer(run, script), script.text
+  writer = Writer(run, script)
   add, steps = writer.ledger.append, ORDER[: ORDER.index(script.until) + 1]
-  rate = {'optimizer.learning_rate': 0.004}
-  standing = rate if script.promote else {}
-  anchor = Assignment(ANCHOR, {}, {}, 'the standing recipe unchanged')
-  dead_end = DeadEnd('schedule', {'optimizer.schedule': text}, -0.05, 0.97, 1, 5)
-  policies = [
-    policy_lib.starting(2),
-    Policy(
-      1,
-      '',
-      {},
-      {},
-      (),
-      (),
-      (
-        anchor,
-        Assignment('learning_rate', rate, rate, f'new setting ({text})'),
-        Assignment(
-          'schedule', {'optimizer.schedule': text}, {'optimizer.schedule': text}, 'new setting'
-        ),
-        Assignment('batch', {'train.batch_rows': 4}, {'train.batch_rows': 4}, 'new setting'),
-      ),
-      (),
-    ),
-    Policy(
-      2,
-      '',
-      standing,
-      {},
-      ('batch',),
-      (dead_end,),
-      (Assignment(ANCHOR, {}, standing, 'the standing recipe unchanged'),)
-      + tuple(
-        Assignment(
-          'averaging', {'train.ema_decay': d}, standing | {'train.ema_decay': d}, 'new setting'
-        )
-        for d in (0.5, 0.6, 0.7)
-      ),
-      (f'promoted learning_rate: gained +0.100 {text}',) if script.promote else (),
-    ),
-    Policy(3, '', standing, {}, (), (dead_end,), (), ()),
-  ]
+  policies = _policies(script)
   add(
     'campaign_started',
     {
@@ -286,41 +249,70 @@ def _write(run: pathlib.Path, script: Script) -> None:
       'machine': 'x86_64, Linux',
     },
   )
-  outcomes = {0: {}, 1: {2: 'refused', 3: 'failed'}, 2: {3: 'retried'}}
-  released = {0: {0: 0.5, 1: 0.5}, 1: {0: 0.5, 1: 0.61}, 2: {0: 0.6, 1: 0.55}}
   for round_ in range(3):
     if f'round {round_}' in steps:
-      writer.round(policies[round_], outcomes[round_], released[round_], policies[round_ + 1])
+      writer.round(policies[round_], OUTCOMES[round_], RELEASED[round_], policies[round_ + 1])
       if round_ == 0 and script.pause:
         writer.now += script.pause
         add('controller_resumed', {})
   if 'final scored' in steps:
-    for recipe, worker in (('starting', 0), ('promoted', 2)):
-      for k in range(2):
-        writer.trial(
-          f'{recipe}{k}',
-          -1,
-          worker + k,
-          recipe,
-          policy_lib.render_overlay(standing) if recipe == 'promoted' else '',
-        )
-    scores = {
-      name: writer.summary(name, 'final')
-      for name in ('base', 'starting0', 'starting1', 'promoted0', 'promoted1')
-    }
-    if 'revealed' not in steps:
-      for path in (run / 'scores').glob('*.final.json'):
-        path.unlink()  # item results are the arbiter's until the reveal
-    add('final_scored', {'scores': scores})
+    _write_final(writer, policies[-1].standing, revealed='revealed' in steps)
   if 'revealed' in steps:
     for round_ in range(3):
       for worker in range(len(policies[round_].assignments)):
-        if outcomes[round_].get(worker, 'sealed') in ('sealed', 'retried'):
+        if OUTCOMES[round_].get(worker, 'sealed') in ('sealed', 'retried'):
           writer.summary(f'r{round_}w{worker}', 'external')
     add('secrets_revealed', {'secrets': {'holdout': SECRET.hex()}})
   if 'finished' in steps:
     add('campaign_finished', {})
   writer.ledger.close()
+
+
+def _policies(script: Script) -> list[Policy]:
+  """Of rounds 0 to 3, the last of which is never run."""
+  text = script.text
+  rate = {'optimizer.learning_rate': 0.004}
+  standing = rate if script.promote else {}
+  schedule = {'optimizer.schedule': text}
+  batch = {'train.batch_rows': 4}
+  dead_end = DeadEnd('schedule', schedule, -0.05, 0.97, 1, 5)
+  unchanged = 'the standing recipe unchanged'
+  tried = (
+    Assignment(ANCHOR, {}, {}, unchanged),
+    Assignment('learning_rate', rate, rate, f'new setting ({text})'),
+    Assignment('schedule', schedule, schedule, 'new setting'),
+    Assignment('batch', batch, batch, 'new setting'),
+  )
+  decays = [{'train.ema_decay': decay} for decay in (0.5, 0.6, 0.7)]
+  averaged = [Assignment('averaging', d, standing | d, 'new setting') for d in decays]
+  last = (Assignment(ANCHOR, {}, standing, unchanged), *averaged)
+  reasons = (f'promoted learning_rate: gained +0.100 {text}',) if script.promote else ()
+  return [
+    policy_lib.starting(2),
+    Policy(1, '', {}, {}, (), (), tried, ()),
+    Policy(2, '', standing, {}, ('batch',), (dead_end,), last, reasons),
+    Policy(3, '', standing, {}, (), (dead_end,), (), ()),
+  ]
+
+
+def _write_final(writer: Writer, standing: dict, *, revealed: bool) -> None:
+  for recipe, worker in (('starting', 0), ('promoted', 2)):
+    for k in range(2):
+      writer.trial(
+        f'{recipe}{k}',
+        -1,
+        worker + k,
+        recipe,
+        policy_lib.render_overlay(standing) if recipe == 'promoted' else '',
+      )
+  scores = {
+    name: writer.summary(name, 'final')
+    for name in ('base', 'starting0', 'starting1', 'promoted0', 'promoted1')
+  }
+  if not revealed:
+    for path in (writer.run / 'scores').glob('*.final.json'):
+      path.unlink()  # item results are the arbiter's until the reveal
+  writer.ledger.append('final_scored', {'scores': scores})
 
 
 ACCURACY = {

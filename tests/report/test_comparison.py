@@ -97,14 +97,12 @@ def test_what_cannot_be_compared_is_a_sentence(make_run, tmp_path):
 def test_the_unpaired_interval_covers_what_it_promises():
   """Two recipes of three seeds each on items of their own, .05 apart."""
   rng, hits, trials = np.random.default_rng(4), 0, 200
+
+  def draw(mean):
+    easy = rng.uniform(mean - 0.3, mean + 0.3, 500)
+    return np.stack([rng.random(500) < easy + 0.02 * rng.standard_normal() for _ in range(3)])
+
   for trial in range(trials):
-    draw = lambda mean: np.stack(
-      [
-        rng.random(500) < easy + 0.02 * rng.standard_normal()
-        for easy in [rng.uniform(mean - 0.3, mean + 0.3, 500)]
-        for _ in range(3)
-      ]
-    )
     interval = unpaired_bootstrap(draw(0.55), draw(0.5), seed=trial, resamples=300)[1]
     hits += interval.low <= 0.05 <= interval.high
   assert 0.92 <= hits / trials <= 1.0

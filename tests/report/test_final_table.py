@@ -96,7 +96,7 @@ def test_score_files_must_agree_with_the_ledger(make_run):
   stored['items'][-1][3] = not stored['items'][-1][3]
   path.write_text(json.dumps(stored))
   with pytest.raises(
-    ScoreFileError, match='57 of 80 items right, recorded are 56 of 80.*aevo audit'
+    ScoreFileError, match=r'57 of 80 items right, recorded are 56 of 80.*aevo audit'
   ):
     final_table(RunView(run))
   path.write_text('{')
@@ -157,7 +157,10 @@ def test_a_retraining_that_is_assigned_early_leaves_the_time_with_its_round(make
     dataclasses.replace(final[0], time=records[last].time),
     *(r for r in records[last + 1 :] if r is not final[0]),
   ]
-  walls = lambda found: {phase.round: phase.wall for phase in costs_lib.costs(found).phases}
+
+  def walls(ledger):
+    return {phase.round: phase.wall for phase in costs_lib.costs(ledger).phases}
+
   assert (
     all(walls(early)[k] == pytest.approx(walls(records)[k], abs=1.1) for k in (0, 1, 2))
     and walls(records)[1] > 10

@@ -14,7 +14,10 @@ from aevo_jax.report import html, plots
 from aevo_jax.report.gains import Gain
 from aevo_jax.report.run_view import NoRunError, RunView
 
-HOSTILE = """<script>alert(1)</script><img src="http://evil.test/x.png" onerror=alert(2)> " ' & {{ 7*7 }} $x_1$ </svg></pre>"""
+HOSTILE = (
+  '<script>alert(1)</script><img src="http://evil.test/x.png" onerror=alert(2)> '
+  """" ' & {{ 7*7 }} $x_1$ </svg></pre>"""
+)
 VOID = {'meta', 'br', 'wbr', 'img', 'link', 'input', 'hr'}
 
 
@@ -180,7 +183,7 @@ def test_ids_are_unique_and_references_resolve(finished):
   attributes = Page(finished).attributes
   ids = [value for name, value in attributes if name == 'id']
   assert len(ids) == len(set(ids)) and ids
-  for name, value in attributes:
+  for _, value in attributes:
     for target in re.findall(r'^#(.+)|url\(#([^)]+)\)', value or ''):
       assert ''.join(target) in ids, value
 
@@ -281,7 +284,7 @@ def test_writing_again_gives_the_same_bytes(make_run):
 
 
 def test_no_run(tmp_path):
-  with pytest.raises(NoRunError, match='is not a run: it has no ledger.jsonl, constitution.gin'):
+  with pytest.raises(NoRunError, match=r'is not a run: it has no ledger.jsonl, constitution.gin'):
     RunView(tmp_path)
 
 

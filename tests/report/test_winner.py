@@ -75,7 +75,7 @@ def test_it_is_the_first_retraining_of_the_promoted_recipe(promoted):
 
 def test_nothing_promoted_is_said_and_the_starting_recipe_needs_to_be_asked_for(run_copy, rewrite):
   forge(run_copy, rewrite, last_standing({}))
-  with pytest.raises(NoWinnerError, match='promoted nothing.*--starting'):
+  with pytest.raises(NoWinnerError, match=r'promoted nothing.*--starting'):
     winner.find(AuditedRun(run_copy))
   assert winner.find(AuditedRun(run_copy), starting=True).trial.trial == 'starting0'
 
