@@ -3,6 +3,9 @@ checked.
 """
 
 import dataclasses
+from typing import Annotated
+
+from annotated_types import Ge
 
 from aevo_jax.campaign.decisions import AGENTS, LLM
 from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
@@ -10,6 +13,7 @@ from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.validation import ARBITERS
 from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.constraints import OneOf
 from aevo_jax.meta_agent.llm.settings import LlmSettings  # noqa: F401  registers `llm`
 
 
@@ -31,27 +35,13 @@ class CampaignSettings:
   """
 
   seed: int = 0
-  agent: str = 'statistical'
-  workers_choose: str = 'policy'
+  agent: Annotated[str, OneOf(sorted((*AGENTS, LLM)))] = 'statistical'
+  workers_choose: Annotated[str, OneOf(('policy', 'llm'))] = 'policy'
   llm: dict = dataclasses.field(default_factory=dict)
-  arbiter: str = 'local'
-  parallel: int = 0
-  threads: int = 1
-  sandbox: str = 'auto'
-
-  def __post_init__(self):
-    if self.agent not in (*AGENTS, LLM):
-      raise ValueError(f'agent must be one of {sorted((*AGENTS, LLM))}, got {self.agent!r}')
-    if self.workers_choose not in ('policy', 'llm'):
-      raise ValueError(f"workers_choose must be 'policy' or 'llm', got {self.workers_choose!r}")
-    if self.arbiter not in ARBITERS:
-      raise ValueError(f'arbiter must be one of {ARBITERS}, got {self.arbiter!r}')
-    if self.sandbox not in ('locked', 'open', 'auto'):
-      raise ValueError(f"sandbox must be 'locked', 'open' or 'auto', got {self.sandbox!r}")
-    if self.parallel < 0 or self.threads < 1:
-      raise ValueError(
-        f'parallel must be >= 0 and threads >= 1, got {self.parallel} and {self.threads}'
-      )
+  arbiter: Annotated[str, OneOf(ARBITERS)] = 'local'
+  parallel: Annotated[int, Ge(0)] = 0
+  threads: Annotated[int, Ge(1)] = 1
+  sandbox: Annotated[str, OneOf(('locked', 'open', 'auto'))] = 'auto'
 
   @property
   def asks_llm(self) -> bool:

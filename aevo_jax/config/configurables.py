@@ -17,6 +17,7 @@ from typing import Any
 
 import gin
 
+from aevo_jax.config.constraints import checked
 from aevo_jax.config.nearest import nearest, suggestion
 from aevo_jax.config.statements import Binding, render_value
 
@@ -38,7 +39,7 @@ def configurable(name: str):
   """Decorator: makes the fields of a frozen dataclass bindable as 'name.field'.
 
   Annotations may be int, float, bool, str, None, tuples, lists and dicts of those, unions and
-  typing.Literal.
+  typing.Literal, and in `Annotated` the ranges and choices that `constraints` checks.
 
   Raises:
       TypeError: not a frozen dataclass, or an annotation that cannot be checked.
@@ -59,6 +60,8 @@ def configurable(name: str):
     hints = typing.get_type_hints(cls)
     for field in _fields(cls):
       _check_annotation(hints[field.name], f'{cls.__qualname__}.{field.name}')
+    if taken is None:
+      cls = checked(name)(cls)
     # Gin hears of it in `load`, not here: gin refuses registrations once its config is locked, and
     # a module that is imported later is harmless, since no binding can have named it.
     _CONFIGURABLES[name] = cls

@@ -11,8 +11,12 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Annotated, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, doc
 
 from aevo_jax.config.configurables import check_type, configurable, resolve
+from aevo_jax.config.constraints import OneOf
 from aevo_jax.config.inference import WHOLE_CARRIERS, Evaluation, Vllm, server_of
 from aevo_jax.config.loading import LoadError
 from aevo_jax.config.nearest import suggestion
@@ -21,6 +25,8 @@ from aevo_jax.config.statements import Binding, parse_statements, render
 
 MAX_BYTES = 64 * 1024
 FINAL_ROUND = -1
+
+_Probability = Annotated[float, Interval(gt=0, lt=1)]
 
 
 @configurable('objective')
@@ -37,17 +43,12 @@ class Objective:
     max_new_tokens: generation limit of every evaluation.
   """
 
-  target: str = 'external'
+  target: Annotated[
+    str, OneOf(('external', 'proxies')), doc('dev alone is a proxy and never the target')
+  ] = 'external'
   size: str = 'micro'
   verifier: str = 'strict'
   max_new_tokens: int = 56
-
-  def __post_init__(self):
-    if self.target not in ('external', 'proxies'):
-      raise ValueError(
-        f"target must be 'external' or 'proxies', got {self.target!r}; dev alone is a "
-        'proxy and never the target'
-      )
 
 
 @configurable('tasks')
@@ -70,16 +71,12 @@ class EvalSet:
   share of items with the flaw that tasks.mixture.AnswerShown describes; families left out keep
   defaults)."""
 
-  items: int
+  items: Annotated[int, Ge(1)]
   family_weight: dict[str, float] = dataclasses.field(default_factory=dict)
   rare_share: dict[str, float] = dataclasses.field(default_factory=dict)
   answer_shown: dict[str, float] = dataclasses.field(default_factory=dict)
   magnitude: float = 1.0
   extra_examples: int = 0
-
-  def __post_init__(self):
-    if self.items < 1:
-      raise ValueError(f'items must be >= 1, got {self.items}')
 
 
 @configurable('dev_set')
@@ -87,7 +84,7 @@ class EvalSet:
 class DevSet(EvalSet):
   """The internal proxy. Its seed is public."""
 
-  items: int = 1200
+  items: Annotated[int, Ge(1)] = 1200
   seed: int = 0
 
 
@@ -96,7 +93,7 @@ class DevSet(EvalSet):
 class ExternalSet(EvalSet):
   """The arbiter's private set, drawn with the arbiter's secret."""
 
-  items: int = 3000
+  items: Annotated[int, Ge(1)] = 3000
 
 
 @configurable('final_set')
@@ -104,7 +101,7 @@ class ExternalSet(EvalSet):
 class FinalSet(EvalSet):
   """Scored once, after the last round."""
 
-  items: int = 3000
+  items: Annotated[int, Ge(1)] = 3000
 
 
 @configurable('holdout')
@@ -134,29 +131,15 @@ class Budget:
       no round is begun that would not end in time. 0 = no cap.
   """
 
-  rounds: int = 4
-  workers: int = 8
-  noise_seeds: int = 3
-  final_seeds: int = 3
-  trial_tokens: int = 122_880
-  trial_steps: int = 480
+  rounds: Annotated[int, Ge(1)] = 4
+  workers: Annotated[int, Ge(1)] = 8
+  noise_seeds: Annotated[int, Ge(2)] = 3
+  final_seeds: Annotated[int, Ge(1)] = 3
+  trial_tokens: Annotated[int, Ge(1)] = 122_880
+  trial_steps: Annotated[int, Ge(1)] = 480
   trial_deadline_s: float = 300.0
-  retries: int = 2
-  wall_clock_s: float = 0.0
-
-  def __post_init__(self):
-    for field, least in (
-      ('rounds', 1),
-      ('workers', 1),
-      ('noise_seeds', 2),
-      ('final_seeds', 1),
-      ('trial_tokens', 1),
-      ('trial_steps', 1),
-      ('retries', 0),
-      ('wall_clock_s', 0),
-    ):
-      if getattr(self, field) < least:
-        raise ValueError(f'budget.{field} must be >= {least}, got {getattr(self, field)}')
+  retries: Annotated[int, Ge(0)] = 2
+  wall_clock_s: Annotated[float, Ge(0)] = 0.0
 
 
 @configurable('promotion')
@@ -169,13 +152,9 @@ class Promotion:
   seeds can look alike by luck.
   """
 
-  confidence: float = 0.9
+  confidence: Annotated[float, Interval(ge=0.5, lt=1)] = 0.9
   min_gain: float = 0.01
   seed_sd_floor: float = 0.005
-
-  def __post_init__(self):
-    if not 0.5 <= self.confidence < 1:
-      raise ValueError(f'promotion.confidence must lie in [0.5, 1), got {self.confidence}')
 
 
 @configurable('release')
@@ -183,14 +162,8 @@ class Promotion:
 class Release:
   """How many external scores the arbiter gives out a round, and with how many decimals."""
 
-  per_round: int = 4
+  per_round: Annotated[int, Ge(1), doc('the anchor needs one')] = 4
   decimals: int = 2
-
-  def __post_init__(self):
-    if self.per_round < 1:
-      raise ValueError(
-        f'release.per_round must be >= 1 (the anchor needs one), got {self.per_round}'
-      )
 
 
 @configurable('submission')
@@ -204,12 +177,8 @@ class Submission:
     base_name: under which name or path whoever scores it has the base; an adapter names it.
   """
 
-  max_rank: int = 0
+  max_rank: Annotated[int, Ge(0)] = 0
   base_name: str = 'base'
-
-  def __post_init__(self):
-    if self.max_rank < 0:
-      raise ValueError(f'submission.max_rank must be >= 0, got {self.max_rank}')
 
 
 @configurable('keep_or_discard')
@@ -224,16 +193,9 @@ class KeepOrDiscard:
       decides.
   """
 
-  anchors: int = 4
-  anchor_every: int = 10
-  screen: float = 0.1
-
-  def __post_init__(self):
-    for field, least in (('anchors', 1), ('anchor_every', 2)):
-      if getattr(self, field) < least:
-        raise ValueError(f'keep_or_discard.{field} must be >= {least}, got {getattr(self, field)}')
-    if not 0 < self.screen < 1:
-      raise ValueError(f'keep_or_discard.screen must lie in (0, 1), got {self.screen}')
+  anchors: Annotated[int, Ge(1)] = 4
+  anchor_every: Annotated[int, Ge(2)] = 10
+  screen: _Probability = 0.1
 
 
 @configurable('reversal')
@@ -251,22 +213,12 @@ class Reversal:
     replays: coupled campaigns that are simulated to fix the threshold of a round before it is run.
   """
 
-  alpha: float = 0.05
-  calibration_rounds: int = 2
-  test: str = 'e_process'
-  exact_rounds: int = 4
-  power: float = 0.8
-  replays: int = 2000
-
-  def __post_init__(self):
-    if self.test not in ('e_process', 'exact'):
-      raise ValueError(f"reversal.test must be 'e_process' or 'exact', got {self.test!r}")
-    for field in ('alpha', 'power'):
-      if not 0 < getattr(self, field) < 1:
-        raise ValueError(f'reversal.{field} must lie in (0, 1), got {getattr(self, field)}')
-    for field, least in (('calibration_rounds', 1), ('exact_rounds', 1), ('replays', 100)):
-      if getattr(self, field) < least:
-        raise ValueError(f'reversal.{field} must be >= {least}, got {getattr(self, field)}')
+  alpha: _Probability = 0.05
+  calibration_rounds: Annotated[int, Ge(1)] = 2
+  test: Annotated[str, OneOf(('e_process', 'exact'))] = 'e_process'
+  exact_rounds: Annotated[int, Ge(1)] = 4
+  power: _Probability = 0.8
+  replays: Annotated[int, Ge(100)] = 2000
 
 
 @configurable('control')
@@ -276,16 +228,9 @@ class Control:
   for `rounds` rounds; the revision is supported if the revised explorers beat them on the external
   score, one-sided exact permutation test at `alpha`."""
 
-  workers: int = 3
-  rounds: int = 2
-  alpha: float = 0.05
-
-  def __post_init__(self):
-    for field in ('workers', 'rounds'):
-      if getattr(self, field) < 0:
-        raise ValueError(f'control.{field} must be >= 0, got {getattr(self, field)}')
-    if not 0 < self.alpha < 1:
-      raise ValueError(f'control.alpha must lie in (0, 1), got {self.alpha}')
+  workers: Annotated[int, Ge(0)] = 3
+  rounds: Annotated[int, Ge(0)] = 2
+  alpha: _Probability = 0.05
 
 
 @configurable('llm_rules')
@@ -301,13 +246,8 @@ class LlmRules:
   """
 
   system_prompt: str = ''
-  token_cap: int = 1_000_000
-  money_cap: float = 10.0
-
-  def __post_init__(self):
-    for field in ('token_cap', 'money_cap'):
-      if getattr(self, field) < 0:
-        raise ValueError(f'llm_rules.{field} must be >= 0, got {getattr(self, field)}')
+  token_cap: Annotated[int, Ge(0)] = 1_000_000
+  money_cap: Annotated[float, Ge(0)] = 10.0
 
 
 @configurable('probes')
@@ -328,29 +268,20 @@ class Probes:
   """
 
   seed: int = 0
-  rules: int = 0
-  families: int = 0
-  order: int = 0
-  paraphrase: int = 0
-  options: int = 0
-  samples: int = 0
+  rules: Annotated[int, Ge(0)] = 0
+  families: Annotated[int, Ge(0)] = 0
+  order: Annotated[int, Ge(0)] = 0
+  paraphrase: Annotated[int, Ge(0)] = 0
+  options: Annotated[int, Ge(0)] = 0
+  samples: Annotated[int, Ge(0)] = 0
   draws: int = 4
   k: int = 2
-  temperature: float = 1.0
+  temperature: Annotated[float, Gt(0), doc('dev is the greedy score')] = 1.0
   templates: tuple[str, ...] = ()
 
   def __post_init__(self):
-    for name in PROBES:
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f'probes.{name} is a number of items, 0 or more, got {getattr(self, name)}'
-        )
     if not 1 <= self.k <= self.draws:
       raise ValueError(f'probes.k must lie in [1, probes.draws = {self.draws}], got {self.k}')
-    if not self.temperature > 0:
-      raise ValueError(
-        f'probes.temperature must be > 0, got {self.temperature}; dev is the greedy score'
-      )
     for template in self.templates:
       if template.count('{prompt}') != 1:
         raise ValueError(f'probes.templates: {template!r} must hold {{prompt}} once')
@@ -520,9 +451,7 @@ def read(path: pathlib.Path) -> Constitution:
   values: dict[str, dict] = {name: {} for name in _SECTIONS}
   for binding in parse_statements(path.read_text(), max_bytes=MAX_BYTES):
     name, _, field = binding.selector.rpartition('.')
-    known = (
-      {f.name: f.type for f in dataclasses.fields(_SECTIONS[name])} if name in _SECTIONS else {}
-    )
+    known = get_type_hints(_SECTIONS[name]) if name in _SECTIONS else {}
     if field not in known:
       legal = [f'{n}.{f.name}' for n, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
       raise LoadError(

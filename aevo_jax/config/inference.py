@@ -5,8 +5,12 @@ is asked of them before it generates.
 import dataclasses
 import os
 import urllib.parse
+from typing import Annotated
+
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf
 
 ENGINES = ('jax', 'vllm')
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -66,14 +70,10 @@ class Evaluation:
   same time, and is told the holdout's questions.
   """
 
-  engine: str = 'jax'
+  engine: Annotated[str, OneOf(ENGINES)] = 'jax'
   arbiter_url: str = ''
 
   def __post_init__(self):
-    if self.engine not in ENGINES:
-      raise ValueError(
-        f'evaluation.engine must be one of {", ".join(ENGINES)}, got {self.engine!r}'
-      )
     check_url('evaluation.arbiter_url', self.arbiter_url)
 
 
@@ -108,47 +108,25 @@ class Vllm:
 
   url: str = ''
   python: str = ''
-  dtype: str = 'float32'
-  max_model_len: int = 2048
-  max_num_seqs: int = 256
-  tensor_parallel: int = 1
-  memory: float = 0.9
-  cpu_cache_gib: int = 1
-  cpu_threads: int = 0
+  dtype: Annotated[str, OneOf(DTYPES)] = 'float32'
+  max_model_len: Annotated[int, Interval(ge=16, le=2**24)] = 2048
+  max_num_seqs: Annotated[int, Interval(ge=1, le=2**16)] = 256
+  tensor_parallel: Annotated[int, Interval(ge=1, le=2**12)] = 1
+  memory: Annotated[float, Interval(ge=0.01, le=1)] = 0.9
+  cpu_cache_gib: Annotated[int, Interval(ge=1, le=2**12)] = 1
+  cpu_threads: Annotated[int, Interval(ge=0, le=2**12)] = 0
   eager: bool = True
-  carrier: str = 'file'
+  carrier: Annotated[str, OneOf(CARRIERS)] = 'file'
   transfer_address: str = ''
-  lora_rank: int = 32
-  lora_slots: int = 1
-  gap: float = 1e-3
-  concurrency: int = 256
-  startup_s: float = 600.0
-  request_s: float = 600.0
-  retries: int = 2
+  lora_rank: Annotated[int, Interval(ge=1, le=512)] = 32
+  lora_slots: Annotated[int, Interval(ge=1, le=512)] = 1
+  gap: Annotated[float, Interval(ge=1e-7, le=10)] = 1e-3
+  concurrency: Annotated[int, Interval(ge=1, le=2**12)] = 256
+  startup_s: Annotated[float, Interval(ge=1, le=86400)] = 600.0
+  request_s: Annotated[float, Interval(ge=0.1, le=86400)] = 600.0
+  retries: Annotated[int, Interval(ge=0, le=2)] = 2
 
   def __post_init__(self):
-    for field, options in (('dtype', DTYPES), ('carrier', CARRIERS)):
-      if getattr(self, field) not in options:
-        raise ValueError(
-          f'vllm.{field} must be one of {", ".join(options)}, got {getattr(self, field)!r}'
-        )
-    for field, low, high in (
-      ('max_model_len', 16, 2**24),
-      ('max_num_seqs', 1, 2**16),
-      ('tensor_parallel', 1, 2**12),
-      ('memory', 0.01, 1),
-      ('cpu_cache_gib', 1, 2**12),
-      ('cpu_threads', 0, 2**12),
-      ('lora_rank', 1, 512),
-      ('lora_slots', 1, 512),
-      ('gap', 1e-7, 10),
-      ('concurrency', 1, 2**12),
-      ('startup_s', 1, 86400),
-      ('request_s', 0.1, 86400),
-      ('retries', 0, 2),
-    ):
-      if not low <= getattr(self, field) <= high:
-        raise ValueError(f'vllm.{field} must lie in [{low}, {high}], got {getattr(self, field)}')
     for field in ('lora_rank', 'lora_slots'):
       if self.carrier != 'lora' and getattr(self, field) != getattr(type(self), field):
         raise ValueError(

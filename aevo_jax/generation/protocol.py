@@ -4,11 +4,15 @@ spoken to over HTTP.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
+from annotated_types import Interval, doc
+
+from aevo_jax.config.constraints import checked
 from aevo_jax.models.params import Params
 
 
+@checked('sampling')
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   """How tokens are chosen.
@@ -22,26 +26,14 @@ class Sampling:
       completes one of these texts.
   """
 
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  max_new_tokens: int = 64
+  temperature: Annotated[float, Interval(ge=0, le=100)] = 1.0
+  top_k: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
+  top_p: Annotated[float, Interval(gt=0, le=1), doc('1 is all tokens')] = 1.0
+  min_p: Annotated[float, Interval(ge=0, le=1)] = 0.0
+  max_new_tokens: Annotated[int, Interval(ge=1, le=2**20)] = 64
   stop: tuple[str, ...] = ()
 
   def __post_init__(self):
-    for field, low, high in (
-      ('temperature', 0, 100),
-      ('top_k', 0, 2**31 - 1),
-      ('min_p', 0, 1),
-      ('max_new_tokens', 1, 2**20),
-    ):
-      if not low <= getattr(self, field) <= high:
-        raise ValueError(
-          f'sampling.{field} must lie in [{low}, {high}], got {getattr(self, field)}'
-        )
-    if not 0 < self.top_p <= 1:
-      raise ValueError(f'sampling.top_p must lie in (0, 1], got {self.top_p}; 1 is all tokens')
     if any(not text for text in self.stop):
       raise ValueError('sampling.stop holds an empty text, which is everywhere; leave it out')
     if not self.temperature and (self.top_k or self.top_p < 1 or self.min_p):

@@ -4,8 +4,12 @@ checkpoints have.
 
 import dataclasses
 import math
+from typing import Annotated
+
+from annotated_types import Ge
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf
 from aevo_jax.models.families import registry
 
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
@@ -20,7 +24,9 @@ EXECUTION = (
   'remat_policy',
   'scan',
 )  # how a model is computed: to be chosen anew whatever the checkpoint
-_MAY_BE_0 = ('sliding_window', 'moe_latent_size', 'moe_shared_expert_intermediate_size')
+
+_Size = Annotated[int, Ge(1)]
+_SizeOrNone = Annotated[int, Ge(0)]  # 0 stands for none
 
 
 @configurable('model')
@@ -61,53 +67,49 @@ class ModelConfig:
       time and the names of parameters while training.
   """
 
-  family: str = 'nemotron_h'
-  vocab_size: int = 122
-  hidden_size: int = 128
+  family: Annotated[str, OneOf(tuple(registry.FAMILIES))] = 'nemotron_h'
+  vocab_size: _Size = 122
+  hidden_size: _Size = 128
   pattern: str = 'M-*-M-*-'
-  num_attention_heads: int = 4
-  num_key_value_heads: int = 2
-  head_dim: int = 32
+  num_attention_heads: _Size = 4
+  num_key_value_heads: _Size = 2
+  head_dim: _Size = 32
   rope_theta: float = 0.0
   qk_norm: bool = False
-  sliding_window: int = 0
+  sliding_window: _SizeOrNone = 0
   attention_bias: bool = False
-  intermediate_size: int = 512
+  intermediate_size: _Size = 512
   mlp_bias: bool = False
-  mlp_activation: str = 'relu2'
-  mamba_num_heads: int = 4
-  mamba_head_dim: int = 32
-  n_groups: int = 1
-  ssm_state_size: int = 32
-  conv_kernel: int = 4
+  mlp_activation: Annotated[str, OneOf(ACTIVATIONS)] = 'relu2'
+  mamba_num_heads: _Size = 4
+  mamba_head_dim: _Size = 32
+  n_groups: _Size = 1
+  ssm_state_size: _Size = 32
+  conv_kernel: _Size = 4
   use_bias: bool = False
   use_conv_bias: bool = True
   time_step_low: float = 0.0
   time_step_high: float = math.inf
-  chunk_size: int = 64
-  n_routed_experts: int = 8
-  num_experts_per_tok: int = 2
-  moe_intermediate_size: int = 128
-  moe_shared_expert_intermediate_size: int = 128
-  moe_latent_size: int = 0
-  router: str = 'sigmoid'
-  n_group: int = 1
-  topk_group: int = 1
+  chunk_size: _Size = 64
+  n_routed_experts: _Size = 8
+  num_experts_per_tok: _Size = 2
+  moe_intermediate_size: _Size = 128
+  moe_shared_expert_intermediate_size: _SizeOrNone = 128
+  moe_latent_size: _SizeOrNone = 0
+  router: Annotated[str, OneOf(ROUTERS)] = 'sigmoid'
+  n_group: _Size = 1
+  topk_group: _Size = 1
   norm_topk_prob: bool = True
   routed_scaling_factor: float = 1.0
-  moe_implementation: str = 'tiled'
+  moe_implementation: Annotated[str, OneOf(MOE_IMPLEMENTATIONS)] = 'tiled'
   layer_norm_epsilon: float = 1e-5
-  max_position_embeddings: int = 2048
+  max_position_embeddings: _Size = 2048
   tie_word_embeddings: bool = False
-  compute_dtype: str = 'float32'
-  remat_policy: str = 'none'
+  compute_dtype: Annotated[str, OneOf(DTYPES)] = 'float32'
+  remat_policy: Annotated[str, OneOf(REMAT_POLICIES)] = 'none'
   scan: bool = False
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      least = 0 if field.name in _MAY_BE_0 else 1
-      if field.type is int and getattr(self, field.name) < least:
-        raise ValueError(f'model.{field.name} must be >= {least}, got {getattr(self, field.name)}')
     wrong = sorted(set(self.pattern) - set(BLOCKS))
     if wrong or not self.pattern:
       raise ValueError(
@@ -145,16 +147,6 @@ class ModelConfig:
         f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, '
         f'got {self.rope_theta}'
       )
-    for name, choices in (
-      ('moe_implementation', MOE_IMPLEMENTATIONS),
-      ('mlp_activation', ACTIVATIONS),
-      ('router', ROUTERS),
-      ('compute_dtype', DTYPES),
-      ('remat_policy', REMAT_POLICIES),
-      ('family', tuple(registry.FAMILIES)),
-    ):
-      if getattr(self, name) not in choices:
-        raise ValueError(f'model.{name} must be one of {choices}, got {getattr(self, name)!r}')
     refused = registry.refusals(vars(self))
     if refused:
       raise ValueError(

@@ -5,11 +5,13 @@ surface and plant.
 import dataclasses
 import functools
 import pathlib
+from typing import Annotated
 
 import numpy as np
 
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.constraints import OneOf, checked
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import draw
 from aevo_jax.meta_agent.effects import Effects
@@ -20,6 +22,7 @@ from aevo_jax.simulation.settings import PLANTS, Settings
 POOL = 512
 
 
+@checked('scenario')
 @dataclasses.dataclass(frozen=True)
 class Scenario:
   """What campaigns are drawn from.
@@ -33,11 +36,9 @@ class Scenario:
   settings: Settings
   recipe: str
   families: tuple[str, ...]
-  plant: str = 'none'
+  plant: Annotated[str, OneOf(PLANTS)] = 'none'
 
   def __post_init__(self):
-    if self.plant not in PLANTS:
-      raise ValueError(f'plant must be one of {PLANTS}, got {self.plant!r}')
     for name in self.settings.plant_axes:
       if name not in self.constitution.search_space.axes:
         raise ValueError(

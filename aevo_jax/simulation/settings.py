@@ -1,8 +1,12 @@
 """What the simulated world is like: gin's section `simulation`."""
 
 import dataclasses
+from typing import Annotated
+
+from annotated_types import Ge, Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf
 
 SURFACES = ('drawn', 'rugged', 'flat', 'fitted')
 PLANTS = ('none', 'shortcut', 'reversal')
@@ -39,41 +43,25 @@ class Settings:
 
   seed: int = 0
   plant_seed: int = 0
-  surface: str = 'drawn'
+  surface: Annotated[str, OneOf(SURFACES)] = 'drawn'
   trials: str = ''
-  effect_sd: float = 0.1
-  change_cost: float = 0.05
-  base: float = 0.45
-  base_sd: float = 0.7
-  seed_sd: float = 0.085
-  transfer_sd: float = 0.05
+  effect_sd: Annotated[float, Ge(0)] = 0.1
+  change_cost: Annotated[float, Ge(0)] = 0.05
+  base: Annotated[float, Interval(gt=0, lt=1)] = 0.45
+  base_sd: Annotated[float, Ge(0)] = 0.7
+  seed_sd: Annotated[float, Ge(0)] = 0.085
+  transfer_sd: Annotated[float, Ge(0)] = 0.05
   plant_size: float = 2.0
-  plant_harm: float = 1.0
-  plant_round: int = 0
+  plant_harm: Annotated[float, Ge(0)] = 1.0
+  plant_round: Annotated[int, Ge(0)] = 0
   plant_axes: tuple[str, ...] = ()
-  anchors: int = 1
+  anchors: Annotated[int, Ge(0)] = 1
   replays: int = 200
   verdicts: bool = True
 
   def __post_init__(self):
-    if self.surface not in SURFACES:
-      raise ValueError(f'simulation.surface must be one of {SURFACES}, got {self.surface!r}')
     if (self.surface == 'fitted') != bool(self.trials):
       raise ValueError(
         "simulation.surface = 'fitted' needs simulation.trials, the JSON file of trials, "
         'and no other surface has use for it'
       )
-    if not 0 < self.base < 1:
-      raise ValueError(f'simulation.base is an accuracy between 0 and 1, got {self.base}')
-    for field in (
-      'effect_sd',
-      'change_cost',
-      'base_sd',
-      'seed_sd',
-      'transfer_sd',
-      'plant_harm',
-      'plant_round',
-      'anchors',
-    ):
-      if getattr(self, field) < 0:
-        raise ValueError(f'simulation.{field} must be >= 0, got {getattr(self, field)}')

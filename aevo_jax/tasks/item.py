@@ -8,7 +8,9 @@ tokens) for a model of about a million parameters on a CPU.
 import dataclasses
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Interval
 
 from aevo_jax.config.configurables import configurable
 from aevo_jax.tasks import answers
@@ -29,14 +31,8 @@ class Difficulty:
       down further.
   """
 
-  magnitude: float = 1.0
-  extra_examples: int = 0
-
-  def __post_init__(self):
-    if not 0 < self.magnitude <= 1:
-      raise ValueError(f'difficulty.magnitude must lie in (0, 1], got {self.magnitude}')
-    if self.extra_examples < 0:
-      raise ValueError(f'difficulty.extra_examples must be >= 0, got {self.extra_examples}')
+  magnitude: Annotated[float, Interval(gt=0, le=1)] = 1.0
+  extra_examples: Annotated[int, Ge(0)] = 0
 
   def upto(self, low: int, high: int) -> int:
     """Narrows a range of numbers.

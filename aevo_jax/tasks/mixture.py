@@ -9,9 +9,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf, checked
 from aevo_jax.tasks.families.registry import FAMILIES
 from aevo_jax.tasks.item import (
   SIZES,
@@ -28,9 +31,12 @@ from aevo_jax.tasks.splits import PRIVATE_SPLITS, PUBLIC_SPLITS, belongs
 
 MAX_SAMPLES = 10_000
 
+Share = Annotated[float, Interval(ge=0, le=1)]
+Style = Annotated[str, OneOf(SOLUTION_STYLES)]
+
 
 def _per_family[Table](
-  kind: type, default: Callable[[Family], Any]
+  kind: Any, default: Callable[[Family], Any]
 ) -> Callable[[type[Table]], type[Table]]:
   """Decorator: a frozen dataclass with a field for each family, in the order of the registry."""
 
@@ -50,13 +56,13 @@ class FamilyWeights:
 
 
 @configurable('rare_share')
-@_per_family(float, lambda family: family.rare_share)
+@_per_family(Share, lambda family: family.rare_share)
 class RareKindShare:
   """Share, in [0, 1], of a family's second rule kind (see each family's `kinds`)."""
 
 
 @configurable('answer_shown')
-@_per_family(float, lambda family: 0.0)
+@_per_family(Share, lambda family: 0.0)
 class AnswerShown:
   """Share, in [0, 1], of a family's items whose question still has its answer in it.
 
@@ -66,7 +72,7 @@ class AnswerShown:
 
 
 @configurable('answer_withheld')
-@_per_family(float, lambda family: 1.0)
+@_per_family(Share, lambda family: 1.0)
 class AnswerWithheld:
   """The same flaw from the other side: the share of a family's items that keep their answer back.
 
@@ -75,16 +81,12 @@ class AnswerWithheld:
 
 
 @configurable('solution_style')
-@_per_family(str, lambda family: 'worked')
+@_per_family(Style, lambda family: 'worked')
 class SolutionStyle:
   """What a family's training items show before the boxed answer; see `Item.solution`."""
 
-  def __post_init__(self):
-    for name, style in dataclasses.asdict(self).items():
-      if style not in SOLUTION_STYLES:
-        raise ValueError(f'solution_style.{name} must be one of {SOLUTION_STYLES}, got {style!r}')
 
-
+@checked('mixture')
 @dataclasses.dataclass(frozen=True)
 class Mixture:
   """What a stream is made of.
@@ -98,7 +100,7 @@ class Mixture:
     withheld: share of items that do not, see `AnswerWithheld`.
   """
 
-  size: str = 'micro'
+  size: Annotated[str, OneOf(SIZES)] = 'micro'
   weights: FamilyWeights = dataclasses.field(default_factory=FamilyWeights)
   rare_share: RareKindShare = dataclasses.field(default_factory=RareKindShare)
   difficulty: Difficulty = dataclasses.field(default_factory=Difficulty)
@@ -106,24 +108,13 @@ class Mixture:
   withheld: AnswerWithheld = dataclasses.field(default_factory=AnswerWithheld)
 
   def __post_init__(self):
-    if self.size not in SIZES:
-      raise ValueError(f'size must be one of {SIZES}, got {self.size!r}')
     weights = dataclasses.asdict(self.weights)
     if not all(0 <= w < math.inf for w in weights.values()) or sum(weights.values()) <= 0:
       raise ValueError(f'family weights must be finite and >= 0 with a positive sum, got {weights}')
-    _check_shares(self.rare_share, 'rare kind share of ')
-    _check_shares(self.shown, 'answer_shown.')
-    _check_shares(self.withheld, 'answer_withheld.')
 
   def shows_answer(self, family: str) -> float:
     """Returns the share of a family's items that show their answer, in [0, 1]."""
     return 1 - (1 - getattr(self.shown, family)) * getattr(self.withheld, family)
-
-
-def _check_shares(table: Any, prefix: str) -> None:
-  for name, share in dataclasses.asdict(table).items():
-    if not 0 <= share <= 1:
-      raise ValueError(f'{prefix}{name} must lie in [0, 1], got {share}')
 
 
 def _check_split(split: str, seed: int | bytes, secret: bytes | None) -> None:

@@ -7,11 +7,14 @@ import dataclasses
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import jax
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.training.recipe.checks import between
+
+_Steps = Annotated[int, Interval(ge=0, le=2**31)]
 
 
 @configurable('upkeep')
@@ -25,13 +28,9 @@ class Upkeep:
       Perfetto, in the run's `profile`; 0 steps is none. The first step of a process compiles.
   """
 
-  keep_checkpoints: int = 0
-  profile_first: int = 2
-  profile_steps: int = 0
-
-  def __post_init__(self):
-    for field in ('keep_checkpoints', 'profile_first', 'profile_steps'):
-      between(f'upkeep.{field}', getattr(self, field), 0, 2**31)
+  keep_checkpoints: _Steps = 0
+  profile_first: _Steps = 2
+  profile_steps: _Steps = 0
 
 
 class Profiler:

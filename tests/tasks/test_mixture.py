@@ -235,9 +235,10 @@ def test_difficulty_is_live(family, size):
       lambda: Mixture(shown=AnswerShown(unit_conversion=1.5)),
       r'answer_shown.unit_conversion must lie in \[0, 1\], got 1\.5',
     ),
-    (
+    pytest.param(
       lambda: Mixture(rare_share=RareKindShare(text_encryption=1.1)),
-      r'share of text_encryption must lie in \[0, 1\], got 1\.1',
+      r'rare_share\.text_encryption must lie in \[0, 1\], got 1\.1',
+      id='<lambda>-share of text_encryption must lie in \\[0, 1\\], got 1\\.1',
     ),
     (lambda: Mixture(rare_share=RareKindShare(text_encryption=float('nan'))), 'must lie in'),
     (lambda: Difficulty(magnitude=0.0), r'difficulty\.magnitude must lie in \(0, 1\], got 0'),

@@ -5,8 +5,15 @@ may spend is the constitution's (`llm_rules`).
 import dataclasses
 import math
 import urllib.parse
+from typing import Annotated
+
+from annotated_types import Ge, Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf
+
+_Seconds = Annotated[float, Interval(gt=0, lt=math.inf)]
+_AtLeast0 = Annotated[float, Interval(ge=0, lt=math.inf)]
 
 
 @configurable('llm')
@@ -31,14 +38,14 @@ class LlmSettings:
   model: str = ''
   key_variable: str = 'OPENAI_API_KEY'
   temperature: float | None = None
-  timeout_s: float = 120.0
-  deadline_s: float = 600.0
-  wait_s: float = 2.0
-  max_reply_tokens: int = 4096
-  limit_name: str = 'max_tokens'
-  attempts: int = 3
-  price_in: float = 0.0
-  price_out: float = 0.0
+  timeout_s: _Seconds = 120.0
+  deadline_s: _Seconds = 600.0
+  wait_s: _AtLeast0 = 2.0
+  max_reply_tokens: Annotated[int, Ge(1)] = 4096
+  limit_name: Annotated[str, OneOf(('max_tokens', 'max_completion_tokens'))] = 'max_tokens'
+  attempts: Annotated[int, Ge(1)] = 3
+  price_in: _AtLeast0 = 0.0
+  price_out: _AtLeast0 = 0.0
 
   def __post_init__(self):
     url = urllib.parse.urlsplit(self.base_url)
@@ -52,21 +59,6 @@ class LlmSettings:
         f'{_without_secrets(url)!r} is left; put the key into the environment '
         'variable that llm.key_variable names'
       )
-    if self.limit_name not in ('max_tokens', 'max_completion_tokens'):
-      raise ValueError(
-        f"limit_name must be 'max_tokens' or 'max_completion_tokens', got {self.limit_name!r}"
-      )
-    for field, least in (('max_reply_tokens', 1), ('attempts', 1)):
-      if getattr(self, field) < least:
-        raise ValueError(f'{field} must be >= {least}, got {getattr(self, field)}')
-    for field in ('timeout_s', 'deadline_s'):
-      if not 0 < getattr(self, field) < math.inf:
-        raise ValueError(
-          f'{field} must be a positive number of seconds, got {getattr(self, field)}'
-        )
-    for field in ('wait_s', 'price_in', 'price_out'):
-      if not 0 <= getattr(self, field) < math.inf:
-        raise ValueError(f'{field} must be >= 0, got {getattr(self, field)}')
 
   def money(self, tokens_in: int, tokens_out: int) -> float:
     """Price of that many tokens."""

@@ -4,11 +4,13 @@ expected. On the host, in float64; they are constants of the loss.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.training.recipe.checks import between, choice, refuse_unread
+from aevo_jax.config.constraints import OneOf, refuse_unread
 
 KINDS = ('group_std', 'group_mean', 'leave_one_out', 'batch_mean', 'gae', 'turn')
 GROUPED = ('group_std', 'group_mean', 'leave_one_out', 'turn')
@@ -30,15 +32,12 @@ class Advantage:
       too.
   """
 
-  kind: str = 'group_std'
-  discount: float = 1.0
-  trace: float = 0.95
+  kind: Annotated[str, OneOf(KINDS)] = 'group_std'
+  discount: Annotated[float, Interval(ge=0, le=1)] = 1.0
+  trace: Annotated[float, Interval(ge=0, le=1)] = 0.95
   turn_std: bool = True
 
   def __post_init__(self):
-    choice('advantage.kind', self.kind, KINDS)
-    between('advantage.discount', self.discount, 0, 1)
-    between('advantage.trace', self.trace, 0, 1)
     refuse_unread(
       self,
       'advantage',

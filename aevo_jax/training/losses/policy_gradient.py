@@ -17,14 +17,16 @@ importance sampling of the sampler's mismatch (Yao et al., 2025).
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf, refuse_unread
 from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.recipe.checks import between, choice, refuse_unread
 
 RATIOS = ('token', 'sequence', 'trajectory')
 CLIPS = ('none', 'ppo', 'dual')
@@ -58,43 +60,23 @@ class PolicyGradient:
       its logits too.
   """
 
-  ratio: str = 'token'
-  clip: str = 'ppo'
-  clip_low: float = 0.2
-  clip_high: float = 0.2
-  dual_clip: float = 3.0
-  aggregation: str = 'token_mean'
-  constant_length: int = 64
-  kl: str = 'none'
-  kl_in: str = 'loss'
-  kl_coefficient: float = 0.01
+  ratio: Annotated[str, OneOf(RATIOS)] = 'token'
+  clip: Annotated[str, OneOf(CLIPS)] = 'ppo'
+  clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
+  clip_high: Annotated[float, Interval(ge=0, le=100)] = 0.2
+  dual_clip: Annotated[float, Interval(ge=1, le=1000)] = 3.0
+  aggregation: Annotated[str, OneOf(AGGREGATIONS)] = 'token_mean'
+  constant_length: Annotated[int, Interval(ge=1, le=2**31)] = 64
+  kl: Annotated[str, OneOf(KLS)] = 'none'
+  kl_in: Annotated[str, OneOf(KL_PLACES)] = 'loss'
+  kl_coefficient: Annotated[float, Interval(ge=0, le=100)] = 0.01
   kl_unbiased: bool = False
-  correction: str = 'none'
-  correction_cap: float = 2.0
-  entropy_bonus: float = 0.0
-  temperature: float = 1.0
+  correction: Annotated[str, OneOf(CORRECTIONS)] = 'none'
+  correction_cap: Annotated[float, Interval(ge=1, le=1000)] = 2.0
+  entropy_bonus: Annotated[float, Interval(ge=-10, le=10)] = 0.0
+  temperature: Annotated[float, Interval(ge=0.01, le=100)] = 1.0
 
   def __post_init__(self):
-    for field, options in (
-      ('ratio', RATIOS),
-      ('clip', CLIPS),
-      ('aggregation', AGGREGATIONS),
-      ('kl', KLS),
-      ('kl_in', KL_PLACES),
-      ('correction', CORRECTIONS),
-    ):
-      choice(f'policy_gradient.{field}', getattr(self, field), options)
-    for field, low, high in (
-      ('clip_low', 0, 1),
-      ('clip_high', 0, 100),
-      ('dual_clip', 1, 1000),
-      ('constant_length', 1, 2**31),
-      ('kl_coefficient', 0, 100),
-      ('correction_cap', 1, 1000),
-      ('entropy_bonus', -10, 10),
-      ('temperature', 0.01, 100),
-    ):
-      between(f'policy_gradient.{field}', getattr(self, field), low, high)
     refuse_unread(
       self,
       'policy_gradient',

@@ -3,13 +3,14 @@ log-ratios are means over tokens (as in SimPO, 2405.14734, with a reference).
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
 from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.recipe.checks import between
 
 
 @configurable('dpo')
@@ -19,13 +20,9 @@ class Dpo:
   token. label_smoothing: share of pairs taken to be the wrong way round (cDPO).
   """
 
-  beta: float = 0.1
+  beta: Annotated[float, Interval(ge=1e-4, le=100)] = 0.1
   length_normalised: bool = False
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    between('dpo.beta', self.beta, 1e-4, 100)
-    between('dpo.label_smoothing', self.label_smoothing, 0, 0.5)
+  label_smoothing: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
 
 
 def dpo_loss(

@@ -7,9 +7,12 @@ The field names below are the selectors people and agents bind, e.g. `optimizer.
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Interval
 
 from aevo_jax.config.configurables import configurable, construct_all, resolve
+from aevo_jax.config.constraints import OneOf, refuse_unread
 from aevo_jax.config.statements import Binding
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import (
@@ -24,7 +27,6 @@ from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
-from aevo_jax.training.recipe.checks import between, choice, positive, refuse_unread
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
@@ -33,6 +35,11 @@ ADAPTATIONS = ('full', 'lora')
 METHODS = ('sft', 'rl', 'dpo', 'distill', 'sft_then_rl', 'sft_then_dpo')
 SECOND = ('sft_then_rl', 'sft_then_dpo')
 PACKINGS = ('first_fit', 'first_fit_decreasing')
+
+Share = Annotated[float, Interval(ge=0, le=1)]
+# At 1 the moments never move, and their bias correction divides by 0.
+Decay = Annotated[float, Interval(ge=0, le=0.99999)]
+LARGEST_FACTOR = 1e6  # of a group's learning rate and weight decay
 
 
 @configurable('optimizer')
@@ -50,34 +57,26 @@ class Optimizer:
       whole name matches; where there are any, every parameter must match exactly one.
   """
 
-  name: str = 'adamw'
-  learning_rate: float = 1e-3
-  schedule: str = 'cosine'
-  warmup_fraction: float = 0.1
-  decay_fraction: float = 0.3
-  weight_decay: float = 0.01
-  b1: float = 0.9
-  b2: float = 0.99
-  clip_norm: float = 1.0
+  name: Annotated[str, OneOf(OPTIMIZERS)] = 'adamw'
+  learning_rate: Annotated[float, Interval(ge=0, le=10)] = 1e-3
+  schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine'
+  warmup_fraction: Share = 0.1
+  decay_fraction: Share = 0.3
+  weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.01
+  b1: Decay = 0.9
+  b2: Decay = 0.99
+  clip_norm: Annotated[float, Gt(0)] = 1.0
   groups: tuple[tuple[str, float, float], ...] = ()
 
   def __post_init__(self):
-    choice('optimizer.name', self.name, OPTIMIZERS)
-    choice('optimizer.schedule', self.schedule, SCHEDULES)
-    between('optimizer.learning_rate', self.learning_rate, 0, 10)
-    for field in ('warmup_fraction', 'decay_fraction'):
-      between(f'optimizer.{field}', getattr(self, field), 0, 1)
-    for field in (
-      'b1',
-      'b2',
-    ):  # at 1 the moments never move, and their bias correction divides by 0
-      between(f'optimizer.{field}', getattr(self, field), 0, 0.99999)
-    between('optimizer.weight_decay', self.weight_decay, 0, 10)
-    positive('optimizer.clip_norm', self.clip_norm)
     if len({pattern for pattern, *_ in self.groups}) < len(self.groups):
       raise ValueError('optimizer.groups names a pattern twice; merge the two')
     for pattern, rate, decay in self.groups:
-      between(f'optimizer.groups: factors of {pattern!r}', min(rate, decay), 0, 1e6)
+      if not 0 <= min(rate, decay) <= LARGEST_FACTOR:
+        raise ValueError(
+          f'optimizer.groups: factors of {pattern!r} must lie in [0, {LARGEST_FACTOR}], '
+          f'got {min(rate, decay)}'
+        )
       try:
         re.compile(pattern)
       except re.error as error:
@@ -103,28 +102,16 @@ class Train:
       all.
   """
 
-  steps: int = 0
-  batch_rows: int = 16
-  row_length: int = 128
-  ema_decay: float = 0.0
-  microbatches: int = 1
-  logits_chunk: int = 0
-  packing: str = 'first_fit'
-  packing_window: int = 256
+  steps: Annotated[int, Ge(0)] = 0
+  batch_rows: Annotated[int, Ge(1)] = 16
+  row_length: Annotated[int, Ge(2)] = 128
+  ema_decay: Annotated[float, Interval(ge=0, le=0.9999)] = 0.0
+  microbatches: Annotated[int, Ge(1)] = 1
+  logits_chunk: Annotated[int, Ge(0)] = 0
+  packing: Annotated[str, OneOf(PACKINGS)] = 'first_fit'
+  packing_window: Annotated[int, Ge(1)] = 256
 
   def __post_init__(self):
-    for field, least in (
-      ('steps', 0),
-      ('batch_rows', 1),
-      ('row_length', 2),
-      ('microbatches', 1),
-      ('logits_chunk', 0),
-      ('packing_window', 1),
-    ):
-      if getattr(self, field) < least:
-        raise ValueError(f'train.{field} must be >= {least}, got {getattr(self, field)}')
-    between('train.ema_decay', self.ema_decay, 0, 0.9999)
-    choice('train.packing', self.packing, PACKINGS)
     refuse_unread(self, 'train', {('packing_window',): ('packing', ('first_fit_decreasing',))})
     if self.batch_rows % self.microbatches:
       raise ValueError(
@@ -153,12 +140,8 @@ class Train:
 class Loss:
   """`reasoning_weight`: weight of worked-solution tokens against 1 for the boxed answer."""
 
-  reasoning_weight: float = 1.0
-  label_smoothing: float = 0.0
-
-  def __post_init__(self):
-    between('loss.reasoning_weight', self.reasoning_weight, 0, 100)
-    between('loss.label_smoothing', self.label_smoothing, 0, 0.5)
+  reasoning_weight: Annotated[float, Interval(ge=0, le=100)] = 1.0
+  label_smoothing: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
 
 
 @configurable('data')
@@ -168,12 +151,8 @@ class Data:
   puzzles that supervised fine-tuning goes through, over and over; 0 is endlessly many.
   Reinforcement learning has prompts of its own, however few demonstrations there are."""
 
-  plain_share: float = 0.0
-  demonstrations: int = 0
-
-  def __post_init__(self):
-    between('data.plain_share', self.plain_share, 0, 1)
-    between('data.demonstrations', self.demonstrations, 0, 2**30)
+  plain_share: Share = 0.0
+  demonstrations: Annotated[int, Interval(ge=0, le=2**30)] = 0
 
 
 @configurable('adaptation')
@@ -181,10 +160,7 @@ class Data:
 class Adaptation:
   """Full fine-tuning, or a LoRA adapter (see `lora`)."""
 
-  method: str = 'full'
-
-  def __post_init__(self):
-    choice('adaptation.method', self.method, ADAPTATIONS)
+  method: Annotated[str, OneOf(ADAPTATIONS)] = 'full'
 
 
 @configurable('lora')
@@ -194,13 +170,9 @@ class Lora:
   names.
   """
 
-  rank: int = 16
-  alpha: float = 32.0
+  rank: Annotated[int, Ge(1)] = 16
+  alpha: Annotated[float, Gt(0)] = 32.0
   targets: str = 'all'
-
-  def __post_init__(self):
-    positive('lora.rank', self.rank)
-    positive('lora.alpha', self.alpha)
 
 
 @configurable('method')
@@ -218,14 +190,11 @@ class Method:
       0 is the optimizer's, whose other settings they share.
   """
 
-  name: str = 'sft'
-  share: float = 0.5
-  learning_rate: float = 0.0
+  name: Annotated[str, OneOf(METHODS)] = 'sft'
+  share: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.5
+  learning_rate: Annotated[float, Interval(ge=0, le=10)] = 0.0
 
   def __post_init__(self):
-    choice('method.name', self.name, METHODS)
-    between('method.share', self.share, 0.01, 0.99)
-    between('method.learning_rate', self.learning_rate, 0, 10)
     refuse_unread(
       self, 'method', {('share',): ('name', SECOND), ('learning_rate',): ('name', METHODS[1:])}
     )

@@ -3,18 +3,26 @@ its advantages (`losses.advantages`).
 """
 
 import dataclasses
+from typing import Annotated
+
+from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import OneOf, refuse_unread
 from aevo_jax.config.inference import ENGINES
 from aevo_jax.tasks import verify
 from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
-from aevo_jax.training.recipe.checks import between, choice, refuse_unread
 
 REWARDS = ('verifiable', 'format', 'length', 'overlong')
 TASKS = ('puzzles', 'tally')
+
+_Count = Annotated[int, Interval(ge=1, le=2**20)]
+_Parts = Annotated[int, Interval(ge=1, le=1024)]
+_Weight = Annotated[float, Interval(ge=-1000, le=1000)]
+_Limit = Annotated[float, Interval(ge=0, le=1e9)]
 
 
 @configurable('rollout')
@@ -33,18 +41,15 @@ class Rollout:
       alone: a campaign's workers are confined).
   """
 
-  prompts: int = 8
-  group_size: int = 8
-  max_new_tokens: int = 56
+  prompts: _Count = 8
+  group_size: _Count = 8
+  max_new_tokens: _Count = 56
   dynamic_sampling: bool = False
-  max_batches: int = 4
+  max_batches: _Count = 4
   asynchronous: bool = False
-  engine: str = 'jax'
+  engine: Annotated[str, OneOf(ENGINES)] = 'jax'
 
   def __post_init__(self):
-    for field in ('prompts', 'group_size', 'max_new_tokens', 'max_batches'):
-      between(f'rollout.{field}', getattr(self, field), 1, 2**20)
-    choice('rollout.engine', self.engine, ENGINES)
     refuse_unread(self, 'rollout', {('max_batches',): ('dynamic_sampling', (True,))})
     if self.dynamic_sampling and self.group_size < 2:
       raise ValueError(
@@ -59,12 +64,11 @@ class Task:
   """What rollouts are of. name: 'puzzles', the training mixture or one's own tasks, one turn each;
   'tally', conversations of several `turns` of which `decisions` count (`environment.Tally`)."""
 
-  name: str = 'puzzles'
+  name: Annotated[str, OneOf(TASKS)] = 'puzzles'
   turns: int = 4
   decisions: int = 2
 
   def __post_init__(self):
-    choice('environment.name', self.name, TASKS)
     refuse_unread(self, 'environment', {('turns', 'decisions'): ('name', ('tally',))})
     if not 1 <= self.decisions <= self.turns <= 64:
       raise ValueError(
@@ -86,17 +90,14 @@ class Reward:
       max_new_tokens (2503.14476, eq. 13). verifier: as in objective.verifier.
   """
 
-  verifiable: float = 1.0
-  format: float = 0.0
-  length: float = 0.0
-  overlong: float = 0.0
-  overlong_buffer: int = 16
+  verifiable: _Weight = 1.0
+  format: _Weight = 0.0
+  length: _Weight = 0.0
+  overlong: _Weight = 0.0
+  overlong_buffer: _Count = 16
   verifier: str = 'strict'
 
   def __post_init__(self):
-    for field in REWARDS:
-      between(f'reward.{field}', getattr(self, field), -1000, 1000)
-    between('reward.overlong_buffer', self.overlong_buffer, 1, 2**20)
     verify.named(self.verifier)
     if not any(getattr(self, field) for field in REWARDS):
       raise ValueError(
@@ -120,12 +121,8 @@ class Critic:
   coefficient: of its loss. clip: of its values around the old ones; 0 does not.
   """
 
-  coefficient: float = 1.0
-  clip: float = 0.2
-
-  def __post_init__(self):
-    between('critic.coefficient', self.coefficient, 0, 1000)
-    between('critic.clip', self.clip, 0, 1000)
+  coefficient: Annotated[float, Interval(ge=0, le=1000)] = 1.0
+  clip: Annotated[float, Interval(ge=0, le=1000)] = 0.2
 
 
 @configurable('rl')
@@ -135,14 +132,10 @@ class Rl:
   pass. microbatches: parts of an update, for their memory and for the gradient's signal-to-noise
   ratio. shared_prefix: a prompt goes through the model once for its whole group."""
 
-  epochs: int = 1
-  minibatches: int = 1
-  microbatches: int = 4
+  epochs: _Parts = 1
+  minibatches: _Parts = 1
+  microbatches: _Parts = 4
   shared_prefix: bool = True
-
-  def __post_init__(self):
-    for field in ('epochs', 'minibatches', 'microbatches'):
-      between(f'rl.{field}', getattr(self, field), 1, 1024)
 
 
 @configurable('gates')
@@ -159,17 +152,12 @@ class Gates:
       from the reference (from the policy before the step, without a reference).
   """
 
-  logprob_gap: float = 0.05
-  grad_norm: float = 1000.0
-  reward_drop: float = 0.0
-  entropy: float = 0.0
-  kl: float = 10.0
-  window: int = 10
-
-  def __post_init__(self):
-    for field in ('logprob_gap', 'grad_norm', 'reward_drop', 'entropy', 'kl'):
-      between(f'gates.{field}', getattr(self, field), 0, 1e9)
-    between('gates.window', self.window, 1, 10**6)
+  logprob_gap: _Limit = 0.05
+  grad_norm: _Limit = 1000.0
+  reward_drop: _Limit = 0.0
+  entropy: _Limit = 0.0
+  kl: _Limit = 10.0
+  window: Annotated[int, Interval(ge=1, le=10**6)] = 10
 
 
 @dataclasses.dataclass(frozen=True)

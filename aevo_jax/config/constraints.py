@@ -1,0 +1,193 @@
+"""Ranges and choices of settings, declared on the field and checked when an instance is made.
+
+    steps: Annotated[int, Ge(0)] = 0
+    learning_rate: Annotated[float, Interval(gt=0, le=10)] = 1e-3
+    schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine'
+
+`configurables.configurable` installs the check in every class that gin files bind; `checked` does
+so for other dataclasses. Checks of fields run before `__post_init__`, which holds only what relates
+two fields.
+"""
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import annotated_types
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+  """Declares in an annotation that a value is one of `options`, which a constant holds."""
+
+  options: tuple
+
+  def __init__(self, options: Sequence):
+    object.__setattr__(self, 'options', tuple(options))
+
+
+class _Constraint(NamedTuple):
+  """What one field must fulfil: bounds, or options, and a hint for the error message."""
+
+  bounds: tuple[annotated_types.BaseMetadata, ...]
+  options: tuple | None
+  hint: str
+
+
+def checked(prefix: str):
+  """Makes a dataclass check its fields' annotations on construction.
+
+  Args:
+    prefix: what error messages put before the field: 'train' gives 'train.steps must be >= 0'.
+
+  Returns:
+    A decorator to put above @dataclasses.dataclass. Instances raise ValueError on construction.
+
+  Raises:
+    TypeError: by the decorator, where an annotation holds a constraint that is not supported.
+  """
+
+  def install(cls: type) -> type:
+    constraints = _constraints(cls)
+    relations = getattr(cls, '__post_init__', None)
+    # The generated __init__ calls __post_init__ only if the class had one when it was generated.
+    if relations is not None:
+
+      def __post_init__(self):
+        _check(self, prefix, constraints)
+        relations(self)
+
+      cls.__post_init__ = __post_init__
+      return cls
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+      init(self, *args, **kwargs)
+      _check(self, prefix, constraints)
+
+    cls.__init__ = __init__
+    return cls
+
+  return install
+
+
+def refuse_unread(
+  settings: Any, name: str, conditions: Mapping[tuple[str, ...], tuple[str, Sequence]]
+) -> None:
+  """Refuses values other than the default in fields that nothing reads.
+
+  Args:
+    settings: a frozen dataclass.
+    name: under which its fields are bound.
+    conditions: fields -> (the field on which they depend, and those of its values under which they
+      are read).
+
+  Raises:
+    ValueError: naming the field and what would make it act.
+  """
+  defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+  for dependents, (switch, values) in conditions.items():
+    for field in dependents:
+      if getattr(settings, switch) not in values and getattr(settings, field) != defaults[field]:
+        raise ValueError(
+          f'{name}.{field} = {getattr(settings, field)!r} is read by nothing while '
+          f'{name}.{switch} = {getattr(settings, switch)!r}; '
+          f'leave it out, or bind {switch} to {" or ".join(map(repr, values))}'
+        )
+
+
+def _constraints(cls: type) -> dict[str, _Constraint]:
+  """Returns field -> constraint, of the fields that have one."""
+  hints = typing.get_type_hints(cls, include_extras=True)
+  found = {}
+  for field in dataclasses.fields(cls):
+    constraint = _constraint(hints[field.name], f'{cls.__qualname__}.{field.name}')
+    if constraint is not None:
+      found[field.name] = constraint
+  return found
+
+
+def _constraint(annotation: Any, where: str) -> _Constraint | None:
+  origin = typing.get_origin(annotation)
+  if origin is typing.Literal:
+    return _Constraint((), typing.get_args(annotation), '')
+  if origin in (typing.Union, types.UnionType):
+    for arg in typing.get_args(annotation):
+      if typing.get_origin(arg) is Annotated:
+        raise TypeError(f'{where}: put Annotated around the whole union; None passes every check')
+  if origin is not Annotated:
+    return None
+  bounds: list[annotated_types.BaseMetadata] = []
+  options = None
+  hint = ''
+  for item in annotation.__metadata__:
+    if isinstance(item, OneOf):
+      options = item.options
+    elif isinstance(item, annotated_types.DocInfo):
+      hint = '; ' + item.documentation
+    elif isinstance(item, annotated_types.Interval):
+      bounds += list(item)
+    elif isinstance(item, _BOUNDS):
+      bounds.append(item)
+    else:
+      raise TypeError(f'{where}: constraint {item!r} is not supported; use bounds or OneOf')
+  return _Constraint(tuple(bounds), options, hint)
+
+
+_BOUNDS = (annotated_types.Ge, annotated_types.Gt, annotated_types.Le, annotated_types.Lt)
+
+
+def _check(instance: Any, prefix: str, constraints: Mapping[str, _Constraint]) -> None:
+  for field, constraint in constraints.items():
+    value = getattr(instance, field)
+    if value is None:
+      continue
+    if constraint.options is not None and value not in constraint.options:
+      raise ValueError(
+        f'{prefix}.{field} must be one of {constraint.options}, got {value!r}{constraint.hint}'
+      )
+    if not all(_holds(bound, value) for bound in constraint.bounds):
+      raise ValueError(
+        f'{prefix}.{field} must {_range(constraint.bounds)}, got {value}{constraint.hint}'
+      )
+
+
+def _holds(bound: annotated_types.BaseMetadata, value: float) -> bool:
+  """Tells whether a bound holds; NaN fulfils none."""
+  match bound:
+    case annotated_types.Ge(ge=limit):
+      return value >= limit
+    case annotated_types.Gt(gt=limit):
+      return value > limit
+    case annotated_types.Le(le=limit):
+      return value <= limit
+    case annotated_types.Lt(lt=limit):
+      return value < limit
+  raise TypeError(f'{bound!r} is no bound')
+
+
+def _range(bounds: Sequence[annotated_types.BaseMetadata]) -> str:
+  """Words a range: 'be >= 1', 'be > 0', 'lie in [0, 1)'."""
+  low = high = ''
+  words = []
+  for bound in bounds:
+    match bound:
+      case annotated_types.Ge(ge=limit):
+        low = f'[{limit}'
+        words.append(f'>= {limit}')
+      case annotated_types.Gt(gt=limit):
+        low = f'({limit}'
+        words.append(f'> {limit}')
+      case annotated_types.Le(le=limit):
+        high = f'{limit}]'
+        words.append(f'<= {limit}')
+      case annotated_types.Lt(lt=limit):
+        high = f'{limit})'
+        words.append(f'< {limit}')
+  if low and high:
+    return f'lie in {low}, {high}'
+  return f'be {" and ".join(words)}'
