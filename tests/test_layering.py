@@ -87,7 +87,6 @@ BOTH_WAYS: dict[tuple[str, str], str] = {
   ('training', 'training/losses'): 'the train step has a loss; losses share masked reductions',
   ('training', 'training/recipe'): 'a recipe holds every section; model set-up reads the recipe',
   ('training', 'training/rl'): "post_train runs both methods, which share the trainer's parts",
-  ('training/losses', 'training/recipe'): "a loss's options are a section of the recipe",
   ('training/recipe', 'training/rl'): "rl's options are a section of the recipe",
 }
 
