@@ -111,7 +111,7 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	elif [ -z "$(PYTEST_ARGS)" ]; then
 	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=10 $(VLLM_TESTS)
 	fi
-	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=25 $(PYTEST_ARGS)
+	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=30 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
 test-fast: $(READY)  ## the tests that start no process and compile nothing for a second
