@@ -1,15 +1,53 @@
-"""What every child process does first: end with its parent, and pin its threads. Imports the
-standard library only.
+"""Child processes: what they inherit, that they end with their parent, how many threads they get.
+
+Imports the standard library only.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 
 PARENT = 'AEVO_PARENT_PID'  # set by whoever starts a child process of ours
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
+
+# Nothing of the caller's secrets reaches a child: only what Python and XLA need to start.
+_INHERITED = (
+  'PATH',
+  'LANG',
+  'LC_ALL',
+  'LD_LIBRARY_PATH',
+  'PYTHONPATH',
+  'VIRTUAL_ENV',
+  'TZ',
+  'JAX_PLATFORMS',
+  'CUDA_VISIBLE_DEVICES',
+  'XLA_FLAGS',
+)
+
+
+def child_environment() -> dict[str, str]:
+  """Returns the environment of a child process of ours, free of the caller's secrets.
+
+  Returns:
+    What Python and XLA need to start, HOME, and `PARENT` for `die_with_parent`.
+  """
+  environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+  environment['HOME'] = os.environ.get('HOME', '/')
+  environment['PYTHONUNBUFFERED'] = '1'
+  environment['TF_CPP_MIN_LOG_LEVEL'] = '2'
+  environment[PARENT] = str(os.getpid())
+  return environment
+
+
+def close_pipes(process: subprocess.Popen) -> None:
+  """Closes both ends of a process that was started with pipes, read or not."""
+  with contextlib.suppress(BrokenPipeError):  # a request that it never read
+    process.stdin.close()
+  process.stdout.close()
 
 
 def die_with_parent() -> None:

@@ -14,9 +14,10 @@ import os
 import pathlib
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from aevo_jax.campaign.settings import Inputs
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial import submission
 from aevo_jax.campaign.trial.gate import full_recipe
@@ -31,11 +32,14 @@ __all__ = [
   'NoSubmissionError',
   'ScoreRefusedError',
   'WaitingForScoresError',
+  'WriteSubmission',
   'export',
   'missing',
   'submit',
   'waive',
 ]
+# Writes a trial's files to hand in and returns their form; see `submission.write`.
+WriteSubmission = Callable[..., str]
 SUBMISSIONS, README = 'submissions', 'README.txt'
 WAITING_STATUS = 3  # exit status of a campaign that waits for scores
 
@@ -82,9 +86,19 @@ def payload(run: pathlib.Path, trial: str, form: str) -> pathlib.Path:
   return run / SUBMISSIONS / trial / form
 
 
-def export(run: pathlib.Path, trial: TrialState, inputs: Any) -> dict[str, Any]:
-  """Writes run/submissions/TRIAL, whole or not at all, and returns the payload of its record;
-  `inputs` is `campaign.Inputs`.
+def export(
+  run: pathlib.Path, trial: TrialState, inputs: Inputs, write: WriteSubmission = submission.write
+) -> dict[str, Any]:
+  """Writes run/submissions/TRIAL, whole or not at all.
+
+  Args:
+    run: the run directory.
+    trial: sealed.
+    inputs: of the campaign.
+    write: writes the files to hand in.
+
+  Returns:
+    The payload of its `submission_exported` record.
 
   Raises:
     NoSubmissionError: see `submission.write`.
@@ -96,7 +110,7 @@ def export(run: pathlib.Path, trial: TrialState, inputs: Any) -> dict[str, Any]:
   stage.mkdir(parents=True)
   recipe = full_recipe(parse_statements(trial.overlay), inputs.recipe)
   try:
-    form = submission.write(
+    form = write(
       stage / 'payload',
       run / 'trials' / trial.trial,
       pathlib.Path(inputs.store) / inputs.substrate_object,

@@ -3,6 +3,7 @@ checked.
 """
 
 import dataclasses
+import os
 from typing import Annotated
 
 from annotated_types import Ge
@@ -42,6 +43,11 @@ class CampaignSettings:
   parallel: Annotated[int, Ge(0)] = 0
   threads: Annotated[int, Ge(1)] = 1
   sandbox: Annotated[str, OneOf(('locked', 'open', 'auto'))] = 'auto'
+
+  @property
+  def slots(self) -> int:
+    """How many processes compute at once on this machine."""
+    return self.parallel or max(1, len(os.sched_getaffinity(0)) // self.threads)
 
   @property
   def asks_llm(self) -> bool:

@@ -1,4 +1,1 @@
-"""Executors start the processes of a campaign.
-
-Forked workers, servers that stay, and the precompiler.
-"""
+"""Executors run the attempts at trials, and the precompiler what they share."""

@@ -9,7 +9,7 @@ start from the same image and none can change it.
 
 Requests come a line each on standard input, {"directory": ...}; on standard output {"directory",
 "pid"} says that the worker was started there, {"directory", "status"} that it ended. When the
-nursery ends, so do its workers.
+fork server ends, so do its workers.
 """
 
 import json
@@ -33,7 +33,7 @@ def _import_libraries() -> None:
 
 
 def _become_worker(directory: str) -> NoReturn:
-  """The forked process: keeps no file of the nursery's, runs the trial, ends."""
+  """The forked process: keeps no file of the fork server's, runs the trial, ends."""
   status = 1
   try:
     os.setsid()
@@ -41,10 +41,8 @@ def _become_worker(directory: str) -> NoReturn:
     for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
       os.dup2(source, target)
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
-    os.chdir(directory)
-    os.environ['HOME'] = directory
     status = worker.main(directory)
-  except BaseException:  # also SystemExit: the nursery's loop must never run in a worker
+  except BaseException:  # also SystemExit: the fork server's loop must never run in a worker
     traceback.print_exc()
   finally:
     sys.stdout.flush()

@@ -6,7 +6,7 @@ default recipe with the overlay on top.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import SearchSpaceError
@@ -18,6 +18,9 @@ from aevo_jax.config.statements import (
   render,
 )
 from aevo_jax.training.recipe.recipe import Recipe
+
+# Reads an agent's text; raises StatementError for what is not a list of literal bindings.
+Parser = Callable[[str], tuple[Binding, ...]]
 
 
 class RecipeRefusedError(ValueError):
@@ -34,13 +37,19 @@ def default_values(default_recipe: str) -> dict[str, object]:
   return values | {b.selector: b.value for b in parse_statements(default_recipe)}
 
 
-def admit(overlay: str, constitution: Constitution, default_recipe: str) -> tuple[Binding, ...]:
+def admit(
+  overlay: str,
+  constitution: Constitution,
+  default_recipe: str,
+  parse: Parser = parse_untrusted,
+) -> tuple[Binding, ...]:
   """Checks an agent's text.
 
   Args:
     overlay: the agent's text, untrusted.
     constitution: owns the search space.
     default_recipe: the substrate's recipe, trusted.
+    parse: reads the text.
 
   Returns:
     The overlay's bindings, canonical.
@@ -50,7 +59,7 @@ def admit(overlay: str, constitution: Constitution, default_recipe: str) -> tupl
   """
   space = constitution.space()
   try:
-    bindings = parse_untrusted(overlay)
+    bindings = parse(overlay)
     space.check(bindings, default_values(default_recipe))
     return space.normalise(bindings)
   except (StatementError, SearchSpaceError) as error:

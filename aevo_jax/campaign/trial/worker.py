@@ -1,5 +1,8 @@
-"""The worker: one trial, from its spec to its exported weights, in a process of its own that the
-nursery forked.
+"""The worker: one trial, from its spec to its exported weights, in a process of its own.
+
+  python -m aevo_jax.campaign.trial.worker DIRECTORY
+
+The fork server calls `main` in a process that it forked; any other executor can run the line above.
 
 It pins its threads and locks itself in before anything runs, then: verify the fork, parse the
 recipe once, check liveness, train, export. It exits 0 whenever it could say what happened;
@@ -9,17 +12,18 @@ recipe once, check liveness, train, export. It exits 0 whenever it could say wha
 import json
 import os
 import pathlib
+import sys
 import time
 import traceback
 
 from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.trial.spec import EXPORT, RESULT, TrialSpec
-from aevo_jax.runtime import die_with_parent, pin_threads, unpin
+from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu, unpin
 
 
 def run(directory: pathlib.Path, spec: TrialSpec) -> dict:
   """Runs the trial in this process and returns its claim."""
-  # Imported here and by the nursery, in this order: threads and malloc must be set first.
+  # Imported here and by the fork server, in this order: threads and malloc must be set first.
   from aevo_jax.campaign.trial.liveness import DeadBindingError, check_live
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.config import loading
@@ -106,6 +110,8 @@ def main(directory: str | pathlib.Path) -> int:
   """Runs the trial in `directory`; the exit status."""
   die_with_parent()
   directory = pathlib.Path(directory).absolute()
+  os.chdir(directory)
+  os.environ['HOME'] = str(directory)
   spec = TrialSpec.read(directory)
   cores = os.sched_getaffinity(0)
   pin_threads(spec.threads)
@@ -143,3 +149,8 @@ def main(directory: str | pathlib.Path) -> int:
   temporary.rename(directory / RESULT)
   print(json.dumps(claim))
   return 0
+
+
+if __name__ == '__main__':
+  tune_for_cpu()
+  sys.exit(main(sys.argv[1]))

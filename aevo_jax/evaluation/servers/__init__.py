@@ -1,1 +1,1 @@
-"""The two trusted server processes, evaluator and arbiter, and the JSON protocol they speak."""
+"""The two trusted server processes, evaluator and arbiter, and both halves of their JSON protocol."""

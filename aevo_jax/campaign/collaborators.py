@@ -1,0 +1,73 @@
+"""The collaborators of a campaign: the processes, the parser and the clock that it works with."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from aevo_jax.campaign import decisions
+from aevo_jax.campaign.clock import Clock
+from aevo_jax.campaign.executors.local import LocalExecutor
+from aevo_jax.campaign.executors.precompiler import Precompiler
+from aevo_jax.campaign.executors.protocol import Executor
+from aevo_jax.campaign.manual_arbiter import WriteSubmission
+from aevo_jax.campaign.settings import CampaignSettings, Inputs
+from aevo_jax.campaign.trial import submission
+from aevo_jax.campaign.trial.gate import Parser
+from aevo_jax.config.statements import parse_untrusted
+from aevo_jax.evaluation.servers.client import ARBITER, EVALUATOR, Server, ServerArguments
+from aevo_jax.meta_agent.policy import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Collaborators:
+  """What a campaign takes from outside; none of it changes what counts as improvement.
+
+  Attributes:
+    executor: runs attempts at trials.
+    evaluator: the server that gives dev scores.
+    arbiter: the server that gives external and final scores.
+    precompiler: compiles training steps ahead.
+    parser: reads an agent's text, which is untrusted.
+    clock: for deadlines and waiting.
+    next_policy: decides a round's policy, see `decisions.next_policy`.
+    write_submission: writes what is handed in elsewhere, see `submission.write`.
+  """
+
+  executor: Executor
+  evaluator: Server
+  arbiter: Server
+  precompiler: Precompiler
+  parser: Parser = parse_untrusted
+  clock: Clock = Clock()
+  next_policy: Callable[..., Policy] = decisions.next_policy
+  write_submission: WriteSubmission = submission.write
+
+
+def local(run: pathlib.Path, settings: CampaignSettings, inputs: Inputs) -> Collaborators:
+  """Makes the collaborators of a campaign on this machine; no process starts yet.
+
+  Args:
+    run: the run directory; their logs go to `logs` in it.
+    settings: of the campaign.
+    inputs: of the campaign.
+  """
+  logs = run / 'logs'
+  logs.mkdir(exist_ok=True)
+  shared = ServerArguments(
+    base=pathlib.Path(inputs.store) / inputs.substrate_object,
+    constitution=run / 'constitution.gin',
+    cache=inputs.cache,
+    threads=settings.threads,
+  )
+  arbiter_command = shared.command(
+    ARBITER,
+    home=inputs.arbiter_home,
+    holdout=inputs.holdout,
+    campaign=inputs.arbiter_campaign,
+  )
+  return Collaborators(
+    executor=LocalExecutor(settings.slots, logs / 'fork_server.log'),
+    evaluator=Server(shared.command(EVALUATOR), logs / 'evaluator.log'),
+    arbiter=Server(arbiter_command, logs / 'arbiter.log'),
+    precompiler=Precompiler(logs),
+  )
