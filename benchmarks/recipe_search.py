@@ -27,7 +27,9 @@ from typing import NamedTuple
 import numpy as np
 
 from aevo_jax import layout
-from aevo_jax.campaign.executors.processes import Nursery, Server, Worker
+from aevo_jax.campaign.executors.local import LocalExecutor
+from aevo_jax.campaign.executors.protocol import Ended
+from aevo_jax.campaign.executors.protocol import Job as Attempt
 from aevo_jax.campaign.trial.gate import admit, default_values, full_recipe
 from aevo_jax.campaign.trial.spec import EXPORT, RESULT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
@@ -35,6 +37,7 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.search_space import prune, sample
 from aevo_jax.config.statements import parse_statements
+from aevo_jax.evaluation.servers.client import EVALUATOR, Server, ServerArguments
 from aevo_jax.meta_agent.policy import render_overlay
 from aevo_jax.substrate import build
 from aevo_jax.substrate.store import Store
@@ -104,38 +107,30 @@ class Search:
   def run(self, jobs: Iterable[Job]) -> None:
     """Trains and scores every job."""
     jobs, running = collections.deque(jobs), {}
-    evaluator = Server(
-      [
-        sys.executable,
-        '-m',
-        'aevo_jax.evaluation.servers.evaluator',
-        '--base',
-        str(self._store.path(self._substrate.object)),
-        '--constitution',
-        str(self._scratch / 'constitution.gin'),
-        '--cache',
-        str(self._scratch / 'cache'),
-      ],
-      self._scratch / 'evaluator.log',
+    arguments = ServerArguments(
+      base=self._store.path(self._substrate.object),
+      constitution=self._scratch / 'constitution.gin',
+      cache=str(self._scratch / 'cache'),
     )
-    nursery = Nursery(self._scratch / 'nursery.log')
+    evaluator = Server(arguments.command(EVALUATOR), self._scratch / 'evaluator.log')
+    executor = LocalExecutor(self._parallel, self._scratch / 'fork_server.log')
+    deadline_s = self.constitution.budget.trial_deadline_s
     while jobs or running or evaluator.waiting or evaluator.busy:
       if evaluator.waiting and len(running) + evaluator.busy < self._parallel:
         evaluator.send_next()
       while jobs and len(running) + evaluator.busy < self._parallel:
         job = jobs.popleft()
-        running[job.key] = (
-          job,
-          nursery.start(job.key, self._prepare(job), self.constitution.budget.trial_deadline_s),
-        )
+        executor.submit(job.key, Attempt(self._prepare(job), deadline_s))
+        running[job.key] = job
       if (answer := evaluator.poll()) is not None:
         (job, claim), reply = answer
         self._scored(job, claim, reply['summary'])
-      for key in [key for key, (_, worker) in running.items() if worker.poll() is not None]:
-        self._ended(*running.pop(key), evaluator)
+      for key in list(running):
+        if isinstance(executor.poll(key), Ended):
+          self._ended(running.pop(key), evaluator)
       time.sleep(0.02)
     evaluator.close()
-    nursery.close()
+    executor.close()
     self._save()
     shutil.rmtree(self._scratch)
 
@@ -162,23 +157,22 @@ class Search:
     self._store.fork(self._substrate.object, directory)
     return directory
 
-  def _ended(self, job: Job, worker: Worker, evaluator: Server) -> None:
-    claim = (
-      json.loads((worker.directory / RESULT).read_text())
-      if (worker.directory / RESULT).exists()
-      else {'status': 'crashed'}
-    )
+  def _ended(self, job: Job, evaluator: Server) -> None:
+    directory = self._scratch / job.key
+    claim = {'status': 'crashed'}
+    if (directory / RESULT).exists():
+      claim = json.loads((directory / RESULT).read_text())
     if claim['status'] != 'trained':
       self.results['runs'][job.key] = {'overlay': job.overlay, 'seed': job.seed, 'claim': claim}
       return
-    weights = worker.directory / EXPORT
+    weights = directory / EXPORT
     evaluator.submit(
       (job, claim),
       {
         'op': 'score',
         'weights': str(weights),
         'file_digest': file_digest(weights),
-        'out': str(worker.directory / 'dev.json'),
+        'out': str(directory / 'dev.json'),
       },
     )
 

@@ -5,7 +5,7 @@ a campaign would without what campaigns share, and as a campaign starts it (C9).
   its compilation cache beside it .venv/bin/python benchmarks/worker_start.py [--run=runs/smoke]
   [--pairs=11]
 
-`cold` is a new interpreter without a compilation cache; `warm` is forked from the nursery and reads
+`cold` is a new interpreter without a compilation cache; `warm` is forked from the fork server and reads
 the campaign's cache, both on one thread, locked in, with the campaign's starting recipe. In turns;
 each ends with the first line of metrics.jsonl.
 """
@@ -23,13 +23,11 @@ import time
 import numpy as np
 import versus
 
-from aevo_jax.campaign.executors.processes import Nursery
+from aevo_jax.campaign.executors.local import LocalExecutor
+from aevo_jax.campaign.executors.protocol import Job
 from aevo_jax.campaign.trial.spec import TrialSpec
 
-COLD = (
-  'import sys; from aevo_jax.runtime import tune_for_cpu; tune_for_cpu(); from '
-  'aevo_jax.campaign.trial.worker import main; main(sys.argv[1])'
-)
+COLD = 'aevo_jax.campaign.trial.worker'
 
 
 def prepare(directory: pathlib.Path, spec: TrialSpec) -> None:
@@ -72,13 +70,13 @@ def main() -> None:
   cold, warm = [], []
   with tempfile.TemporaryDirectory() as scratch:
     root = pathlib.Path(scratch)
-    nursery = Nursery(root / 'nursery.log')
-    nursery.open()
+    executor = LocalExecutor(1, root / 'fork_server.log')
+    executor.prepare()
     for i in range(arguments.pairs + 1):  # the first pair fills the page cache
       prepare(root / f'cold{i}', dataclasses.replace(spec, cache=''))
       started = time.perf_counter()
       process = subprocess.Popen(
-        [sys.executable, '-c', COLD, str(root / f'cold{i}')],
+        [sys.executable, '-m', COLD, str(root / f'cold{i}')],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
       )
@@ -87,10 +85,10 @@ def main() -> None:
       process.wait()
       prepare(root / f'warm{i}', spec)
       started = time.perf_counter()
-      worker = nursery.start('warm', root / f'warm{i}', 600)
+      handle = executor.submit(f'warm{i}', Job(root / f'warm{i}', 600))
       warm.append(until_first_step(root / f'warm{i}', started))
-      worker.kill()
-    nursery.close()
+      executor.cancel(handle)
+    executor.close()
   r = versus.ratio(warm[1:], cold[1:])
   print(
     f'warm {np.median(warm[1:]):.2f} s, cold {np.median(cold[1:]):.2f} s, ratio of '

@@ -18,7 +18,7 @@ from absl import app, flags
 from aevo_jax import command, layout
 from aevo_jax.campaign import dry_run, manual_arbiter, setup, validation
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
-from aevo_jax.campaign.executors.processes import ServerError
+from aevo_jax.campaign.executors.protocol import ExecutorError
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.campaign.settings import CampaignSettings, settings_from_gin
 from aevo_jax.campaign.state import fold
@@ -26,6 +26,7 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.data.chat_template import ChatTemplateError
+from aevo_jax.evaluation.servers.client import ServerError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
@@ -81,6 +82,7 @@ USER_ERRORS = (
   SubstrateMismatchError,
   SandboxUnavailableError,
   LedgerError,
+  ExecutorError,
   ServerError,
   FrozenInputsError,
   TaskFileError,

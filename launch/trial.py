@@ -17,7 +17,8 @@ from absl import app, flags, logging
 
 from aevo_jax import command, faults
 from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.executors.processes import Nursery, Worker
+from aevo_jax.campaign.executors.local import LocalExecutor
+from aevo_jax.campaign.executors.protocol import Ended, Executor, Handle, Job
 from aevo_jax.campaign.sandbox.confinement import available
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit
@@ -206,17 +207,17 @@ def rerun(
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   spec.write(directory)
   Store(inputs.store).fork(inputs.substrate_object, directory)
-  nursery = Nursery(directory / 'nursery.log')
+  executor = LocalExecutor(1, directory / 'fork_server.log')
   try:
-    worker = nursery.start(trial.trial, directory, inputs.constitution.budget.trial_deadline_s)
-    status = _watch(worker, directory)
+    job = Job(directory, inputs.constitution.budget.trial_deadline_s)
+    end = _watch(executor, executor.submit(trial.trial, job), directory)
   finally:
-    nursery.close()
-  if worker.timed_out:
+    executor.close()
+  if end.timed_out:
     outcome, cause = 'failed', 'deadline'
-  elif status != 0 or not (directory / RESULT).exists():
+  elif end.exit_status != 0 or not (directory / RESULT).exists():
     sys.exit(
-      f'trial: the worker ended with status {status}; end of its log:\n'
+      f'trial: the worker ended with status {end.exit_status}; end of its log:\n'
       + (directory / 'log.txt').read_text(errors='replace')[-2000:]
     )
   else:
@@ -228,11 +229,11 @@ def rerun(
   return _compare(trial, outcome, cause, directory)
 
 
-def _watch(worker: Worker, directory: pathlib.Path) -> int:
-  """Prints metrics as they come; the worker's exit status."""
+def _watch(executor: Executor, handle: Handle, directory: pathlib.Path) -> Ended:
+  """Prints metrics as they come, until the worker has ended."""
   shown, metrics = 0, directory / 'metrics.jsonl'
   while True:
-    status = worker.poll()
+    status = executor.poll(handle)
     lines = metrics.read_text().split('\n')[:-1] if metrics.exists() else []
     for record in map(json.loads, lines[shown:]):
       print(
@@ -243,7 +244,7 @@ def _watch(worker: Worker, directory: pathlib.Path) -> int:
         flush=True,
       )
     shown = len(lines)
-    if status is not None:
+    if isinstance(status, Ended):
       return status
     time.sleep(POLL_SECONDS)
 

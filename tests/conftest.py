@@ -148,16 +148,19 @@ def start_tiny_campaign(tiny_home):
 
 @pytest.fixture(scope='session')
 def run_campaign():
-  """run(CampaignFiles, observer) -> the final state; call it again on an interrupted campaign to
-  resume it.
+  """run(CampaignFiles, observer, **collaborators) -> the final state; call it again on an
+  interrupted campaign to resume it. Collaborators replace those of `Campaign`.
   """
   from aevo_jax.campaign import setup
   from aevo_jax.campaign.campaign import Campaign
   from aevo_jax.ledger.append import Ledger
 
-  def run(files: CampaignFiles, observer=lambda record: None):
+  def run(files: CampaignFiles, observer=lambda record: None, **collaborators):
     with Ledger.open(files.run / setup.LEDGER) as ledger:
-      return Campaign(files.run, ledger, files.settings, files.inputs, observer).run()
+      campaign = Campaign(
+        files.run, ledger, files.settings, files.inputs, observer, **collaborators
+      )
+      return campaign.run()
 
   return run
 

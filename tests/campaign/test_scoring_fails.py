@@ -8,36 +8,47 @@ import re
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign.executors import processes
+from aevo_jax.campaign import collaborators
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation.servers import protocol
+from aevo_jax.evaluation.servers.client import ServerError
 from aevo_jax.ledger.append import read
 from aevo_jax.report.audit import checks
 
 
-def failing(monkeypatch, tag):
-  """Has the request of this tag answered as by a server whose machine failed."""
-  real = processes.Server.poll
+class FailingServer:
+  """A server that answers the request of one tag as if its machine had failed."""
+
+  def __init__(self, server, tag):
+    self._server = server
+    self._tag = tag
+
+  def __getattr__(self, name):
+    return getattr(self._server, name)
 
   def poll(self):
-    answer = real(self)
-    return (
-      answer
-      if answer is None or answer[0] != tag
-      else (tag, {'unavailable': 'ServerDownError: so it goes'})
-    )
+    answer = self._server.poll()
+    if answer is None or answer.tag != self._tag:
+      return answer
+    return answer._replace(reply={'unavailable': 'ServerDownError: so it goes'})
 
-  monkeypatch.setattr(processes.Server, 'poll', poll)
+
+def failing(files, tag):
+  """The servers of a campaign, of which that of this tag fails."""
+  servers = collaborators.local(files.run, files.settings, files.inputs)
+  return {
+    'evaluator': FailingServer(servers.evaluator, tag),
+    'arbiter': FailingServer(servers.arbiter, tag),
+  }
 
 
 @pytest.mark.parametrize('kind', ['trial_scored', 'external_scored'])
 def test_a_trial_whose_scoring_fails_has_no_score_and_the_campaign_goes_on(
-  kind, start_tiny_campaign, run_campaign, monkeypatch
+  kind, start_tiny_campaign, run_campaign
 ):
-  failing(monkeypatch, (kind, 'r1w1'))
   files = start_tiny_campaign(f'unavailable{kind[:5]}')
-  state = run_campaign(files)
+  state = run_campaign(files, **failing(files, (kind, 'r1w1')))
   trial = state.trials['r1w1']
   assert state.finished is not None and (
     trial.status,
@@ -59,15 +70,11 @@ def test_a_trial_whose_scoring_fails_has_no_score_and_the_campaign_goes_on(
 
 
 def test_a_base_that_cannot_be_scored_stops_the_campaign_and_it_can_go_on(
-  start_tiny_campaign, run_campaign, monkeypatch
+  start_tiny_campaign, run_campaign
 ):
   files = start_tiny_campaign('unavailablebase')
-  with monkeypatch.context() as patch:
-    failing(patch, ('base_scored', 'base'))
-    with pytest.raises(
-      processes.ServerError, match='the base cannot be scored: ServerDownError: so it goes'
-    ):
-      run_campaign(files)
+  with pytest.raises(ServerError, match='the base cannot be scored: ServerDownError: so it goes'):
+    run_campaign(files, **failing(files, ('base_scored', 'base')))
   assert run_campaign(files).finished is not None
 
 

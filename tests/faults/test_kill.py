@@ -59,7 +59,8 @@ def processes_of(run: pathlib.Path, pattern: str = '') -> list[int]:
   return found
 
 
-WORKER = r'campaign\.nursery.*/trials/'  # forked from the nursery, at work in a trial's directory
+# Forked from the fork server, at work in a trial's directory.
+WORKER = r'campaign\.executors\.fork_server.*/trials/'
 
 
 def length(run: pathlib.Path) -> int:

@@ -20,7 +20,8 @@ import pytest
 from chat_server import RESET, STALL, ChatServer, completion, http
 
 from aevo_jax import layout
-from aevo_jax.campaign import decisions, llm_session
+from aevo_jax.campaign import decisions
+from aevo_jax.campaign.llm_session import LlmSession
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
@@ -421,11 +422,9 @@ class Table:
     )
 
   def decide(self, round_: int):
-    desk = llm_session.Desk(
-      self.client, self.llm, self.rules, self.state, self.append, round_, agent.POLICY
-    )
+    session = LlmSession(self.client, self.llm, self.rules, self, round_, agent.POLICY)
     history, policy, _ = situation()
-    return agent.decide(history, policy, constitution(), DEFAULTS, 7, desk)
+    return agent.decide(history, policy, constitution(), DEFAULTS, 7, session)
 
 
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda f: f.__name__)

@@ -1,0 +1,197 @@
+"""Stand-ins for a campaign's collaborators, which end at once in the way a test wants, and what
+workers leave behind.
+"""
+
+import collections
+import json
+import pathlib
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from aevo_jax.campaign.executors.protocol import Ended, Lost, Running
+from aevo_jax.campaign.trial.spec import EXPORT, RESULT
+from aevo_jax.evaluation import scoring
+from aevo_jax.evaluation.scoring import ItemResult
+from aevo_jax.evaluation.servers.client import Answer
+
+WEIGHTS = {'w': np.arange(6, dtype=np.float32).reshape(2, 3)}
+CLAIM = {'status': 'trained', 'steps': 4, 'tokens': 8192, 'flops': 1, 'seconds': {}}
+
+
+class Killed(BaseException):
+  """Stands for kill -9: nothing after it runs."""
+
+
+def summary(right: int) -> dict:
+  return scoring.summary(
+    [ItemResult('family', 'kind', 'a', i < right, i < right) for i in range(100)], 'strict'
+  )
+
+
+class StandInExecutor:
+  """Each job ends at once, or after `questions[trial]` polls. `behaviour(trial, attempt, directory)`
+  writes into the directory and returns the exit status, 'deadline' or 'lost'; `attempts` counts.
+  """
+
+  slots = 2
+  shares_machine = True
+
+  def __init__(self, behaviour, questions, attempts):
+    self._behaviour = behaviour
+    self._questions = questions
+    self._attempts = attempts
+    self._ends = {}
+    self._left = {}
+
+  def prepare(self):
+    pass
+
+  def submit(self, key, job):
+    trial = job.directory.name
+    self._attempts[trial] += 1
+    status = self._behaviour(trial, self._attempts[trial], job.directory)
+    ends = {'deadline': Ended(-9, timed_out=True), 'lost': Lost('the node is gone')}
+    self._ends[key] = ends.get(status) or Ended(status)
+    self._left[key] = self._questions.get(trial, 0)
+    return key
+
+  def find(self, key):
+    return key if key in self._ends else None
+
+  def poll(self, handle):
+    self._left[handle] -= 1
+    return self._ends[handle] if self._left[handle] < 0 else Running(0.0)
+
+  def cancel(self, handle):
+    pass
+
+  def close(self):
+    pass
+
+
+class StandInPrecompiler:
+  """Compiles one more program at every second poll; a `broken` one ends at once. `requested` gets
+  the markers.
+  """
+
+  def __init__(self, requested, broken):
+    self._requested = requested
+    self._broken = broken
+    self._left = []
+    self._polls = 0
+    self.running = False
+
+  def start(self, requests):
+    self.running = True
+    self._left = [request.marker for request in requests]
+    self._requested.extend(self._left)
+
+  def poll(self):
+    if self._broken or not self._left:
+      self.running = False
+      return
+    self._polls += 1
+    if self._polls % 2 == 0:
+      self._left[0].parent.mkdir(parents=True, exist_ok=True)
+      self._left.pop(0).touch()
+
+  def close(self):
+    pass
+
+
+class StandInServer:
+  """Answers at once, by `handle(request)`."""
+
+  def __init__(self, handle):
+    self._handle = handle
+    self._queue = collections.deque()
+    self.busy = False
+
+  def submit(self, tag, request):
+    self._queue.append((tag, request))
+
+  @property
+  def waiting(self):
+    return bool(self._queue) and not self.busy
+
+  def send_next(self):
+    self.busy = True
+
+  def poll(self):
+    if not self.busy:
+      return None
+    self.busy = False
+    tag, request = self._queue.popleft()
+    return Answer(tag, self.call(request))
+
+  def call(self, request):
+    return self._handle(request)
+
+  def close(self):
+    pass
+
+
+# -- what workers do -------------------------------------------------------------------------------
+
+
+def trains(trial, attempt, directory):
+  (directory / EXPORT).parent.mkdir()
+  save_file({'w': WEIGHTS['w'] + attempt}, directory / EXPORT)
+  (directory / RESULT).write_text(json.dumps(CLAIM))
+  return 0
+
+
+def claims(claim) -> object:
+  def behaviour(trial, attempt, directory):
+    trains(trial, attempt, directory)
+    (directory / RESULT).write_text(claim if isinstance(claim, str) else json.dumps(claim))
+    return 0
+
+  return behaviour
+
+
+def exits(status):
+  def behaviour(trial, attempt, directory):
+    (directory / 'log.txt').write_text('the last words')
+    return status
+
+  return behaviour
+
+
+def links(trial, attempt, directory):
+  (directory / 'passwords').symlink_to('/etc/passwd')
+  return trains(trial, attempt, directory)
+
+
+def exports(weights) -> object:
+  def behaviour(trial, attempt, directory):
+    trains(trial, attempt, directory)
+    if isinstance(weights, bytes):
+      (directory / EXPORT).write_bytes(weights)
+    else:
+      save_file(weights, directory / EXPORT)
+    return 0
+
+  return behaviour
+
+
+def only(trials, behaviour):
+  return lambda trial, attempt, directory: (behaviour if trial in trials else trains)(
+    trial, attempt, directory
+  )
+
+
+# -- what tests read -------------------------------------------------------------------------------
+
+
+def failures(records, trial):
+  return [
+    (r.payload['cause'], r.payload['final'])
+    for r in records
+    if r.kind == 'trial_failed' and r.payload['trial'] == trial
+  ]
+
+
+def evidence_of(run: pathlib.Path, round_: int) -> dict:
+  return json.loads((run / 'evidence' / f'round_{round_:03d}.json').read_text())
