@@ -1,7 +1,6 @@
 """What a campaign takes, said before it starts: trials, time, memory, disk, and what is missing."""
 
 import dataclasses
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ def rows(
   if settings.arbiter == 'manual':
     final = budget.final_seeds
   trials = budget.noise_seeds + budget.rounds * budget.workers + final
-  slots = settings.parallel or max(1, len(os.sched_getaffinity(0)) // settings.threads)
+  slots = settings.slots
   probes = [f'{name} {getattr(constitution.probes, name)}' for name in constitution.probes.used()]
   lines = {
     'trials': (
