@@ -20,6 +20,7 @@ from typing import Any
 import aevo_jax
 from aevo_jax.campaign import collaborators as collaborators_lib
 from aevo_jax.campaign import decisions
+from aevo_jax.campaign.attempts import Attempts
 from aevo_jax.campaign.decisions import FINAL, Retraining
 from aevo_jax.campaign.executors.precompiler import Request, compiled_marker
 from aevo_jax.campaign.journal import Journal, Observer
@@ -29,7 +30,6 @@ from aevo_jax.campaign.scoring import Scoring
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.target import ArbiterTarget, ManualTarget
-from aevo_jax.campaign.trial.attempts import Attempts
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, full_recipe
 from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.statements import render
