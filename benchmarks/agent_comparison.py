@@ -1,5 +1,6 @@
-"""Agents with equal budget on simulated campaigns, beside each other: the demo's constitution on
-four surfaces, two of them none that the statistical agent assumes.
+"""Agents with equal budget on simulated campaigns, beside each other.
+
+The demo's constitution on four surfaces, two of them none that the statistical agent assumes.
 
   .venv/bin/python benchmarks/agent_comparison.py run [--surfaces=fitted,...]
   [--agents=statistical,...] [--campaigns=200]     adds to the results, and prints the table
@@ -26,18 +27,18 @@ from aevo_jax.runtime import single_threaded_blas
 
 single_threaded_blas()  # before numpy is imported
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from aevo_jax import layout  # noqa: E402
-from aevo_jax.campaign.state import fold  # noqa: E402
-from aevo_jax.config import constitution as constitution_lib  # noqa: E402
-from aevo_jax.config import loading  # noqa: E402
-from aevo_jax.config.statements import parse_statements  # noqa: E402
-from aevo_jax.ledger.append import read  # noqa: E402
-from aevo_jax.simulation import study  # noqa: E402
-from aevo_jax.simulation.scenario import Scenario  # noqa: E402
-from aevo_jax.simulation.settings import Settings  # noqa: E402
-from aevo_jax.tasks.mixture import FAMILIES  # noqa: E402
+from aevo_jax import layout
+from aevo_jax.campaign.state import fold
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.config.statements import parse_statements
+from aevo_jax.ledger.append import read
+from aevo_jax.simulation import study
+from aevo_jax.simulation.scenario import Scenario
+from aevo_jax.simulation.settings import Settings
+from aevo_jax.tasks.mixture import FAMILIES
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'agent_comparison.json'
 TRIALS = pathlib.Path(__file__).parent / 'results' / 'trials.json'
@@ -70,8 +71,9 @@ def collect(runs: Sequence[pathlib.Path]) -> None:
 
 
 def run(surfaces: Sequence[str], agents: Sequence[str], campaigns: int, processes: int) -> None:
-  """Adds what is asked for to the results, in place of what was there for the same surface and
-  agent.
+  """Adds what is asked for to the results.
+
+  In place of what was there for the same surface and agent.
   """
   loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
   constitution, recipe = (

@@ -1,5 +1,6 @@
-"""What a campaign gains on the final set: the statistical agent beside search without evidence,
-with the same number of trials.
+"""What a campaign gains on the final set.
+
+The statistical agent beside search without evidence, with the same number of trials.
 
   .venv/bin/python benchmarks/campaign_gain.py            runs what is missing of five seeds and
   five agents, then prints the table .venv/bin/python benchmarks/campaign_gain.py --table    only
@@ -28,7 +29,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import aevo_jax.campaign.settings  # noqa: F401  registers campaign.*, which the gin file binds
+import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
 from aevo_jax.campaign import setup
 from aevo_jax.campaign.state import fold
@@ -103,7 +104,10 @@ def table(results: Sequence[dict]) -> str:
     ),
     '|---|---|---|---|---|---|---|---|',
   ]
-  show = lambda gain, low, high: f'{gain:+.3f} [{low:+.3f}, {high:+.3f}]'
+
+  def show(gain, low, high):
+    return f'{gain:+.3f} [{low:+.3f}, {high:+.3f}]'
+
   reference = {r['seed']: r for r in results if r['agent'] == REFERENCE}
   of: dict[str, list[dict]] = {agent: [] for agent in AGENTS}
   against: dict[str, list[tuple[float, float, float]]] = {agent: [] for agent in AGENTS}
@@ -172,7 +176,8 @@ def main() -> None:
   measured = build.measure(
     layout.root_file('substrate'), pathlib.Path(layout.__file__).parent.parent
   )
-  inputs = f'{constitution.digest()[:12]}-{measured.base_checkpoint.logical_digest[:12]}-{measured.recipe[:12]}'
+  base = measured.base_checkpoint.logical_digest
+  inputs = f'{constitution.digest()[:12]}-{base[:12]}-{measured.recipe[:12]}'
   keys = {
     (seed, agent): f'{inputs}-{agent}{seed}'
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)

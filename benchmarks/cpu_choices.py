@@ -1,5 +1,6 @@
-"""What the model's and the sampler's concessions to XLA's CPU compiler buy, each beside the plain
-form in the same run.
+"""What the model's and the sampler's concessions to XLA's CPU compiler buy.
+
+Each beside the plain form in the same run.
 
   taskset -c 0 .venv/bin/python benchmarks/cpu_choices.py
 
@@ -99,8 +100,9 @@ def compiled_gradient(base: pathlib.Path, tokenizer) -> dict[str, float]:
 
 
 def in_own_process(how: str) -> dict[str, float]:
-  """`compiled_gradient` in a process of its own, since XLA reads its flags and malloc its settings
-  once.
+  """`compiled_gradient` in a process of its own.
+
+  Since XLA reads its flags and malloc its settings once.
   """
   flags = '--xla_backend_optimization_level=1' if how == 'level 1' else ''
   process = subprocess.run(
@@ -154,7 +156,7 @@ def main() -> None:
       pad_id=tokenizer.token_to_id(tokenizers.PAD),
       batch=batch,
     )
-    seconds[batch] = best(lambda: sampler(params, prompts))
+    seconds[batch] = best(functools.partial(sampler, params, prompts))
   print(
     f'greedy answers of {len(prompts)} dev prompts: {len(prompts) / seconds[32]:,.0f} '
     'items/s in batches of 32, '

@@ -1,5 +1,6 @@
-"""Writes configs/tasks/example.jsonl, the tasks of configs/campaigns/own_data.gin: four families of
-facts about numbers, a few hundred lines.
+"""Writes configs/tasks/example.jsonl, the tasks of configs/campaigns/own_data.gin.
+
+Four families of facts about numbers, a few hundred lines.
 
   python benchmarks/example_tasks.py             tests/tasks/test_own_data.py compares the committed
   file with what this gives

@@ -1,5 +1,6 @@
-"""Peak memory of importing and exporting a sharded bfloat16 checkpoint, beside its size; each in a
-process of its own, the interpreter included.
+"""Peak memory of importing and exporting a sharded bfloat16 checkpoint, beside its size.
+
+Each in a process of its own, the interpreter included.
 
   python benchmarks/import_memory.py                 2 GB in 8 shards
   python benchmarks/import_memory.py --megabytes=200 --shards=4
@@ -32,10 +33,14 @@ import pathlib, sys
 import jax
 from aevo_jax.substrate.hf_import import import_hf
 from aevo_jax.substrate.hf_export import export_hf
-peak = lambda: int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]) * 1024
+def peak():
+  for line in open('/proc/self/status'):
+    if line.startswith('VmHWM'):
+      return int(line.split()[1]) * 1024
 jax.devices()
 before = peak()
-{'import': import_hf, 'export': export_hf}[sys.argv[1]](pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
+convert = {'import': import_hf, 'export': export_hf}[sys.argv[1]]
+convert(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
 print(before, peak())
 """
 
@@ -83,7 +88,7 @@ def write_checkpoint(directory: pathlib.Path, megabytes: int, shards: int) -> in
 
 
 def measure(what: str, source: pathlib.Path, out: pathlib.Path) -> tuple[int, int, float]:
-  """Peak bytes of resident memory of a child before and after it has done `what`, and its seconds."""
+  """Peak resident bytes of a child before and after it has done `what`, and its seconds."""
   start = time.monotonic()
   done = subprocess.run(
     [sys.executable, '-c', CHILD, what, source, out], check=True, stdout=subprocess.PIPE, text=True

@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-import aevo_jax.campaign.settings  # noqa: F401  registers campaign.*, which the gin file binds
+import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
 from aevo_jax.campaign import decisions, setup
 from aevo_jax.campaign.state import CampaignState, fold

@@ -1,5 +1,6 @@
-"""How often proxies that judge each other raise a false alarm, see one of them depart, and name the
-right one: whole simulated campaigns.
+"""How often proxies that judge each other raise a false alarm, see one of them depart.
+
+And name the right one: whole simulated campaigns.
 
   .venv/bin/python benchmarks/proxy_consensus.py run [--campaigns=120] [--only='all coupled']
   adds to benchmarks/results/proxy_consensus.json, cell by cell .venv/bin/python
@@ -8,8 +9,8 @@ right one: whole simulated campaigns.
 A campaign has 6 rounds, of 8 trials if nothing else is said. A proxy's score is .8 quality + .6 of
 its own + item noise, in units of the spread between trials; reliability 1 has no item noise, .5 as
 much as everything else. From round 3 on, the first after calibration, the proxies that depart
-follow a quality of their own instead, the same for all of them. The judge is meta_agent.drift.proxies
-under the constitution's default `reversal`.
+follow a quality of their own instead, the same for all of them. The judge is
+meta_agent.drift.proxies under the constitution's default `reversal`.
 """
 
 import argparse
@@ -54,8 +55,10 @@ def campaign(
   trials: int,
   reliability: float,
 ) -> tuple[list[proxies.Round], float]:
-  """The rounds of a campaign, and the correlation of the mean of all proxies with the true quality
-  after the onset. Of several streams the last ones are affected.
+  """The rounds of a campaign.
+
+  And the correlation of the mean of all proxies with the true quality after the onset. Of several
+  streams the last ones are affected.
   """
   noise = 1 / reliability - 1
   rounds, means, truth = [], [], []
@@ -153,10 +156,13 @@ def table() -> None:
     for reliability in ('1', '0.5'):
       cell = known.get(f'{name}, reliability {reliability}')
       if cell and cell['campaigns']:
-        rate = lambda what: (
-          f'{cell[what] / cell["campaigns"]:.3f} '
-          f'[{", ".join(f"{x:.3f}" for x in wilson(cell[what], cell["campaigns"]))}]'
-        )
+
+        def rate(what, cell=cell):
+          return (
+            f'{cell[what] / cell["campaigns"]:.3f} '
+            f'[{", ".join(f"{x:.3f}" for x in wilson(cell[what], cell["campaigns"]))}]'
+          )
+
         print(
           f'| {name} | {reliability} | {cell["campaigns"]} | {rate("alarm")} | '
           f'{rate("right")} | {rate("innocent")} | {rate("undecided")} | '

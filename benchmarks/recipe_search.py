@@ -1,5 +1,6 @@
-"""Accuracy of many recipes on dev: the learning-rate x steps grid behind the starting recipe, and a
-wider random search for headroom.
+"""Accuracy of many recipes on dev.
+
+The learning-rate x steps grid behind the starting recipe, and a wider random search for headroom.
 
   .venv/bin/python benchmarks/recipe_search.py grid   --out=substrate/grid.json
   .venv/bin/python benchmarks/recipe_search.py random --count=40
@@ -78,8 +79,9 @@ class Job(NamedTuple):
 
 
 class Search:
-  """Trains and scores jobs in a scratch store, at most `parallel` processes at a time, and adds
-  what they gave to `results`, which is saved in `out`.
+  """Trains and scores jobs in a scratch store, at most `parallel` processes at a time.
+
+  And adds what they gave to `results`, which is saved in `out`.
   """
 
   def __init__(self, constitution, out: pathlib.Path, parallel: int):

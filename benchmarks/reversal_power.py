@@ -1,5 +1,6 @@
-"""Power and false alarms of the verdicts (meta_agent.drift.reversal): every test alone beside its design
-figure, and whole campaigns under six nulls.
+"""Power and false alarms of the verdicts (meta_agent.drift.reversal).
+
+Every test alone beside its design figure, and whole campaigns under six nulls.
 
   .venv/bin/python benchmarks/reversal_power.py             writes
   benchmarks/results/reversal_power.json; ten CPU minutes .venv/bin/python
@@ -81,7 +82,10 @@ def sample(
 
 
 def best(dev, external, by):
-  """The SIZE trials that are best `by` a score; broadcast, so that families keep the same trials."""
+  """The SIZE trials that are best `by` a score.
+
+  Broadcast, so that families keep the same trials.
+  """
   chosen = np.broadcast_to(np.argsort(-by, axis=-1)[..., :SIZE], (*dev.shape[:-1], SIZE))
   return np.take_along_axis(dev, chosen, -1), np.take_along_axis(external, chosen, -1)
 
@@ -90,7 +94,10 @@ def pooled(dev, external, item_variance=math.nan) -> Moments:
   """[simulations, rounds, SIZE] -> moments of each simulation."""
   x, y = dev - dev.mean(-1, keepdims=True), external - external.mean(-1, keepdims=True)
   rounds = dev.shape[1]
-  total = lambda a, b: (a * b).sum((-1, -2))
+
+  def total(a, b):
+    return (a * b).sum((-1, -2))
+
   return Moments(
     SIZE * rounds,
     rounds,
@@ -127,11 +134,14 @@ def rank_cell(rng, rho: float, rounds: int, test: str) -> np.ndarray:
 def slope_cell(rng, name: str, rounds: int) -> np.ndarray:
   shapes = (SIMULATIONS, 2), (SIMULATIONS, rounds)
   if 'slope .8' in name:
-    noise = dict(dev_noise=1.0, external_noise=1.0) if 'reliability' in name else {}
+    noise = {'dev_noise': 1.0, 'external_noise': 1.0} if 'reliability' in name else {}
     slopes = SLOPE, -0.5 if '-.5' in name else 0.0
     return (
       slope_test.fell(
-        *(pooled(*sample(rng, shape, slope=s, **noise)) for shape, s in zip(shapes, slopes))
+        *(
+          pooled(*sample(rng, shape, slope=s, **noise))
+          for shape, s in zip(shapes, slopes, strict=False)
+        )
       ).p
       <= 0.05
     )
@@ -141,10 +151,10 @@ def slope_cell(rng, name: str, rounds: int) -> np.ndarray:
     item = math.nan if 'unscaled' in name else 0.25
     both = (
       pooled(*sample(rng, shape, spread=s, residual=0.0, dev_noise=0.5, external_noise=0.5), item)
-      for shape, s in zip(shapes, (1.0, 0.5))
+      for shape, s in zip(shapes, (1.0, 0.5), strict=False)
     )
     return slope_test.fell(*both, cautious='caution' in name).p <= 0.05
-  noise = dict(dev_noise=1.0, external_noise=1.0) if 'reliability' in name else {}
+  noise = {'dev_noise': 1.0, 'external_noise': 1.0} if 'reliability' in name else {}
   dev, external = sample(rng, shapes[1], **noise, of=32 if 'top' in name else SIZE)
   now = pooled(*best(dev, external, by=dev))
   return (
@@ -157,7 +167,7 @@ def slope_cell(rng, name: str, rounds: int) -> np.ndarray:
 def cells() -> list[dict]:
   rows = []
   for number, (name, figures) in enumerate(DESIGN.items()):
-    for rounds, figure in zip((1, 2, 3, 4), figures):
+    for rounds, figure in zip((1, 2, 3, 4), figures, strict=False):
       rng = np.random.default_rng([1, number, rounds])
       rank = name.startswith(('exact', 'e-process'))
       alarms = (
@@ -183,18 +193,19 @@ def rate(alarms: int, simulations: int) -> dict:
 def scores(
   condition: str, rng: np.random.Generator, campaigns: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-  """dev, external [campaigns, rounds, streams, SIZE], and item variance [streams] or None; the last
-  stream is the mean of the others.
+  """dev, external [campaigns, rounds, streams, SIZE], and item variance [streams] or None.
+
+  The last stream is the mean of the others.
   """
   options = {
-    'independent': dict(slope=0.0),
-    'coupled, reliability .5': dict(dev_noise=1.0, external_noise=1.0),
-    'coupled, top 8 of 32': dict(of=32),
+    'independent': {'slope': 0.0},
+    'coupled, reliability .5': {'dev_noise': 1.0, 'external_noise': 1.0},
+    'coupled, top 8 of 32': {'of': 32},
   }.get(condition, {})
   rounds = []
   for number in range(1, ROUNDS + 1):
     if 'spread' in condition:
-      options = dict(dev_noise=0.5, external_noise=0.5, spread=1.0 if number <= 2 else 0.5)
+      options = {'dev_noise': 0.5, 'external_noise': 0.5, 'spread': 1.0 if number <= 2 else 0.5}
     dev, external = sample(rng, (campaigns, FAMILIES), **options)
     if 't(3)' in condition:
       external = SLOPE * dev + RESIDUAL * rng.standard_t(3, dev.shape) / math.sqrt(3)
@@ -213,22 +224,29 @@ def scores(
 def first_alarms(
   dev: np.ndarray, external: np.ndarray, item: np.ndarray | None, rules: Reversal
 ) -> list[tuple[str, int, int] | None]:
-  """(verdict, round, stream) of each campaign's first alarm: what `reversal.verdicts` says, for
-  many campaigns at once; `check` compares the two.
+  """(verdict, round, stream) of each campaign's first alarm.
+
+  What `reversal.verdicts` says, for many campaigns at once; `check` compares the two.
   """
   campaigns, rounds, streams, n = dev.shape
-  above = lambda v: (v[..., :, None] > v[..., None, :])[..., *np.triu_indices(n, 1)]
+
+  def above(v):
+    return (v[..., :, None] > v[..., None, :])[..., *np.triu_indices(n, 1)]
+
   discordant = (above(dev) != above(external)).sum(-1)
   x, y = dev - dev.mean(-1, keepdims=True), external - external.mean(-1, keepdims=True)
   sums = {'sxx': (x * x).sum(-1), 'sxy': (x * y).sum(-1), 'syy': (y * y).sum(-1)}
-  between = lambda start, stop: Moments(
-    n * (stop - start),
-    stop - start,
-    *(v[:, start:stop].sum(1) for v in sums.values()),
-    math.nan
-    if item is None
-    else np.broadcast_to((n - 1) * (stop - start) * item, (campaigns, streams)),
-  )
+
+  def between(start, stop):
+    return Moments(
+      n * (stop - start),
+      stop - start,
+      *(v[:, start:stop].sum(1) for v in sums.values()),
+      math.nan
+      if item is None
+      else np.broadcast_to((n - 1) * (stop - start) * item, (campaigns, streams)),
+    )
+
   bets = rank_tests.e_process(np.moveaxis(rank_tests.e_value(discordant, n), 1, 2), rounds)
   start, reference = rules.calibration_rounds, between(0, rules.calibration_rounds)
   referable = (slope_test.positive_p(reference) <= rules.alpha) & ~(reference.reliability == 0)
@@ -278,17 +296,18 @@ def check(
   rules: Reversal,
   expected: tuple[str, int, int] | None,
 ) -> None:
-  """Raises AssertionError unless `calibration.thresholds`, `reduce_round` and `verdicts`, called as
-  a campaign does, raise that alarm first.
+  """Raises AssertionError unless the functions of a campaign raise that alarm first.
+
+  They are `calibration.thresholds`, `reduce_round` and `verdicts`.
   """
   rows, names = [], [str(k) for k in range(dev.shape[1])]
-  variance = {} if item is None else dict(zip(names, map(float, item)))
+  variance = {} if item is None else dict(zip(names, map(float, item), strict=False))
   for t in range(len(dev)):
     fixed = calibration.thresholds(rows, rules, len(dev), dev.shape[-1], seed=0)
     rows.append(
       concordance.reduce_round(
         *(
-          {name: dict(enumerate(map(float, v))) for name, v in zip(names, side[t])}
+          {name: dict(enumerate(map(float, v))) for name, v in zip(names, side[t], strict=False)}
           for side in (dev, external)
         ),
         variance,
@@ -322,8 +341,10 @@ def chunk(task: tuple[str, int, int]) -> list[tuple[str, int, int] | None]:
 
 
 def summary(condition: str, outcomes: list) -> dict:
-  """Rate of campaigns with an alarm; of one with a change, only an alarm for the changed family or
-  overall that does not come before the change.
+  """Rate of campaigns with an alarm.
+
+  Of one with a change, only an alarm for the changed family or overall that does not come before
+  the change.
   """
   if condition in NULLS:
     return (
@@ -349,7 +370,10 @@ def summary(condition: str, outcomes: list) -> dict:
 
 def table(result: dict) -> str:
   """Markdown: tests alone, null campaigns, campaigns with a change."""
-  show = lambda r: f'{r["rate"]:.3f} [{r["interval"][0]:.3f}, {r["interval"][1]:.3f}]'
+
+  def show(r):
+    return f'{r["rate"]:.3f} [{r["interval"][0]:.3f}, {r["interval"][1]:.3f}]'
+
   lines = ['| test alone | n = 8 | 16 | 24 | 32 |', '|---|---|---|---|---|']
   for name in DESIGN:
     row = [c for c in result['cells'] if c['cell'] == name]
@@ -377,7 +401,7 @@ def table(result: dict) -> str:
       shares = [sum(x or 0 for x in found[: k + 1]) / c['simulations'] for k in range(4)]
       lines.append(
         f'| {c["condition"]} | {show(c)} | '
-        + ' | '.join('' if f is None else f'{s:.2f}' for f, s in zip(found, shares))
+        + ' | '.join('' if f is None else f'{s:.2f}' for f, s in zip(found, shares, strict=False))
         + ' |'
       )
   return '\n'.join(lines)

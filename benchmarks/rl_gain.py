@@ -1,5 +1,6 @@
-"""What reinforcement learning adds to supervised fine-tuning on few demonstrations, beside more
-fine-tuning of the same length on the clock.
+"""What reinforcement learning adds to supervised fine-tuning on few demonstrations.
+
+Beside more fine-tuning of the same length on the clock.
 
   .venv/bin/python benchmarks/rl_gain.py run [--seeds=0-2] [--algorithm=grpo] [--demonstrations=64]
   [--gin_bindings=...]     trains what is missing, then prints the table .venv/bin/python
@@ -32,19 +33,19 @@ from aevo_jax.runtime import tune_for_cpu
 
 tune_for_cpu()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import aevo_jax.campaign.settings  # noqa: E402, F401  registers campaign.*
-from aevo_jax import layout  # noqa: E402
-from aevo_jax.config import constitution as constitution_lib  # noqa: E402
-from aevo_jax.config import loading  # noqa: E402
-from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
-from aevo_jax.evaluation import scoring, sets  # noqa: E402
-from aevo_jax.models import weights as weights_lib  # noqa: E402
-from aevo_jax.models.hf import checkpoint  # noqa: E402
-from aevo_jax.models.params import outline  # noqa: E402
-from aevo_jax.stats.intervals import paired_bootstrap  # noqa: E402
-from aevo_jax.tasks.mixture import FAMILIES  # noqa: E402
+import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
+from aevo_jax import layout
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.evaluation import scoring, sets
+from aevo_jax.models import weights as weights_lib
+from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.params import outline
+from aevo_jax.stats.intervals import paired_bootstrap
+from aevo_jax.tasks.mixture import FAMILIES
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'rl_gain'
 SECRET = hashlib.sha256(b'benchmarks/rl_gain.py').digest()  # of the scored items; no run is told
@@ -161,9 +162,15 @@ def run_seed(
 
 def table(found: Sequence[dict[str, Any]]) -> str:
   families = np.array(found[0]['families'])
-  of = lambda name: np.array([r[name]['right'] for r in found])
+
+  def of(name):
+    return np.array([r[name]['right'] for r in found])
+
   best = np.array([max((m['right'] for m in r['more'].values()), key=sum) for r in found])
-  each = lambda xs: '/'.join(f'{x:.0f}' for x in xs)
+
+  def each(xs):
+    return '/'.join(f'{x:.0f}' for x in xs)
+
   lines = [
     f'{found[0]["algorithm"]}, {found[0]["steps"]} steps, '
     f'{found[0]["demonstrations"] or "endless"} demonstrations, {len(found)} seeds; '

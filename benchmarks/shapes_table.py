@@ -1,5 +1,7 @@
-"""The table of docs/sharding.md: what the published Nemotron 3 models take on each of 8, 64 and 512
-devices, as `aevo shapes` says, and how long it takes to say so.
+"""The table of docs/sharding.md.
+
+What the published Nemotron 3 models take on each of 8, 64 and 512 devices, as `aevo shapes` says,
+and how long it takes to say so.
 
 .venv/bin/python benchmarks/shapes_table.py
 """

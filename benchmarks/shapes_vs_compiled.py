@@ -1,5 +1,6 @@
-"""The estimate of `aevo shapes` beside what XLA allots to the same training step, compiled for
-simulated devices and never run.
+"""The estimate of `aevo shapes` beside what XLA allots to the same training step.
+
+The step is compiled for simulated devices and never run.
 
   .venv/bin/python benchmarks/shapes_vs_compiled.py
   --gin_file=configs/models/nemotron3_nano_30b_a3b.gin --gin_file=configs/meshes/fsdp.gin
@@ -86,11 +87,14 @@ def main(argv: list[str]) -> None:
   state = jax.eval_shape(
     lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), trained
   )
-  place = lambda tree, shardings: jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-    tree,
-    shardings,
-  )
+
+  def place(tree, shardings):
+    return jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      tree,
+      shardings,
+    )
+
   shardings = placement.state(state, trained)
   shape = (_ROWS.value, _ROW_LENGTH.value)
   batch = {
@@ -120,14 +124,19 @@ def main(argv: list[str]) -> None:
   activations = estimate.activations[config.remat_policy]
   # Gradients are made and used within the step, so XLA counts them with the activations.
   temporary = estimate.gradients + sum(activations.values())
-  gib = lambda size: round(size / 2**30, 3)
+
+  def gib(size):
+    return round(size / 2**30, 3)
+
   print(
     json.dumps(
       {
         'date': datetime.date.today().isoformat(),
         'command': shlex.join(['python', *sys.argv]),
         'gin_files': flags.FLAGS.gin_file,
-        'machine': f'{platform.machine()}, {os.cpu_count()} cores, {_DEVICES.value} simulated devices',
+        'machine': (
+          f'{platform.machine()}, {os.cpu_count()} cores, {_DEVICES.value} simulated devices'
+        ),
         'pattern': config.pattern,
         'mesh': dict(placement.mesh.shape),
         'rows': shape,

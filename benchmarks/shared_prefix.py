@@ -1,5 +1,6 @@
-"""What it saves to take a group's prompt through the model once (`rl.shared_prefix`):
-log-probabilities and update of one batch of rollouts, both ways in turns in one process.
+"""What it saves to take a group's prompt through the model once (`rl.shared_prefix`).
+
+Log-probabilities and update of one batch of rollouts, both ways in turns in one process.
 
   .venv/bin/python benchmarks/shared_prefix.py [--prompts=8] [--group_size=8] [--pairs=15]
 
@@ -16,28 +17,28 @@ from aevo_jax.runtime import tune_for_cpu
 
 tune_for_cpu()  # before JAX is imported
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from aevo_jax import layout  # noqa: E402
-from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
-from aevo_jax.data.corpus import Corpus  # noqa: E402
-from aevo_jax.generation.engine import Engine  # noqa: E402
-from aevo_jax.generation.protocol import Sampling  # noqa: E402
-from aevo_jax.models import weights  # noqa: E402
-from aevo_jax.models.hf import checkpoint  # noqa: E402
-from aevo_jax.models.params import outline  # noqa: E402
-from aevo_jax.tasks.mixture import Mixture  # noqa: E402
-from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights  # noqa: E402
-from aevo_jax.training.optimizer import transformation  # noqa: E402
-from aevo_jax.training.recipe.recipe import Optimizer  # noqa: E402
-from aevo_jax.training.rl import items, prefix, rollouts, update  # noqa: E402
-from aevo_jax.training.rl.environment import Puzzles  # noqa: E402
-from aevo_jax.training.rl.settings import Critic, Rollout  # noqa: E402
-from aevo_jax.training.train_state import TrainState  # noqa: E402
+from aevo_jax import layout
+from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.data.corpus import Corpus
+from aevo_jax.generation.engine import Engine
+from aevo_jax.generation.protocol import Sampling
+from aevo_jax.models import weights
+from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.params import outline
+from aevo_jax.tasks.mixture import Mixture
+from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
+from aevo_jax.training.optimizer import transformation
+from aevo_jax.training.recipe.recipe import Optimizer
+from aevo_jax.training.rl import items, prefix, rollouts, update
+from aevo_jax.training.rl.environment import Puzzles
+from aevo_jax.training.rl.settings import Critic, Rollout
+from aevo_jax.training.train_state import TrainState
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from versus import ratio  # noqa: E402
+from versus import ratio
 
 
 def main() -> None:
@@ -118,7 +119,7 @@ def main() -> None:
     return time.perf_counter() - started, float(found[1]['loss'])
 
   losses = {name: run(name)[1] for name in sides}  # compiles
-  each, once = zip(*((run('each')[0], run('once')[0]) for _ in range(flags.pairs)))
+  each, once = zip(*((run('each')[0], run('once')[0]) for _ in range(flags.pairs)), strict=False)
   found = ratio([1 / s for s in once], [1 / s for s in each])
   print(
     f'{flags.prompts} x {flags.group_size} rollouts, prompts of '

@@ -1,5 +1,6 @@
-"""Where the time of our side of versus.py goes: each operation of a trace, and how fast its matrix
-products are beside those of this machine alone.
+"""Where the time of our side of versus.py goes.
+
+Each operation of a trace, and how fast its matrix products are beside those of this machine alone.
 
   make parity                                                          once: writes the weights
   .venv/bin/python benchmarks/time_by_operation.py sft|ragged|sampling|grpo      with nothing else
@@ -25,11 +26,11 @@ os.environ['XLA_FLAGS'] = (
 )
 sys.path.insert(0, str(pathlib.Path(__file__).parent / 'peers'))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import ours  # noqa: E402
-import versus  # noqa: E402
-from jax.profiler import ProfileData  # noqa: E402
+import jax
+import jax.numpy as jnp
+import ours
+import versus
+from jax.profiler import ProfileData
 
 WORKLOADS = {
   'sft': (ours.sft, {'ragged': False}),
@@ -50,7 +51,10 @@ def size(shape: str) -> int:
 
 
 def operations(text: str) -> dict[str, tuple[str, float]]:
-  """Of a module's text: instruction -> kind, and floating-point operations of its matrix products."""
+  """Of a module's text.
+
+  Instruction -> kind, and floating-point operations of its matrix products.
+  """
   bodies, body = collections.defaultdict(list), ''
   for line in text.splitlines():
     if line.startswith(('%', 'ENTRY')):
@@ -83,7 +87,7 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
     flops[body] = total
   kinds = {}
   for instructions in bodies.values():
-    for name, shape, operation, rest in instructions:
+    for name, _, operation, rest in instructions:
       called = re.search(r'calls=%([^,\s]+)', rest)
       done = flops.get(called[1], 0) if called else 0
       product = 'product of attention' if called and called[1] in attention else 'product'
@@ -99,7 +103,10 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
 
 
 def peak() -> float:
-  """Floating-point operations a second of products as large as the step's: the median of several."""
+  """Floating-point operations a second of products as large as the step's.
+
+  The median of several.
+  """
   a, b = jnp.ones((2048, 256)), jnp.ones((256, 768))
   product = jax.jit(lambda a, b: a @ b)
   times = []

@@ -1,5 +1,6 @@
-"""Training, sampling and a step of GRPO beside TRL, Hugging Face, MaxText, Tunix and vLLM: the same
-model, data and threads, in turns within one run.
+"""Training, sampling and a step of GRPO beside TRL, Hugging Face, MaxText, Tunix and vLLM.
+
+The same model, data and threads, in turns within one run.
 
   make parity peers vllm                                   once: makes the peers' environments
   .venv/bin/python benchmarks/versus.py run [--only=C1,C3] [--peer=TRL] [--pairs=11]     measures,
@@ -24,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,8 +49,9 @@ CPU_SETTINGS = {
 
 
 class Engine(NamedTuple):
-  """What peers/NAME_peer.py runs in: third_party/FOLDER/.venv, the target that makes it, and the
-  packages whose versions count.
+  """What peers/NAME_peer.py runs in.
+
+  Third_party/FOLDER/.venv, the target that makes it, and the packages whose versions count.
   """
 
   folder: str
@@ -77,8 +80,8 @@ ENGINES = {
 class Peer(NamedTuple):
   engine: str
   goal: str
-  options: dict[str, Any] = {}
-  environment: dict[str, str] = {}
+  options: Mapping[str, Any] = MappingProxyType({})
+  environment: Mapping[str, str] = MappingProxyType({})
 
 
 class Comparison(NamedTuple):
@@ -268,7 +271,7 @@ def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path)
   rates = [(ours.rate(calls, unit), theirs.rate(calls, unit)) for _ in range(pairs)]
   ours.close()
   theirs.close()
-  a, b = zip(*rates)
+  a, b = zip(*rates, strict=False)
   return {
     'id': name,
     'what': what,
@@ -286,9 +289,12 @@ def measure(name: str, peer: str, pairs: int, model: str, scratch: pathlib.Path)
 @functools.cache
 def commit() -> str:
   """Of this checkout as the run found it."""
-  git = lambda *arguments: subprocess.run(
-    ['git', '-C', str(ROOT), *arguments], check=True, capture_output=True, text=True
-  ).stdout.strip()
+
+  def git(*arguments):
+    return subprocess.run(
+      ['git', '-C', str(ROOT), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
   return git('rev-parse', '--short=12', 'HEAD') + (
     '-dirty' if git('diff', '--name-only', 'HEAD', '--', '.', ':!benchmarks/results') else ''
   )

@@ -1,5 +1,6 @@
-"""GRPO whose rollouts a vLLM server draws, with weights updated in place before each step, beside
-the same run with the in-process sampler.
+"""GRPO whose rollouts a vLLM server draws, with weights updated in place before each step.
+
+Beside the same run with the in-process sampler.
 
   .venv/bin/python benchmarks/vllm_grpo.py run [--seeds=0-2] [--steps=60] [--runs=runs/vllm_grpo]
   trains what is missing, then prints the table .venv/bin/python benchmarks/vllm_grpo.py table
@@ -58,12 +59,15 @@ def run_seed(seed: int, engine: str, steps: int, runs: pathlib.Path) -> dict:
     f'--rl_steps={steps}',
   )
   rows = [json.loads(line) for line in (out / 'metrics.jsonl').read_text().splitlines()]
-  of = lambda name: [row[name] for row in rows]
+
+  def of(name):
+    return [row[name] for row in rows]
+
   digests = [
-    set(
+    {
       json.loads(line)['digests'][0]
       for line in (out / 'rollouts' / f'{step:06}.jsonl').read_text().splitlines()[1:]
-    )
+    }
     if engine != 'jax'
     else set()
     for step in range(steps)
@@ -106,8 +110,9 @@ def last_third(row: dict) -> float:
 
 
 def difference(a: list[float], b: list[float]) -> str:
-  """Mean of a - b over seeds, which have their prompts in common, and the 95% interval of the
-  paired t.
+  """Mean of a - b over seeds, which have their prompts in common.
+
+  And the 95% interval of the paired t.
   """
   found = stats.ttest_rel(a, b).confidence_interval()
   return f'{np.mean(a) - np.mean(b):+.3f} [{found.low:+.3f}, {found.high:+.3f}]'
@@ -125,7 +130,10 @@ def table(rows: list[dict]) -> str:
     ]
     for engine in ENGINES
   }
-  each = lambda values: ' / '.join(f'{v:.3f}' for v in values)
+
+  def each(values):
+    return ' / '.join(f'{v:.3f}' for v in values)
+
   lines = [
     (
       '| engine | reward, first 10 steps, by seed | reward, last third, by seed | less jax '

@@ -1,5 +1,6 @@
-"""Greedy answers of a vLLM server beside those of the in-process sampler, on every dev item of the
-quickstart campaign.
+"""Greedy answers of a vLLM server beside those of the in-process sampler.
+
+On every dev item of the quickstart campaign.
 
   .venv/bin/python benchmarks/vllm_parity.py run [--runs=runs/vllm_parity]     micro Nemotron-H and
   micro Qwen3: base, fully fine-tuned, LoRA merged, LoRA hot-loaded; trains what is missing
@@ -32,25 +33,25 @@ from aevo_jax.runtime import tune_for_cpu
 
 tune_for_cpu()
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-import aevo_jax.campaign.settings  # noqa: E402, F401  registers campaign.*
-from aevo_jax import layout  # noqa: E402
-from aevo_jax.campaign.trial import submission  # noqa: E402
-from aevo_jax.checkpoint.digest import file_digest  # noqa: E402
-from aevo_jax.config import constitution as constitution_lib  # noqa: E402
-from aevo_jax.config import loading  # noqa: E402
-from aevo_jax.config.inference import Vllm  # noqa: E402
-from aevo_jax.data import chat_template  # noqa: E402
-from aevo_jax.data import tokenizer as tokenizers  # noqa: E402
-from aevo_jax.evaluation import scoring, sets  # noqa: E402
-from aevo_jax.generation.protocol import Completion, Request, Sampling  # noqa: E402
-from aevo_jax.generation.sampler import Sampler  # noqa: E402
-from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: E402
-from aevo_jax.models import weights as weights_lib  # noqa: E402
-from aevo_jax.models.hf import checkpoint, peft_adapter  # noqa: E402
-from aevo_jax.models.params import Params, Structure, outline  # noqa: E402
+import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
+from aevo_jax import layout
+from aevo_jax.campaign.trial import submission
+from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+from aevo_jax.config.inference import Vllm
+from aevo_jax.data import chat_template
+from aevo_jax.data import tokenizer as tokenizers
+from aevo_jax.evaluation import scoring, sets
+from aevo_jax.generation.protocol import Completion, Request, Sampling
+from aevo_jax.generation.sampler import Sampler
+from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.models import weights as weights_lib
+from aevo_jax.models.hf import checkpoint, peft_adapter
+from aevo_jax.models.params import Params, Structure, outline
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'vllm_parity.json'
 TIE = 1e-4
@@ -89,7 +90,7 @@ class Model:
     )
 
   def compare(self, engine: VllmEngine, path: pathlib.Path, params: Params) -> dict[str, Any]:
-    """What the engine, given the file, answers to every dev item, beside the sampler with `params`."""
+    """Answers of the engine with the file to every dev item, beside the sampler with `params`."""
     engine.load(path, file_digest(path), params)
     requests = [Request(prompt) for prompt in self.prompts]
     theirs = engine.generate(requests, Sampling(temperature=0.0, max_new_tokens=self.new))
@@ -102,9 +103,9 @@ class Model:
     gaps = [
       abs(a - b)
       for c, row in zip(
-        theirs, logprobs(self.structure, params, requests, [c.tokens for c in theirs])
+        theirs, logprobs(self.structure, params, requests, [c.tokens for c in theirs]), strict=False
       )
-      for a, b in zip(c.logprobs, row)
+      for a, b in zip(c.logprobs, row, strict=False)
     ]
     return {
       'items': len(requests),
@@ -145,18 +146,18 @@ def logprobs(
   completions: Sequence[Sequence[int]],
 ) -> list[list[float]]:
   """Of each token of each completion, by JAX in float32."""
-  length = max(len(r.prompt) + len(c) for r, c in zip(requests, completions))
+  length = max(len(r.prompt) + len(c) for r, c in zip(requests, completions, strict=False))
   said = jax.jit(lambda p, t: jax.nn.log_softmax(structure.bind(p)(t, np.ones(t.shape, np.int32))))
   found = []
   for start in range(0, len(requests), 100):
     own, answers = requests[start : start + 100], completions[start : start + 100]
     rows = np.zeros((100, length), np.int32)
-    for row, request, answer in zip(rows, own, answers):
+    for row, request, answer in zip(rows, own, answers, strict=False):
       row[: len(request.prompt) + len(answer)] = (*request.prompt, *answer)
     numbers = np.asarray(said(params, rows))
     found += [
       [float(numbers[i, len(r.prompt) - 1 + k, token]) for k, token in enumerate(answer)]
-      for i, (r, answer) in enumerate(zip(own, answers))
+      for i, (r, answer) in enumerate(zip(own, answers, strict=False))
     ]
   return found
 
@@ -210,7 +211,10 @@ def run(runs: pathlib.Path) -> list[dict[str, Any]]:
       base_name=str(base),
       max_rank=None,
     )
-    read = lambda path: weights_lib.load(path, model.config)
+
+    def read(path, model=model):
+      return weights_lib.load(path, model.config)
+
     plain = {'base': base / checkpoint.WEIGHTS, 'fully fine-tuned': full, 'LoRA, merged': lora}
     for settings, files in (
       ({}, plain),
@@ -271,7 +275,7 @@ def campaign(directory: pathlib.Path) -> dict[str, Any]:
       {
         'trial': trial,
         'items': len(ours),
-        'differ': [i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b],
+        'differ': [i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b],
       }
     )
     print(f'{trial}: {len(found[-1]["differ"])} of {len(ours)} answers differ', flush=True)

@@ -1,5 +1,6 @@
-"""How long a vLLM server takes to have other weights and be shown to have them, by carrier:
-consecutive updates in place, each with weights of its own, each verified.
+"""How long a vLLM server takes to have other weights and be shown to have them, by carrier.
+
+Consecutive updates in place, each with weights of its own, each verified.
 
   .venv/bin/python benchmarks/vllm_sync.py run [--syncs=50] [--only=file,reload,lora,restart]
   measures, and adds to benchmarks/results/vllm_sync.json .venv/bin/python benchmarks/vllm_sync.py
@@ -33,22 +34,22 @@ from aevo_jax.runtime import tune_for_cpu
 
 tune_for_cpu()
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from aevo_jax import layout  # noqa: E402
-from aevo_jax.checkpoint.digest import file_digest  # noqa: E402
-from aevo_jax.config.inference import Vllm  # noqa: E402
-from aevo_jax.generation.protocol import Request, Sampling  # noqa: E402
-from aevo_jax.generation.vllm import sync as sync_lib  # noqa: E402
-from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: E402
-from aevo_jax.generation.vllm.server import interpreter  # noqa: E402
-from aevo_jax.models import lora  # noqa: E402
+from aevo_jax import layout
+from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.config.inference import Vllm
+from aevo_jax.generation.protocol import Request, Sampling
+from aevo_jax.generation.vllm import sync as sync_lib
+from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.generation.vllm.server import interpreter
+from aevo_jax.models import lora
 from aevo_jax.models import weights as weights_lib
-from aevo_jax.models.config import ModelConfig  # noqa: E402
-from aevo_jax.models.decoder import create  # noqa: E402
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint, peft_adapter
-from aevo_jax.models.params import is_adapter, outline, unbind  # noqa: E402
+from aevo_jax.models.params import is_adapter, outline, unbind
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'vllm_sync.json'
 BASE = layout.root_file('substrate') / 'base'
@@ -136,12 +137,12 @@ def timed(parts: dict[str, float]) -> Iterator[None]:
 
     return call
 
-  for (where, name, part), original in zip(places, originals):
+  for (where, name, part), original in zip(places, originals, strict=False):
     setattr(where, name, wrap(original, part))
   try:
     yield
   finally:
-    for (where, name, _), original in zip(places, originals):
+    for (where, name, _), original in zip(places, originals, strict=False):
       setattr(where, name, original)
 
 
@@ -249,11 +250,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     '|---|---|---|---|---|---|---|---|---|---|---|---|',
   ]
   for r in rows:
-    part = lambda name: (
-      f'{np.median([p.get(name, 0.0) for p in r["parts"]]):.3f}'
-      if any(name in p for p in r['parts'])
-      else ''
-    )
+
+    def part(name, r=r):
+      return (
+        f'{np.median([p.get(name, 0.0) for p in r["parts"]]):.3f}'
+        if any(name in p for p in r['parts'])
+        else ''
+      )
+
     lines.append(
       f'| {r["carrier"]} | {r["model"]} | {r["megabytes"]:.1f} | {len(r["seconds"])} | '
       f'{r["digests"] - 1} | {np.median(r["seconds"]):.3f} | {max(r["seconds"]):.3f} | '

@@ -1,5 +1,7 @@
-"""Writes docs/vllm_measured.md: what was measured of vLLM, from the results of vllm_sync.py,
-vllm_parity.py, vllm_grpo.py, versus.py and the tests' report.
+"""Writes docs/vllm_measured.md.
+
+What was measured of vLLM, from the results of vllm_sync.py, vllm_parity.py, vllm_grpo.py, versus.py
+and the tests' report.
 
 .venv/bin/python benchmarks/vllm_table.py [--tests=REPORT.xml]     --tests: pytest's report of tests
 against real servers, kept in benchmarks/results/vllm_tests.json
@@ -105,7 +107,10 @@ def main() -> None:
   kept = RESULTS / 'vllm_tests.json'
   if arguments.tests:
     kept.write_text(json.dumps(tests(arguments.tests), indent=1) + '\n')
-  read = lambda path: json.loads(path.read_text()) if path.exists() else None
+
+  def read(path):
+    return json.loads(path.read_text()) if path.exists() else None
+
   compared = read(versus.RESULTS) or {}
   served = [r for name in ('S1', 'S2') for r in compared.get(name, [])]
   sampled = [r for r in compared.get('C3', []) if r['peer'].startswith('vLLM')]

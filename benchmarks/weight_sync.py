@@ -1,5 +1,6 @@
-"""Handing the trainer's weights to the in-process sampler: seconds, and bytes that were copied
-(C12).
+"""Handing the trainer's weights to the in-process sampler.
+
+Seconds, and bytes that were copied (C12).
 
 .venv/bin/python benchmarks/weight_sync.py
 """
@@ -10,13 +11,13 @@ from aevo_jax.runtime import tune_for_cpu
 
 tune_for_cpu()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from aevo_jax.generation.engine import Engine  # noqa: E402
-from aevo_jax.generation.protocol import Request, Sampling  # noqa: E402
-from aevo_jax.models.config import ModelConfig  # noqa: E402
-from aevo_jax.models.decoder import create  # noqa: E402
-from aevo_jax.models.params import unbind  # noqa: E402
+from aevo_jax.generation.engine import Engine
+from aevo_jax.generation.protocol import Request, Sampling
+from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.decoder import create
+from aevo_jax.models.params import unbind
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
-"""From the start of a worker's process to its first training step: alone, as the second process of
-a campaign would without what campaigns share, and as a campaign starts it (C9).
+"""From the start of a worker's process to its first training step.
+
+Alone, as the second process of a campaign would without what campaigns share, and as a campaign
+starts it (C9).
 
   make smoke                                                       once: a finished campaign, and
   its compilation cache beside it .venv/bin/python benchmarks/worker_start.py [--run=runs/smoke]

@@ -1,4 +1,4 @@
-"""The `aevo` command: what it lists, what it refuses, how it hands over, and that it stays light."""
+"""The `aevo` command: what it lists and refuses, how it hands over, and that it stays light."""
 
 import json
 import os
@@ -165,9 +165,9 @@ def test_doctor_says_what_the_machine_offers(tmp_path):
   report = json.loads(done.stdout)
   rows = {row['name']: row for row in report['rows']}
   assert set(rows) == {
-        'python', 'jax', 'cores', 'memory', 'disk', 'sandbox', 'bubblewrap', 'unshare -n', 'vllm', 'ray', 'slurm', 'kubernetes',
-        'tensorboard', 'chromium', 'openai', 'lm-eval',
-    }  # fmt: skip
+    *('python', 'jax', 'cores', 'memory', 'disk', 'sandbox', 'bubblewrap', 'unshare -n'),
+    *('vllm', 'ray', 'slurm', 'kubernetes', 'tensorboard', 'chromium', 'openai', 'lm-eval'),
+  }
   assert all(
     bool(row['action']) != row['found'] for row in rows.values()
   )  # what is missing says what to do, and only that

@@ -1,7 +1,7 @@
 """Imports point one way. This test reads them and compares them with a table.
 
-The order is: config, ledger, stats | sharding, models, tasks, checkpoint | data, generation | training,
-substrate | evaluation, meta_agent | campaign | report. A row lists every package of ours that a
+The order is: config, ledger, stats | sharding, models, tasks, checkpoint | data, generation |
+training, substrate | evaluation, meta_agent | campaign | report. A row lists every package of ours that a
 package may import, so that a new arrow is a decision someone makes here and not an accident. What
 the table protects:
 
@@ -202,7 +202,7 @@ def test_a_circle_is_seen(tmp_path):
     path = tmp_path / 'aevo_jax' / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
-  with pytest.raises(graphlib.CycleError, match='a.x'):
+  with pytest.raises(graphlib.CycleError, match=r'a\.x'):
     graphlib.TopologicalSorter(module_graph(tmp_path)).prepare()
   assert folders_both_ways(tmp_path) == {('a', 'b')}
 

@@ -2,6 +2,7 @@
 without hosts.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -74,12 +75,13 @@ def test_the_wheel_says_what_it_needs(wheel, project):
     line for line in re.findall(r'^Requires-Dist: (.*)$', metadata, re.M) if 'extra ==' not in line
   }
   assert {re.match(r'[\w-]+', line)[0] for line in needed} == {
-        'absl-py', 'flax', 'gin-config', 'grain', 'jax', 'jaxtyping', 'jinja2', 'matplotlib', 'numpy', 'optax', 'orbax-checkpoint',
-        'rich', 'safetensors', 'scipy', 'tensorboard', 'tensorstore', 'tokenizers',
-    }  # fmt: skip
+    *('absl-py', 'annotated-types', 'flax', 'gin-config', 'grain', 'jax', 'jaxtyping', 'jinja2'),
+    *('matplotlib', 'numpy', 'optax', 'orbax-checkpoint', 'rich', 'safetensors', 'scipy'),
+    *('tensorboard', 'tensorstore', 'tokenizers'),
+  }
   assert archive.read('aevo_jax-0.1.0.dist-info/entry_points.txt').decode().split() == [
-        '[console_scripts]', 'aevo', '=', 'aevo_jax.cli:main',
-    ]  # fmt: skip
+    *('[console_scripts]', 'aevo', '=', 'aevo_jax.cli:main'),
+  ]
 
 
 def test_the_editable_install_exposes_one_top_level_name(tmp_path):
@@ -111,7 +113,7 @@ def test_every_dependency_is_locked_with_hashes(project):
     project['project']['optional-dependencies']['test'],
     project['build-system']['requires'],
   ]
-  for requirement in sum(groups, []):
+  for requirement in itertools.chain.from_iterable(groups):
     assert re.match(r'[\w-]+', requirement)[0] in locked, (
       f'{requirement} is not in requirements.lock: run make lock'
     )

@@ -154,7 +154,10 @@ def inputs(seed: int = 0) -> dict[str, np.ndarray]:
   for row, (prompt, length) in enumerate([(5, 7), (5, 3), (2, 1), (2, 6)]):
     attended[row, PROMPT - prompt : PROMPT + length] = mask[row, PROMPT : PROMPT + length] = 1
     tokens[row, :PROMPT] = tokens[row // 2 * 2, :PROMPT]
-  near = lambda sd: rng.normal(-2.9, sd, shape)
+
+  def near(sd):
+    return rng.normal(-2.9, sd, shape)
+
   return {
     'tokens': tokens.astype(np.int32),
     'segment_ids': attended.astype(np.int32),

@@ -159,10 +159,13 @@ class Served:
   def logprobs(self, params, requests, completions):
     """Of each token of each completion, by JAX."""
     rows = np.zeros(
-      (len(requests), max(len(r.prompt) + len(c.tokens) for r, c in zip(requests, completions))),
+      (
+        len(requests),
+        max(len(r.prompt) + len(c.tokens) for r, c in zip(requests, completions, strict=False)),
+      ),
       np.int32,
     )
-    for row, request, found in zip(rows, requests, completions):
+    for row, request, found in zip(rows, requests, completions, strict=False):
       row[: len(request.prompt) + len(found.tokens)] = request.prompt + found.tokens
     said = np.asarray(
       jax.jit(
@@ -171,7 +174,7 @@ class Served:
     )
     return [
       [float(said[i, len(r.prompt) - 1 + k, token]) for k, token in enumerate(c.tokens)]
-      for i, (r, c) in enumerate(zip(requests, completions))
+      for i, (r, c) in enumerate(zip(requests, completions, strict=False))
     ]
 
   def some(self, engine, number=4):

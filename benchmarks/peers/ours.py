@@ -62,7 +62,7 @@ def sft(asked: dict):
 
   def run() -> dict:
     nonlocal state
-    tokens, segments = map(np.stack, zip(*itertools.islice(rows, w.ROWS)))
+    tokens, segments = map(np.stack, zip(*itertools.islice(rows, w.ROWS), strict=False))
     state, metrics = step(
       state,
       {},
@@ -112,8 +112,9 @@ def draw(made):
 
 
 def grpo(asked: dict):
-  """Generation and one update, which gives the trainer's log-probabilities: rewards are the share
-  of even tokens.
+  """Generation and one update, which gives the trainer's log-probabilities.
+
+  Rewards are the share of even tokens.
   """
   structure, params = model(asked['model'])
   rule, settings = transformation(Optimizer(learning_rate=1e-5)), PolicyGradient()
@@ -146,7 +147,9 @@ def grpo(asked: dict):
     ]
     found = made.generate(requests, Sampling(max_new_tokens=w.COMPLETION))
     batch = {
-      'tokens': np.array([r.prompt + c.tokens for r, c in zip(requests, found)], np.int32),
+      'tokens': np.array(
+        [r.prompt + c.tokens for r, c in zip(requests, found, strict=False)], np.int32
+      ),
       'segment_ids': np.ones((rows, length), np.int32),
       'mask': np.broadcast_to(np.arange(length) >= w.PROMPT, (rows, length)).astype(np.float32),
     }

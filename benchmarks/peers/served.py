@@ -1,5 +1,6 @@
-"""vLLM as aevo_jax uses it, a server of its own asked over HTTP with every answer checked; for the
-comparisons in versus.py that say what this costs. Runs in .venv.
+"""vLLM as aevo_jax uses it, a server of its own asked over HTTP with every answer checked.
+
+For the comparisons in versus.py that say what this costs. Runs in .venv.
 """
 
 from aevo_jax.runtime import tune_for_cpu

@@ -1,4 +1,7 @@
-"""TRL's and Hugging Face's side of the comparisons in versus.py; runs in third_party/parity/.venv."""
+"""TRL's and Hugging Face's side of the comparisons in versus.py.
+
+Runs in third_party/parity/.venv.
+"""
 
 import contextlib
 import itertools
@@ -153,9 +156,10 @@ def grpo(asked: dict):
     'temperature': 1.0,
     'generation_kwargs': {'min_new_tokens': w.COMPLETION},
   }
-  reward = lambda completion_ids, **_: [
-    sum(t % 2 == 0 for t in ids) / len(ids) for ids in completion_ids
-  ]
+
+  def reward(completion_ids, **_):
+    return [sum(t % 2 == 0 for t in ids) / len(ids) for ids in completion_ids]
+
   with contextlib.redirect_stdout(sys.stderr):
     trainer = GRPOTrainer(
       model=load(asked),

@@ -1,5 +1,6 @@
-"""The model and the data that every peer is given, in numpy and the standard library alone, so that
-each environment can import it.
+"""The model and the data that every peer is given, in numpy and the standard library alone.
+
+So that each environment can import it.
 
 A Qwen3 of 3.7 million parameters, and sequences from a Zipf distribution over its vocabulary; seeds
 make them the same for all.
@@ -73,8 +74,9 @@ class Turnstile:
 
 
 def serve(make: Callable[[dict], Callable[[], dict]]) -> None:
-  """Reads {'workload': ..., options} once, then {'repeats': n} a line; answers each with what n
-  calls took and the sums of what they returned.
+  """Reads {'workload': ..., options} once, then {'repeats'.
+
+  N} a line; answers each with what n calls took and the sums of what they returned.
   """
   run = make(json.loads(sys.stdin.readline()))
   print(json.dumps({'ready': True}), flush=True)

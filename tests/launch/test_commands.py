@@ -292,7 +292,10 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
     and 'step     8 of 13  loss' in result.stdout
     and 'step    13 of 13  reward' in result.stdout
   ), result.stdout + result.stderr
-  count = lambda name: len((tmp_path / 'two' / name).read_text().splitlines())
+
+  def count(name):
+    return len((tmp_path / 'two' / name).read_text().splitlines())
+
   assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 5)
   before = (tmp_path / 'two' / EXPORT).read_bytes()
   shutil.rmtree(tmp_path / 'two' / 'export')

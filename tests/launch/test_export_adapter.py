@@ -60,7 +60,7 @@ def test_a_recipe_that_trained_all_weights_has_none(trial, tmp_path):
   winner, _ = trial
   winner.recipe = RECIPE.replace('"lora"\n', '"full"\n')
   with pytest.raises(
-    NoWinnerError, match='trained all weights .*without --adapter the weights are exported'
+    NoWinnerError, match=r'trained all weights .*without --adapter the weights are exported'
   ):
     EXPORT.write_adapter(winner, tmp_path / 'adapter', EXPORT.ExportOptions('some/base'))
 
@@ -73,7 +73,7 @@ def test_a_rank_above_the_flag_is_refused_and_leaves_nothing(trial, tmp_path, ma
   options = EXPORT.ExportOptions('some/base', max_rank)
   if max_rank == 3:
     with pytest.raises(
-      NoWinnerError, match='lora.rank is 4 and the submission format allows 3 at most'
+      NoWinnerError, match=r'lora\.rank is 4 and the submission format allows 3 at most'
     ):
       EXPORT.write(winner, 'card', out, options)
     assert not list(out.parent.iterdir())

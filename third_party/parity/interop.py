@@ -1,5 +1,6 @@
-"""The other side of import, export and adapters: Hugging Face saves what we import, and loads what
-we export, with PEFT's adapters on it.
+"""The other side of import, export and adapters.
+
+Hugging Face saves what we import, and loads what we export, with PEFT's adapters on it.
 
   third_party/parity/.venv/bin/python third_party/parity/interop.py
 

@@ -1,5 +1,6 @@
-"""The reference's side of `make parity`: Hugging Face's logits and gradients for a checkpoint, in
-an environment with torch.
+"""The reference's side of `make parity`.
+
+Hugging Face's logits and gradients for a checkpoint, in an environment with torch.
 
   third_party/parity/.venv/bin/python third_party/parity/reference.py
 

@@ -1,5 +1,6 @@
-"""What TRL's trainers say of a model and a batch: loss, its gradient by every parameter, and the
-advantages of rewards.
+"""What TRL's trainers say of a model and a batch.
+
+Loss, its gradient by every parameter, and the advantages of rewards.
 
   third_party/parity/.venv/bin/python third_party/parity/trl_losses.py
 
@@ -139,7 +140,10 @@ def loss_of(request: dict, scratch: str):
       made.model, {'input_ids': tokens, 'attention_mask': attended, 'completion_mask': mask}, False
     )
   start = int(inputs['prompt_length'])
-  completion = lambda name: inputs[name][:, start:].float()
+
+  def completion(name):
+    return inputs[name][:, start:].float()
+
   batch = {
     'prompt_ids': tokens[:, :start],
     'prompt_mask': attended[:, :start],
