@@ -12,6 +12,7 @@ at LLVM's first level beside the default one, and the time of a run at that leve
 defaults beside the same with memory kept.
 """
 
+import functools
 import os
 import sys
 

@@ -1,9 +1,9 @@
 """Imports point one way. This test reads them and compares them with a table.
 
 The order is: config, ledger, stats | sharding, models, tasks, checkpoint | data, generation |
-training, substrate | evaluation, meta_agent | campaign | report. A row lists every package of ours that a
-package may import, so that a new arrow is a decision someone makes here and not an accident. What
-the table protects:
+training, substrate | evaluation, meta_agent | campaign | report. A row lists every package of ours
+that a package may import, so that a new arrow is a decision someone makes here and not an accident.
+What the table protects:
 
 - `config` and `ledger` import nothing of ours: what people wrote and what happened can be read
   without the code that acted on it.
