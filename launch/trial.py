@@ -185,7 +185,17 @@ def _scores(trial: TrialState, state: CampaignState) -> list[str]:
 def rerun(
   trial: TrialState, state: CampaignState, inputs: setup.Inputs, directory: pathlib.Path
 ) -> int:
-  """Runs the trial again in `directory`; 0 if it ended as it did in the run, 1 if not."""
+  """Runs a trial again and compares.
+
+  Args:
+    trial: the trial.
+    state: the campaign's, for its settings and whether workers were confined.
+    inputs: the run's inputs.
+    directory: new directory of the rerun.
+
+  Returns:
+    0 if the trial ended as it did in the run, bit for bit, and 1 if not.
+  """
   started = state.started
   if not trial.recipe:
     return _again_at_the_gate(trial, inputs)
@@ -214,39 +224,46 @@ def rerun(
   finally:
     executor.close()
   if end.timed_out:
-    outcome, cause = 'failed', 'deadline'
-  elif end.exit_status != 0 or not (directory / RESULT).exists():
+    return _compare(trial, 'failed', 'deadline', directory)
+  if end.exit_status != 0 or not (directory / RESULT).exists():
+    log = (directory / 'log.txt').read_text(errors='replace')
     sys.exit(
-      f'trial: the worker ended with status {end.exit_status}; end of its log:\n'
-      + (directory / 'log.txt').read_text(errors='replace')[-2000:]
+      f'trial: the worker ended with status {end.exit_status}; end of its log:\n{log[-2000:]}'
     )
-  else:
-    claim = json.loads((directory / RESULT).read_text())
-    outcome, cause = (
-      {'trained': 'sealed'}.get(claim['status'], claim['status']),
-      claim.get('message' if claim['status'] == 'refused' else 'cause', ''),
-    )
-  return _compare(trial, outcome, cause, directory)
+  claim = json.loads((directory / RESULT).read_text())
+  status = claim['status']
+  if status == 'trained':
+    return _compare(trial, 'sealed', claim.get('cause', ''), directory)
+  if status == 'refused':
+    return _compare(trial, status, claim.get('message', ''), directory)
+  return _compare(trial, status, claim.get('cause', ''), directory)
 
 
 def _watch(executor: Executor, handle: Handle, directory: pathlib.Path) -> Ended:
   """Prints metrics as they come, until the worker has ended."""
-  shown, metrics = 0, directory / 'metrics.jsonl'
+  metrics = directory / 'metrics.jsonl'
+  shown = 0
   while True:
     status = executor.poll(handle)
-    lines = metrics.read_text().split('\n')[:-1] if metrics.exists() else []
-    for record in map(json.loads, lines[shown:]):
-      print(
-        f'step {record["step"]:>5}  '
-        + '  '.join(
-          f'{k} {v:.4g}' for k, v in record.items() if k != 'step' and isinstance(v, float)
-        ),
-        flush=True,
-      )
+    lines = []
+    if metrics.exists():
+      # The last line may be half written.
+      lines = metrics.read_text().split('\n')[:-1]
+    for line in lines[shown:]:
+      print(_step(json.loads(line)), flush=True)
     shown = len(lines)
     if isinstance(status, Ended):
       return status
     time.sleep(POLL_SECONDS)
+
+
+def _step(record: dict) -> str:
+  """Writes one record of metrics as a line."""
+  parts = [f'step {record["step"]:>5}']
+  for name, value in record.items():
+    if name != 'step' and isinstance(value, float):
+      parts.append(f'{name} {value:.4g}')
+  return '  '.join(parts)
 
 
 def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
