@@ -58,9 +58,8 @@ def missing(
   for name, count in sorted(before.items()):
     present = after[name]
     renamed = renames.get(name, renames.get(function(name)))
-    if renamed is not None:
-      if renamed == '' or renamed in after or function(renamed) in functions_after:
-        continue
+    if renamed is not None and (renamed == '' or function(renamed) in functions_after):
+      continue
     if present < count:
       lines.append(f'{name}  (was there {count} times, is {present})')
   return lines
