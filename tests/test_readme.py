@@ -5,6 +5,9 @@ Rewrite the map with: python tests/test_readme.py
 
 import ast
 import pathlib
+import re
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAP = ROOT / 'docs' / 'map.md'
@@ -52,6 +55,19 @@ def test_the_map_is_complete_and_current():
 
 def test_the_readme_can_be_read_in_a_sitting():
   assert len((ROOT / 'README.md').read_text().split()) <= README_WORDS
+
+
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_names_exist(page):
+  """A path in backticks is one below the checkout, or below aevo_jax/."""
+  for path in re.findall(r'`([\w./]+/[\w./]+\.(?:py|gin|json|md))`', page.read_text()):
+    if 'NAME' not in path and not path.startswith(
+      ('runs/', 'policy/', 'evidence/', 'trials/', 'benchmarks/results/')
+    ):
+      assert (ROOT / path).exists() or (ROOT / 'aevo_jax' / path).exists(), path
 
 
 if __name__ == '__main__':
