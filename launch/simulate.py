@@ -54,13 +54,13 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   single_threaded_blas()  # before numpy is imported
   from aevo_jax.campaign import setup
-  from aevo_jax.campaign.decisions import AGENTS
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.config.configurables import LoadError, resolve
   from aevo_jax.config.nearest import suggestion
   from aevo_jax.config.parameter import SearchSpaceError
   from aevo_jax.evaluation.sets import own_tasks
   from aevo_jax.meta_agent.agents.tpe import MissingOptunaError
+  from aevo_jax.meta_agent.registry import OFFLINE
   from aevo_jax.simulation import study
   from aevo_jax.simulation.scenario import Scenario
   from aevo_jax.tasks.mixture import FAMILIES
@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.tasks.verify import UnknownVerifierError
 
   for agent in _AGENTS.value:
-    if agent not in (*AGENTS, study.NO_AGENT):
-      sys.exit(f'simulate: no agent {agent!r}' + suggestion(agent, [*AGENTS, study.NO_AGENT]))
+    if agent not in (*OFFLINE, study.NO_AGENT):
+      sys.exit(f'simulate: no agent {agent!r}' + suggestion(agent, [*OFFLINE, study.NO_AGENT]))
   COMMAND.load_gin(layout.root_file('constitution.gin'))
   try:
     constitution = constitution_lib.from_gin()

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from aevo_jax import command, layout
-from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution
 from aevo_jax.config.inference import CARRIERS
 from aevo_jax.ledger.append import read
+from aevo_jax.meta_agent.registry import OFFLINE
 from aevo_jax.report.costs import wall_clock
 
 COMMAND = command.Command('status', __doc__, no_gin='docs/status.md is made from logs alone')
@@ -48,7 +48,7 @@ NAMED = {
   'executors': ('local processes',),
   'engines': (*ENGINES.values(), *ROLLOUTS.values()),
   'weight carriers': tuple(f'carrier {name}' for name in CARRIERS),
-  'meta agents': tuple(AGENTS),
+  'meta agents': OFFLINE,
   'arbiters': ('local', 'manual'),
   'puzzle sizes': ('micro', 'standard'),
   'sandbox': ('locked', 'open'),

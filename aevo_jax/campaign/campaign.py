@@ -11,7 +11,6 @@ controller continues by folding the ledger and walking through the same steps ag
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import platform
 from collections.abc import Iterable
@@ -25,6 +24,8 @@ from aevo_jax.campaign.decisions import FINAL, Retraining
 from aevo_jax.campaign.executors.precompiler import Request, compiled_marker
 from aevo_jax.campaign.journal import Journal, Observer
 from aevo_jax.campaign.llm_session import LlmSession
+from aevo_jax.campaign.next_policy import with_choices
+from aevo_jax.campaign.round_evidence import round_evidence
 from aevo_jax.campaign.scheduler import Scheduler
 from aevo_jax.campaign.scoring import Scoring
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
@@ -35,6 +36,7 @@ from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.statements import render
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.llm.chat_client import ChatClient
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.meta_agent.policy import Policy
@@ -78,7 +80,7 @@ class Campaign:
     self._locked = settings.locked()
     self._manual = settings.arbiter == 'manual'
     # Evidence by round, read once: hundreds of rounds would read it hundreds of times each.
-    self._history: list[dict] = []
+    self._history: list[Evidence] = []
     if self.state.started is not None:
       self._check_frozen()
     self._llm = None
@@ -224,7 +226,7 @@ class Campaign:
     judged = round_ > 0 and self._constitution.objective.target == 'external'
     if judged and round_ not in self.state.thresholds:
       self._fix_thresholds(round_)
-    chosen = decisions.with_choices(
+    chosen = with_choices(
       policy,
       self._constitution,
       recipe=self._inputs.recipe,
@@ -303,8 +305,7 @@ class Campaign:
     return self._run / 'evidence' / f'round_{round_:03d}.json'
 
   def _write_evidence(self, round_: int, policy: Policy) -> None:
-    evidence = decisions.round_evidence(self.state, round_, policy, self._constitution)
-    text = decisions.evidence_text(evidence)
+    text = round_evidence(self.state, round_, policy, self._constitution).to_text()
     path = self._evidence_path(round_)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -314,7 +315,7 @@ class Campaign:
   def _decide(self, round_: int, policy: Policy) -> None:
     """Has the agent decide the next policy from the evidence of all rounds, and what it promotes."""
     for k in range(len(self._history), round_ + 1):
-      self._history.append(json.loads(self._evidence_path(k).read_text()))
+      self._history.append(Evidence.from_json(self._evidence_path(k).read_text()))
     if round_ + 1 not in self.state.policies:
       following = self._collaborators.next_policy(
         self._history,

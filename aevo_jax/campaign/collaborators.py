@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from aevo_jax.campaign import decisions
+from aevo_jax.campaign import next_policy
 from aevo_jax.campaign.clock import Clock
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.precompiler import Precompiler
@@ -29,7 +29,7 @@ class Collaborators:
     precompiler: compiles training steps ahead.
     parser: reads an agent's text, which is untrusted.
     clock: for deadlines and waiting.
-    next_policy: decides a round's policy, see `decisions.next_policy`.
+    next_policy: decides a round's policy, see `next_policy.next_policy`.
     write_submission: writes what is handed in elsewhere, see `submission.write`.
   """
 
@@ -39,7 +39,7 @@ class Collaborators:
   precompiler: Precompiler
   parser: Parser = parse_untrusted
   clock: Clock = Clock()
-  next_policy: Callable[..., Policy] = decisions.next_policy
+  next_policy: Callable[..., Policy] = next_policy.next_policy
   write_submission: WriteSubmission = submission.write
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from aevo_jax.campaign.decisions import AGENTS, LLM
 from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
 from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.validation import ARBITERS
@@ -16,6 +15,7 @@ from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.constraints import OneOf
 from aevo_jax.meta_agent.llm.settings import LlmSettings  # noqa: F401  registers `llm`
+from aevo_jax.meta_agent.registry import AGENTS
 
 
 @configurable('campaign')
@@ -24,7 +24,7 @@ class CampaignSettings:
   """How a campaign is run here; none of it changes what counts as improvement.
 
   Attributes:
-    seed: of trials, settings and the holdout. agent: a key of decisions.AGENTS, or 'llm'.
+    seed: of trials, settings and the holdout. agent: a key of meta_agent.registry.AGENTS.
     arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and
       the campaign waits for their scores.
     workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an
@@ -36,7 +36,7 @@ class CampaignSettings:
   """
 
   seed: int = 0
-  agent: Annotated[str, OneOf(sorted((*AGENTS, LLM)))] = 'statistical'
+  agent: Annotated[str, OneOf(sorted(AGENTS))] = 'statistical'
   workers_choose: Annotated[str, OneOf(('policy', 'llm'))] = 'policy'
   llm: dict = dataclasses.field(default_factory=dict)
   arbiter: Annotated[str, OneOf(ARBITERS)] = 'local'
@@ -52,7 +52,7 @@ class CampaignSettings:
   @property
   def asks_llm(self) -> bool:
     """Whether a language model has a part in this campaign."""
-    return 'llm' in (self.agent, self.workers_choose)
+    return AGENTS[self.agent].asks_llm or self.workers_choose == 'llm'
 
   def locked(self) -> bool:
     """Whether workers will be confined.

@@ -5,20 +5,13 @@ from typing import Any
 
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.meta_agent.registry import AGENTS
 
 ARBITERS = ('local', 'manual')
 
 
 class CampaignKindError(ValueError):
   """A campaign whose parts do not go together; the message names the binding and the fix."""
-
-
-WHOLE_RECIPES = (
-  'random',
-  'tpe',
-  'best_of_n',
-  'keep_or_discard',
-)  # agents that take a trial's changes for all that it ran
 
 
 def check(
@@ -39,10 +32,11 @@ def check(
     CampaignKindError: naming what does not go together.
   """
   budget = constitution.budget
-  if agent == 'keep_or_discard':
+  facts = AGENTS[agent]
+  if facts.one_trial_a_round:
     if budget.workers != 1:
       raise CampaignKindError(
-        "campaign.agent = 'keep_or_discard' runs one trial a round, and budget.workers "
+        f'campaign.agent = {agent!r} runs one trial a round, and budget.workers '
         f'is {budget.workers}; set budget.workers = 1 and more budget.rounds'
       )
   elif budget.workers < 2:
@@ -50,12 +44,12 @@ def check(
       f'budget.workers = 1 leaves campaign.agent = {agent!r} no explorer beside the '
       "anchor; set 2 or more, or campaign.agent = 'keep_or_discard'"
     )
-  if agent in ('frozen', 'best_of_n') and budget.wall_clock_s:
+  if facts.promotes_last and budget.wall_clock_s:
     raise CampaignKindError(
       f'campaign.agent = {agent!r} promotes after its last round, which '
       'budget.wall_clock_s may cut off; set it to 0'
     )
-  if workers_choose == 'llm' and agent in WHOLE_RECIPES:
+  if workers_choose == 'llm' and facts.changes_are_whole:
     raise CampaignKindError(
       f"campaign.workers_choose = 'llm' changes what campaign.agent = {agent!r} will "
       "think that it assigned; take the statistical agent or 'llm', or let the "
@@ -66,10 +60,8 @@ def check(
       "campaign.arbiter = 'manual' asks somebody for scores that objective.target = "
       "'proxies' has no use for; set the one or the other"
     )
-  if agent == 'tpe' and importlib.util.find_spec('optuna') is None:
-    raise CampaignKindError(
-      "campaign.agent = 'tpe' needs optuna; install it with: pip install 'aevo-jax[search]'"
-    )
+  if facts.extra is not None and importlib.util.find_spec(facts.extra.module) is None:
+    raise CampaignKindError(facts.extra.missing(agent))
   _check_reversal(constitution)
   if constitution.submission.max_rank:
     _check_adapters(constitution, None if recipe is None else default_values(recipe))

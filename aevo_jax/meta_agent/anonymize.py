@@ -1,185 +1,300 @@
-"""An agent is shown roles instead of names, so that what a family or an axis is called cannot steer
-it.
+"""Roles in place of names: what a family or an axis is called cannot steer an agent.
 
-Families become family_0, family_1 ... in the order of what the evidence says of them, axes become
-axis_00, axis_01 ... in the order of their selectors (in which a family's name is its role).
-Renaming families, renaming axes or listing axes in another order then gives the same decision under
-the new names, to the last bit: random draws, sums and ties all follow the roles. Two families are
-told apart by their scores alone; only where all of those are equal does the name decide.
+Families become family_0, family_1 ... in the order of their scores, axes become axis_00, axis_01 ...
+in the order of their selectors (in which a family's name is its role). Renaming families, renaming
+axes or listing axes in another order then gives the same decision under the new names, to the last
+bit: random samples, sums and ties all follow the roles. Two families are told apart by their scores
+alone; only where all of those are equal does the name decide.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from aevo_jax.config.constitution import Constitution, SearchSpaceText
+from aevo_jax.meta_agent.agent import Agent
+from aevo_jax.meta_agent.evidence import Evidence, TrialEvidence
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 
-Decide = Callable[[Sequence[dict], Policy, Constitution, dict[str, Any], int], Policy]
+# What the evaluation sets are made of is no business of an agent.
+_SETS = ('dev_set', 'external_set', 'final_set')
 
 
 def decide(
-  agent: Decide,
-  history: Sequence[dict],
+  agent: Agent,
+  history: Sequence[Evidence],
   policy: Policy,
   constitution: Constitution,
-  defaults: dict[str, Any],
+  defaults: Mapping[str, Any],
   seed: int,
 ) -> Policy:
-  """What `agent` decides when it is shown roles, in the names of the evidence."""
+  """Shows an agent roles, and renders its decision in the names of the evidence.
+
+  Args:
+    agent: that decides.
+    history: evidence of all rounds so far.
+    policy: that of the last round.
+    constitution: search space, thresholds and number of workers.
+    defaults: selector -> value of the substrate's default recipe.
+    seed: of the settings that are sampled.
+
+  Returns:
+    The policy of the next round.
+  """
   names = Names.of(history, constitution)
-  there = names.inverse
-  decided = agent(
+  decided = agent.decide(
     [names.evidence(e) for e in history],
     names.policy(policy),
     names.constitution(constitution),
-    {names.selector(k): v for k, v in defaults.items()},
+    names.overlay(defaults),
     seed,
   )
-  return dataclasses.replace(there.policy(decided), parent=policy.digest())
+  return dataclasses.replace(names.inverse.policy(decided), parent=policy.digest())
+
+
+class _Score(NamedTuple):
+  """One score of a family, as families are ordered by."""
+
+  round: int
+  worker: int
+  accuracy: float
+  total: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-  """A renaming: family -> family, axis -> axis. What is in neither keeps its name."""
+  """A renaming; what is in neither mapping keeps its name.
+
+  Attributes:
+    families: family -> family.
+    axes: axis -> axis.
+  """
 
   families: Mapping[str, str]
   axes: Mapping[str, str]
 
   @classmethod
-  def of(cls, history: Sequence[dict], constitution: Constitution) -> 'Names':
-    """From names to roles."""
-    scores: dict[str, list] = {}
+  def of(cls, history: Sequence[Evidence], constitution: Constitution) -> 'Names':
+    """Makes the renaming from names to roles.
+
+    Args:
+      history: evidence of all rounds, by which families are ordered.
+      constitution: holds the axes.
+
+    Returns:
+      The renaming.
+    """
+    scores: dict[str, list[_Score]] = {}
     for evidence in history:
-      for trial in evidence['trials']:
-        for part in (trial['dev'] and trial['dev']['by_family'], trial['external_by_family']):
-          for family, score in (part or {}).items():
-            scores.setdefault(family, []).append(
-              (evidence['round'], trial['worker'], score['accuracy'], score['total'])
-            )
-    families = {
-      family: f'family_{i}' for i, family in enumerate(sorted(scores, key=lambda f: (scores[f], f)))
-    }
+      for trial in evidence.trials:
+        on_dev = trial.dev.by_family if trial.dev is not None else {}
+        for part in (on_dev, trial.external_by_family or {}):
+          for family, score in part.items():
+            known = _Score(evidence.round, trial.worker, score.accuracy, score.total)
+            scores.setdefault(family, []).append(known)
+    ordered = sorted(scores, key=lambda family: (scores[family], family))
+    families = {family: f'family_{i}' for i, family in enumerate(ordered)}
     first = cls(families, {})
-    selectors = {
-      axis: sorted(map(first.selector, parameters))
-      for axis, parameters in constitution.search_space.axes.items()
-    }
-    return cls(
-      families,
-      {axis: f'axis_{i:02d}' for i, axis in enumerate(sorted(selectors, key=selectors.get))},
-    )
+    selectors = {}
+    for axis, parameters in constitution.search_space.axes.items():
+      selectors[axis] = sorted(first.selector(name) for name in parameters)
+    axes = sorted(selectors, key=selectors.__getitem__)
+    return cls(families, {axis: f'axis_{i:02d}' for i, axis in enumerate(axes)})
 
   @property
   def inverse(self) -> 'Names':
-    return Names({v: k for k, v in self.families.items()}, {v: k for k, v in self.axes.items()})
+    """The renaming back."""
+    families = {role: name for name, role in self.families.items()}
+    return Names(families, {role: name for name, role in self.axes.items()})
 
   def family(self, name: str) -> str:
+    """Renames one family.
+
+    Args:
+      name: of a family, or anything else, which stays.
+
+    Returns:
+      The other name.
+    """
     return self.families.get(name, name)
 
   def axis(self, name: str) -> str:
-    """Of one axis, or of several that a trial changes together ('a + b')."""
-    return (
-      ' + '.join(self.axes.get(part, part) for part in name.split(' + '))
-      if name != ANCHOR
-      else name
-    )
+    """Renames an axis.
+
+    Args:
+      name: of one axis, of several that a trial changes together ('a + b'), or 'anchor'.
+
+    Returns:
+      The other name.
+    """
+    if name == ANCHOR:
+      return name
+    return ' + '.join(self.axes.get(part, part) for part in name.split(' + '))
 
   def selector(self, name: str) -> str:
+    """Renames the family in a parameter's name.
+
+    Args:
+      name: 'section.field', where the field may be a family.
+
+    Returns:
+      The other name.
+    """
     section, dot, field = name.rpartition('.')
     return f'{section}{dot}{self.family(field)}'
 
   def overlay(self, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {self.selector(k): v for k, v in values.items()}
+    """Renames the selectors of an overlay.
+
+    Args:
+      values: selector -> value.
+
+    Returns:
+      The same values in the same order.
+    """
+    return {self.selector(name): value for name, value in values.items()}
 
   def text(self, sentence: str) -> str:
-    """A sentence with every name in it replaced, whole words only."""
+    """Renames every family and axis in a sentence, whole words only.
+
+    Args:
+      sentence: any text.
+
+    Returns:
+      The other sentence.
+    """
     known = {**self.families, **self.axes}
-    pattern = '|'.join(sorted(map(re.escape, known), key=len, reverse=True))
-    return (
-      re.sub(rf'(?<!\w)(?:{pattern})(?!\w)', lambda match: known[match[0]], sentence)
-      if known
-      else sentence
-    )
+    if not known:
+      return sentence
+    longest_first = sorted((re.escape(name) for name in known), key=len, reverse=True)
+    pattern = rf'(?<!\w)(?:{"|".join(longest_first)})(?!\w)'
+    return re.sub(pattern, lambda match: known[match[0]], sentence)
 
   def constitution(self, constitution: Constitution) -> Constitution:
-    """With the search space renamed, its axes and parameters sorted; without what the evaluation
-    sets are made of, which is no business of an agent.
+    """Renames the search space, sorts it, and removes what the evaluation sets are made of.
+
+    Args:
+      constitution: under the names.
+
+    Returns:
+      One with sizes only of its sets.
     """
+    axes = {}
+    for name, parameters in constitution.search_space.axes.items():
+      specs = {self.selector(s): self._spec(literal) for s, literal in parameters.items()}
+      axes[self.axis(name)] = dict(sorted(specs.items()))
+    sizes: dict[str, Any] = {}
+    for name in _SETS:
+      items = getattr(constitution, name)
+      if items:
+        sizes[name] = type(items)(items=items.items)
+    space = SearchSpaceText(dict(sorted(axes.items())))
+    return dataclasses.replace(constitution, search_space=space, **sizes)
 
-    def spec(literal: Mapping[str, Any]) -> dict[str, Any]:
-      return (
-        {**literal, 'when': self.overlay(literal['when'])} if 'when' in literal else dict(literal)
-      )
+  def _spec(self, literal: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames the conditions of one parameter."""
+    renamed = dict(literal)
+    if 'when' in renamed:
+      renamed['when'] = self.overlay(renamed['when'])
+    return renamed
 
-    axes = {
-      self.axis(name): dict(
-        sorted((self.selector(s), spec(literal)) for s, literal in parameters.items())
-      )
-      for name, parameters in constitution.search_space.axes.items()
-    }
-    sizes_only = {
-      name: type(s)(items=s.items)
-      for name in ('dev_set', 'external_set', 'final_set')
-      if (s := getattr(constitution, name))
-    }
+  def by_family[T](self, scores: Mapping[str, T]) -> dict[str, T]:
+    """Renames the families that something is told by.
+
+    Args:
+      scores: family -> anything.
+
+    Returns:
+      The same, sorted by the new names.
+    """
+    renamed = {self.family(name): score for name, score in scores.items()}
+    return dict(sorted(renamed.items()))
+
+  def evidence(self, evidence: Evidence) -> Evidence:
+    """Renames a round's evidence.
+
+    Args:
+      evidence: under the names.
+
+    Returns:
+      It without what proxies say of each other by name, which stands in their consensus already.
+    """
+    verdicts = {}
+    for stream, verdict in self.by_family(evidence.verdicts).items():
+      verdicts[stream] = dataclasses.replace(verdict, stream=stream)
+    noise = evidence.noise
+    reliability = {}
+    for proxy, streams in evidence.reliability.items():
+      reliability[proxy] = self.by_family(streams)
     return dataclasses.replace(
-      constitution, search_space=SearchSpaceText(dict(sorted(axes.items()))), **sizes_only
+      evidence,
+      standing=self.overlay(evidence.standing),
+      trials=tuple(self._trial(trial) for trial in evidence.trials),
+      noise=dataclasses.replace(noise, by_family=self.by_family(noise.by_family)),
+      failures={self.text(cause): count for cause, count in evidence.failures.items()},
+      reliability=reliability,
+      verdicts=verdicts,
+      proxies=None,
     )
 
-  def evidence(self, evidence: Mapping[str, Any]) -> dict[str, Any]:
-    by_family = lambda scores: (
-      None
-      if scores is None
-      else {k: v for k, v in sorted((self.family(k), v) for k, v in scores.items())}
+  def _trial(self, trial: TrialEvidence) -> TrialEvidence:
+    """Renames one trial's row."""
+    dev = trial.dev
+    if dev is not None:
+      dev = dataclasses.replace(dev, by_family=self.by_family(dev.by_family))
+    external = trial.external_by_family
+    if external is not None:
+      external = self.by_family(external)
+    return dataclasses.replace(
+      trial,
+      axis=self.axis(trial.axis),
+      cause=self.text(trial.cause),
+      changes=self.overlay(trial.changes),
+      dev=dev,
+      external_by_family=external,
+      proxies=None,
+      same_as_dev=None,
     )
-    trials = [
-      {
-        **{name: value for name, value in t.items() if name not in ('proxies', 'same_as_dev')},
-        'axis': self.axis(t['axis']),
-        'cause': self.text(t['cause']),
-        'changes': self.overlay(t['changes']),
-        'dev': t['dev'] and {**t['dev'], 'by_family': by_family(t['dev']['by_family'])},
-        'external_by_family': by_family(t['external_by_family']),
-      }
-      for t in evidence['trials']
-    ]
-    # What proxies say of each other by name stands in their consensus already.
-    kept = {name: value for name, value in evidence.items() if name != 'proxies'}
-    return {
-      **kept,
-      'standing': self.overlay(evidence['standing']),
-      'trials': trials,
-      'verdicts': {s: {**v, 'stream': s} for s, v in by_family(evidence['verdicts']).items()},
-      'failures': {self.text(c): n for c, n in evidence['failures'].items()},
-      'noise': {**evidence['noise'], 'by_family': by_family(evidence['noise']['by_family'])},
-      'reliability': {proxy: by_family(found) for proxy, found in evidence['reliability'].items()},
-    }
 
   def policy(self, policy: Policy) -> Policy:
-    """A policy whose round, parent and numbers stay."""
+    """Renames a policy.
+
+    Args:
+      policy: under the names.
+
+    Returns:
+      One with the same round, parent and numbers.
+    """
+    dead_ends = []
+    for dead in policy.dead_ends:
+      changes = self.overlay(dead.changes)
+      dead_ends.append(dataclasses.replace(dead, axis=self.axis(dead.axis), changes=changes))
+    assignments = []
+    for assignment in policy.assignments:
+      assignments.append(
+        dataclasses.replace(
+          assignment,
+          axis=self.axis(assignment.axis),
+          changes=self.overlay(assignment.changes),
+          overlay=self.overlay(assignment.overlay),
+          reason=self.text(assignment.reason),
+        )
+      )
+    promoted = {self.axis(axis): self.overlay(c) for axis, c in policy.promoted.items()}
     return dataclasses.replace(
       policy,
       standing=self.overlay(policy.standing),
-      promoted={self.axis(a): self.overlay(c) for a, c in policy.promoted.items()},
-      demoted=tuple(sorted(map(self.axis, policy.demoted))),
-      dead_ends=tuple(
-        dataclasses.replace(d, axis=self.axis(d.axis), changes=self.overlay(d.changes))
-        for d in policy.dead_ends
-      ),
-      assignments=tuple(
-        dataclasses.replace(
-          a,
-          axis=self.axis(a.axis),
-          changes=self.overlay(a.changes),
-          overlay=self.overlay(a.overlay),
-          reason=self.text(a.reason),
-        )
-        for a in policy.assignments
-      ),
-      reasons=tuple(map(self.text, policy.reasons)),
-      trust={p: {self.family(f): v for f, v in t.items()} for p, t in policy.trust.items()},
-      objectives={self.family(f): v for f, v in policy.objectives.items()},
-      objectives_before={self.family(f): v for f, v in policy.objectives_before.items()},
+      promoted=promoted,
+      demoted=tuple(sorted(self.axis(name) for name in policy.demoted)),
+      dead_ends=tuple(dead_ends),
+      assignments=tuple(assignments),
+      reasons=tuple(self.text(reason) for reason in policy.reasons),
+      trust={proxy: self._worths(parts) for proxy, parts in policy.trust.items()},
+      objectives=self._worths(policy.objectives),
+      objectives_before=self._worths(policy.objectives_before),
     )
+
+  def _worths(self, values: Mapping[str, float]) -> dict[str, float]:
+    """Renames families and keeps their order."""
+    return {self.family(name): value for name, value in values.items()}

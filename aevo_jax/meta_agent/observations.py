@@ -1,134 +1,198 @@
-"""Looks at changes: what each gained over its anchors in all rounds, which of them is promoted, and
-when a promotion is taken back.
-"""
+"""Looks at changes: what each gained over its anchors in all rounds, and what follows from that."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from aevo_jax.config.constitution import Constitution, Promotion
 from aevo_jax.config.search_space import SearchSpace
-from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import promotion_rule
-from aevo_jax.meta_agent.policy import ANCHOR
+from aevo_jax.meta_agent.evidence import Evidence, TrialEvidence
+from aevo_jax.stats.mean_gain import gain_p
 
 
 @dataclasses.dataclass
 class Observation:
-  """All looks at one change, of one axis or several: gains over the anchor of the same round."""
+  """All looks at one change.
+
+  Attributes:
+    axis: one, or several that are changed together.
+    changes: selector -> value.
+    dev: gains on dev over the anchors of the same standing recipe.
+    external: gains on the released external score.
+    anchors: that each external gain is taken over, at least; 0 before there is one.
+  """
 
   axis: str
   changes: dict[str, Any]
   dev: list[float] = dataclasses.field(default_factory=list)
   external: list[float] = dataclasses.field(default_factory=list)
-  anchors: int = 0  # that each external gain is taken over, at least
+  anchors: int = 0
+
+
+class Setting(NamedTuple):
+  """Values of the parameters of one axis."""
+
+  axis: str
+  changes: dict[str, Any]
+
+
+class Rollback(NamedTuple):
+  """The standing recipe before its last change, and the negative difference of the anchors since."""
+
+  standing: dict[str, Any]
+  loss: float
 
 
 def observe(
-  history: Sequence[dict], objectives: Mapping[str, float] = MappingProxyType({})
+  history: Sequence[Evidence], objectives: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, Observation]:
-  """Gains of every change over the anchors of the standing recipe it was tried on, pooled over
-  rounds; on dev as far as `objectives` value it.
+  """Collects the gains of every change over the anchors of the recipe it was tried on.
+
+  Args:
+    history: evidence of all rounds.
+    objectives: family -> what a right answer on dev is worth.
+
+  Returns:
+    Name of the change -> its looks, pooled over rounds.
   """
   observations: dict[str, Observation] = {}
   for evidence in history:
-    anchors = anchor_trials(history, evidence['standing'])
-    dev, released = (
-      [evidence_lib.valued(t['dev'], objectives) for t in anchors],
-      [t['external'] for t in anchors if t['external'] is not None],
-    )
-    for trial in evidence['trials']:
-      if trial['axis'] == ANCHOR or trial['dev'] is None or not dev:
-        continue
-      key = _key(trial['axis'], trial['changes'])
-      observation = observations.setdefault(key, Observation(trial['axis'], trial['changes']))
-      observation.dev.append(evidence_lib.valued(trial['dev'], objectives) - float(np.mean(dev)))
-      if trial['external'] is not None and released:
-        observation.external.append(trial['external'] - float(np.mean(released)))
+    anchors = anchor_trials(history, evidence.standing)
+    if not anchors:
+      continue
+    dev = float(np.mean([t.dev.valued(objectives) for t in anchors]))
+    released = released_scores(anchors)
+    for trial in evidence.explorers:
+      fresh = Observation(trial.axis, trial.changes)
+      observation = observations.setdefault(_key(trial.axis, trial.changes), fresh)
+      observation.dev.append(trial.dev.valued(objectives) - dev)
+      if trial.external is not None and released:
+        observation.external.append(trial.external - float(np.mean(released)))
         observation.anchors = min(observation.anchors or len(released), len(released))
   return observations
 
 
-def _key(axis: str, changes: dict[str, Any]) -> str:
+def _key(axis: str, changes: Mapping[str, Any]) -> str:
   """A name for a change, whatever the order of its bindings."""
   return f'{axis}|{sorted(changes.items())!r}'
 
 
-def anchor_trials(history: Sequence[dict], standing: dict[str, Any]) -> list[dict]:
-  """Every scored anchor that ran this standing recipe, in any round: each trial has a seed of its
-  own, and a round adds nothing to it.
+def anchor_trials(history: Sequence[Evidence], standing: dict[str, Any]) -> list[TrialEvidence]:
+  """Collects every scored anchor that ran a standing recipe, in any round.
+
+  Each trial has a seed of its own, and a round adds nothing to it.
+
+  Args:
+    history: evidence of all rounds.
+    standing: overlay of the recipe.
+
+  Returns:
+    The anchors in order.
   """
-  return [
-    t
-    for evidence in history
-    if evidence['standing'] == standing
-    for t in evidence['trials']
-    if t['axis'] == ANCHOR and t['dev'] is not None
-  ]
+  found = []
+  for evidence in history:
+    if evidence.standing == standing:
+      found += evidence.anchors
+  return found
+
+
+def released_scores(trials: Iterable[TrialEvidence]) -> list[float]:
+  """Lists the released external scores.
+
+  Args:
+    trials: with and without one.
+
+  Returns:
+    Those that there are.
+  """
+  return [t.external for t in trials if t.external is not None]
 
 
 def significant(
-  observations: dict[str, Observation], history: Sequence[dict], constitution: Constitution
-) -> list[Observation]:
-  """The best change that passes the promotion rule, looked at in the latest round; or none."""
-  latest = history[-1]
-  fresh = {_key(t['axis'], t['changes']) for t in latest['trials']}
+  observations: Mapping[str, Observation], latest: Evidence, constitution: Constitution
+) -> Observation | None:
+  """Finds the best change that passes the promotion rule.
+
+  Args:
+    observations: all looks at all changes.
+    latest: evidence of the latest round: only a change that it looked at can pass.
+    constitution: holds the rule.
+
+  Returns:
+    The change with the greatest mean gain; None if none passes.
+  """
+  fresh = {_key(t.axis, t.changes) for t in latest.trials}
   passed = []
   for key, observation in observations.items():
     if key not in fresh or not observation.external:
       continue
-    if promotion_rule.passes(
-      observation.external, observation.anchors, latest['noise'], constitution
-    ):
+    if promotion_rule.passes(observation.external, observation.anchors, latest.noise, constitution):
       passed.append(observation)
-  return sorted(passed, key=lambda o: (-float(np.mean(o.external)), o.axis))[:1]
+  return min(passed, key=lambda o: (-float(np.mean(o.external)), o.axis), default=None)
 
 
-def rollback(history: Sequence[dict], rule: Promotion) -> tuple[dict, float] | None:
-  """The standing recipe before the last change of it, and the (negative) difference, if all anchors
-  since show a loss beyond the noise floor.
+def rollback(history: Sequence[Evidence], rule: Promotion) -> Rollback | None:
+  """Finds out whether the last promotion lowered the external score beyond the noise floor.
+
+  Args:
+    history: evidence of all rounds.
+    rule: least gain and confidence.
+
+  Returns:
+    What to go back to; None where all anchors since show no such loss.
   """
-  current, noise = history[-1]['standing'], history[-1]['noise']
-  earlier = [evidence['standing'] for evidence in history if evidence['standing'] != current]
+  current = history[-1].standing
+  noise = history[-1].noise
+  earlier = [evidence.standing for evidence in history if evidence.standing != current]
   if not earlier:
     return None
-  before, after = (
-    [t['external'] for t in anchor_trials(history, s) if t['external'] is not None]
-    for s in (earlier[-1], current)
-  )
+  before = released_scores(anchor_trials(history, earlier[-1]))
+  after = released_scores(anchor_trials(history, current))
   if not before or not after:
     return None
-  lost = float(np.mean(after) - np.mean(before))
-  error = noise['seed_sd'] * math.sqrt(1 / len(before) + 1 / len(after))
-  if (
-    round(lost, 9) > -rule.min_gain
-    or special.stdtr(max(noise['degrees_of_freedom'], 1), lost / error) > 1 - rule.confidence
-  ):
+  loss = float(np.mean(after) - np.mean(before))
+  if round(loss, 9) > -rule.min_gain:
     return None
-  return dict(earlier[-1]), lost
+  p = gain_p(-loss, noise.seed_sd, noise.degrees_of_freedom, len(before), len(after))
+  if p > 1 - rule.confidence:
+    return None
+  return Rollback(dict(earlier[-1]), loss)
 
 
-def by_axis(changes: dict[str, Any], space: SearchSpace) -> dict[str, dict[str, Any]]:
-  """Axis -> its part of the changes."""
-  parts = {
-    axis.name: {p.selector: changes[p.selector] for p in axis.parameters if p.selector in changes}
-    for axis in space.axes
-  }
-  return {name: part for name, part in parts.items() if part}
+def by_axis(changes: Mapping[str, Any], space: SearchSpace) -> dict[str, dict[str, Any]]:
+  """Divides changes among the axes of the search space.
+
+  Args:
+    changes: selector -> value.
+    space: of all axes.
+
+  Returns:
+    Axis -> its part, of the axes that have one.
+  """
+  parts = {}
+  for axis in space.axes:
+    bound = [p.selector for p in axis.parameters if p.selector in changes]
+    if bound:
+      parts[axis.name] = {selector: changes[selector] for selector in bound}
+  return parts
 
 
-def settings(
-  observations: Iterable[Observation], space: SearchSpace
-) -> list[tuple[str, dict[str, Any]]]:
-  """Every (axis, changes) that some trial ran, each once."""
-  found = {
-    _key(name, part): (name, part)
-    for o in observations
-    for name, part in by_axis(o.changes, space).items()
-  }
+def settings(observations: Iterable[Observation], space: SearchSpace) -> list[Setting]:
+  """Lists every setting of an axis that some trial ran, each once.
+
+  Args:
+    observations: of changes of one axis or several.
+    space: of all axes.
+
+  Returns:
+    The settings in the order of their first trial.
+  """
+  found = {}
+  for observation in observations:
+    for name, part in by_axis(observation.changes, space).items():
+      found[_key(name, part)] = Setting(name, part)
   return list(found.values())

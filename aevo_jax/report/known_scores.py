@@ -4,7 +4,6 @@ Before the reveal those are dev scores and the external scores that the arbiter 
 decimals), afterwards all.
 """
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -13,6 +12,8 @@ from scipy import stats
 
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.meta_agent.drift.proxies import WEAKER
+from aevo_jax.meta_agent.evidence import Evidence, EvidenceError, Noise
 from aevo_jax.report import gains
 from aevo_jax.report.gains import ScoreFileError
 from aevo_jax.report.rows import Judgement, Measured, ProxyVerdict
@@ -47,7 +48,7 @@ class KnownScores:
     self._state = state
     self._constitution = constitution
     self._manual = manual
-    self._evidence: dict[int, dict[str, Any]] = {}
+    self._evidence: dict[int, Evidence] = {}
 
   @property
   def proxies_only(self) -> bool:
@@ -96,7 +97,7 @@ class KnownScores:
     accuracy_and_items = (trial.released_families or {}).get(stream, [None])
     return accuracy_and_items[0]
 
-  def noise(self, round_: int) -> dict[str, float] | None:
+  def noise(self, round_: int) -> Noise | None:
     """Reads the noise floor.
 
     Args:
@@ -107,7 +108,7 @@ class KnownScores:
     """
     if round_ not in self._state.evidence:
       return None
-    return self._read_evidence(round_)['noise']
+    return self._read_evidence(round_).noise
 
   def judgements(self) -> list[Judgement]:
     """Reads how the proxies were judged.
@@ -125,18 +126,18 @@ class KnownScores:
     return judgements
 
   def _judgement(self, round_: int) -> Judgement | None:
-    proxies = self._read_evidence(round_)['proxies']
+    judged = self._read_evidence(round_).proxies.judgement
     verdicts = []
-    for stream, parts in proxies['verdicts'].items():
+    for stream, parts in judged.verdicts.items():
       for proxy, verdict in parts.items():
-        trust = proxies['trust'][proxy][stream]
-        verdicts.append(ProxyVerdict(stream, proxy, verdict['verdict'], trust, verdict['why']))
+        trust = judged.trust[proxy][stream]
+        verdicts.append(ProxyVerdict(stream, proxy, verdict.verdict, trust, verdict.why))
     if not verdicts:
       return None
     coupled = sum(v.verdict == 'coupled' for v in verdicts)
     return Judgement(
       round=round_,
-      evidence=proxies['evidence'],
+      evidence=WEAKER,
       departures=tuple(v for v in verdicts if v.verdict not in _EXPECTED),
       nothing=f'nobody departs: of {len(verdicts)} comparisons {coupled} are coupled, the '
       'others undetermined',
@@ -146,27 +147,25 @@ class KnownScores:
     """The consensus of the proxies, with the interval that the luck of the items gives."""
     if trial.round not in self._state.evidence:
       return None
-    rows = {row['trial']: row for row in self._read_evidence(trial.round)['trials']}
+    rows = {row.trial: row for row in self._read_evidence(trial.round).trials}
     row = rows.get(trial.trial)
-    if row is None or row['external'] is None:
+    if row is None or row.external is None:
       return None
-    value = row['external']
-    variances = [parts['overall'][1] for parts in row['proxies'].values() if 'overall' in parts]
+    value = row.external
+    variances = [parts['overall'][1] for parts in row.proxies.values() if 'overall' in parts]
     half = float(stats.norm.ppf(0.975)) * math.sqrt(sum(variances)) / len(variances)
     return Measured(value, value - half, value + half)
 
-  def _read_evidence(self, round_: int) -> dict[str, Any]:
-    """The parts of a round's evidence that a report shows."""
+  def _read_evidence(self, round_: int) -> Evidence:
+    """A round's evidence; without an external target it has what the proxies say."""
     if round_ in self._evidence:
       return self._evidence[round_]
-    parts = ['noise', 'trials']
-    if self.proxies_only:
-      parts.append('proxies')
     path = self._run / 'evidence' / f'round_{round_:03d}.json'
     try:
-      stored = json.loads(path.read_text())
-      evidence = {part: stored[part] for part in parts}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+      evidence = Evidence.from_json(path.read_text())
+      if self.proxies_only and evidence.proxies is None:
+        raise EvidenceError('it does not say what the proxies say of each other')
+    except (OSError, ValueError) as error:
       raise ScoreFileError(
         f'{path} cannot be read as evidence ({type(error).__name__}: {error}); see `aevo '
         f'audit {self._run}`'

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+from aevo_jax.meta_agent.evidence import Noise
 from aevo_jax.report.gains import Gain
 
 
@@ -62,7 +63,7 @@ class Round:
   standing: tuple[Change, ...]
   decisions: tuple[str, ...]
   promoted: tuple[Change, ...]
-  noise: dict[str, float] | None
+  noise: Noise | None
   finished: bool
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from scipy import stats
 
-from aevo_jax.campaign import decisions
 from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.campaign.next_policy import with_choices
 from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.campaign.state import TrialState, fold
 from aevo_jax.campaign.trial.gate import default_values
@@ -201,13 +201,13 @@ class RunView:
   def _gain(self, trial: TrialState, anchors: Sequence[float]) -> Gain | None:
     """The gain on dev over the mean of the round's anchors, with its 95% interval."""
     noise = self.scores.noise(trial.round)
-    if trial.dev is None or trial.axis == ANCHOR or not anchors or not noise:
+    if trial.dev is None or trial.axis == ANCHOR or not anchors or noise is None:
       return None
     value = trial.dev['overall']['accuracy'] - sum(anchors) / len(anchors)
     # Two-sided, from what one recipe varies between seeds: the anchors' mean is uncertain too.
     half = (
-      float(stats.t.ppf(0.975, max(noise['degrees_of_freedom'], 1)))
-      * noise['seed_sd']
+      float(stats.t.ppf(0.975, max(noise.degrees_of_freedom, 1)))
+      * noise.seed_sd
       * math.sqrt(1 + 1 / len(anchors))
     )
     return Gain(value, value - half, value + half)
@@ -219,7 +219,7 @@ class RunView:
     def recorded(round_: int, purpose: str) -> Recorded:
       return Recorded(settings.llm['attempts'], *self.state.conversation(round_, purpose))
 
-    return decisions.with_choices(
+    return with_choices(
       self.policies[number],
       self.constitution,
       recipe=self.started['recipe'],

@@ -6,16 +6,18 @@ that the controller calls.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from aevo_jax.campaign import decisions
+from aevo_jax.campaign.next_policy import next_policy
+from aevo_jax.campaign.round_evidence import round_evidence
 from aevo_jax.campaign.state import CampaignState, TrialState
 from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.simulation import injected_shift
 from aevo_jax.simulation import surface as surface_lib
@@ -163,7 +165,7 @@ class Simulator:
     added = self._shift_log_odds(codes, self._constitution.budget.rounds)
     return float(self.surface.accuracies(codes, added.external).mean())
 
-  def run_round(self, state: CampaignState, policy: Policy) -> dict:
+  def run_round(self, state: CampaignState, policy: Policy) -> Evidence:
     """Trains and scores every assignment, releases scores, gives verdicts and takes evidence.
 
     Args:
@@ -183,8 +185,8 @@ class Simulator:
     # In round 0 all trials run one recipe, so that there is nothing to rank.
     if policy.round and self._scenario.settings.verdicts:
       state.verdicts[policy.round] = self.detector.judge(scores.dev, scores.external)
-    evidence = decisions.round_evidence(state, policy.round, policy, self._constitution)
-    return json.loads(json.dumps(evidence))
+    evidence = round_evidence(state, policy.round, policy, self._constitution)
+    return Evidence.from_json(evidence.to_text())
 
   def _trial(self, policy: Policy, worker: int, dev: list[float]) -> TrialState:
     """Makes a sealed trial with its dev accuracies, one of each family."""
@@ -258,7 +260,7 @@ def simulate(simulator: Simulator, scenario: Scenario, agent: str, index: int) -
   for _ in range(budget.rounds + 1):
     history.append(simulator.run_round(state, policies[-1]))
     policies.append(
-      decisions.next_policy(
+      next_policy(
         history,
         policies[-1],
         scenario.constitution,

@@ -23,8 +23,8 @@ from stand_ins import (
   trains,
 )
 
-from aevo_jax.campaign import decisions
 from aevo_jax.campaign.campaign import FrozenInputsError
+from aevo_jax.campaign.next_policy import next_policy
 from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read
@@ -235,7 +235,7 @@ def test_a_stop_after_every_single_record_resumes_to_the_same_end(launch):
   refused recipe is among the trials.
   """
   greedy = Assignment('batch', {}, {'train.batch_rows': 5}, 'not a choice')
-  real = decisions.next_policy
+  real = next_policy
 
   def decide(history, policy, constitution, **k):
     following = real(history, policy, constitution, **k)

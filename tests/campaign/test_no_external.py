@@ -9,6 +9,8 @@ import pytest
 from aevo_jax.campaign import proxy_target
 from aevo_jax.campaign.state import fold
 from aevo_jax.ledger.append import read
+from aevo_jax.meta_agent.drift.proxies import Judgement
+from aevo_jax.meta_agent.evidence import Evidence, Noise, Panel, TrialEvidence
 from aevo_jax.report.audit import checks
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.html import render
@@ -136,14 +138,12 @@ def test_agents_read_old_rounds_under_the_latest_trust():
     'rules': {'overall': [0.5, 0.0]},
     'order': {'overall': [0.7, 0.0]},
   }
-  said = {'trust': {'dev': {'overall': 0.0}}, 'shares': {}}
-  rows = [
-    {'trials': [{'external': 0.7, 'proxies': trial}, {'external': None, 'proxies': None}]},
-    {'target': 'proxies', 'proxies': said, 'trials': []},
-  ]
-  again = proxy_target.rescored(rows)
-  assert [row['external'] for row in again[0]['trials']] == [0.6, None] and rows[0]['trials'][0][
-    'external'
-  ] == 0.7
-  plain = [{'trials': [{'external': 0.7}]}]
-  assert proxy_target.rescored(plain) is plain
+  panel = Panel(Judgement(trust={'dev': {'overall': 0.0}}), {})
+  noise = Noise(0.005, 1, 2)
+  scored = TrialEvidence(external=0.7, proxies=trial)
+  first = Evidence(0, {}, (scored, TrialEvidence()), noise)
+  again = proxy_target.rescored([first, Evidence(1, {}, (), noise, proxies=panel)])
+  assert [row.external for row in again[0].trials] == [0.6, None]
+  assert first.trials[0].external == 0.7
+  unchanged = [first]
+  assert proxy_target.rescored(unchanged) is unchanged

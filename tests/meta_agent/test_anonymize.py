@@ -5,12 +5,16 @@ import json
 
 import numpy as np
 import pytest
+from rounds_by_hand import proportion
 
-from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.config.constitution import Budget, Constitution, DevSet, SearchSpaceText
 from aevo_jax.meta_agent import anonymize
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.agent import Agent
 from aevo_jax.meta_agent.anonymize import Names
+from aevo_jax.meta_agent.evidence import Cost, Evidence, Noise, TrialEvidence
+from aevo_jax.meta_agent.registry import AGENTS
+from aevo_jax.meta_agent.scores import DevScore, Proportion, ReleasedScore
 
 FAMILIES = ('apples', 'pears', 'plums')
 AXES = {
@@ -40,20 +44,10 @@ RULES = Constitution(
 
 
 def score(rng, families):
-  part = lambda right: {
-    'correct': int(right),
-    'total': 200,
-    'accuracy': right / 200,
-    'low': 0.0,
-    'high': 1.0,
-  }
-  by_family = {f: part(rng.integers(40, 160)) for f in families}
-  total = sum(p['correct'] for p in by_family.values())
-  return {
-    'overall': {'correct': total, 'total': 600, 'accuracy': total / 600, 'low': 0.0, 'high': 1.0},
-    'by_family': by_family,
-    'other_verifier': {},
-  }
+  by_family = {f: proportion(int(rng.integers(40, 160)) / 200, 200) for f in families}
+  total = sum(p.correct for p in by_family.values())
+  overall = Proportion(total, 600, total / 600)
+  return DevScore(overall, by_family, overall)
 
 
 def history(policies):
@@ -64,43 +58,30 @@ def history(policies):
     for worker, a in enumerate(policy.assignments):
       dev = score(rng, FAMILIES)
       rows.append(
-        {
-          'trial': f'r{policy.round}w{worker}',
-          'worker': worker,
-          'axis': a.axis,
-          'arm': a.arm,
-          'changes': a.changes,
-          'status': 'sealed',
-          'cause': '',
-          'dev': dev,
-          'external': round(dev['overall']['accuracy'], 2),
-          'external_interval': [0.0, 1.0],
-          'external_by_family': {
-            f: {'accuracy': round(p['accuracy'], 2), 'total': 200, 'low': 0.0, 'high': 1.0}
-            for f, p in dev['by_family'].items()
+        TrialEvidence(
+          trial=f'r{policy.round}w{worker}',
+          worker=worker,
+          axis=a.axis,
+          arm=a.arm,
+          changes=a.changes,
+          dev=dev,
+          external=round(dev.overall.accuracy, 2),
+          external_interval=[0.0, 1.0],
+          external_by_family={
+            f: ReleasedScore(round(p.accuracy, 2), 200) for f, p in dev.by_family.items()
           },
-          'external_rank': worker,
-          'cost': {'tokens': 1, 'steps': 1, 'flops': 1, 'seconds': 1.0},
-        }
+          external_rank=worker,
+          cost=Cost(1, 1, 1, 1.0),
+        )
       )
     rounds.append(
-      {
-        'schema': 2,
-        'round': policy.round,
-        'standing': policy.standing,
-        'trials': rows,
-        'failures': {},
-        'verdicts': {},
-        'attribution': None,
-        'cost': {},
-        'noise': {
-          'seed_sd': 0.01,
-          'degrees_of_freedom': 4,
-          'replicates': 5,
-          'by_family': dict.fromkeys(FAMILIES, 0.02),
-        },
-        'reliability': {'dev': dict.fromkeys(FAMILIES, 0.9)},
-      }
+      Evidence(
+        round=policy.round,
+        standing=policy.standing,
+        trials=tuple(rows),
+        noise=Noise(0.01, 4, 5, dict.fromkeys(FAMILIES, 0.02)),
+        reliability={'dev': dict.fromkeys(FAMILIES, 0.9)},
+      )
     )
   return rounds
 
@@ -109,13 +90,13 @@ def played(agent):
   policies = [policy_lib.starting(3)]
   for _ in range(3):
     policies.append(
-      anonymize.decide(AGENTS[agent], history(policies), policies[-1], RULES, DEFAULTS, 7)
+      anonymize.decide(AGENTS[agent](), history(policies), policies[-1], RULES, DEFAULTS, 7)
     )
   return policies
 
 
 RENAMED = Names(
-  dict(zip(FAMILIES, ('zebra', 'ant', 'apples'))),
+  dict(zip(FAMILIES, ('zebra', 'ant', 'apples'), strict=True)),
   {'one': 'three', 'two': 'zzz', 'three': 'aaa', 'four': 'one'},
 )
 
@@ -129,7 +110,7 @@ def test_other_names_and_another_order_of_axes_give_the_same_decision_under_thos
   shuffled = dataclasses.replace(shuffled, search_space=SearchSpaceText(axes))
   told = [RENAMED.evidence(e) for e in history(before)]
   again = anonymize.decide(
-    AGENTS[agent],
+    AGENTS[agent](),
     told,
     RENAMED.policy(before[-1]),
     shuffled,
@@ -143,13 +124,15 @@ def test_other_names_and_another_order_of_axes_give_the_same_decision_under_thos
 def test_an_agent_sees_no_name_of_a_family_or_an_axis_and_not_what_dev_is_made_of():
   seen = []
 
-  def spy(history, policy, constitution, defaults, seed):
-    seen.append(json.dumps([history, policy.to_json(), constitution.text(), defaults]))
-    return policy_lib.starting(2)
+  class Spy(Agent):
+    def decide(self, history, policy, constitution, defaults, seed):
+      evidence = [e.to_json() for e in history]
+      seen.append(json.dumps([evidence, policy.to_json(), constitution.text(), defaults]))
+      return policy_lib.starting(2)
 
   policies = [policy_lib.starting(3)]
   rules = dataclasses.replace(RULES, dev_set=DevSet(answer_shown={FAMILIES[0]: 0.777}, seed=987654))
-  anonymize.decide(spy, history(policies), policies[-1], rules, DEFAULTS, 7)
+  anonymize.decide(Spy(), history(policies), policies[-1], rules, DEFAULTS, 7)
   assert not any(name in seen[0] for name in (*FAMILIES, "'one'", "'two'", '0.777', '987654'))
 
 

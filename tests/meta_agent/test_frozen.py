@@ -4,13 +4,16 @@ import functools
 
 import numpy as np
 import pytest
+import rounds_by_hand
 
 from aevo_jax import layout
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.agents import frozen, statistical
+from aevo_jax.meta_agent.agents.frozen import Frozen
+from aevo_jax.meta_agent.agents.statistical import Statistical
+from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.policy import ANCHOR
 
 DEFAULTS = default_values((layout.root_file('substrate') / 'recipe.gin').read_text())
@@ -26,36 +29,17 @@ def shipped() -> constitution_lib.Constitution:
   return constitution_lib.from_gin()
 
 
-def evidence(policy: policy_lib.Policy, scores) -> dict:
+def evidence(policy: policy_lib.Policy, scores) -> Evidence:
   """Every trial's dev and released external score is scores(assignment)."""
-  count = lambda a: {'correct': round(1000 * a), 'total': 1000, 'accuracy': a}
-  trials = [
-    {
-      'trial': f'r{policy.round}w{w}',
-      'worker': w,
-      'axis': a.axis,
-      'changes': a.changes,
-      'status': 'sealed',
-      'cause': '',
-      'external': round(scores(a), 2),
-      'external_by_family': None,
-      'dev': {'overall': count(scores(a)), 'by_family': {}},
-    }
-    for w, a in enumerate(policy.assignments)
-  ]
-  return {
-    'round': policy.round,
-    'standing': policy.standing,
-    'trials': trials,
-    'noise': {'seed_sd': 0.005, 'degrees_of_freedom': 5, 'replicates': 6},
-  }
+  rows = [(a.axis, a.changes, scores(a), round(scores(a), 2)) for a in policy.assignments]
+  return rounds_by_hand.evidence(policy.round, policy.standing, rows, dof=5)
 
 
 def campaign(scores) -> list[policy_lib.Policy]:
   policies, history = [policy_lib.starting(4)], []
   for round_ in range(4):
     history.append(evidence(policies[-1], scores))
-    policies.append(frozen.decide(history, policies[-1], shipped(), DEFAULTS, seed=round_))
+    policies.append(Frozen().decide(history, policies[-1], shipped(), DEFAULTS, seed=round_))
   return policies
 
 
@@ -65,7 +49,7 @@ def quiet():
 
 
 def test_every_round_explores_from_the_starting_recipe_with_draws_of_its_own(quiet):
-  first = statistical.decide(
+  first = Statistical().decide(
     [evidence(quiet[0], lambda a: 0.5)], quiet[0], shipped(), DEFAULTS, seed=0
   )
   assert quiet[1].assignments == first.assignments and quiet[1].parent == quiet[0].digest()

@@ -2,11 +2,13 @@
 rounds.
 """
 
+import dataclasses
 import functools
 import math
 
 import numpy as np
 import pytest
+from rounds_by_hand import evidence
 from scipy import stats
 
 from aevo_jax import layout
@@ -14,9 +16,9 @@ from aevo_jax.campaign import settings as _settings  # noqa: F401 registers what
 from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.meta_agent import evidence as evidence_lib
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.agents import keep_or_discard
+from aevo_jax.meta_agent.agents.keep_or_discard import KeepOrDiscard
+from aevo_jax.meta_agent.evidence import Noise
 from aevo_jax.meta_agent.policy import ANCHOR
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
@@ -63,28 +65,16 @@ class Simulated:
   def round(self, external=None) -> policy_lib.Policy:
     """Scores the policy's trials (`external` in place of the draw) and decides the next one."""
     rows = []
-    for worker, assignment in enumerate(self.policy.assignments):
+    for assignment in self.policy.assignments:
       dev, drawn = MEAN + self.effect(assignment.overlay) + SD * self.rng.standard_normal(2)
       score = round(drawn, 2) if external is None else external
       if assignment.axis == ANCHOR:
         self.anchors.setdefault(policy_lib.render_overlay(assignment.overlay), []).append(dev)
-      rows.append(
-        {
-          'trial': f'r{self.policy.round}w{worker}',
-          'axis': assignment.axis,
-          'changes': assignment.changes,
-          'status': 'sealed',
-          'dev': {'overall': {'accuracy': dev}},
-          'external': None if math.isnan(score) else score,
-        }
-      )
-    noise = evidence_lib.seed_noise(
-      list(self.anchors.values()), self.constitution.promotion.seed_sd_floor
-    )
-    self.history.append(
-      {'round': self.policy.round, 'standing': self.policy.standing, 'trials': rows, 'noise': noise}
-    )
-    self.policy = keep_or_discard.decide(
+      rows.append((assignment.axis, assignment.changes, dev, None if math.isnan(score) else score))
+    noise = Noise.pooled(list(self.anchors.values()), self.constitution.promotion.seed_sd_floor)
+    scored = evidence(self.policy.round, self.policy.standing, rows)
+    self.history.append(dataclasses.replace(scored, noise=noise))
+    self.policy = KeepOrDiscard().decide(
       self.history, self.policy, self.constitution, DEFAULTS, 1000 * self.seed + self.policy.round
     )
     return self.policy
@@ -107,12 +97,12 @@ def test_one_change_of_one_axis_that_passes_the_gate():
       assert assignment.changes and set(assignment.changes) <= names
   assert len(axes) >= 8 and campaign.policy.standing == {}
   seen = [
-    policy_lib.render_overlay(e['trials'][0]['changes'])
+    policy_lib.render_overlay(e.trials[0].changes)
     for e in campaign.history[1:]
-    if e['trials'][0]['axis'] != ANCHOR
+    if e.trials[0].axis != ANCHOR
   ]
   assert len(seen) == len(set(seen))
-  anchors = [e['round'] for e in campaign.history[1:] if e['trials'][0]['axis'] == ANCHOR]
+  anchors = [e.round for e in campaign.history[1:] if e.trials[0].axis == ANCHOR]
   assert (
     np.diff(anchors).tolist()
     == [campaign.constitution.keep_or_discard.anchor_every] * (len(anchors) - 1)
@@ -163,8 +153,8 @@ def test_the_threshold_is_the_promotion_rules():
   """
   campaign = Simulated(seed=5)
   campaign.round(MEAN)
-  noise = campaign.history[0]['noise']
-  error = noise['seed_sd'] * math.sqrt(1 / 2 + 1 / 8)
+  noise = campaign.history[0].noise
+  error = noise.seed_sd * math.sqrt(1 / 2 + 1 / 8)
   critical = stats.t.isf(0.1 / 200 / 4, 7) * error
   for gain, kept in ((critical * 1.01, True), (critical * 0.99, False)):
     other = Simulated(seed=5)
@@ -183,10 +173,7 @@ def test_noise_is_hardly_ever_kept():
   false = sum(bool(c.policy.standing) for c in campaigns)
   assert stats.binomtest(false, CAMPAIGNS, 0.1, alternative='greater').pvalue > 0.01
   naive = sum(
-    any(
-      e['trials'][0]['axis'] != ANCHOR and e['trials'][0]['external'] - MEAN >= 0.01
-      for e in c.history[1:]
-    )
+    any(e.trials[0].axis != ANCHOR and e.trials[0].external - MEAN >= 0.01 for e in c.history[1:])
     for c in campaigns
   )
   assert naive == CAMPAIGNS

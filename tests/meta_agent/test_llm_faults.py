@@ -20,8 +20,8 @@ import pytest
 from chat_server import RESET, STALL, ChatServer, completion, http
 
 from aevo_jax import layout
-from aevo_jax.campaign import decisions
 from aevo_jax.campaign.llm_session import LlmSession
+from aevo_jax.campaign.round_evidence import round_evidence
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
@@ -30,7 +30,7 @@ from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.scoring import ItemResult
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.agents import statistical
+from aevo_jax.meta_agent.agents.statistical import Statistical
 from aevo_jax.meta_agent.llm import agent, messages, reply
 from aevo_jax.meta_agent.llm.chat_client import ChatClient
 from aevo_jax.meta_agent.llm.dialogue import Recorded
@@ -99,10 +99,8 @@ def situation():
     trial.dev = scoring.summary(
       [ItemResult('family', 'kind', 'a', i < 50 + worker, i < 50) for i in range(100)], 'strict'
     )
-  history = [
-    json.loads(decisions.evidence_text(decisions.round_evidence(state, 0, policy, constitution())))
-  ]
-  return history, policy, statistical.decide(history, policy, constitution(), DEFAULTS, 7)
+  history = [round_evidence(state, 0, policy, constitution())]
+  return history, policy, Statistical().decide(history, policy, constitution(), DEFAULTS, 7)
 
 
 # -- the faults: each makes what one attempt gets, from a seeded generator -------------------------
@@ -424,7 +422,7 @@ class Table:
   def decide(self, round_: int):
     session = LlmSession(self.client, self.llm, self.rules, self, round_, agent.POLICY)
     history, policy, _ = situation()
-    return agent.decide(history, policy, constitution(), DEFAULTS, 7, session)
+    return agent.LlmAgent(session).decide(history, policy, constitution(), DEFAULTS, 7)
 
 
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda f: f.__name__)
@@ -464,7 +462,8 @@ def test_twenty_variations_of_a_fault_end_in_legal_policies(fault, tmp_path):
       for assignment in policy.assignments:
         admitted(policy_lib.render_overlay(assignment.overlay))
       replayed = Recorded(table.llm.attempts, exchanges, cause)
-      assert agent.decide(history, before, constitution(), DEFAULTS, 7, replayed) == policy
+      replayer = agent.LlmAgent(replayed)
+      assert replayer.decide(history, before, constitution(), DEFAULTS, 7) == policy
       replayed.check_complete()
     table.ledger.close()
   assert constitution().digest() == digest

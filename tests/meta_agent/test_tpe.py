@@ -5,13 +5,16 @@ import dataclasses
 import functools
 
 import pytest
+from rounds_by_hand import evidence
 
 from aevo_jax import layout
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import Binding
-from aevo_jax.meta_agent.agents import best_of_n, tpe
+from aevo_jax.meta_agent.agents import tpe
+from aevo_jax.meta_agent.agents.best_of_n import BestOfN
+from aevo_jax.meta_agent.agents.tpe import Tpe
 from aevo_jax.meta_agent.policy import ANCHOR, starting
 
 DEFAULTS = default_values((layout.root_file('substrate') / 'recipe.gin').read_text())
@@ -24,41 +27,30 @@ def constitution():
   return constitution_lib.from_gin()
 
 
-def evidence(round_, rows, standing=None):
-  """rows: (axis, changes, dev, external)."""
-  return {
-    'round': round_,
-    'standing': standing or {},
-    'trials': [
-      {
-        'axis': a,
-        'changes': c,
-        'dev': None if dev is None else {'overall': {'accuracy': dev}},
-        'external': external,
-      }
-      for a, c, dev, external in rows
-    ],
-  }
-
-
 def decide(agent, *history, seed=0, **fields):
-  return agent.decide(
+  return agent().decide(
     history,
-    dataclasses.replace(starting(2), round=history[-1]['round'], **fields),
+    dataclasses.replace(starting(2), round=history[-1].round, **fields),
     constitution(),
     DEFAULTS,
     seed,
   )
 
 
-START = evidence(0, [(ANCHOR, {}, 0.4, 0.4), (ANCHOR, {}, 0.41, 0.41), (ANCHOR, {}, None, None)])
+START = evidence(
+  0, {}, [(ANCHOR, {}, 0.4, 0.4), (ANCHOR, {}, 0.41, 0.41), (ANCHOR, {}, None, None)]
+)
 
 
-@pytest.mark.parametrize('agent', [tpe, best_of_n])
+@pytest.mark.parametrize(
+  'agent',
+  [Tpe, BestOfN],
+  ids=['aevo_jax.meta_agent.agents.tpe', 'aevo_jax.meta_agent.agents.best_of_n'],
+)
 def test_batches_are_legal_seeded_and_without_repeats(agent):
   history = (
     START,
-    evidence(1, [(ANCHOR, {}, 0.4, 0.4), ('x', EMA, 0.45, 0.44), ('x', LORA, 0.3, None)]),
+    evidence(1, {}, [(ANCHOR, {}, 0.4, 0.4), ('x', EMA, 0.45, 0.44), ('x', LORA, 0.3, None)]),
   )
   policy = decide(agent, *history, seed=3)
   assert policy == decide(agent, *history, seed=3) != decide(agent, *history, seed=4)
@@ -85,22 +77,22 @@ def test_the_estimator_learns_from_dev():
   asked = [
     a.overlay.get('train.batch_rows')
     for seed in range(3)
-    for a in decide(tpe, START, evidence(1, rows), seed=seed).assignments[1:]
+    for a in decide(Tpe, START, evidence(1, {}, rows), seed=seed).assignments[1:]
   ]
   assert asked.count(32) >= 0.5 * len(asked)  # one in five by chance
 
 
 def test_tpe_keeps_the_best_released_score():
-  policy = decide(tpe, START, evidence(1, [('x', EMA, 0.5, 0.39), ('x', LORA, 0.45, 0.45)]))
+  policy = decide(Tpe, START, evidence(1, {}, [('x', EMA, 0.5, 0.39), ('x', LORA, 0.45, 0.45)]))
   assert policy.standing == LORA and 'best released' in policy.reasons[0]
 
 
 def test_best_of_n_chooses_once_by_dev_among_what_was_released():
   rows = [('x', EMA, 0.5, 0.35), ('x', LORA, 0.45, 0.45), ('x', {'train.batch_rows': 8}, 0.6, None)]
-  assert decide(best_of_n, START, evidence(1, rows)).standing == {}
-  last = decide(best_of_n, START, evidence(constitution().budget.rounds, rows))
+  assert decide(BestOfN, START, evidence(1, {}, rows)).standing == {}
+  last = decide(BestOfN, START, evidence(constitution().budget.rounds, {}, rows))
   assert last.standing == EMA and 'best of 4 trials by dev' in last.reasons[0]
-  assert decide(best_of_n, evidence(4, [('x', EMA, None, None)])).standing == {}
+  assert decide(BestOfN, evidence(4, {}, [('x', EMA, None, None)])).standing == {}
 
 
 def test_without_optuna_the_error_says_what_to_install(monkeypatch):
@@ -113,4 +105,4 @@ def test_without_optuna_the_error_says_what_to_install(monkeypatch):
 
   monkeypatch.setattr(builtins, '__import__', missing)
   with pytest.raises(tpe.MissingOptunaError, match=r'aevo-jax\[search\]'):
-    decide(tpe, START)
+    decide(Tpe, START)

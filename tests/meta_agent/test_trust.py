@@ -2,20 +2,28 @@
 
 import pytest
 
+from aevo_jax.meta_agent.drift.reversal import Verdict
 from aevo_jax.meta_agent.drift.trust import revise
 
 
 def verdict(name, *, slope=None, reference=None, e=None, p=0.001):
-  return {
-    'verdict': name,
-    'test': 'slope',
-    'statistic': -3.0,
-    'p_value': None if e else p,
-    'e_value': e,
-    'n': 24,
-    'slope': slope,
-    'reference_slope': reference,
-  }
+  return Verdict(
+    stream='',
+    verdict=name,
+    test='slope',
+    statistic=-3.0,
+    p_value=None if e else p,
+    e_value=e,
+    threshold=0.01,
+    n=24,
+    slope=slope,
+    reference_slope=reference,
+    slope_error=None,
+    lambda_ratio=None,
+    minimum_detectable_effect=None,
+    effect='slope_drop',
+    why='',
+  )
 
 
 def test_without_an_alarm_nothing_changes():

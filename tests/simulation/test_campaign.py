@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from aevo_jax.campaign.decisions import AGENTS
 from aevo_jax.campaign.state import CampaignState
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.registry import OFFLINE
 from aevo_jax.simulation import campaign, study
 from aevo_jax.simulation.campaign import Outcome, Simulator
 from aevo_jax.simulation.detector import Alarm
@@ -35,9 +35,9 @@ def test_a_round_releases_within_the_quota_the_anchors_first(scenario):
   world = scenario(verdicts=False)
   simulator, state = Simulator(world, 0), CampaignState()
   evidence = simulator.run_round(state, policy_lib.starting(3))
-  assert [t['external'] is not None for t in evidence['trials']] == [True] * 3
-  assert all(t['dev']['by_family'].keys() == set(world.families) for t in evidence['trials'])
-  assert evidence['noise']['degrees_of_freedom'] == 2 and sorted(state.ranks[0].values()) == [
+  assert [t.external is not None for t in evidence.trials] == [True] * 3
+  assert all(t.dev.by_family.keys() == set(world.families) for t in evidence.trials)
+  assert evidence.noise.degrees_of_freedom == 2 and sorted(state.ranks[0].values()) == [
     0,
     1,
     2,
@@ -54,7 +54,7 @@ def test_a_campaign_repeats_and_depends_on_its_index(scenario, agent):
 
 def test_every_agent_plays(scenario):
   world = scenario(rounds=1, verdicts=False)
-  for agent in AGENTS:
+  for agent in OFFLINE:
     assert math.isfinite(campaign.run(world, agent, 0).gain), agent
 
 

@@ -1,1 +1,4 @@
-"""Meta agents that need no network: each writes the next policy from the evidence."""
+"""Agents that need no network.
+
+Each module holds one class with a `decide` method, which writes the next policy from the evidence.
+"""

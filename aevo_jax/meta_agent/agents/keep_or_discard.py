@@ -1,10 +1,9 @@
-"""One trial a round, hundreds of rounds: change one axis of the standing recipe, keep the change if
-it scores better, discard it if not.
+"""One trial a round, hundreds of rounds: change one axis, keep the change if it scores better.
 
 Whoever keeps whatever scored better once collects luck: of hundreds of changes that do nothing,
 some beat the standing recipe by noise. So here
   1. the standing recipe's score is the mean of replicated anchors: round 0's seeds,
-     `keep_or_discard.anchors` trials of a recipe that was kept (its own looks won a contest and are
+     `keep_or_discard.anchors` trials of a recipe that was kept (the looks that won it a contest are
      too good), and one more anchor in every `anchor_every` trials;
   2. a change whose first look gains `promotion.min_gain` with a one-sided p value of at most
      `keep_or_discard.screen` gets a second look on a fresh seed;
@@ -14,147 +13,190 @@ Only released external scores count; dev decides nothing. tests/meta_agent/test_
 simulates how often noise is kept.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.parameter import value_problem
-from aevo_jax.config.search_space import Axis, SearchSpace, neighbour, prune, sample
+from aevo_jax.config.search_space import Axis, neighbour, prune, sample
 from aevo_jax.config.statements import render_value
 from aevo_jax.meta_agent import promotion_rule
+from aevo_jax.meta_agent.agent import Agent
+from aevo_jax.meta_agent.evidence import Evidence, TrialEvidence
+from aevo_jax.meta_agent.observations import released_scores
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
 
-NEAR = 0.2  # how far a number moves, in units of its range, when it is not drawn anew
-ATTEMPTS = 20  # draws of a change, until it is a new one
+# How far a number moves, in units of its range, when it is not sampled anew.
+NEAR = 0.2
+# Samples of a change, until it is a new one.
+ATTEMPTS = 20
 
 
-def decide(
-  history: Sequence[dict],
-  policy: Policy,
-  constitution: Constitution,
-  defaults: dict[str, Any],
-  seed: int,
-) -> Policy:
-  """As `statistical_agent.decide`."""
-  space, rhythm = constitution.space(), constitution.keep_or_discard
-  rng = np.random.default_rng([seed, policy.round])
-  standing, promoted, reasons = dict(policy.standing), dict(policy.promoted), []
-  trial, again = history[-1]['trials'][0], False
-  if trial['axis'] != ANCHOR:
-    gains, anchors = _looks(history)
-    words = (
-      f'{trial["axis"]}: '
-      f'{", ".join(f"{k} = {render_value(v)}" for k, v in sorted(trial["changes"].items()))}'
-    )
-    if not gains:
-      reasons.append(f'discarded {words}: no score ({trial["status"]})')
-    elif len(gains) == 1:
-      again = (
-        round(gains[0], 9) >= constitution.promotion.min_gain
-        and promotion_rule.p_value(gains, anchors, history[-1]['noise']) <= rhythm.screen
-      )
-      reasons.append(
-        f'{"a second look at" if again else "discarded"} {words}: {gains[0]:+.3f} on '
-        f'external over {anchors} anchor(s)'
-      )
+class KeepOrDiscard(Agent):
+  """Tries one change after the other, and looks twice at what it keeps."""
+
+  changes_are_whole = True
+  one_trial_a_round = True
+
+  def decide(
+    self,
+    history: Sequence[Evidence],
+    policy: Policy,
+    constitution: Constitution,
+    defaults: Mapping[str, Any],
+    seed: int,
+  ) -> Policy:
+    """Judges the latest trial and assigns the next one; arguments as in `Agent`."""
+    space = constitution.space()
+    trial = history[-1].trials[0]
+    outcome = _Outcome()
+    if not trial.is_anchor:
+      outcome = _judge(history, constitution)
+    standing = dict(policy.standing)
+    promoted = dict(policy.promoted)
+    if outcome.keep:
+      standing = prune(standing | trial.changes, space, defaults)
+      promoted[trial.axis] = trial.changes
+    if outcome.look_again:
+      overlay = prune(standing | trial.changes, space, defaults)
+      reason = 'a second look on a fresh seed decides'
+      assignment = Assignment(trial.axis, trial.changes, overlay, reason)
     else:
-      kept = promotion_rule.passes(gains, anchors, history[-1]['noise'], constitution)
-      reasons.append(
-        f'{"kept" if kept else "discarded"} {words}: {float(np.mean(gains)):+.3f} on '
-        f'external in two looks, over {anchors} anchor(s)'
-      )
-      if kept:
-        standing, promoted = (
-          prune(standing | trial['changes'], space, defaults),
-          promoted | {trial['axis']: trial['changes']},
-        )
-  assignment = (
-    _again(trial, standing, space, defaults)
-    if again
-    else _next(history, standing, space, defaults, rhythm, rng)
-  )
-  return Policy(
-    policy.round + 1, policy.digest(), standing, promoted, (), (), (assignment,), tuple(reasons)
-  )
+      rng = np.random.default_rng([seed, policy.round])
+      assignment = _next(history, standing, constitution, defaults, rng)
+    return Policy(
+      round=policy.round + 1,
+      parent=policy.digest(),
+      standing=standing,
+      promoted=promoted,
+      demoted=(),
+      dead_ends=(),
+      assignments=(assignment,),
+      reasons=outcome.reasons,
+    )
 
 
-def _looks(history: Sequence[dict]) -> tuple[list[float], int]:
-  """Gains of the latest change over the anchors of its standing recipe, the second look last, and
-  how many anchors; no gains where a score is missing.
-  """
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+  """What follows for the latest change, with a sentence."""
+
+  keep: bool = False
+  look_again: bool = False
+  reasons: tuple[str, ...] = ()
+
+
+def _judge(history: Sequence[Evidence], constitution: Constitution) -> _Outcome:
+  """Keeps or discards the latest change, or asks for a second look at it."""
   latest = history[-1]
-  anchors = _anchors(history, latest['standing'])
-  looks = [latest['trials'][0]]
-  before = history[-2]['trials'][0]
-  if before['changes'] == looks[0]['changes'] and history[-2]['standing'] == latest['standing']:
-    looks.insert(0, before)
-  if not anchors or any(look['external'] is None for look in looks):
-    return [], len(anchors)
-  return [look['external'] - float(np.mean(anchors)) for look in looks], len(anchors)
-
-
-def _anchors(history: Sequence[dict], standing: dict[str, Any]) -> list[float]:
-  """Released scores of the anchors of a recipe."""
-  return [
-    t['external']
-    for e in history
-    if e['standing'] == standing
-    for t in e['trials']
-    if t['axis'] == ANCHOR and t['external'] is not None
-  ]
-
-
-def _again(
-  trial: dict, standing: dict[str, Any], space: SearchSpace, defaults: dict[str, Any]
-) -> Assignment:
-  return Assignment(
-    trial['axis'],
-    trial['changes'],
-    prune(standing | trial['changes'], space, defaults),
-    'a second look on a fresh seed decides',
+  trial = latest.trials[0]
+  bindings = [f'{k} = {render_value(v)}' for k, v in sorted(trial.changes.items())]
+  words = f'{trial.axis}: {", ".join(bindings)}'
+  looks = _looks(history)
+  gains = looks.gains
+  if not gains:
+    return _Outcome(reasons=(f'discarded {words}: no score ({trial.status})',))
+  if len(gains) == 1:
+    again = (
+      round(gains[0], 9) >= constitution.promotion.min_gain
+      and promotion_rule.p_value(gains, looks.anchors, latest.noise)
+      <= constitution.keep_or_discard.screen
+    )
+    verb = 'a second look at' if again else 'discarded'
+    reason = f'{verb} {words}: {gains[0]:+.3f} on external over {looks.anchors} anchor(s)'
+    return _Outcome(look_again=again, reasons=(reason,))
+  keep = promotion_rule.passes(gains, looks.anchors, latest.noise, constitution)
+  verb = 'kept' if keep else 'discarded'
+  reason = (
+    f'{verb} {words}: {float(np.mean(gains)):+.3f} on external in two looks, over '
+    f'{looks.anchors} anchor(s)'
   )
+  return _Outcome(keep=keep, reasons=(reason,))
+
+
+class _Looks(NamedTuple):
+  """Gains of the latest change, the second look last, over so many anchors."""
+
+  gains: list[float]
+  anchors: int
+
+
+def _looks(history: Sequence[Evidence]) -> _Looks:
+  """Compares the latest change with its standing recipe; no gains where a score is missing."""
+  latest = history[-1]
+  anchors = _anchors(history, latest.standing)
+  trials: list[TrialEvidence] = [latest.trials[0]]
+  before = history[-2].trials[0]
+  if before.changes == trials[0].changes and history[-2].standing == latest.standing:
+    trials.insert(0, before)
+  scores = released_scores(trials)
+  if not anchors or len(scores) < len(trials):
+    return _Looks([], len(anchors))
+  mean = float(np.mean(anchors))
+  return _Looks([score - mean for score in scores], len(anchors))
+
+
+def _under(history: Sequence[Evidence], standing: Mapping[str, Any]) -> list[TrialEvidence]:
+  """All trials under a standing recipe, in order."""
+  trials: list[TrialEvidence] = []
+  for evidence in history:
+    if evidence.standing == standing:
+      trials += evidence.trials
+  return trials
+
+
+def _anchors(history: Sequence[Evidence], standing: Mapping[str, Any]) -> list[float]:
+  """Released scores of the anchors of a recipe, also of one without a dev score."""
+  return released_scores(t for t in _under(history, standing) if t.is_anchor)
 
 
 def _next(
-  history: Sequence[dict],
+  history: Sequence[Evidence],
   standing: dict[str, Any],
-  space: SearchSpace,
-  defaults: dict[str, Any],
-  rhythm,
+  constitution: Constitution,
+  defaults: Mapping[str, Any],
   rng: np.random.Generator,
 ) -> Assignment:
-  """The standing recipe itself where it is due, else a change that it has not seen."""
-  here = [t for e in history if e['standing'] == standing for t in e['trials']]
-  run = sum(t['axis'] == ANCHOR for t in here)
-  since = next((i for i, t in enumerate(reversed(here)) if t['axis'] == ANCHOR), len(here))
-  anchor = lambda reason: Assignment(ANCHOR, {}, dict(standing), reason)
-  if run < rhythm.anchors or not _anchors(history, standing):
-    return anchor('the standing recipe, before anything is compared with it')
+  """Assigns the standing recipe itself where it is due, else a change that it has not seen."""
+  rhythm = constitution.keep_or_discard
+  trials = _under(history, standing)
+  anchors_at = [i for i, t in enumerate(trials) if t.is_anchor]
+  since = len(trials) - 1 - anchors_at[-1] if anchors_at else len(trials)
+  if len(anchors_at) < rhythm.anchors or not _anchors(history, standing):
+    return _anchor(standing, 'the standing recipe, before anything is compared with it')
   if since >= rhythm.anchor_every - 1:
-    return anchor(f'the standing recipe again, as one of every {rhythm.anchor_every} trials')
-  seen = {render_overlay(t['changes']) for t in here}
+    reason = f'the standing recipe again, as one of every {rhythm.anchor_every} trials'
+    return _anchor(standing, reason)
+  space = constitution.space()
+  values = {**defaults, **standing}
+  seen = {render_overlay(t.changes) for t in trials}
   for _ in range(ATTEMPTS):
     axis = space.axes[rng.integers(len(space.axes))]
-    overlay = prune(standing | _setting(axis, {**defaults, **standing}, rng), space, defaults)
-    changes = {k: v for k, v in overlay.items() if v != {**defaults, **standing}.get(k)}
+    overlay = prune(standing | _setting(axis, values, rng), space, defaults)
+    changes = {k: v for k, v in overlay.items() if v != values.get(k)}
     if changes and render_overlay(changes) not in seen:
-      return Assignment(
-        axis.name, changes, overlay, 'a change that this standing recipe has not seen'
-      )
-  return anchor('a further anchor: no new setting was found')
+      reason = 'a change that this standing recipe has not seen'
+      return Assignment(axis.name, changes, overlay, reason)
+  return _anchor(standing, 'a further anchor: no new setting was found')
+
+
+def _anchor(standing: dict[str, Any], reason: str) -> Assignment:
+  return Assignment(ANCHOR, {}, dict(standing), reason)
 
 
 def _setting(axis: Axis, values: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-  """A random setting of an axis: half of them drawn anew, the others with their numbers near the
-  standing ones.
-  """
-  drawn, near = sample(axis, rng, values), rng.random() < 0.5
+  """Samples a setting of an axis: half of them anew, the others with numbers near `values`."""
+  sampled = sample(axis, rng, values)
+  near = rng.random() < 0.5
+  parameters = {p.selector: p for p in axis.parameters}
   setting = {}
-  for binding in drawn:
-    parameter = next(p for p in axis.parameters if p.selector == binding.selector)
+  for binding in sampled:
+    parameter = parameters[binding.selector]
     now = values.get(binding.selector)
-    close = near and parameter.kind in ('float', 'int') and value_problem(parameter, now) is None
-    setting[binding.selector] = neighbour(now, parameter, rng, NEAR) if close else binding.value
+    value = binding.value
+    if near and parameter.kind in ('float', 'int') and value_problem(parameter, now) is None:
+      value = neighbour(now, parameter, rng, NEAR)
+    setting[binding.selector] = value
   return setting

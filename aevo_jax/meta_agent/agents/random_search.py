@@ -1,64 +1,107 @@
 """Random search under the same budget and the same gate: the peer every other agent must beat.
 
-Each worker draws every axis with probability 1/2 and leaves the others at the default; the standing
-recipe is the trial with the best released external score so far, the starting recipe included.
+Each worker samples every axis with probability 1/2 and leaves the others at the default. The
+standing recipe is the trial with the best released external score so far, the starting recipe
+included.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import draw, prune
+from aevo_jax.meta_agent.agent import Agent
+from aevo_jax.meta_agent.evidence import PROXIES, Evidence, TrialEvidence
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 
 AXIS = 'random'
 
 
-def decide(
-  history: Sequence[dict],
-  policy: Policy,
-  constitution: Constitution,
-  defaults: dict[str, Any],
-  seed: int,
-) -> Policy:
-  """As `statistical_agent.decide`."""
-  standing, reasons = best_released(history, policy)
-  return policy_of(
-    policy,
-    standing,
-    draw_recipes(constitution, defaults, constitution.budget.workers - 1, [seed, policy.round]),
-    reasons=reasons,
-  )
+class RandomSearch(Agent):
+  """Samples every recipe at random."""
+
+  changes_are_whole = True
+
+  def decide(
+    self,
+    history: Sequence[Evidence],
+    policy: Policy,
+    constitution: Constitution,
+    defaults: Mapping[str, Any],
+    seed: int,
+  ) -> Policy:
+    """Keeps the best released recipe and samples the explorers; arguments as in `Agent`."""
+    best = best_released(history, policy)
+    count = constitution.budget.workers - 1
+    explorers = sample_recipes(constitution, defaults, count, [seed, policy.round])
+    return policy_of(policy, best.standing, explorers, reasons=best.reasons)
 
 
-def best_released(
-  history: Sequence[dict], policy: Policy
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """(the recipe with the best released external score so far, the earliest of equals; why the
-  standing one changes, if it does).
+class Best(NamedTuple):
+  """The standing recipe's overlay, and why it changes, if it does."""
+
+  standing: dict[str, Any]
+  reasons: tuple[str, ...]
+
+
+def overlay_of(trial: TrialEvidence, evidence: Evidence) -> dict[str, Any]:
+  """Finds the recipe that a trial ran, under an agent whose changes are whole.
+
+  Args:
+    trial: of the round.
+    evidence: of the round.
+
+  Returns:
+    Its overlay.
   """
-  best, standing = -1.0, dict(policy.standing)
+  return evidence.standing if trial.is_anchor else trial.changes
+
+
+def best_released(history: Sequence[Evidence], policy: Policy) -> Best:
+  """Finds the recipe with the best released external score so far, the earliest of equals.
+
+  Args:
+    history: evidence of all rounds.
+    policy: holds the standing recipe before.
+
+  Returns:
+    The recipe; the standing one where nothing was released.
+  """
+  best = -1.0
+  standing = dict(policy.standing)
   for evidence in history:
-    for trial in evidence['trials']:
-      overlay = evidence['standing'] if trial['axis'] == ANCHOR else trial['changes']
-      if trial['external'] is not None and trial['external'] > best:
-        best, standing = trial['external'], dict(overlay)
-  measure = (
-    'consensus of the proxies'
-    if history[-1].get('target') == 'proxies'
-    else 'released external score'
-  )
-  return standing, (f'best {measure} so far: {best:.2f}',) if standing != policy.standing else ()
+    for trial in evidence.trials:
+      if trial.external is not None and trial.external > best:
+        best = trial.external
+        standing = dict(overlay_of(trial, evidence))
+  if standing == policy.standing:
+    return Best(standing, ())
+  measure = 'released external score'
+  if history[-1].target == PROXIES:
+    measure = 'consensus of the proxies'
+  return Best(standing, (f'best {measure} so far: {best:.2f}',))
 
 
-def draw_recipes(
-  constitution: Constitution, defaults: dict[str, Any], count: int, seed: Sequence[int]
+def sample_recipes(
+  constitution: Constitution, defaults: Mapping[str, Any], count: int, seed: Sequence[int]
 ) -> list[Assignment]:
-  """Recipes that differ from the default one, each axis drawn with probability 1/2."""
-  space, rng, drawn = constitution.space(), np.random.default_rng(seed), []
-  while len(drawn) < count:
+  """Samples recipes that differ from the default one, each axis with probability 1/2.
+
+  Args:
+    constitution: holds the search space.
+    defaults: selector -> value of the default recipe.
+    count: recipes.
+    seed: of the sampling.
+
+  Returns:
+    Assignments of the axis 'random', with a whole recipe each.
+  """
+  space = constitution.space()
+  rng = np.random.default_rng(seed)
+  sampled: list[Assignment] = []
+  while len(sampled) < count:
     overlay: dict[str, Any] = {}
     for axis in space.axes:
       setting = draw(axis, rng, {**defaults, **overlay})
@@ -66,8 +109,8 @@ def draw_recipes(
         overlay |= setting
     overlay = prune(overlay, space, defaults)
     if overlay:
-      drawn.append(Assignment(AXIS, overlay, overlay, 'random draw'))
-  return drawn
+      sampled.append(Assignment(AXIS, overlay, overlay, 'random draw'))
+  return sampled
 
 
 def policy_of(
@@ -76,8 +119,25 @@ def policy_of(
   explorers: Sequence[Assignment],
   reasons: tuple[str, ...] = (),
 ) -> Policy:
-  """The next policy of an agent that keeps no registry: an anchor, and the explorers."""
+  """Makes the next policy of an agent that keeps no dead ends: an anchor, and the explorers.
+
+  Args:
+    policy: that of the last round.
+    standing: overlay of the next standing recipe.
+    explorers: assignments beside the anchor.
+    reasons: sentences.
+
+  Returns:
+    The policy.
+  """
   anchor = Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged')
   return Policy(
-    policy.round + 1, policy.digest(), standing, {}, (), (), (anchor, *explorers), reasons
+    round=policy.round + 1,
+    parent=policy.digest(),
+    standing=standing,
+    promoted={},
+    demoted=(),
+    dead_ends=(),
+    assignments=(anchor, *explorers),
+    reasons=reasons,
   )

@@ -1,13 +1,12 @@
-"""Without an external target: dev and the probes judge each other, and what they agree on is the
-score.
+"""Proxies: without an external target, dev and the probes judge each other.
 
 Every proxy is compared, per family and overall, with the consensus of the others: the mean of their
-scores, each centred within its round and in units of its own spread in the calibration rounds.
-(Units of each round's own spread would turn the slope into a correlation, which falls whenever a
-policy converges.) The tests are those of `reversal`, the consensus standing where the external
-score stands there: the slope of the consensus on the proxy against its own reference from the
-calibration rounds, and the e-process of the ranks; alpha is of the whole campaign, over all
-proxies, families and looks.
+scores, each centred within its round and in units of its spread in the calibration rounds. (Units
+of each round's spread would turn the slope into a correlation, which falls whenever a policy
+converges.) The tests are those of `reversal`, the consensus standing where the external score
+stands there: the slope of the consensus on the proxy against its reference from the calibration
+rounds, and the e-process of the ranks. Alpha is of the whole campaign, over all proxies, families
+and looks.
 
 An alarm says that the panel does not agree any more; whoever departed drags the others' consensus
 along. Who it was is decided by leaving out: the smallest set, less than half of the panel, after
@@ -16,16 +15,16 @@ any other set of its size (`MARGIN`, `LEFT_SHARE`). Where there is none, because
 half stands against half, the verdict is 'undetermined: they disagree'. If all depart together
 nothing shows.
 
-Trust of a proxy on a family or overall: 1 while nothing speaks against it; 0 from the round on in
-which it is found to depart, to the end of the campaign; 1/2 while it is in a dispute that is
-undecided. Proxies with trust 0 leave the panel.
+Trust of a proxy on a family or overall is 1 while nothing speaks against it. It is 0 from the round
+on in which the proxy is found to depart, to the end of the campaign, and 1/2 while it is in a
+dispute that is undecided. Proxies with trust 0 leave the panel.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,96 +34,155 @@ from aevo_jax.meta_agent.drift.calibration import Thresholds
 from aevo_jax.meta_agent.drift.reversal import Verdict
 from aevo_jax.stats import concordance
 
-DEV, CROSS, OVERALL = 'dev', 'cross', 'overall'
+DEV = 'dev'
+CROSS = 'cross'
+OVERALL = 'overall'
 WEAKER = 'proxies only, weaker'
 DISAGREE = 'undetermined: they disagree'
 _ALARMS = ('reversed', 'decoupled')
 # What is left of the disagreement, in standard errors of a slope, must be less by MARGIN than after
 # leaving out any other set of that size, and at most this share of it.
-MARGIN, LEFT_SHARE = 1.0, 0.6
+MARGIN = 1.0
+LEFT_SHARE = 0.6
 
-Scores = Mapping[
-  str, Mapping[str, tuple[float, float]]
-]  # proxy -> stream (a family, or overall) -> (score, its variance by the luck of the items)
-Round = Mapping[str, Scores]  # trial -> scores
+# proxy -> stream (a family, or overall) -> (score, its variance by the luck of the items)
+Scores = Mapping[str, Mapping[str, Sequence[float]]]
+# trial -> scores
+Round = Mapping[str, Scores]
+
+
+class _Cell(NamedTuple):
+  """A comparison: of one proxy on one stream with the others there."""
+
+  stream: str
+  proxy: str
+
+
+# of every round: comparison -> row of `concordance.reduce_round`
+_Rows = list[dict[_Cell, Any]]
+# stream -> what is compared there: (proxy, the others)
+_Comparisons = Mapping[str, Iterable[tuple[str, Sequence[str]]]]
 
 
 def scores(
   dev: Mapping[str, Any], probes: Mapping[str, Any]
 ) -> dict[str, dict[str, tuple[float, float]]]:
-  """A trial's scores by every proxy. `cross` is, for each family, the mean of dev's other families:
-  shown beside them, and not judged, since a setting that trades families off against each other
-  turns it around although nothing is wrong.
+  """Collects a trial's scores by every proxy.
+
+  `cross` is, for each family, the mean of dev's other families. It is shown beside the others and
+  not judged, since a setting that trades families off against each other turns it around although
+  nothing is wrong.
 
   Args:
-    dev: summary of `evaluation.scoring`. probes: probe -> summary of `evaluation.probes`.
+    dev: summary of `evaluation.scoring`.
+    probes: probe -> summary of `evaluation.probes`.
+
+  Returns:
+    proxy -> stream -> (score, its variance by the luck of the items).
   """
-  found = {
-    DEV: {OVERALL: _of_counts(dev[OVERALL])}
-    | {family: _of_counts(part) for family, part in dev['by_family'].items()}
-  }
+  on_dev = {OVERALL: _of_counts(dev[OVERALL])}
+  for family, part in dev['by_family'].items():
+    on_dev[family] = _of_counts(part)
+  collected = {DEV: on_dev}
   for name, summary in probes.items():
     parts = {OVERALL: summary[OVERALL]} | summary['by_family']
-    found[name] = {stream: (part['accuracy'], part['variance']) for stream, part in parts.items()}
-  families = [family for family in found[DEV] if family != OVERALL]
+    collected[name] = {s: (part['accuracy'], part['variance']) for s, part in parts.items()}
+  families = [family for family in on_dev if family != OVERALL]
   if len(families) > 1:
-    others = {
-      family: [found[DEV][other] for other in families if other != family] for family in families
-    }
-    found[CROSS] = {
-      family: (sum(s for s, _ in rest) / len(rest), sum(v for _, v in rest) / len(rest) ** 2)
-      for family, rest in others.items()
-    }
-  return found
+    collected[CROSS] = {family: _mean_of_others(on_dev, families, family) for family in families}
+  return collected
+
+
+def _mean_of_others(
+  on_dev: Mapping[str, tuple[float, float]], families: Sequence[str], family: str
+) -> tuple[float, float]:
+  others = [on_dev[other] for other in families if other != family]
+  mean = sum(score for score, _ in others) / len(others)
+  return mean, sum(variance for _, variance in others) / len(others) ** 2
 
 
 def _of_counts(part: Mapping[str, Any]) -> tuple[float, float]:
-  right, total = part['correct'], part['total']
-  return part['accuracy'], (
-    right * (total - right) / total + 0.25
-  ) / total**2  # as evaluation.probes
+  """A score with its variance as `evaluation.probes` computes it."""
+  right = part['correct']
+  total = part['total']
+  return part['accuracy'], (right * (total - right) / total + 0.25) / total**2
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-  """After one round. verdicts: stream -> proxy -> verdict; of a proxy that was named, against those
-  it departs from. trust: proxy -> stream -> trust. departed: stream -> proxies named in this round.
-  thresholds: fixed before it."""
+  """What the proxies say of each other after one round.
 
-  verdicts: Mapping[str, Mapping[str, Verdict]]
-  trust: Mapping[str, Mapping[str, float]]
-  departed: Mapping[str, tuple[str, ...]]
-  thresholds: Thresholds
+  Attributes:
+    verdicts: stream -> proxy -> verdict; of a proxy that was named, against those it departs from.
+    trust: proxy -> stream -> trust.
+    departed: stream -> proxies named in this round.
+    thresholds: fixed before the round; None before the first round of recipes that differ.
+  """
+
+  verdicts: Mapping[str, Mapping[str, Verdict]] = dataclasses.field(default_factory=dict)
+  trust: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+  departed: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  thresholds: Thresholds | None = None
+
+  @classmethod
+  def from_json(cls, fields: Mapping[str, Any]) -> 'Judgement':
+    """Reads what `to_json` renders.
+
+    Args:
+      fields: the object.
+
+    Returns:
+      The judgement.
+    """
+    verdicts = {}
+    for stream, parts in fields['verdicts'].items():
+      verdicts[stream] = {proxy: Verdict(**verdict) for proxy, verdict in parts.items()}
+    fixed = fields['thresholds']
+    return cls(
+      verdicts,
+      fields['trust'],
+      {stream: tuple(named) for stream, named in fields['departed'].items()},
+      None if fixed is None else Thresholds(**fixed),
+    )
 
   def to_json(self) -> dict[str, Any]:
-    """What the evidence shows of it."""
+    """Renders the judgement, with a word on how weak such evidence is.
+
+    Returns:
+      An object for `json.dumps`.
+    """
+    verdicts = {}
+    for stream, parts in self.verdicts.items():
+      verdicts[stream] = {proxy: dataclasses.asdict(v) for proxy, v in parts.items()}
     return {
       'evidence': WEAKER,
-      'trust': {p: dict(t) for p, t in self.trust.items()},
-      'departed': {s: list(p) for s, p in self.departed.items()},
-      'thresholds': dataclasses.asdict(self.thresholds),
-      'verdicts': {
-        s: {p: dataclasses.asdict(v) for p, v in found.items()}
-        for s, found in self.verdicts.items()
-      },
+      'trust': {proxy: dict(parts) for proxy, parts in self.trust.items()},
+      'departed': {stream: list(named) for stream, named in self.departed.items()},
+      'thresholds': None if self.thresholds is None else dataclasses.asdict(self.thresholds),
+      'verdicts': verdicts,
     }
 
 
 def judge(
   rounds: Sequence[Round], rules: Reversal, planned_rounds: int, workers: int
 ) -> list[Judgement]:
-  """The judgement after every round, each from it and the rounds before.
+  """Judges after every round, each time from that round and the rounds before.
 
   Args:
-    rounds: of trials that differ; the noise floor's round of equal recipes is none. planned_rounds,
-      workers: of the whole campaign.
+    rounds: of trials that differ; the noise floor's round of equal recipes is none.
+    rules: of the verdicts.
+    planned_rounds: of the whole campaign.
+    workers: trials a round.
+
+  Returns:
+    One judgement for each round.
   """
-  said: list[Judgement] = []
+  judgements: list[Judgement] = []
+  trust: Mapping[str, Mapping[str, float]] = {}
   for done in range(1, len(rounds) + 1):
-    said.append(
-      _judge(rounds[:done], said[-1].trust if said else {}, rules, planned_rounds, workers)
-    )
-  return said
+    judgements.append(_judge(rounds[:done], trust, rules, planned_rounds, workers))
+    trust = judgements[-1].trust
+  return judgements
 
 
 def _judge(
@@ -134,108 +192,158 @@ def _judge(
   planned_rounds: int,
   workers: int,
 ) -> Judgement:
-  latest = next((trial for round_ in reversed(rounds) for trial in round_.values()), {})
-  proxies = {
-    stream: [p for p in latest if stream in latest[p] and p != CROSS]
-    for stream in dict.fromkeys(s for parts in latest.values() for s in parts)
-  }
-  panels = {
-    stream: tuple(p for p in names if trust.get(p, {}).get(stream, 1.0) > 0)
-    for stream, names in proxies.items()
-    if len(names) > 1
-  }
+  """Judges after the latest of some rounds, under the trust before it."""
+  latest = _latest_trial(rounds)
+  panels = _panels(latest, trust)
   board = _Board(rounds, rules.calibration_rounds)
-  rows = board.rows(
-    {
-      stream: [(p, _others(panel, p)) for p in panel]
-      for stream, panel in panels.items()
-      if len(panel) > 1
-    }
-  )
+  comparisons = {}
+  for stream, panel in panels.items():
+    if len(panel) > 1:
+      comparisons[stream] = [(p, _others(panel, p)) for p in panel]
+  rows = board.rows(comparisons)
   thresholds = calibration.thresholds(rows[:-1], rules, planned_rounds, workers, seed=0)
-  found = _by_stream(reversal.verdicts(rows, rules, thresholds)) if any(rows) else {}
+  verdicts: dict[str, dict[str, Verdict]] = {}
+  if any(rows):
+    verdicts = _by_stream(reversal.verdicts(rows, rules, thresholds))
 
-  after = {p: {s: trust.get(p, {}).get(s, 1.0) for s in latest[p]} for p in latest}
+  after = {}
+  for proxy, parts in latest.items():
+    after[proxy] = {stream: trust.get(proxy, {}).get(stream, 1.0) for stream in parts}
   departed = {}
-  for stream, verdicts in found.items():
-    for p in panels[stream]:
-      after[p][stream] = 1.0
-    alarms = [p for p, verdict in verdicts.items() if verdict.verdict in _ALARMS]
+  for stream, spoken in verdicts.items():
+    panel = panels[stream]
+    for proxy in panel:
+      after[proxy][stream] = 1.0
+    alarms = [proxy for proxy, verdict in spoken.items() if verdict.verdict in _ALARMS]
     if not alarms:
       continue
-    # Thresholds of the whole campaign, and rows of the other streams, stay: leaving out looks no
-    # harder than the alarm did.
-    examine = lambda left, out: _by_stream(
-      reversal.verdicts(
-        [
-          others | own
-          for others, own in zip(
-            _without(rows, stream),
-            board.rows({stream: [(p, _others(left, p)) for p in left] + [(p, left) for p in out]}),
-          )
-        ],
-        rules,
-        thresholds,
-      )
-    )[stream]
-    named = _departed(panels[stream], examine)
+    examination = _Examination(board, rows, stream, rules, thresholds)
+    named = _departed(panel, examination.verdicts)
     if named is None:
-      for p in alarms:
-        after[p][stream] = 0.5
-        verdicts[p] = dataclasses.replace(
-          verdicts[p],
-          verdict=DISAGREE,
-          why=(
-            'it departs from the consensus of the others, and leaving out does not tell '
-            'who departed'
-          ),
-        )
+      for proxy in alarms:
+        after[proxy][stream] = 0.5
+        spoken[proxy] = _disputed(spoken[proxy])
     else:
-      departed[stream], found[stream] = named
-      for p in departed[stream]:
-        after[p][stream] = 0.0
-        if (
-          found[stream][p].verdict not in _ALARMS
-        ):  # a consensus of few is a weaker reference than that of all
-          found[stream][p] = dataclasses.replace(
-            found[stream][p],
-            verdict='decoupled',
-            why='left out, it restores the agreement of the others',
-          )
-  return Judgement(found, after, departed, thresholds)
+      departed[stream] = named.out
+      verdicts[stream] = named.verdicts
+      for proxy in named.out:
+        after[proxy][stream] = 0.0
+        named.verdicts[proxy] = _named(named.verdicts[proxy])
+  return Judgement(verdicts, after, departed, thresholds)
 
 
-def _departed(panel: Sequence[str], examine) -> tuple[tuple[str, ...], dict[str, Verdict]] | None:
-  """The smallest set whose removal restores agreement, with the verdicts then; None if there is
-  none, or another set of its size does it nearly as well.
+def _latest_trial(rounds: Sequence[Round]) -> Scores:
+  """The scores of the first trial of the latest round that has one; empty without any."""
+  for round_ in reversed(rounds):
+    for trial in round_.values():
+      return trial
+  return {}
+
+
+def _panels(latest: Scores, trust: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, ...]]:
+  """stream -> proxies that judge each other there, of the streams that two or more have."""
+  streams: dict[str, list[str]] = {}
+  for parts in latest.values():
+    for stream in parts:
+      streams.setdefault(stream, [])
+  for proxy, parts in latest.items():
+    for stream in parts:
+      if proxy != CROSS:
+        streams[stream].append(proxy)
+  panels = {}
+  for stream, names in streams.items():
+    if len(names) > 1:
+      trusted = (p for p in names if trust.get(p, {}).get(stream, 1.0) > 0)
+      panels[stream] = tuple(trusted)
+  return panels
+
+
+def _disputed(verdict: Verdict) -> Verdict:
+  return dataclasses.replace(
+    verdict,
+    verdict=DISAGREE,
+    why=('it departs from the consensus of the others, and leaving out does not tell who departed'),
+  )
+
+
+def _named(verdict: Verdict) -> Verdict:
+  """The verdict on a proxy that departed; a consensus of few is a weak reference for an alarm."""
+  if verdict.verdict in _ALARMS:
+    return verdict
+  return dataclasses.replace(
+    verdict, verdict='decoupled', why='left out, it restores the agreement of the others'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examination:
+  """The verdicts on one stream with some proxies left out.
+
+  Thresholds of the whole campaign, and rows of the other streams, stay: leaving out looks no harder
+  than the alarm did.
   """
+
+  board: '_Board'
+  rows: _Rows
+  stream: str
+  rules: Reversal
+  thresholds: Thresholds
+
+  def verdicts(self, left: Sequence[str], out: Sequence[str]) -> dict[str, Verdict]:
+    """proxy -> verdict: those left against each other, those out against all that are left."""
+    pairs = [(p, _others(left, p)) for p in left] + [(p, left) for p in out]
+    examined = self.board.rows({self.stream: pairs})
+    together = []
+    for of_round, ours in zip(self.rows, examined, strict=True):
+      others = {cell: row for cell, row in of_round.items() if cell.stream != self.stream}
+      together.append(others | ours)
+    return _by_stream(reversal.verdicts(together, self.rules, self.thresholds))[self.stream]
+
+
+class _Departure(NamedTuple):
+  """The proxies that departed, with the verdicts once they are left out."""
+
+  out: tuple[str, ...]
+  verdicts: dict[str, Verdict]
+
+
+class _Attempt(NamedTuple):
+  """What is left after leaving out a set: disagreement, whether any still alarms, verdicts."""
+
+  disagreement: float
+  alarmed: bool
+  out: tuple[str, ...]
+  verdicts: dict[str, Verdict]
+
+
+def _departed(
+  panel: Sequence[str],
+  examine: Callable[[Sequence[str], Sequence[str]], dict[str, Verdict]],
+) -> _Departure | None:
+  """The smallest set that restores agreement; None without one that is clearly the best."""
   for size in range(1, (len(panel) - 1) // 2 + 1):
-    tried = []
+    attempts = []
     for out in itertools.combinations(panel, size):
       left = tuple(p for p in panel if p not in out)
       verdicts = examine(left, out)
-      tried.append(
-        (
-          _disagreement([verdicts[p] for p in left]),
-          any(verdicts[p].verdict in _ALARMS for p in left),
-          out,
-          verdicts,
-        )
-      )
-    (worst, alarmed, out, verdicts), *rest = sorted(tried, key=lambda t: t[0])
+      of_left = [verdicts[p] for p in left]
+      alarmed = any(v.verdict in _ALARMS for v in of_left)
+      attempts.append(_Attempt(_disagreement(of_left), alarmed, out, verdicts))
+    best, second, *_ = sorted(attempts, key=lambda attempt: attempt.disagreement)
     if (
-      not alarmed
-      and worst < math.inf
-      and worst <= rest[0][0] - MARGIN
-      and worst <= LEFT_SHARE * rest[0][0]
+      not best.alarmed
+      and best.disagreement < math.inf
+      and best.disagreement <= second.disagreement - MARGIN
+      and best.disagreement <= LEFT_SHARE * second.disagreement
     ):
-      return out, verdicts
+      return _Departure(best.out, best.verdicts)
   return None
 
 
 def _disagreement(verdicts: Sequence[Verdict]) -> float:
-  """By how many of its standard errors the slope that fell most lies below its reference; infinite
-  where less than half of them have a reference.
+  """By how many standard errors the slope that fell most lies below its reference.
+
+  Infinite where less than half of the verdicts have a reference.
   """
   fallen = [(v.reference_slope - v.slope) / v.slope_error for v in verdicts if v.slope_error]
   return max(fallen) if 2 * len(fallen) >= len(verdicts) else math.inf
@@ -247,60 +355,68 @@ class _Board:
   def __init__(self, rounds: Sequence[Round], calibration_rounds: int):
     self._rounds = rounds
     self._first = rounds[:calibration_rounds]
-    self._scales: dict[tuple[str, str], float] = {}
+    self._scales: dict[_Cell, float] = {}
 
-  def _scale(self, proxy: str, stream: str) -> float:
-    if (proxy, stream) not in self._scales:
-      values = [
-        np.array([trial[proxy][stream][0] for trial in round_.values()]) for round_ in self._first
-      ]
-      squares, freedom = (
-        sum(float(((v - v.mean()) ** 2).sum()) for v in values if len(v)),
-        sum(max(len(v) - 1, 0) for v in values),
-      )
-      self._scales[proxy, stream] = float(np.sqrt(squares / freedom)) if freedom else 0.0
-    return self._scales[proxy, stream]
+  def _scale(self, cell: _Cell) -> float:
+    """The pooled spread of a proxy's scores; 0 where they never differed."""
+    if cell not in self._scales:
+      squares = 0.0
+      freedom = 0
+      for round_ in self._first:
+        values = np.array([trial[cell.proxy][cell.stream][0] for trial in round_.values()])
+        if len(values):
+          squares += float(((values - values.mean()) ** 2).sum())
+          freedom += len(values) - 1
+      self._scales[cell] = float(np.sqrt(squares / freedom)) if freedom else 0.0
+    return self._scales[cell]
 
-  def rows(self, comparisons: Mapping[str, Iterable[tuple[str, Sequence[str]]]]) -> list[dict]:
-    """Of every round, (stream, proxy) -> row of the proxy against the consensus of the proxies
-    named with it; those that never differed have no say.
+  def rows(self, comparisons: _Comparisons) -> _Rows:
+    """Compares proxies with the consensus of others, in every round.
+
+    Others that never differed have no say.
     """
-    found = []
+    rows = []
     for number, round_ in enumerate(self._rounds):
-      dev, consensus, variance = {}, {}, {}
+      dev = {}
+      consensus = {}
+      variance = {}
       for stream, pairs in comparisons.items():
         for proxy, others in pairs:
-          heard = [
-            (other, self._scale(other, stream)) for other in others if self._scale(other, stream)
-          ]
-          dev[stream, proxy] = {name: trial[proxy][stream][0] for name, trial in round_.items()}
-          consensus[stream, proxy] = {
-            name: sum(trial[other][stream][0] / scale for other, scale in heard)
-            / max(len(heard), 1)
-            for name, trial in round_.items()
-          }
-          variance[stream, proxy] = (
-            float(np.mean([trial[proxy][stream][1] for trial in round_.values()]))
-            if round_
-            else None
-          )
-      found.append(concordance.reduce_round(dev, consensus, variance, seed=number))
-    return found
+          cell = _Cell(stream, proxy)
+          dev[cell] = {name: trial[proxy][stream][0] for name, trial in round_.items()}
+          consensus[cell] = self._consensus(round_, stream, others)
+          variance[cell] = None
+          if round_:
+            variances = [trial[proxy][stream][1] for trial in round_.values()]
+            variance[cell] = float(np.mean(variances))
+      rows.append(concordance.reduce_round(dev, consensus, variance, seed=number))
+    return rows
+
+  def _consensus(self, round_: Round, stream: str, others: Sequence[str]) -> dict[str, float]:
+    """trial -> mean of the others' scores, each in units of its spread."""
+    scales = {}
+    for other in others:
+      scale = self._scale(_Cell(stream, other))
+      if scale:
+        scales[other] = scale
+    means = {}
+    for name, trial in round_.items():
+      total = sum(trial[other][stream][0] / scale for other, scale in scales.items())
+      means[name] = total / max(len(scales), 1)
+    return means
 
 
 def _others(panel: Sequence[str], proxy: str) -> tuple[str, ...]:
   return tuple(p for p in panel if p != proxy)
 
 
-def _without(rows: Sequence[Mapping], stream: str) -> list[dict]:
-  return [{key: row for key, row in of_round.items() if key[0] != stream} for of_round in rows]
-
-
-def _by_stream(verdicts: Mapping[tuple[str, str], Verdict]) -> dict[str, dict[str, Verdict]]:
-  found: dict[str, dict[str, Verdict]] = {}
-  for (stream, proxy), verdict in verdicts.items():
-    found.setdefault(stream, {})[proxy] = dataclasses.replace(verdict, stream=stream)
-  return found
+def _by_stream(verdicts: Mapping[_Cell, Verdict]) -> dict[str, dict[str, Verdict]]:
+  """stream -> proxy -> verdict, of verdicts by comparison."""
+  by_stream: dict[str, dict[str, Verdict]] = {}
+  for cell, verdict in verdicts.items():
+    of_stream = by_stream.setdefault(cell.stream, {})
+    of_stream[cell.proxy] = dataclasses.replace(verdict, stream=cell.stream)
+  return by_stream
 
 
 # -- the score -------------------------------------------------------------------------------------
@@ -309,30 +425,38 @@ def _by_stream(verdicts: Mapping[tuple[str, str], Verdict]) -> dict[str, dict[st
 def consensus(
   trial: Scores, trust: Mapping[str, Mapping[str, float]], shares: Mapping[str, float]
 ) -> dict[str, float]:
-  """stream -> score of a trial, an accuracy: the mean of the proxies' accuracies, weighted by their
-  trust there.
+  """Computes a trial's score on every stream, an accuracy.
 
-  Overall, a family on which a proxy has lost trust counts in it with the consensus on that family
-  instead. `cross` is no accuracy and does not count.
+  It is the mean of the proxies' accuracies, weighted by their trust there. Overall, a family on
+  which a proxy has lost trust counts in it with the consensus on that family instead. `cross` is no
+  accuracy and does not count.
 
   Args:
+    trial: scores by every proxy.
+    trust: proxy -> stream -> trust; 1 where there is none.
     shares: family -> its share of dev's items.
+
+  Returns:
+    stream -> score.
   """
-  weight = lambda proxy, stream: trust.get(proxy, {}).get(stream, 1.0)
-  counted = {p: parts for p, parts in trial.items() if p != CROSS}
+  counted = {proxy: parts for proxy, parts in trial.items() if proxy != CROSS}
+
+  def weight(proxy: str, stream: str) -> float:
+    return trust.get(proxy, {}).get(stream, 1.0)
 
   def mean(stream: str, values: Mapping[str, float]) -> float:
-    weights = {p: weight(p, stream) for p in values}
+    weights = {proxy: weight(proxy, stream) for proxy in values}
     return sum(weights[p] * values[p] for p in values) / sum(weights.values())
 
-  found = {
-    family: mean(family, {p: parts[family][0] for p, parts in counted.items() if family in parts})
-    for family in shares
-  }
+  of_families = {}
+  for family in shares:
+    of_family = {p: parts[family][0] for p, parts in counted.items() if family in parts}
+    of_families[family] = mean(family, of_family)
   overall = {}
-  for p, parts in counted.items():
-    lost = [family for family in shares if family in parts and weight(p, family) == 0]
-    overall[p] = parts[OVERALL][0] + sum(
-      shares[family] * (found[family] - parts[family][0]) for family in lost
-    )
-  return {OVERALL: mean(OVERALL, overall)} | found
+  for proxy, parts in counted.items():
+    corrections = []
+    for family, share in shares.items():
+      if family in parts and weight(proxy, family) == 0:
+        corrections.append(share * (of_families[family] - parts[family][0]))
+    overall[proxy] = parts[OVERALL][0] + sum(corrections)
+  return {OVERALL: mean(OVERALL, overall)} | of_families

@@ -1,111 +1,144 @@
-"""A language model as the meta agent: it reads the evidence of all rounds and writes what the
-explorers run next.
+"""A language model as the meta agent: it reads the evidence and writes what the explorers run next.
 
 What counts stays the constitution's. The standing recipe, roll-backs, dead ends and the anchor are
-the statistical agent's, decided by the promotion rule; the model may propose a promotion, and the
+the statistical agent's, decided by the promotion rule. The model may propose a promotion, and the
 policy says what became of it. The model writes the explorers' bindings, within the search space,
 and reasons. Where no usable reply comes, the statistical agent's policy stands as it is.
 
 Workers may ask too (campaign.workers_choose = 'llm'): an explorer's bindings are then chosen within
-the axes it was assigned, without any evidence; if no usable reply comes, the assigned ones run.
+the axes it was assigned, without any evidence. If no usable reply comes, the assigned ones run.
 
 Everything is a pure function of the evidence and of the replies, which the ledger holds.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.meta_agent.agents import statistical
+from aevo_jax.meta_agent.agent import Agent
+from aevo_jax.meta_agent.agents.statistical import Statistical
+from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.llm import messages, reply
 from aevo_jax.meta_agent.llm.dialogue import Dialogue, GaveUpError, converse
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 
-POLICY, CONTROL = 'policy', 'control arm'  # purposes of an exchange; a worker's is `worker(w)`
+# Purposes of an exchange; a worker's is `worker(number)`.
+POLICY = 'policy'
+CONTROL = 'control arm'
 
 
 def worker(number: int) -> str:
-  """The purpose of a worker's exchanges."""
+  """Names the purpose of a worker's exchanges.
+
+  Args:
+    number: of the worker.
+
+  Returns:
+    The purpose, as ledger records hold it.
+  """
   return f'worker {number}'
 
 
-def decide(
-  history: Sequence[dict],
-  policy: Policy,
-  constitution: Constitution,
-  defaults: dict[str, Any],
-  seed: int,
-  dialogue: Dialogue,
-) -> Policy:
-  """As `statistical_agent.decide`, with the explorers' recipes from `dialogue`."""
-  base = dataclasses.replace(
-    statistical.decide(history, policy, constitution, defaults, seed),
-    objectives=policy.objectives,
-    trust=policy.trust,
-  )
-  if base.round > constitution.budget.rounds:
-    return base  # after the last round only its standing recipe counts
-  space, (anchor, *explorers) = constitution.space(), base.assignments
-  read = lambda text: reply.read_policy(text, len(explorers), base.standing, space, defaults)
-  try:
-    choice = converse(
-      dialogue, messages.policy_messages(history, base, constitution, defaults), read
+class LlmAgent(Agent):
+  """The statistical agent, with the explorers' recipes from a language model.
+
+  Args:
+    dialogue: that the question is put to.
+  """
+
+  uses_verdicts = True
+  asks_llm = True
+
+  def __init__(self, dialogue: Dialogue):
+    self._dialogue = dialogue
+
+  def decide(
+    self,
+    history: Sequence[Evidence],
+    policy: Policy,
+    constitution: Constitution,
+    defaults: Mapping[str, Any],
+    seed: int,
+  ) -> Policy:
+    """Asks the model; arguments as in `Agent`. After the last round nothing is asked."""
+    base = dataclasses.replace(
+      Statistical().decide(history, policy, constitution, defaults, seed),
+      objectives=policy.objectives,
+      trust=policy.trust,
     )
-  except GaveUpError:
-    return base
-  proposed = tuple(
-    (
-      f'the model proposes to promote {_words(p.changes)} ({p.reason}): the promotion rule '
-      'decides on that, and has not allowed it'
+    if base.round > constitution.budget.rounds:
+      return base
+    space = constitution.space()
+    anchor, *explorers = base.assignments
+
+    def read(text: str) -> reply.Choice:
+      return reply.read_policy(text, len(explorers), base.standing, space, defaults)
+
+    question = messages.policy_messages(history, base, constitution, defaults)
+    try:
+      choice = converse(self._dialogue, question, read)
+    except GaveUpError:
+      return base
+    reasons = list(base.reasons)
+    for proposal in choice.proposals:
+      reasons.append(
+        f'the model proposes to promote {_words(proposal.changes)} ({proposal.reason}): the '
+        'promotion rule decides on that, and has not allowed it'
+      )
+    for sentence in choice.sentences:
+      reasons.append(f'the model: {sentence}')
+    return dataclasses.replace(
+      base, assignments=(anchor, *choice.assignments), reasons=tuple(reasons)
     )
-    for p in choice.proposals
-  )
-  said = tuple(f'the model: {s}' for s in choice.sentences)
-  return dataclasses.replace(
-    base, assignments=(anchor, *choice.assignments), reasons=(*base.reasons, *proposed, *said)
-  )
 
 
 def choose(
   policy: Policy,
   constitution: Constitution,
-  defaults: dict[str, Any],
+  defaults: Mapping[str, Any],
   dialogue: Callable[[str], Dialogue],
 ) -> Policy:
-  """The policy with what its explorers chose to run.
+  """Lets the explorers of a round choose their bindings.
 
   Args:
-    policy: of the round. dialogue: purpose -> whom that worker asks.
+    policy: of the round.
+    constitution: of the round.
+    defaults: selector -> value of the substrate's default recipe.
+    dialogue: purpose -> whom that worker asks.
+
+  Returns:
+    The policy with what they chose.
   """
-  chosen = [
-    _chosen(a, number, policy, constitution, defaults, dialogue)
-    for number, a in enumerate(policy.assignments)
-  ]
+  chosen = []
+  for number, assignment in enumerate(policy.assignments):
+    if assignment.axis != ANCHOR:
+      asked = dialogue(worker(number))
+      assignment = _chosen(assignment, policy, constitution, defaults, asked)
+    chosen.append(assignment)
   return dataclasses.replace(policy, assignments=tuple(chosen))
 
 
 def _chosen(
   assignment: Assignment,
-  number: int,
   policy: Policy,
   constitution: Constitution,
-  defaults: dict[str, Any],
-  dialogue: Callable[[str], Dialogue],
+  defaults: Mapping[str, Any],
+  dialogue: Dialogue,
 ) -> Assignment:
-  if assignment.axis == ANCHOR:
-    return assignment
+  """The assignment with the worker's bindings; as it is without a usable reply."""
   space = constitution.space()
-  axes = [
-    axis for axis in space.axes if any(p.selector in assignment.changes for p in axis.parameters)
-  ]
-  read = lambda text: reply.read_worker(text, axes, policy.standing, space, defaults)
+  axes = []
+  for axis in space.axes:
+    if any(p.selector in assignment.changes for p in axis.parameters):
+      axes.append(axis)
+
+  def read(text: str) -> reply.Recipe:
+    return reply.read_worker(text, axes, policy.standing, space, defaults)
+
+  question = messages.worker_messages(assignment, policy, constitution, defaults, axes)
   try:
-    recipe = converse(
-      dialogue(worker(number)),
-      messages.worker_messages(assignment, policy, constitution, defaults, axes),
-      read,
-    )
+    recipe = converse(dialogue, question, read)
   except GaveUpError:
     return assignment
   return dataclasses.replace(
@@ -116,5 +149,5 @@ def _chosen(
   )
 
 
-def _words(changes: dict[str, Any]) -> str:
+def _words(changes: Mapping[str, Any]) -> str:
   return ', '.join(f'{k} = {v}' for k, v in sorted(changes.items()))

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable
 
 from aevo_jax.campaign import decisions, setup
+from aevo_jax.campaign.next_policy import next_policy, with_choices
+from aevo_jax.campaign.round_evidence import round_evidence
 from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import admit
@@ -20,6 +22,7 @@ from aevo_jax.evaluation import sets
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent import policy as policy_lib
+from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.llm.dialogue import Recorded
 from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.substrate import build
@@ -54,7 +57,7 @@ class AuditedRun:
     self._admitted: dict[tuple[str, int], tuple[Binding, ...]] = {}
     self._chosen: dict[int, Policy] = {}
     self._decided: dict[int, Policy] = {}
-    self._evidence: dict[int, dict] = {}
+    self._evidence: dict[int, Evidence] = {}
 
   def expect(self, holds: object, problem: str) -> None:
     """Adds a problem to those of the check in progress, unless `holds`.
@@ -305,7 +308,7 @@ class AuditedRun:
       The policy with the bindings that the recorded replies give.
     """
     if round_ not in self._chosen:
-      self._chosen[round_] = decisions.with_choices(
+      self._chosen[round_] = with_choices(
         self.policies[round_],
         self.constitution,
         recipe=self.started['recipe'],
@@ -327,11 +330,10 @@ class AuditedRun:
     Returns:
       The text of its file.
     """
-    return decisions.evidence_text(
-      decisions.round_evidence(self.state, round_, self.chosen(round_), self.constitution)
-    )
+    chosen = self.chosen(round_)
+    return round_evidence(self.state, round_, chosen, self.constitution).to_text()
 
-  def recorded_evidence(self, round_: int) -> dict:
+  def recorded_evidence(self, round_: int) -> Evidence:
     """Finds the evidence with the recorded digest: rebuilt from the ledger, or in its file.
 
     Args:
@@ -348,7 +350,7 @@ class AuditedRun:
       text = self.evidence_path(round_).read_text()
     if sha256(text) != digest:
       raise ValueError(f'the evidence of round {round_} with the recorded digest is lost')
-    self._evidence[round_] = json.loads(text)
+    self._evidence[round_] = Evidence.from_json(text)
     return self._evidence[round_]
 
   def decided_again(self, round_: int) -> Policy:
@@ -362,7 +364,7 @@ class AuditedRun:
     """
     if round_ not in self._decided:
       history = [self.recorded_evidence(k) for k in range(round_)]
-      self._decided[round_] = decisions.next_policy(
+      self._decided[round_] = next_policy(
         history,
         self.policies[round_ - 1],
         self.constitution,

@@ -1,0 +1,25 @@
+"""The registry of agents: name in `campaign.agent` -> class. A new agent is a module and a row."""
+
+from collections.abc import Mapping
+
+from aevo_jax.meta_agent.agent import Agent
+from aevo_jax.meta_agent.agents.best_of_n import BestOfN
+from aevo_jax.meta_agent.agents.frozen import Frozen
+from aevo_jax.meta_agent.agents.keep_or_discard import KeepOrDiscard
+from aevo_jax.meta_agent.agents.random_search import RandomSearch
+from aevo_jax.meta_agent.agents.statistical import Statistical
+from aevo_jax.meta_agent.agents.tpe import Tpe
+from aevo_jax.meta_agent.llm.agent import LlmAgent
+
+AGENTS: Mapping[str, type[Agent]] = {
+  'statistical': Statistical,
+  'random': RandomSearch,
+  'best_of_n': BestOfN,
+  'tpe': Tpe,
+  'frozen': Frozen,
+  'keep_or_discard': KeepOrDiscard,
+  'llm': LlmAgent,
+}
+
+# Agents that are functions of the evidence alone, which simulated campaigns can play.
+OFFLINE = tuple(name for name, agent in AGENTS.items() if not agent.asks_llm)
