@@ -81,6 +81,8 @@ ALLOWED: dict[str, set[str]] = {
 # decision; a pair that is gone leaves the table.
 BOTH_WAYS: dict[tuple[str, str], str] = {
   ('evaluation', 'evaluation/servers'): "served scoring speaks the servers' JSON protocol",
+  ('meta_agent', 'meta_agent/agents'): 'the registry lists the agents, which read evidence',
+  ('meta_agent', 'meta_agent/llm'): 'the registry lists the agent, which reads evidence',
   ('models', 'models/hf'): 'lora and weights need stored names, which need the parameters',
   ('models', 'models/layers'): 'the decoder is made of layers, which read ModelConfig and remat',
   ('tasks', 'tasks/families'): 'the mixture lists the families, which make items',
