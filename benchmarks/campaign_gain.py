@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,29 @@ def table(results: Sequence[dict]) -> str:
   return '\n'.join(lines)
 
 
-def main() -> None:
+def run_campaign(
+  seed: int, agent: str, run: pathlib.Path, constitution, arguments: argparse.Namespace
+) -> dict[str, Any]:
+  """Runs a campaign, or what is missing of it, and returns what it came to."""
+  start = [
+    f'--run={run}',
+    f'--gin_file={arguments.gin_file}',
+    f'--gin.campaign.seed={seed}',
+    f'--gin.campaign.agent="{agent}"',
+    f'--gin.campaign.parallel={arguments.parallel}',
+  ]
+  if run.exists():
+    start = [f'--resume={run}']
+  subprocess.run([sys.executable, '-m', 'aevo_jax.cli', 'campaign', *start], check=True)
+  return outcome(run, constitution) | {
+    'seed': seed,
+    'agent': agent,
+    'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest,
+    'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime()),
+  }
+
+
+def parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -165,7 +188,11 @@ def main() -> None:
   )
   parser.add_argument('--keep', action='store_true', help='keep trial directories of finished runs')
   parser.add_argument('--table', action='store_true')
-  arguments = parser.parse_args()
+  return parser.parse_args()
+
+
+def main() -> None:
+  arguments = parse_arguments()
 
   loading.load(
     [str(layout.root_file('constitution.gin')), arguments.gin_file],
@@ -183,46 +210,22 @@ def main() -> None:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     for agent in arguments.agents.split(',')
   }
-  for (seed, agent), key in keys.items() if not arguments.table else ():
-    if (RESULTS / f'{key}.json').exists():
+  for (seed, agent), key in keys.items():
+    path = RESULTS / f'{key}.json'
+    if arguments.table or path.exists():
       continue
     run = arguments.runs / f'{agent}{seed}-{measured.base_checkpoint.logical_digest[:8]}'
-    start = [
-      f'--run={run}',
-      f'--gin_file={arguments.gin_file}',
-      f'--gin.campaign.seed={seed}',
-      f'--gin.campaign.agent="{agent}"',
-      f'--gin.campaign.parallel={arguments.parallel}',
-    ]
-    subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'aevo_jax.cli',
-        'campaign',
-        *([f'--resume={run}'] if run.exists() else start),
-      ],
-      check=True,
-    )
-    result = outcome(run, constitution) | {
-      'seed': seed,
-      'agent': agent,
-      'code': manifest.read(run / setup.SUBSTRATE).code_tree.digest,
-      'finished': time.strftime('%Y-%m-%d %H:%M', time.gmtime()),
-    }
+    result = run_campaign(seed, agent, run, constitution, arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f'{key}.json').write_text(json.dumps(result, indent=1, sort_keys=True) + '\n')
+    path.write_text(json.dumps(result, indent=1, sort_keys=True) + '\n')
     if not arguments.keep:
       shutil.rmtree(run / 'trials')
-  print(
-    table(
-      [
-        json.loads(path.read_text())
-        for key in keys.values()
-        if (path := RESULTS / f'{key}.json').exists()
-      ]
-    )
-  )
+  results = []
+  for key in keys.values():
+    path = RESULTS / f'{key}.json'
+    if path.exists():
+      results.append(json.loads(path.read_text()))
+  print(table(results))
 
 
 if __name__ == '__main__':

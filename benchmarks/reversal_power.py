@@ -221,6 +221,19 @@ def scores(
   return dev, external, np.array([noise] * FAMILIES + [noise / FAMILIES]) if noise else None
 
 
+def round_rows(n, discordant, item, sums, at) -> dict[str, dict]:
+  """A round of one campaign, as `reduce_round` gives it. at: the campaign and the round."""
+  rows = {}
+  for k, count in enumerate(discordant):
+    row = {
+      'n': n,
+      'discordant': int(count),
+      'item_variance': None if item is None else float(item[k]),
+    }
+    rows[str(k)] = row | {name: float(values[*at, k]) for name, values in sums.items()}
+  return rows
+
+
 def first_alarms(
   dev: np.ndarray, external: np.ndarray, item: np.ndarray | None, rules: Reversal
 ) -> list[tuple[str, int, int] | None]:
@@ -265,18 +278,7 @@ def first_alarms(
       if result[c] is not None or not (reverses[c].any() or p[c].min() < 0.01):
         continue
       if t >= start and not reverses[c].any():
-        rows = [
-          {
-            str(k): {
-              'n': n,
-              'discordant': int(discordant[c, i, k]),
-              'item_variance': None if item is None else float(item[k]),
-            }
-            | {f: float(v[c, i, k]) for f, v in sums.items()}
-            for k in range(streams)
-          }
-          for i in range(t)
-        ]
+        rows = [round_rows(n, discordant[c, i], item, sums, (c, i)) for i in range(t)]
         falls = p[c] <= calibration.thresholds(rows, rules, rounds, n, seed=0).slope_p
       else:
         falls = np.zeros(streams, bool)

@@ -91,6 +91,20 @@ def items():
   return sets.private_items(constitution(), 'external', SECRET)
 
 
+def train_as_long(
+  rl: pathlib.Path, out: pathlib.Path, tokens: int, *arguments: str
+) -> dict[str, Any]:
+  """Trains by supervision for about as long as the run `rl` took, from a guess of the tokens."""
+  # The second time with what the first shows to be right, where it was not as long.
+  for _ in range(2):
+    shutil.rmtree(out, ignore_errors=True)
+    aevo(f'--out={out}', f'--tokens={tokens}', '--steps=1000000', *arguments)
+    if abs(seconds(out) / seconds(rl) - 1) < 0.1:
+      break
+    tokens = int(tokens * seconds(rl) / seconds(out))
+  return {'right': score(out), 'seconds': seconds(out)}
+
+
 def run_seed(
   seed: int,
   algorithm: str,
@@ -116,25 +130,15 @@ def run_seed(
   tokens = int(seconds(rl) * sft_tokens / (seconds(sft) * len(rows) / (len(rows) - 1)))
 
   def supervised(name: str, rate: float, number: int, *extra: str) -> dict[str, Any]:
-    out = runs / f'{name}_{rl.name}_{rate}'
-    budget = tokens
-    for _ in range(
-      2
-    ):  # the second time with what the first shows to be right, where it was not as long
-      shutil.rmtree(out, ignore_errors=True)
-      aevo(
-        *started_from,
-        f'--out={out}',
-        f'--seed={number}',
-        f'--gin.optimizer.learning_rate={rate}',
-        f'--tokens={budget}',
-        '--steps=1000000',
-        *extra,
-      )
-      if abs(seconds(out) / seconds(rl) - 1) < 0.1:
-        break
-      budget = int(budget * seconds(rl) / seconds(out))
-    return {'right': score(out), 'seconds': seconds(out)}
+    return train_as_long(
+      rl,
+      runs / f'{name}_{rl.name}_{rate}',
+      tokens,
+      *started_from,
+      f'--seed={number}',
+      f'--gin.optimizer.learning_rate={rate}',
+      *extra,
+    )
 
   # The same seed is the same demonstrations; where they never repeat, another seed is others.
   more = {

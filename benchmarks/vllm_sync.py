@@ -146,6 +146,18 @@ def timed(parts: dict[str, float]) -> Iterator[None]:
       setattr(where, name, original)
 
 
+def prepared(carrier: str, directory: pathlib.Path, params, config, count: int):
+  """Yields files, where the carrier is given some, and the weights that they hold."""
+  if carrier == 'lora':
+    yield from adapters(directory, params, config, count)
+    return
+  for k, own in enumerate(others(params, count)):
+    path = None
+    if carrier == 'reload':
+      path = save(directory.parent / f'reload{k}', own, config)
+    yield path, own
+
+
 def measure(carrier: str, syncs: int, large: bool) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as scratch:
     directory = pathlib.Path(scratch) / 'model'
@@ -168,16 +180,8 @@ def measure(carrier: str, syncs: int, large: bool) -> dict[str, Any]:
       log=pathlib.Path(scratch) / 'vllm.log',
     )
     with engine:
-      if carrier == 'lora':
-        prepared = adapters(directory, params, config, syncs + 1)
-      elif carrier == 'reload':
-        prepared = (
-          (save(pathlib.Path(scratch) / f'reload{k}', own, config), own)
-          for k, own in enumerate(others(params, syncs + 1))
-        )
-      else:
-        prepared = ((None, own) for own in others(params, syncs + 1))
-      for k, (path, own) in enumerate(prepared):
+      updates = prepared(carrier, directory, params, config, syncs + 1)
+      for k, (path, own) in enumerate(updates):
         own, spent = jax.tree.map(jax.numpy.asarray, own), {}
         if carrier == 'restart' and k:
           engine.server.stop()

@@ -98,19 +98,12 @@ def overhead(rows: list[dict[str, Any]]) -> str:
   return '\n'.join([*lines, '', *dict.fromkeys(json.dumps(r['facts']) for r in rows)])
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--tests', type=pathlib.Path)
-  arguments = parser.parse_args()
-  kept = RESULTS / 'vllm_tests.json'
-  if arguments.tests:
-    kept.write_text(json.dumps(tests(arguments.tests), indent=1) + '\n')
+def read(path: pathlib.Path):
+  return json.loads(path.read_text()) if path.exists() else None
 
-  def read(path):
-    return json.loads(path.read_text()) if path.exists() else None
 
+def page(kept: pathlib.Path) -> str:
+  """The page. kept: what the tests showed."""
   compared = read(versus.RESULTS) or {}
   served = [r for name in ('S1', 'S2') for r in compared.get(name, [])]
   sampled = [r for r in compared.get('C3', []) if r['peer'].startswith('vLLM')]
@@ -168,7 +161,19 @@ def main() -> None:
     '',
     versus.table({'C3': sampled}) if sampled else 'Not measured yet.',
   ]
-  OUT.write_text('\n'.join(out) + '\n')
+  return '\n'.join(out) + '\n'
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--tests', type=pathlib.Path)
+  arguments = parser.parse_args()
+  kept = RESULTS / 'vllm_tests.json'
+  if arguments.tests:
+    kept.write_text(json.dumps(tests(arguments.tests), indent=1) + '\n')
+  OUT.write_text(page(kept))
   print(f'wrote {OUT}')
 
 

@@ -7,9 +7,9 @@ starts it (C9).
   its compilation cache beside it .venv/bin/python benchmarks/worker_start.py [--run=runs/smoke]
   [--pairs=11]
 
-`cold` is a new interpreter without a compilation cache; `warm` is forked from the fork server and reads
-the campaign's cache, both on one thread, locked in, with the campaign's starting recipe. In turns;
-each ends with the first line of metrics.jsonl.
+`cold` is a new interpreter without a compilation cache; `warm` is forked from the fork server and
+reads the campaign's cache. Both are on one thread, locked in, with the campaign's starting recipe.
+They run in turns; each ends with the first line of metrics.jsonl.
 """
 
 import argparse

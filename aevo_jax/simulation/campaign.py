@@ -78,7 +78,7 @@ def world(scenario: Scenario, index: int) -> World:
     scenario.encoder, scenario.families, scenario.settings, rng, scenario.posterior
   )
   shift = injected_shift.sample(
-    scenario.plant,
+    scenario.shift,
     scenario.encoder,
     scenario.families,
     scenario.constitution,

@@ -98,7 +98,7 @@ def sample(
   """Draws the shift of a campaign from `settings.plant_seed` and the index alone.
 
   Args:
-    kind: one of settings.PLANTS.
+    kind: one of settings.SHIFTS.
     encoder: of the search space.
     families: names. A parameter that is named after a family moves that one.
     constitution: says when the axis may be bound, when calibration ends and how many rounds follow.

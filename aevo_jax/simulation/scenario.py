@@ -1,5 +1,7 @@
-"""What simulated campaigns have in common: constitution, search space as arrays, families, kind of
-surface and plant.
+"""What simulated campaigns have in common.
+
+That is the constitution, the search space as arrays, the families, and the kinds of surface and
+injected shift.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ from aevo_jax.config.search_space import draw
 from aevo_jax.meta_agent.effects import Effects
 from aevo_jax.meta_agent.encoding import Encoder
 from aevo_jax.simulation import surface
-from aevo_jax.simulation.settings import PLANTS, Settings
+from aevo_jax.simulation.settings import SHIFTS, Settings
 
 POOL = 512
 
@@ -28,15 +30,18 @@ class Scenario:
   """What campaigns are drawn from.
 
   Attributes:
-    recipe: text of the substrate's default recipe. families: names. plant: a kind of
-      settings.PLANTS.
+    constitution: rules, sets and budget.
+    settings: of the simulation.
+    recipe: text of the substrate's default recipe.
+    families: names.
+    shift: kind of the injected shift, one of settings.SHIFTS.
   """
 
   constitution: Constitution
   settings: Settings
   recipe: str
   families: tuple[str, ...]
-  plant: Annotated[str, OneOf(PLANTS)] = 'none'
+  shift: Annotated[str, OneOf(SHIFTS)] = 'none'
 
   def __post_init__(self):
     for name in self.settings.plant_axes:
@@ -46,29 +51,29 @@ class Scenario:
           + suggestion(name, self.constitution.search_space.axes)
         )
     for name in ('dev_set', 'external_set'):
-      if getattr(self.constitution, name).items < len(self.families):
+      items = getattr(self.constitution, name).items
+      if items < len(self.families):
         raise ValueError(
-          f'{name}.items = {getattr(self.constitution, name).items} leaves some of the '
-          f'{len(self.families)} families out; raise it'
+          f'{name}.items = {items} leaves some of the {len(self.families)} families out; raise it'
         )
 
   @functools.cached_property
   def encoder(self) -> Encoder:
+    """Turns recipes into rows of codes."""
     return Encoder(self.constitution.space(), default_values(self.recipe))
 
   @functools.cached_property
   def posterior(self) -> Effects | None:
-    """Of real trials, for the fitted surface."""
-    return (
-      surface.fit_trials(pathlib.Path(self.settings.trials), self.encoder, self.families)
-      if self.settings.surface == 'fitted'
-      else None
-    )
+    """The effects that real trials show, for the fitted surface; None for the others."""
+    if self.settings.surface != 'fitted':
+      return None
+    return surface.fit_trials(pathlib.Path(self.settings.trials), self.encoder, self.families)
 
   @functools.cached_property
   def pool(self) -> np.ndarray:
-    """[POOL, P] codes of random recipes, each axis changed with probability 1/2."""
-    rng, recipes = np.random.default_rng([self.settings.seed, 5]), []
+    """Codes of random recipes, [POOL, P], each axis changed with probability 1/2."""
+    rng = np.random.default_rng([self.settings.seed, 5])
+    recipes = []
     for _ in range(POOL):
       overlay: dict = {}
       for axis in self.encoder.space.axes:

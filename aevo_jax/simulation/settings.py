@@ -9,36 +9,38 @@ from aevo_jax.config.configurables import configurable
 from aevo_jax.config.constraints import OneOf
 
 SURFACES = ('drawn', 'rugged', 'flat', 'fitted')
-PLANTS = ('none', 'shortcut', 'reversal')
+SHIFTS = ('none', 'shortcut', 'reversal')
 
 
 @configurable('simulation')
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Sizes are in log-odds of a family's items.
+  """How recipes score, how noisy scores are, and what is injected.
+
+  Sizes are in log-odds of a family's items. In the selectors, plant is the injected shift.
 
   Attributes:
-    seed: of everything but the plant; campaign i is drawn from (seed, i). plant_seed: of the plant,
-      which no agent sees.
+    seed: of everything but the injected shift; campaign i is drawn from (seed, i).
+    plant_seed: of the injected shift, which no agent sees.
     surface: what settings do to accuracy. 'drawn': one optimum for each number, levels,
       interactions within an axis, what a change costs; 'rugged': thresholds and interactions across
       axes, heavy-tailed, so nothing the statistical agent assumes; 'flat': nothing, pure noise;
       'fitted': to real trials.
     trials: JSON file of 'fitted', as benchmarks/agent_comparison.py collects it.
-    effect_sd: spread of the effect of a setting. change_cost: what changing an axis costs on
-      average.
-    base: accuracy of the starting recipe, around which those of families lie. base_sd: their
-      spread.
-    seed_sd: between training seeds, for each family, on dev and external alike. transfer_sd: by
-      which the external set's difficulty differs from dev's, anew for each trial.
-    plant_size: what the planted axis moves on dev, from one end of its range to the other.
-      plant_harm: how far a 'reversal' moves the external set the other way, in plant_size.
-    plant_round: of its onset; 0 is drawn from the plant seed. plant_axes: names of axes among which
-      the planted one is drawn; all where there are none.
-    anchors: trials a round of the unchanged recipe where designs are drawn without an agent; agents
-      place their own.
-    verdicts: whether every round is judged, which takes as long as an agent. replays: coupled
-      campaigns behind each threshold of the verdicts, in place of reversal.replays.
+    effect_sd: spread of the effect of a setting.
+    change_cost: what changing an axis costs on average.
+    base: accuracy of the starting recipe, around which those of families lie.
+    base_sd: spread of families around `base`.
+    seed_sd: between training seeds, for each family, on dev and external alike.
+    transfer_sd: by which the external set's difficulty differs from dev's, anew for each trial.
+    plant_size: what the shifted axis moves on dev, from one end of its range to the other.
+    plant_harm: how far a 'reversal' moves the external set the other way, in plant_size.
+    plant_round: of the shift's onset; 0 is drawn from the plant seed.
+    plant_axes: names of axes among which the shifted one is drawn; all where there are none.
+    anchors: trials of the unchanged recipe in a round where designs are drawn without an agent;
+      agents place anchors themselves.
+    replays: coupled campaigns behind each threshold of the verdicts, in place of reversal.replays.
+    verdicts: whether every round is judged, which takes as long as an agent.
   """
 
   seed: int = 0

@@ -43,15 +43,14 @@ def outcomes(
   """
   if processes == 1:
     return {agent: _chunk(scenario, agent, range(campaigns)) for agent in agents}
-  chunks = min(4 * processes, campaigns)
   context = multiprocessing.get_context('spawn')
   by_agent = {}
   with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
     for agent in agents:
-      futures = [
-        pool.submit(_chunk, scenario, agent, range(k, campaigns, 4 * processes))
-        for k in range(chunks)
-      ]
+      futures = []
+      for k in range(min(4 * processes, campaigns)):
+        indices = range(k, campaigns, 4 * processes)
+        futures.append(pool.submit(_chunk, scenario, agent, indices))
       merged = []
       seconds = 0
       for future in futures:
@@ -71,7 +70,7 @@ def _chunk(scenario: Scenario, agent: str, indices: range) -> Campaigns:
   return Campaigns(found, time.perf_counter() - started)
 
 
-def mean_interval(values: Sequence[float]) -> dict[str, float]:
+def mean_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
   """Computes a mean and its normal 95% interval.
 
   Args:
@@ -132,20 +131,23 @@ def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
 
 
 def _gains(found: Sequence[Outcome]) -> dict[str, Any]:
-  gains = [o.gain for o in found]
-  total = len(found)
+  gains = np.array([o.gain for o in found])
+  best = np.array([o.best for o in found])
+  promotions = np.array([o.promotions for o in found])
+  false_promotions = np.array([o.false_promotions for o in found])
   return {
     'gain': mean_interval(gains),
-    'regret': mean_interval([o.best - o.gain for o in found]),
-    'best': mean_interval([o.best for o in found]),
-    'promoted': share(_count([o.promotions > 0 for o in found]), total),
-    'false_promotion': share(_count([o.false_promotions > 0 for o in found]), total),
-    'harmed': share(_count([gain < -HARM for gain in gains]), total),
+    'regret': mean_interval(best - gains),
+    'best': mean_interval(best),
+    'promoted': _share_of(promotions > 0),
+    'false_promotion': _share_of(false_promotions > 0),
+    'harmed': _share_of(gains < -HARM),
   }
 
 
-def _count(flags: Sequence[bool]) -> int:
-  return Counter(flags)[True]
+def _share_of(flags: np.ndarray) -> dict[str, float]:
+  """Returns the share of campaigns whose flag is set."""
+  return share(int(flags.sum()), len(flags))
 
 
 def _detections(outcome: Outcome) -> list[Alarm]:
@@ -158,25 +160,33 @@ def _detections(outcome: Outcome) -> list[Alarm]:
 
 
 def _alarms(found: Sequence[Outcome]) -> dict[str, Any]:
-  total = len(found)
-  detections = [_detections(o) for o in found]
-  false = 0
-  for outcome, right in zip(found, detections, strict=True):
-    false += len(outcome.alarms) > len(right)
-  facts: dict[str, Any] = {'false_alarm': share(false, total)}
+  false = []
+  detected = []
+  verdicts = []
+  first_rounds = []
+  delays = []
+  for outcome in found:
+    right = _detections(outcome)
+    false.append(len(outcome.alarms) > len(right))
+    detected.append(len(right) > 0)
+    verdicts.append({alarm.verdict for alarm in right})
+    if outcome.alarms:
+      first_rounds.append(_first_round(outcome.alarms))
+    if right:
+      delays.append(_first_round(right) - outcome.shift.round)
+  facts: dict[str, Any] = {'false_alarm': _share_of(np.array(false))}
   if not found[0].shift:
-    first = [min(a.round for a in o.alarms) for o in found if o.alarms]
-    return facts | {'false_alarms_by_round': _histogram(first)}
-  facts['detected'] = share(_count([bool(right) for right in detections]), total)
+    return facts | {'false_alarms_by_round': _histogram(first_rounds)}
+  facts['detected'] = _share_of(np.array(detected))
   facts['detected_as'] = {}
   for verdict in ALARMS:
-    count = _count([any(a.verdict == verdict for a in right) for right in detections])
-    facts['detected_as'][verdict] = share(count, total)
-  delays = []
-  for outcome, right in zip(found, detections, strict=True):
-    if right:
-      delays.append(min(a.round for a in right) - outcome.shift.round)
+    has_verdict = np.array([verdict in kinds for kinds in verdicts])
+    facts['detected_as'][verdict] = _share_of(has_verdict)
   return facts | {'rounds_from_onset_to_detection': _histogram(delays)}
+
+
+def _first_round(alarms: Sequence[Alarm]) -> int:
+  return min([alarm.round for alarm in alarms])
 
 
 def _histogram(rounds: Sequence[int]) -> dict[str, int]:

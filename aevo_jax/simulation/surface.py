@@ -204,7 +204,11 @@ def _is_number(encoder: Encoder) -> np.ndarray:
 
 
 def _most_levels(encoder: Encoder) -> int:
-  return max([1, *(len(levels(p)) for p in encoder.parameters)])
+  """Returns how many values the largest choice has; 1 where there are no choices."""
+  most = 1
+  for parameter in encoder.parameters:
+    most = max(most, len(levels(parameter)))
+  return most
 
 
 def _joint_parameters(encoder: Encoder) -> np.ndarray:
@@ -331,14 +335,14 @@ def fit_trials(
     ValueError: the trials have other families, or none is of the starting recipe.
   """
   rows = json.loads(path.read_text())
-  if any(row['correct'].keys() != set(families) for row in rows):
-    raise ValueError(
-      f'{path} has trials of other families than {", ".join(families)}; take trials of '
-      'the same tasks, or another simulation.surface'
-    )
   starting = []
   others = []
   for row in rows:
+    if row['correct'].keys() != set(families):
+      raise ValueError(
+        f'{path} has trials of other families than {", ".join(families)}; take trials of '
+        'the same tasks, or another simulation.surface'
+      )
     overlay = {k: v for k, v in row['overlay'].items() if k in encoder.space.selectors}
     overlay = encoder.prune(overlay)
     counts = {f: effects_lib.Count(row['correct'][f], row['total'][f]) for f in families}
@@ -350,10 +354,11 @@ def fit_trials(
     raise ValueError(
       f'{path} holds no trial of the starting recipe, with which the others are compared'
     )
-  pooled = {}
-  for family in families:
-    counts = [c[family] for c in starting]
-    pooled[family] = effects_lib.Count(sum(c.correct for c in counts), sum(c.total for c in counts))
+  pooled = dict.fromkeys(families, effects_lib.Count(0, 0))
+  for counts in starting:
+    for family, count in counts.items():
+      before = pooled[family]
+      pooled[family] = effects_lib.Count(before.correct + count.correct, before.total + count.total)
   trials = [
     effects_lib.Trial({}, overlay, counts, pooled, len(starting)) for overlay, counts in others
   ]

@@ -38,7 +38,7 @@ def study():
 def shifts(world, count=60):
   return [
     injected_shift.sample(
-      world.plant, world.encoder, world.families, world.constitution, world.settings, i
+      world.shift, world.encoder, world.families, world.constitution, world.settings, i
     )
     for i in range(count)
   ]
