@@ -43,6 +43,7 @@ from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.layers import linear
 from aevo_jax.models.params import outline
 from aevo_jax.tasks.mixture import Mixture, sample_set
+from aevo_jax.training.losses.sft import Loss
 from aevo_jax.training.train_step import make_loss, normalised
 
 REPEATS = 9
@@ -77,7 +78,7 @@ def gradient_seconds(base: pathlib.Path, tokenizer, rows: int) -> float:
   batch = next(
     pipeline.batches(pipeline.SftSource(0, Mixture(), tokenizer), rows=rows, row_length=128)
   )
-  loss = make_loss(structure, label_smoothing=0.0)
+  loss = make_loss(structure, Loss())
   gradient = jax.jit(jax.grad(lambda p: loss(p, {}, normalised(batch))[0]))
   return best(lambda: gradient(params))
 
@@ -88,7 +89,7 @@ def compiled_gradient(base: pathlib.Path, tokenizer) -> dict[str, float]:
   batch = next(
     pipeline.batches(pipeline.SftSource(0, Mixture(), tokenizer), rows=8, row_length=128)
   )
-  loss = make_loss(structure, label_smoothing=0.0)
+  loss = make_loss(structure, Loss())
   lowered = jax.jit(jax.value_and_grad(lambda p: loss(p, {}, normalised(batch))[0])).lower(params)
   started = time.perf_counter()
   gradient = lowered.compile()

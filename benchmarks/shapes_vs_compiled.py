@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
   from aevo_jax.training import placement as placement_lib
   from aevo_jax.training.optimizer import transformation
   from aevo_jax.training.recipe import recipe as recipe_lib
-  from aevo_jax.training.recipe.memory_estimate import footprint
+  from aevo_jax.training.recipe.memory_estimate import estimate_memory
   from aevo_jax.training.train_state import TrainState
   from aevo_jax.training.train_step import make_train_step
 
@@ -67,11 +67,11 @@ def main(argv: list[str]) -> None:
     train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value),
   )
   placement = placement_lib.from_gin(config, recipe)
-  estimate = footprint(
+  estimate = estimate_memory(
     config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value
   )
 
-  trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
+  trained, frozen, _axes = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
   model = abstract(config)
   if recipe.adaptation.method == 'lora':
     lora.attach(
@@ -101,12 +101,9 @@ def main(argv: list[str]) -> None:
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch())
     for name, dtype in (('tokens', jnp.int32), ('segment_ids', jnp.int32), ('weights', jnp.float32))
   }
-  step = make_train_step(
-    structure,
-    optimizer,
-    label_smoothing=recipe.loss.label_smoothing,
-    ema_decay=recipe.train.ema_decay,
-  )
+  # As if rows went through the model together, whatever the recipe's microbatches.
+  train = recipe_lib.Train(ema_decay=recipe.train.ema_decay)
+  step = make_train_step(structure, optimizer, recipe_lib.TrainConfig(recipe.loss, train))
   started = time.perf_counter()
   with placement.use():
     compiled = (

@@ -85,7 +85,9 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.models.params import unbind
   from aevo_jax.training import train_loop
+  from aevo_jax.training.model_setup import PolicyModel
   from aevo_jax.training.optimizer import learning_rates, transformation
+  from aevo_jax.training.run_config import RunConfig
 
   try:
     settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
@@ -125,15 +127,13 @@ def main(arguments: list[str]) -> None:
       logging.info('step %d of %d: loss %.4f', step, settings.steps, scalars['loss'])
 
   state = train_loop.train(
-    structure,
-    params,
-    {},
+    PolicyModel(structure, params, {}),
     transformation(optimizer),
     pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
-    learning_rates=learning_rates(optimizer, settings.steps),
-    directory=out / 'run',
-    checkpoint_every=settings.checkpoint_every,
-    on_step=on_step,
+    learning_rates(optimizer, settings.steps),
+    out / 'run',
+    recipe_lib.TrainConfig(),
+    RunConfig(checkpoint_every=settings.checkpoint_every, on_step=on_step),
   )
 
   checkpoint.save_weights(out / checkpoint.WEIGHTS, state.final_params(), config)

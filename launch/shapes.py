@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
   started = time.perf_counter()
   from aevo_jax.config.loading import LoadError, resolve
   from aevo_jax.training.recipe import recipe as recipe_lib
-  from aevo_jax.training.recipe.memory_estimate import footprint
+  from aevo_jax.training.recipe.memory_estimate import estimate_memory
 
   COMMAND.load_gin()
   try:
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
     sizes = mesh.sizes(_DEVICES.value)
     bound = resolve('sharding').bind(sizes)
     rows = _ROWS.value or bound.shards('batch')
-    estimate = footprint(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
+    estimate = estimate_memory(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
   facts = {

@@ -106,7 +106,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """Trains what the flags say."""
   from aevo_jax.models import config as model_config  # these three register what gin may bind
   from aevo_jax.training import placement as placement_lib
-  from aevo_jax.training import run_control as upkeep_lib
+  from aevo_jax.training import run_control
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.rl import run as rl_run
 
@@ -126,8 +126,10 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   from aevo_jax.models.params import is_adapter, resident_dtype
   from aevo_jax.tasks import own_data
   from aevo_jax.training import post_train
-  from aevo_jax.training.recipe import token_budget as plan_lib
+  from aevo_jax.training.recipe.task_source import TaskSource
+  from aevo_jax.training.recipe.token_budget import StepPlan, plan_steps
   from aevo_jax.training.rl.gates import StoppedError
+  from aevo_jax.training.run_config import RunConfig
   from aevo_jax.training.train_loop import NonFiniteError
 
   logging.set_verbosity(logging.WARNING)
@@ -141,7 +143,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
           f'--{flag.name} is read by nothing while method.name = {method!r}; '
           + ('give --tokens and --steps' if recipe.method.supervised else 'give --rl_steps')
         )
-    upkeep = resolve('upkeep')
+    control = resolve('upkeep')
     vllm = resolve('vllm') if algorithm and algorithm.rollout.engine == 'vllm' else None
     if vllm is None and (fields := bound('vllm')):
       raise LoadError(
@@ -209,17 +211,15 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
         **generated,
       )
     corpus = corpora.load(base, own.of_split('train') if own is not None else ())
-    given, tokenizer = (
-      {'size': _SIZE.value, 'seed': _SEED.value, 'corpus': corpus},
-      tokenizers.load(str(base)),
-    )
+    tasks = TaskSource(_SIZE.value, _SEED.value, corpus)
+    tokenizer = tokenizers.load(str(base))
     plan = (
-      plan_lib.divide(recipe, tokenizer, tokens=_TOKENS.value, steps=_STEPS.value, **given)
+      plan_steps(recipe, tokenizer, tasks, tokens=_TOKENS.value, steps=_STEPS.value)
       if recipe.method.supervised
-      else plan_lib.Plan(0, _RL_STEPS.value, 0)
+      else StepPlan(0, _RL_STEPS.value, 0)
     )
     prepared = post_train.Run(
-      config, recipe, parameters, tokenizer, directory=out, vllm=vllm, **given
+      config, recipe, parameters, tokenizer, tasks, directory=out, vllm=vllm
     )
     begin(
       out,
@@ -244,16 +244,18 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
       print(f'step {step + 1:>5} of {plan.steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
 
   try:
-    with upkeep_lib.sigterm_asks() as asked:
+    with run_control.stop_at_sigterm() as sigterm_came:
       final = prepared.train(
         plan,
-        checkpoint_every=_CHECKPOINT_EVERY.value,
-        on_step=on_step,
-        placement=placement,
-        upkeep=upkeep,
-        stop=asked,
+        RunConfig(
+          checkpoint_every=_CHECKPOINT_EVERY.value,
+          control=control,
+          stop=sigterm_came,
+          on_step=on_step,
+          placement=placement,
+        ),
       )
-      if asked():
+      if sigterm_came():
         print(
           f'train: SIGTERM; saved, and the same command continues in {out}',
           file=sys.stderr,

@@ -20,7 +20,7 @@ from aevo_jax.training.losses.policy_gradient import (
   policy_gradient_loss,
 )
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
-from aevo_jax.training.losses.sft import sft_loss
+from aevo_jax.training.losses.sft import Loss, sft_loss
 from aevo_jax.training.token_logprobs import per_token, token_stats
 
 CONFIG = ModelConfig(
@@ -180,8 +180,9 @@ def our_loss(
     model = structure.bind(p)
     if case.do == 'sft':
       return sft_loss(
-        token_stats(model, batch['tokens'], batch['segment_ids'], wanted_bt=wanted, chunk=chunk)[0],
+        token_stats(model, batch['tokens'], batch['segment_ids'], mask_bt=wanted, chunk=chunk)[0],
         {'mask': wanted, 'weights': wanted / wanted.sum()},
+        Loss(),
       )[0]
     if case.do == 'distillation':
       teacher = structure.bind(reference)
@@ -198,7 +199,7 @@ def our_loss(
       model,
       batch['tokens'],
       batch['segment_ids'],
-      wanted_bt=wanted,
+      mask_bt=wanted,
       temperature=getattr(case.ours, 'temperature', 1.0),
       chunk=chunk,
     )
@@ -207,7 +208,7 @@ def our_loss(
         structure.bind(reference),
         batch['tokens'],
         batch['segment_ids'],
-        wanted_bt=wanted,
+        mask_bt=wanted,
         chunk=chunk,
       )[0].logprobs
       return dpo_loss(

@@ -32,7 +32,7 @@ def memory(estimate: Estimate, constitution: Constitution) -> dict[str, str]:
     ValueError: the rules do not divide the parameters or the batch; LoadError is one.
   """
   from aevo_jax.training.recipe import recipe as recipe_lib
-  from aevo_jax.training.recipe.memory_estimate import footprint
+  from aevo_jax.training.recipe.memory_estimate import estimate_memory
 
   def load(mesh: str, devices: int):
     loading.load([estimate.model, mesh], [], search_paths=layout.search_paths())
@@ -48,12 +48,12 @@ def memory(estimate: Estimate, constitution: Constitution) -> dict[str, str]:
   )
   trained = f'an adapter of rank {limit}' if limit else 'all weights'
   config, bound = load(estimate.mesh, estimate.devices)
-  sharded = footprint(
+  sharded = estimate_memory(
     config, recipe, bound, rows=bound.shards('batch'), row_length=estimate.row_length
   )
   plain, alone = load('configs/meshes/single.gin', 1)
   plain = dataclasses.replace(plain, compute_dtype='float32', remat_policy='none', scan=False)
-  single = footprint(plain, recipe, alone, rows=1, row_length=estimate.row_length)
+  single = estimate_memory(plain, recipe, alone, rows=1, row_length=estimate.row_length)
   gib = lambda size: f'{size / 2**30:,.1f} GiB'
   return {
     'model': f'{sharded.count / 1e9:.1f} billion parameters ({estimate.model}), training {trained}',

@@ -1,5 +1,6 @@
-"""The gradient of a batch, part by part: for losses that add up over rows, the same as the whole
-batch's up to rounding, in a part's memory.
+"""The gradient of a batch, computed part by part to save memory.
+
+For losses that add up over rows it is the whole batch's gradient up to rounding.
 """
 
 from collections.abc import Callable
@@ -7,65 +8,75 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from aevo_jax.models.params import Params
 from aevo_jax.sharding.context import constrain_parameters
 
 
 class Accumulated(NamedTuple):
-  """value, more: of the loss. grads: their gradient. squares: sum of the parts' squared gradient
-  norms, of which the gradient's noise can be told.
+  """Sums over the parts of a batch.
+
+  loss: of the whole batch.
+  aux: the loss function's second result, or None where it has none.
+  grads: of the loss by the parameters.
+  squared_norms: sum of the parts' squared gradient norms, which tells the gradient's noise.
   """
 
-  value: jax.Array
-  more: Any
+  loss: Float[Array, '']
+  aux: Any
   grads: Params
-  squares: jax.Array
+  squared_norms: Float[Array, '']
 
 
-def accumulated(
-  loss: Callable[[Params, Any], tuple[jax.Array, Any]],
-  params: Params,
+def accumulate_gradients(
+  loss: Callable[[Any, Any], tuple[jax.Array, Any]],
+  params: Any,
   batch: Any,
   parts: int,
-  together: int = 1,
+  group_size: int = 1,
 ) -> Accumulated:
-  """The sum over `parts` equal parts of the rows of loss(params, rows), and of its gradient.
+  """Sums loss(params, rows) and its gradient over equal parts of the rows.
 
   Args:
-    loss: a scalar that adds up over rows, and arrays that do. batch: arrays with the rows in front,
-      or with one entry for so many of them. together: so many neighbouring rows stay in one part.
+    loss: returns a scalar and arrays, all of which add up over rows.
+    params: differentiated.
+    batch: arrays with the rows in front, or with one entry for several rows.
+    parts: number of parts, which go through the loss one after the other.
+    group_size: so many neighbouring rows stay in one part.
+
+  Returns:
+    The sums.
 
   Raises:
     ValueError: the rows do not divide.
   """
 
-  def of(rows: Any) -> Accumulated:
-    (value, more), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
-    grads = constrain_parameters(grads)  # on a mesh, so that the sum lies as the parameters do
-    return Accumulated(
-      value, more, grads, sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
-    )
+  def part_of(rows: Any) -> Accumulated:
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
+    # On a mesh, so that the sum lies as the parameters do.
+    grads = constrain_parameters(grads)
+    squared_norm = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
+    return Accumulated(value, aux, grads, squared_norm)
 
   if parts == 1:
-    return of(batch)
-  rows = max(x.shape[0] for x in jax.tree.leaves(batch))
-  if rows % (parts * together):
-    raise ValueError(
-      f'{rows} rows do not divide into {parts} microbatches'
-      + (f' of groups of {together}' if together > 1 else '')
-    )
-  # Every parts-th group to a part, so that rows stay on their device where each has a multiple of
-  # parts groups.
-  cut = jax.tree.map(
-    lambda x: jnp.swapaxes(
-      x.reshape(rows // (parts * together), parts, -1, *x.shape[1:]), 0, 1
-    ).reshape(parts, x.shape[0] // parts, *x.shape[1:]),
-    batch,
-  )
-  zero = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, jax.tree.map(lambda x: x[0], cut))
-  )
-  return jax.lax.scan(
-    lambda total, rows: (jax.tree.map(jnp.add, total, of(rows)), None), zero, cut
-  )[0]
+    return part_of(batch)
+  row_count = max(x.shape[0] for x in jax.tree.leaves(batch))
+  if row_count % (parts * group_size):
+    groups = f' of groups of {group_size}' if group_size > 1 else ''
+    raise ValueError(f'{row_count} rows do not divide into {parts} microbatches{groups}')
+  groups_in_part = row_count // (parts * group_size)
+
+  # Every parts-th group goes to a part. So rows stay on their device where each device has a
+  # multiple of `parts` groups.
+  def split(x: jax.Array) -> jax.Array:
+    groups = x.reshape(groups_in_part, parts, -1, *x.shape[1:])
+    return jnp.swapaxes(groups, 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+  def add(total: Accumulated, rows: Any) -> tuple[Accumulated, None]:
+    return jax.tree.map(jnp.add, total, part_of(rows)), None
+
+  split_batch = jax.tree.map(split, batch)
+  shapes = jax.eval_shape(part_of, jax.tree.map(lambda x: x[0], split_batch))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return jax.lax.scan(add, zeros, split_batch)[0]

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line in metrics.jsonl, and the same scalars for TensorBoard."""
+"""Metrics of a run: a JSON object a line in metrics.jsonl, and the same scalars for TensorBoard."""
 
 import json
 import math
@@ -9,8 +9,9 @@ from tensorboard.summary import Writer
 
 
 class MetricsWriter:
-  """Appends scalars by step. Use as a context manager; every line is flushed, so a killed run keeps
-  what it logged.
+  """Appends scalars by step. Use it as a context manager.
+
+  Every line is flushed, so a killed run keeps what it logged.
   """
 
   def __init__(self, directory: pathlib.Path):
@@ -19,15 +20,17 @@ class MetricsWriter:
     self._board = Writer(str(directory / 'tensorboard'))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Logs finite scalars of one step; a value that is not finite is logged as text, which JSON can
-    hold.
+    """Logs the scalars of one step.
+
+    Args:
+      step: its number, from 0 on.
+      scalars: by name. A value that is not finite becomes text in the JSON, which can hold no
+        other.
     """
-    self._lines.write(
-      json.dumps(
-        {'step': step} | {k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
-      )
-      + '\n'
-    )
+    row: dict[str, float | str] = {'step': step}
+    for name, value in scalars.items():
+      row[name] = value if math.isfinite(value) else str(value)
+    self._lines.write(json.dumps(row) + '\n')
     self._lines.flush()
     for name, value in scalars.items():
       self._board.add_scalar(name, value, step)

@@ -1,10 +1,13 @@
-"""Where a training run's arrays lie on a mesh: parameters by the rules, optimizer state and moving
-average like the parameters they belong to.
+"""Where a training run's arrays lie on a mesh.
+
+Parameters lie by the rules; optimizer state and moving average lie like the parameters they belong
+to.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,61 +33,106 @@ from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
-def shapes_of(
-  config: ModelConfig, adaptation: Adaptation, adapter: Lora
-) -> tuple[Shapes, Shapes, dict[str, tuple[str, ...]]]:
-  """Shapes of trained and of frozen parameters of the adapted model, stacked where the config scans
-  it, and the logical axes of all.
+class ModelShapes(NamedTuple):
+  """Shapes of the adapted model's parameters, stacked where the config scans it.
 
-  The base under an adapter is taken to be stored in the dtype of the computation.
+  trained: of the parameters that the optimizer moves.
+  frozen: of the others.
+  axes: logical axes of all parameters, one name per dimension.
   """
-  model, by_adapter = abstract(config), adaptation.method == 'lora'
+
+  trained: Shapes
+  frozen: Shapes
+  axes: dict[str, tuple[str, ...]]
+
+
+def shapes_of(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> ModelShapes:
+  """Computes the shapes of the adapted model without making its arrays.
+
+  Args:
+    config: of the model.
+    adaptation: full fine-tuning or an adapter.
+    adapter: rank and targets, read where the adaptation is an adapter. The base under it is taken
+      to be stored in the dtype of the computation.
+  """
+  model = abstract(config)
+  by_adapter = adaptation.method == 'lora'
   if by_adapter:
     lora.attach(
       model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True
     )
   model = scan_layers.Scanned(model) if config.scan else model
-  trained, frozen = {}, {}
+  trained = {}
+  frozen = {}
   for name, value in unbind(model)[1].items():
-    train = is_adapter(name) if by_adapter else not is_router_bias(name)
-    dtype = resident_dtype(name, jnp.dtype(config.compute_dtype), frozen=by_adapter and not train)
-    (trained if train else frozen)[name] = jax.ShapeDtypeStruct(value.shape, dtype)
-  return trained, frozen, logical_axes(model)
+    is_trained = is_adapter(name) or not (by_adapter or is_router_bias(name))
+    is_frozen_base = by_adapter and not is_trained
+    dtype = resident_dtype(name, jnp.dtype(config.compute_dtype), frozen=is_frozen_base)
+    shape = jax.ShapeDtypeStruct(value.shape, dtype)
+    if is_trained:
+      trained[name] = shape
+    else:
+      frozen[name] = shape
+  return ModelShapes(trained, frozen, logical_axes(model))
 
 
 def state_specs(tree: Any, shapes: Mapping[str, Any], specs: Mapping[str, PartitionSpec]) -> Any:
-  """The partition of every leaf of a training state: that of the parameter under whose name it
-  stands and whose shape it has, else replicated.
+  """Computes the partition of every leaf of a training state.
+
+  Args:
+    tree: a training state, or a part of one.
+    shapes: of the parameters, by name.
+    specs: partitions of the parameters, by name.
+
+  Returns:
+    For each leaf, the partition of the parameter under whose name it stands and whose shape it has;
+    otherwise it is replicated.
   """
 
-  def leaf(path, value) -> PartitionSpec:
-    name = next(
-      (key.key for key in reversed(path) if isinstance(key, DictKey) and key.key in specs), None
-    )
-    return (
-      specs[name] if name is not None and value.shape == shapes[name].shape else PartitionSpec()
-    )
+  def leaf_spec(path: tuple[Any, ...], value: Any) -> PartitionSpec:
+    for key in reversed(path):
+      if isinstance(key, DictKey) and key.key in specs:
+        if value.shape == shapes[key.key].shape:
+          return specs[key.key]
+        break
+    return PartitionSpec()
 
-  return jax.tree_util.tree_map_with_path(leaf, tree)
+  return jax.tree_util.tree_map_with_path(leaf_spec, tree)
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """A mesh, the layout on it, and the logical axes of the model's parameters."""
+  """Where a model's arrays lie.
+
+  Attributes:
+    mesh: of the devices.
+    layout: rules from logical axes to mesh axes.
+    axes: logical axes of the model's parameters.
+  """
 
   mesh: Mesh
   layout: Layout
   axes: Mapping[str, tuple[str, ...]]
 
   def params(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """Raises ValueError as `Layout.parameter_specs`."""
-    return {
-      name: NamedSharding(self.mesh, spec)
-      for name, spec in self.layout.parameter_specs(shapes, self.axes).items()
-    }
+    """Returns the sharding of every parameter.
+
+    Args:
+      shapes: of the parameters, or the parameters themselves.
+
+    Raises:
+      ValueError: as `Layout.parameter_specs`.
+    """
+    specs = self.layout.parameter_specs(shapes, self.axes)
+    return {name: NamedSharding(self.mesh, spec) for name, spec in specs.items()}
 
   def state(self, state: Any, shapes: Mapping[str, Any]) -> Any:
-    """Shardings of a training state, or of any part of it, over parameters of these shapes."""
+    """Returns the shardings of a training state, or of any part of it.
+
+    Args:
+      state: the state, of arrays or of shapes.
+      shapes: of the parameters that it belongs to.
+    """
     specs = self.layout.parameter_specs(shapes, self.axes)
     return jax.tree.map(
       lambda spec: NamedSharding(self.mesh, spec),
@@ -93,17 +141,23 @@ class Placement:
     )
 
   def batch(self) -> NamedSharding:
-    """Of every array of a batch, [b, t]."""
+    """Returns the sharding of every array of a batch, [batch, time]."""
     return NamedSharding(self.mesh, self.layout.spec('batch', 'length'))
 
-  def use(self):
-    """A context in which training steps are traced and run."""
+  def use(self) -> contextlib.AbstractContextManager:
+    """Returns a context in which training steps are traced and run."""
     return context.use(self.mesh, self.layout, self.axes)
 
 
 def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
-  """The placement of the loaded gin configuration on this machine's devices; None where it names no
-  mesh.
+  """Builds the placement of the loaded gin configuration on this machine's devices.
+
+  Args:
+    config: of the model.
+    recipe: its batches and its adaptation must fit the rules.
+
+  Returns:
+    The placement; None where the configuration names no mesh.
 
   Raises:
     ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or
@@ -114,7 +168,8 @@ def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
     return None
   layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
   layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
-  trained, frozen, axes = shapes_of(config, recipe.adaptation, recipe.lora)
-  placement = Placement(mesh_lib.create(mesh_config), layout, axes)
-  placement.params(trained | frozen)
+  shapes = shapes_of(config, recipe.adaptation, recipe.lora)
+  placement = Placement(mesh_lib.create(mesh_config), layout, shapes.axes)
+  # Called for its ValueError, before anything runs.
+  placement.params(shapes.trained | shapes.frozen)
   return placement

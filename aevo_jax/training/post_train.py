@@ -1,17 +1,18 @@
-"""One training run of a recipe: a campaign's worker and `aevo train` both go through here, so they
-train the same thing.
+"""One training run of a recipe.
 
-Run         everything that `method.name` says, one after the other
-  prepare   supervised fine-tuning: the adapted model and its batches, at step 0
-  train     to the last step; adapters are merged, so that the result is a decoder's parameters
-  again rl.run    reinforcement learning or DPO, on the base or on what supervised fine-tuning made
-  of it
+A campaign's worker and `aevo train` both go through here, so they train the same thing.
+
+Run          everything that `method.name` says, one method after the other
+  prepare    supervised fine-tuning: the adapted model and its batches, at step 0
+  train      to the last step; adapters are merged, so that the result is a decoder's parameters
+  rl.run     reinforcement learning or DPO, on the base or on what supervised fine-tuning made of it
 """
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,30 +20,25 @@ import tokenizers
 
 from aevo_jax.config.inference import Vllm
 from aevo_jax.data import pipeline
-from aevo_jax.data.corpus import Corpus
-from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import Params, Structure
+from aevo_jax.models.params import Params
 from aevo_jax.training import train_loop
+from aevo_jax.training.model_setup import PolicyModel, adapt_model, decoder_params
 from aevo_jax.training.optimizer import group_of, learning_rates, transformation
-from aevo_jax.training.placement import Placement
-from aevo_jax.training.recipe import fingerprint
 from aevo_jax.training.recipe.recipe import Recipe
-from aevo_jax.training.recipe.token_budget import Plan
+from aevo_jax.training.recipe.task_source import SftInputs, TaskSource
+from aevo_jax.training.recipe.token_budget import StepPlan
 from aevo_jax.training.rl import run as rl_run
-from aevo_jax.training.run_control import Upkeep
+from aevo_jax.training.run_config import RunConfig
+from aevo_jax.training.train_loop import BatchIterator
 
 
 class Prepared(NamedTuple):
-  """A run before its first step; see `fingerprint.adapted` for what is frozen, and for when
-  parameters are stacked.
-  """
+  """Supervised fine-tuning before its first step."""
 
   config: ModelConfig
-  structure: Structure
-  params: Params
-  frozen: Params
-  batches: Iterator
+  model: PolicyModel
+  batches: BatchIterator
 
 
 def prepare(
@@ -50,87 +46,88 @@ def prepare(
   recipe: Recipe,
   base: Mapping[str, np.ndarray],
   tokenizer: tokenizers.Tokenizer,
-  *,
-  size: str,
-  seed: int,
-  corpus: Corpus = Corpus(),
+  tasks: TaskSource,
 ) -> Prepared:
-  """The base under the recipe's adaptation, and the recipe's batches of puzzles of `size`, or of
-  the tasks that `corpus` holds.
+  """Puts the base under the recipe's adaptation and opens the recipe's batches.
+
+  Args:
+    config: of the base.
+    recipe: what to train.
+    base: the base checkpoint's arrays by name.
+    tokenizer: of the base.
+    tasks: where items come from.
+
+  Returns:
+    The run at step 0.
+
+  Raises:
+    ValueError: the recipe does not fit the model or the tasks.
   """
-  structure, params, frozen = fingerprint.adapted(
-    config, recipe.adaptation, recipe.lora, base, seed
-  )
+  model = adapt_model(config, recipe.adaptation, recipe.lora, base, tasks.seed)
   if recipe.optimizer.groups:
-    group_of(recipe.optimizer.groups, params)  # raises ValueError before anything runs
-  source = pipeline.SftSource(
-    *fingerprint.source_inputs(recipe, tokenizer, size=size, seed=seed, corpus=corpus)
-  )
+    # Called for its ValueError, before anything runs.
+    group_of(recipe.optimizer.groups, model.params)
   batches = pipeline.batches(
-    source,
+    SftInputs.of(recipe, tokenizer, tasks).source(),
     rows=recipe.train.batch_rows,
     row_length=recipe.train.row_length,
     packing=recipe.train.packing,
     window=recipe.train.packing_window,
   )
-  return Prepared(config, structure, params, frozen, batches)
+  return Prepared(config, model, batches)
 
 
 def train(
-  prepared: Prepared,
-  recipe: Recipe,
-  *,
-  steps: int,
-  directory: pathlib.Path,
-  checkpoint_every: int = 0,
-  on_step: Callable[[int, dict[str, float]], None] | None = None,
-  placement: Placement | None = None,
-  upkeep: Upkeep = Upkeep(),
-  stop: Callable[[], bool] = lambda: False,
+  prepared: Prepared, recipe: Recipe, steps: int, directory: pathlib.Path, run: RunConfig
 ) -> Params:
-  """Trains for `steps` steps in all, continuing from `directory`/checkpoints if there are any, and
-  returns every parameter of the decoder.
+  """Trains to the last step, continuing from the checkpoints in `directory` if there are any.
 
-  `placement` is where arrays lie on a mesh; None is the default device. `upkeep` and `stop` are the
-  loop's.
+  Args:
+    prepared: the run at step 0.
+    recipe: the one it was prepared with.
+    steps: of the run in all.
+    directory: of checkpoints and metrics.
+    run: checkpoints, hooks and the mesh.
+
+  Returns:
+    Every parameter of the decoder, adapters merged.
 
   Raises:
     NonFiniteError: loss, gradient or the last weights are not finite.
   """
-  config, structure, params, frozen, batches = prepared
-  with placement.use() if placement else contextlib.nullcontext():
+  model = prepared.model
+  with run.placement.use() if run.placement else contextlib.nullcontext():
     state = train_loop.train(
-      structure,
-      params,
-      frozen,
+      model,
       transformation(recipe.optimizer),
-      batches,
-      learning_rates=learning_rates(recipe.optimizer, steps),
-      directory=directory,
-      label_smoothing=recipe.loss.label_smoothing,
-      ema_decay=recipe.train.ema_decay,
-      microbatches=recipe.train.microbatches,
-      logits_chunk=recipe.train.logits_chunk,
-      checkpoint_every=checkpoint_every,
-      on_step=on_step,
-      placement=placement,
-      upkeep=upkeep,
-      stop=stop,
+      prepared.batches,
+      learning_rates(recipe.optimizer, steps),
+      directory,
+      recipe.train_config(),
+      run,
     )
-  final = {**frozen, **state.final_params()}
-  if recipe.adaptation.method == 'lora':
-    final = lora.merge(final, recipe.lora.alpha / recipe.lora.rank)
-  if config.scan:
-    final = scan_layers.unstack(final, config.pattern)
+  params = {**model.frozen, **state.final_params()}
+  final = decoder_params(params, prepared.config, recipe)
   train_loop.check_finite(final)
   return final
 
 
 class Run:
-  """A run before its first step. What cannot go together is refused here: ValueError.
+  """A run before its first step.
 
-  Two methods have a directory each: supervised fine-tuning `directory`, what follows it
-  `directory`/then. vllm: of rollouts that a server draws.
+  Supervised fine-tuning has the directory `directory`; what follows it has `directory`/then.
+
+  Args:
+    config: of the base.
+    recipe: what to train.
+    base: the base checkpoint's arrays by name.
+    tokenizer: of the base.
+    tasks: where items come from.
+    directory: of checkpoints and metrics.
+    vllm: the server that generates rollouts, where the recipe has one.
+
+  Raises:
+    ValueError: parts of the recipe cannot go together, or do not fit the model or the tasks.
   """
 
   def __init__(
@@ -139,70 +136,64 @@ class Run:
     recipe: Recipe,
     base: Mapping[str, np.ndarray],
     tokenizer: tokenizers.Tokenizer,
+    tasks: TaskSource,
     *,
-    size: str,
-    seed: int,
     directory: pathlib.Path,
-    corpus: Corpus = Corpus(),
     vllm: Vllm | None = None,
   ):
-    self._config, self._recipe, self._directory = config, recipe, directory
-    given = {'size': size, 'seed': seed, 'corpus': corpus}
-    self._supervised = (
-      prepare(config, recipe, base, tokenizer, **given) if recipe.method.supervised else None
-    )
-    self._on = functools.partial(
+    self._config = config
+    self._recipe = recipe
+    self._directory = directory
+    self._prepared = None
+    self._rl_trainer = None
+    if recipe.method.supervised:
+      self._prepared = prepare(config, recipe, base, tokenizer, tasks)
+      directory = directory / 'then'
+    self._make_rl_trainer = functools.partial(
       rl_run.trainer,
       config,
       recipe,
       tokenizer=tokenizer,
-      directory=directory / 'then' if self._supervised else directory,
+      tasks=tasks,
+      directory=directory,
       vllm=vllm,
-      **given,
     )
-    self._alone = None if self._supervised else self._on(base)
+    if self._prepared is None:
+      self._rl_trainer = self._make_rl_trainer(base)
 
-  def train(
-    self,
-    plan: Plan,
-    *,
-    checkpoint_every: int = 0,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
-    placement: Placement | None = None,
-    upkeep: Upkeep = Upkeep(),
-    stop: Callable[[], bool] = lambda: False,
-  ) -> Params:
-    """Trains for the plan's steps in all, continuing from the checkpoints in the run's directories,
-    and returns every parameter of the decoder.
+  def train(self, plan: StepPlan, run: RunConfig) -> Params:
+    """Trains to the plan's last step, continuing from the checkpoints in the run's directories.
 
     Args:
-      on_step: steps count on from one method to the next. placement: of supervised fine-tuning; see
-        `train`. upkeep, stop: the loops'.
+      plan: steps of each method.
+      run: checkpoints and hooks. Steps count on from one method to the next. The mesh is that of
+        supervised fine-tuning.
+
+    Returns:
+      Every parameter of the decoder, adapters merged.
 
     Raises:
-      NonFiniteError: see `train`. StoppedError: a gate or rule of reinforcement learning.
+      NonFiniteError: loss, gradient or the last weights are not finite.
+      StoppedError: a gate or rule of reinforcement learning stopped the run.
     """
-    how, final = {'checkpoint_every': checkpoint_every, 'upkeep': upkeep, 'stop': stop}, None
-    if self._supervised is not None:
-      final = train(
-        self._supervised,
-        self._recipe,
-        steps=plan.sft_steps,
-        directory=self._directory,
-        on_step=on_step,
-        placement=placement,
-        **how,
-      )
-      if not plan.rl_steps or stop():
+    rl_trainer = self._rl_trainer
+    if self._prepared is not None:
+      final = train(self._prepared, self._recipe, plan.sft_steps, self._directory, run)
+      if not plan.rl_steps or run.stop():
         return final
-    after = (
-      None if on_step is None else lambda step, scalars: on_step(plan.sft_steps + step, scalars)
-    )
+      rl_trainer = self._make_rl_trainer(final)
     return rl_run.train(
-      self._config,
-      self._recipe,
-      self._alone or self._on(final),
-      steps=plan.rl_steps,
-      on_step=after,
-      **how,
+      self._config, self._recipe, rl_trainer, plan.rl_steps, _counted_on(run, plan.sft_steps)
     )
+
+
+def _counted_on(run: RunConfig, first: int) -> RunConfig:
+  """Returns the run whose hook counts steps from `first` on."""
+  on_step = run.on_step
+  if on_step is None:
+    return run
+
+  def later(step: int, scalars: dict[str, float]) -> None:
+    on_step(first + step, scalars)
+
+  return dataclasses.replace(run, on_step=later)

@@ -1,5 +1,7 @@
-"""What a long run needs besides its steps: fewer checkpoints than it saved, a profile of some
-steps, and an end when the system asks for one.
+"""What a long run needs besides its steps.
+
+That is fewer checkpoints than it saved, a profile of some steps, and an end when the system asks
+for one.
 """
 
 import contextlib
@@ -19,13 +21,14 @@ _Steps = Annotated[int, Interval(ge=0, le=2**31)]
 
 @configurable('upkeep')
 @dataclasses.dataclass(frozen=True)
-class Upkeep:
-  """Changes no result.
+class RunControl:
+  """Checkpoints to keep and steps to profile; changes no result.
 
   Attributes:
     keep_checkpoints: the latest so many stay; 0 keeps all.
-    profile_first, profile_steps: a trace of so many steps from that one on, for TensorBoard and
-      Perfetto, in the run's `profile`; 0 steps is none. The first step of a process compiles.
+    profile_first: first step of a trace for TensorBoard and Perfetto, which goes to the run's
+      `profile`. The first step of a process compiles.
+    profile_steps: length of the trace; 0 is none.
   """
 
   keep_checkpoints: _Steps = 0
@@ -34,46 +37,54 @@ class Upkeep:
 
 
 class Profiler:
-  """Traces the steps that the settings name. Call `before(step)` ahead of each; use as a context
-  manager, which ends a trace that is still open.
+  """Traces the steps that the settings name.
+
+  Call `before(step)` ahead of each step. Use it as a context manager, which ends an open trace.
   """
 
-  def __init__(self, directory: pathlib.Path, settings: Upkeep):
-    self._directory, self._s, self._open = directory / 'profile', settings, False
+  def __init__(self, directory: pathlib.Path, settings: RunControl):
+    self._directory = directory / 'profile'
+    self._settings = settings
+    self._is_open = False
 
   def before(self, step: int) -> None:
-    if self._open and step >= self._s.profile_first + self._s.profile_steps:
+    """Starts or ends the trace where this step is the first or the last of it."""
+    first = self._settings.profile_first
+    if self._is_open and step >= first + self._settings.profile_steps:
       self._end()
-    elif not self._open and self._s.profile_steps and step == self._s.profile_first:
+    elif not self._is_open and self._settings.profile_steps and step == first:
       jax.profiler.start_trace(str(self._directory))
-      self._open = True
+      self._is_open = True
 
   def _end(self) -> None:
-    self._open = False
+    self._is_open = False
     jax.profiler.stop_trace()
 
   def __enter__(self) -> 'Profiler':
     return self
 
   def __exit__(self, *exc) -> None:
-    if self._open:
+    if self._is_open:
       self._end()
 
 
 @contextlib.contextmanager
-def sigterm_asks() -> Iterator[Callable[[], bool]]:
-  """Within, SIGTERM does not end the process: the function that is given says that it came, and
-  whoever runs the loop saves and ends. A second one ends the process.
-  """
-  asked = False
+def stop_at_sigterm() -> Iterator[Callable[[], bool]]:
+  """Turns SIGTERM into a question that the training loop asks.
 
-  def ask(number, frame):
-    nonlocal asked
-    asked = True
+  Yields:
+    A function that returns whether SIGTERM came; whoever runs the loop then saves and ends. A
+    second SIGTERM ends the process.
+  """
+  came = False
+
+  def note(number, frame):
+    nonlocal came
+    came = True
     signal.signal(signal.SIGTERM, before)
 
-  before = signal.signal(signal.SIGTERM, ask)
+  before = signal.signal(signal.SIGTERM, note)
   try:
-    yield lambda: asked
+    yield lambda: came
   finally:
     signal.signal(signal.SIGTERM, before)

@@ -1,106 +1,107 @@
-"""Log-probabilities and entropies of tokens from what a decoder's blocks give, without the logits
-of all tokens at once.
+"""Statistics of every token of packed rows, without the logits of all tokens at once.
 
-The output head is applied to `chunk` places of every row at a time, and again in the backward pass,
-so that the float32 logits of one chunk are the largest array there is: rows * chunk * vocabulary in
-place of rows * length * vocabulary. With chunk = 0 everything is one product, which is faster where
-the vocabulary is small.
+The output head is applied to `chunk` positions of every row at a time, and again in the backward
+pass. So the float32 logits of one chunk are the largest array there is: rows * chunk * vocabulary
+in place of rows * length * vocabulary. With chunk = 0 everything is one product, which is faster
+where the vocabulary is small.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, Shaped
 
 from aevo_jax.models.decoder import Decoder
-
-
-class TokenStats(NamedTuple):
-  """[b, t] each, in nats, about token t given those before it; 0 for a row's first token.
-
-  logprobs: of the token. entropy: of the distribution it comes from. mean_logprob: over the
-  vocabulary, for label smoothing.
-  """
-
-  logprobs: jax.Array
-  entropy: jax.Array
-  mean_logprob: jax.Array
-
-
-def of_logits(logits: jax.Array, tokens: jax.Array, temperature: float = 1.0) -> TokenStats:
-  """logits [..., v] float32, tokens [...] of which each is asked for."""
-  logits = logits / temperature
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  picked = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-  expected = jnp.sum(jax.nn.softmax(logits) * logits, axis=-1)
-  return TokenStats(picked - log_z, log_z - expected, jnp.mean(logits, axis=-1) - log_z)
+from aevo_jax.training.token_stats import TokenStats, of_logits
 
 
 def token_stats(
   model: Decoder,
-  tokens_bt: jax.Array,
-  segment_ids_bt: jax.Array,
+  tokens_bt: Int[Array, 'batch time'],
+  segment_ids_bt: Int[Array, 'batch time'],
   *,
-  wanted_bt: jax.Array | None = None,
+  mask_bt: Shaped[Array, 'batch time'] | None = None,
   temperature: float = 1.0,
   chunk: int = 0,
 ) -> tuple[TokenStats, jax.Array | None]:
-  """Statistics of every token of packed rows, and the experts' loads (`Decoder.with_loads`).
+  """Computes the statistics of every token of packed rows.
+
+  A segment's first token is predicted from the segment before; leave it out in `mask_bt`.
 
   Args:
-    wanted_bt: where 0, nothing is asked, the statistics are 0 and no gradient flows back, whatever
-      the model says there; None asks everywhere.
-    temperature: divides the logits. chunk: places of every row at a time; 0 is all.
+    model: with its arrays.
+    tokens_bt: packed rows.
+    segment_ids_bt: of the packed sequences.
+    mask_bt: where 0, the statistics are 0 and no gradient flows back, whatever the model computes
+      there; None masks nothing.
+    temperature: divides the logits.
+    chunk: positions of every row at a time; 0 is all.
 
-  A segment's first token is asked for from the segment before; leave it out in `wanted_bt`.
+  Returns:
+    The statistics [batch, time], and the experts' loads (`Decoder.with_loads`).
   """
   hidden, loads = model.hidden(tokens_bt, segment_ids_bt)
-  stats = per_token(
-    lambda x, tokens: of_logits(model.logits(x), tokens, temperature),
-    hidden,
-    tokens_bt,
-    wanted_bt,
-    chunk,
-  )
-  return stats, loads
+
+  def stats_of(hidden: jax.Array, tokens: jax.Array) -> TokenStats:
+    return of_logits(model.logits(hidden), tokens, temperature)
+
+  return per_token(stats_of, hidden, tokens_bt, mask_bt, chunk), loads
 
 
 def per_token(
   function: Callable[..., Any],
   hidden: Any,
-  tokens_bt: jax.Array,
-  wanted_bt: jax.Array | None = None,
+  tokens_bt: Int[Array, 'batch time'],
+  mask_bt: Shaped[Array, 'batch time'] | None = None,
   chunk: int = 0,
 ) -> Any:
-  """function(hidden [b, c, ...], tokens [b, c]) -> arrays [b, c], for c = `chunk` places of every
-  row at a time, or all; the results' places are those of the tokens.
+  """Applies a function of hidden states to every token that they predict.
 
-  hidden: arrays [b, t, ...]; hidden[:, t] is what is known before tokens[:, t + 1].
+  Args:
+    function: maps hidden states [batch, c, ...] and tokens [batch, c] to arrays [batch, c].
+    hidden: arrays [batch, time, ...], of which position t is what is known before token t + 1.
+    tokens_bt: packed rows.
+    mask_bt: where 0, the results are 0; None masks nothing. NaN counts as a weight, so that it is
+      seen in the loss.
+    chunk: c, positions of every row at a time; 0 is all.
+
+  Returns:
+    The function's arrays [batch, time], at the positions of the tokens.
   """
-  shift = lambda x: jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
-  asked = shift(tokens_bt)
-  wanted = (
-    shift(jnp.ones_like(tokens_bt) if wanted_bt is None else wanted_bt) != 0
-  )  # a weight that is NaN is to be seen
+  targets = _shift(tokens_bt)
+  mask = _shift(jnp.ones_like(tokens_bt) if mask_bt is None else mask_bt) != 0
   # Cleared before, not after: a gradient of 0 times a NaN would still be NaN.
   hidden = jax.tree.map(
-    lambda x: jnp.where(wanted.reshape(*wanted.shape, *[1] * (x.ndim - 2)), x, 0), hidden
+    lambda x: jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), x, 0), hidden
   )
-  b, t = tokens_bt.shape
-  if chunk and chunk < t:
-    pieces = -(-t // chunk)
-    cut = lambda x: jnp.moveaxis(
-      jnp.pad(x, ((0, 0), (0, pieces * chunk - t), *[(0, 0)] * (x.ndim - 2))).reshape(
-        b, pieces, chunk, *x.shape[2:]
-      ),
-      1,
-      0,
-    )
-    out = jax.lax.map(
-      jax.checkpoint(lambda piece: function(*piece)), (jax.tree.map(cut, hidden), cut(asked))
-    )
-    out = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(b, -1)[:, :t], out)
+  if chunk and chunk < tokens_bt.shape[1]:
+    results = _in_chunks(function, hidden, targets, chunk)
   else:
-    out = function(hidden, asked)
-  return jax.tree.map(lambda x: jnp.pad(jnp.where(wanted, x, 0)[:, :-1], ((0, 0), (1, 0))), out)
+    results = function(hidden, targets)
+  return jax.tree.map(lambda x: jnp.pad(jnp.where(mask, x, 0)[:, :-1], ((0, 0), (1, 0))), results)
+
+
+def _shift(x_bt: jax.Array) -> jax.Array:
+  """Moves every row one position to the left, with a 0 at its end."""
+  return jnp.concatenate([x_bt[:, 1:], jnp.zeros_like(x_bt[:, :1])], axis=1)
+
+
+def _in_chunks(function: Callable[..., Any], hidden: Any, targets_bt: jax.Array, chunk: int) -> Any:
+  """Applies the function to one chunk of positions after the other."""
+  rows, length = targets_bt.shape
+  count = -(-length // chunk)
+
+  def split(x: jax.Array) -> jax.Array:
+    padding = ((0, 0), (0, count * chunk - length), *[(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(jnp.pad(x, padding).reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
+
+  def apply(piece: tuple[Any, jax.Array]) -> Any:
+    return function(*piece)
+
+  def join(x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length]
+
+  pieces = (jax.tree.map(split, hidden), split(targets_bt))
+  return jax.tree.map(join, jax.lax.map(jax.checkpoint(apply), pieces))

@@ -1,15 +1,15 @@
 """The training loop: next batch, step, check, log, save.
 
-It stops at once when the loss or the gradient is NaN or infinite, and continues from the latest
-checkpoint, data position included, when called again on the same directory.
+It stops at once when the loss or the gradient is NaN or infinite. Called again on the same
+directory it continues from the latest checkpoint, data position included.
 """
 
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -18,8 +18,11 @@ import optax
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.metrics import MetricsWriter
+from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.placement import Placement
-from aevo_jax.training.run_control import Profiler, Upkeep
+from aevo_jax.training.recipe.recipe import TrainConfig
+from aevo_jax.training.run_config import RunConfig
+from aevo_jax.training.run_control import Profiler
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -28,8 +31,22 @@ class NonFiniteError(RuntimeError):
   """Loss or gradient norm was NaN or infinite; the run stopped there."""
 
 
+class BatchIterator(Protocol):
+  """Batches that resume exactly, e.g. a Grain iterator (`data.pipeline.batches`)."""
+
+  def __next__(self) -> Any: ...
+
+  def get_state(self) -> Any: ...
+
+  def set_state(self, state: Any) -> None: ...
+
+
 def check_finite(params: Params) -> None:
-  """Raises NonFiniteError if a parameter is NaN or infinite."""
+  """Refuses weights that are not finite.
+
+  Raises:
+    NonFiniteError: a parameter holds NaN or an infinity.
+  """
   if not all(np.isfinite(np.asarray(value)).all() for value in params.values()):
     raise NonFiniteError(
       'the last update made weights that are not finite; lower optimizer.learning_rate'
@@ -37,147 +54,153 @@ def check_finite(params: Params) -> None:
 
 
 def train(
-  structure: Structure,
-  params: Params,
-  frozen: Params,
+  model: PolicyModel,
   transformation: optax.GradientTransformation,
-  batches: Iterator,
-  *,
+  batches: BatchIterator,
   learning_rates: Sequence[float],
   directory: pathlib.Path,
-  label_smoothing: float = 0.0,
-  ema_decay: float = 0.0,
-  microbatches: int = 1,
-  logits_chunk: int = 0,
-  checkpoint_every: int = 0,
-  upkeep: Upkeep = Upkeep(),
-  stop: Callable[[], bool] = lambda: False,
-  on_step: Callable[[int, dict[str, float]], None] | None = None,
-  placement: Placement | None = None,
+  config: TrainConfig,
+  run: RunConfig,
 ) -> TrainState:
-  """Trains one step for each learning rate and saves the last state under `directory`/checkpoints.
+  """Trains one step for each learning rate and saves the last state.
 
   Args:
-    structure: the model without arrays. params: what is trained. frozen: the rest of the model's
-      arrays.
-    batches: a Grain iterator of batches (see data.pipeline). learning_rates: of each step; their
-      number is the number of steps.
-    checkpoint_every: also save every so many steps; 0 saves only the last state. upkeep: see there.
-      stop: asked after each step; True saves and returns.
-    microbatches, logits_chunk: see `recipe.Train`.
-    on_step: called after each step with the metrics, e.g. to evaluate.
-    placement: where arrays lie on a mesh, in whose context (`placement.use()`) this is called; None
-      is the default device. A run may continue on another.
+    model: its parameters are copied.
+    transformation: the optimizer.
+    batches: of the recipe's items.
+    learning_rates: of each step; their number is the number of steps.
+    directory: gets checkpoints, metrics and the profile.
+    config: what the step reads.
+    run: checkpoints, hooks and the mesh.
+
+  Returns:
+    The state after the last step.
 
   Raises:
     NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
   """
+  params = model.params
+  frozen = model.frozen
+  placement = run.placement
   shardings = None
   if placement is not None:
-    shardings = placement.state(
-      jax.eval_shape(lambda p: TrainState.create(p, transformation, ema_decay), params), params
-    )
-    params, frozen = (
-      jax.device_put(values, placement.params(values)) for values in (params, frozen)
-    )
-  options = {
-    'label_smoothing': label_smoothing,
-    'ema_decay': ema_decay,
-    'microbatches': microbatches,
-    'logits_chunk': logits_chunk,
-  }
-  step_fn = _jitted(structure, transformation, options, shardings)
-  state = _initial_state(params, transformation, ema_decay, shardings)
-  checkpoints, steps = directory / 'checkpoints', len(learning_rates)
-  latest = orbax_io.latest_step(checkpoints)
-  if latest is not None:
-    path = orbax_io.step_directory(checkpoints, latest)
-    state = jax.tree.map(jax.numpy.asarray, orbax_io.restore(path, state))
-    batches.set_state(json.loads(orbax_io.read_data_state(path)))
+    shardings = _state_shardings(placement, params, transformation, config)
+    params = jax.device_put(params, placement.params(params))
+    frozen = jax.device_put(frozen, placement.params(frozen))
+  step_fn = _jitted(model.structure, transformation, config, shardings)
+  state = _initial_state(params, transformation, config, shardings)
+  checkpoints = directory / 'checkpoints'
+  state = _resume(checkpoints, state, batches)
+  steps = len(learning_rates)
 
-  with MetricsWriter(directory) as metrics, Profiler(directory, upkeep) as profiler:
+  with MetricsWriter(directory) as metrics, Profiler(directory, run.control) as profiler:
     for step in range(int(state.step), steps):
       profiler.before(step)
       started = time.perf_counter()
-      batch = (
-        next(batches) if placement is None else jax.device_put(next(batches), placement.batch())
-      )
-      state, scalars = step_fn(state, frozen, batch, np.float32(learning_rates[step]))
-      scalars = {name: float(value) for name, value in scalars.items()}
+      batch = next(batches)
+      if placement is not None:
+        batch = jax.device_put(batch, placement.batch())
+      state, step_metrics = step_fn(state, frozen, batch, np.float32(learning_rates[step]))
+      scalars = {name: float(value) for name, value in step_metrics.items()}
       # Not the clock of the machine: a step's length, for throughput only.
       scalars['seconds'] = time.perf_counter() - started
       metrics.write(step, scalars)
-      if not (math.isfinite(scalars['loss']) and math.isfinite(scalars['grad_norm'])):
-        raise NonFiniteError(
-          f'step {step}: loss {scalars["loss"]}, gradient norm {scalars["grad_norm"]}; '
-          'lower optimizer.learning_rate or clip_norm'
-        )
-      done, asked = step + 1, stop()
-      if done == steps or asked or (checkpoint_every and done % checkpoint_every == 0):
+      _check_step(step, scalars)
+      done = step + 1
+      stops = run.stop()
+      is_due = run.checkpoint_every and done % run.checkpoint_every == 0
+      if done == steps or stops or is_due:
         _save(checkpoints, done, state, batches)
-        orbax_io.prune(checkpoints, upkeep.keep_checkpoints)
-      if on_step is not None:
-        on_step(step, scalars)
-      if asked:
+        orbax_io.prune(checkpoints, run.control.keep_checkpoints)
+      if run.on_step is not None:
+        run.on_step(step, scalars)
+      if stops:
         break
   return state
+
+
+def compile_step(
+  model: PolicyModel,
+  transformation: optax.GradientTransformation,
+  batches: BatchIterator,
+  config: TrainConfig,
+) -> None:
+  """Compiles what `train` would run on these inputs, for the persistent compilation cache.
+
+  Args:
+    model: trained and frozen parameters.
+    transformation: the optimizer.
+    batches: one is taken, for its shapes.
+    config: what the step reads.
+  """
+  state = _initial_state(model.params, transformation, config, None)
+  step_fn = _jitted(model.structure, transformation, config, None)
+  step_fn.lower(state, model.frozen, next(batches), np.float32(0)).compile()
+
+
+def _check_step(step: int, scalars: dict[str, float]) -> None:
+  """Raises NonFiniteError where the step's loss or gradient is not finite."""
+  if math.isfinite(scalars['loss']) and math.isfinite(scalars['grad_norm']):
+    return
+  raise NonFiniteError(
+    f'step {step}: loss {scalars["loss"]}, gradient norm {scalars["grad_norm"]}; '
+    'lower optimizer.learning_rate or clip_norm'
+  )
+
+
+def _resume(checkpoints: pathlib.Path, state: TrainState, batches: BatchIterator) -> TrainState:
+  """Returns the latest saved state and moves the batches there; the given state if none is saved."""
+  latest = orbax_io.latest_step(checkpoints)
+  if latest is None:
+    return state
+  path = orbax_io.step_directory(checkpoints, latest)
+  state = jax.tree.map(jax.numpy.asarray, orbax_io.restore(path, state))
+  batches.set_state(json.loads(orbax_io.read_data_state(path)))
+  return state
+
+
+def _state_shardings(
+  placement: Placement,
+  params: Params,
+  transformation: optax.GradientTransformation,
+  config: TrainConfig,
+) -> Any:
+  def create(params: Params) -> TrainState:
+    return TrainState.create(params, transformation, config.train.ema_decay)
+
+  return placement.state(jax.eval_shape(create, params), params)
 
 
 def _jitted(
   structure: Structure,
   transformation: optax.GradientTransformation,
-  options: dict[str, Any],
-  shardings: TrainState | None = None,
-):
-  step = make_train_step(structure, transformation, **options)
-  return (
-    jax.jit(step, donate_argnums=0)
-    if shardings is None
-    else jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-  )
+  config: TrainConfig,
+  shardings: Any,
+) -> Any:
+  """Jits the step with its state donated; `shardings` are the state's on a mesh, or None."""
+  step = make_train_step(structure, transformation, config)
+  if shardings is None:
+    return jax.jit(step, donate_argnums=0)
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _initial_state(
   params: Params,
   transformation: optax.GradientTransformation,
-  ema_decay: float,
-  shardings: TrainState | None = None,
+  config: TrainConfig,
+  shardings: Any,
 ) -> TrainState:
-  return jax.jit(
-    lambda p: TrainState.create(p, transformation, ema_decay), out_shardings=shardings
-  )(params)  # one program, which the cache holds, not one for each shape
+  def create(params: Params) -> TrainState:
+    return TrainState.create(params, transformation, config.train.ema_decay)
+
+  # One program, which the cache holds, not one for each shape.
+  return jax.jit(create, out_shardings=shardings)(params)
 
 
-def compile_step(
-  structure: Structure,
-  params: Params,
-  frozen: Params,
-  batches: Iterator,
-  transformation: optax.GradientTransformation,
-  *,
-  label_smoothing: float,
-  ema_decay: float,
-  microbatches: int,
-  logits_chunk: int,
-) -> None:
-  """Compiles what `train` would run on these inputs, for the persistent compilation cache."""
-  options = {
-    'label_smoothing': label_smoothing,
-    'ema_decay': ema_decay,
-    'microbatches': microbatches,
-    'logits_chunk': logits_chunk,
-  }
-  state = _initial_state(params, transformation, ema_decay)
-  _jitted(structure, transformation, options).lower(
-    state, frozen, next(batches), np.float32(0)
-  ).compile()
-
-
-def _save(checkpoints: pathlib.Path, step: int, state: TrainState, batches: Iterator) -> None:
-  host = jax.tree.map(np.asarray, state)
+def _save(checkpoints: pathlib.Path, step: int, state: TrainState, batches: BatchIterator) -> None:
   orbax_io.save(
     orbax_io.step_directory(checkpoints, step),
-    host,
+    jax.tree.map(np.asarray, state),
     metadata={'step': step},
     data_state=json.dumps(batches.get_state()).encode(),
   )

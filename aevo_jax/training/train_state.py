@@ -1,6 +1,4 @@
-"""What changes while training: step, trained parameters, optimizer state, and a moving average if
-the recipe asks for one.
-"""
+"""What changes while training."""
 
 from typing import Any, NamedTuple
 
@@ -12,6 +10,14 @@ from aevo_jax.models.params import Params
 
 
 class TrainState(NamedTuple):
+  """A run between two steps.
+
+  step: updates so far, int32.
+  params: trained parameters.
+  opt_state: of the optimizer.
+  ema: moving average of the parameters, if the recipe has one.
+  """
+
   step: jax.Array
   params: Params
   opt_state: Any
@@ -21,15 +27,17 @@ class TrainState(NamedTuple):
   def create(
     cls, params: Params, transformation: optax.GradientTransformation, ema_decay: float
   ) -> 'TrainState':
-    """Step 0. Arrays are copied, since the state is donated to every step."""
+    """Builds the state before the first step.
+
+    Args:
+      params: copied, since the state is donated to every step.
+      transformation: the optimizer.
+      ema_decay: of the moving average; 0 keeps none.
+    """
     params = jax.tree.map(jnp.copy, params)
-    return cls(
-      jnp.zeros((), jnp.int32),
-      params,
-      transformation.init(params),
-      jax.tree.map(jnp.copy, params) if ema_decay else None,
-    )
+    ema = jax.tree.map(jnp.copy, params) if ema_decay else None
+    return cls(jnp.zeros((), jnp.int32), params, transformation.init(params), ema)
 
   def final_params(self) -> Params:
-    """The weights a trial hands in: the moving average if there is one."""
+    """Returns the weights that a trial hands in: the moving average if there is one."""
     return self.params if self.ema is None else self.ema

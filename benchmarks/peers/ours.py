@@ -19,7 +19,7 @@ from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer, TrainConfig
 from aevo_jax.training.rl import prefix, update
 from aevo_jax.training.rl.settings import Critic
 from aevo_jax.training.train_state import TrainState
@@ -55,9 +55,7 @@ def packed(ragged: bool):
 def sft(asked: dict):
   structure, params = model(asked['model'])
   rule = transformation(Optimizer(learning_rate=1e-4))
-  step = jax.jit(
-    make_train_step(structure, rule, label_smoothing=0.0, ema_decay=0.0), donate_argnums=0
-  )
+  step = jax.jit(make_train_step(structure, rule, TrainConfig()), donate_argnums=0)
   state, rows = TrainState.create(params, rule, 0.0), packed(asked['ragged'])
 
   def run() -> dict:

@@ -23,7 +23,8 @@ from aevo_jax.tasks import own_data
 from aevo_jax.training.recipe import recipe as recipe_lib
 from aevo_jax.training.recipe.fingerprint import components
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
-from aevo_jax.training.recipe.token_budget import Plan
+from aevo_jax.training.recipe.task_source import TaskSource
+from aevo_jax.training.recipe.token_budget import StepPlan
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
 TOKENIZER = tokenizers.build()
@@ -51,8 +52,7 @@ def live(overlay, space, *, seed=1, tokens=122_880, steps=480):
     overlay,
     space,
     TOKENIZER,
-    size='micro',
-    seed=seed,
+    TaskSource('micro', seed),
     tokens=tokens,
     steps=steps,
   )
@@ -185,11 +185,9 @@ def test_every_parameter_of_every_campaign_config_is_live(name):
       overlay,
       space,
       TOKENIZER,
-      size=constitution.objective.size,
-      seed=1,
+      TaskSource(constitution.objective.size, 1, corpus),
       tokens=tokens,
       steps=steps,
-      corpus=corpus,
     )
 
 
@@ -208,7 +206,7 @@ def test_a_bound_of_a_family_too_rare_for_the_first_items_is_live_by_later_ones(
     'rare_share.bit_manipulation',
     perturb(constitution.space().parameter('rare_share.bit_manipulation'), 0.0),
   )
-  batches = lambda r, seed: components(r, TOKENIZER, size='micro', seed=seed, plan=Plan(60, 0, 0))[
+  batches = lambda r, seed: components(r, TOKENIZER, TaskSource('micro', seed), StepPlan(60, 0, 0))[
     'batches'
   ]()
   seed = next(seed for seed in range(100) if batches(recipe, seed) == batches(moved, seed))
@@ -218,8 +216,7 @@ def test_a_bound_of_a_family_too_rare_for_the_first_items_is_live_by_later_ones(
     only,
     constitution.space(),
     TOKENIZER,
-    size='micro',
-    seed=seed,
+    TaskSource('micro', seed),
     tokens=122_880,
     steps=480,
   ) == {'rare_share.bit_manipulation': 'later_batches'}
@@ -286,7 +283,7 @@ def test_a_value_whose_next_neighbour_means_the_same_or_is_impossible_is_live():
   overlay = (Binding('train.steps', 100),)
   # 122,880 tokens are 120 steps of 8 rows, and a quarter of the range further is more than that.
   assert check_live(
-    recipe, overlay, steps, TOKENIZER, size='micro', seed=1, tokens=122_880, steps=480
+    recipe, overlay, steps, TOKENIZER, TaskSource('micro', 1), tokens=122_880, steps=480
   ) == {'train.steps': 'rows'}
   style = SearchSpace.from_literals(
     {
@@ -302,8 +299,7 @@ def test_a_value_whose_next_neighbour_means_the_same_or_is_impossible_is_live():
     overlay,
     style,
     TOKENIZER,
-    size='standard',
-    seed=1,
+    TaskSource('standard', 1),
     tokens=122_880,
     steps=480,
   ) == {'solution_style.unit_conversion': 'batches'}
@@ -333,7 +329,7 @@ def test_targets_are_those_of_ones_own_model():
 
   def state(targets):
     recipe = Recipe(adaptation=Adaptation('lora'), lora=Lora(rank=2, targets=targets))
-    return components(recipe, TOKENIZER, size='micro', seed=0, plan=Plan(8, 0, 0), config=config)[
+    return components(recipe, TOKENIZER, TaskSource('micro', 0), StepPlan(8, 0, 0), config)[
       'state'
     ]()
 

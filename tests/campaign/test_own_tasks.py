@@ -26,6 +26,7 @@ from aevo_jax.tasks import own_data
 from aevo_jax.tasks.own_data import TaskFileError
 from aevo_jax.tasks.verify import UnknownVerifierError
 from aevo_jax.training.recipe.recipe import Recipe
+from aevo_jax.training.recipe.task_source import TaskSource
 
 GIN = 'configs/campaigns/own_data.gin'
 SMALL = ('dev_set.items = 12', 'external_set.items = 12', 'final_set.items = 12')
@@ -202,7 +203,7 @@ def test_bindings_of_puzzles_are_dead_and_others_live(prepared):
   space = inputs.constitution.space()
   live = parse_statements('loss.reasoning_weight = 2.0')
   check = lambda overlay, recipe, space: check_live(
-    recipe, overlay, space, tokenizer, size='micro', seed=1, tokens=8192, steps=8, corpus=made
+    recipe, overlay, space, tokenizer, TaskSource('micro', 1, made), tokens=8192, steps=8
   )
   assert check(
     live, Recipe(loss=dataclasses.replace(Recipe().loss, reasoning_weight=2.0)), space

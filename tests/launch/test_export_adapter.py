@@ -14,8 +14,8 @@ from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.hf import checkpoint, peft_adapter
 from aevo_jax.models.params import is_adapter
 from aevo_jax.report.winner import NoWinnerError
+from aevo_jax.training.model_setup import adapt_model
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe.fingerprint import adapted
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer
 from aevo_jax.training.train_state import TrainState
 
@@ -32,7 +32,9 @@ EXPORT = cli.load(cli.commands()['export'])
 def trial(tmp_path):
   """A sealed trial as `write_adapter` reads it, and its trained adapters."""
   config = checkpoint.read_config(BASE)
-  _, params, _ = adapted(config, Adaptation('lora'), Lora(4, 8.0, 'attention_mlp'), None, seed=0)
+  _, params, _ = adapt_model(
+    config, Adaptation('lora'), Lora(4, 8.0, 'attention_mlp'), None, seed=0
+  )
   rng = np.random.default_rng(0)
   params = {
     name: jnp.asarray(rng.standard_normal(value.shape), jnp.float32)

@@ -11,8 +11,9 @@ from aevo_jax.models import lora
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import logical_axes, unbind
-from aevo_jax.training.losses.sft import sft_loss
-from aevo_jax.training.token_logprobs import of_logits, per_token
+from aevo_jax.training.losses.sft import Loss, sft_loss
+from aevo_jax.training.token_logprobs import per_token
+from aevo_jax.training.token_stats import of_logits
 from aevo_jax.training.train_step import normalised
 
 LENGTH, NEW, ROOM = 11, 8, 10
@@ -195,7 +196,9 @@ def test_packed_rows_are_separate_sequences(pattern, fields):
   packed_logits = np.asarray(forward(params, packed['tokens'], packed['segment_ids']))
   asked = normalised(packed)
   packed_loss = sft_loss(
-    per_token(of_logits, jnp.asarray(packed_logits), asked['tokens'], asked['weights']), asked
+    per_token(of_logits, jnp.asarray(packed_logits), asked['tokens'], asked['weights']),
+    asked,
+    Loss(),
   )[0]
 
   # Each sequence alone, unpadded: no segment can reach it.

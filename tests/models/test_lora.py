@@ -14,7 +14,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import is_adapter, unbind
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer, TrainConfig
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -115,7 +115,7 @@ def test_only_adapters_are_trained():
   before = {name: np.array(value) for name, value in frozen.items()}
   tx = transformation(Optimizer(weight_decay=0.0, learning_rate=1e-2, schedule='constant'))
   batch = {'tokens': TOKENS, 'segment_ids': SEGMENTS, 'weights': np.ones(TOKENS.shape, np.float32)}
-  state, _ = jax.jit(make_train_step(structure, tx, label_smoothing=0.0, ema_decay=0.0))(
+  state, _ = jax.jit(make_train_step(structure, tx, TrainConfig()))(
     TrainState.create(adapters, tx, 0.0), frozen, batch, np.float32(1e-2)
   )
   assert state.params.keys() == adapters.keys() and all(map(is_adapter, state.params))

@@ -15,7 +15,7 @@ from aevo_jax.models import lora
 from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import is_adapter, unbind
-from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.model_setup import adapt_model
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 CONFIG = ModelConfig(
@@ -113,7 +113,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_merged_one_is_the_adapted_weight(
 
 
 def test_only_adapters_are_trained_and_gradients_reach_every_chosen_expert():
-  structure, params, frozen = adapted(
+  structure, params, frozen = adapt_model(
     CONFIG,
     Adaptation(method='lora'),
     Lora(rank=2, targets='experts'),

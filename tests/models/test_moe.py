@@ -13,7 +13,7 @@ from flax import nnx
 from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
 from aevo_jax.models.layers.grouped_matmul import TILE, grouped_matmul
 from aevo_jax.models.layers.moe import MoE
-from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.model_setup import adapt_model
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 HERE = [name for name in MOE_IMPLEMENTATIONS if name != 'mosaic']  # which runs on GPU and TPU only
@@ -186,7 +186,7 @@ def test_a_softmax_router_has_no_bias():
 def test_no_way_of_training_trains_the_routers_bias():
   """Weight decay would move it though it has no gradient."""
   for method in ('full', 'lora'):
-    _, trained, frozen = adapted(
+    _, trained, frozen = adapt_model(
       config(pattern='ME'), Adaptation(method=method), Lora(), None, seed=0
     )
     assert (

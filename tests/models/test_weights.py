@@ -19,7 +19,7 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import resident_dtype, unbind
 from aevo_jax.substrate import hf_import
-from aevo_jax.training.recipe.fingerprint import adapted
+from aevo_jax.training.model_setup import adapt_model
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 CONFIG = ModelConfig(
@@ -97,7 +97,7 @@ def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
   stacked later, the adapted model is the same.
   """
   _, params = bases
-  adapt = lambda base: adapted(
+  adapt = lambda base: adapt_model(
     SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0
   )
   given = {name: jnp.asarray(value, stored) for name, value in params.items()}

@@ -25,9 +25,11 @@ from aevo_jax.models.params import abstract, unbind
 from aevo_jax.models.scan_layers import Scanned, stack
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.training import train_loop
+from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import Placement, shapes_of
-from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer
+from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer, Train, TrainConfig
+from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -89,7 +91,7 @@ def main(patterns: list[str], meshes: list[str]) -> None:
     if config.scan:
       structure, params = unbind(Scanned(abstract(config)))[0], stack(params, kinds)
     optimizer = transformation(Optimizer())
-    step = make_train_step(structure, optimizer, label_smoothing=0.0, ema_decay=0.0)
+    step = make_train_step(structure, optimizer, TrainConfig())
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))
     whole, metrics = jax.jit(step)(start, {}, batch, np.float32(1e-3))
     *_, axes = shapes_of(config, Adaptation(), Lora())
@@ -159,15 +161,13 @@ def continued(directory: pathlib.Path) -> None:
   config = ModelConfig(**FIELDS, pattern='-')
   structure, params = unbind(create(config, seed=0))
   run = lambda name, rates, placement=None: train_loop.train(
-    structure,
-    params,
-    {},
+    PolicyModel(structure, params, {}),
     transformation(Optimizer()),
     Counted(),
-    learning_rates=rates,
-    directory=directory / name,
-    ema_decay=0.5,
-    placement=placement,
+    rates,
+    directory / name,
+    TrainConfig(train=Train(ema_decay=0.5)),
+    RunConfig(placement=placement),
   )
   rates = [1e-2] * 4
   whole = run('whole', rates)

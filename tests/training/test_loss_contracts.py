@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.training.accumulate import accumulated
+from aevo_jax.training.accumulate import accumulate_gradients
 from aevo_jax.training.losses.distillation import distillation_loss
 from aevo_jax.training.losses.policy_gradient import (
   PolicyGradient,
@@ -23,8 +23,8 @@ from aevo_jax.training.losses.policy_gradient import (
   value_loss,
 )
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
-from aevo_jax.training.losses.sft import sft_loss
-from aevo_jax.training.token_logprobs import TokenStats
+from aevo_jax.training.losses.sft import Loss, sft_loss
+from aevo_jax.training.token_stats import TokenStats
 
 ROWS, LENGTH, GROUP = 8, 6, 4  # two groups of four completions; also four pairs
 
@@ -58,9 +58,11 @@ def pair_weights(mask):
 
 
 CONTRACTS = {
-  'sft': Contract(lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch)[0], token_weights),
+  'sft': Contract(
+    lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch, Loss())[0], token_weights
+  ),
   'sft_smoothed': Contract(
-    lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch, label_smoothing=0.1)[0],
+    lambda x, batch: sft_loss(TokenStats(x, -x, 2 * x), batch, Loss(label_smoothing=0.1))[0],
     token_weights,
   ),
   'dpo': Contract(lambda x, batch: dpo_loss(x, batch, Dpo())[0], pair_weights, together=2),
@@ -159,10 +161,10 @@ def test_microbatches_add_up_to_the_batch(name, parts):
   contract = CONTRACTS[name]
   whole_batch = batch | contract.weights(batch['mask']) | {'x': x}
   loss = lambda scale, rows: (contract.loss(scale * rows['x'], rows), ())
-  value, _, gradient, _ = accumulated(
+  value, _, gradient, _ = accumulate_gradients(
     loss, jnp.float32(1.1), whole_batch, parts, together=contract.together
   )
-  whole, _, expected, _ = accumulated(loss, jnp.float32(1.1), whole_batch, 1)
+  whole, _, expected, _ = accumulate_gradients(loss, jnp.float32(1.1), whole_batch, 1)
   np.testing.assert_allclose(value, whole, rtol=1e-5)
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
   assert abs(float(expected)) > 1e-3
@@ -202,6 +204,8 @@ def test_the_gradient_is_that_of_the_value(name):
 
 def test_rows_that_do_not_divide_are_refused():
   with pytest.raises(ValueError, match='6 rows do not divide into 4 microbatches'):
-    accumulated(lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 4)
+    accumulate_gradients(lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 4)
   with pytest.raises(ValueError, match='groups of 2'):
-    accumulated(lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 2, together=2)
+    accumulate_gradients(
+      lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 2, together=2
+    )

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aevo_jax.training.losses.sft import predicted, sft_loss
+from aevo_jax.training.losses.sft import Loss, predicted, sft_loss
 from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.token_logprobs import of_logits, per_token
+from aevo_jax.training.token_logprobs import per_token
+from aevo_jax.training.token_stats import of_logits
 
 
 def example(seed=0, rows=3, length=8, vocabulary=7):
@@ -32,7 +33,8 @@ def loss_of(logits, batch, label_smoothing=0.0, chunk=0):
   weights = predicted(batch)
   stats = per_token(of_logits, jnp.asarray(logits, jnp.float32), batch['tokens'], weights, chunk)
   return WeightedSum(
-    sft_loss(stats, {'weights': weights}, label_smoothing=label_smoothing)[0], jnp.sum(weights)
+    sft_loss(stats, {'weights': weights}, Loss(label_smoothing=label_smoothing))[0],
+    jnp.sum(weights),
   )
 
 
@@ -176,7 +178,9 @@ def test_chunks_never_hold_the_logits_of_all_tokens():
 
   def largest(chunk):
     loss = lambda h, w: sft_loss(
-      per_token(lambda x, t: of_logits(x @ w, t), h, tokens, weights, chunk), {'weights': weights}
+      per_token(lambda x, t: of_logits(x @ w, t), h, tokens, weights, chunk),
+      {'weights': weights},
+      Loss(),
     )[0]
     text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, kernel).compile().as_text()
     return max(

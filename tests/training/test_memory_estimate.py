@@ -1,4 +1,4 @@
-"""The footprint of a training run against sums by hand and against the training state that is
+"""The memory estimate of a training run against sums by hand and against the training state that is
 really made.
 """
 
@@ -12,7 +12,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.sharding.rules import Sharding
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import shapes_of, state_specs
-from aevo_jax.training.recipe.memory_estimate import footprint
+from aevo_jax.training.recipe.memory_estimate import estimate_memory
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer, Recipe, Train
 
 CONFIG = ModelConfig(
@@ -37,7 +37,7 @@ ONE = Sharding({}).bind({'data': 1})
 
 
 def of(layout=ONE, rows=8, row_length=16, config=CONFIG, **recipe):
-  return footprint(config, Recipe(**recipe), layout, rows=rows, row_length=row_length)
+  return estimate_memory(config, Recipe(**recipe), layout, rows=rows, row_length=row_length)
 
 
 def test_state_by_hand():

@@ -11,8 +11,10 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training.post_train import Run
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Method, Optimizer, Recipe, Train
-from aevo_jax.training.recipe.token_budget import Plan
+from aevo_jax.training.recipe.task_source import TaskSource
+from aevo_jax.training.recipe.token_budget import StepPlan
 from aevo_jax.training.rl.settings import Reward, Rl, Rollout
+from aevo_jax.training.run_config import RunConfig
 
 RECIPE = Recipe(
   optimizer=Optimizer(learning_rate=3e-4),
@@ -49,15 +51,14 @@ def test_two_methods_are_the_two_runs_one_after_the_other(method, adaptation, tm
       dataclasses.replace(recipe, method=method),
       start,
       tokenizer,
-      size='micro',
-      seed=3,
+      TaskSource('micro', 3),
       directory=tmp_path / name,
     )
-    return made.train(plan)
+    return made.train(plan, RunConfig())
 
-  both = run('both', Method(f'sft_then_{method}', learning_rate=rate), base, Plan(3, 2, 0))
-  first = run('first', Method(), base, Plan(3, 0, 0))
-  second = run('second', Method(method, learning_rate=rate), first, Plan(0, 2, 0))
+  both = run('both', Method(f'sft_then_{method}', learning_rate=rate), base, StepPlan(3, 2, 0))
+  first = run('first', Method(), base, StepPlan(3, 0, 0))
+  second = run('second', Method(method, learning_rate=rate), first, StepPlan(0, 2, 0))
   assert both.keys() == second.keys() and all(
     np.array_equal(both[name], second[name]) for name in both
   )

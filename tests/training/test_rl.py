@@ -31,7 +31,7 @@ from aevo_jax.training.rl import gates, loop, pairs, prefix, rewards, rollouts, 
 from aevo_jax.training.rl import run as rl_run
 from aevo_jax.training.rl.environment import Tally, Turn
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
-from aevo_jax.training.run_control import Upkeep
+from aevo_jax.training.run_control import RunControl
 
 PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
 CONFIG = ModelConfig(
@@ -513,7 +513,7 @@ def test_a_profile_and_few_checkpoints_are_kept_where_they_are_asked_for(tmp_pat
   trainer(tmp_path).train(
     rates(5),
     checkpoint_every=1,
-    upkeep=Upkeep(keep_checkpoints=2, profile_first=2, profile_steps=1),
+    upkeep=RunControl(keep_checkpoints=2, profile_first=2, profile_steps=1),
   )
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
     'step_00000004',

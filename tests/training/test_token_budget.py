@@ -10,6 +10,7 @@ from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe import token_budget
 from aevo_jax.training.recipe.recipe import Method, Recipe, Train
+from aevo_jax.training.recipe.task_source import TaskSource
 from aevo_jax.training.rl import items
 from aevo_jax.training.rl.settings import Algorithm, Rl, Rollout, Task
 
@@ -18,7 +19,9 @@ SMALL = Rollout(prompts=4, group_size=8, max_new_tokens=50)
 
 
 def divide(recipe, tokens=100_000, steps=1000):
-  return token_budget.divide(recipe, TOKENIZER, size='micro', seed=0, tokens=tokens, steps=steps)
+  return token_budget.plan_steps(
+    recipe, TOKENIZER, TaskSource('micro', 0), tokens=tokens, steps=steps
+  )
 
 
 @pytest.mark.parametrize(

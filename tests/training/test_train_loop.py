@@ -15,8 +15,10 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.tasks.mixture import Mixture
+from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training.recipe.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer, Train, TrainConfig
+from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.train_loop import NonFiniteError, train
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import balance, make_train_step
@@ -35,6 +37,7 @@ CONFIG = ModelConfig(
   chunk_size=32,
 )
 STRUCTURE, PARAMS = unbind(create(CONFIG, seed=0))
+MODEL = PolicyModel(STRUCTURE, PARAMS, {})
 BEFORE = {name: np.array(value) for name, value in PARAMS.items()}
 
 
@@ -93,14 +96,13 @@ def test_a_tiny_batch_is_learnt_by_heart(tmp_path):
   seen = []
   tx, rates = run_of(120)
   state = train(
-    STRUCTURE,
-    PARAMS,
-    {},
+    MODEL,
     tx,
     Repeated(),
-    learning_rates=rates,
-    directory=tmp_path,
-    on_step=lambda step, scalars: seen.append(step),
+    rates,
+    tmp_path,
+    TrainConfig(),
+    RunConfig(on_step=lambda step, scalars: seen.append(step)),
   )
   rows = metrics(tmp_path)
   assert [row['step'] for row in rows] == seen == list(range(120)) and int(state.step) == 120
@@ -134,16 +136,13 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
 
     tx, rates = run_of(8, schedule='cosine', weight_decay=0.1)
     return train(
-      STRUCTURE,
-      PARAMS,
-      {},
+      MODEL,
       tx,
       batches,
-      learning_rates=rates,
-      directory=directory,
-      ema_decay=0.5,
-      checkpoint_every=3,
-      on_step=on_step,
+      rates,
+      directory,
+      TrainConfig(train=Train(ema_decay=0.5)),
+      RunConfig(checkpoint_every=3, on_step=on_step),
     )
 
   def batches():
@@ -173,15 +172,13 @@ def test_it_stops_at_nan_and_saves_nothing_from_there_on(tmp_path):
   seen, (tx, rates) = [], run_of(3)
   with pytest.raises(NonFiniteError, match=r'step 2: loss nan.*optimizer\.learning_rate'):
     train(
-      STRUCTURE,
-      PARAMS,
-      {},
+      MODEL,
       tx,
       Repeated(spoil_at=2),
-      learning_rates=rates,
-      directory=tmp_path,
-      checkpoint_every=1,
-      on_step=lambda step, scalars: seen.append(step),
+      rates,
+      tmp_path,
+      TrainConfig(),
+      RunConfig(checkpoint_every=1, on_step=lambda step, scalars: seen.append(step)),
     )
   assert seen == [0, 1]
   assert orbax_io.latest_step(tmp_path / 'checkpoints') == 2
@@ -205,7 +202,7 @@ def test_metrics_moving_average_and_donation_of_a_step():
     [log_probs[row, t - 1, batch['tokens'][row, t]] for row in range(2) for t in (9, 10, 11)]
   )
   step = jax.jit(
-    make_train_step(STRUCTURE, tx, label_smoothing=0.0, ema_decay=0.25), donate_argnums=0
+    make_train_step(STRUCTURE, tx, TrainConfig(train=Train(ema_decay=0.25))), donate_argnums=0
   )
   state, ema = (
     TrainState.create(PARAMS, tx, 0.25),

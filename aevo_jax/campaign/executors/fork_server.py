@@ -24,12 +24,8 @@ from aevo_jax.runtime import PARENT, die_with_parent, single_threaded_blas, tune
 
 
 def _import_libraries() -> None:
-  # What worker.run imports. None of it may start a thread.
-  import jax  # noqa: F401
-
-  from aevo_jax.campaign.trial import liveness  # noqa: F401
-  from aevo_jax.substrate import build  # noqa: F401
-  from aevo_jax.training import post_train  # noqa: F401
+  # What a worker imports. None of it may start a thread.
+  from aevo_jax.campaign.trial import execution  # noqa: F401, PLC0415 threads are set first
 
 
 def _become_worker(directory: str) -> NoReturn:

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aevo_jax.campaign.executors.precompile import program
-from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.campaign.trial.spec import TrialSpec
+from aevo_jax.config.configurables import LoadError
+from aevo_jax.config.statements import parse_statements
 from aevo_jax.runtime import child_environment
+from aevo_jax.training.recipe.program_key import program_key
+from aevo_jax.training.recipe.recipe import Recipe
 
 PROGRAM = 'aevo_jax.campaign.executors.precompile'
 
@@ -33,8 +35,13 @@ def compiled_marker(spec: TrialSpec, substrate: str) -> pathlib.Path:
     spec: the trial's.
     substrate: the digest of base, code and recipe.
   """
+  try:
+    program = program_key(Recipe.from_bindings(parse_statements(spec.recipe)))
+  except LoadError:
+    # A worker refuses the recipe, so it shares its program with no other.
+    program = spec.recipe
   key = [
-    program(default_values(spec.recipe)),
+    program,
     substrate,
     spec.threads,
     platform.machine(),

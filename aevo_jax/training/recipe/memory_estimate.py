@@ -1,15 +1,15 @@
-"""What a training run takes on each device, from shapes alone: parameters, gradients, optimizer
-state, and activations by remat policy.
+"""The memory that a training run takes on each device, from shapes alone.
 
 State is exact: the real parameters' shapes, the rules' partitions, and the real Optax
 transformation. Activations are an estimate: one block of each kind is traced at the size that a
-device holds, what its backward pass keeps is counted and multiplied by the number of such blocks.
+device holds; what its backward pass keeps is counted and multiplied by the number of such blocks.
 To that come the blocks' inputs, what recomputing or differentiating the largest block takes at
 once, its weights gathered, and the loss over the vocabulary.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,26 @@ from aevo_jax.models.decoder import Block, Decoder
 from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
 from aevo_jax.sharding.memory import device_bytes, kept_bytes
 from aevo_jax.sharding.rules import Layout
-from aevo_jax.training.losses.sft import sft_loss
+from aevo_jax.training.losses.sft import Loss, sft_loss
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import shapes_of, state_specs
 from aevo_jax.training.recipe.recipe import Recipe
-from aevo_jax.training.token_logprobs import of_logits, per_token
+from aevo_jax.training.token_logprobs import per_token
+from aevo_jax.training.token_stats import of_logits
 
 
 @dataclasses.dataclass(frozen=True)
-class Footprint:
-  """Bytes per device, but for `count`, the number of all parameters. activations: {remat policy:
-  {part: bytes}}.
+class MemoryEstimate:
+  """Bytes per device, except for `count`.
+
+  Attributes:
+    count: number of all parameters.
+    parameters: trained ones.
+    frozen: the other ones.
+    gradients: of the trained parameters.
+    optimizer: its state.
+    moving_average: of the trained parameters.
+    activations: remat policy -> part -> bytes.
   """
 
   count: int
@@ -43,6 +52,14 @@ class Footprint:
   activations: dict[str, dict[str, int]]
 
   def total(self, policy: str) -> int:
+    """Adds everything up.
+
+    Args:
+      policy: remat policy of the activations.
+
+    Returns:
+      Bytes on each device.
+    """
     return (
       self.parameters
       + self.frozen
@@ -53,81 +70,89 @@ class Footprint:
     )
 
 
-def footprint(
+def estimate_memory(
   config: ModelConfig, recipe: Recipe, layout: Layout, *, rows: int, row_length: int
-) -> Footprint:
-  """What `recipe` takes on each device, on batches of `rows` rows of `row_length` tokens.
+) -> MemoryEstimate:
+  """Estimates what a recipe takes on each device.
+
+  Args:
+    config: of the model.
+    recipe: adaptation, optimizer and moving average.
+    layout: rules on a mesh.
+    rows: of a batch, over all devices.
+    row_length: tokens of a row.
+
+  Returns:
+    The estimate.
 
   Raises:
     ValueError: the rules do not divide the parameters or the batch.
   """
   layout.check_batch(rows, row_length)
-  trained, frozen, axes = shapes_of(config, recipe.adaptation, recipe.lora)
-  shapes, sizes = trained | frozen, dict(layout.sizes)
-  specs = layout.parameter_specs(shapes, axes)
-  on_device = lambda tree: device_bytes(tree, state_specs(tree, shapes, specs), sizes)
+  model = shapes_of(config, recipe.adaptation, recipe.lora)
+  trained = model.trained
+  shapes = trained | model.frozen
+  specs = layout.parameter_specs(shapes, model.axes)
+
+  def on_device(tree: Any) -> int:
+    return device_bytes(tree, state_specs(tree, shapes, specs), dict(layout.sizes))
+
   parameters = on_device(trained)
   in_compute_dtype = {
     name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(config.compute_dtype))
     for name, shape in shapes.items()
     if shape.dtype != config.compute_dtype
   }
-  return Footprint(
+  batch = _Batch(rows, row_length)
+  return MemoryEstimate(
     count=sum(math.prod(shape.shape) for shape in shapes.values()),
     parameters=parameters,
-    frozen=on_device(frozen),
+    frozen=on_device(model.frozen),
     gradients=parameters,
     optimizer=on_device(jax.eval_shape(transformation(recipe.optimizer).init, trained)),
     moving_average=parameters if recipe.train.ema_decay else 0,
-    activations=_activations(config, recipe, layout, rows, row_length, on_device(in_compute_dtype)),
+    activations=_activations(config, recipe, layout, batch, on_device(in_compute_dtype)),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  rows: int
+  row_length: int
 
 
 def _activations(
-  config: ModelConfig,
-  recipe: Recipe,
-  layout: Layout,
-  rows: int,
-  row_length: int,
-  weight_copies: int,
+  config: ModelConfig, recipe: Recipe, layout: Layout, batch: _Batch, weight_copies: int
 ) -> dict[str, dict[str, int]]:
-  """{policy: {part: bytes}}."""
-  batch, cut, dtype = (
-    rows // layout.shards('batch'),
-    layout.shards('length'),
-    jnp.dtype(config.compute_dtype),
-  )
+  """Returns policy -> part -> bytes; `weight_copies` are those of weights in the compute dtype."""
+  rows = batch.rows // layout.shards('batch')
+  length_shards = layout.shards('length')
+  dtype = jnp.dtype(config.compute_dtype)
   # Traced with whole rows and then divided: a token's scores go over the whole row wherever it
   # lies.
-  x_btd = jax.ShapeDtypeStruct((batch, row_length, config.hidden_size), dtype)
-  model = _adapted(_on_one_device(config, layout), recipe)
+  x_btd = jax.ShapeDtypeStruct((rows, batch.row_length, config.hidden_size), dtype)
   kinds = tuple(dict.fromkeys(config.pattern))
-  sizes = dict(layout.sizes)
-  collected = math.prod(
-    sizes[axis] for axis in layout.mesh_axes('experts') if axis in _token_axes(layout)
-  )
-  kept = {
-    (kind, policy): _kept_in_block(model, kind, x_btd, policy, collected) // cut
-    for kind in kinds
-    for policy in REMAT_POLICIES
-  }
-  weights = _gathered(_adapted(config, recipe), layout)
-  logits = jax.ShapeDtypeStruct(
-    (batch, row_length, config.vocab_size // _width_shards(layout, 'vocab')), jnp.float32
-  )
+  kept = _kept_by_kind(config, recipe, layout, x_btd)
+  weights = _gathered(_adapted_blocks(config, recipe), layout)
+  vocab = config.vocab_size // _width_shards(layout, 'vocab')
+  logits = jax.ShapeDtypeStruct((rows, batch.row_length, vocab), jnp.float32)
+  inputs = len(config.pattern) * math.prod(x_btd.shape) * dtype.itemsize // length_shards
+  loss = _loss_bytes(logits) // length_shards
   parts = {}
   for policy in REMAT_POLICIES:
-    again = policy != 'none'
-    parts[policy] = {
-      'block inputs': len(config.pattern) * math.prod(x_btd.shape) * dtype.itemsize // cut,
-      'kept in blocks': sum(kept[kind, policy] for kind in config.pattern),
-      'weights in compute dtype': 0 if again else weight_copies,
+    recomputes = policy != 'none'
+    largest = 0
+    for kind in kinds:
       # What is computed again, and the weights with their gradient, each whole and in the dtype of
       # the computation.
-      'largest block': max(
-        again * kept[kind, 'none'] + 2 * dtype.itemsize * weights[kind] for kind in kinds
-      ),
-      'loss': _loss_bytes(logits) // cut,
+      block = recomputes * kept['none'][kind] + 2 * dtype.itemsize * weights[kind]
+      largest = max(largest, block)
+    parts[policy] = {
+      'block inputs': inputs,
+      'kept in blocks': sum(kept[policy][kind] for kind in config.pattern),
+      'weights in compute dtype': 0 if recomputes else weight_copies,
+      'largest block': largest,
+      'loss': loss,
     }
   return parts
 
@@ -137,27 +162,30 @@ def _token_axes(layout: Layout) -> tuple[str, ...]:
 
 
 def _width_shards(layout: Layout, logical: str) -> int:
-  """Into how many parts activations are cut along a parameter's axis. Where rows lie along the same
-  mesh axis, weights are gathered instead.
+  """Returns into how many parts activations are cut along a parameter's axis.
+
+  Where rows lie along the same mesh axis, weights are gathered instead.
   """
   sizes = dict(layout.sizes)
-  return math.prod(
-    sizes[axis] for axis in layout.mesh_axes(logical) if axis not in _token_axes(layout)
-  )
+  token_axes = _token_axes(layout)
+  return math.prod(sizes[axis] for axis in layout.mesh_axes(logical) if axis not in token_axes)
 
 
 def _on_one_device(config: ModelConfig, layout: Layout) -> ModelConfig:
-  """The model as wide as a device computes it."""
-  heads, mlp, mamba = (_width_shards(layout, axis) for axis in ('heads', 'mlp', 'mamba_inner'))
-  local = -(-config.num_attention_heads // heads)
+  """Returns the model as wide as a device computes it."""
+  heads = _width_shards(layout, 'heads')
+  mlp = _width_shards(layout, 'mlp')
+  mamba = _width_shards(layout, 'mamba_inner')
+  local_heads = -(-config.num_attention_heads // heads)
+  # A key head that several devices share is whole on each.
+  local_key_heads = -(-config.num_key_value_heads // heads)
+  while local_heads % local_key_heads:
+    local_key_heads += 1
   groups = max(1, config.n_groups // mamba)
   return dataclasses.replace(
     config,
-    num_attention_heads=local,
-    # A key head that several devices share is whole on each.
-    num_key_value_heads=next(
-      k for k in range(-(-config.num_key_value_heads // heads), local + 1) if local % k == 0
-    ),
+    num_attention_heads=local_heads,
+    num_key_value_heads=local_key_heads,
     intermediate_size=-(-config.intermediate_size // mlp),
     moe_intermediate_size=-(-config.moe_intermediate_size // mlp),
     moe_shared_expert_intermediate_size=-(-config.moe_shared_expert_intermediate_size // mlp),
@@ -166,96 +194,107 @@ def _on_one_device(config: ModelConfig, layout: Layout) -> ModelConfig:
   )
 
 
-def _adapted(config: ModelConfig, recipe: Recipe) -> Decoder:
-  """An abstract decoder with blocks of every kind of the pattern, and adapters."""
-  blocks = (
-    max(map(config.pattern.index, set(config.pattern))) + 1
-  )  # a beginning: what a family allows as a whole it may not allow in another order
+def _adapted_blocks(config: ModelConfig, recipe: Recipe) -> Decoder:
+  """Builds an abstract decoder with blocks of every kind of the pattern, and adapters."""
+  # A beginning: what a family allows as a whole it may not allow in another order.
+  blocks = max(config.pattern.index(kind) for kind in set(config.pattern)) + 1
   model = abstract(dataclasses.replace(config, pattern=config.pattern[:blocks]))
   if recipe.adaptation.method == 'lora':
+    adapter = recipe.lora
     lora.attach(
-      model,
-      rank=recipe.lora.rank,
-      alpha=recipe.lora.alpha,
-      targets=recipe.lora.targets,
-      seed=0,
-      shapes=True,
+      model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True
     )
   return model
+
+
+def _kept_by_kind(
+  config: ModelConfig, recipe: Recipe, layout: Layout, x_btd: jax.ShapeDtypeStruct
+) -> dict[str, dict[str, int]]:
+  """Returns policy -> kind -> bytes that one block keeps on a device."""
+  model = _adapted_blocks(_on_one_device(config, layout), recipe)
+  token_axes = _token_axes(layout)
+  sizes = dict(layout.sizes)
+  collected = math.prod(sizes[axis] for axis in layout.mesh_axes('experts') if axis in token_axes)
+  length_shards = layout.shards('length')
+  kept = {}
+  for policy in REMAT_POLICIES:
+    kept[policy] = {
+      kind: _kept_in_block(model, kind, x_btd, policy, collected) // length_shards
+      for kind in dict.fromkeys(config.pattern)
+    }
+  return kept
 
 
 def _kept_in_block(
   model: Decoder, kind: str, x_btd: jax.ShapeDtypeStruct, policy: str, collected: int
 ) -> int:
-  """Bytes that a block keeps. Its experts see the tokens of `collected` devices; what they keep is
-  a device's times that, and grows with experts per token.
+  """Returns the bytes that a block keeps.
+
+  Its experts see the tokens of `collected` devices. What they keep is a device's times that, and
+  grows with experts per token.
   """
   block = model.layers[model.config.pattern.index(kind)]
-  if kind != 'E' or model.config.num_experts_per_tok < 2:
-    return _kept(block, x_btd, policy) * (collected if kind == 'E' else 1)
-  with_experts = {}
-  for k in (1, 2):
-    block.mixer.gate.config = dataclasses.replace(model.config, num_experts_per_tok=k)
-    with_experts[k] = _kept(block, x_btd, policy)
-  one = with_experts[2] - with_experts[1]
-  return with_experts[1] - one + collected * model.config.num_experts_per_tok * one
+  if kind != 'E':
+    return _kept(block, x_btd, policy)
+  if model.config.num_experts_per_tok < 2:
+    return _kept(block, x_btd, policy) * collected
+  kept = {}
+  for experts in (1, 2):
+    block.mixer.gate.config = dataclasses.replace(model.config, num_experts_per_tok=experts)
+    kept[experts] = _kept(block, x_btd, policy)
+  one_expert = kept[2] - kept[1]
+  return kept[1] - one_expert + collected * model.config.num_experts_per_tok * one_expert
 
 
 def _kept(block: Block, x_btd: jax.ShapeDtypeStruct, policy: str) -> int:
   graphdef, state = nnx.split(block)
-  flat = nnx.to_flat_state(state)
-  name = lambda path: '.'.join(map(str, path))
-  values = {
-    name(path): jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)
-    for path, variable in flat
-  }
-  by_adapter = any(map(is_adapter, values))
-  trained = {name: value for name, value in values.items() if not by_adapter or is_adapter(name)}
+  paths = {}
+  trained = {}
+  frozen = {}
+  for path, variable in nnx.to_flat_state(state):
+    name = '.'.join(str(part) for part in path)
+    value = variable.get_value()
+    paths[name] = path
+    trained[name] = jax.ShapeDtypeStruct(value.shape, value.dtype)
+  if any(is_adapter(name) for name in trained):
+    frozen = {name: value for name, value in trained.items() if not is_adapter(name)}
+    trained = {name: value for name, value in trained.items() if is_adapter(name)}
   segment_ids = jnp.ones(x_btd.shape[:2], jnp.int32)
 
   def forward(frozen, params, x):
-    used = nnx.merge(
-      graphdef,
-      nnx.from_flat_state({path: nnx.Param((frozen | params)[name(path)]) for path, _ in flat}),
-    )
-    return used(x, segment_ids)[0]
+    values = frozen | params
+    flat = {path: nnx.Param(values[name]) for name, path in paths.items()}
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))(x, segment_ids)[0]
 
-  return kept_bytes(
-    remat.apply(policy, forward),
-    {name: value for name, value in values.items() if name not in trained},
-    trained,
-    x_btd,
-  )
+  return kept_bytes(remat.apply(policy, forward), frozen, trained, x_btd)
 
 
 def _gathered(model: Decoder, layout: Layout) -> dict[str, int]:
-  """{kind: numbers of one block's weights as a device multiplies them}, cut along other mesh axes
-  than rows, and by experts.
+  """Counts the numbers of one block's weights as a device multiplies them, by kind of block.
+
+  They are cut along other mesh axes than rows, and by experts.
   """
   counts = {}
   for kind in dict.fromkeys(model.config.pattern):
     block = model.layers[model.config.pattern.index(kind)]
-    shapes, axes = (
-      {name: value.shape for name, value in unbind(block)[1].items()},
-      logical_axes(block),
-    )
-    shards = lambda axis: layout.shards(axis) if axis == 'experts' else _width_shards(layout, axis)
-    counts[kind] = sum(
-      math.prod(shape) // math.prod(map(shards, axes[name])) for name, shape in shapes.items()
-    )
+    axes = logical_axes(block)
+    counts[kind] = 0
+    for name, value in unbind(block)[1].items():
+      shards = 1
+      for axis in axes[name]:
+        shards *= layout.shards(axis) if axis == 'experts' else _width_shards(layout, axis)
+      counts[kind] += math.prod(value.shape) // shards
   return counts
 
 
 def _loss_bytes(logits_btv: jax.ShapeDtypeStruct) -> int:
-  """The logits, what their loss keeps, and their gradient."""
-  places = jnp.ones(logits_btv.shape[:2], jnp.int32)
-  weights = places.astype(jnp.float32)
-  kept = kept_bytes(
-    lambda frozen, params, logits: sft_loss(
-      per_token(of_logits, logits, places, weights), {'weights': weights}
-    )[0],
-    {},
-    {},
-    logits_btv,
-  )
+  """Returns the bytes of the logits, of what their loss keeps, and of their gradient."""
+  tokens = jnp.ones(logits_btv.shape[:2], jnp.int32)
+  weights = tokens.astype(jnp.float32)
+
+  def loss(frozen, params, logits):
+    stats = per_token(of_logits, logits, tokens, weights)
+    return sft_loss(stats, {'weights': weights}, Loss())[0]
+
+  kept = kept_bytes(loss, {}, {}, logits_btv)
   return kept + 2 * math.prod(logits_btv.shape) * logits_btv.dtype.itemsize

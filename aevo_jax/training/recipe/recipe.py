@@ -27,6 +27,7 @@ from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
+from aevo_jax.training.losses.sft import Loss
 from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
@@ -135,13 +136,12 @@ class Train:
     return self.steps or allowed
 
 
-@configurable('loss')
 @dataclasses.dataclass(frozen=True)
-class Loss:
-  """`reasoning_weight`: weight of worked-solution tokens against 1 for the boxed answer."""
+class TrainConfig:
+  """What the step of supervised fine-tuning reads of a recipe, beside the optimizer."""
 
-  reasoning_weight: Annotated[float, Interval(ge=0, le=100)] = 1.0
-  label_smoothing: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
+  loss: Loss = dataclasses.field(default_factory=Loss)
+  train: Train = dataclasses.field(default_factory=Train)
 
 
 @configurable('data')
@@ -210,32 +210,31 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """Everything a trial may choose."""
+  """Everything a trial may choose, one section per gin configurable of the same name."""
 
-  method: Method = Method()
-
-  optimizer: Optimizer = Optimizer()
-  train: Train = Train()
-  loss: Loss = Loss()
-  data: Data = Data()
-  adaptation: Adaptation = Adaptation()
-  lora: Lora = Lora()
-  family_weight: FamilyWeights = FamilyWeights()
-  rare_share: RareKindShare = RareKindShare()
-  solution_style: SolutionStyle = SolutionStyle()
-  difficulty: Difficulty = Difficulty()
-  answer_shown: AnswerShown = AnswerShown()
-  answer_withheld: AnswerWithheld = AnswerWithheld()
-  policy_gradient: PolicyGradient = PolicyGradient()
-  advantage: Advantage = Advantage()
-  rollout: Rollout = Rollout()
-  reward: Reward = Reward()
-  critic: Critic = Critic()
-  rl: Rl = Rl()
-  gates: Gates = Gates()
-  environment: Task = Task()
-  dpo: Dpo = Dpo()
-  distillation: Distillation = Distillation()
+  method: Method = dataclasses.field(default_factory=Method)
+  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+  train: Train = dataclasses.field(default_factory=Train)
+  loss: Loss = dataclasses.field(default_factory=Loss)
+  data: Data = dataclasses.field(default_factory=Data)
+  adaptation: Adaptation = dataclasses.field(default_factory=Adaptation)
+  lora: Lora = dataclasses.field(default_factory=Lora)
+  family_weight: FamilyWeights = dataclasses.field(default_factory=FamilyWeights)
+  rare_share: RareKindShare = dataclasses.field(default_factory=RareKindShare)
+  solution_style: SolutionStyle = dataclasses.field(default_factory=SolutionStyle)
+  difficulty: Difficulty = dataclasses.field(default_factory=Difficulty)
+  answer_shown: AnswerShown = dataclasses.field(default_factory=AnswerShown)
+  answer_withheld: AnswerWithheld = dataclasses.field(default_factory=AnswerWithheld)
+  policy_gradient: PolicyGradient = dataclasses.field(default_factory=PolicyGradient)
+  advantage: Advantage = dataclasses.field(default_factory=Advantage)
+  rollout: Rollout = dataclasses.field(default_factory=Rollout)
+  reward: Reward = dataclasses.field(default_factory=Reward)
+  critic: Critic = dataclasses.field(default_factory=Critic)
+  rl: Rl = dataclasses.field(default_factory=Rl)
+  gates: Gates = dataclasses.field(default_factory=Gates)
+  environment: Task = dataclasses.field(default_factory=Task)
+  dpo: Dpo = dataclasses.field(default_factory=Dpo)
+  distillation: Distillation = dataclasses.field(default_factory=Distillation)
 
   @classmethod
   def from_bindings(cls, bindings: Iterable[Binding]) -> 'Recipe':
@@ -258,6 +257,10 @@ class Recipe:
       for field in dataclasses.fields(section):
         values[f'{name}.{field.name}'] = getattr(section, field.name)
     return dict(sorted(values.items()))
+
+  def train_config(self) -> TrainConfig:
+    """Selects what the step of supervised fine-tuning reads."""
+    return TrainConfig(self.loss, self.train)
 
   def algorithm(self) -> Algorithm | None:
     """What follows supervised fine-tuning, or stands in its place; None where nothing does.

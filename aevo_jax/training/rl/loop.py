@@ -38,8 +38,8 @@ from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.rl import gates, pairs, prefix, rewards, rollouts, update
 from aevo_jax.training.rl.rollouts import Batch, Environment, Format
 from aevo_jax.training.rl.settings import Algorithm, Critic
-from aevo_jax.training.run_control import Profiler, Upkeep
-from aevo_jax.training.token_logprobs import TokenStats
+from aevo_jax.training.run_control import Profiler, RunControl
+from aevo_jax.training.token_stats import TokenStats
 from aevo_jax.training.train_state import TrainState
 
 ROLLOUTS = 'rollouts'
@@ -123,7 +123,7 @@ class Trainer:
     *,
     checkpoint_every: int = 0,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
-    upkeep: Upkeep = Upkeep(),
+    upkeep: RunControl = RunControl(),
     stop: Callable[[], bool] = lambda: False,
   ) -> TrainState:
     """One step for each learning rate; saves the last state. upkeep: see there. stop: asked after

@@ -13,24 +13,23 @@ import tokenizers
 from aevo_jax.config.configurables import LoadError, bound
 from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
 from aevo_jax.data import tokenizer as tokenizer_lib
-from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import GenerationEngine
-from aevo_jax.models import lora, scan_layers
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import Params, Structure, outline
 from aevo_jax.tasks.item import Item
+from aevo_jax.training.model_setup import adapt_model, decoder_params
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training.recipe import fingerprint
 from aevo_jax.training.recipe.recipe import METHODS, Recipe
+from aevo_jax.training.recipe.task_source import TaskSource
 from aevo_jax.training.rl import items, rewards, update
 from aevo_jax.training.rl.environment import Action, Puzzles, Tally
 from aevo_jax.training.rl.loop import Trainer
 from aevo_jax.training.rl.rollouts import Format
 from aevo_jax.training.rl.settings import Reward
-from aevo_jax.training.run_control import Upkeep
+from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.train_loop import check_finite
 
 MAX_SLOTS, MAX_PROMPTS = 512, 128  # that decode together, and that are read together
@@ -128,23 +127,20 @@ def trainer(
   recipe: Recipe,
   base: Mapping[str, np.ndarray],
   tokenizer: tokenizers.Tokenizer,
+  tasks: TaskSource,
   *,
-  size: str,
-  seed: int,
   directory: pathlib.Path,
-  corpus: Corpus = Corpus(),
   vllm: Vllm | None = None,
 ) -> Trainer:
-  """A run of `recipe.algorithm()` on the puzzles of the recipe's mixture, or on the tasks that
-  `corpus` holds. vllm: how a server is had where rollout.engine = 'vllm'.
+  """A run of `recipe.algorithm()` on the puzzles of the recipe's mixture, or on the tasks
+  of one's own. vllm: how a server is had where rollout.engine = 'vllm'.
 
   Raises:
     ValueError: there is no such way. NoVllmError: no vLLM is installed.
   """
   algorithm = recipe.algorithm()
-  structure, params, frozen = fingerprint.adapted(
-    config, recipe.adaptation, recipe.lora, base, seed
-  )
+  seed, corpus = tasks.seed, tasks.corpus
+  model = adapt_model(config, recipe.adaptation, recipe.lora, base, seed)
   chat = corpus.chat
   eos = (tokenizer.token_to_id(chat.eos), *chat.stops)
   encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
@@ -153,7 +149,7 @@ def trainer(
     environment = Tally(algorithm.task.turns, algorithm.task.decisions, seed)
   else:
     environment = Puzzles(
-      items.stream(recipe.mixture(size), seed, corpus),
+      items.stream(recipe.mixture(tasks.size), seed, corpus),
       item_reward(algorithm.reward, algorithm.rollout.max_new_tokens),
     )
   form = Format(
@@ -165,7 +161,7 @@ def trainer(
     )
   else:
     engine = Engine(
-      structure,
+      model.structure,
       eos_ids=eos,
       pad_id=tokenizer.token_to_id(chat.pad),
       decode_text=decode,
@@ -177,9 +173,9 @@ def trainer(
       ),
     )
   return Trainer(
-    structure,
-    params,
-    frozen,
+    model.structure,
+    model.params,
+    model.frozen,
     transformation(recipe.second_optimizer()),
     engine=engine,
     environment=environment,
@@ -200,12 +196,8 @@ def train(
   config: ModelConfig,
   recipe: Recipe,
   made: Trainer,
-  *,
   steps: int,
-  checkpoint_every: int = 0,
-  on_step: Callable[[int, dict[str, float]], None] | None = None,
-  upkeep: Upkeep = Upkeep(),
-  stop: Callable[[], bool] = lambda: False,
+  run: RunConfig,
 ) -> Params:
   """Trains for `steps` steps in all and returns every parameter of the decoder, adapters merged.
 
@@ -215,21 +207,15 @@ def train(
   with made:
     state = made.train(
       learning_rates(recipe.second_optimizer(), steps),
-      checkpoint_every=checkpoint_every,
-      on_step=on_step,
-      upkeep=upkeep,
-      stop=stop,
+      checkpoint_every=run.checkpoint_every,
+      on_step=run.on_step,
+      upkeep=run.control,
+      stop=run.stop,
     )
-  final = _whole({**made.frozen, **update.split(state.final_params())[0]}, config, recipe)
+  params = {**made.frozen, **update.split(state.final_params())[0]}
+  final = decoder_params(params, config, recipe)
   check_finite(final)
   return final
-
-
-def _whole(params: Params, config: ModelConfig, recipe: Recipe) -> Params:
-  """Every parameter of the decoder by its own name, adapters merged."""
-  if recipe.adaptation.method == 'lora':
-    params = lora.merge(params, recipe.lora.alpha / recipe.lora.rank)
-  return scan_layers.unstack(params, config.pattern) if config.scan else params
 
 
 def _served(
@@ -272,5 +258,5 @@ def _served(
     config=plain,
     eos_ids=eos,
     log=directory / 'vllm.log',
-    prepare=lambda params: _whole(params, config, recipe),
+    prepare=lambda params: decoder_params(params, config, recipe),
   )

@@ -11,7 +11,7 @@ import optax
 
 from aevo_jax.models.decoder import Decoder
 from aevo_jax.models.params import Params, Structure
-from aevo_jax.training.accumulate import accumulated
+from aevo_jax.training.accumulate import accumulate_gradients
 from aevo_jax.training.losses.distillation import distillation_loss, reverse_kl
 from aevo_jax.training.losses.policy_gradient import (
   PolicyGradient,
@@ -21,7 +21,8 @@ from aevo_jax.training.losses.policy_gradient import (
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.rl import prefix
 from aevo_jax.training.rl.settings import Critic
-from aevo_jax.training.token_logprobs import TokenStats, of_logits, per_token
+from aevo_jax.training.token_logprobs import per_token
+from aevo_jax.training.token_stats import TokenStats, of_logits
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_update
 
@@ -188,7 +189,7 @@ def make_step(
   update = make_update(transformation, ema_decay=ema_decay)
 
   def step(state: TrainState, frozen: Params, rows: dict[str, jax.Array], learning_rate: jax.Array):
-    value, metrics, grads, squares = accumulated(
+    value, metrics, grads, squares = accumulate_gradients(
       lambda params, part: loss(params, frozen, part), state.params, rows, microbatches, together
     )
     norm = optax.global_norm(grads)
