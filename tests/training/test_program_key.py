@@ -92,7 +92,14 @@ def pairs(section, field):
   return found
 
 
-@functools.cache
+def shapes(tree):
+  return tuple((jax.tree_util.keystr(path), x.shape, str(x.dtype)) for path, x in leaves(tree))
+
+
+def leaves(tree):
+  return jax.tree_util.tree_leaves_with_path(tree)
+
+
 def step_jaxpr(recipe):
   """The training step of a recipe as text, with its constants; None where a worker refuses it."""
   try:
@@ -100,13 +107,24 @@ def step_jaxpr(recipe):
     batch = next(prepared.batches)
   except ValueError:
     return None
-  optimizer = transformation(recipe.optimizer)
-  state = jax.eval_shape(
-    lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay),
-    prepared.model.params,
+  arguments = (prepared.model.params, prepared.model.frozen, batch)
+  return traced(
+    prepared.model.structure, recipe.optimizer, recipe.train_config(), *map(shapes, arguments)
   )
-  step = make_train_step(prepared.model.structure, optimizer, recipe.train_config())
-  closed = jax.make_jaxpr(step)(state, prepared.model.frozen, batch, np.float32(0))
+
+
+@functools.cache
+def traced(structure, config, train_config, *argument_shapes):
+  """The step is a function of these alone, so equal ones are traced once."""
+  params, frozen, batch = (
+    {name[2:-2]: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in tree}
+    for tree in argument_shapes
+  )
+  optimizer = transformation(config)
+  ema_decay = train_config.train.ema_decay
+  state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, ema_decay), params)
+  step = make_train_step(structure, optimizer, train_config)
+  closed = jax.make_jaxpr(step)(state, frozen, batch, np.float32(0))
   constants = [np.asarray(constant).tobytes() for constant in closed.consts]
   return re.sub(r'0x[0-9a-f]+', '', str(closed.jaxpr)) + str(constants)
 
@@ -119,16 +137,17 @@ def assert_key_tells_programs_apart(before, after):
 @pytest.mark.parametrize('section', recipe_lib.NAMES)
 def test_a_change_of_a_field_changes_the_key_or_leaves_the_program(section):
   """Every field of every section of a recipe, so that a new field cannot be forgotten."""
-  is_read = section in ('optimizer', 'train', 'loss', 'adaptation', 'lora')
-  for name, base in BASES.items() if is_read else [('adamw', BASES['adamw'])]:
+  bases = {'optimizer': tuple(BASES), 'train': ('adamw', 'lora'), 'loss': ('adamw', 'lora')}
+  for name in bases.get(section, ('lora',)):
+    base = BASES[name]
     for field in dataclasses.fields(getattr(base, section)):
       found = pairs(getattr(base, section), field.name)
       assert found, f'{section}.{field.name}: no other legal value to compare with, on {name}'
-      for before, after in found[: 3 if is_read else 1]:
-        assert_key_tells_programs_apart(
-          dataclasses.replace(base, **{section: before}),
-          dataclasses.replace(base, **{section: after}),
-        )
+      before, after = found[0]
+      assert_key_tells_programs_apart(
+        dataclasses.replace(base, **{section: before}),
+        dataclasses.replace(base, **{section: after}),
+      )
 
 
 @pytest.mark.parametrize(
