@@ -162,7 +162,7 @@ def test_microbatches_add_up_to_the_batch(name, parts):
   whole_batch = batch | contract.weights(batch['mask']) | {'x': x}
   loss = lambda scale, rows: (contract.loss(scale * rows['x'], rows), ())
   value, _, gradient, _ = accumulate_gradients(
-    loss, jnp.float32(1.1), whole_batch, parts, together=contract.together
+    loss, jnp.float32(1.1), whole_batch, parts, group_size=contract.together
   )
   whole, _, expected, _ = accumulate_gradients(loss, jnp.float32(1.1), whole_batch, 1)
   np.testing.assert_allclose(value, whole, rtol=1e-5)

@@ -1,8 +1,8 @@
-"""The gate every agent-written recipe passes before gin sees it: parsed as data, checked against
-the search space, re-emitted canonically.
+"""The gate that every agent-written recipe passes before anything reads it.
 
-An agent writes an *overlay*: bindings over the substrate's default recipe. What a trial runs is the
-default recipe with the overlay on top.
+It is parsed as data, checked against the search space, and written out canonically. An agent writes
+an *overlay*: bindings over the substrate's default recipe. A trial runs the default recipe with the
+overlay on top.
 """
 
 import dataclasses
@@ -28,13 +28,24 @@ class RecipeRefusedError(ValueError):
 
 
 def default_values(default_recipe: str) -> dict[str, object]:
-  """selector -> value of the substrate's default recipe, dataclass defaults included."""
-  values = {
-    f'{section.name}.{field.name}': field.default
-    for section in dataclasses.fields(Recipe)
-    for field in dataclasses.fields(section.type)
-  }
-  return values | {b.selector: b.value for b in parse_statements(default_recipe)}
+  """Lists what a recipe says of every parameter, dataclass defaults included.
+
+  Args:
+    default_recipe: trusted text of bindings, such as the substrate's default recipe.
+
+  Returns:
+    selector -> value as written.
+
+  Raises:
+    StatementError: the text is no list of bindings.
+  """
+  values = {}
+  for name, section in Recipe().sections().items():
+    for field in dataclasses.fields(section):
+      values[f'{name}.{field.name}'] = field.default
+  for binding in parse_statements(default_recipe):
+    values[binding.selector] = binding.value
+  return values
 
 
 def admit(
@@ -67,8 +78,16 @@ def admit(
 
 
 def full_recipe(overlay: Iterable[Binding], default_recipe: str) -> str:
-  """Canonical text of the default recipe with the overlay on top."""
-  merged = {b.selector: b for b in parse_statements(default_recipe)} | {
-    b.selector: b for b in overlay
-  }
+  """Puts an overlay on top of the default recipe.
+
+  Args:
+    overlay: checked bindings.
+    default_recipe: trusted text.
+
+  Returns:
+    Canonical text of the whole.
+  """
+  merged = {binding.selector: binding for binding in parse_statements(default_recipe)}
+  for binding in overlay:
+    merged[binding.selector] = binding
   return render(merged.values())

@@ -249,11 +249,14 @@ class Recipe:
     """
     return cls(**construct_all(NAMES, bindings))
 
+  def sections(self) -> dict[str, Any]:
+    """Returns name -> dataclass of every section."""
+    return {name: getattr(self, name) for name in NAMES}
+
   def values(self) -> dict[str, Any]:
     """Returns selector -> value of every parameter, sorted by selector."""
     values = {}
-    for name in NAMES:
-      section = getattr(self, name)
+    for name, section in self.sections().items():
       for field in dataclasses.fields(section):
         values[f'{name}.{field.name}'] = getattr(section, field.name)
     return dict(sorted(values.items()))
