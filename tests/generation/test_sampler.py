@@ -14,7 +14,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.recipe.recipe import Optimizer
+from aevo_jax.training.recipe.recipe import Optimizer, TrainConfig
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -43,9 +43,7 @@ def trained():
   """
   rng = np.random.default_rng(0)
   tx = transformation(Optimizer(learning_rate=1e-2, warmup_fraction=0.0))
-  step = jax.jit(
-    make_train_step(STRUCTURE, tx, label_smoothing=0.0, ema_decay=0.0), donate_argnums=0
-  )
+  step = jax.jit(make_train_step(STRUCTURE, tx, TrainConfig()), donate_argnums=0)
   state = TrainState.create(UNTRAINED, tx, 0.0)
   for _ in range(60):
     letters = rng.integers(LETTERS[0], LETTERS[-1] + 1, (16, 4))
