@@ -1,21 +1,25 @@
-"""The probes: further scores of a candidate, for campaigns without an external target. What each
-asks follows from the constitution alone.
+"""The probes: further scores of a candidate, for campaigns without an external target.
+
+What each asks follows from the constitution alone.
 
   rules       puzzles of the full mixture, rare kinds included, with rules of a split that neither
-  training nor dev asks families    puzzles of the families that dev leaves out
-  (dev_set.family_weight 0) order       the first dev puzzles with their examples in another order
-  paraphrase  the same in other words options     dev tasks of a multiple choice, their options in
-  another order samples     dev items, answered several times at a temperature: pass@k
+              training nor dev asks
+  families    puzzles of the families that dev leaves out (dev_set.family_weight 0)
+  order       the first dev puzzles with their examples in another order
+  paraphrase  the same in other words
+  options     dev tasks of a multiple choice, their options in another order
+  samples     dev items, answered several times at a temperature: pass@k
 
 A probe's answers are kept item by item, so that its score can be computed again (`summary`). Where
 it shows dev items in another way, `same` says how many were answered as on dev, right or wrong;
-that is told, and no score: who answers always the same is consistent.
+that is reported and is no score: a model with one answer to everything is consistent.
 """
 
 import dataclasses
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,21 +31,27 @@ from aevo_jax.models.params import Params
 from aevo_jax.stats.pass_at_k import pass_at_k
 from aevo_jax.tasks import mixture as mixture_lib
 from aevo_jax.tasks import rewrites
-from aevo_jax.tasks.item import Difficulty, Item, render
+from aevo_jax.tasks.item import Difficulty, Item, Sampled, render
 from aevo_jax.tasks.own_data import OwnTasks
 from aevo_jax.tasks.rewrites import NoRewriteError
 
-Answers = Sequence[Sequence[str | None]]  # of every item, one or, of samples, several
+Answers = Sequence[Sequence[str | None]]  # of every item one or, of samples, several
 
 
 class ProbeError(LoadError):
-  """The constitution asks for a probe that does not exist for its items; the message names the fix."""
+  """A probe of the constitution does not exist for its items; the message names the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """items: what is asked. dev: positions of the dev items that they show, () if none. before: of
-  options, letter shown -> letter on dev. seeds: of samples. All item by item.
+  """The items of one probe; all fields go item by item.
+
+  Attributes:
+    name: its field in `constitution.Probes`.
+    items: what is asked.
+    dev: positions of the dev items that they show, () if none.
+    before: of options, letter shown -> letter on dev.
+    seeds: of samples.
   """
 
   name: str
@@ -51,34 +61,48 @@ class Probe:
   seeds: tuple[tuple[int, ...], ...] = ()
 
 
-def build(constitution: Constitution, own: OwnTasks | None = None) -> dict[str, Probe]:
-  """The probes that the constitution gives items, in the order of `constitution.PROBES`.
+class _DevItems(NamedTuple):
+  """Some dev items, with their positions in the dev set."""
+
+  positions: tuple[int, ...]
+  items: list[Item]
+
+
+def build(constitution: Constitution, tasks: OwnTasks | None = None) -> dict[str, Probe]:
+  """Builds the probes that the constitution gives items.
+
+  Args:
+    constitution: defines them.
+    tasks: a user's, None for puzzles.
+
+  Returns:
+    Name -> probe, in the order of `constitution.PROBES`.
 
   Raises:
-    ProbeError: one has no items of its kind here: no rules or examples in tasks of one's own, no
-      second wording of micro puzzles, no options, no family left out.
+    ProbeError: one has no items of its kind here: no rules or examples in a user's tasks, no second
+      wording of micro puzzles, no options, no family left out.
   """
-  return {name: _MAKERS[name](constitution, own) for name in constitution.probes.used()}
+  return {name: _BUILDERS[name](constitution, tasks) for name in constitution.probes.used()}
 
 
-def _rules(constitution: Constitution, own: OwnTasks | None) -> Probe:
-  _puzzles_only('rules', own)
+def _rules(constitution: Constitution, tasks: OwnTasks | None) -> Probe:
+  _puzzles_only('rules', tasks)
+  rules = constitution.probes
   mixture = dataclasses.replace(
     sets.mixture(constitution.dev_set, constitution.objective.size),
     rare_share=mixture_lib.RareKindShare(),
   )
-  return Probe(
-    'rules',
-    tuple(
-      mixture_lib.sample_set(constitution.probes.seed, 'probe', constitution.probes.rules, mixture)
-    ),
-  )
+  items = mixture_lib.sample_set(rules.seed, 'probe', rules.rules, mixture)
+  return Probe('rules', tuple(items))
 
 
-def _families(constitution: Constitution, own: OwnTasks | None) -> Probe:
-  _puzzles_only('families', own)
+def _families(constitution: Constitution, tasks: OwnTasks | None) -> Probe:
+  _puzzles_only('families', tasks)
+  rules = constitution.probes
   dev = constitution.dev_set
-  weights = {name: float(dev.family_weight.get(name, 1.0) == 0) for name in mixture_lib.FAMILIES}
+  weights = {}
+  for name in mixture_lib.FAMILIES:
+    weights[name] = float(dev.family_weight.get(name, 1.0) == 0)
   if not any(weights.values()):
     raise ProbeError(
       'probes.families asks the families that dev leaves out, and dev has them all; give '
@@ -90,45 +114,24 @@ def _families(constitution: Constitution, own: OwnTasks | None) -> Probe:
     mixture_lib.RareKindShare(),
     Difficulty(dev.magnitude, dev.extra_examples),
   )
-  return Probe(
-    'families',
-    tuple(
-      mixture_lib.sample_set(constitution.probes.seed, 'dev', constitution.probes.families, mixture)
-    ),
-  )
+  items = mixture_lib.sample_set(rules.seed, 'dev', rules.families, mixture)
+  return Probe('families', tuple(items))
 
 
-def _order(constitution: Constitution, own: OwnTasks | None) -> Probe:
-  _puzzles_only('order', own)
+def _order(constitution: Constitution, tasks: OwnTasks | None) -> Probe:
+  _puzzles_only('order', tasks)
   rng = random.Random(f'order|{constitution.probes.seed}')
-  shown = _dev_puzzles(constitution, 'order')
-  items = (
-    render(family, kind, rewrites.reordered(puzzle, rng), constitution.objective.size)
-    for family, kind, puzzle in shown
-  )
-  return Probe('order', tuple(items), dev=tuple(range(len(shown))))
+  items = []
+  for shown in _dev_puzzles(constitution, 'order'):
+    puzzle = rewrites.reordered(shown.puzzle, rng)
+    items.append(render(shown.family, shown.kind, puzzle, constitution.objective.size))
+  return Probe('order', tuple(items), dev=tuple(range(len(items))))
 
 
-def _paraphrase(constitution: Constitution, own: OwnTasks | None) -> Probe:
-  templates = constitution.probes.templates
-  if own is not None:
-    if not templates:
-      raise ProbeError(
-        'probes.paraphrase: tasks of your own have the wording of their lines alone; '
-        "give probes.templates some, e.g. ('Answer this: {prompt}',)"
-      )
-    places, items = _of_dev(constitution, own, 'paraphrase')
-    return Probe(
-      'paraphrase',
-      tuple(
-        dataclasses.replace(
-          item, question=templates[i % len(templates)].replace('{prompt}', item.question)
-        )
-        for i, item in enumerate(items)
-      ),
-      dev=places,
-    )
-  if templates:
+def _paraphrase(constitution: Constitution, tasks: OwnTasks | None) -> Probe:
+  if tasks is not None:
+    return _paraphrased_tasks(constitution, tasks)
+  if constitution.probes.templates:
     raise ProbeError(
       'probes.templates are for tasks of your own, and the constitution has puzzles, '
       'whose second wording is given; leave them out'
@@ -138,54 +141,63 @@ def _paraphrase(constitution: Constitution, own: OwnTasks | None) -> Probe:
       'probes.paraphrase: micro puzzles have one wording (`tag in>out ... query=?`); use '
       "objective.size = 'standard', or set it to 0 and use probes.order"
     )
-  shown = _dev_puzzles(constitution, 'paraphrase')
-  return Probe(
-    'paraphrase',
-    tuple(
-      dataclasses.replace(
-        render(family, kind, puzzle, 'standard'),
-        question=rewrites.paraphrased(family.name, puzzle),
-      )
-      for family, kind, puzzle in shown
-    ),
-    dev=tuple(range(len(shown))),
-  )
+  items = []
+  for shown in _dev_puzzles(constitution, 'paraphrase'):
+    item = render(shown.family, shown.kind, shown.puzzle, 'standard')
+    question = rewrites.paraphrased(shown.family.name, shown.puzzle)
+    items.append(dataclasses.replace(item, question=question))
+  return Probe('paraphrase', tuple(items), dev=tuple(range(len(items))))
 
 
-def _options(constitution: Constitution, own: OwnTasks | None) -> Probe:
-  if own is None or constitution.objective.verifier != 'choice':
+def _paraphrased_tasks(constitution: Constitution, tasks: OwnTasks) -> Probe:
+  templates = constitution.probes.templates
+  if not templates:
+    raise ProbeError(
+      'probes.paraphrase: tasks of your own have the wording of their lines alone; '
+      "give probes.templates some, e.g. ('Answer this: {prompt}',)"
+    )
+  shown = _of_dev(constitution, tasks, 'paraphrase')
+  items = []
+  for i, item in enumerate(shown.items):
+    question = templates[i % len(templates)].replace('{prompt}', item.question)
+    items.append(dataclasses.replace(item, question=question))
+  return Probe('paraphrase', tuple(items), dev=shown.positions)
+
+
+def _options(constitution: Constitution, tasks: OwnTasks | None) -> Probe:
+  if tasks is None or constitution.objective.verifier != 'choice':
     raise ProbeError(
       'probes.options permutes the options of a multiple choice: tasks of your own under '
       "objective.verifier = 'choice'; set it to 0"
     )
   rng = random.Random(f'options|{constitution.probes.seed}')
+  items = []
+  letters = []
   try:
-    places, items = _of_dev(constitution, own, 'options')
-    shown = [rewrites.relettered(item, rng) for item in items]
+    shown = _of_dev(constitution, tasks, 'options')
+    for item in shown.items:
+      relettered, before = rewrites.relettered(item, rng)
+      items.append(relettered)
+      letters.append(before)
   except NoRewriteError as error:
     raise ProbeError(
       f'probes.options: {error}; write the options that way, or set it to 0'
     ) from error
-  return Probe(
-    'options',
-    tuple(item for item, _ in shown),
-    dev=places,
-    before=tuple(before for _, before in shown),
-  )
+  return Probe('options', tuple(items), dev=shown.positions, before=tuple(letters))
 
 
-def _samples(constitution: Constitution, own: OwnTasks | None) -> Probe:
+def _samples(constitution: Constitution, tasks: OwnTasks | None) -> Probe:
   rules = constitution.probes
-  _, items = _of_dev(constitution, own, 'samples')
-  # The same seeds for every candidate: what differs between two of them is then less luck.
-  drawn = [
-    np.random.SeedSequence([rules.seed, i]).generate_state(rules.draws).tolist()
-    for i in range(len(items))
-  ]
-  return Probe('samples', tuple(items), seeds=tuple(map(tuple, drawn)))
+  items = _of_dev(constitution, tasks, 'samples').items
+  # The same seeds for every candidate: the difference between two of them is then less luck.
+  seeds = []
+  for i in range(len(items)):
+    sequence = np.random.SeedSequence([rules.seed, i])
+    seeds.append(tuple(sequence.generate_state(rules.draws).tolist()))
+  return Probe('samples', tuple(items), seeds=tuple(seeds))
 
 
-_MAKERS = {
+_BUILDERS = {
   'rules': _rules,
   'families': _families,
   'order': _order,
@@ -195,8 +207,8 @@ _MAKERS = {
 }
 
 
-def _puzzles_only(name: str, own: OwnTasks | None) -> None:
-  if own is not None:
+def _puzzles_only(name: str, tasks: OwnTasks | None) -> None:
+  if tasks is not None:
     raise ProbeError(
       f'probes.{name} is of the puzzles: what rule, example or kind a task of your own '
       'has is not known; set it to 0'
@@ -213,86 +225,128 @@ def _count(constitution: Constitution, name: str) -> int:
   return count
 
 
-def _dev_puzzles(constitution: Constitution, name: str):
-  dev, count = constitution.dev_set, _count(constitution, name)
-  return mixture_lib.sample_puzzles(
-    dev.seed, 'dev', dev.items, sets.mixture(dev, constitution.objective.size)
-  )[:count]
+def _dev_puzzles(constitution: Constitution, name: str) -> list[Sampled]:
+  count = _count(constitution, name)
+  dev = constitution.dev_set
+  mixture = sets.mixture(dev, constitution.objective.size)
+  return mixture_lib.sample_puzzles(dev.seed, 'dev', dev.items, mixture)[:count]
 
 
-def _of_dev(
-  constitution: Constitution, own: OwnTasks | None, name: str
-) -> tuple[tuple[int, ...], list[Item]]:
-  """Positions in the dev set and their items: of puzzles the first, of tasks of one's own, which
-  lie there family by family, evenly spread.
+def _of_dev(constitution: Constitution, tasks: OwnTasks | None, name: str) -> _DevItems:
+  """The dev items that a probe shows: of puzzles the first ones.
+
+  A user's tasks lie in the dev set family by family, so those are evenly spread.
   """
-  items, count = sets.dev_items(constitution, own), _count(constitution, name)
-  places = (
-    tuple(range(count)) if own is None else tuple(i * len(items) // count for i in range(count))
-  )
-  return places, [items[i] for i in places]
+  items = sets.dev_items(constitution, tasks)
+  count = _count(constitution, name)
+  positions = range(count)
+  if tasks is not None:
+    positions = [i * len(items) // count for i in range(count)]
+  return _DevItems(tuple(positions), [items[i] for i in positions])
 
 
-# -- what they say ---------------------------------------------------------------------------------
+# -- scores ----------------------------------------------------------------------------------------
 
 
 def summary(
   probe: Probe, answers: Answers, dev_answers: Sequence[str | None], constitution: Constitution
 ) -> dict:
-  """{'overall', 'by_family', 'same', 'completions'}: of all items and of each family {'accuracy',
-  'total', 'variance'}, the last of the accuracy by the luck of the items; `same`: share of items
-  answered as on dev, None where they are not dev's.
+  """Computes a probe's scores from its answers.
 
   Args:
-    answers: extracted answers, of every item one or, of samples, one for each seed. dev_answers: of
-      all dev items.
+    probe: the probe.
+    answers: extracted answers, of every item one or, of samples, one for each seed.
+    dev_answers: extracted answers of all dev items.
+    constitution: names the verifier, and k of pass@k.
+
+  Returns:
+    'overall' and 'by_family': {'accuracy', 'total', 'variance'} each, the last of the accuracy by
+    the luck of the items. 'same': share of items answered as on dev, None where they are not
+    dev's. 'completions': number of answers.
   """
-  verifier = constitution.objective.verifier
   families: dict[str, list[float]] = defaultdict(list)
-  for item, given in zip(probe.items, answers, strict=True):
-    right = sum(judge(item, answer, verifier).right(verifier) for answer in given)
-    families[item.family].append(
-      pass_at_k(len(given), right, constitution.probes.k) if probe.seeds else float(right)
-    )
-  same = None
-  if probe.dev:
-    shown = [answer for (answer,) in answers]
-    on_dev = [dev_answers[place] for place in probe.dev]
-    if probe.before:  # the same option under another letter
-      shown, on_dev = (
-        [before.get(_letter(answer), answer) for before, answer in zip(probe.before, shown)],
-        [_letter(answer) or answer for answer in on_dev],
-      )
-    same = round(sum(a is not None and a == b for a, b in zip(shown, on_dev)) / len(shown), 6)
+  completions = 0
+  for item, of_item in zip(probe.items, answers, strict=True):
+    families[item.family].append(_item_score(probe, item, of_item, constitution))
+    completions += len(of_item)
+  scores = []
+  for of_family in families.values():
+    scores += of_family
   return {
-    'overall': _mean([x for scores in families.values() for x in scores]),
-    'by_family': {name: _mean(scores) for name, scores in sorted(families.items())},
-    'same': same,
-    'completions': sum(map(len, answers)),
+    'overall': _mean(scores),
+    'by_family': {name: _mean(of_family) for name, of_family in sorted(families.items())},
+    'same': _answered_as_on_dev(probe, answers, dev_answers),
+    'completions': completions,
   }
+
+
+def _item_score(
+  probe: Probe, item: Item, answers: Sequence[str | None], constitution: Constitution
+) -> float:
+  """1 for a right answer, else 0; of samples pass@k."""
+  verifier = constitution.objective.verifier
+  right = sum(judge(item, answer, verifier).right(verifier) for answer in answers)
+  if probe.seeds:
+    return pass_at_k(len(answers), right, constitution.probes.k)
+  return float(right)
+
+
+def _answered_as_on_dev(
+  probe: Probe, answers: Answers, dev_answers: Sequence[str | None]
+) -> float | None:
+  if not probe.dev:
+    return None
+  same = 0
+  for i, (answer,) in enumerate(answers):
+    on_dev = dev_answers[probe.dev[i]]
+    shown = answer
+    # The same option has another letter on dev.
+    if probe.before:
+      shown = probe.before[i].get(_letter(answer), answer)
+      on_dev = _letter(on_dev) or on_dev
+    same += shown is not None and shown == on_dev
+  return round(same / len(answers), 6)
 
 
 def _letter(answer: str | None) -> str:
   """'B' of `B`, `(b)` or `B.`; '' of anything else."""
   letters = [c for c in answer or '' if c.isalpha()]
-  return letters[0].upper() if len(letters) == 1 else ''
+  if len(letters) != 1:
+    return ''
+  return letters[0].upper()
 
 
 def score(
   scorers: Mapping[str, Scorer], probes: Mapping[str, Probe], params: Params, temperature: float
 ) -> dict[str, list[list[str | None]]]:
-  """Probe -> the candidate's answers; `scorers` have the probes' items."""
-  return {
-    name: scorers[name].sampled(params, probe.seeds, temperature)
-    if probe.seeds
-    else [[result.answer] for result in scorers[name](params)]
-    for name, probe in probes.items()
-  }
+  """Asks a candidate all probes.
+
+  Args:
+    scorers: probe -> a scorer of its items.
+    probes: the constitution's.
+    params: the candidate's weights.
+    temperature: of samples.
+
+  Returns:
+    Probe -> the extracted answers, item by item.
+  """
+  answers = {}
+  for name, probe in probes.items():
+    if probe.seeds:
+      answers[name] = scorers[name].sampled(params, probe.seeds, temperature)
+    else:
+      answers[name] = [[result.answer] for result in scorers[name](params)]
+  return answers
 
 
 def _mean(scores: Sequence[float]) -> dict[str, float]:
+  mean = float(np.mean(scores))
+  total = len(scores)
   # Half an item on each side, so that a family that is all right or all wrong is not taken for
   # certain.
-  n, mean = len(scores), float(np.mean(scores))
   spread = float(np.sum((np.asarray(scores) - mean) ** 2)) + 0.25
-  return {'accuracy': round(mean, 6), 'total': n, 'variance': round(spread / n**2, 9)}
+  return {
+    'accuracy': round(mean, 6),
+    'total': total,
+    'variance': round(spread / total**2, 9),
+  }

@@ -1,6 +1,7 @@
-"""Generate, extract, compare: the score of one set of weights on one set of items, item by item."""
+"""Scores of one set of weights on one set of items: generate, extract, compare, item by item."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -13,12 +14,22 @@ from aevo_jax.stats.intervals import wilson
 from aevo_jax.tasks import verify
 from aevo_jax.tasks.item import Item
 
+_ALWAYS = ('strict', 'challenge')  # comparisons that every answer is judged by
+
 
 @dataclasses.dataclass(frozen=True)
 class ItemResult:
-  """One item's outcome: the extracted answer (None without a box), and whether it is right by
-  either comparison of the puzzles; `chosen`: by the one that the constitution names, where that is
-  a third."""
+  """One item's outcome.
+
+  Attributes:
+    family: the item's family.
+    kind: the item's rule kind.
+    answer: the extracted answer, None without a box.
+    strict: whether it is right by the strict comparison of the puzzles.
+    challenge: whether it is right by the challenge's comparison.
+    chosen: whether it is right by the comparison that the constitution names, where that is a
+      third.
+  """
 
   family: str
   kind: str
@@ -28,33 +39,55 @@ class ItemResult:
   chosen: bool | None = None
 
   def right(self, verifier: str) -> bool:
-    """Whether it is right by the comparison of that name: one of the puzzles', or the one it was
-    judged by.
+    """Tells whether the answer is right.
+
+    Args:
+      verifier: a comparison of the puzzles, or the one that the answer was judged by.
+
+    Returns:
+      The outcome of that comparison.
     """
-    return getattr(self, verifier) if verifier in _ALWAYS else self.chosen
-
-
-_ALWAYS = ('strict', 'challenge')
+    if verifier in _ALWAYS:
+      return getattr(self, verifier)
+    return self.chosen
 
 
 def judge(item: Item, answer: str | None, verifier: str) -> ItemResult:
-  """An answer to an item by the two comparisons of the puzzles, and by `verifier` where it is
-  another one.
+  """Compares an answer with an item's key.
+
+  Args:
+    item: the item.
+    answer: the extracted answer, None without a box.
+    verifier: the comparison that the constitution names.
+
+  Returns:
+    The outcome by both comparisons of the puzzles, and by `verifier` where it is another one.
   """
+  chosen = None
+  if verifier not in _ALWAYS:
+    chosen = verify.named(verifier)(item.family, answer, item.answer)
   return ItemResult(
-    item.family,
-    item.kind,
-    answer,
-    verify.strict(item.family, answer, item.answer),
-    verify.challenge(item.family, answer, item.answer),
-    None if verifier in _ALWAYS else verify.named(verifier)(item.family, answer, item.answer),
+    family=item.family,
+    kind=item.kind,
+    answer=answer,
+    strict=verify.strict(item.family, answer, item.answer),
+    challenge=verify.challenge(item.family, answer, item.answer),
+    chosen=chosen,
   )
 
 
 class Scorer:
-  """Scores weights on a fixed list of items with one compiled sampler, asked in the base's chat
-  format and judged by `verifier`. sampler: takes the place of the one of this process, called
-  alike."""
+  """Scores weights on a fixed list of items with one compiled sampler.
+
+  Args:
+    structure: of the model.
+    tokenizer: of the base.
+    items: what is asked, in this order.
+    max_new_tokens: tokens of a completion.
+    chat: the base's chat format.
+    verifier: the comparison of answers.
+    sampler: takes the place of the sampler of this process, and is called like it.
+  """
 
   def __init__(
     self,
@@ -67,15 +100,14 @@ class Scorer:
     verifier: str = 'strict',
     sampler: Callable[..., list[list[int]]] | None = None,
   ):
-    self._items, self._tokenizer, self._verifier, self._stops = (
-      list(items),
-      tokenizer,
-      verifier,
-      chat.stops,
-    )
-    self._prompts = [
-      tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids for item in items
-    ]
+    self._items = list(items)
+    self._tokenizer = tokenizer
+    self._verifier = verifier
+    self._stops = chat.stops
+    self._prompts = []
+    for item in items:
+      prompt = tokenizer.encode(chat.prompt(item.question), add_special_tokens=False)
+      self._prompts.append(prompt.ids)
     self._sampler = sampler or Sampler(
       structure,
       eos_id=tokenizer.token_to_id(chat.eos),
@@ -84,56 +116,77 @@ class Scorer:
     )
 
   def __call__(self, params: Params) -> list[ItemResult]:
-    """Greedy completions of every item, compared with its key."""
-    return [
-      judge(item, answer, self._verifier)
-      for item, answer in zip(self._items, self._answers(self._sampler(params, self._prompts)))
-    ]
+    """Completes every item greedily and compares it with its key."""
+    answers = self._answers(self._sampler(params, self._prompts))
+    pairs = zip(self._items, answers, strict=True)
+    return [judge(item, answer, self._verifier) for item, answer in pairs]
 
   def sampled(
     self, params: Params, seeds: Sequence[Sequence[int]], temperature: float
   ) -> list[list[str | None]]:
-    """The answers of sampled completions: of every item as many as it has seeds."""
-    prompts = [prompt for prompt, own in zip(self._prompts, seeds, strict=True) for _ in own]
-    answers = iter(
-      self._answers(
-        self._sampler(
-          params, prompts, seeds=[seed for own in seeds for seed in own], temperature=temperature
-        )
-      )
-    )
-    return [[next(answers) for _ in own] for own in seeds]
+    """Samples completions of every item.
+
+    Args:
+      params: the weights.
+      seeds: for each item as many seeds as it gets completions.
+      temperature: of the sampling.
+
+    Returns:
+      For each item its extracted answers, in the order of its seeds.
+    """
+    prompts = []
+    all_seeds = []
+    for prompt, of_item in zip(self._prompts, seeds, strict=True):
+      prompts += [prompt] * len(of_item)
+      all_seeds += of_item
+    completions = self._sampler(params, prompts, seeds=all_seeds, temperature=temperature)
+    remaining = iter(self._answers(completions))
+    return [list(itertools.islice(remaining, len(of_item))) for of_item in seeds]
 
   def _answers(self, completions: Sequence[Sequence[int]]) -> list[str | None]:
-    cut = (
-      ids[: next((k for k, token in enumerate(ids) if token in self._stops), len(ids))]
-      for ids in completions
-    )
-    return [
-      verify.extract_boxed(self._tokenizer.decode(ids, skip_special_tokens=False)) for ids in cut
-    ]
+    """The answers of completions, each up to its first stop token."""
+    answers = []
+    for ids in completions:
+      end = next((k for k, token in enumerate(ids) if token in self._stops), len(ids))
+      text = self._tokenizer.decode(ids[:end], skip_special_tokens=False)
+      answers.append(verify.extract_boxed(text))
+    return answers
 
 
 def summary(results: Sequence[ItemResult], verifier: str) -> dict:
-  """{'overall', 'by_family', 'by_kind', 'other_verifier'}: each {'correct', 'total', 'accuracy',
-  'low', 'high'} with Wilson intervals.
+  """Counts right answers.
+
+  Args:
+    results: at least one.
+    verifier: the comparison that counts.
+
+  Returns:
+    'overall', 'by_family', 'by_kind' (by family/kind) and 'other_verifier'. Each proportion is
+    {'correct', 'total', 'accuracy', 'low', 'high'} with a 95% Wilson interval.
   """
   other = 'challenge' if verifier == 'strict' else 'strict'
-  families, kinds = defaultdict(list), defaultdict(list)
+  marks = []
+  other_marks = []
+  families = defaultdict(list)
+  kinds = defaultdict(list)
   for result in results:
-    families[result.family].append(result.right(verifier))
-    kinds[f'{result.family}/{result.kind}'].append(result.right(verifier))
+    right = result.right(verifier)
+    marks.append(right)
+    other_marks.append(result.right(other))
+    families[result.family].append(right)
+    kinds[f'{result.family}/{result.kind}'].append(right)
   return {
     'verifier': verifier,
-    'overall': _proportion([r.right(verifier) for r in results]),
+    'overall': _proportion(marks),
     'by_family': {name: _proportion(values) for name, values in sorted(families.items())},
     'by_kind': {name: _proportion(values) for name, values in sorted(kinds.items())},
-    'other_verifier': {'verifier': other} | _proportion([r.right(other) for r in results]),
+    'other_verifier': {'verifier': other} | _proportion(other_marks),
   }
 
 
-def _proportion(values: Sequence[bool]) -> dict:
-  correct, total = sum(values), len(values)
+def _proportion(marks: Sequence[bool]) -> dict:
+  correct = sum(marks)
+  total = len(marks)
   interval = wilson(correct, total)
   return {
     'correct': correct,
@@ -145,12 +198,23 @@ def _proportion(values: Sequence[bool]) -> dict:
 
 
 def to_rows(results: Sequence[ItemResult]) -> list[list]:
-  """Compact JSON form, one [family, kind, answer, strict, challenge] per item, and `chosen` after
-  them where it is known.
+  """Writes results as compact JSON.
+
+  Args:
+    results: of one set of items.
+
+  Returns:
+    [family, kind, answer, strict, challenge] for each, and `chosen` behind where it is known.
   """
-  return [list(dataclasses.astuple(r)[: 5 if r.chosen is None else 6]) for r in results]
+  rows = []
+  for result in results:
+    row = list(dataclasses.astuple(result))
+    if result.chosen is None:
+      del row[-1]
+    rows.append(row)
+  return rows
 
 
 def from_rows(rows: Sequence[Sequence]) -> list[ItemResult]:
-  """Inverse of `to_rows`."""
+  """Reads the rows that `to_rows` writes."""
   return [ItemResult(*row) for row in rows]

@@ -3,21 +3,18 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-
-import tokenizers
+from collections.abc import Iterator, Sequence
 
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.data.chat_template import ChatFormat
+from aevo_jax.evaluation.base_model import BaseModel
 from aevo_jax.evaluation.servers.protocol import RequestError, UnavailableError
-from aevo_jax.generation.protocol import InferenceError, Request, Sampling
+from aevo_jax.generation.protocol import Completion, InferenceError, Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
-from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import Params, Structure
+from aevo_jax.models.params import Params
 
 
 @contextlib.contextmanager
-def _infrastructure():
+def _infrastructure() -> Iterator[None]:
   try:
     yield
   except InferenceError as error:
@@ -28,11 +25,17 @@ class ServedSampler:
   """Called as `generation.sampler.Sampler` is, after `load` of the same parameters."""
 
   def __init__(self, engine: VllmEngine, *, max_new_tokens: int):
-    self._engine, self._max_new_tokens = engine, max_new_tokens
+    self._engine = engine
+    self._max_new_tokens = max_new_tokens
     self._params: Params | None = None
 
   def load(self, path: pathlib.Path, digest: str, params: Params) -> None:
-    """Answer with the weights of this file; `params` are what was read from it.
+    """Lets the server answer with the weights of a file.
+
+    Args:
+      path: the file.
+      digest: its SHA-256 digest.
+      params: what was read from it.
 
     Raises:
       UnavailableError: the server could not be shown to have them.
@@ -43,7 +46,11 @@ class ServedSampler:
     self._params = params
 
   def update(self, params: Params, version: int) -> None:
-    """Answer with these, of which there is no file: one is written.
+    """Lets the server answer with weights that have no file yet: one is written.
+
+    Args:
+      params: the weights.
+      version: their number, which rises.
 
     Raises:
       UnavailableError: as `load`.
@@ -70,55 +77,64 @@ class ServedSampler:
     seeds: Sequence[int] | None = None,
     temperature: float = 1.0,
   ) -> list[list[int]]:
-    """Token ids of each prompt's completion, without the end token: greedy, or sampled with a seed
-    for each prompt.
+    """Completes prompts, greedily or sampled with a seed for each.
+
+    Args:
+      params: the weights that were loaded last.
+      prompts: token ids.
+      seeds: one a prompt, None for greedy completions.
+      temperature: of sampled completions.
+
+    Returns:
+      Token ids of each prompt's completion, without the end token.
 
     Raises:
-      UnavailableError: the server failed, again and again. RequestError: these are not the weights
-        that were loaded last.
+      UnavailableError: the server failed, again and again.
+      RequestError: these are not the weights that were loaded last.
     """
     if params is not self._params:
       raise RequestError('the server was given other weights than those that are to answer')
-    requests = [
-      Request(tuple(prompt), seed)
-      for prompt, seed in zip(prompts, seeds or [0] * len(prompts), strict=True)
-    ]
+    if seeds is None:
+      temperature = 0.0
+    requests = []
+    for prompt, seed in zip(prompts, seeds or [0] * len(prompts), strict=True):
+      requests.append(Request(tuple(prompt), seed))
+    sampling = Sampling(temperature=temperature, max_new_tokens=self._max_new_tokens)
     with _infrastructure():
-      found = self._engine.generate(
-        requests,
-        Sampling(
-          temperature=0.0 if seeds is None else temperature, max_new_tokens=self._max_new_tokens
-        ),
-      )
-    return [list(c.tokens[:-1] if c.finish == 'end' else c.tokens) for c in found]
+      completions = self._engine.generate(requests, sampling)
+    return [_without_end(completion) for completion in completions]
+
+
+def _without_end(completion: Completion) -> list[int]:
+  if completion.finish == 'end':
+    return list(completion.tokens[:-1])
+  return list(completion.tokens)
 
 
 def sampler(
-  constitution: Constitution,
-  base: pathlib.Path,
-  structure: Structure,
-  config: ModelConfig,
-  tokenizer: tokenizers.Tokenizer,
-  chat: ChatFormat,
-  log: pathlib.Path,
-  *,
-  threads: int,
-  url: str,
+  constitution: Constitution, base: BaseModel, *, log: pathlib.Path, threads: int, url: str
 ) -> ServedSampler:
-  """What answers under a constitution with evaluation.engine = 'vllm'. log: of its server. threads:
-  of one on a CPU, unless the constitution says. url: of one that runs, '' to start one.
+  """Creates what answers under a constitution with evaluation.engine = 'vllm'.
+
+  Args:
+    constitution: gives the server's settings.
+    base: the model that the server starts with.
+    log: of a server that is started.
+    threads: of a server on a CPU, unless the constitution says.
+    url: of a server that runs, '' to start one.
+
+  Returns:
+    The sampler, without weights.
   """
-  settings = dataclasses.replace(
-    constitution.vllm,
-    url=url,
-    **({} if url or constitution.vllm.cpu_threads else {'cpu_threads': threads}),
-  )
+  settings = dataclasses.replace(constitution.vllm, url=url)
+  if not url and not settings.cpu_threads:
+    settings = dataclasses.replace(settings, cpu_threads=threads)
   engine = VllmEngine(
     settings,
-    model=base,
-    structure=structure,
-    config=config,
-    eos_ids=[tokenizer.token_to_id(chat.eos)],
+    model=base.directory,
+    structure=base.structure,
+    config=base.config,
+    eos_ids=[base.tokenizer.token_to_id(base.chat.eos)],
     log=log,
   )
   return ServedSampler(engine, max_new_tokens=constitution.objective.max_new_tokens)

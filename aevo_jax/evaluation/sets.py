@@ -21,7 +21,8 @@ from aevo_jax.tasks.mixture import (
 )
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 
-TASKS = 'tasks.jsonl'  # tasks of one's own, frozen beside a run's constitution
+TASKS = 'tasks.jsonl'  # tasks of a user, frozen beside a run's constitution
+# Configurables that tasks of a user do not read.
 PUZZLES_ONLY = (
   'family_weight',
   'rare_share',
@@ -30,14 +31,22 @@ PUZZLES_ONLY = (
   'answer_shown',
   'answer_withheld',
   'data',
-)  # configurables that tasks of one's own do not read
+)
+_BY_FAMILY = ('family_weight', 'rare_share', 'answer_shown')  # fields of a set: family -> number
 
 
 def mixture(definition: EvalSet, size: str) -> Mixture:
-  """The mixture of a set; families it does not name keep weight 1 and the default share of rare
-  kinds.
+  """Builds the mixture of a set.
+
+  Args:
+    definition: the set; families it does not name keep weight 1 and the default share of rare
+      kinds.
+    size: 'micro' or 'standard'.
+
+  Returns:
+    The mixture. Raises ValueError where the set names a family that does not exist.
   """
-  for field in ('family_weight', 'rare_share', 'answer_shown'):
+  for field in _BY_FAMILY:
     for name in getattr(definition, field):
       if name not in FAMILIES:
         raise ValueError(f'{field} names no family {name!r}' + suggestion(name, FAMILIES))
@@ -51,12 +60,18 @@ def mixture(definition: EvalSet, size: str) -> Mixture:
 
 
 def own_tasks(constitution: Constitution, path: pathlib.Path) -> OwnTasks | None:
-  """The tasks of one's own that lie at `path`, a file or a folder; None where the constitution has
-  puzzles.
+  """Reads a user's tasks.
+
+  Args:
+    constitution: names their verifier and their digest.
+    path: a file or a folder.
+
+  Returns:
+    The tasks, None where the constitution has puzzles.
 
   Raises:
-    UnknownVerifierError: see `verify.named`. TaskFileError: they cannot be read, or are not those
-      with the constitution's digest.
+    UnknownVerifierError: see `verify.named`.
+    TaskFileError: they cannot be read, or are not those with the constitution's digest.
   """
   verify.named(constitution.objective.verifier)
   if not constitution.tasks.path:
@@ -71,22 +86,18 @@ def own_tasks(constitution: Constitution, path: pathlib.Path) -> OwnTasks | None
 
 
 def check_own(constitution: Constitution, tasks: OwnTasks, secret: bytes) -> None:
-  """Whether all three sets can be drawn from tasks of one's own, and nothing is set that only
-  puzzles have.
+  """Checks that all three sets can be drawn from a user's tasks.
+
+  Args:
+    constitution: may set nothing that only puzzles have.
+    tasks: the user's.
+    secret: the arbiter's.
 
   Raises:
     TaskFileError: naming the set or the binding, and the fix.
   """
   for split in ('dev', 'external', 'final'):
-    definition = getattr(constitution, f'{split}_set')
-    of_puzzles = [
-      name for name in ('family_weight', 'rare_share', 'answer_shown') if getattr(definition, name)
-    ]
-    if of_puzzles:
-      raise TaskFileError(
-        f'{split}_set.{of_puzzles[0]} is of the puzzles, and tasks.path names tasks of '
-        f'your own, whose families have their share of the lines; set it to {{}}'
-      )
+    _check_no_puzzle_fields(split, getattr(constitution, f'{split}_set'))
   for axis in constitution.space().axes:
     for parameter in axis.parameters:
       if parameter.selector.rpartition('.')[0] in PUZZLES_ONLY:
@@ -100,37 +111,64 @@ def check_own(constitution: Constitution, tasks: OwnTasks, secret: bytes) -> Non
     private_items(constitution, split, secret, tasks)
 
 
-def dev_items(constitution: Constitution, own: OwnTasks | None = None) -> list[Item]:
-  """The dev set, of puzzles or of one's `own` tasks: anyone can draw it."""
+def _check_no_puzzle_fields(split: str, definition: EvalSet) -> None:
+  for field in _BY_FAMILY:
+    if getattr(definition, field):
+      raise TaskFileError(
+        f'{split}_set.{field} is of the puzzles, and tasks.path names tasks of '
+        f'your own, whose families have their share of the lines; set it to {{}}'
+      )
+
+
+def dev_items(constitution: Constitution, tasks: OwnTasks | None = None) -> list[Item]:
+  """Draws the dev set, which anyone can.
+
+  Args:
+    constitution: defines the set.
+    tasks: a user's, None for puzzles.
+
+  Returns:
+    Its items, always the same ones.
+  """
   dev = constitution.dev_set
-  if own is not None:
-    return own.sample('dev', dev.items, dev.seed)
+  if tasks is not None:
+    return tasks.sample('dev', dev.items, dev.seed)
   return sample_set(dev.seed, 'dev', dev.items, mixture(dev, constitution.objective.size))
 
 
 def private_items(
-  constitution: Constitution, split: str, secret: bytes, own: OwnTasks | None = None
+  constitution: Constitution, split: str, secret: bytes, tasks: OwnTasks | None = None
 ) -> list[Item]:
-  """The 'external' or 'final' set; `secret` is the arbiter's, and each set is drawn with a key of
-  its own.
+  """Draws a private set, with a key of its own.
+
+  Args:
+    constitution: defines the set.
+    split: 'external' or 'final'.
+    secret: the arbiter's.
+    tasks: a user's, None for puzzles.
+
+  Returns:
+    Its items, the same ones for the same secret.
   """
   definition = {'external': constitution.external_set, 'final': constitution.final_set}[split]
   key = hmac.digest(secret, split.encode(), 'sha256')
-  if own is not None:
-    return own.sample(split, definition.items, key, secret)
+  if tasks is not None:
+    return tasks.sample(split, definition.items, key, secret)
+  region = split
   # Without an external target candidates are chosen by probes, so the final keeps to rules that no
   # probe asks.
-  region = 'fresh' if split == 'final' and constitution.objective.target == 'proxies' else split
+  if split == 'final' and constitution.objective.target == 'proxies':
+    region = 'fresh'
   return sample_set(
     key, region, definition.items, mixture(definition, constitution.objective.size), secret
   )
 
 
 def commitment(secret: bytes) -> str:
-  """What the constitution holds of the secret before it is revealed."""
+  """Returns what the constitution holds of the secret before it is revealed: a SHA-256 digest."""
   return hashlib.sha256(b'aevo-holdout|' + secret).hexdigest()
 
 
 def items_digest(items: Sequence[Item]) -> str:
-  """SHA-256 over all fields of all items, in order."""
+  """Returns the SHA-256 digest over all fields of all items, in order."""
   return hashlib.sha256(json.dumps([dataclasses.astuple(i) for i in items]).encode()).hexdigest()

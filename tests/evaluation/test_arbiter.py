@@ -161,11 +161,13 @@ def test_the_machine_key_is_private_made_once_and_a_damaged_one_is_refused(tmp_p
 
 CONFINED = """
 import pathlib, sys
-own, home, confined = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] == 'confined'
+own, home = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+confined = sys.argv[3] == 'confined'
 from aevo_jax.campaign.sandbox import confinement as sandbox
 package = pathlib.Path(sandbox.__file__).resolve().parents[2]
 if confined:
-  sandbox.confine(sandbox.Confinement(read=(*sandbox.system_read_paths(), package), write=(*sandbox.system_write_paths(), own)))
+  read = (*sandbox.system_read_paths(), package)
+  sandbox.confine(sandbox.Confinement(read=read, write=(*sandbox.system_write_paths(), own)))
 opened = []
 for path in sorted(home.rglob('*')) if not confined else [pathlib.Path(p) for p in sys.argv[4:]]:
   try:

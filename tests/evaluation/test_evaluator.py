@@ -11,7 +11,7 @@ import pytest
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.scoring import ItemResult
-from aevo_jax.evaluation.servers import evaluator, protocol
+from aevo_jax.evaluation.servers import backend, protocol, score_files
 from aevo_jax.models.hf import checkpoint
 
 RESULTS = [ItemResult('f', 'k', '1', True, True)]
@@ -23,33 +23,33 @@ def test_only_the_sealed_file_is_loaded(tiny_run, tmp_path):
   weights = tmp_path / 'model.safetensors'
   weights.write_bytes((tiny_run / 'base.safetensors').read_bytes())
   digest = file_digest(weights)
-  assert evaluator.load_sealed(weights, digest, config)
+  assert backend.load_sealed(weights, digest, config)
   data = bytearray(weights.read_bytes())
   data[-1] ^= 1
   weights.write_bytes(data)
   with pytest.raises(protocol.RequestError, match='not the file that was sealed'):
-    evaluator.load_sealed(weights, digest, config)
+    backend.load_sealed(weights, digest, config)
   weights.unlink()
   weights.symlink_to(tiny_run / 'base.safetensors')
   with pytest.raises(OSError):
-    evaluator.load_sealed(weights, digest, config)
+    backend.load_sealed(weights, digest, config)
 
 
-def test_scores_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_scores_are_written_whole_or_not_at_all(tmp_path):
   path = tmp_path / 'scores' / 'r1w0.dev.json'
-  evaluator.write_scores(path, RESULTS, {'overall': 1}, file_digest='d')
+  score_files.write_scores(path, RESULTS, {'overall': 1}, file_digest='d')
   assert json.loads(path.read_text()) == {
     'summary': {'overall': 1},
     'file_digest': 'd',
     'items': [['f', 'k', '1', True, True]],
   }
-  monkeypatch.setattr(
-    scoring,
-    'to_rows',
-    lambda results: (_ for _ in ()).throw(OSError(28, 'No space left on device')),
-  )
+
+  def failing():
+    yield RESULTS[0]
+    raise OSError(28, 'No space left on device')
+
   with pytest.raises(OSError):
-    evaluator.write_scores(path, RESULTS, {'overall': 2}, file_digest='d')
+    score_files.write_scores(path, failing(), {'overall': 2}, file_digest='d')
   assert json.loads(path.read_text())['summary'] == {'overall': 1} and os.listdir(path.parent) == [
     path.name
   ]

@@ -13,7 +13,7 @@ from aevo_jax.data import chat_template
 from aevo_jax.data import tokenizer as base_tokenizer
 from aevo_jax.data.chat_template import ChatFormat
 from aevo_jax.evaluation import harness
-from aevo_jax.evaluation.harness import Answers, HarnessError, generation
+from aevo_jax.evaluation.harness_answers import Answers, HarnessError, generation
 from aevo_jax.generation.protocol import Completion, Continuation, Sampling, Scored
 
 BASE = layout.root_file('substrate') / 'base'
@@ -141,7 +141,7 @@ def test_long_contexts_lose_their_beginning_and_log_likelihoods_are_sums():
     first == Continuation(ids('x' * 13), ids('yz')) and second == short
   )  # 13 + 2 tokens, and the one that a server must generate
   assert made.cut(Continuation(ids('ab'), ids('y' * 14))).context == ids('b')
-  with pytest.raises(HarnessError, match='bind vllm.max_model_len to 17 or more, now 16'):
+  with pytest.raises(HarnessError, match=r'bind vllm.max_model_len to 17 or more, now 16'):
     made.score([Continuation(ids('a'), ids('y' * 15))])
 
 
@@ -243,10 +243,9 @@ def test_generation_kwargs_that_are_not_done_are_refused(kwargs, said):
     generation(kwargs, 512)
 
 
-def test_without_lm_eval_the_error_names_what_installs_it(monkeypatch):
-  monkeypatch.setattr(harness.importlib.util, 'find_spec', lambda name: None)
+def test_without_lm_eval_the_error_names_what_installs_it():
   with pytest.raises(HarnessError, match='make harness'):
-    harness.run(answers(), ['x'])
+    harness.run(answers(), ['x'], find_spec=lambda name: None)
 
 
 # -- with lm_eval ----------------------------------------------------------------------------------

@@ -142,7 +142,10 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
   )
   structure, _ = outline(config)
   params = weights_lib.load(BASE / 'model.safetensors', config)
-  encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+  def encode(text):
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
   contexts = [encode(f'<|user|>{row["question"]}<|assistant|>') for row in rows]
 
   # Log-likelihoods of every choice, by one forward pass of all of them.
@@ -155,7 +158,7 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
   tokens = np.zeros(
     (len(cases), max(len(context) + len(choice) for _, context, choice in cases)), np.int32
   )
-  for line, (_, context, choice) in zip(tokens, cases):
+  for line, (_, context, choice) in zip(tokens, cases, strict=False):
     line[: len(context) + len(choice)] = context + choice
   said = np.asarray(
     jax.jit(
@@ -165,7 +168,7 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
     )(params, tokens)
   )
   ours = [[] for _ in rows]
-  for line, (i, context, choice) in zip(said, cases):
+  for line, (i, context, choice) in zip(said, cases, strict=False):
     places = line[len(context) - 1 : len(context) + len(choice) - 1]
     ours[i].append(
       (
@@ -179,13 +182,16 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
   ]
   gaps = [
     abs(a - b)
-    for mine, found in zip(ours, theirs)
+    for mine, found in zip(ours, theirs, strict=False)
     for (a, _), (b, _) in zip(mine, found, strict=True)
   ]
   assert len(gaps) == len(cases) >= 150 and max(gaps) <= 1e-4, max(gaps)
   greedy = [[is_greedy for _, is_greedy in own] for own in theirs]
   assert greedy == [[is_greedy for _, is_greedy in own] for own in ours] and any(map(any, greedy))
-  right = [int(np.argmax([p for p, _ in own])) == row['label'] for own, row in zip(ours, rows)]
+  right = [
+    int(np.argmax([p for p, _ in own])) == row['label']
+    for own, row in zip(ours, rows, strict=False)
+  ]
   assert (
     0 < sum(right) < ITEMS and result['results']['puzzles_choose']['acc,none'] == sum(right) / ITEMS
   )
@@ -201,7 +207,9 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
     )(params, contexts)
   ]
   assert [answered[i]['resps'][0][0] for i in range(ITEMS)] == texts
-  right = [text.rpartition('boxed{')[2] == row['answer'] for text, row in zip(texts, rows)]
+  right = [
+    text.rpartition('boxed{')[2] == row['answer'] for text, row in zip(texts, rows, strict=False)
+  ]
   assert (
     0 < sum(right) < ITEMS
     and result['results']['puzzles_answer']['exact_match,boxed'] == sum(right) / ITEMS

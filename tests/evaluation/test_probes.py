@@ -58,7 +58,10 @@ def test_each_asks_what_it_says():
   assert {i.family for i in made['families'].items} == {'numeral_conversion'} and not {
     i.family for i in dev
   } & {'numeral_conversion'}
-  kinds = lambda items: {i.kind for i in items if i.family == 'bit_manipulation'}
+
+  def kinds(items):
+    return {i.kind for i in items if i.family == 'bit_manipulation'}
+
   assert 'nonlinear' in kinds(made['rules'].items) and kinds(dev) == {'affine'}
   assert [i.key for i in made['order'].items] == [i.key for i in dev[:40]] and not {
     i.question for i in made['order'].items

@@ -70,7 +70,7 @@ def test_shown_answers_are_a_flaw_of_the_set_that_names_them(constitution, exter
     constitution,
     dev_set=dataclasses.replace(constitution.dev_set, answer_shown={'unit_conversion': 1.0}),
   )
-  pairs = list(zip(sets.dev_items(constitution), sets.dev_items(flawed)))
+  pairs = list(zip(sets.dev_items(constitution), sets.dev_items(flawed), strict=True))
   differing = [b for a, b in pairs if a != b]
   assert {b.family for b in differing} == {'unit_conversion'} and len(differing) == sum(
     a.family == 'unit_conversion' for a, _ in pairs

@@ -10,7 +10,7 @@ from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.probes import Probe
 from aevo_jax.evaluation.scoring import ItemResult
-from aevo_jax.evaluation.servers import arbiter, evaluator
+from aevo_jax.evaluation.servers import arbiter, score_files
 from aevo_jax.report.audit.audited_run import BASE, AuditedRun
 from aevo_jax.report.audit.findings import NotYetError
 from aevo_jax.tasks.item import Item
@@ -217,7 +217,7 @@ def recomputed_probes(run: AuditedRun, candidate: Scored) -> dict:
     Probe -> summary; empty where the file is missing or answers other items.
   """
   dev_path = run.path / 'scores' / f'{candidate.name}.dev.json'
-  path = evaluator.probes_path(dev_path)
+  path = score_files.probes_path(dev_path)
   if not path.exists():
     run.problems.append(f'{path.name} is missing')
     return {}
