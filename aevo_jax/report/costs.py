@@ -190,11 +190,11 @@ def wall_clock(records: Sequence[Record]) -> dict[str, float]:
   Returns:
     'wall', 'paused', 'training', 'slots' and 'non_training_share'.
   """
-  found = costs(records)
+  totals = costs(records)
   return {
-    'wall': found.wall,
-    'paused': found.paused,
-    'training': found.parts[TRAINING],
-    'slots': found.slots,
-    'non_training_share': found.non_training_share,
+    'wall': totals.wall,
+    'paused': totals.paused,
+    'training': totals.parts[TRAINING],
+    'slots': totals.slots,
+    'non_training_share': totals.non_training_share,
   }

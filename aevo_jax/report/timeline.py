@@ -171,7 +171,7 @@ def revisions(
   Returns:
     The revisions by round.
   """
-  found = []
+  rows = []
   for round_, policy in sorted(policies.items()):
     previous = policies.get(round_ - 1)
     if previous is None or policy.objectives == previous.objectives:
@@ -180,7 +180,7 @@ def revisions(
     if policy.control:
       before = policy.objectives_before
     result = _last_test(state, policies, round_)
-    found.append(
+    rows.append(
       Revision(
         round=round_,
         before=_objectives(before),
@@ -190,7 +190,7 @@ def revisions(
         result=result,
       )
     )
-  return found
+  return rows
 
 
 def _last_test(
