@@ -7,10 +7,12 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
@@ -19,7 +21,7 @@ from aevo_jax.data import tokenizer as base_tokenizer
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
-from aevo_jax.models.params import outline
+from aevo_jax.models.params import Params, Structure, outline
 from aevo_jax.tasks.mixture import Mixture, item_at
 
 pytestmark = pytest.mark.vllm
@@ -105,6 +107,64 @@ def write_tasks(directory):
   return rows
 
 
+class Ours(NamedTuple):
+  """The base, in this process."""
+
+  structure: Structure
+  params: Params
+  tokenizer: tokenizers.Tokenizer
+
+  @classmethod
+  def load(cls) -> 'Ours':
+    config = checkpoint.read_config(BASE)
+    structure, _ = outline(config)
+    params = weights_lib.load(BASE / 'model.safetensors', config)
+    return cls(structure, params, base_tokenizer.load(str(BASE)))
+
+  def encode(self, text: str) -> list[int]:
+    return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+  def contexts(self, rows) -> list[list[int]]:
+    return [self.encode(f'<|user|>{row["question"]}<|assistant|>') for row in rows]
+
+  def choices(self, rows) -> list[list[tuple[float, bool]]]:
+    """Of every row the log-likelihood of each choice, and whether it is the greedy one, by one
+    forward pass of all of them.
+    """
+    cases = []
+    for i, context in enumerate(self.contexts(rows)):
+      for choice in rows[i]['choices']:
+        cases.append((i, context + self.encode('\\boxed{'), self.encode(choice)))
+    longest = max(len(context) + len(choice) for _, context, choice in cases)
+    tokens = np.zeros((len(cases), longest), np.int32)
+    for line, (_, context, choice) in zip(tokens, cases, strict=True):
+      line[: len(context) + len(choice)] = context + choice
+
+    def logprobs(params, tokens):
+      logits = self.structure.bind(params)(tokens, np.ones(tokens.shape, np.int32))
+      return jax.nn.log_softmax(logits.astype(np.float32))
+
+    computed = np.asarray(jax.jit(logprobs)(self.params, tokens))
+    likelihoods = [[] for _ in rows]
+    for line, (i, context, choice) in zip(computed, cases, strict=True):
+      positions = line[len(context) - 1 : len(context) + len(choice) - 1]
+      total = float(positions[np.arange(len(choice)), choice].astype(np.float64).sum())
+      likelihoods[i].append((total, bool((positions.argmax(-1) == choice).all())))
+    return likelihoods
+
+  def answers(self, rows) -> list[str]:
+    """Of every row the completion up to its box's end, by the sampler of this process."""
+    chat = chat_template.read(str(BASE))
+    sampler = Sampler(
+      self.structure,
+      eos_id=self.tokenizer.token_to_id(chat.eos),
+      pad_id=self.tokenizer.token_to_id(chat.pad),
+      max_new_tokens=LENGTH,
+    )
+    completions = sampler(self.params, self.contexts(rows))
+    return [self.tokenizer.decode(ids).split('}')[0] for ids in completions]
+
+
 def test_lm_eval_counts_what_jax_computes(tmp_path):
   pytest.importorskip('lm_eval', reason='lm_eval is not installed: make harness')
   rows = write_tasks(tmp_path)
@@ -135,85 +195,33 @@ def test_lm_eval_counts_what_jax_computes(tmp_path):
     '0.32.0',
   ) and len(result['task_hashes']['puzzles_choose']) == 64
 
-  config, tokenizer, chat = (
-    checkpoint.read_config(BASE),
-    base_tokenizer.load(str(BASE)),
-    chat_template.read(str(BASE)),
-  )
-  structure, _ = outline(config)
-  params = weights_lib.load(BASE / 'model.safetensors', config)
-
-  def encode(text):
-    return tokenizer.encode(text, add_special_tokens=False).ids
-
-  contexts = [encode(f'<|user|>{row["question"]}<|assistant|>') for row in rows]
-
-  # Log-likelihoods of every choice, by one forward pass of all of them.
-  cases = [
-    (i, context, encode(choice))
-    for i, row in enumerate(rows)
-    for context in [contexts[i] + encode('\\boxed{')]
-    for choice in row['choices']
-  ]
-  tokens = np.zeros(
-    (len(cases), max(len(context) + len(choice) for _, context, choice in cases)), np.int32
-  )
-  for line, (_, context, choice) in zip(tokens, cases, strict=False):
-    line[: len(context) + len(choice)] = context + choice
-  said = np.asarray(
-    jax.jit(
-      lambda p, t: jax.nn.log_softmax(
-        structure.bind(p)(t, np.ones(t.shape, np.int32)).astype(np.float32)
-      )
-    )(params, tokens)
-  )
-  ours = [[] for _ in rows]
-  for line, (i, context, choice) in zip(said, cases, strict=False):
-    places = line[len(context) - 1 : len(context) + len(choice) - 1]
-    ours[i].append(
-      (
-        float(places[np.arange(len(choice)), choice].astype(np.float64).sum()),
-        bool((places.argmax(-1) == choice).all()),
-      )
-    )
+  base = Ours.load()
+  ours = base.choices(rows)
   theirs = [
     [(float(answer[0]), answer[1] in (True, 'True')) for (answer,) in chosen[i]['resps']]
     for i in range(ITEMS)
   ]
   gaps = [
     abs(a - b)
-    for mine, found in zip(ours, theirs, strict=False)
-    for (a, _), (b, _) in zip(mine, found, strict=True)
+    for mine, other in zip(ours, theirs, strict=True)
+    for (a, _), (b, _) in zip(mine, other, strict=True)
   ]
-  assert len(gaps) == len(cases) >= 150 and max(gaps) <= 1e-4, max(gaps)
-  greedy = [[is_greedy for _, is_greedy in own] for own in theirs]
-  assert greedy == [[is_greedy for _, is_greedy in own] for own in ours] and any(map(any, greedy))
-  right = [
-    int(np.argmax([p for p, _ in own])) == row['label']
-    for own, row in zip(ours, rows, strict=False)
-  ]
-  assert (
-    0 < sum(right) < ITEMS and result['results']['puzzles_choose']['acc,none'] == sum(right) / ITEMS
-  )
+  choices = sum(len(row['choices']) for row in rows)
+  assert len(gaps) == choices >= 150 and max(gaps) <= 1e-4, max(gaps)
+  greedy = [[is_greedy for _, is_greedy in of_row] for of_row in theirs]
+  assert greedy == [[is_greedy for _, is_greedy in of_row] for of_row in ours]
+  assert any(map(any, greedy))
+  best = [int(np.argmax([p for p, _ in of_row])) for of_row in ours]
+  right = sum(choice == row['label'] for choice, row in zip(best, rows, strict=True))
+  assert 0 < right < ITEMS
+  assert result['results']['puzzles_choose']['acc,none'] == right / ITEMS
 
-  # Answers, by the sampler of this process.
-  texts = [
-    tokenizer.decode(ids).split('}')[0]
-    for ids in Sampler(
-      structure,
-      eos_id=tokenizer.token_to_id(chat.eos),
-      pad_id=tokenizer.token_to_id(chat.pad),
-      max_new_tokens=LENGTH,
-    )(params, contexts)
-  ]
+  texts = base.answers(rows)
   assert [answered[i]['resps'][0][0] for i in range(ITEMS)] == texts
-  right = [
-    text.rpartition('boxed{')[2] == row['answer'] for text, row in zip(texts, rows, strict=False)
-  ]
-  assert (
-    0 < sum(right) < ITEMS
-    and result['results']['puzzles_answer']['exact_match,boxed'] == sum(right) / ITEMS
-  )
+  boxed = [text.rpartition('boxed{')[2] for text in texts]
+  right = sum(answer == row['answer'] for answer, row in zip(boxed, rows, strict=True))
+  assert 0 < right < ITEMS
+  assert result['results']['puzzles_answer']['exact_match,boxed'] == right / ITEMS
 
 
 def test_a_server_scores_puzzles_as_this_process_does_of_an_import(tmp_path):

@@ -85,33 +85,8 @@ def test_an_unknown_family_is_named(constitution):
     sets.mixture(wrong, 'micro')
 
 
-def test_everything_a_worker_sees_does_not_give_the_external_items(
-  tiny_run, external, constitution
-):
-  """Seeds and secrets made of every byte string and number in a worker's reach, against a positive
-  control with the real secret.
-
-  In a worker's reach: the constitution with the commitment, its spec, the environment's names, the
-  ledger's public start, digests of the substrate, other trials' directories (which confinement
-  denies, taken here all the same). The bar is one single external item of the first 40.
-  """
-  inputs, settings = setup.reload(tiny_run)
-  revealed = next(r.payload for r in read(tiny_run / setup.LEDGER) if r.kind == 'secrets_revealed')
-  true_secret = bytes.fromhex(revealed['secrets']['holdout'])
-  assert sets.commitment(true_secret) == inputs.constitution.holdout.commitment
-  definition = inputs.constitution.external_set
-  mixture = sets.mixture(definition, inputs.constitution.objective.size)
-  wanted = {
-    item.question for item in sets.private_items(inputs.constitution, 'external', true_secret)
-  }
-
-  def found(secret: bytes, seed: bytes) -> int:
-    return len(
-      wanted & {item.question for item in sample_set(seed, 'external', 40, mixture, secret)}
-    )
-
-  assert found(true_secret, hmac.digest(true_secret, b'external', 'sha256')) == 40  # the control
-
+def _guesses(run, inputs, settings) -> set[bytes]:
+  """Byte strings and numbers in a worker's reach, and their digests."""
   strings: set[str] = {
     inputs.constitution.holdout.commitment,
     inputs.constitution.digest(),
@@ -146,6 +121,37 @@ def test_everything_a_worker_sees_does_not_give_the_external_items(
   guesses |= {hashlib.sha256(guess).digest() for guess in set(guesses)} | {
     hashlib.sha256(b'aevo-holdout|' + guess).digest() for guess in set(guesses)
   }
+  return guesses
+
+
+def test_everything_a_worker_sees_does_not_give_the_external_items(
+  tiny_run, external, constitution
+):
+  """Seeds and secrets made of every byte string and number in a worker's reach, against a positive
+  control with the real secret.
+
+  In a worker's reach: the constitution with the commitment, its spec, the environment's names, the
+  ledger's public start, digests of the substrate, other trials' directories (which confinement
+  denies, taken here all the same). The bar is one single external item of the first 40.
+  """
+  inputs, settings = setup.reload(tiny_run)
+  revealed = next(r.payload for r in read(tiny_run / setup.LEDGER) if r.kind == 'secrets_revealed')
+  true_secret = bytes.fromhex(revealed['secrets']['holdout'])
+  assert sets.commitment(true_secret) == inputs.constitution.holdout.commitment
+  definition = inputs.constitution.external_set
+  mixture = sets.mixture(definition, inputs.constitution.objective.size)
+  wanted = {
+    item.question for item in sets.private_items(inputs.constitution, 'external', true_secret)
+  }
+
+  def found(secret: bytes, seed: bytes) -> int:
+    return len(
+      wanted & {item.question for item in sample_set(seed, 'external', 40, mixture, secret)}
+    )
+
+  assert found(true_secret, hmac.digest(true_secret, b'external', 'sha256')) == 40  # the control
+
+  guesses = _guesses(tiny_run, inputs, settings)
   assert true_secret not in guesses
   chosen = sorted(guesses)[:: max(1, len(guesses) // 60)]
   chance = 0
