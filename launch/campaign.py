@@ -31,8 +31,8 @@ from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
 from aevo_jax.meta_agent.llm.settings import LlmSettings
-from aevo_jax.report import html
 from aevo_jax.report.final_table import final_table
+from aevo_jax.report.page import html
 from aevo_jax.report.progress import Progress
 from aevo_jax.report.run_view import RunView
 from aevo_jax.substrate import manifest

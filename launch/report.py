@@ -25,9 +25,9 @@ def main(arguments: list[str]) -> None:
       f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign '
       f'--run={run}'
     )
-  from aevo_jax.report import html
   from aevo_jax.report.final_table import final_table
   from aevo_jax.report.gains import ScoreFileError
+  from aevo_jax.report.page import html
   from aevo_jax.report.run_view import NoRunError, RunView
 
   try:

@@ -19,11 +19,12 @@ from aevo_jax.config import loading
 from aevo_jax.config.configurables import resolve
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.models.hf import checkpoint, peft_adapter
-from aevo_jax.report import html, model_card
+from aevo_jax.report import model_card
 from aevo_jax.report import winner as winner_lib
 from aevo_jax.report.audit import checks
 from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import final_table
+from aevo_jax.report.page import html
 from aevo_jax.report.run_view import RunView
 from aevo_jax.substrate import build, manifest
 

@@ -13,7 +13,7 @@ from aevo_jax.meta_agent.drift.proxies import Judgement
 from aevo_jax.meta_agent.evidence import Evidence, Noise, Panel, TrialEvidence
 from aevo_jax.report.audit import checks
 from aevo_jax.report.final_table import final_table
-from aevo_jax.report.html import render
+from aevo_jax.report.page.html import render
 from aevo_jax.report.run_view import RunView
 
 NO_EXTERNAL = (

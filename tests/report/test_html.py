@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from aevo_jax.report import html, plots
 from aevo_jax.report.gains import Gain
+from aevo_jax.report.page import html, plots
 from aevo_jax.report.run_view import NoRunError, RunView
 
 HOSTILE = (

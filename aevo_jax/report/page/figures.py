@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import markupsafe
 
-from aevo_jax.report import plots
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING
 from aevo_jax.report.known_scores import measured
+from aevo_jax.report.page import plots
 from aevo_jax.report.rows import FamilyGap, Measured, TrialRow
 from aevo_jax.report.run_view import RunView
 

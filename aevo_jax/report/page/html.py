@@ -14,8 +14,8 @@ import jinja2
 import markupsafe
 
 from aevo_jax.report import costs
-from aevo_jax.report.figures import figures
 from aevo_jax.report.gains import Gain
+from aevo_jax.report.page.figures import figures
 from aevo_jax.report.run_view import RunView
 
 REPORT = 'report.html'
@@ -52,7 +52,7 @@ def render(view: RunView) -> str:
     The page's HTML, the same bytes for the same run.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('aevo_jax', 'report'),
+    loader=jinja2.PackageLoader('aevo_jax', 'report/page'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
