@@ -12,26 +12,22 @@ import pathlib
 
 import pytest
 
+from aevo_jax.config.statements import parse_statements, parse_untrusted
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, Record, canonical_json, make_record
 from aevo_jax.report.audit import checks
 from aevo_jax.substrate import build
 
-# The check of recipes waits for a process a recipe. It reads the ledger and trials/, no other file.
-WITHOUT_RECIPES = tuple(name for name in checks.CHECKS if name != 'recipes')
+
+def findings(
+  run: pathlib.Path, names=checks.CHECKS, parse=parse_statements, **seams
+) -> dict[str, checks.Finding]:
+  """Findings by check; overlays are parsed in this process, since a process for each is slow."""
+  return {f.check: f for f in checks.audit(run, names, parse=parse, **seams)}
 
 
-def findings(run: pathlib.Path, names=checks.CHECKS, **seams) -> dict[str, checks.Finding]:
-  return {f.check: f for f in checks.audit(run, names, **seams)}
-
-
-def failed(run: pathlib.Path, names=checks.CHECKS) -> set[str]:
-  return {name for name, finding in findings(run, names).items() if finding.status == checks.FAILED}
-
-
-def readers(name: str) -> tuple[str, ...]:
-  """The checks that a change of this file can concern."""
-  return WITHOUT_RECIPES if name.startswith(('scores/', 'policy/', 'evidence/')) else checks.CHECKS
+def failed(run: pathlib.Path) -> set[str]:
+  return {name for name, finding in findings(run).items() if finding.status == checks.FAILED}
 
 
 def forge(run: pathlib.Path, rewrite, change) -> None:
@@ -67,7 +63,7 @@ def with_payload(kind: str, change, trial: str = ''):
 
 
 def test_an_untouched_run_passes(tiny_run):
-  found = findings(tiny_run)
+  found = findings(tiny_run, parse=parse_untrusted)
   assert tuple(found) == checks.CHECKS
   assert {f.status for f in found.values()} <= {checks.OK, checks.WARNING}
   assert {name for name, f in found.items() if f.status == checks.WARNING} <= {
@@ -148,7 +144,7 @@ def test_a_changed_file_fails_its_own_check(run_copy, rewrite, name):
   after = change(before)
   assert after != before
   rewrite(path, after)
-  assert failed(run_copy, readers(name)) == expected
+  assert failed(run_copy) == expected
 
 
 def test_a_changed_recipe_is_named(run_copy, rewrite):
@@ -178,7 +174,7 @@ def test_a_missing_file_is_a_failure(run_copy, name):
     'policy/round_001/standing.gin': 'policies',
     'ledger.head': 'ledger',
   }[name]
-  assert failed(run_copy, readers(name)) == {part}
+  assert failed(run_copy) == {part}
 
 
 # -- the ledger ------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from aevo_jax.campaign.next_policy import next_policy, with_choices
 from aevo_jax.campaign.round_evidence import round_evidence
 from aevo_jax.campaign.settings import CampaignSettings
 from aevo_jax.campaign.state import CampaignState, TrialState, fold
-from aevo_jax.campaign.trial.gate import admit
+from aevo_jax.campaign.trial.gate import Parser, admit
 from aevo_jax.campaign.trial.spec import EXPORT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.config.statements import Binding
+from aevo_jax.config.statements import Binding, parse_untrusted
 from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.evaluation import sets
 from aevo_jax.ledger.append import read
@@ -41,14 +41,22 @@ class AuditedRun:
   Attributes:
     path: the run directory.
     measure: measures the substrate of this checkout, given its folder and the package's root.
+    parse: reads overlays for the gate, by default in a process of its own.
     problems: the problems that the check in progress has found.
     broken: trials with a seal that does not hold, and 'base' where another base was scored.
     dialogues: (round, purpose) -> the recorded conversation with a language model.
   """
 
-  def __init__(self, path: pathlib.Path, *, measure: Measure = build.measure):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    *,
+    measure: Measure = build.measure,
+    parse: Parser = parse_untrusted,
+  ):
     self.path = path
     self.measure = measure
+    self.parse = parse
     self.problems: list[str] = []
     self.broken: set[str] = set()
     self.dialogues: dict[tuple[int, str], Recorded] = {}
@@ -261,9 +269,9 @@ class AuditedRun:
     """
     constitution = self.constitution.in_round(round_)
     key = (overlay, len(constitution.search_space.axes))
-    # The gate parses in a process of its own, which takes its time.
+    # A process for every overlay takes its time.
     if key not in self._admitted:
-      self._admitted[key] = admit(overlay, constitution, self.started['recipe'])
+      self._admitted[key] = admit(overlay, constitution, self.started['recipe'], parse=self.parse)
     return self._admitted[key]
 
   def spec(self, trial: TrialState) -> TrialSpec:

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError
 
+from aevo_jax.campaign.trial.gate import Parser
 from aevo_jax.checkpoint.digest import ManifestError
+from aevo_jax.config.statements import parse_untrusted
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report.audit import history, inputs, policies, releases, scores, trials, verdicts
 from aevo_jax.report.audit.audited_run import AuditedRun, Measure
@@ -101,6 +103,7 @@ def audit(
   checks: Collection[str] = CHECKS,
   *,
   measure: Measure = build.measure,
+  parse: Parser = parse_untrusted,
 ) -> Iterator[Finding]:
   """Yields the findings of some checks, in the order of `CHECKS`.
 
@@ -112,6 +115,7 @@ def audit(
     run: a run directory, finished or not, with no controller at work in it.
     checks: names out of `CHECKS`.
     measure: measures the substrate of this checkout, given its folder and the package's root.
+    parse: reads overlays for the gate, by default in a process of its own.
 
   Yields:
     One finding for each named check.
@@ -122,7 +126,7 @@ def audit(
   unknown = set(checks) - set(CHECKS)
   if unknown:
     raise ValueError(f'checks must be of {", ".join(CHECKS)}; received {", ".join(unknown)}')
-  audited = AuditedRun(run, measure=measure)
+  audited = AuditedRun(run, measure=measure, parse=parse)
   needed = _with_needs(checks)
   findings: dict[str, Finding] = {}
   for check in _TABLE:
