@@ -1,1 +1,1 @@
-"""The two trusted server processes, evaluator and arbiter, and both halves of their JSON protocol."""
+"""The two trusted server processes, evaluator and arbiter, and both sides of their protocol."""
