@@ -101,7 +101,7 @@ def _guesses(run, inputs, settings) -> set[bytes]:
     'holdout',
     str(inputs.constitution.dev_set.seed),
   }
-  for trial in (tiny_run / 'trials').iterdir():
+  for trial in (run / 'trials').iterdir():
     spec = json.loads((trial / 'spec.json').read_text())
     strings |= {str(value) for value in spec.values() if not isinstance(value, dict)}
     strings |= {
