@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint
-from aevo_jax.models.hf.stream import INDEX
+from aevo_jax.models.hf.stored import INDEX
 from aevo_jax.models.params import outline
 
 CHILD = """

@@ -290,11 +290,11 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
   from safetensors import SafetensorError
 
   from aevo_jax.models.hf import checkpoint
-  from aevo_jax.substrate import hf_export, hf_import
+  from aevo_jax.substrate import hf_export, source, transfer
 
   export = out / 'export'
   if (
-    base / hf_import.SOURCE
+    base / source.FILE
     # an import: in its dtypes and shards, with the tensors that the forward does not use
   ).is_file():
     shutil.rmtree(export, ignore_errors=True)
@@ -305,7 +305,7 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
       checkpoint.save_weights(export / checkpoint.WEIGHTS, final, config)
     except SafetensorError as error:
       sys.exit(f'train: {export / checkpoint.WEIGHTS}: {error}')
-    for name in hf_import.CARRIED:
+    for name in transfer.CARRIED:
       if (base / name).is_file():
         shutil.copyfile(base / name, export / name)
   return export

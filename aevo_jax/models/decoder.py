@@ -4,19 +4,25 @@ Three entry points share the blocks: `__call__` on whole rows (packed, or with p
 `prefill` on left-padded prompts, `step` for one more token.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers.attention import Attention, GroupCache, KVCache
-from aevo_jax.models.layers.linear import MLP, Linear, RMSNorm, matmul, param
+from aevo_jax.models.layers.linear import Linear, matmul
 from aevo_jax.models.layers.mamba2 import Mamba2, MambaCache
+from aevo_jax.models.layers.mlp import MLP
 from aevo_jax.models.layers.moe import MoE
+from aevo_jax.models.layers.parameter import param
+from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
 from aevo_jax.sharding.context import constrain
 
@@ -24,16 +30,22 @@ _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
 
 Cache = KVCache | GroupCache | MambaCache | None
+# Which tokens of a row belong together: segment ids [b, t], or where prompts and continuations lie.
+Segments = Int[Array, 'batch time'] | SharedPrefix
 
 
 class DecodeState(NamedTuple):
-  """caches: one per block (None for MLP and MoE); valid [b, t]: places that hold tokens; position:
-  the next place, a scalar.
+  """What `step` continues from.
+
+  Attributes:
+    caches: one for each block, None for MLP and MoE; `scan_layers.Scanned` has one tuple a segment.
+    valid: [b, t] bool, positions of the caches that hold tokens.
+    position: the next position, a scalar.
   """
 
   caches: tuple
-  valid: jax.Array
-  position: jax.Array
+  valid: Array
+  position: Array
 
 
 class Block(nnx.Module):
@@ -42,49 +54,92 @@ class Block(nnx.Module):
   def __init__(self, kind: str, config: ModelConfig, *, rngs: nnx.Rngs):
     self.kind = kind
     self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
-    self.mixer = _MIXERS[kind](config, rngs=rngs)
+    self.mixer: Mamba2 | Attention | MLP | MoE = _MIXERS[kind](config, rngs=rngs)
 
   def __call__(
-    self, x: jax.Array, segments: jax.Array | SharedPrefix
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """Packed rows, given their segment ids [b, t], or rows that share prefixes; and of an E block,
-    how many of their tokens each expert got, [e] float32.
+    self, x: Float[Array, 'batch time width'], segments: Segments
+  ) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
+    """Runs the block on whole rows.
+
+    Args:
+      x: the residual stream.
+      segments: packed rows, or rows that share prefixes.
+
+    Returns:
+      The residual stream behind the block, and of an E block how many tokens each expert got.
     """
-    normed, shared = self.norm(x), isinstance(segments, SharedPrefix)
-    if self.kind == 'E':
-      y, load = self.mixer.with_load(normed, (segments.segment_ids if shared else segments) > 0)
+    normed = self.norm(x)
+    mixer = self.mixer
+    if isinstance(mixer, MoE):
+      segment_ids = segments
+      if isinstance(segments, SharedPrefix):
+        segment_ids = segments.segment_ids
+      y, load = mixer.with_load(normed, segment_ids > 0)
       return x + y, load
-    if self.kind in STATEFUL:
-      return x + (
-        self.mixer.shared(normed, segments) if shared else self.mixer(normed, segments)
-      ), None
-    return x + self.mixer(normed), None
+    if isinstance(mixer, MLP):
+      return x + mixer(normed), None
+    if isinstance(segments, SharedPrefix):
+      return x + mixer.shared(normed, segments), None
+    return x + mixer(normed, segments), None
 
   def prefill(
-    self, x: jax.Array, segment_ids_bt: jax.Array, room: int, wanted: slice = slice(None)
-  ) -> tuple[jax.Array, Cache]:
-    """Prompts; only the places in `wanted` go on to the next block."""
-    normed, cache = self.norm(x), None
-    if self.kind == 'M':
-      y, cache = self.mixer.prefill(normed, segment_ids_bt)
+    self,
+    x: Float[Array, 'batch time width'],
+    segment_ids_bt: Int[Array, 'batch time'],
+    room: int,
+    wanted: slice = slice(None),
+  ) -> tuple[Float[Array, 'batch wanted width'], Cache]:
+    """Runs the block on prompts.
+
+    Args:
+      x: the residual stream.
+      segment_ids_bt: 0 at padding.
+      room: empty positions in the cache, for tokens that follow.
+      wanted: the positions that go on to the next block.
+
+    Returns:
+      The residual stream at those positions, and the block's state.
+    """
+    normed = self.norm(x)
+    mixer = self.mixer
+    cache = None
+    if isinstance(mixer, Mamba2):
+      y, cache = mixer.prefill(normed, segment_ids_bt)
       y = y[:, wanted]
-    elif self.kind == '*':
-      y, cache = self.mixer.prefill(normed, segment_ids_bt, room, wanted)
+    elif isinstance(mixer, Attention):
+      y, cache = mixer.prefill(normed, segment_ids_bt, room, wanted)
     else:
-      y = self.mixer(normed)
+      y = mixer(normed)
     return x[:, wanted] + y, cache
 
   def step(
-    self, x: jax.Array, cache: Cache, position: jax.Array, valid_bt: jax.Array
-  ) -> tuple[jax.Array, Cache]:
-    """One token more."""
+    self,
+    x: Float[Array, 'batch width'],
+    cache: Cache,
+    position: Int[Array, ''],
+    valid_bt: Bool[Array, 'batch time'],
+  ) -> tuple[Float[Array, 'batch width'], Cache]:
+    """Runs the block on one token more.
+
+    Args:
+      x: the residual stream of the token.
+      cache: the block's state before it.
+      position: where in the cache to write it.
+      valid_bt: the positions that hold tokens, the new one included.
+
+    Returns:
+      The residual stream behind the block, and its state.
+    """
     normed = self.norm(x)
-    if self.kind == 'M':
-      y, cache = self.mixer.step(normed, cache)
-    elif self.kind == '*':
-      y, cache = self.mixer.step(normed, cache, position, valid_bt)
+    mixer = self.mixer
+    if isinstance(mixer, Mamba2):
+      assert isinstance(cache, MambaCache)
+      y, cache = mixer.step(normed, cache)
+    elif isinstance(mixer, Attention):
+      assert isinstance(cache, KVCache | GroupCache)
+      y, cache = mixer.step(normed, cache, position, valid_bt)
     else:
-      y = self.mixer(normed)
+      y = mixer(normed)
     return x + y, cache
 
 
@@ -94,110 +149,158 @@ class Decoder(nnx.Module):
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
     tied = config.tie_word_embeddings
-    scale = (
-      1 / math.sqrt(config.hidden_size) if tied else 1.0
-    )  # as a head's, so that first logits are of order 1
-    self.embedding = param(
-      scale
-      * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size), jnp.float32),
-      'vocab',
-      'embed',
-    )
+    # A tied embedding is scaled as a head's, so that first logits are of order 1.
+    scale = 1 / math.sqrt(config.hidden_size) if tied else 1.0
+    shape = (config.vocab_size, config.hidden_size)
+    normal = jax.random.normal(rngs.params(), shape, jnp.float32)
+    self.embedding = param(scale * normal, 'vocab', 'embed')
     self.layers = nnx.List([Block(kind, config, rngs=rngs) for kind in config.pattern])
     self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
-    self.lm_head = nnx.data(
-      None if tied else Linear(config.hidden_size, config.vocab_size, ('embed', 'vocab'), rngs=rngs)
-    )
+    self.lm_head = nnx.data(None)
+    if not tied:
+      head = Linear(config.hidden_size, config.vocab_size, ('embed', 'vocab'), rngs=rngs)
+      self.lm_head = nnx.data(head)
 
-  def _embed(self, tokens: jax.Array) -> jax.Array:
-    return self.embedding[...][tokens].astype(self.config.compute_dtype)
+  def __call__(
+    self, tokens_bt: Int[ArrayLike, 'batch time'], segment_ids_bt: Int[ArrayLike, 'batch time']
+  ) -> Float[Array, 'batch time vocab']:
+    """Computes the logits of packed rows.
 
-  def logits(self, x: jax.Array) -> jax.Array:
-    """Next-token logits [..., v] float32 of what the blocks made of tokens, [..., d]."""
-    x = self.norm_f(x)
-    return (
-      matmul(x, self.embedding[...].T.astype(x.dtype)) if self.lm_head is None else self.lm_head(x)
-    ).astype(jnp.float32)
+    Args:
+      tokens_bt: the rows.
+      segment_ids_bt: the segment of each token; 0 is padding, whose logits mean nothing.
 
-  def __call__(self, tokens_bt: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
-    """Next-token logits [b, t, v] float32 of packed rows; segment id 0 is padding, whose logits
-    mean nothing.
+    Returns:
+      The logits of each token's successor, float32.
     """
     return self.with_loads(tokens_bt, segment_ids_bt)[0]
 
   def with_loads(
-    self, tokens_bt: jax.Array, segment_ids_bt: jax.Array
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """The logits, and [E blocks, experts] float32: how many tokens each expert got; None without
-    such blocks.
+    self, tokens_bt: Int[ArrayLike, 'batch time'], segment_ids_bt: Int[ArrayLike, 'batch time']
+  ) -> tuple[Float[Array, 'batch time vocab'], Float[Array, 'blocks experts'] | None]:
+    """Computes the logits of packed rows and the load of every expert.
+
+    Args:
+      tokens_bt: the rows.
+      segment_ids_bt: the segment of each token; 0 is padding.
+
+    Returns:
+      The logits, and for each E block how many tokens each expert got, float32; None without such
+      blocks.
     """
-    x, loads = self.hidden(tokens_bt, segment_ids_bt)
+    x, loads = self.hidden(jnp.asarray(tokens_bt), jnp.asarray(segment_ids_bt))
     return self.logits(x), loads
 
   def hidden(
-    self, tokens_bt: jax.Array, segments: jax.Array | SharedPrefix
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """What the blocks make of packed rows (`segments`: their ids [b, t]) or of rows that share
-    prefixes, [b, t, d], to which `logits` has not been applied yet; and the loads of
-    `with_loads`."""
-    x, loads = self._blocks(self._embed(tokens_bt), segments)
-    return x, jnp.stack(loads) if loads else None
+    self, tokens_bt: Int[Array, 'batch time'], segments: Segments
+  ) -> tuple[Float[Array, 'batch time width'], Float[Array, 'blocks experts'] | None]:
+    """Runs the blocks on whole rows; `logits` goes on from there.
 
-  def _blocks(
-    self, x: jax.Array, segments: jax.Array | SharedPrefix
-  ) -> tuple[jax.Array, list[jax.Array]]:
-    loads = []
-    for block in self.layers:
-      x, load = run_block(self.config.remat_policy, block, x, segments)
-      loads += [] if load is None else [load]
-    return x, loads
+    Args:
+      tokens_bt: the rows.
+      segments: packed rows, or rows that share prefixes.
+
+    Returns:
+      The residual stream behind the last block, and the loads of `with_loads`.
+    """
+    x, loads = self._blocks(self._embed(tokens_bt), segments)
+    if not loads:
+      return x, None
+    return x, jnp.stack(loads)
+
+  def logits(self, x: Float[Array, '*lead width']) -> Float[Array, '*lead vocab']:
+    """Applies the final norm and the output head.
+
+    Args:
+      x: the residual stream behind the last block.
+
+    Returns:
+      The logits of each token's successor, float32.
+    """
+    x = self.norm_f(x)
+    if self.lm_head is None:
+      logits = matmul(x, self.embedding[...].T.astype(x.dtype))
+    else:
+      logits = self.lm_head(x)
+    return logits.astype(jnp.float32)
 
   def prefill(
-    self, tokens_bt: jax.Array, valid_bt: jax.Array, room: int
-  ) -> tuple[jax.Array, DecodeState]:
+    self, tokens_bt: Int[Array, 'batch time'], valid_bt: Bool[Array, 'batch time'], room: int
+  ) -> tuple[Float[Array, 'batch vocab'], DecodeState]:
     """Reads left-padded prompts.
 
     Args:
-      tokens_bt: prompts, padding on the left. valid_bt: True where a prompt token is.
+      tokens_bt: prompts, padding on the left.
+      valid_bt: True where a prompt token is.
       room: how many tokens may be generated.
 
     Returns:
-      Logits [b, v] after the last prompt token, and the state to continue from.
+      The logits after the last prompt token, and the state to continue from.
     """
     x, caches = self._prefill_blocks(self._embed(tokens_bt), valid_bt.astype(jnp.int32), room)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
-    return self.logits(x[:, -1]), DecodeState(
-      caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32)
-    )
+    logits = self.logits(x[:, -1])
+    return logits, DecodeState(caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
 
-  def _prefill_blocks(
-    self, x: jax.Array, segment_ids_bt: jax.Array, room: int
-  ) -> tuple[jax.Array, tuple]:
-    caches = []
-    # From the last block that keeps a state on, only the last place is read.
-    last_stateful = max(
-      (i for i, kind in enumerate(self.config.pattern) if kind in STATEFUL), default=-1
-    )
-    for i, block in enumerate(self.layers):
-      x, cache = block.prefill(
-        x, segment_ids_bt, room, slice(-1, None) if i >= last_stateful else slice(None)
-      )
-      caches.append(cache)
-    return x, tuple(caches)
+  def step(
+    self, token_b: Int[Array, 'batch'], state: DecodeState
+  ) -> tuple[Float[Array, 'batch vocab'], DecodeState]:
+    """Appends one token to every sequence.
 
-  def step(self, token_b: jax.Array, state: DecodeState) -> tuple[jax.Array, DecodeState]:
-    """Appends one token to every sequence; returns logits [b, v] after it."""
+    Args:
+      token_b: the tokens.
+      state: of the sequences before them.
+
+    Returns:
+      The logits after the tokens, and the state with them.
+    """
     valid = jax.lax.dynamic_update_slice_in_dim(
       state.valid, jnp.ones_like(state.valid[:, :1]), state.position, axis=1
     )
     x, caches = self._step_blocks(self._embed(token_b), state.caches, state.position, valid)
     return self.logits(x), DecodeState(caches, valid, state.position + 1)
 
+  def _embed(self, tokens: Int[Array, '*lead']) -> Float[Array, '*lead width']:
+    return self.embedding[...][tokens].astype(self.config.compute_dtype)
+
+  def _blocks(
+    self, x: Float[Array, 'batch time width'], rows: Segments
+  ) -> tuple[Float[Array, 'batch time width'], list[Float[Array, 'experts']]]:
+    """Runs the blocks on whole rows; returns the residual stream and the loads of E blocks."""
+    loads = []
+    for block in self.layers:
+      x, load = run_block(self.config.remat_policy, block, x, rows)
+      if load is not None:
+        loads.append(load)
+    return x, loads
+
+  def _prefill_blocks(
+    self,
+    x: Float[Array, 'batch time width'],
+    segment_ids_bt: Int[Array, 'batch time'],
+    room: int,
+  ) -> tuple[Float[Array, 'batch wanted width'], tuple]:
+    """Runs the blocks on prompts; returns at least the last position, and the caches."""
+    stateful = [i for i, kind in enumerate(self.config.pattern) if kind in STATEFUL]
+    # From the last block that keeps a state on, only the last position is read.
+    last_stateful = max(stateful, default=-1)
+    caches = []
+    for i, block in enumerate(self.layers):
+      wanted = slice(-1, None) if i >= last_stateful else slice(None)
+      x, cache = block.prefill(x, segment_ids_bt, room, wanted)
+      caches.append(cache)
+    return x, tuple(caches)
+
   def _step_blocks(
-    self, x: jax.Array, caches: tuple, position: jax.Array, valid_bt: jax.Array
-  ) -> tuple[jax.Array, tuple]:
+    self,
+    x: Float[Array, 'batch width'],
+    caches: tuple,
+    position: Int[Array, ''],
+    valid_bt: Bool[Array, 'batch time'],
+  ) -> tuple[Float[Array, 'batch width'], tuple]:
+    """Runs the blocks on one token more."""
     after = []
-    for block, cache in zip(self.layers, caches):
+    for block, cache in zip(self.layers, caches, strict=True):
       x, cache = block.step(x, cache, position, valid_bt)
       after.append(cache)
     return x, tuple(after)
@@ -206,21 +309,49 @@ class Decoder(nnx.Module):
 def run_block(
   policy: str,
   block: Block,
-  x: jax.Array,
-  segments: jax.Array | SharedPrefix,
+  x: Float[Array, 'batch time width'],
+  segments: Segments,
   *,
   scanned: bool = False,
-) -> tuple[jax.Array, jax.Array | None]:
-  """A block on whole rows under a remat policy."""
+) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
+  """Runs a block on whole rows under a remat policy.
+
+  Args:
+    policy: of `remat`.
+    block: the block.
+    x: the residual stream.
+    segments: packed rows, or rows that share prefixes.
+    scanned: whether this is the body of a scan.
+
+  Returns:
+    See `Block.__call__`.
+  """
   x = constrain(x, 'batch', 'length', None)
   if policy == 'none':
     return block(x, segments)
   graphdef, state = nnx.split(block)
-  return remat.apply(
-    policy, lambda state, x: nnx.merge(graphdef, state)(x, segments), scanned=scanned
-  )(state, x)
+  run = functools.partial(_run_state, graphdef, segments)
+  return remat.apply(policy, run, scanned=scanned)(state, x)
+
+
+def _run_state(
+  graphdef: nnx.GraphDef,
+  segments: Segments,
+  state: nnx.State,
+  x: Float[Array, 'batch time width'],
+) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
+  """Runs a block that was split into graph and state."""
+  return nnx.merge(graphdef, state)(x, segments)
 
 
 def create(config: ModelConfig, seed: int) -> Decoder:
-  """A decoder with fresh float32 parameters."""
+  """Makes a decoder with fresh float32 parameters.
+
+  Args:
+    config: its shape.
+    seed: of the parameters.
+
+  Returns:
+    The decoder.
+  """
   return Decoder(config, rngs=nnx.Rngs(params=seed))

@@ -1,12 +1,13 @@
-"""LoRA (2106.09685): W + (alpha / rank) A B on chosen linear maps and experts, A random and B zero,
-so that a fresh adapter changes nothing.
+"""LoRA (2106.09685): W + (alpha / rank) A B on chosen linear maps and experts.
 
-Every expert of a block has an A and a B of its own, [e, d, r] and [e, r, f], multiplied group by
-group like the experts themselves.
+A is random and B zero, so that a fresh adapter changes nothing. Every expert of a block has an A
+and a B, [e, d, r] and [e, r, f], multiplied group by group like the experts themselves.
 """
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from flax import nnx
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import Decoder
 from aevo_jax.models.hf.checkpoint import hf_name
-from aevo_jax.models.layers.linear import Linear, param
+from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.moe import ExpertAdapter, Experts
+from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.params import Params
 
 # Groups of maps, over their names in Hugging Face. All but the last two leave experts alone, of
@@ -34,8 +36,14 @@ TARGETS = {
 
 
 def hf_module(name: str, config: ModelConfig) -> str:
-  """The name in Hugging Face of a linear map of ours, 'layers.0.mixer.in_proj' ->
-  'model.layers.0.mixer.in_proj', or of experts' stacked weights.
+  """Spells a map as Hugging Face does.
+
+  Args:
+    name: our name of a linear map, 'layers.0.mixer.in_proj', or of experts' stacked weights.
+    config: of the family whose spelling is wanted.
+
+  Returns:
+    The stored name, such as 'model.layers.0.mixer.in_proj'.
   """
   return hf_name(weight_of(name), config).removesuffix('.weight')
 
@@ -43,18 +51,22 @@ def hf_module(name: str, config: ModelConfig) -> str:
 def attach(
   model: Decoder, *, rank: int, alpha: float, targets: str, seed: int, shapes: bool = False
 ) -> list[str]:
-  """Adds adapters in place to every linear map, and every weight of experts, whose name in Hugging
-  Face matches `targets`.
+  """Adds adapters in place to linear maps and to weights of experts.
 
   The model may be abstract (`nnx.eval_shape`); its adapters are arrays all the same, unless
-  `shapes` are asked for.
+  `shapes` are wanted.
 
   Args:
+    model: to be changed.
+    rank: columns of A and rows of B.
+    alpha: scales the adapters by alpha / rank.
     targets: a key of TARGETS, or a regular expression that is searched for in names such as
       'model.layers.3.mixer.q_proj'.
+    seed: of A; B is zero.
+    shapes: whether adapters are shapes instead of arrays.
 
   Returns:
-    Our names of the adapted maps.
+    Our names of the adapted maps, sorted.
 
   Raises:
     ValueError: rank < 1, `targets` is no regular expression, or nothing matches.
@@ -64,39 +76,57 @@ def attach(
       f'lora.rank must be >= 1, got {rank}; bind adaptation.method = "full" to train '
       'without an adapter'
     )
-  maps, adapted = _maps(model), targeted(model, targets)
+  maps = _maps(model)
+  adapted = targeted(model, targets)
   for index, name in enumerate(adapted):
     node = maps[name]
-    leaf = name.rpartition('.')[2]
-    weight = getattr(node, leaf) if isinstance(node, Experts) else node.kernel
-    (*experts, rows, columns), axes = weight.shape, weight.get_metadata()['logical_axes']
-    stacked = axes[:-2]
-    if shapes:
-      a, b = (
-        jax.ShapeDtypeStruct((*experts, *ends), jnp.float32)
-        for ends in ((rows, rank), (rank, columns))
-      )
-    else:
-      # numpy, not jax.random: as many programs to compile as there are shapes would take longer
-      # than the adapters' first steps.
-      rng = np.random.default_rng([seed, index])
-      a = jnp.asarray(
-        rng.standard_normal((*experts, rows, rank), np.float32) / math.sqrt(rows), jnp.float32
-      )
-      b = jnp.asarray(np.zeros((*experts, rank, columns), np.float32))
-    adapter = node
     if isinstance(node, Experts):
+      leaf = name.rpartition('.')[2]
+      weight = getattr(node, leaf)
       adapter = node.adapters[leaf] = ExpertAdapter()
-    adapter.lora_a, adapter.lora_b = (
-      param(a, *stacked, axes[-2], 'lora_rank'),
-      param(b, *stacked, 'lora_rank', axes[-1]),
-    )
+    else:
+      weight = node.kernel
+      adapter = node
+    *lead, in_axis, out_axis = weight.get_metadata()['logical_axes']
+    # numpy, not jax.random: as many programs to compile as there are shapes would take longer than
+    # the adapters' first steps.
+    rng = None if shapes else np.random.default_rng([seed, index])
+    first = _fresh(weight.shape, rank, rng)
+    adapter.lora_a = param(first.a, *lead, in_axis, 'lora_rank')
+    adapter.lora_b = param(first.b, *lead, 'lora_rank', out_axis)
     adapter.lora_scale = alpha / rank
   return adapted
 
 
+class _Adapter(NamedTuple):
+  """A [..., in, rank] and B [..., rank, out] of a fresh adapter, arrays or shapes."""
+
+  a: jax.Array | jax.ShapeDtypeStruct
+  b: jax.Array | jax.ShapeDtypeStruct
+
+
+def _fresh(shape: tuple[int, ...], rank: int, rng: np.random.Generator | None) -> _Adapter:
+  """Makes an adapter of a weight of this shape; shapes without `rng`."""
+  *experts, rows, columns = shape
+  a_shape = (*experts, rows, rank)
+  b_shape = (*experts, rank, columns)
+  if rng is None:
+    return _Adapter(
+      jax.ShapeDtypeStruct(a_shape, jnp.float32), jax.ShapeDtypeStruct(b_shape, jnp.float32)
+    )
+  a = rng.standard_normal(a_shape, np.float32) / math.sqrt(rows)
+  return _Adapter(jnp.asarray(a, jnp.float32), jnp.asarray(np.zeros(b_shape, np.float32)))
+
+
 def targeted(model: Decoder, targets: str) -> list[str]:
-  """Our names of the maps that `targets` means, see `attach`.
+  """Lists the maps that `targets` means.
+
+  Args:
+    model: of arrays or shapes.
+    targets: see `attach`.
+
+  Returns:
+    Our names of the maps, sorted.
 
   Raises:
     ValueError: `targets` is no regular expression, or nothing matches.
@@ -119,53 +149,72 @@ def targeted(model: Decoder, targets: str) -> list[str]:
 
 
 def _maps(model: Decoder) -> dict[str, Linear | Experts]:
-  """{our name of a map: the module that holds it}."""
+  """Finds everything that can have an adapter: {our name of a map: the module that holds it}."""
   maps = {}
   for path, node in nnx.iter_modules(model):
-    name = '.'.join(map(str, path))
+    name = '.'.join(str(part) for part in path)
     if isinstance(node, Linear):
       maps[name] = node
     elif isinstance(node, Experts):
-      maps |= {
-        f'{name}.{leaf}': node for leaf, value in vars(node).items() if isinstance(value, nnx.Param)
-      }
+      for leaf, value in vars(node).items():
+        if isinstance(value, nnx.Param):
+          maps[f'{name}.{leaf}'] = node
   return maps
 
 
 def map_names(model: Decoder) -> list[str]:
-  """Our names of everything that can have an adapter: linear maps, 'layers.0.mixer.in_proj', and
-  experts' weights, 'layers.1.mixer.experts.up_proj'.
+  """Lists everything that can have an adapter.
+
+  Args:
+    model: of arrays or shapes.
+
+  Returns:
+    Our names, sorted: linear maps, 'layers.0.mixer.in_proj', and experts' weights,
+    'layers.1.mixer.experts.up_proj'.
   """
   return sorted(_maps(model))
 
 
 def weight_of(name: str) -> str:
-  """The parameter of a map."""
+  """Returns the parameter of a map."""
   return name if '.experts.' in name else f'{name}.kernel'
 
 
 def adapter_of(name: str) -> str:
-  """What the names of a map's adapter begin with: lora_a and lora_b follow."""
+  """Returns what the names of a map's adapter begin with: lora_a and lora_b follow."""
   return name.replace('.experts.', '.experts.adapters.')
 
 
 def map_of(name: str) -> str:
-  """The map that an adapter's parameter belongs to: '...experts.adapters.up_proj.lora_a' ->
-  '...experts.up_proj'.
+  """Finds the map of an adapter.
+
+  Args:
+    name: of an adapter's parameter, '...experts.adapters.up_proj.lora_a'.
+
+  Returns:
+    The map that it belongs to, '...experts.up_proj'.
   """
   return name.rpartition('.')[0].replace('.experts.adapters.', '.experts.')
 
 
 @jax.jit
-def merge(params: Params, scale: float) -> Params:
-  """Folds adapters into their weights: the same function without adapter parameters."""
-  merged = {
-    name: value for name, value in params.items() if not name.endswith(('.lora_a', '.lora_b'))
-  }
+def merge(params: Mapping[str, Any], scale: Any) -> Params:
+  """Folds adapters into their weights.
+
+  Args:
+    params: of an adapted decoder, by name.
+    scale: alpha / rank, a float or a scalar array.
+
+  Returns:
+    Parameters of the same function without adapters.
+  """
+  merged = {}
+  for name, value in params.items():
+    if not name.endswith(('.lora_a', '.lora_b')):
+      merged[name] = value
   for name in params:
     if name.endswith('.lora_a'):
       weight = weight_of(map_of(name))
-      merged[weight] = params[weight] + scale * (
-        params[name] @ params[f'{name.removesuffix("a")}b']
-      )
+      product = params[name] @ params[f'{name.removesuffix("a")}b']
+      merged[weight] = params[weight] + scale * product
   return merged

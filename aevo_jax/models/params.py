@@ -16,6 +16,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import Decoder, create
 
 Params = dict[str, jax.Array]
+# The leaves that the reference keeps in float32 whatever the rest is.
 _FLOAT32 = ('A_log', 'D', 'dt_bias', 'e_score_correction_bias')
 
 
@@ -25,65 +26,109 @@ class Structure:
 
   graphdef: Any
 
-  def bind(self, params: Mapping[str, jax.Array]) -> Decoder:
-    """The decoder that uses these arrays (all of them, by name)."""
-    return nnx.merge(
-      self.graphdef,
-      nnx.from_flat_state(
-        {
-          tuple(_part(p) for p in name.split('.')): nnx.Param(value)
-          for name, value in params.items()
-        }
-      ),
-    )
+  def bind(self, params: Mapping[str, Any]) -> Decoder:
+    """Gives the structure its arrays.
+
+    Args:
+      params: all of them, by name.
+
+    Returns:
+      The decoder that uses them.
+    """
+    flat = {}
+    for name, value in params.items():
+      flat[tuple(_part(part) for part in name.split('.'))] = nnx.Param(value)
+    return nnx.merge(self.graphdef, nnx.from_flat_state(flat))
 
 
 def _part(text: str) -> str | int:
   return int(text) if text.isdigit() else text
 
 
-def unbind(model: Decoder) -> tuple[Structure, Params]:
-  """Splits a decoder into structure and named arrays; shapes in their place where the decoder is
-  abstract.
+def unbind(model: Decoder) -> tuple[Structure, dict[str, Any]]:
+  """Splits a decoder.
+
+  Args:
+    model: of arrays, or abstract.
+
+  Returns:
+    The structure, and the arrays by name; of an abstract decoder their shapes.
   """
   graphdef, state = nnx.split(model)
-  return Structure(graphdef), {
-    '.'.join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)
-  }
+  params = {}
+  for path, variable in nnx.to_flat_state(state):
+    params['.'.join(str(part) for part in path)] = variable.get_value()
+  return Structure(graphdef), params
 
 
 def abstract(config: ModelConfig) -> Decoder:
-  """A decoder of shapes instead of arrays."""
+  """Makes a decoder of shapes instead of arrays.
+
+  Args:
+    config: its shape.
+
+  Returns:
+    The decoder; nothing is allocated.
+  """
   return nnx.eval_shape(lambda: create(config, 0))
 
 
 def outline(config: ModelConfig) -> tuple[Structure, dict[str, jax.ShapeDtypeStruct]]:
-  """Structure and shapes of a decoder, without making its arrays."""
+  """Makes a decoder's structure without its arrays.
+
+  Args:
+    config: its shape.
+
+  Returns:
+    The structure, and the shape of every parameter.
+  """
   return unbind(abstract(config))
 
 
-def logical_axes(model: Decoder) -> dict[str, tuple[str, ...]]:
-  """{parameter name: one logical axis name per dimension}."""
-  return {
-    '.'.join(map(str, path)): variable.get_metadata()['logical_axes']
-    for path, variable in nnx.to_flat_state(nnx.state(model))
-  }
+def logical_axes(model: nnx.Module) -> dict[str, tuple[str, ...]]:
+  """Lists the logical axes of a model's parameters.
+
+  Args:
+    model: a decoder or a part of one, of arrays or of shapes.
+
+  Returns:
+    {parameter name: one logical axis name for each dimension}.
+  """
+  axes = {}
+  for path, variable in nnx.to_flat_state(nnx.state(model)):
+    axes['.'.join(str(part) for part in path)] = variable.get_metadata()['logical_axes']
+  return axes
 
 
 def is_router_bias(name: str) -> bool:
-  """Whether a parameter is the bias by which a router chooses experts; whoever trains the router
-  sets it from the experts' load.
+  """Tells whether a parameter is the bias by which a router chooses experts.
+
+  Args:
+    name: ours. Whoever trains the router sets this bias from the experts' load.
+
+  Returns:
+    True for the bias.
   """
   return name.endswith('.e_score_correction_bias')
 
 
-def resident_dtype(name: str, stored: jnp.dtype, *, frozen: bool) -> jnp.dtype:
-  """The dtype in which a parameter lies in memory while training: float32 for what is trained; what
-  is frozen, as it was stored, so that it can be given back, but for the few that the reference
-  keeps in float32."""
-  return jnp.dtype(stored if frozen and name.rpartition('.')[2] not in _FLOAT32 else 'float32')
+def resident_dtype(name: str, stored: Any, *, frozen: bool) -> jnp.dtype:
+  """Chooses the dtype in which a parameter lies in memory while training.
+
+  Args:
+    name: ours.
+    stored: the dtype in which it was stored.
+    frozen: whether it stays as it is. Then it keeps the stored dtype, so that it can be given back,
+      but for the few that the reference keeps in float32.
+
+  Returns:
+    float32 for what is trained.
+  """
+  if frozen and name.rpartition('.')[2] not in _FLOAT32:
+    return jnp.dtype(stored)
+  return jnp.dtype('float32')
 
 
 def is_adapter(name: str) -> bool:
-  """Whether a parameter belongs to a LoRA adapter."""
+  """Tells whether a parameter belongs to a LoRA adapter, by our name."""
   return name.rsplit('.', 1)[-1] in ('lora_a', 'lora_b')

@@ -1,10 +1,10 @@
-"""What a block's forward pass keeps for its backward pass, by name (`model.remat_policy`); what is
-not kept is computed again.
+"""What a block's forward pass keeps for its backward pass, by name (`model.remat_policy`).
+
+What is not kept is computed again.
 
     none    everything
     dots    the outputs of products with weights, and what attention and scan give ('context');
-    norms, activations, attention, scan and routed experts are computed
-            again
+            norms, activations, attention, scan and routed experts are computed again
     block   only the block's input
 
 See Chen et al. (1604.06174) for the trade, and `aevo shapes` for what it saves.
@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import jax
 from jax import ad_checkpoint
+from jaxtyping import Array, Float
 
-CONTEXT = (
-  'context'  # what attention and the selective scan give, by the name under which 'dots' keeps it
-)
+# What attention and the selective scan give, by the name under which 'dots' keeps it.
+CONTEXT = 'context'
 
 _policies = jax.checkpoint_policies
 _KEPT = {
@@ -28,17 +28,30 @@ _KEPT = {
 }
 
 
-def context(x: jax.Array) -> jax.Array:
-  """Marks what attention or scan gave."""
+def context(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+  """Marks the output of attention or scan.
+
+  Args:
+    x: the output.
+
+  Returns:
+    The same numbers, under the name `CONTEXT`.
+  """
   return ad_checkpoint.checkpoint_name(x, CONTEXT)
 
 
 def apply(policy: str, function: Callable, *, scanned: bool = False) -> Callable:
-  """The same function under a policy. `scanned`: it is the body of a scan, where no common
-  subexpression can undo the recomputation.
+  """Puts a function under a policy.
+
+  Args:
+    policy: one of `model.remat_policy`.
+    function: of arrays.
+    scanned: whether it is the body of a scan, where no common subexpression can undo the
+      recomputation.
+
+  Returns:
+    A function with the same results.
   """
-  return (
-    function
-    if policy == 'none'
-    else jax.checkpoint(function, policy=_KEPT[policy], prevent_cse=not scanned)
-  )
+  if policy == 'none':
+    return function
+  return jax.checkpoint(function, policy=_KEPT[policy], prevent_cse=not scanned)

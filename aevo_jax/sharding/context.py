@@ -1,8 +1,10 @@
-"""The layout in use: what models ask while they are traced. Without one, every function here does
-nothing.
+"""The layout in use, which models ask for while they are traced.
+
+Without one, every function here does nothing.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -10,11 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import ad_checkpoint
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
 
 from aevo_jax.sharding.rules import Layout
 
+Axes = Mapping[str, tuple[str, ...]]  # the logical axes of arrays, by name
+
 
 class _InUse(NamedTuple):
+  """A layout, and the logical axes of every parameter as sorted items, since it is hashed."""
+
   layout: Layout
   axes: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -24,23 +31,47 @@ _IN_USE = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, layout: Layout, axes: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
-  """Traces and runs on `mesh` by the layout's rules; `axes` are the logical axes of every
-  parameter.
+def use(mesh: Mesh, layout: Layout, axes: Axes) -> Iterator[None]:
+  """Traces and runs on a mesh by a layout's rules.
+
+  Args:
+    mesh: with the mesh axes of the layout.
+    layout: rules that are bound to the mesh's sizes.
+    axes: the logical axes of every parameter.
+
+  Yields:
+    Nothing; the layout is in use inside the block.
   """
   with jax.set_mesh(mesh), _IN_USE(_InUse(layout, tuple(sorted(axes.items())))):
     yield
 
 
-def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-  """Lays x out by the logical axis of each of its dimensions."""
+def constrain(x: Shaped[Array, '...'], *logical: str | None) -> Shaped[Array, '...']:
+  """Lays an array out by the layout in use.
+
+  Args:
+    x: the array.
+    *logical: the logical axis of each of its dimensions; None is replicated.
+
+  Returns:
+    The same numbers.
+  """
   in_use = _IN_USE.value
-  return x if in_use is None else jax.lax.with_sharding_constraint(x, in_use.layout.spec(*logical))
+  if in_use is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, in_use.layout.spec(*logical))
 
 
 def constrain_parameters(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """Lays out by name what has the parameters' shapes, e.g. gradients: left alone, XLA keeps many of
-  them whole until their norm is known.
+  """Lays out by name what has the parameters' shapes, such as gradients.
+
+  Left alone, XLA keeps many gradients whole on every device until their norm is known.
+
+  Args:
+    values: one array for each of some parameters.
+
+  Returns:
+    The same numbers.
   """
   in_use = _IN_USE.value
   if in_use is None:
@@ -49,75 +80,121 @@ def constrain_parameters(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
   return {name: constrain(value, *axes[name]) for name, value in values.items()}
 
 
+class ExpertTokens(NamedTuple):
+  """s tokens and the k experts of each.
+
+  Attributes:
+    x_sd: activations.
+    experts_sk: experts by number; their count stands for no expert.
+    weights_sk: the weights of the experts' outputs.
+  """
+
+  x_sd: Float[Array, 'tokens width']
+  experts_sk: Int[Array, 'tokens chosen']
+  weights_sk: Float[Array, 'tokens chosen']
+
+
+# The weighted sum of each token's experts, from the tokens and the experts' arrays by name.
+ExpertSum = Callable[[ExpertTokens, dict[str, jax.Array]], jax.Array]
+
+
 def over_experts(
-  local: Callable[..., jax.Array],
-  x_sd: jax.Array,
-  experts_sk: jax.Array,
-  weights_sk: jax.Array,
-  stacked: dict[str, jax.Array],
-  axes: dict[str, tuple[str, ...]],
-) -> jax.Array:
-  """Runs local(x, experts, weights, stacked), the weighted sum of each token's experts, on every
-  device for the experts that it holds.
+  local: ExpertSum, tokens: ExpertTokens, stacked: dict[str, jax.Array], axes: Axes
+) -> Float[Array, 'tokens width']:
+  """Runs `local` on every device for the experts that it holds, and sums the results.
 
   XLA's partitioner cannot cut a sort and the loop over its groups, so this is written out. A device
-  sees the tokens of all devices with which it shares a batch shard's experts, and its own part of
-  the experts; what they make is summed. Nothing is dropped and shapes are static: there are as many
+  sees the tokens of all devices with which it shares a batch shard's experts, and its part of the
+  experts; what they make is summed. Nothing is dropped and shapes are static: there are as many
   rows as if all tokens chose this device's experts, but products of other devices' rows are
   skipped.
 
   Args:
     local: linear in its result's parts, so that they may be summed. An expert's number may be that
       of no expert, their count; then it contributes nothing.
-    x_sd: s tokens. experts_sk, weights_sk: each token's experts.
-    stacked: the experts' arrays by name, [e, ...]. axes: the logical axes of each, 'experts' first.
+    tokens: the tokens of all devices.
+    stacked: the experts' arrays by name, [e, ...].
+    axes: the logical axes of each, 'experts' first.
+
+  Returns:
+    The weighted sum of each token's experts.
   """
   if _IN_USE.value is None:
-    return local(x_sd, experts_sk, weights_sk, stacked)
+    return local(tokens, stacked)
   layout = _IN_USE.value.layout
-  tokens, own, mlp = (
-    layout.mesh_axes('batch') + layout.mesh_axes('length'),
-    layout.mesh_axes('experts'),
-    layout.mesh_axes('mlp'),
-  )
-  # Where tokens lie along the experts' axes, those tokens are collected; along the width's axes,
-  # weights are.
-  collected = tuple(axis for axis in own if axis in tokens)
-  summed = tuple(axis for axis in own + mlp if axis not in tokens)
-
-  def gather(x, mesh_axes, dimension):
-    return jax.lax.all_gather(x, mesh_axes, axis=dimension, tiled=True) if mesh_axes else x
-
-  def whole(name, x):
-    """A weight of this device's experts, but for the part of its width that is this device's alone."""
-    for dimension, logical in enumerate(axes[name][1:], start=1):
-      x = gather(
-        x,
-        tuple(axis for axis in layout.mesh_axes(logical) if logical != 'mlp' or axis in tokens),
-        dimension,
-      )
-    return ad_checkpoint.checkpoint_name(x, 'gathered')
-
-  def body(x, experts, weights, stacked):
-    stacked = {name: whole(name, value) for name, value in stacked.items()}
-    x, experts, weights = (gather(y, collected, 0) for y in (x, experts, weights))
-    count = next(iter(stacked.values())).shape[0]
-    here = experts - (jax.lax.axis_index(own) * count if own else 0)
-    y = local(x, jnp.where((here >= 0) & (here < count), here, count), weights, stacked)
-    y = jax.lax.psum_scatter(y, collected, scatter_dimension=0, tiled=True) if collected else y
-    return jax.lax.psum(y, summed) if summed else y
-
+  token_axes = layout.mesh_axes('batch') + layout.mesh_axes('length')
+  body = functools.partial(_of_this_device, local, layout, token_axes, axes)
   # Weights are gathered again for the backward pass: kept, those of all blocks would lie whole on
   # every device.
   body = jax.checkpoint(
     body, policy=jax.checkpoint_policies.save_anything_except_these_names('gathered')
   )
-  rows = PartitionSpec(tokens or None)
+  rows = PartitionSpec(token_axes or None)
+  specs = {name: layout.spec(*axes[name]) for name in stacked}
   # Not checked for replication: a custom gradient and a loop's carry would each have to declare
   # along which axes they vary.
-  return jax.shard_map(
+  run = jax.shard_map(
     body,
-    in_specs=(rows, rows, rows, {name: layout.spec(*axes[name]) for name in stacked}),
+    in_specs=(ExpertTokens(rows, rows, rows), specs),
     out_specs=rows,
     check_vma=False,
-  )(x_sd, experts_sk, weights_sk, stacked)
+  )
+  return run(tokens, stacked)
+
+
+def _of_this_device(
+  local: ExpertSum,
+  layout: Layout,
+  token_axes: tuple[str, ...],
+  axes: Axes,
+  tokens: ExpertTokens,
+  stacked: dict[str, jax.Array],
+) -> jax.Array:
+  """Computes one device's part of `over_experts`; arrays are this device's."""
+  expert_axes = layout.mesh_axes('experts')
+  mlp_axes = layout.mesh_axes('mlp')
+  # Where tokens lie along the experts' axes, those tokens are collected; along the width's axes,
+  # weights are.
+  collected = tuple(axis for axis in expert_axes if axis in token_axes)
+  summed = tuple(axis for axis in expert_axes + mlp_axes if axis not in token_axes)
+  gathered = {}
+  for name, value in stacked.items():
+    gathered[name] = _gathered_weight(value, axes[name], layout, token_axes)
+  x = _gather(tokens.x_sd, collected, 0)
+  experts = _gather(tokens.experts_sk, collected, 0)
+  weights = _gather(tokens.weights_sk, collected, 0)
+  count = next(iter(gathered.values())).shape[0]
+  first = 0
+  if expert_axes:
+    first = jax.lax.axis_index(expert_axes) * count
+  local_experts = experts - first
+  is_local = (local_experts >= 0) & (local_experts < count)
+  local_tokens = ExpertTokens(x, jnp.where(is_local, local_experts, count), weights)
+  y = local(local_tokens, gathered)
+  if collected:
+    y = jax.lax.psum_scatter(y, collected, scatter_dimension=0, tiled=True)
+  if summed:
+    y = jax.lax.psum(y, summed)
+  return y
+
+
+def _gather(x: jax.Array, mesh_axes: tuple[str, ...], dimension: int) -> jax.Array:
+  """Collects the parts of `dimension` that lie along some mesh axes."""
+  if not mesh_axes:
+    return x
+  return jax.lax.all_gather(x, mesh_axes, axis=dimension, tiled=True)
+
+
+def _gathered_weight(
+  x: jax.Array, logical_axes: tuple[str, ...], layout: Layout, token_axes: tuple[str, ...]
+) -> jax.Array:
+  """Collects a weight of this device's experts.
+
+  Only the part of its width that belongs to this device alone is left out.
+  """
+  for dimension, logical in enumerate(logical_axes[1:], start=1):
+    mesh_axes = layout.mesh_axes(logical)
+    if logical == 'mlp':
+      mesh_axes = tuple(axis for axis in mesh_axes if axis in token_axes)
+    x = _gather(x, mesh_axes, dimension)
+  return ad_checkpoint.checkpoint_name(x, 'gathered')

@@ -1,5 +1,6 @@
-"""Bytes per device, from shapes alone: arrays by their partition, and what a function keeps for its
-backward pass.
+"""Bytes per device, from shapes alone.
+
+Arrays count by their partition; a function, by what it keeps for its backward pass.
 """
 
 import math
@@ -12,32 +13,63 @@ from jax.sharding import PartitionSpec
 
 
 def device_bytes(shapes: Any, specs: Any, sizes: Mapping[str, int]) -> int:
-  """Bytes of a tree of arrays or shapes on one device; `specs` is the tree of their partitions."""
+  """Counts the bytes of a tree on one device.
+
+  Args:
+    shapes: a tree of arrays or shapes.
+    specs: the tree of their partitions.
+    sizes: of the mesh axes.
+
+  Returns:
+    The sum over all leaves.
+  """
   leaves = jax.tree.leaves(shapes)
   partitions = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
   total = 0
   for leaf, spec in zip(leaves, partitions, strict=True):
-    axes = [
-      axis for entry in spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)
-    ]
-    total += math.prod(leaf.shape) * leaf.dtype.itemsize // math.prod(sizes[axis] for axis in axes)
+    bytes_of_leaf = math.prod(leaf.shape) * leaf.dtype.itemsize
+    total += bytes_of_leaf // math.prod(sizes[axis] for axis in _mesh_axes(spec))
   return total
 
 
+def _mesh_axes(spec: PartitionSpec) -> list[str]:
+  """Lists the mesh axes of a partition."""
+  axes = []
+  for entry in spec:
+    if isinstance(entry, str):
+      axes.append(entry)
+    elif entry:
+      axes += entry
+  return axes
+
+
 def kept_bytes(function: Callable, weights: Any, trained: Any, x: jax.ShapeDtypeStruct) -> int:
-  """Bytes that function(weights, trained, x) keeps for its gradient in `trained` and x.
+  """Counts the bytes that function(weights, trained, x) keeps for its gradient.
 
   Neither its arguments count nor what is made of weights alone (copies in another dtype): both lie
   as the weights do.
+
+  Args:
+    function: of arrays.
+    weights: its frozen weights, shapes.
+    trained: the weights that have a gradient, shapes.
+    x: its input, which has a gradient too.
+
+  Returns:
+    The bytes of the residuals that depend on x.
   """
-  primal = lambda w, p, y: jax.tree.leaves(jax.vjp(lambda p, y: function(w, p, y), p, y)[1])
-  jaxpr = jax.make_jaxpr(primal)(weights, trained, x).jaxpr
-  # What depends on x, the last argument.
-  of_x = {jaxpr.invars[-1]}
+
+  def residuals(weights: Any, trained: Any, x: jax.Array) -> list[jax.Array]:
+    """Lists the arrays that the gradient closes over."""
+    _, gradient = jax.vjp(lambda p, y: function(weights, p, y), trained, x)
+    return jax.tree.leaves(gradient)
+
+  jaxpr = jax.make_jaxpr(residuals)(weights, trained, x).jaxpr
+  last = jaxpr.invars[-1]
+  of_x = {last}
   for equation in jaxpr.eqns:
     if any(not isinstance(variable, Literal) and variable in of_x for variable in equation.invars):
       of_x.update(equation.outvars)
-  kept = {variable for variable in jaxpr.outvars if not isinstance(variable, Literal)} & of_x - {
-    jaxpr.invars[-1]
-  }
+  kept = {variable for variable in jaxpr.outvars if not isinstance(variable, Literal)}
+  kept &= of_x - {last}
   return sum(math.prod(variable.aval.shape) * variable.aval.dtype.itemsize for variable in kept)

@@ -1,4 +1,7 @@
-"""Named device meshes from gin: axes within a slice of fast links, and axes across hosts or slices."""
+"""Named device meshes from gin.
+
+Axes lie within a slice of fast links, or run across hosts or slices.
+"""
 
 import dataclasses
 import math
@@ -45,18 +48,28 @@ class MeshConfig:
       raise ValueError('hosts without axes; a mesh that has no axis within a host binds axes alone')
 
   def sizes(self, devices: int) -> dict[str, int]:
-    """{axis: size} on so many devices.
+    """Resolves the sizes on some devices.
+
+    Args:
+      devices: how many there are.
+
+    Returns:
+      {axis: size}, hosts first.
 
     Raises:
       ValueError: the sizes' product is not the number of devices.
     """
     sizes = self.hosts | self.axes
     known = math.prod(size for size in sizes.values() if size != -1)
-    resolved = {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
+    resolved = dict(sizes)
+    needed = str(known)
+    for axis, size in sizes.items():
+      if size == -1:
+        resolved[axis] = devices // known
+        needed = f'a multiple of {known}'
     if math.prod(resolved.values()) != devices or 0 in resolved.values():
-      whole = 'a multiple of ' if -1 in sizes.values() else ''
       raise ValueError(
-        f'mesh axes {sizes} need {whole}{known} devices and there are {devices}; bind '
+        f'mesh axes {sizes} need {needed} devices and there are {devices}; bind '
         f'mesh.axes to sizes whose product is {devices}, '
         'or one of them to -1'
       )
@@ -64,18 +77,25 @@ class MeshConfig:
 
 
 def create(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """The mesh over these devices (all, if None). Where they belong to several slices or processes,
-  `hosts` axes run across those.
+  """Makes the mesh.
+
+  Args:
+    config: its axes.
+    devices: to lay it over; None for all. Where they belong to several slices or processes,
+      `hosts` axes run across those.
+
+  Returns:
+    The mesh, with axes that XLA partitions.
   """
-  devices = jax.devices() if devices is None else devices
+  devices = list(devices or jax.devices())
   sizes = config.sizes(len(devices))
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   processes = len({device.process_index for device in devices})
   if config.hosts and max(slices, processes) > 1:
-    across = [sizes[axis] if axis in config.hosts else 1 for axis in sizes]
-    within = [1 if axis in config.hosts else sizes[axis] for axis in sizes]
+    across = dict.fromkeys(sizes, 1) | {axis: sizes[axis] for axis in config.hosts}
+    within = sizes | dict.fromkeys(config.hosts, 1)
     array = mesh_utils.create_hybrid_device_mesh(
-      within, across, devices, process_is_granule=slices == 1
+      list(within.values()), list(across.values()), devices, process_is_granule=slices == 1
     )
   else:
     array = mesh_utils.create_device_mesh(

@@ -1,5 +1,6 @@
-"""Rules from logical axes, which every parameter's dimensions carry, to mesh axes; checked before
-anything is allocated.
+"""Rules from logical axes to mesh axes, checked before anything is allocated.
+
+The dimensions of every parameter carry logical axes.
 
     sharding.rules = {'embed': 'fsdp', 'heads': 'tensor', 'batch': ('data', 'fsdp')}
 
@@ -67,10 +68,18 @@ class Sharding:
 
   def _axes(self, logical: str) -> tuple[str, ...]:
     axes = self.rules.get(logical, ())
-    return (axes,) if isinstance(axes, str) else tuple(axes)
+    if isinstance(axes, str):
+      return (axes,)
+    return tuple(axes)
 
   def bind(self, sizes: Mapping[str, int]) -> 'Layout':
-    """These rules on a mesh of these sizes.
+    """Puts the rules on a mesh.
+
+    Args:
+      sizes: {mesh axis: size}.
+
+    Returns:
+      Where each logical axis goes.
 
     Raises:
       ValueError: a rule for a mesh axis that the mesh has not.
@@ -82,16 +91,19 @@ class Sharding:
             f'sharding.rules: {logical!r} goes to mesh axis {axis!r}, which the mesh has '
             f'not{suggestion(axis, sizes)}'
           )
-    return Layout(
-      tuple(sizes.items()),
-      tuple((logical, self._axes(logical)) for logical in sorted(self.rules)),
-      self.replicated_limit_mib,
-    )
+    rules = tuple((logical, self._axes(logical)) for logical in sorted(self.rules))
+    return Layout(tuple(sizes.items()), rules, self.replicated_limit_mib)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Rules on a mesh. Hashable, so it can be part of a jitted function's key."""
+  """Rules on a mesh. Hashable, so it can be part of a jitted function's key.
+
+  Attributes:
+    sizes: (mesh axis, size) in the mesh's order.
+    rules: (logical axis, its mesh axes), sorted.
+    replicated_limit_mib: see `Sharding`.
+  """
 
   sizes: tuple[tuple[str, int], ...]
   rules: tuple[tuple[str, tuple[str, ...]], ...]
@@ -99,30 +111,46 @@ class Layout:
 
   @property
   def devices(self) -> int:
+    """The number of devices of the mesh."""
     return math.prod(size for _, size in self.sizes)
 
   def mesh_axes(self, logical: str | None) -> tuple[str, ...]:
-    """The mesh axes of a logical axis; none without a rule."""
+    """Returns the mesh axes of a logical axis; none without a rule, or for None."""
     return dict(self.rules).get(logical, ())
 
   def shards(self, *logical: str) -> int:
-    """Into how many parts these logical axes are cut, together."""
+    """Counts the parts into which some logical axes are cut together."""
     return math.prod(dict(self.sizes)[axis] for name in logical for axis in self.mesh_axes(name))
 
   def spec(self, *logical: str | None) -> PartitionSpec:
-    """The partition of an array with these logical axes, one per dimension; None is replicated."""
-    return PartitionSpec(
-      *(
-        axes if len(axes) > 1 else axes[0] if axes else None
-        for axes in map(self.mesh_axes, logical)
-      )
-    )
+    """Partitions an array.
+
+    Args:
+      *logical: the logical axis of each dimension; None is replicated.
+
+    Returns:
+      For each dimension its mesh axes, the one alone, or None.
+    """
+    entries = []
+    for name in logical:
+      axes = self.mesh_axes(name)
+      if len(axes) > 1:
+        entries.append(axes)
+      else:
+        entries.append(axes[0] if axes else None)
+    return PartitionSpec(*entries)
 
   def parameter_specs(
     self, shapes: Mapping[str, Any], logical_axes: Mapping[str, tuple[str, ...]]
   ) -> dict[str, PartitionSpec]:
-    """{name: partition} of parameters, given their shapes (anything with `.shape`) and logical
-    axes.
+    """Partitions parameters.
+
+    Args:
+      shapes: {name: anything with `.shape`}.
+      logical_axes: {name: one logical axis for each dimension}.
+
+    Returns:
+      {name: partition}.
 
     Raises:
       ValueError: a dimension that its rule does not divide, a mesh axis used twice in one
@@ -135,6 +163,7 @@ class Layout:
   def _parameter_spec(
     self, name: str, shape: tuple[int, ...], logical: tuple[str, ...]
   ) -> PartitionSpec:
+    """Partitions one parameter, checked as `parameter_specs` says."""
     used = {}
     for dimension, (size, axis) in enumerate(zip(shape, logical, strict=True)):
       for mesh_axis in self.mesh_axes(axis):
@@ -160,14 +189,22 @@ class Layout:
     return self.spec(*logical)
 
   def check_batch(self, rows: int, row_length: int) -> None:
-    """Raises ValueError unless the rules divide a batch of so many rows of so many tokens."""
-    for what, size, logical in (
-      ('train.batch_rows', rows, 'batch'),
-      ('train.row_length', row_length, 'length'),
-    ):
-      if size % self.shards(logical):
-        raise ValueError(
-          f'{what} = {size} cannot be divided by {self.shards(logical)}, the size of mesh '
-          f'axis {" x ".join(self.mesh_axes(logical))} '
-          f'(rule of {logical!r}); change {what}, the rule, or mesh.axes'
-        )
+    """Checks that the rules divide a batch.
+
+    Args:
+      rows: of a batch.
+      row_length: tokens of a row.
+
+    Raises:
+      ValueError: they do not, with the binding to change.
+    """
+    self._check_divides('train.batch_rows', rows, 'batch')
+    self._check_divides('train.row_length', row_length, 'length')
+
+  def _check_divides(self, binding: str, size: int, logical: str) -> None:
+    if size % self.shards(logical):
+      raise ValueError(
+        f'{binding} = {size} cannot be divided by {self.shards(logical)}, the size of mesh '
+        f'axis {" x ".join(self.mesh_axes(logical))} '
+        f'(rule of {logical!r}); change {binding}, the rule, or mesh.axes'
+      )

@@ -1,9 +1,10 @@
 """From `substrate/` (reviewed, committed) to a stored object that workers fork.
 
   measure   digests of the base's tensors and files, the code tree and the default recipe, as they
-  are on this machine check     against substrate/manifest.json, which a person pins after an audit
-  (`aevo substrate pin`) build     base weights -> Orbax checkpoint + tokenizer, config and recipe
-  in one store object
+            are on this machine
+  check     against substrate/manifest.json, which a person pins after an audit (`aevo substrate
+            pin`)
+  build     base weights -> Orbax checkpoint + tokenizer, config and recipe in one store object
 
 A substrate's identity is made of content digests only; the object's own digest names one stored
 copy, since Orbax lays identical arrays out differently each time.
@@ -43,8 +44,12 @@ class SubstrateMismatchError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Substrate:
-  """identity: digest of the contents. object: digest of the stored copy. recipe: the starting
-  recipe's text.
+  """A stored substrate.
+
+  Attributes:
+    identity: digest of the contents.
+    object: digest of the stored copy.
+    recipe: the starting recipe's text.
   """
 
   identity: str
@@ -69,7 +74,15 @@ def weights_digest(path: pathlib.Path, directory: pathlib.Path) -> str:
 
 
 def measure(root: pathlib.Path, package_root: pathlib.Path) -> SubstrateManifest:
-  """Digests of the substrate at `root` and of the code in `package_root`/aevo_jax."""
+  """Computes the digests of a substrate and of the code.
+
+  Args:
+    root: the substrate's directory.
+    package_root: the directory that holds aevo_jax/.
+
+  Returns:
+    What a manifest of them would say.
+  """
   base = root / BASE
   tensors = weights_digest(base / checkpoint.WEIGHTS, base)
   files = {name: digest_lib.file_digest(base / name) for name in (checkpoint.WEIGHTS, *CARRIED)}
@@ -79,21 +92,32 @@ def measure(root: pathlib.Path, package_root: pathlib.Path) -> SubstrateManifest
 
 
 def identity(measured: SubstrateManifest) -> str:
-  """One digest for base tensors, carried files, code and recipe."""
-  return hashlib.sha256(
-    json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()
-  ).hexdigest()
+  """Computes one digest for base tensors, carried files, code and recipe.
+
+  Args:
+    measured: the digest of each.
+
+  Returns:
+    SHA-256 in hex.
+  """
+  text = json.dumps(dataclasses.asdict(measured), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def build(
   root: pathlib.Path, measured: SubstrateManifest, store: Store, train: str = ''
 ) -> Substrate:
-  """Checks what was measured against `root`/manifest.json and returns the stored substrate, made
-  now or earlier.
+  """Checks a substrate against its manifest and stores it, unless it is stored already.
 
   Args:
+    root: the substrate's directory, with its manifest.json.
+    measured: its digests, from `measure`.
+    store: where it goes.
     train: lines to train on, which the stored object carries for the workers; '' where the code
       generates them.
+
+  Returns:
+    The stored substrate.
 
   Raises:
     SubstrateMismatchError: listing what differs from the manifest.
@@ -111,13 +135,24 @@ def build(
   recipe = (root / RECIPE).read_text()
   if pointer.exists():
     stored = pointer.read_text()
-    given = store.verify(stored) / TRAIN
-    if (given.read_text() if given.exists() else '') != train:
+    path = store.verify(stored) / TRAIN
+    stored_train = ''
+    if path.exists():
+      stored_train = path.read_text()
+    if stored_train != train:
       raise SubstrateMismatchError(
         f'{pointer} names a stored substrate with other tasks to train on; remove that '
         'file, and the substrate is stored anew'
       )
     return Substrate(name, stored, recipe)
+  stored = _store(root, measured, store, train)
+  pointer.parent.mkdir(exist_ok=True)
+  pointer.write_text(stored)
+  return Substrate(name, stored, recipe)
+
+
+def _store(root: pathlib.Path, measured: SubstrateManifest, store: Store, train: str) -> str:
+  """Stores a substrate that was checked; returns the object's digest."""
   with tempfile.TemporaryDirectory(dir=store.root) as staging:
     stage = pathlib.Path(staging)
     params = weights.load(root / BASE / checkpoint.WEIGHTS)
@@ -131,13 +166,11 @@ def build(
     shutil.copyfile(root / RECIPE, stage / RECIPE)
     if train:
       (stage / TRAIN).write_text(train)
-    stored = store.put(stage)
-  pointer.parent.mkdir(exist_ok=True)
-  pointer.write_text(stored)
-  return Substrate(name, stored, recipe)
+    return store.put(stage)
 
 
 def _flag(root: pathlib.Path) -> str:
+  """Returns the flag that a command needs for this substrate."""
   return '' if root == layout.root_file('substrate') else f' --substrate={root}'
 
 

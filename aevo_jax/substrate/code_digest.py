@@ -21,7 +21,7 @@ _NOT_CODE = frozenset({'__pycache__', '_launch', '_configs', '_substrate'})
 def code_tree_digest(
   root: str | os.PathLike, extra: Sequence[str] = ()
 ) -> tuple[str, dict[str, str]]:
-  """Digest of `aevo_jax/**/*.py` under `root`, and of the `extra` files.
+  """Computes the digest of `aevo_jax/**/*.py` and of extra files.
 
   Args:
     root: the directory that holds `aevo_jax/`: a checkout, or site-packages.
@@ -50,8 +50,7 @@ def code_tree_digest(
       )
     directories[:] = [name for name in directories if name not in _NOT_CODE]
     paths += [Path(parent) / name for name in names if name.endswith('.py')]
-  files = {path.relative_to(root).as_posix(): file_digest(path) for path in paths}
-  files = dict(sorted(files.items()))
-  return hashlib.sha256(
-    json.dumps(files, sort_keys=True, separators=(',', ':')).encode('ascii')
-  ).hexdigest(), files
+  digests = {path.relative_to(root).as_posix(): file_digest(path) for path in paths}
+  files = dict(sorted(digests.items()))
+  text = json.dumps(files, sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode('ascii')).hexdigest(), files

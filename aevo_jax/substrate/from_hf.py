@@ -1,10 +1,13 @@
-"""A substrate from a Hugging Face directory or an import: the checkpoint checked and written as a
-base, beside the starting recipe, and pinned.
+"""A substrate from a Hugging Face directory or an import.
 
-    OUT/base/       model.safetensors (float32, as it is trained), config.json, tokenizer.json,
-    tokenizer_config.json (with the chat template), generation_config.json OUT/base/source.json
-    SHA-256 of the files it was made from OUT/recipe.gin  the project's starting recipe, to be
-    edited and pinned again OUT/manifest.json
+The checkpoint is checked and written as a base, beside the starting recipe, and pinned.
+
+    OUT/base/             model.safetensors (float32, as it is trained), config.json,
+                          tokenizer.json, tokenizer_config.json (with the chat template),
+                          generation_config.json
+    OUT/base/source.json  SHA-256 of the files it was made from
+    OUT/recipe.gin        the project's starting recipe, to be edited and pinned again
+    OUT/manifest.json
 
 Tensors that the forward does not use (multi-token prediction) are left behind, and config.json says
 that there are none.
@@ -14,7 +17,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -25,7 +28,8 @@ from aevo_jax.data import chat_template
 from aevo_jax.data.chat_template import ChatFormat
 from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint, stream
-from aevo_jax.substrate import build, hf_import, manifest
+from aevo_jax.substrate import build, manifest
+from aevo_jax.substrate import source as source_lib
 
 TOKENIZER = 'tokenizer.json'
 
@@ -35,7 +39,12 @@ class ImportRefusedError(ValueError):
 
 
 class Written(NamedTuple):
-  """identity: of the substrate. unused: names of the stored tensors that were left behind."""
+  """A substrate that was written.
+
+  Attributes:
+    identity: of the substrate.
+    unused: names of the stored tensors that were left behind.
+  """
 
   identity: str
   unused: tuple[str, ...]
@@ -44,15 +53,21 @@ class Written(NamedTuple):
 def write(
   source: pathlib.Path, out: pathlib.Path, *, recipe: pathlib.Path, package_root: pathlib.Path
 ) -> Written:
-  """Checks the checkpoint in `source` and writes the substrate `out`, whole or not at all.
+  """Checks a checkpoint and writes a substrate, all of it or nothing.
 
   Args:
-    recipe: the starting recipe to copy. package_root: the directory that holds the code to pin.
+    source: the checkpoint's directory, or an import's.
+    out: the substrate's directory, which must not exist.
+    recipe: the starting recipe to copy.
+    package_root: the directory that holds the code to pin.
+
+  Returns:
+    The substrate's identity, and what was left behind.
 
   Raises:
     ImportRefusedError: `out` exists, or the checkpoint lacks something or does not fit together.
-    ChatTemplateError: see `chat_template.read`. ValueError, SafetensorError, ManifestError:
-      config.json or weights cannot be read.
+    ChatTemplateError: see `chat_template.read`.
+    ValueError, SafetensorError, ManifestError: config.json or weights cannot be read.
   """
   if out.exists():
     raise ImportRefusedError(f'{out} exists; choose another --out')
@@ -60,14 +75,16 @@ def write(
     if not (source / name).is_file():
       raise ImportRefusedError(_missing(source, name))
   tokenizer = _tokenizer(source / TOKENIZER)
-  config, chat = checkpoint.read_config(source), chat_template.read(str(source))
+  config = checkpoint.read_config(source)
+  chat = chat_template.read(str(source))
   largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
   if largest >= config.vocab_size:
     raise ImportRefusedError(
       f'{source / TOKENIZER} has token {largest}, and the model of config.json has a '
       f'vocabulary of {config.vocab_size}; they do not belong together'
     )
-  params, unused = weights.load(source, config), _unused(source)
+  params = weights.load(source, config)
+  unused = _unused(source)
   bad = sorted(name for name, value in params.items() if not np.isfinite(np.asarray(value)).all())
   if bad:
     raise ImportRefusedError(
@@ -86,10 +103,8 @@ def write(
       base / chat_template.TOKENIZER_CONFIG, tokenizer_config | {'chat_template': chat.template}
     )
     _write_json(base / chat_template.GENERATION_CONFIG, _generation(source, chat, tokenizer))
-    _write_json(
-      base / 'source.json',
-      {str(path.relative_to(source)): file_digest(path) for path in _files(source)},
-    )
+    digests = {str(path.relative_to(source)): file_digest(path) for path in _files(source)}
+    _write_json(base / 'source.json', digests)
     shutil.copyfile(recipe, stage / build.RECIPE)
     measured = build.measure(stage, package_root)
     manifest.write(stage / build.MANIFEST, measured)
@@ -108,24 +123,17 @@ def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _unused(source: pathlib.Path) -> tuple[str, ...]:
-  """The stored tensors that are no parameter, of a checkpoint or of an import."""
-  if not (source / weights.CHECKPOINT).is_dir():
-    return stream.Reader(source).unused
-  return tuple(
-    name
-    for name, *_, parameter, _ in json.loads((source / hf_import.SOURCE).read_text())['tensors']
-    if parameter is None
-  )
+  """Lists the stored tensors that are no parameter, of a checkpoint or of an import."""
+  if (source / weights.CHECKPOINT).is_dir():
+    return source_lib.read(source / source_lib.FILE).unused()
+  return stream.Reader(source).unused
 
 
 def _files(source: pathlib.Path) -> list[pathlib.Path]:
-  """The files of a checkpoint or an import, and nothing else that lies in folders beside them."""
-  return sorted(
-    path
-    for top in source.iterdir()
-    for path in (top.rglob('*') if top.name == weights.CHECKPOINT else [top])
-    if path.is_file()
-  )
+  """Lists the files of a checkpoint or an import, and nothing in other folders beside them."""
+  paths = [path for path in source.iterdir() if path.is_file()]
+  paths += [path for path in (source / weights.CHECKPOINT).rglob('*') if path.is_file()]
+  return sorted(paths)
 
 
 def _missing(source: pathlib.Path, name: str) -> str:
@@ -139,19 +147,24 @@ def _missing(source: pathlib.Path, name: str) -> str:
 
 
 def _config(source: pathlib.Path) -> dict:
-  """config.json with the type that the weights are written in, and without the layers that are left
-  behind.
-  """
+  """Returns config.json with the dtype that is written, and without layers that are left behind."""
   fields = json.loads((source / checkpoint.CONFIG).read_text())
   if 'num_nextn_predict_layers' in fields:
     fields['num_nextn_predict_layers'] = 0
-  return fields | {name: 'float32' for name in ('torch_dtype', 'dtype') if name in fields}
+  for name in ('torch_dtype', 'dtype'):
+    if name in fields:
+      fields[name] = 'float32'
+  return fields
 
 
-def _generation(source: pathlib.Path, chat: ChatFormat, tokenizer: tokenizers.Tokenizer) -> dict:
-  """generation_config.json, in which the end and pad tokens are spelled out."""
+def _generation(
+  source: pathlib.Path, chat: ChatFormat, tokenizer: tokenizers.Tokenizer
+) -> dict[str, Any]:
+  """Returns generation_config.json, in which the end and pad tokens are spelled out."""
   path = source / chat_template.GENERATION_CONFIG
-  fields = json.loads(path.read_text()) if path.exists() else {'do_sample': False}
+  fields = {'do_sample': False}
+  if path.exists():
+    fields = json.loads(path.read_text())
   ids = [tokenizer.token_to_id(chat.eos), *chat.stops]
   return fields | {
     'eos_token_id': ids if len(ids) > 1 else ids[0],

@@ -1,44 +1,28 @@
-"""From a base of ours back to a Hugging Face checkpoint: the tensors under the names, dtypes and,
-unless told otherwise, in the shards they came in.
+"""From a base of ours back to a Hugging Face checkpoint.
 
-Shards are written tensor by tensor behind a header that is known beforehand, so that no more than
-one parameter is in memory.
+Tensors have the names, dtypes and, unless told otherwise, the shards they came in. Shards are
+written tensor by tensor behind a header that is known beforehand, so that no more than one
+parameter is in memory.
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.models.hf import checkpoint, stream
-from aevo_jax.models.hf.stream import Tensor
+from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.hf.stored import INDEX, NAMED, Tensor
 from aevo_jax.models.weights import CHECKPOINT
-from aevo_jax.substrate.hf_import import (
-  CARRIED,
-  DTYPES,
-  EXTRA,
-  SOURCE,
-  TransferError,
-  making,
-  nbytes,
-)
+from aevo_jax.substrate import source as source_lib
+from aevo_jax.substrate.source import Row, Source
+from aevo_jax.substrate.transfer import CARRIED, DTYPES, EXTRA, TransferError, making, nbytes
 
 UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
-
-
-class Row(NamedTuple):
-  """One tensor to write: its name, what it is, which of our parameters it is made of (None: an
-  extra tensor) and which of its experts (None: all).
-  """
-
-  name: str
-  tensor: Tensor
-  parameter: str | None
-  expert: int | None
 
 
 def export_hf(
@@ -46,39 +30,44 @@ def export_hf(
   out: pathlib.Path,
   *,
   max_shard_size: int | None = None,
-  params: Mapping[str, np.ndarray] | None = None,
+  params: Mapping[str, Any] | None = None,
 ) -> int:
-  """Writes the base that `import_hf` made as the Hugging Face checkpoint `out`, and returns its
-  bytes of tensors.
+  """Writes an imported base as a Hugging Face checkpoint.
 
   Args:
-    max_shard_size: bytes of tensors in a shard (a larger tensor has a shard of its own); None for
+    base: made by `import_hf`.
+    out: the checkpoint's directory, which must not exist.
+    max_shard_size: bytes of tensors in a shard (a larger tensor has a shard to itself); None for
       the shards of the import.
     params: all parameters by our names, to be written in place of the base's, in the base's dtypes.
+
+  Returns:
+    The bytes of its tensors.
 
   Raises:
     TransferError: `base` is not a base that was imported, `params` do not fit it, `out` exists, or
       the disk has no room for it.
     ManifestError: `base` is damaged.
   """
-  metadata, rows = _source(base)
+  source = _source(base)
   if max_shard_size is not None:
-    rows, metadata = _split(rows, max_shard_size), {}
-  files = {}
-  for row in rows:
+    source = Source({}, _split(source.rows, max_shard_size))
+  files: dict[str, list[Row]] = {}
+  for row in source.rows:
     files.setdefault(row.tensor.file, []).append(row)
-  size = sum(nbytes(row.tensor) for row in rows)
+  size = sum(nbytes(row.tensor) for row in source.rows)
   with making(out, size) as temporary:
-    places = {}
-    for file, members in files.items():
-      places |= _begin(temporary / file, members, metadata.get(file) or {'format': 'pt'})
-    _write(temporary, base, rows, places, params)
+    offsets = {}
+    for file, rows in files.items():
+      metadata = source.shards.get(file) or {'format': 'pt'}
+      offsets |= _begin(temporary / file, rows, metadata)
+    _write(temporary, base, source.rows, offsets, params)
     if list(files) != [checkpoint.WEIGHTS]:
       index = {
         'metadata': {'total_size': size},
-        'weight_map': {row.name: row.tensor.file for row in sorted(rows)},
+        'weight_map': {row.name: row.tensor.file for row in sorted(source.rows)},
       }
-      (temporary / stream.INDEX).write_text(json.dumps(index, indent=2) + '\n')
+      (temporary / INDEX).write_text(json.dumps(index, indent=2) + '\n')
     for name in CARRIED:
       if (base / name).is_file():
         shutil.copyfile(base / name, temporary / name)
@@ -86,7 +75,13 @@ def export_hf(
 
 
 def parse_size(text: str) -> int:
-  """'5GB' -> 5_000_000_000, as Hugging Face counts.
+  """Parses a size as Hugging Face counts.
+
+  Args:
+    text: a number and a unit, such as '5GB'.
+
+  Returns:
+    Bytes, such as 5_000_000_000.
 
   Raises:
     TransferError: it is no size.
@@ -104,21 +99,19 @@ def parse_size(text: str) -> int:
   return size
 
 
-def _source(base: pathlib.Path) -> tuple[dict[str, dict], list[Row]]:
-  if not (base / SOURCE).is_file() or not (base / CHECKPOINT).is_dir():
+def _source(base: pathlib.Path) -> Source:
+  path = base / source_lib.FILE
+  if not path.is_file() or not (base / CHECKPOINT).is_dir():
     raise TransferError(
-      f'{base} is not a base that `aevo import_hf` made (no {SOURCE}, no {CHECKPOINT})'
+      f'{base} is not a base that `aevo import_hf` made (no {path.name}, no {CHECKPOINT})'
     )
-  source = json.loads((base / SOURCE).read_text())
-  return source['shards'], [
-    Row(name, Tensor(file, dtype, tuple(shape)), parameter, expert)
-    for name, file, dtype, shape, parameter, expert in source['tensors']
-  ]
+  return source_lib.read(path)
 
 
 def _split(rows: list[Row], limit: int) -> list[Row]:
-  """The rows in shards of at most `limit` bytes, in the same order."""
-  shards, room = [], 0
+  """Puts rows into shards of at most `limit` bytes, in the same order."""
+  shards: list[list[Row]] = []
+  room = 0
   for row in rows:
     size = nbytes(row.tensor)
     if size > room:
@@ -126,28 +119,30 @@ def _split(rows: list[Row], limit: int) -> list[Row]:
       room = max(limit, size)
     shards[-1].append(row)
     room -= size
-  names = (
-    [checkpoint.WEIGHTS]
-    if len(shards) == 1
-    else [f'model-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
-  )
-  return [
-    row._replace(tensor=Tensor(file, row.tensor.dtype, row.tensor.shape))
-    for file, shard in zip(names, shards)
-    for row in shard
-  ]
+  count = len(shards)
+  names = [f'model-{i:05}-of-{count:05}.safetensors' for i in range(1, count + 1)]
+  if count == 1:
+    names = [checkpoint.WEIGHTS]
+  placed = []
+  for file, shard in zip(names, shards, strict=True):
+    for row in shard:
+      placed.append(row._replace(tensor=Tensor(file, row.tensor.dtype, row.tensor.shape)))
+  return placed
 
 
 def _begin(path: pathlib.Path, rows: list[Row], metadata: dict[str, str]) -> dict[str, int]:
-  """Writes a shard's header and returns where in the file each tensor goes, {name: byte}."""
-  header, end = {'__metadata__': metadata}, 0
+  """Writes a shard's header; returns at which byte of the file each tensor begins."""
+  header: dict[str, Any] = {'__metadata__': metadata}
   starts = {}
+  end = 0
   for row in rows:
-    starts[row.name], end = end, end + nbytes(row.tensor)
+    start = end
+    end = start + nbytes(row.tensor)
+    starts[row.name] = start
     header[row.name] = {
       'dtype': row.tensor.dtype,
       'shape': row.tensor.shape,
-      'data_offsets': [starts[row.name], end],
+      'data_offsets': [start, end],
     }
   text = json.dumps(header, separators=(',', ':')).encode()
   text += b' ' * (-len(text) % 8)  # tensors begin at a multiple of 8
@@ -157,60 +152,72 @@ def _begin(path: pathlib.Path, rows: list[Row], metadata: dict[str, str]) -> dic
   return {name: 8 + len(text) + start for name, start in starts.items()}
 
 
+class _Slot(NamedTuple):
+  """Where a tensor goes: an open file, and the byte at which it begins."""
+
+  file: BinaryIO
+  offset: int
+  row: Row
+
+  def put(self, value: np.ndarray) -> None:
+    """Writes the tensor in its dtype."""
+    tensor = self.row.tensor
+    if value.shape != tensor.shape:
+      raise TransferError(
+        f'{self.row.name} would have shape {value.shape} and had {tensor.shape} when it was '
+        'imported'
+      )
+    stored = np.ascontiguousarray(value.astype(DTYPES[tensor.dtype], copy=False))
+    self.file.seek(self.offset)
+    self.file.write(stored.reshape(-1).view(np.uint8))
+
+
 def _write(
   directory: pathlib.Path,
   base: pathlib.Path,
   rows: list[Row],
-  places: dict[str, int],
-  params: Mapping[str, np.ndarray] | None,
+  offsets: dict[str, int],
+  params: Mapping[str, Any] | None,
 ) -> None:
   """Fills the shards, parameter by parameter."""
-  members = {}
-  for row in rows:
-    members.setdefault(row.parameter, []).append(row)
-  extra = [row.name for row in members.pop(None, [])]
-  if params is not None and params.keys() != members.keys():
-    raise TransferError(
-      f'the parameters to export are not those of {base}: they differ in '
-      f'{sorted(params.keys() ^ members.keys())[: stream.NAMED]}'
-    )
-  files: dict[str, BinaryIO] = {}
-  try:
+  with contextlib.ExitStack() as stack:
+    files = {}
     for file in {row.tensor.file for row in rows}:
-      files[file] = (directory / file).open('r+b')
-    by_name = {row.name: row for row in rows}
-    for name, value in _arrays(base, list(members), params):
-      for row in members[name]:
-        part = value if row.expert is None else value[row.expert : row.expert + 1]
-        stored = checkpoint.to_hf(name, part)
-        _put(
-          files[row.tensor.file], places[row.name], row, stored if row.expert is None else stored[0]
-        )
+      files[file] = stack.enter_context((directory / file).open('r+b'))
+    parameters: dict[str, list[_Slot]] = {}
+    extra = {}
+    for row in rows:
+      slot = _Slot(files[row.tensor.file], offsets[row.name], row)
+      if row.parameter is None:
+        extra[row.name] = slot
+      else:
+        parameters.setdefault(row.parameter, []).append(slot)
+    if params is not None and params.keys() != parameters.keys():
+      raise TransferError(
+        f'the parameters to export are not those of {base}: they differ in '
+        f'{sorted(params.keys() ^ parameters.keys())[:NAMED]}'
+      )
+    for name, value in _arrays(base, list(parameters), params):
+      for slot in parameters[name]:
+        slot.put(_stored(name, value, slot.row.expert))
     if extra:
-      for name, value in orbax_io.restore_each(base / EXTRA, extra):
-        _put(files[by_name[name].tensor.file], places[name], by_name[name], value)
-  finally:
-    for file in files.values():
-      file.close()
+      for name, value in orbax_io.restore_each(base / EXTRA, list(extra)):
+        extra[name].put(value)
+
+
+def _stored(name: str, value: np.ndarray, expert: int | None) -> np.ndarray:
+  """Lays a parameter, or one of its experts, out as Hugging Face does."""
+  if expert is None:
+    return checkpoint.to_hf(name, value)
+  return checkpoint.to_hf(name, value[expert : expert + 1])[0]
 
 
 def _arrays(
-  base: pathlib.Path, names: list[str], params: Mapping[str, np.ndarray] | None
+  base: pathlib.Path, names: list[str], params: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields the parameters to write, the base's where there are no others."""
   if params is None:
     yield from orbax_io.restore_each(base / CHECKPOINT, names)
-  else:
-    yield from ((name, np.asarray(params[name])) for name in names)
-
-
-def _put(file: BinaryIO, place: int, row: Row, value: np.ndarray) -> None:
-  if value.shape != row.tensor.shape:
-    raise TransferError(
-      f'{row.name} would have shape {value.shape} and had {row.tensor.shape} when it was imported'
-    )
-  file.seek(place)
-  file.write(
-    np.ascontiguousarray(value.astype(DTYPES[row.tensor.dtype], copy=False))
-    .reshape(-1)
-    .view(np.uint8)
-  )
+    return
+  for name in names:
+    yield name, np.asarray(params[name])

@@ -1,5 +1,6 @@
-"""`substrate/manifest.json`: the digests that were audited, committed, and compared with what lies
-on this machine.
+"""`substrate/manifest.json`: the digests that were audited and committed.
+
+They are compared with what lies on this machine.
 
     {"schema": 1,
      "base_checkpoint": {"logical_digest": "...", "files": {"model.safetensors": "...", ...}},
@@ -21,12 +22,17 @@ SCHEMA = 1
 
 
 class SubstrateManifestError(ValueError):
-  """The manifest file is not one, naming the field."""
+  """The file is no manifest; the message names the field."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseCheckpoint:
-  """Digest of the base checkpoint's tensors, and relative path -> SHA-256 of the files of one copy."""
+  """The base checkpoint.
+
+  Attributes:
+    logical_digest: of its tensors.
+    files: relative path -> SHA-256, of the files of one copy.
+  """
 
   logical_digest: str
   files: Mapping[str, str]
@@ -50,8 +56,17 @@ class SubstrateManifest:
 
 
 def read(path: str | os.PathLike) -> SubstrateManifest:
-  """Reads the manifest. Raises SubstrateManifestError (or FileNotFoundError), naming the field that
-  is wrong.
+  """Reads a manifest.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    Its content.
+
+  Raises:
+    SubstrateManifestError: it is no manifest, naming the field that is wrong.
+    FileNotFoundError: there is none.
   """
   path = Path(path)
   try:
@@ -59,8 +74,7 @@ def read(path: str | os.PathLike) -> SubstrateManifest:
   except (ValueError, RecursionError) as error:
     raise SubstrateManifestError(f'{path} is not JSON: {error}') from None
   _require(
-    isinstance(fields, dict)
-    and set(fields) == {'schema', 'base_checkpoint', 'code_tree', 'recipe'},
+    _has_keys(fields, {'schema', 'base_checkpoint', 'code_tree', 'recipe'}),
     path,
     'the top level',
     'the keys schema, base_checkpoint, code_tree and recipe',
@@ -71,76 +85,89 @@ def read(path: str | os.PathLike) -> SubstrateManifest:
     'schema',
     f'{SCHEMA}; it was written by another version of this code, write it again',
   )
-  base, code = fields['base_checkpoint'], fields['code_tree']
+  base = fields['base_checkpoint']
+  code = fields['code_tree']
   _require(
-    isinstance(base, dict) and set(base) == {'logical_digest', 'files'},
+    _has_keys(base, {'logical_digest', 'files'}),
     path,
     'base_checkpoint',
     'the keys logical_digest and files',
   )
-  _require(
-    isinstance(code, dict) and set(code) == {'digest', 'files'},
-    path,
-    'code_tree',
-    'the keys digest and files',
-  )
-  for field, value in (
-    ('base_checkpoint.logical_digest', base['logical_digest']),
-    ('code_tree.digest', code['digest']),
-    ('recipe', fields['recipe']),
-  ):
-    _require(isinstance(value, str), path, field, 'a digest in hex')
-  for field, value in (
-    ('base_checkpoint.files', base['files']),
-    ('code_tree.files', code['files']),
-  ):
-    _require(
-      isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
-      path,
-      field,
-      'a table of path to digest',
-    )
+  _require(_has_keys(code, {'digest', 'files'}), path, 'code_tree', 'the keys digest and files')
+  digests = {
+    'base_checkpoint.logical_digest': base['logical_digest'],
+    'code_tree.digest': code['digest'],
+    'recipe': fields['recipe'],
+  }
+  for field, digest in digests.items():
+    _require(isinstance(digest, str), path, field, 'a digest in hex')
+  tables = {'base_checkpoint.files': base['files'], 'code_tree.files': code['files']}
+  for field, table in tables.items():
+    _require(_is_table(table), path, field, 'a table of path to digest')
   return SubstrateManifest(BaseCheckpoint(**base), CodeTree(**code), fields['recipe'])
 
 
 def write(path: str | os.PathLike, manifest: SubstrateManifest) -> None:
-  """Writes the manifest as sorted, indented JSON, so that a changed digest is one changed line in
-  review.
+  """Writes a manifest.
+
+  It is sorted, indented JSON, so that a changed digest is one changed line in review.
+
+  Args:
+    path: of the file; an existing one is replaced.
+    manifest: its content.
   """
   fields = {'schema': SCHEMA, **dataclasses.asdict(manifest)}
   Path(path).write_text(json.dumps(fields, sort_keys=True, indent=2) + '\n', encoding='ascii')
 
 
 def check(manifest: SubstrateManifest, measured: SubstrateManifest) -> list[str]:
-  """The differences between the audited manifest and what was measured on this machine, in words;
-  empty if none.
+  """Compares an audited manifest with what was measured on this machine.
+
+  Args:
+    manifest: the audited one.
+    measured: the digests of what lies here.
+
+  Returns:
+    The differences in words; empty if there are none.
   """
-  differences = []
-  for what, expected, found in (
-    (
-      'base checkpoint tensors',
-      manifest.base_checkpoint.logical_digest,
-      measured.base_checkpoint.logical_digest,
-    ),
-    ('code tree', manifest.code_tree.digest, measured.code_tree.digest),
-    ('recipe', manifest.recipe, measured.recipe),
-  ):
-    if expected != found:
-      differences.append(f'{what}: manifest says {expected}, measured {found}')
-  for what, expected, found in (
-    ('base checkpoint', manifest.base_checkpoint.files, measured.base_checkpoint.files),
-    ('code tree', manifest.code_tree.files, measured.code_tree.files),
-  ):
-    differences += [f'{what}: {name} is missing' for name in sorted(expected.keys() - found.keys())]
-    differences += [
-      f'{what}: {name} is not in the manifest' for name in sorted(found.keys() - expected.keys())
-    ]
-    differences += [
-      f'{what}: {name} changed'
-      for name in sorted(expected.keys() & found.keys())
-      if expected[name] != found[name]
-    ]
+  base = manifest.base_checkpoint
+  measured_base = measured.base_checkpoint
+  code = manifest.code_tree
+  measured_code = measured.code_tree
+  return [
+    *_digests('base checkpoint tensors', base.logical_digest, measured_base.logical_digest),
+    *_digests('code tree', code.digest, measured_code.digest),
+    *_digests('recipe', manifest.recipe, measured.recipe),
+    *_files('base checkpoint', base.files, measured_base.files),
+    *_files('code tree', code.files, measured_code.files),
+  ]
+
+
+def _digests(what: str, expected: str, measured: str) -> list[str]:
+  """Compares two digests."""
+  if expected == measured:
+    return []
+  return [f'{what}: manifest says {expected}, measured {measured}']
+
+
+def _files(what: str, expected: Mapping[str, str], measured: Mapping[str, str]) -> list[str]:
+  """Compares two tables of path to digest."""
+  missing = sorted(expected.keys() - measured.keys())
+  extra = sorted(measured.keys() - expected.keys())
+  differences = [f'{what}: {name} is missing' for name in missing]
+  differences += [f'{what}: {name} is not in the manifest' for name in extra]
+  for name in sorted(expected.keys() & measured.keys()):
+    if expected[name] != measured[name]:
+      differences.append(f'{what}: {name} changed')
   return differences
+
+
+def _has_keys(value: object, keys: set[str]) -> bool:
+  return isinstance(value, dict) and set(value) == keys
+
+
+def _is_table(value: object) -> bool:
+  return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
 def _require(condition: bool, path: Path, field: str, expected: str) -> None:

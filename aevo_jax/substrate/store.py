@@ -1,5 +1,6 @@
-"""A content-addressed store of directories: an object's name is the digest of its manifest, so a
-name cannot lie.
+"""A content-addressed store of directories.
+
+An object's name is the digest of its manifest, so a name cannot lie.
 
     store/<64 hex digits>/...files..., MANIFEST.json
 
@@ -31,7 +32,12 @@ _DIGEST = re.compile(r'[0-9a-f]{64}')
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-  """A trial's view of one object: which (`digest`) and in which store (`store`, an absolute path)."""
+  """A trial's view of one object.
+
+  Attributes:
+    digest: which object.
+    store: the store's absolute path.
+  """
 
   digest: str
   store: Path
@@ -45,21 +51,25 @@ class Store:
     self.root.mkdir(parents=True, exist_ok=True)
 
   def put(self, source: str | os.PathLike) -> str:
-    """Copies the directory `source` in, durably, and returns its digest (64 hex digits).
+    """Copies a directory in, durably.
 
-    Putting the same content again verifies the stored object and changes nothing. If `source` has a
-    `MANIFEST.json` it must hold.
+    Putting the same content again verifies the stored object and changes nothing.
+
+    Args:
+      source: the directory. If it has a `MANIFEST.json`, that must hold.
+
+    Returns:
+      The object's digest, 64 hex digits.
 
     Raises:
       ManifestError: `source` holds links or does not match its own manifest, or changed while it
         was copied, or the object already stored is damaged.
     """
     source = Path(source)
-    files = (
-      digest_lib.verify_manifest(source)
-      if (source / MANIFEST_NAME).exists()
-      else digest_lib.file_manifest(source)
-    )
+    if (source / MANIFEST_NAME).exists():
+      files = digest_lib.verify_manifest(source)
+    else:
+      files = digest_lib.file_manifest(source)
     digest = digest_lib.manifest_digest(files)
     if (self.root / digest).exists():
       self.verify(digest)
@@ -88,8 +98,17 @@ class Store:
     return digest
 
   def path(self, digest: str) -> Path:
-    """Where the object lies; not verified. Raises FileNotFoundError, KeyError for what is no
-    digest.
+    """Finds an object without verifying it.
+
+    Args:
+      digest: of the object.
+
+    Returns:
+      Its directory.
+
+    Raises:
+      FileNotFoundError: it is not in the store.
+      KeyError: `digest` is no digest.
     """
     if not _DIGEST.fullmatch(digest):
       raise KeyError(f'{digest!r} is not a digest of 64 hex digits')
@@ -99,8 +118,17 @@ class Store:
     return path
 
   def verify(self, digest: str) -> Path:
-    """Hashes every file of the object and returns its path. Raises ManifestError naming what
-    differs.
+    """Hashes every file of an object.
+
+    Args:
+      digest: of the object.
+
+    Returns:
+      Its directory.
+
+    Raises:
+      ManifestError: naming what differs.
+      FileNotFoundError, KeyError: see `path`.
     """
     path = self.path(digest)
     files = digest_lib.verify_manifest(path)
@@ -109,8 +137,14 @@ class Store:
     return path
 
   def fork(self, digest: str, destination: str | os.PathLike) -> Fork:
-    """Writes the pointer `substrate.fork.json` into the existing directory `destination`; copies
-    nothing.
+    """Points a directory at an object; copies nothing.
+
+    Args:
+      digest: of the object.
+      destination: an existing directory, which gets a `substrate.fork.json`.
+
+    Returns:
+      The fork.
     """
     self.path(digest)
     fork = Fork(digest, self.root)
@@ -122,7 +156,17 @@ class Store:
 
 
 def read_fork(destination: str | os.PathLike) -> Fork:
-  """The pointer in `destination`, unverified. Raises ValueError if it is not one."""
+  """Reads a pointer, unverified.
+
+  Args:
+    destination: the directory given to `Store.fork`.
+
+  Returns:
+    Which object of which store it names.
+
+  Raises:
+    ValueError: it is no pointer.
+  """
   path = Path(destination) / FORK_NAME
   try:
     fields = json.loads(path.read_bytes())
@@ -133,12 +177,15 @@ def read_fork(destination: str | os.PathLike) -> Fork:
 
 
 def open_fork(destination: str | os.PathLike, *, expected: str | None = None) -> Path:
-  """Verifies every file of the forked object and returns the path of its directory.
+  """Verifies every file of a forked object.
 
   Args:
     destination: the directory given to `Store.fork`.
     expected: the digest it must be. Trusted code passes it: the pointer lies where a worker can
       write.
+
+  Returns:
+    The object's directory.
 
   Raises:
     ManifestError: the object is damaged, or is not `expected`.
@@ -161,5 +208,6 @@ def _make_read_only(directory: Path) -> None:
 
 def _remove(directory: Path) -> None:
   for parent, _, _ in os.walk(directory):
-    os.chmod(parent, 0o755)  # a read-only directory does not give its files up, except to root
+    # A read-only directory does not give its files up, except to root.
+    os.chmod(parent, 0o755)
   shutil.rmtree(directory)

@@ -26,7 +26,7 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint as hf_checkpoint
 from aevo_jax.models.hf import stream
 from aevo_jax.models.params import outline
-from aevo_jax.substrate import hf_export, hf_import
+from aevo_jax.substrate import hf_export, hf_import, transfer
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SMALL = ModelConfig(
@@ -265,7 +265,7 @@ def test_other_weights_are_written_in_the_bases_names_and_dtypes(checkpoint, tmp
     expected = value if name.startswith('mtp.') else (value.astype(np.float32) + 1).astype(BF16)
     assert written[name] == (value.dtype, value.shape, expected.tobytes()), name
   del params['embedding']
-  with pytest.raises(hf_import.TransferError, match=r"not those of .*\['embedding'\]"):
+  with pytest.raises(transfer.TransferError, match=r"not those of .*\['embedding'\]"):
     hf_export.export_hf(checkpoint.out, tmp_path / 'again', params=params)
   assert not (tmp_path / 'again').exists()
 
@@ -497,18 +497,18 @@ def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path,
   with monkeypatch.context() as patch:
     patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=20))
     assert '0.0 MB free; free space, or choose an --out on another disk' in fail(
-      checkpoint, hf_import.TransferError
+      checkpoint, transfer.TransferError
     )
   hf_import.import_hf(checkpoint.path, checkpoint.out)
   before = (checkpoint.out / 'source.json').read_bytes()
-  with pytest.raises(hf_import.TransferError, match='base exists; choose another --out'):
+  with pytest.raises(transfer.TransferError, match='base exists; choose another --out'):
     hf_import.import_hf(checkpoint.path, checkpoint.out)
   assert (checkpoint.out / 'source.json').read_bytes() == before
-  with pytest.raises(hf_import.TransferError, match='base exists'):
+  with pytest.raises(transfer.TransferError, match='base exists'):
     hf_export.export_hf(checkpoint.out, checkpoint.out)
-  with pytest.raises(hf_import.TransferError, match='is not a base that `aevo import_hf` made'):
+  with pytest.raises(transfer.TransferError, match='is not a base that `aevo import_hf` made'):
     hf_export.export_hf(checkpoint.path, tmp_path / 'out')
-  with pytest.raises(hf_import.TransferError, match='5G is no size.*such as 5GB'):
+  with pytest.raises(transfer.TransferError, match='5G is no size.*such as 5GB'):
     hf_export.parse_size('5G')
   assert [hf_export.parse_size(text) for text in ('5GB', '1.5mb')] == [5 * 10**9, 1_500_000]
 

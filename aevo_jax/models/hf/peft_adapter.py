@@ -1,17 +1,17 @@
-"""LoRA adapters in the form of the PEFT library (0.21): adapter_config.json and
-adapter_model.safetensors.
+"""LoRA adapters in the form of the PEFT library (0.21).
 
-A map's A and B are stored as `base_model.model.MODULE.lora_A.weight` [r, in] and `lora_B.weight`
-[out, r]. Stacked experts are PEFT's `target_parameters`: A of all experts behind one another, [e r,
-in], B with the expert as the faster index, [out, r e]; PEFT wraps their module once for each
-adapted weight, so that all but the last lie below one `base_layer` more than the next.
+An adapter is adapter_config.json and adapter_model.safetensors. A map's A and B are stored as
+`base_model.model.MODULE.lora_A.weight` [r, in] and `lora_B.weight` [out, r]. Stacked experts are
+PEFT's `target_parameters`: A of all experts behind one another, [e r, in], B with the expert as the
+faster index, [out, r e]; PEFT wraps their module once for each adapted weight, so that all but the
+last lie below one `base_layer` more than the next.
 """
 
 import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -20,24 +20,20 @@ from safetensors.numpy import load_file, save_file
 
 from aevo_jax.models import lora as lora_lib
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.hf.stream import NAMED
-from aevo_jax.models.params import abstract, is_adapter, unbind
+from aevo_jax.models.hf.stored import NAMED
+from aevo_jax.models.params import abstract, is_adapter, outline
 
-CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
+CONFIG = 'adapter_config.json'
+WEIGHTS = 'adapter_model.safetensors'
 CHALLENGE_MAX_RANK = 32  # of the challenge's submission format
 _PREFIX = 'base_model.model.'
 _EXPERTS = ('up_proj', 'down_proj')  # in the order in which PEFT wraps them
 # Fields of adapter_config.json that do not change what a loaded adapter computes, or that are read.
 # Any other that is set is refused.
 _READ = {'peft_type', 'r', 'lora_alpha', 'target_modules', 'target_parameters', 'init_lora_weights'}
-_PLAIN_STARTS = (
-  True,
-  False,
-  None,
-  'gaussian',
-  'eva',
-  'orthogonal',
-)  # PEFT repeats any other on loading, and it changes the base
+# Values of init_lora_weights that leave the base alone. PEFT repeats any other on loading, and it
+# changes the base.
+_HARMLESS_STARTS = (True, False, None, 'gaussian', 'eva', 'orthogonal')
 _HARMLESS = {
   'auto_mapping',
   'base_model_name_or_path',
@@ -67,7 +63,13 @@ class Shape(Protocol):
 
 
 class Adapter(NamedTuple):
-  """params: lora_a and lora_b by our names."""
+  """An adapter that was read.
+
+  Attributes:
+    params: lora_a and lora_b by our names.
+    rank: columns of A and rows of B.
+    alpha: scales it by alpha / rank.
+  """
 
   params: dict[str, np.ndarray]
   rank: int
@@ -81,19 +83,31 @@ class _Slot(NamedTuple):
   shape: tuple[int, ...]
   is_b: bool
 
+  def peft_shape(self) -> tuple[int, int]:
+    """Returns the shape in which PEFT stores the tensor."""
+    *experts, rows, columns = self.shape
+    count = experts[0] if experts else 1
+    if self.is_b:
+      return (columns, rows * count)
+    return (columns * count, rows)
+
 
 def save(
   directory: pathlib.Path,
-  params: Mapping[str, jax.Array],
+  params: Mapping[str, jax.Array | np.ndarray],
   config: ModelConfig,
   lora: Shape,
   base_name: str,
   *,
   max_rank: int | None = None,
 ) -> None:
-  """Writes the adapters among `params` into the new directory `directory`.
+  """Writes an adapter into a new directory.
 
   Args:
+    directory: must not exist.
+    params: by our names; those that are no adapter are left out.
+    config: of the model.
+    lora: the adapter's rank and alpha.
     base_name: what adapter_config.json says of the base: a name on the hub, or a path.
     max_rank: refuse a higher rank, such as CHALLENGE_MAX_RANK.
 
@@ -119,9 +133,21 @@ def save(
     {name: value.shape for name, value in adapters.items()},
     'the adapter does not fit the model or lora.rank',
   )
-  modules = [lora_lib.hf_module(name, config) for name in maps if '.experts.' not in name]
-  parameters = [lora_lib.hf_module(name, config) for name in maps if '.experts.' in name]
-  fields = {
+  directory.mkdir(parents=True)
+  tensors = {key: _to_peft(adapters[slot.parameter], slot) for key, slot in sorted(slots.items())}
+  save_file(tensors, directory / WEIGHTS, metadata={'format': 'pt'})
+  fields = _fields(maps, config, lora, base_name)
+  (directory / CONFIG).write_text(json.dumps(fields, indent=2) + '\n')
+
+
+def _fields(maps: list[str], config: ModelConfig, lora: Shape, base_name: str) -> dict[str, Any]:
+  """Returns adapter_config.json of an adapter of these maps of ours."""
+  modules = []
+  parameters = []
+  for name in maps:
+    targets = parameters if '.experts.' in name else modules
+    targets.append(lora_lib.hf_module(name, config))
+  return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
     'base_model_name_or_path': base_name,
@@ -140,17 +166,17 @@ def save(
     'rank_pattern': {},
     'alpha_pattern': {},
   }
-  directory.mkdir(parents=True)
-  save_file(
-    {key: _to_peft(adapters[slot.parameter], slot) for key, slot in sorted(slots.items())},
-    directory / WEIGHTS,
-    metadata={'format': 'pt'},
-  )
-  (directory / CONFIG).write_text(json.dumps(fields, indent=2) + '\n')
 
 
 def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
-  """Reads an adapter of this model.
+  """Reads an adapter of a model.
+
+  Args:
+    directory: with its two files.
+    config: of the model.
+
+  Returns:
+    The adapter, in the dtypes in which it is stored.
 
   Raises:
     AdapterError: not an adapter, an option that we do not compute (rsLoRA, DoRA, ...), or tensors
@@ -166,75 +192,67 @@ def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
     ) from error
   except (json.JSONDecodeError, SafetensorError) as error:
     raise AdapterError(f'{directory} holds a damaged adapter ({error}); copy it again') from error
-  if fields.get('peft_type') != 'LORA':
-    raise AdapterError(
-      f'{directory / CONFIG} has peft_type {fields.get("peft_type")!r}; only "LORA" is read'
-    )
-  refused = [
-    f'{name} = {value!r}'
-    for name, value in sorted(fields.items())
-    if name not in _READ | _HARMLESS and value not in (None, False, 'none', {}, [])
-  ]
-  if (start := fields.get('init_lora_weights')) not in _PLAIN_STARTS:
-    refused.append(f'init_lora_weights = {start!r}')
-  if refused:
-    raise AdapterError(
-      f'{directory / CONFIG} asks for what is not computed here: {", ".join(refused)}; '
-      'train the adapter without'
-    )
+  _refuse(fields, directory / CONFIG)
   rank = fields['r']
   slots = _slots(_targeted(fields, config), config, rank)
   _check(
-    {key: _peft_shape(slot) for key, slot in slots.items()},
+    {key: slot.peft_shape() for key, slot in slots.items()},
     {key: value.shape for key, value in stored.items()},
     f'{directory / WEIGHTS} does not fit the model',
   )
-  return Adapter(
-    {slot.parameter: _from_peft(stored[key], slot) for key, slot in slots.items()},
-    rank,
-    fields['lora_alpha'],
-  )
+  params = {slot.parameter: _from_peft(stored[key], slot) for key, slot in slots.items()}
+  return Adapter(params, rank, fields['lora_alpha'])
 
 
-def _targeted(fields: dict, config: ModelConfig) -> list[str]:
-  """Our names of the maps that adapter_config.json names, as PEFT reads it: whole names, their
-  ends, or one regular expression.
-  """
-  maps = {lora_lib.hf_module(name, config): name for name in lora_lib.map_names(abstract(config))}
-  modules, parameters = fields.get('target_modules') or [], fields.get('target_parameters') or []
-
-  def chosen(module: str) -> bool:
-    wanted = parameters if '.experts.' in maps[module] else modules
-    if wanted == 'all-linear':
-      return module != 'lm_head'
-    return (
-      bool(re.fullmatch(wanted, module))
-      if isinstance(wanted, str)
-      else any(module == w or module.endswith(f'.{w}') for w in wanted)
+def _refuse(fields: dict[str, Any], path: pathlib.Path) -> None:
+  """Raises AdapterError for what is no LoRA, or sets an option that we do not compute."""
+  if fields.get('peft_type') != 'LORA':
+    raise AdapterError(f'{path} has peft_type {fields.get("peft_type")!r}; only "LORA" is read')
+  refused = []
+  for name, value in sorted(fields.items()):
+    if name not in _READ | _HARMLESS and value not in (None, False, 'none', {}, []):
+      refused.append(f'{name} = {value!r}')
+  start = fields.get('init_lora_weights')
+  if start not in _HARMLESS_STARTS:
+    refused.append(f'init_lora_weights = {start!r}')
+  if refused:
+    raise AdapterError(
+      f'{path} asks for what is not computed here: {", ".join(refused)}; train the adapter without'
     )
 
-  return [maps[module] for module in sorted(maps) if chosen(module)]
+
+def _targeted(fields: dict[str, Any], config: ModelConfig) -> list[str]:
+  """Lists our names of the maps that adapter_config.json names, as PEFT reads it."""
+  modules = fields.get('target_modules') or []
+  parameters = fields.get('target_parameters') or []
+  maps = {lora_lib.hf_module(name, config): name for name in lora_lib.map_names(abstract(config))}
+  targeted = []
+  for module, name in sorted(maps.items()):
+    targets = parameters if '.experts.' in name else modules
+    if _is_targeted(module, targets):
+      targeted.append(name)
+  return targeted
+
+
+def _is_targeted(module: str, targets: list[str] | str) -> bool:
+  """Tells whether targets mean a module: names, their ends, or one regular expression."""
+  if targets == 'all-linear':
+    return module != 'lm_head'
+  if isinstance(targets, str):
+    return bool(re.fullmatch(targets, module))
+  return any(module == target or module.endswith(f'.{target}') for target in targets)
 
 
 def _slots(maps: Iterable[str], config: ModelConfig, rank: int) -> dict[str, _Slot]:
-  """{PEFT's name of a tensor: what it is}, for adapters of these maps of ours."""
-  maps, slots, weights = list(maps), {}, unbind(abstract(config))[1]
+  """Lists the tensors of adapters of these maps of ours, {PEFT's name: what it is}."""
+  maps = list(maps)
+  _, shapes = outline(config)
+  slots = {}
   for name in maps:
     module = lora_lib.hf_module(name, config)
     if '.experts.' in name:
-      stem = name.rpartition('.')[0]
-      others = sorted(
-        w for w in weights if w.startswith(f'{stem}.') and w.rpartition('.')[2] not in _EXPERTS
-      )
-      if others:
-        raise AdapterError(
-          f'{name} has no form in PEFT: transformers stores it together with {others[0]}; '
-          'merge the adapter and export the weights, or leave experts out'
-        )
-      wrapped = [leaf for leaf in _EXPERTS if f'{stem}.{leaf}' in maps]
-      outside = len(wrapped) - 1 - wrapped.index(name.rpartition('.')[2])
-      module = module.rpartition('.')[0] + '.base_layer' * outside
-    *experts, rows, columns = weights[lora_lib.weight_of(name)].shape
+      module = _wrapped_module(name, module, maps, shapes)
+    *experts, rows, columns = shapes[lora_lib.weight_of(name)].shape
     adapter = lora_lib.adapter_of(name)
     slots[f'{_PREFIX}{module}.lora_A.weight'] = _Slot(
       f'{adapter}.lora_a', (*experts, rows, rank), False
@@ -245,43 +263,53 @@ def _slots(maps: Iterable[str], config: ModelConfig, rank: int) -> dict[str, _Sl
   return slots
 
 
-def _peft_shape(slot: _Slot) -> tuple[int, int]:
-  *experts, rows, columns = slot.shape
-  count = experts[0] if experts else 1
-  return (columns, rows * count) if slot.is_b else (columns * count, rows)
+def _wrapped_module(name: str, module: str, maps: list[str], shapes: Mapping[str, Any]) -> str:
+  """Returns where PEFT puts the adapter of an experts' weight, below the wrappers outside of it."""
+  stem, _, leaf = name.rpartition('.')
+  others = []
+  for weight in sorted(shapes):
+    if weight.startswith(f'{stem}.') and weight.rpartition('.')[2] not in _EXPERTS:
+      others.append(weight)
+  if others:
+    raise AdapterError(
+      f'{name} has no form in PEFT: transformers stores it together with {others[0]}; '
+      'merge the adapter and export the weights, or leave experts out'
+    )
+  wrapped = [expert for expert in _EXPERTS if f'{stem}.{expert}' in maps]
+  outside = len(wrapped) - 1 - wrapped.index(leaf)
+  return module.rpartition('.')[0] + '.base_layer' * outside
 
 
 def _to_peft(value: np.ndarray, slot: _Slot) -> np.ndarray:
-  if value.ndim == 3:  # B [e, r, out] -> [out, r, e], A [e, in, r] -> [e, r, in]
-    value = value.transpose(2, 1, 0) if slot.is_b else value.transpose(0, 2, 1)
-    return np.ascontiguousarray(value).reshape(_peft_shape(slot))
-  return np.ascontiguousarray(value.T)
+  """Lays A or B out as PEFT does."""
+  if value.ndim != 3:
+    return np.ascontiguousarray(value.T)
+  # B [e, r, out] -> [out, r, e], A [e, in, r] -> [e, r, in].
+  axes = (2, 1, 0) if slot.is_b else (0, 2, 1)
+  return np.ascontiguousarray(value.transpose(axes)).reshape(slot.peft_shape())
 
 
 def _from_peft(value: np.ndarray, slot: _Slot) -> np.ndarray:
-  if len(slot.shape) == 3:
-    e, rows, columns = slot.shape
-    value = (
-      value.reshape(columns, rows, e).transpose(2, 1, 0)
-      if slot.is_b
-      else value.reshape(e, columns, rows).transpose(0, 2, 1)
-    )
-    return np.ascontiguousarray(value)
-  return np.ascontiguousarray(value.T)
+  """Inverts `_to_peft`."""
+  if len(slot.shape) != 3:
+    return np.ascontiguousarray(value.T)
+  e, rows, columns = slot.shape
+  if slot.is_b:
+    value = value.reshape(columns, rows, e).transpose(2, 1, 0)
+  else:
+    value = value.reshape(e, columns, rows).transpose(0, 2, 1)
+  return np.ascontiguousarray(value)
 
 
-def _check(wanted: Mapping[str, tuple], found: Mapping[str, tuple], what: str) -> None:
-  problems = [f'missing {name}' for name in sorted(wanted.keys() - found.keys())] + [
-    f'unexpected {name}' for name in sorted(found.keys() - wanted.keys())
-  ]
-  problems += [
-    f'{name} has shape {found[name]} where {wanted[name]} is needed'
-    for name in sorted(wanted.keys() & found.keys())
-    if found[name] != wanted[name]
-  ]
+def _check(wanted: Mapping[str, tuple], stored: Mapping[str, tuple], what: str) -> None:
+  """Raises AdapterError unless both have the same names and shapes."""
+  problems = [f'missing {name}' for name in sorted(wanted.keys() - stored.keys())]
+  problems += [f'unexpected {name}' for name in sorted(stored.keys() - wanted.keys())]
+  for name in sorted(wanted.keys() & stored.keys()):
+    if stored[name] != wanted[name]:
+      problems.append(f'{name} has shape {stored[name]} where {wanted[name]} is needed')
   if problems:
-    raise AdapterError(
-      f'{what}: '
-      + '; '.join(problems[:NAMED])
-      + (f'; and {len(problems) - NAMED} more' if len(problems) > NAMED else '')
-    )
+    text = '; '.join(problems[:NAMED])
+    if len(problems) > NAMED:
+      text += f'; and {len(problems) - NAMED} more'
+    raise AdapterError(f'{what}: {text}')

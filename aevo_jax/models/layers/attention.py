@@ -1,7 +1,7 @@
-"""Causal grouped-query attention: without positions as in Nemotron-H (the mamba blocks carry them),
-or with normed and rotated heads as in Qwen3.
+"""Causal grouped-query attention.
 
-`__call__` sees whole rows, packed: a token attends to earlier tokens of its own segment only.
+It has no positions in Nemotron-H (the mamba blocks carry them), and normed and rotated heads in
+Qwen3. `__call__` sees whole rows, packed: a token attends to earlier tokens of its segment only.
 `prefill` is the same and returns the key/value cache; `step` extends it by one token.
 """
 
@@ -11,201 +11,317 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers.linear import Linear, RMSNorm
-from aevo_jax.models.layers.rope import places, rotate
+from aevo_jax.models.layers.linear import Linear
+from aevo_jax.models.layers.rms_norm import RMSNorm
+from aevo_jax.models.layers.rope import positions, rotate
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
+
+_MASKED = -1e30  # the score of a position that is not attended to
 
 
 class KVCache(NamedTuple):
-  """keys, values [b, k, t, h], the order in which `step` reads them; t is prompt length + room for
-  generated tokens.
+  """Keys and values in the order in which `step` reads them.
+
+  Attributes:
+    keys, values: [b, k, t, h]; t is prompt length + room for generated tokens.
   """
 
-  keys: jax.Array
-  values: jax.Array
+  keys: Array
+  values: Array
 
 
 class GroupCache(NamedTuple):
-  """Rows that continue prompts in groups of g: `prompt` [b / g, k, p, h], read once for a group,
-  and each row's `own` [b, k, t, h]. Places 0..p-1 are the prompt's.
+  """The cache of rows that continue prompts, g rows to a prompt.
+
+  Attributes:
+    prompt: [b / g, k, p, h], read once for a group; positions 0 to p - 1.
+    continuation: [b, k, t, h], one for each row.
   """
 
   prompt: KVCache
-  own: KVCache
+  continuation: KVCache
+
+
+class _Heads(NamedTuple):
+  """queries [b, t, n, h], keys and values [b, s, k, h]."""
+
+  queries: Array
+  keys: Array
+  values: Array
 
 
 def _attend(
-  q_btnh: jax.Array, k_bskh: jax.Array, v_bskh: jax.Array, mask_bts: jax.Array
-) -> jax.Array:
-  """Softmax attention; each of the k key heads serves n / k query heads. Rows whose mask is empty
-  give finite values that nobody reads.
+  heads: _Heads, mask_bts: Bool[Array, '#batch time source']
+) -> Float[Array, 'batch time width']:
+  """Computes softmax attention; each of the k key heads serves n / k query heads.
+
+  A row whose mask is empty has finite values that nobody reads.
   """
-  b, t, n, h = q_btnh.shape
-  k = k_bskh.shape[2]
-  q = q_btnh.reshape(b, t, k, n // k, h) / math.sqrt(h)
-  scores = jnp.einsum('btkqh,bskh->bkqts', q, k_bskh, preferred_element_type=jnp.float32)
-  scores = jnp.where(mask_bts[:, None, None], scores, -1e30)
-  probs = jax.nn.softmax(scores, axis=-1).astype(v_bskh.dtype)
-  return jnp.einsum('bkqts,bskh->btkqh', probs, v_bskh).reshape(b, t, n * h)
+  b, t, n, h = heads.queries.shape
+  k = heads.keys.shape[2]
+  q = heads.queries.reshape(b, t, k, n // k, h) / math.sqrt(h)
+  scores = jnp.einsum('btkqh,bskh->bkqts', q, heads.keys, preferred_element_type=jnp.float32)
+  scores = jnp.where(mask_bts[:, None, None], scores, _MASKED)
+  probs = jax.nn.softmax(scores, axis=-1).astype(heads.values.dtype)
+  return jnp.einsum('bkqts,bskh->btkqh', probs, heads.values).reshape(b, t, n * h)
+
+
+def _visible(time: int, window: int) -> Bool[Array, 'time source']:
+  """Marks the positions that each may attend to: itself and those before it, within the window."""
+  causal = jnp.tril(jnp.ones((time, time), bool))
+  if window:
+    return causal & ~jnp.tril(causal, -window)
+  return causal
 
 
 class Attention(nnx.Module):
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    d, h = config.hidden_size, config.head_dim
-    self.heads, self.kv_heads, self.head_dim, self.window = (
-      config.num_attention_heads,
-      config.num_key_value_heads,
-      h,
-      config.sliding_window,
-    )
-    self.theta = config.rope_theta
-    linear = lambda width, axis: Linear(
-      d, width, ('embed', axis), rngs=rngs, bias=config.attention_bias
-    )
-    self.q_proj = linear(self.heads * h, 'heads')
-    self.k_proj = linear(self.kv_heads * h, 'kv_heads')
-    self.v_proj = linear(self.kv_heads * h, 'kv_heads')
-    self.o_proj = Linear(
-      self.heads * h,
-      d,
-      ('heads', 'embed'),
-      rngs=rngs,
-      scale=1 / math.sqrt(len(config.pattern)),
-      bias=config.attention_bias,
-    )
-    self.q_norm = nnx.data(
-      RMSNorm(h, config.layer_norm_epsilon, 'head_dim') if config.qk_norm else None
-    )
-    self.k_norm = nnx.data(
-      RMSNorm(h, config.layer_norm_epsilon, 'head_dim') if config.qk_norm else None
-    )
+  """Grouped-query attention; `qk_norm`, `rope_theta` and `sliding_window` are the config's."""
 
-  def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.heads = config.num_attention_heads
+    self.kv_heads = config.num_key_value_heads
+    self.head_dim = config.head_dim
+    self.window = config.sliding_window
+    self.theta = config.rope_theta
+    bias = config.attention_bias
+    q_width = self.heads * self.head_dim
+    kv_width = self.kv_heads * self.head_dim
+    self.q_proj = Linear(width, q_width, ('embed', 'heads'), rngs=rngs, bias=bias)
+    self.k_proj = Linear(width, kv_width, ('embed', 'kv_heads'), rngs=rngs, bias=bias)
+    self.v_proj = Linear(width, kv_width, ('embed', 'kv_heads'), rngs=rngs, bias=bias)
+    scale = 1 / math.sqrt(len(config.pattern))
+    self.o_proj = Linear(q_width, width, ('heads', 'embed'), rngs=rngs, scale=scale, bias=bias)
+    self.q_norm = nnx.data(None)
+    self.k_norm = nnx.data(None)
+    if config.qk_norm:
+      self.q_norm = nnx.data(RMSNorm(self.head_dim, config.layer_norm_epsilon, 'head_dim'))
+      self.k_norm = nnx.data(RMSNorm(self.head_dim, config.layer_norm_epsilon, 'head_dim'))
+
+  def __call__(
+    self, x_btd: Float[Array, 'batch time width'], segment_ids_bt: Int[Array, 'batch time']
+  ) -> Float[Array, 'batch time width']:
+    """Attends within packed rows.
+
+    Args:
+      x_btd: normed activations.
+      segment_ids_bt: the segment of each token.
+
+    Returns:
+      What is added to the residual stream.
+    """
     return self.prefill(x_btd, segment_ids_bt, room=0)[0]
 
   def prefill(
-    self, x_btd: jax.Array, segment_ids_bt: jax.Array, room: int, queries: slice = slice(None)
-  ) -> tuple[jax.Array, KVCache]:
-    """Whole-row attention, and the cache with `room` empty places behind it; only the places that
-    `queries` selects get an output.
-    """
-    b, t, _ = x_btd.shape
-    split = lambda y, heads: y.reshape(b, -1, heads, self.head_dim)
-    q, k, v = (
-      split(self.q_proj(x_btd[:, queries]), self.heads),
-      split(self.k_proj(x_btd), self.kv_heads),
-      split(self.v_proj(x_btd), self.kv_heads),
-    )
-    place_bt = places(segment_ids_bt) if self.theta else None
-    q, k = self._placed(q, self.q_norm, place_bt, queries), self._placed(k, self.k_norm, place_bt)
-    mask = self._visible(t)[queries] & (
-      segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :]
-    )
-    grow = lambda y: jnp.pad(jnp.swapaxes(y, 1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
-    # Whole arrays in and out, as around the scan of mamba2: XLA's CPU compiler would fuse
-    # neighbours in and compute them several times over.
-    q, k, v, mask = jax.lax.optimization_barrier((q, k, v, mask))
-    y = remat.context(jax.lax.optimization_barrier(_attend(q, k, v, mask)))
-    return self.o_proj(y), KVCache(grow(k), grow(v))
+    self,
+    x_btd: Float[Array, 'batch time width'],
+    segment_ids_bt: Int[Array, 'batch time'],
+    room: int,
+    queries: slice = slice(None),
+  ) -> tuple[Float[Array, 'batch queries width'], KVCache]:
+    """Attends within whole rows and keeps the keys and values.
 
-  def shared(self, x_btd: jax.Array, rows: SharedPrefix) -> jax.Array:
-    """Rows that share prefixes: a continuation attends to its prompt and to itself."""
-    b, t, _ = x_btd.shape
-    split = lambda y, heads: y.reshape(b, t, heads, self.head_dim)
-    q, k, v = (
-      split(self.q_proj(x_btd), self.heads),
-      split(self.k_proj(x_btd), self.kv_heads),
-      split(self.v_proj(x_btd), self.kv_heads),
-    )
-    place = None
+    Args:
+      x_btd: normed activations.
+      segment_ids_bt: the segment of each token.
+      room: empty positions in the cache, for tokens that follow.
+      queries: selects the positions that get an output.
+
+    Returns:
+      The outputs, and the cache.
+    """
+    q = self._split(self.q_proj(x_btd[:, queries]))
+    k = self._split(self.k_proj(x_btd))
+    v = self._split(self.v_proj(x_btd))
+    positions_bt = None
+    selected_bt = None
+    if self.theta:
+      positions_bt = positions(segment_ids_bt)
+      selected_bt = positions_bt[:, queries]
+    q = self._positioned(q, self.q_norm, selected_bt)
+    k = self._positioned(k, self.k_norm, positions_bt)
+    visible = _visible(x_btd.shape[1], self.window)[queries]
+    mask = visible & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
+    # Arrays go in and out as wholes, as around the scan of mamba2: XLA's CPU compiler would fuse
+    # neighbours in and compute them several times over.
+    heads, mask = jax.lax.optimization_barrier((_Heads(q, k, v), mask))
+    y = remat.context(jax.lax.optimization_barrier(_attend(heads, mask)))
+    output = self.o_proj(y)
+    return output, KVCache(_cached(heads.keys, room), _cached(heads.values, room))
+
+  def shared(
+    self, x_btd: Float[Array, 'batch time width'], rows: SharedPrefix
+  ) -> Float[Array, 'batch time width']:
+    """Attends within rows that share prefixes: a continuation sees its prompt and itself.
+
+    Args:
+      x_btd: normed activations.
+      rows: where prompts and continuations lie.
+
+    Returns:
+      What is added to the residual stream.
+    """
+    q = self._split(self.q_proj(x_btd))
+    k = self._split(self.k_proj(x_btd))
+    v = self._split(self.v_proj(x_btd))
+    positions_bt = None
     if self.theta:
       length = jnp.sum(rows.prompt_ids > 0, axis=1, keepdims=True)
-      place = rows.join(
-        places(rows.prompt_ids), rows.each(length) + jnp.arange(rows.own_ids.shape[1])
-      )
-    q, k = self._placed(q, self.q_norm, place), self._placed(k, self.k_norm, place)
-    (q_prompt, q_own), (k_prompt, k_own), (v_prompt, v_own) = (
-      rows.split(q),
-      rows.split(k),
-      rows.split(v),
+      behind = rows.each(length) + jnp.arange(rows.continuation_ids.shape[1])
+      positions_bt = rows.join(positions(rows.prompt_ids), behind)
+    q = self._positioned(q, self.q_norm, positions_bt)
+    k = self._positioned(k, self.k_norm, positions_bt)
+    q_prompt, q_continuation = rows.split(q)
+    k_prompt, k_continuation = rows.split(k)
+    v_prompt, v_continuation = rows.split(v)
+    prompt_ids = rows.prompt_ids
+    continuation_ids = rows.continuation_ids
+    length = rows.prompt
+    visible = _visible(length + continuation_ids.shape[1], self.window)
+    is_token = jnp.concatenate([rows.each(prompt_ids) > 0, continuation_ids > 0], axis=1)
+    same = prompt_ids[:, :, None] == prompt_ids[:, None, :]
+    prompt_mask = visible[:length, :length] & same
+    continuation_mask = visible[length:] & is_token[:, None, :]
+    k_both = jnp.concatenate([rows.each(k_prompt), k_continuation], axis=1)
+    v_both = jnp.concatenate([rows.each(v_prompt), v_continuation], axis=1)
+    prompt = _Heads(q_prompt, k_prompt, v_prompt)
+    continuation = _Heads(q_continuation, k_both, v_both)
+    # Wholes, as in `prefill`.
+    prompt, prompt_mask, continuation, continuation_mask = jax.lax.optimization_barrier(
+      (prompt, prompt_mask, continuation, continuation_mask)
     )
-    prompt, own = rows.prompt_ids, rows.own_ids
-    whole = rows.prompt + own.shape[1]
-    visible = self._visible(whole)
-    seen = jnp.concatenate([rows.each(prompt) > 0, own > 0], axis=1)
-    mask_prompt = visible[: rows.prompt, : rows.prompt] & (prompt[:, :, None] == prompt[:, None, :])
-    mask_own = visible[rows.prompt :] & seen[:, None, :]
-    k_own, v_own = (
-      jnp.concatenate([rows.each(x), y], axis=1) for x, y in ((k_prompt, k_own), (v_prompt, v_own))
-    )
-    given = jax.lax.optimization_barrier(
-      (q_prompt, k_prompt, v_prompt, mask_prompt, q_own, k_own, v_own, mask_own)
-    )  # as in `prefill`
-    y = rows.join(_attend(*given[:4]), _attend(*given[4:]))
+    y = rows.join(_attend(prompt, prompt_mask), _attend(continuation, continuation_mask))
     return self.o_proj(remat.context(jax.lax.optimization_barrier(y)))
 
-  def _placed(
-    self,
-    x_btnh: jax.Array,
-    norm: RMSNorm | None,
-    place_bt: jax.Array | None,
-    selected: slice = slice(None),
-  ) -> jax.Array:
-    """Queries or keys [b, t, n, h] as scores see them: normed, and rotated to their place where
-    there are places.
-    """
-    x_btnh = x_btnh if norm is None else norm(x_btnh)
-    return x_btnh if place_bt is None else rotate(x_btnh, place_bt[:, selected], self.theta)
-
-  def _visible(self, t: int) -> jax.Array:
-    """[t, s] places that a place may look at: itself and those before it, within the window."""
-    causal = jnp.tril(jnp.ones((t, t), bool))
-    return causal & ~jnp.tril(causal, -self.window) if self.window else causal
-
   def step(
-    self, x_bd: jax.Array, cache: KVCache | GroupCache, position: jax.Array, valid_bt: jax.Array
-  ) -> tuple[jax.Array, KVCache | GroupCache]:
-    """One token. `position` is the place to write; `valid_bt` marks places to attend to, the new
-    one included.
+    self,
+    x_bd: Float[Array, 'batch width'],
+    cache: KVCache | GroupCache,
+    position: Int[Array, ''],
+    valid_bt: Bool[Array, 'batch time'],
+  ) -> tuple[Float[Array, 'batch width'], KVCache | GroupCache]:
+    """Attends with one token and adds it to the cache.
+
+    Args:
+      x_bd: normed activations of the token.
+      cache: keys and values of the tokens before it.
+      position: where in the cache to write the token.
+      valid_bt: the positions of the cache to attend to, the new one included.
+
+    Returns:
+      What is added to the residual stream, and the cache with the token.
     """
-    b, k, h = x_bd.shape[0], self.kv_heads, self.head_dim
-    place_b1 = jnp.sum(valid_bt, axis=1, keepdims=True) - 1 if self.theta else None
-    q = self._placed(
-      self.q_proj(x_bd).reshape(b, k, self.heads // k, h), self.q_norm, place_b1
-    ) / math.sqrt(h)
-    new_keys = self._placed(self.k_proj(x_bd).reshape(b, k, 1, h), self.k_norm, place_b1)
-    prompt, own = cache if isinstance(cache, GroupCache) else (None, cache)
-    first = 0 if prompt is None else prompt.keys.shape[2]
-    write = lambda past, new: jax.lax.dynamic_update_slice_in_dim(
-      past, new.reshape(b, k, 1, h), position - first, axis=2
-    )
-    own = KVCache(write(own.keys, new_keys), write(own.values, self.v_proj(x_bd)))
+    b = x_bd.shape[0]
+    k = self.kv_heads
+    h = self.head_dim
+    positions_b1 = None
+    if self.theta:
+      positions_b1 = jnp.sum(valid_bt, axis=1, keepdims=True) - 1
+    q = self.q_proj(x_bd).reshape(b, k, self.heads // k, h)
+    q = self._positioned(q, self.q_norm, positions_b1) / math.sqrt(h)
+    new_keys = self.k_proj(x_bd).reshape(b, k, 1, h)
+    new_keys = self._positioned(new_keys, self.k_norm, positions_b1)
+    prompt = None
+    first = 0
+    written = cache
+    if isinstance(cache, GroupCache):
+      prompt = cache.prompt
+      first = prompt.keys.shape[2]
+      written = cache.continuation
+    keys = _write(written.keys, new_keys, position - first)
+    new_values = self.v_proj(x_bd).reshape(b, k, 1, h)
+    written = KVCache(keys, _write(written.values, new_values, position - first))
     if self.window:
-      t = valid_bt.shape[1]
-      valid_bt = valid_bt & (
-        (position - jnp.arange(t)) % t < self.window
-      )  # also where places go round
-    score = lambda q, keys: jnp.einsum(
-      'bkqh,bksh->bkqs', q, keys, preferred_element_type=jnp.float32
-    )
-    mix = lambda probs, values: jnp.einsum('bkqs,bksh->bkqh', probs.astype(values.dtype), values)
-    probs = lambda scores: jax.nn.softmax(
-      jnp.where(valid_bt[:, None, None], scores, -1e30), axis=-1
-    )
+      # The remainder, because positions of a cache may go round.
+      distance = (position - jnp.arange(valid_bt.shape[1])) % valid_bt.shape[1]
+      valid_bt = valid_bt & (distance < self.window)
     if prompt is None:
-      return self.o_proj(mix(probs(score(q, own.keys)), own.values).reshape(b, -1)), own
-    rows = prompt.keys.shape[0]
-    together = lambda x: jnp.swapaxes(x.reshape(rows, b // rows, k, -1, x.shape[-1]), 1, 2).reshape(
-      rows, k, -1, x.shape[-1]
-    )  # a group's queries as those of one row
-    apart = lambda x: jnp.swapaxes(x.reshape(rows, k, b // rows, -1, x.shape[-1]), 1, 2).reshape(
-      b, k, -1, x.shape[-1]
-    )
-    p = probs(
-      jnp.concatenate([apart(score(together(q), prompt.keys)), score(q, own.keys)], axis=-1)
-    )
-    y = apart(mix(together(p[..., :first]), prompt.values)) + mix(p[..., first:], own.values)
-    return self.o_proj(y.reshape(b, -1)), GroupCache(prompt, own)
+      probs = _probabilities(_scores(q, written.keys), valid_bt)
+      return self.o_proj(_mix(probs, written.values).reshape(b, -1)), written
+    prompts = prompt.keys.shape[0]
+    prompt_scores = _by_row(_scores(_by_prompt(q, prompts), prompt.keys), b)
+    scores = jnp.concatenate([prompt_scores, _scores(q, written.keys)], axis=-1)
+    probs = _probabilities(scores, valid_bt)
+    from_prompt = _by_row(_mix(_by_prompt(probs[..., :first], prompts), prompt.values), b)
+    y = from_prompt + _mix(probs[..., first:], written.values)
+    return self.o_proj(y.reshape(b, -1)), GroupCache(prompt, written)
+
+  def _split(self, y_btw: Float[Array, 'batch time all']) -> Float[Array, 'batch time heads head']:
+    """Cuts a projection into heads."""
+    return y_btw.reshape(y_btw.shape[0], -1, y_btw.shape[-1] // self.head_dim, self.head_dim)
+
+  def _positioned(
+    self,
+    x_btnh: Float[Array, 'batch time heads head'],
+    norm: RMSNorm | None,
+    positions_bt: Int[Array, 'batch #time'] | None,
+  ) -> Float[Array, 'batch time heads head']:
+    """Norms queries or keys, and rotates them where there are positions."""
+    if norm is not None:
+      x_btnh = norm(x_btnh)
+    if positions_bt is None:
+      return x_btnh
+    return rotate(x_btnh, positions_bt, self.theta)
+
+
+def _cached(
+  y_bskh: Float[Array, 'batch source kv_heads head'], room: int
+) -> Float[Array, 'batch kv_heads positions head']:
+  """Lays keys or values out for `step`, with room behind them."""
+  return jnp.pad(jnp.swapaxes(y_bskh, 1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
+
+
+def _write(
+  past_bksh: Float[Array, 'batch kv_heads source head'],
+  new_bk1h: Float[Array, 'batch kv_heads 1 head'],
+  position: Int[Array, ''],
+) -> Float[Array, 'batch kv_heads source head']:
+  """Writes one token's keys or values at a position."""
+  return jax.lax.dynamic_update_slice_in_dim(past_bksh, new_bk1h, position, axis=2)
+
+
+def _scores(
+  q_bkqh: Float[Array, 'batch kv_heads queries head'],
+  keys_bksh: Float[Array, 'batch kv_heads source head'],
+) -> Float[Array, 'batch kv_heads queries source']:
+  """Multiplies queries with keys, in float32."""
+  return jnp.einsum('bkqh,bksh->bkqs', q_bkqh, keys_bksh, preferred_element_type=jnp.float32)
+
+
+def _probabilities(
+  scores_bkqs: Float[Array, 'batch kv_heads queries source'],
+  valid_bs: Bool[Array, 'batch source'],
+) -> Float[Array, 'batch kv_heads queries source']:
+  """Computes the softmax over the positions to attend to."""
+  masked = jnp.where(valid_bs[:, None, None], scores_bkqs, _MASKED)
+  return jax.nn.softmax(masked, axis=-1)
+
+
+def _mix(
+  probs_bkqs: Float[Array, 'batch kv_heads queries source'],
+  values_bksh: Float[Array, 'batch kv_heads source head'],
+) -> Float[Array, 'batch kv_heads queries head']:
+  """Averages values by probabilities."""
+  return jnp.einsum('bkqs,bksh->bkqh', probs_bkqs.astype(values_bksh.dtype), values_bksh)
+
+
+def _by_prompt(
+  x_bkqs: Float[Array, 'batch kv_heads queries last'], prompts: int
+) -> Float[Array, 'prompts kv_heads queries_of_group last']:
+  """Lays the queries of a group's rows out as those of one row."""
+  b, k, _, last = x_bkqs.shape
+  grouped = x_bkqs.reshape(prompts, b // prompts, k, -1, last)
+  return jnp.swapaxes(grouped, 1, 2).reshape(prompts, k, -1, last)
+
+
+def _by_row(
+  x_pkqs: Float[Array, 'prompts kv_heads queries_of_group last'], rows: int
+) -> Float[Array, 'batch kv_heads queries last']:
+  """Inverts `_by_prompt`."""
+  p, k, _, last = x_pkqs.shape
+  grouped = x_pkqs.reshape(p, k, rows // p, -1, last)
+  return jnp.swapaxes(grouped, 1, 2).reshape(rows, k, -1, last)

@@ -1,38 +1,60 @@
-"""Matrix products of sorted groups of rows, each group with a matrix of its own: the heart of a
-dropless mixture of experts.
+"""Matrix products of sorted groups of rows: the heart of a dropless mixture of experts.
 
     y_sf = rows of x_sd in group e, times w_edf[e]
 
-Rows lie sorted by group; no array has both a row and a group axis. Implementations with equal
-results (`model.moe_implementation`):
+Rows lie sorted by group, and each group has a matrix; no array has both a row and a group axis.
+Implementations with equal results (`model.moe_implementation`):
 
     'ragged_dot'  jax.lax.ragged_dot, which XLA maps to grouped kernels on TPU and GPU. On CPU it
-    multiplies every row with every matrix. 'mosaic'      tokamax's Mosaic kernels for GPU and TPU;
-    needs the package tokamax (`aevo-jax[kernels]`). 'tiled'       a loop over the tiles of rows
-    that a group touches, as in MegaBlocks (2211.15841); what CPUs want.
+                  multiplies every row with every matrix.
+    'mosaic'      tokamax's Mosaic kernels for GPU and TPU; needs the package tokamax
+                  (`aevo-jax[kernels]`).
+    'tiled'       a loop over the tiles of rows that a group touches, as in MegaBlocks (2211.15841);
+                  what CPUs want.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 TILE = 64
 
 
 def grouped_matmul(
-  x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array, implementation: str = 'tiled'
-) -> jax.Array:
-  """[s, f]: each row times its group's matrix. sizes_e: int32 rows of each group. Rows behind the
-  last group are zero.
+  x_sd: Float[Array, 'rows inputs'],
+  w_edf: Float[Array, 'groups inputs outputs'],
+  sizes_e: Int[Array, 'groups'],
+  implementation: str = 'tiled',
+) -> Float[Array, 'rows outputs']:
+  """Multiplies each row with its group's matrix.
+
+  Args:
+    x_sd: rows, sorted by group.
+    w_edf: the groups' matrices.
+    sizes_e: int32 rows of each group.
+    implementation: see the module's docstring.
+
+  Returns:
+    The products; rows behind the last group are zero.
+
+  Raises:
+    ImportError: 'mosaic' without tokamax.
   """
-  return {'ragged_dot': jax.lax.ragged_dot, 'mosaic': _mosaic, 'tiled': _padded}[implementation](
-    x_sd, w_edf, sizes_e
-  )
+  implementations = {'ragged_dot': jax.lax.ragged_dot, 'mosaic': _mosaic, 'tiled': _padded}
+  return implementations[implementation](x_sd, w_edf, sizes_e)
 
 
-def _mosaic(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
+def _mosaic(
+  x_sd: Float[Array, 'rows inputs'],
+  w_edf: Float[Array, 'groups inputs outputs'],
+  sizes_e: Int[Array, 'groups'],
+) -> Float[Array, 'rows outputs']:
   try:
-    import tokamax
+    import tokamax  # pyrefly: ignore[missing-import]  # noqa: PLC0415  an optional extra
   except ImportError as error:
     raise ImportError(
       "model.moe_implementation = 'mosaic' needs tokamax: install aevo-jax[kernels], or "
@@ -44,15 +66,34 @@ def _mosaic(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
   )
 
 
-def _padded(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
+def _padded(
+  x_sd: Float[Array, 'rows inputs'],
+  w_edf: Float[Array, 'groups inputs outputs'],
+  sizes_e: Int[Array, 'groups'],
+) -> Float[Array, 'rows outputs']:
+  """Pads the rows up to a whole tile."""
   rows = x_sd.shape[0]
   return _tiled(jnp.pad(x_sd, ((0, -rows % TILE), (0, 0))), jnp.asarray(w_edf), sizes_e)[:rows]
 
 
-def _visits(sizes_e: jax.Array):
-  """Every (tile, group) that share a row, in order: their number, and visit -> (group, first row of
-  the tile, [tile, 1] whose rows the group has).
+class _Visit(NamedTuple):
+  """A tile in which a group has rows.
+
+  Attributes:
+    group: the group's number.
+    row: the tile's first row.
+    of_group: [tile, 1], which of the tile's rows are the group's.
   """
+
+  group: Int[Array, '']
+  row: Int[Array, '']
+  of_group: Bool[Array, 'tile 1']
+
+
+def _visits(
+  sizes_e: Int[Array, 'groups'],
+) -> tuple[Int[Array, ''], Callable[[Array], _Visit]]:
+  """Lists every tile and group that share a row, in order: their number, and the i-th of them."""
   ends = jnp.cumsum(sizes_e)
   starts = ends - sizes_e
   first = starts // TILE
@@ -62,43 +103,53 @@ def _visits(sizes_e: jax.Array):
   def visit(i):
     group = jnp.searchsorted(until, i, side='right').astype(jnp.int32)
     row = (first[group] + i - (until[group] - tiles[group])) * TILE
-    places = row + jnp.arange(TILE)
-    return group, row, ((places >= starts[group]) & (places < ends[group]))[:, None]
+    rows = row + jnp.arange(TILE)
+    of_group = (rows >= starts[group]) & (rows < ends[group])
+    return _Visit(group, row, of_group[:, None])
 
   return until[-1], visit
 
 
 @jax.custom_vjp
-def _tiled(x_sd: jax.Array, w_edf: jax.Array, sizes_e: jax.Array) -> jax.Array:
+def _tiled(
+  x_sd: Float[Array, 'rows inputs'],
+  w_edf: Float[Array, 'groups inputs outputs'],
+  sizes_e: Int[Array, 'groups'],
+) -> Float[Array, 'rows outputs']:
+  """Multiplies tile by tile; the rows are a multiple of TILE."""
   count, visit = _visits(sizes_e)
 
   def advance(i, y):
-    group, row, own = visit(i)
+    group, row, of_group = visit(i)
     product = jax.lax.dynamic_slice_in_dim(x_sd, row, TILE) @ w_edf[group]
     before = jax.lax.dynamic_slice_in_dim(y, row, TILE)
-    return jax.lax.dynamic_update_slice_in_dim(y, jnp.where(own, product, before), row, axis=0)
+    return jax.lax.dynamic_update_slice_in_dim(y, jnp.where(of_group, product, before), row, axis=0)
 
-  return jax.lax.fori_loop(
-    0, count, advance, jnp.zeros((x_sd.shape[0], w_edf.shape[2]), x_sd.dtype)
-  )
-
-
-def _tiled_forward(x_sd, w_edf, sizes_e):
-  return _tiled(x_sd, w_edf, sizes_e), (x_sd, w_edf, sizes_e)
+  zeros = jnp.zeros((x_sd.shape[0], w_edf.shape[2]), x_sd.dtype)
+  return jax.lax.fori_loop(0, count, advance, zeros)
 
 
-def _tiled_backward(saved, g_sf):
+class _Saved(NamedTuple):
+  """The arguments of `_tiled`, for its gradient."""
+
+  x_sd: Array
+  w_edf: Array
+  sizes_e: Array
+
+
+def _tiled_forward(x_sd: Array, w_edf: Array, sizes_e: Array) -> tuple[Array, _Saved]:
+  return _tiled(x_sd, w_edf, sizes_e), _Saved(x_sd, w_edf, sizes_e)
+
+
+def _tiled_backward(saved: _Saved, g_sf: Array) -> tuple[Array, Array, np.ndarray]:
   x_sd, w_edf, sizes_e = saved
   count, visit = _visits(sizes_e)
 
   def advance(i, dw):
-    group, row, own = visit(i)
-    x = jnp.where(own, jax.lax.dynamic_slice_in_dim(x_sd, row, TILE), 0)
-    return dw.at[group].add(
-      jnp.matmul(
-        x.T, jax.lax.dynamic_slice_in_dim(g_sf, row, TILE), preferred_element_type=jnp.float32
-      )
-    )
+    group, row, of_group = visit(i)
+    x = jnp.where(of_group, jax.lax.dynamic_slice_in_dim(x_sd, row, TILE), 0)
+    g = jax.lax.dynamic_slice_in_dim(g_sf, row, TILE)
+    return dw.at[group].add(jnp.matmul(x.T, g, preferred_element_type=jnp.float32))
 
   dx = _tiled(g_sf, jnp.swapaxes(w_edf, 1, 2), sizes_e)
   dw = jax.lax.fori_loop(0, count, advance, jnp.zeros(w_edf.shape, jnp.float32)).astype(w_edf.dtype)

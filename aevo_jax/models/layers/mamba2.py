@@ -1,137 +1,69 @@
-"""Mamba-2 (2405.21060) as Nemotron-H uses it: in_proj -> causal depthwise convolution -> selective
-scan -> gated RMSNorm -> out_proj.
+"""Mamba-2 (2405.21060) as Nemotron-H uses it.
 
-The scan is the chunked state-space-dual form, all matrix products: inside a chunk, an
-attention-like product with a decay mask; between chunks, one state per head. Packed rows: at a
-segment boundary the convolution, the mask and the carried state all start anew.
-
-    state_t = exp(dt_t A) state_{t-1} + dt_t B_t x_t^T,    y_t = C_t state_t + D x_t
+in_proj -> causal depthwise convolution -> selective scan (`ssd`) -> gated RMSNorm -> out_proj.
+Packed rows: at a segment boundary convolution and state start anew.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers.linear import Linear, RMSNorm, param
+from aevo_jax.models.layers.causal_conv import causal_conv
+from aevo_jax.models.layers.linear import Linear
+from aevo_jax.models.layers.parameter import param
+from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
+from aevo_jax.models.layers.ssd import ScanInputs, ssd
+
+# dt starts log-uniform in this range, as in the reference.
+_FIRST_DT = (1e-3, 1e-1)
 
 
 class MambaCache(NamedTuple):
-  """conv [b, kernel - 1, channels], the last inputs of the convolution; ssm [b, n, p, r], float32."""
+  """The state after a token.
 
-  conv: jax.Array
-  ssm: jax.Array
-
-
-def causal_conv(
-  x_btc: jax.Array, kernel_kc: jax.Array, bias_c: jax.Array, segment_ids_bt: jax.Array
-) -> jax.Array:
-  """Depthwise causal convolution that does not look across segments, as shifted multiply-adds
-  (XLA's grouped convolution is slow on CPUs).
+  Attributes:
+    conv: [b, kernel - 1, channels], the last inputs of the convolution.
+    ssm: [b, n, p, r] float32.
   """
-  width = kernel_kc.shape[0]
-  y = x_btc * kernel_kc[-1]
-  for lag in range(1, min(width, x_btc.shape[1])):
-    same = segment_ids_bt[:, lag:] == segment_ids_bt[:, :-lag]
-    past = jnp.where(same[..., None], x_btc[:, :-lag], 0)
-    y = y + jnp.pad(past, ((0, 0), (lag, 0), (0, 0))) * kernel_kc[width - 1 - lag]
-  return y + bias_c
+
+  conv: Array
+  ssm: Array
 
 
-def ssd(
-  x_btnp: jax.Array,
-  dt_btn: jax.Array,
-  a_n: jax.Array,
-  b_btgr: jax.Array,
-  c_btgr: jax.Array,
-  segment_ids_bt: jax.Array,
-  chunk: int,
-  initial: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """Chunked selective scan.
+class _Projected(NamedTuple):
+  """gate [..., inner], channels [..., conv_width] before the convolution, dt [..., n] float32."""
 
-  Args:
-    x_btnp: inputs; products have operands of their dtype and accumulate in float32. dt_btn: step
-      sizes >= 0, float32. a_n: negative decay rates, float32.
-    b_btgr, c_btgr: input and output maps, shared by the n / g heads of a group.
-    segment_ids_bt: contiguous segments; the state starts at zero in each.
-    chunk: chunk length; t is padded up to a multiple of it.
-    initial: the state [b, n, p, r] before the first token, in the first token's segment; zero if
-      not given.
+  gate: Array
+  channels: Array
+  dt: Array
 
-  Returns:
-    y_btnp without the D term, float32, and the state after the last token, [b, n, p, r] float32.
-  """
-  b, t, n, p = x_btnp.shape
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-  g, r = b_btgr.shape[2:]
-  chunk = min(chunk, t)
-  extra = -t % chunk
-  if extra:
-    # Padding keeps the last segment's id and dt = 0, so the state passes through it unchanged.
-    pad = lambda y, **kw: jnp.pad(y, ((0, 0), (0, extra)) + ((0, 0),) * (y.ndim - 2), **kw)
-    x_btnp, dt_btn, b_btgr, c_btgr = (pad(y) for y in (x_btnp, dt_btn, b_btgr, c_btgr))
-    segment_ids_bt = pad(segment_ids_bt, mode='edge')
-  z = (t + extra) // chunk
-  xdt = (x_btnp * dt_btn[..., None]).reshape(b, z, chunk, g, n // g, p)
-  decay = jnp.cumsum(
-    (dt_btn * a_n).reshape(b, z, chunk, g, n // g), axis=2
-  )  # log decay since the chunk's start
-  b_in, c_out = b_btgr.reshape(b, z, chunk, g, r), c_btgr.reshape(b, z, chunk, g, r)
-  segment = segment_ids_bt.reshape(b, z, chunk)
 
-  # Within a chunk. The mask is applied before exp: exp of a masked (positive) difference could
-  # overflow and poison the gradient.
-  mask = jnp.tril(jnp.ones((chunk, chunk), bool)) & (segment[..., :, None] == segment[..., None, :])
-  decay_last = jnp.moveaxis(decay, 2, -1)  # b z g q t
-  difference = decay_last[..., :, None] - decay_last[..., None, :]
-  weights = jnp.exp(jnp.where(mask[:, :, None, None], difference, -jnp.inf))
-  scores = product('bztgr,bzsgr->bzgts', c_out, b_in)
-  y = product(
-    'bzgqts,bzsgqp->bztgqp',
-    (scores[:, :, :, None] * weights).astype(x_btnp.dtype),
-    xdt.astype(x_btnp.dtype),
-  )
+class _Heads(NamedTuple):
+  """x [..., n, p], the input map b and the output map c [..., g, r]."""
 
-  # What each chunk adds to the state at its end, from tokens of its last segment.
-  to_end = jnp.where(
-    (segment == segment[..., -1:])[..., None, None], jnp.exp(decay[:, :, -1:] - decay), 0
-  )
-  added = product('bzsgr,bzsgqp->bzgqpr', b_in, (xdt * to_end[..., None]).astype(x_btnp.dtype))
-  if z == 1 and initial is None:
-    return y.reshape(b, z * chunk, n, p)[:, :t], added[:, 0].reshape(b, n, p, r)
-
-  # Between chunks: the carried state belongs to the segment of the previous chunk's last token.
-  before = jnp.concatenate([segment[:, :1, 0], segment[:, :-1, -1]], axis=1)
-  keeps = (segment[..., -1] == before)[..., None, None] * jnp.exp(decay[:, :, -1])
-
-  def advance(state, inputs):
-    keep, add = inputs
-    return keep[..., None, None] * state + add, state
-
-  first = jnp.zeros_like(added[:, 0]) if initial is None else initial.reshape(added[:, 0].shape)
-  last, entering = jax.lax.scan(
-    advance, first, (jnp.moveaxis(keeps, 1, 0), jnp.moveaxis(added, 1, 0))
-  )
-  from_start = jnp.where((segment == before[..., None])[..., None, None], jnp.exp(decay), 0)
-  carried = product('bztgr,bzgqpr->bztgqp', c_out, jnp.moveaxis(entering, 0, 1).astype(c_out.dtype))
-  y = y + carried * from_start[..., None]
-  return y.reshape(b, z * chunk, n, p)[:, :t], last.reshape(b, n, p, r)
+  x: Array
+  b: Array
+  c: Array
 
 
 class Mamba2(nnx.Module):
+  """The mixer of an M block."""
+
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
-    inner, channels, n = config.mamba_inner, config.conv_width, config.mamba_num_heads
+    inner = config.mamba_inner
+    channels = config.conv_width
+    heads = config.mamba_num_heads
     self.in_proj = Linear(
       config.hidden_size,
-      inner + channels + n,
+      inner + channels + heads,
       ('embed', 'mamba_inner'),
       rngs=rngs,
       bias=config.use_bias,
@@ -146,132 +78,166 @@ class Mamba2(nnx.Module):
     )
     self.norm = RMSNorm(inner, config.layer_norm_epsilon, 'mamba_inner', groups=config.n_groups)
     bound = 1 / math.sqrt(config.conv_kernel)
-    self.conv_kernel = param(
-      jax.random.uniform(
-        rngs.params(), (config.conv_kernel, channels), minval=-bound, maxval=bound
-      ),
-      'conv',
-      'mamba_inner',
-    )
-    self.conv_bias = nnx.data(
-      param(jnp.zeros(channels, jnp.float32), 'mamba_inner') if config.use_conv_bias else None
-    )
-    # dt starts log-uniform in [1e-3, 1e-1], through the inverse of softplus, as in the reference.
-    dt = jnp.exp(
-      jax.random.uniform(rngs.params(), (n,)) * (math.log(1e-1) - math.log(1e-3)) + math.log(1e-3)
-    )
+    kernel_shape = (config.conv_kernel, channels)
+    kernel = jax.random.uniform(rngs.params(), kernel_shape, minval=-bound, maxval=bound)
+    self.conv_kernel = param(kernel, 'conv', 'mamba_inner')
+    self.conv_bias = nnx.data(None)
+    if config.use_conv_bias:
+      self.conv_bias = nnx.data(param(jnp.zeros(channels, jnp.float32), 'mamba_inner'))
+    low, high = _FIRST_DT
+    uniform = jax.random.uniform(rngs.params(), (heads,))
+    dt = jnp.exp(uniform * (math.log(high) - math.log(low)) + math.log(low))
+    # The inverse of softplus.
     self.dt_bias = param(dt + jnp.log(-jnp.expm1(-dt)), 'mamba_heads')
-    self.A_log = param(jnp.log(jnp.arange(1, n + 1, dtype=jnp.float32)), 'mamba_heads')
-    self.D = param(jnp.ones(n, jnp.float32), 'mamba_heads')
+    self.A_log = param(jnp.log(jnp.arange(1, heads + 1, dtype=jnp.float32)), 'mamba_heads')
+    self.D = param(jnp.ones(heads, jnp.float32), 'mamba_heads')
 
-  def _split(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    c = self.config
-    gate, channels, dt = jnp.split(
-      self.in_proj(x), (c.mamba_inner, c.mamba_inner + c.conv_width), axis=-1
-    )
-    dt = jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...])
-    if (c.time_step_low, c.time_step_high) != (0.0, math.inf):
-      dt = jnp.clip(dt, c.time_step_low, c.time_step_high)
-    return gate, channels, dt
+  def __call__(
+    self, x_btd: Float[Array, 'batch time width'], segment_ids_bt: Int[Array, 'batch time']
+  ) -> Float[Array, 'batch time width']:
+    """Mixes packed rows.
 
-  def _conv_parameters(self, dtype) -> tuple[jax.Array, jax.Array]:
-    """Kernel [k, c] and bias [c] or 0."""
-    return self.conv_kernel[...].astype(dtype), jnp.zeros(
-      (), dtype
-    ) if self.conv_bias is None else self.conv_bias[...].astype(dtype)
+    Args:
+      x_btd: normed activations.
+      segment_ids_bt: the segment of each token.
 
-  def _heads(self, channels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Splits activated channels into x [..., n, p], B and C [..., g, r]."""
-    c, lead = self.config, channels.shape[:-1]
-    x, b, out = jnp.split(
-      channels, (c.mamba_inner, c.mamba_inner + c.n_groups * c.ssm_state_size), axis=-1
-    )
-    return (
-      x.reshape(*lead, c.mamba_num_heads, c.mamba_head_dim),
-      b.reshape(*lead, c.n_groups, c.ssm_state_size),
-      out.reshape(*lead, c.n_groups, c.ssm_state_size),
-    )
-
-  def _finish(self, y: jax.Array, gate: jax.Array) -> jax.Array:
-    gated = self.norm(
-      y.reshape(gate.shape) * jax.nn.silu(gate.astype(jnp.float32))
-    )  # float32 up to here, as the reference
-    return self.out_proj(gated.astype(gate.dtype))
-
-  def __call__(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> jax.Array:
+    Returns:
+      What is added to the residual stream.
+    """
     return self.prefill(x_btd, segment_ids_bt)[0]
 
-  def prefill(self, x_btd: jax.Array, segment_ids_bt: jax.Array) -> tuple[jax.Array, MambaCache]:
-    """Whole rows, and the state after the last token."""
-    gate, channels, dt = self._split(x_btd)
+  def prefill(
+    self, x_btd: Float[Array, 'batch time width'], segment_ids_bt: Int[Array, 'batch time']
+  ) -> tuple[Float[Array, 'batch time width'], MambaCache]:
+    """Mixes whole rows.
+
+    Args:
+      x_btd: normed activations.
+      segment_ids_bt: the segment of each token.
+
+    Returns:
+      What is added to the residual stream, and the state after the last token.
+    """
+    gate, channels, dt = self._project(x_btd)
     y, cache = self._mix(channels, dt, segment_ids_bt)
     return self._finish(y, gate), cache
 
-  def shared(self, x_btd: jax.Array, rows: SharedPrefix) -> jax.Array:
-    """Rows that share prefixes: each continuation goes on from the state after its prompt."""
-    gate, channels, dt = self._split(x_btd)
-    (prompt, own), (prompt_dt, own_dt) = rows.split(channels), rows.split(dt)
-    y, cache = self._mix(prompt, prompt_dt, rows.prompt_ids)
-    y_own, _ = self._mix(own, own_dt, rows.own_ids, MambaCache(*map(rows.each, cache)))
-    return self._finish(rows.join(y, y_own), gate)
+  def shared(
+    self, x_btd: Float[Array, 'batch time width'], rows: SharedPrefix
+  ) -> Float[Array, 'batch time width']:
+    """Mixes rows that share prefixes: a continuation goes on from the state after its prompt.
+
+    Args:
+      x_btd: normed activations.
+      rows: where prompts and continuations lie.
+
+    Returns:
+      What is added to the residual stream.
+    """
+    gate, channels, dt = self._project(x_btd)
+    prompt, continuation = rows.split(channels)
+    prompt_dt, continuation_dt = rows.split(dt)
+    y_prompt, cache = self._mix(prompt, prompt_dt, rows.prompt_ids)
+    before = MambaCache(rows.each(cache.conv), rows.each(cache.ssm))
+    y_continuation, _ = self._mix(continuation, continuation_dt, rows.continuation_ids, before)
+    return self._finish(rows.join(y_prompt, y_continuation), gate)
+
+  def step(
+    self, x_bd: Float[Array, 'batch width'], cache: MambaCache
+  ) -> tuple[Float[Array, 'batch width'], MambaCache]:
+    """Advances the recurrence by one token.
+
+    Args:
+      x_bd: normed activations of the token.
+      cache: the state before it.
+
+    Returns:
+      What is added to the residual stream, and the state after the token.
+    """
+    gate, channels, dt_bn = self._project(x_bd)
+    window = jnp.concatenate([cache.conv, channels[:, None]], axis=1)
+    kernel = self.conv_kernel[...].astype(window.dtype)
+    bias = self._conv_bias(window.dtype)
+    mixed = jnp.einsum('bkc,kc->bc', window, kernel) + bias
+    x_bnp, b_bgr, c_bgr = self._heads(jax.nn.silu(mixed))
+    repeat = self.config.mamba_num_heads // self.config.n_groups
+    b_bnr = jnp.repeat(b_bgr, repeat, axis=1)
+    c_bnr = jnp.repeat(c_bgr, repeat, axis=1)
+    keep_bn = jnp.exp(-dt_bn * jnp.exp(self.A_log[...]))
+    kept = keep_bn[..., None, None] * cache.ssm
+    state = kept + (dt_bn[..., None] * x_bnp)[..., None] * b_bnr[:, :, None]
+    y = jnp.einsum('bnpr,bnr->bnp', state, c_bnr.astype(jnp.float32))
+    y = y + x_bnp.astype(jnp.float32) * self.D[...][:, None]
+    return self._finish(y, gate), MambaCache(window[:, 1:], state)
+
+  def _project(self, x: Float[Array, '*lead width']) -> _Projected:
+    """Applies in_proj and takes its output apart; dt is positive and within its limits."""
+    c = self.config
+    ends = (c.mamba_inner, c.mamba_inner + c.conv_width)
+    gate, channels, dt = jnp.split(self.in_proj(x), ends, axis=-1)
+    dt = jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...])
+    if (c.time_step_low, c.time_step_high) != (0.0, math.inf):
+      dt = jnp.clip(dt, c.time_step_low, c.time_step_high)
+    return _Projected(gate, channels, dt)
+
+  def _conv_bias(self, dtype: jnp.dtype) -> Float[Array, '*channels_or_none']:
+    """Returns the convolution's bias [c], or a scalar 0."""
+    if self.conv_bias is None:
+      return jnp.zeros((), dtype)
+    return self.conv_bias[...].astype(dtype)
+
+  def _heads(self, channels: Float[Array, '*lead channels']) -> _Heads:
+    """Takes activated channels apart."""
+    c = self.config
+    lead = channels.shape[:-1]
+    maps = c.n_groups * c.ssm_state_size
+    x, b_in, c_out = jnp.split(channels, (c.mamba_inner, c.mamba_inner + maps), axis=-1)
+    return _Heads(
+      x=x.reshape(*lead, c.mamba_num_heads, c.mamba_head_dim),
+      b=b_in.reshape(*lead, c.n_groups, c.ssm_state_size),
+      c=c_out.reshape(*lead, c.n_groups, c.ssm_state_size),
+    )
+
+  def _finish(
+    self, y: Float[Array, '*lead heads head'], gate: Float[Array, '*lead inner']
+  ) -> Float[Array, '*lead width']:
+    """Gates, norms and projects; float32 up to the projection, as the reference."""
+    gated = self.norm(y.reshape(gate.shape) * jax.nn.silu(gate.astype(jnp.float32)))
+    return self.out_proj(gated.astype(gate.dtype))
 
   def _mix(
     self,
-    channels: jax.Array,
-    dt: jax.Array,
-    segment_ids_bt: jax.Array,
+    channels: Float[Array, 'batch time channels'],
+    dt: Float[Array, 'batch time heads'],
+    segment_ids_bt: Int[Array, 'batch time'],
     before: MambaCache | None = None,
-  ) -> tuple[jax.Array, MambaCache]:
-    """Convolution and scan, [b, t, n, p] float32, and the state after the last token; `before`: the
-    state of the first token's segment before it.
+  ) -> tuple[Float[Array, 'batch time heads head'], MambaCache]:
+    """Convolves and scans; returns y, float32, and the state after the last token.
+
+    `before` is the state before the first token, in the first token's segment.
     """
     kept = self.config.conv_kernel - 1  # inputs
-    parameters = self._conv_parameters(channels.dtype)
+    kernel = self.conv_kernel[...].astype(channels.dtype)
+    bias = self._conv_bias(channels.dtype)
+    initial = None
     if before is None:
-      mixed = causal_conv(channels, *parameters, segment_ids_bt)
+      mixed = causal_conv(channels, kernel, bias, segment_ids_bt)
     else:
+      initial = before.ssm
       longer = jnp.concatenate([before.conv, channels], axis=1)
-      mixed = causal_conv(
-        longer, *parameters, jnp.pad(segment_ids_bt, ((0, 0), (kept, 0)), mode='edge')
-      )[:, kept:]
+      longer_ids = jnp.pad(segment_ids_bt, ((0, 0), (kept, 0)), mode='edge')
+      mixed = causal_conv(longer, kernel, bias, longer_ids)[:, kept:]
     x, b, c = self._heads(jax.nn.silu(mixed))
-    # Whole arrays in and out: fused with its neighbours, the scan makes XLA's CPU compiler compute
-    # these several times over.
+    # Arrays go in and out as wholes: fused with its neighbours, the scan makes XLA's CPU compiler
+    # compute these several times over.
     x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))
-    y, state = ssd(
-      x,
-      dt,
-      -jnp.exp(self.A_log[...]),
-      b,
-      c,
-      segment_ids_bt,
-      self.config.chunk_size,
-      None if before is None else before.ssm,
-    )
+    inputs = ScanInputs(x, dt, b, c, segment_ids_bt)
+    y, state = ssd(inputs, -jnp.exp(self.A_log[...]), self.config.chunk_size, initial)
     y = remat.context(jax.lax.optimization_barrier(y))
     y = y + x.astype(jnp.float32) * self.D[...][:, None]
     # The last kernel - 1 inputs of the last segment; zeros stand before a sequence shorter than
     # that.
-    own = jnp.where((segment_ids_bt == segment_ids_bt[:, -1:])[..., None], channels, 0)
-    conv = jnp.pad(own, ((0, 0), (kept, 0), (0, 0)))[:, channels.shape[1] :]
+    same = (segment_ids_bt == segment_ids_bt[:, -1:])[..., None]
+    of_last_segment = jnp.where(same, channels, 0)
+    conv = jnp.pad(of_last_segment, ((0, 0), (kept, 0), (0, 0)))[:, channels.shape[1] :]
     return y, MambaCache(conv, state)
-
-  def step(self, x_bd: jax.Array, cache: MambaCache) -> tuple[jax.Array, MambaCache]:
-    """One token of the recurrence."""
-    gate, channels, dt_bn = self._split(x_bd)
-    window = jnp.concatenate([cache.conv, channels[:, None]], axis=1)
-    kernel, bias = self._conv_parameters(window.dtype)
-    mixed = jnp.einsum('bkc,kc->bc', window, kernel) + bias
-    x_bnp, b_bgr, c_bgr = self._heads(jax.nn.silu(mixed))
-    repeat = self.config.mamba_num_heads // self.config.n_groups
-    b_bnr, c_bnr = jnp.repeat(b_bgr, repeat, axis=1), jnp.repeat(c_bgr, repeat, axis=1)
-    keep_bn = jnp.exp(-dt_bn * jnp.exp(self.A_log[...]))
-    state = (
-      keep_bn[..., None, None] * cache.ssm
-      + (dt_bn[..., None] * x_bnp)[..., None] * b_bnr[:, :, None]
-    )
-    y = (
-      jnp.einsum('bnpr,bnr->bnp', state, c_bnr.astype(jnp.float32))
-      + x_bnp.astype(jnp.float32) * self.D[...][:, None]
-    )
-    return self._finish(y, gate), MambaCache(window[:, 1:], state)

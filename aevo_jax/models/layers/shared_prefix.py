@@ -1,62 +1,124 @@
-"""Rows that begin alike: a prompt, and several continuations of it, whose prompt goes through the
-blocks once.
+"""Rows that begin alike: a prompt and several continuations of it.
 
 A row is [prompt | continuation 0 | continuation 1 | ...], prompts padded on the left and
-continuations on the right. Blocks that look at one token at a time see one long row; attention and
-scan let each continuation see the prompt and itself (`split`, `join`).
+continuations on the right, so that the prompt goes through the blocks once. Blocks that look at one
+token at a time see one long row; attention and scan let each continuation see the prompt and itself
+(`split`, `join`).
 """
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedPrefix:
-  """segment_ids [p, t]: 1 at tokens, 0 at padding; t = prompt + members * own. prompt: places of
-  the prompt. members: continuations of it.
+  """The layout of such rows.
+
+  Attributes:
+    segment_ids: [prompts, t], 1 at tokens and 0 at padding; t = prompt + members * continuation.
+    prompt: length of the prompts.
+    members: continuations of each prompt.
   """
 
-  segment_ids: jax.Array
+  segment_ids: Int[Array, 'prompts time']
   prompt: int
   members: int
 
   @property
-  def prompt_ids(self) -> jax.Array:
+  def prompt_ids(self) -> Int[Array, 'prompts prompt']:
+    """The segment ids of the prompts."""
     return self.segment_ids[:, : self.prompt]
 
   @property
-  def own_ids(self) -> jax.Array:
-    """[p * members, own]."""
+  def continuation_ids(self) -> Int[Array, 'rows continuation']:
+    """The segment ids of the continuations, one row each."""
     return self.split(self.segment_ids)[1]
 
-  def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[p, t, ...] -> prompts [p, prompt, ...], continuations [p * members, own, ...]."""
-    return x[:, : self.prompt], x[:, self.prompt :].reshape(
-      x.shape[0] * self.members, -1, *x.shape[2:]
-    )
+  def split(
+    self, x: Shaped[Array, 'prompts time *rest']
+  ) -> tuple[Shaped[Array, 'prompts prompt *rest'], Shaped[Array, 'rows continuation *rest']]:
+    """Cuts rows into prompts and continuations.
 
-  def join(self, prompts: jax.Array, own: jax.Array) -> jax.Array:
-    """The inverse of `split`."""
-    return jnp.concatenate([prompts, own.reshape(prompts.shape[0], -1, *own.shape[2:])], axis=1)
+    Args:
+      x: values of each token.
 
-  def each(self, x: jax.Array) -> jax.Array:
-    """[p, ...] -> [p * members, ...], the prompt's for each of its continuations."""
+    Returns:
+      The values of the prompts, and of the continuations with a row for each; rows = prompts *
+      members.
+    """
+    continuations = x[:, self.prompt :].reshape(x.shape[0] * self.members, -1, *x.shape[2:])
+    return x[:, : self.prompt], continuations
+
+  def join(
+    self,
+    prompts: Shaped[Array, 'prompts prompt *rest'],
+    continuations: Shaped[Array, 'rows continuation *rest'],
+  ) -> Shaped[Array, 'prompts time *rest']:
+    """Inverts `split`.
+
+    Args:
+      prompts: values of the prompts' tokens.
+      continuations: values of the continuations' tokens.
+
+    Returns:
+      The values of whole rows.
+    """
+    behind = continuations.reshape(prompts.shape[0], -1, *continuations.shape[2:])
+    return jnp.concatenate([prompts, behind], axis=1)
+
+  def each(self, x: Shaped[Array, 'prompts *rest']) -> Shaped[Array, 'rows *rest']:
+    """Repeats a prompt's values for each of its continuations.
+
+    Args:
+      x: one entry for each prompt.
+
+    Returns:
+      One entry for each continuation.
+    """
     return jnp.repeat(x, self.members, axis=0)
 
-  def rows(self, x: jax.Array) -> jax.Array:
-    """[p, t, ...] -> [p * members, 1 + own, ...]: the prompt's last place, and the continuation's."""
-    prompts, own = self.split(x)
-    return jnp.concatenate([self.each(prompts[:, -1:]), own], axis=1)
+  def rows(
+    self, x: Shaped[Array, 'prompts time *rest']
+  ) -> Shaped[Array, 'rows continuation_and_1 *rest']:
+    """Cuts rows into what predicts the continuations' tokens.
+
+    Args:
+      x: values of each token.
+
+    Returns:
+      For each continuation the values of the prompt's last token, and of its tokens.
+    """
+    prompts, continuations = self.split(x)
+    return jnp.concatenate([self.each(prompts[:, -1:]), continuations], axis=1)
 
 
 def lay_out(
-  prompts: jax.Array, prompt_ids: jax.Array, own: jax.Array, own_ids: jax.Array
-) -> tuple[jax.Array, SharedPrefix]:
-  """Tokens [p, t] and their places, of prompts [p, prompt] padded on the left and continuations [p
-  * members, own] padded on the right; ids are 1 at tokens and 0 at padding.
+  prompts: Int[Array, 'prompts prompt'],
+  prompt_ids: Int[Array, 'prompts prompt'],
+  continuations: Int[Array, 'rows continuation'],
+  continuation_ids: Int[Array, 'rows continuation'],
+) -> tuple[Int[Array, 'prompts time'], SharedPrefix]:
+  """Lays prompts and their continuations out as rows.
+
+  Args:
+    prompts: tokens, padded on the left.
+    prompt_ids: 1 at tokens and 0 at padding.
+    continuations: tokens, padded on the right; rows of one prompt are neighbours.
+    continuation_ids: 1 at tokens and 0 at padding.
+
+  Returns:
+    The rows' tokens, and where in them is what.
   """
-  members = own.shape[0] // prompts.shape[0]
-  flat = lambda x, y: jnp.concatenate([x, y.reshape(x.shape[0], -1)], axis=1)
-  return flat(prompts, own), SharedPrefix(flat(prompt_ids, own_ids), prompts.shape[1], members)
+  members = continuations.shape[0] // prompts.shape[0]
+  tokens = _behind(prompts, continuations)
+  segment_ids = _behind(prompt_ids, continuation_ids)
+  return tokens, SharedPrefix(segment_ids, prompts.shape[1], members)
+
+
+def _behind(
+  prompts: Int[Array, 'prompts prompt'], continuations: Int[Array, 'rows continuation']
+) -> Int[Array, 'prompts time']:
+  """Puts the continuations of a prompt behind it."""
+  return jnp.concatenate([prompts, continuations.reshape(prompts.shape[0], -1)], axis=1)
