@@ -90,6 +90,26 @@ def once(shared_root) -> Callable[[str, Callable[[pathlib.Path], None]], pathlib
   return share
 
 
+# Suites whose code has no implicit promotion: casts and broadcasts are written out.
+STRICT = ('models', 'training', 'generation')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def strict_promotion(request):
+  """Refuses implicit promotion of dtypes and ranks in the suites of `STRICT`.
+
+  Only in this process: workers and servers of campaigns run as in production.
+  """
+  folder = request.path.relative_to(pathlib.Path(__file__).parent).parts[0]
+  if folder not in STRICT:
+    yield
+    return
+  import jax  # after tune_for_cpu
+
+  with jax.numpy_dtype_promotion('strict'), jax.numpy_rank_promotion('raise'):
+    yield
+
+
 @pytest.fixture(scope='session')
 def tiny_home(tmp_path_factory, shared_root):
   """Root of the tiny campaigns of this session: arbiter home, store and compilation cache are

@@ -1,5 +1,6 @@
-"""The model's shape, in the terms of Nemotron-H's config.json, and the family whose spelling its
-checkpoints have.
+"""The model's shape, in the terms of Nemotron-H's config.json.
+
+Its family is the one whose spelling its checkpoints have.
 """
 
 import dataclasses
@@ -18,12 +19,8 @@ MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot', 'mosaic')
 REMAT_POLICIES = ('none', 'dots', 'block')
 ACTIVATIONS = ('relu2', 'swiglu')
 ROUTERS = ('sigmoid', 'softmax')
-EXECUTION = (
-  'compute_dtype',
-  'moe_implementation',
-  'remat_policy',
-  'scan',
-)  # how a model is computed: to be chosen anew whatever the checkpoint
+# How a model is computed: to be chosen anew whatever the checkpoint.
+EXECUTION = ('compute_dtype', 'moe_implementation', 'remat_policy', 'scan')
 
 _Size = Annotated[int, Ge(1)]
 _SizeOrNone = Annotated[int, Ge(0)]  # 0 stands for none
@@ -110,16 +107,33 @@ class ModelConfig:
   scan: bool = False
 
   def __post_init__(self):
+    self._check_pattern()
+    self._check_attention()
+    self._check_mamba()
+    self._check_experts()
+    self._check_positions()
+    refused = registry.refusals(vars(self))
+    if refused:
+      raise ValueError(
+        f'model.family = {self.family!r} has no words for what the model is told to be: '
+        f'{", ".join(refused)}'
+      )
+
+  def _check_pattern(self) -> None:
     wrong = sorted(set(self.pattern) - set(BLOCKS))
     if wrong or not self.pattern:
       raise ValueError(
         f'model.pattern {self.pattern!r} may hold only {sorted(BLOCKS)}; found {wrong or "nothing"}'
       )
+
+  def _check_attention(self) -> None:
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
         f'model.num_attention_heads ({self.num_attention_heads}) must be a multiple of '
         f'num_key_value_heads ({self.num_key_value_heads})'
       )
+
+  def _check_mamba(self) -> None:
     if self.mamba_num_heads % self.n_groups:
       raise ValueError(
         f'model.mamba_num_heads ({self.mamba_num_heads}) must be a multiple of n_groups '
@@ -130,6 +144,8 @@ class ModelConfig:
         'model.time_step_low must be >= 0 and below time_step_high, got '
         f'{self.time_step_low} and {self.time_step_high}'
       )
+
+  def _check_experts(self) -> None:
     if self.n_routed_experts % self.n_group or self.topk_group > self.n_group:
       raise ValueError(
         f'model.n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group '
@@ -142,23 +158,20 @@ class ModelConfig:
         f'model.num_experts_per_tok ({self.num_experts_per_tok}) must not exceed the '
         f'{eligible} experts of topk_group groups'
       )
+
+  def _check_positions(self) -> None:
     if self.rope_theta < 0 or (self.rope_theta and self.head_dim % 2):
       raise ValueError(
         f'model.rope_theta must be >= 0, and 0 unless head_dim ({self.head_dim}) is even, '
         f'got {self.rope_theta}'
       )
-    refused = registry.refusals(vars(self))
-    if refused:
-      raise ValueError(
-        f'model.family = {self.family!r} has no words for what the model is told to be: '
-        f'{", ".join(refused)}'
-      )
 
   @property
   def mamba_inner(self) -> int:
+    """The width of all mamba heads together."""
     return self.mamba_num_heads * self.mamba_head_dim
 
   @property
   def conv_width(self) -> int:
-    """Channels that pass through the convolution: x, B and C."""
+    """The channels that pass through the convolution: x, B and C."""
     return self.mamba_inner + 2 * self.n_groups * self.ssm_state_size

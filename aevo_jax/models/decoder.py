@@ -6,7 +6,7 @@ Three entry points share the blocks: `__call__` on whole rows (packed, or with p
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ class Block(nnx.Module):
 
   def prefill(
     self,
-    x: Float[Array, 'batch time width'],
+    x: Float[Array, 'batch kept width'],
     segment_ids_bt: Int[Array, 'batch time'],
     room: int,
     wanted: slice = slice(None),
@@ -92,7 +92,7 @@ class Block(nnx.Module):
     """Runs the block on prompts.
 
     Args:
-      x: the residual stream.
+      x: the residual stream; behind the last attention or mamba block, at the last position only.
       segment_ids_bt: 0 at padding.
       room: empty positions in the cache, for tokens that follow.
       wanted: the positions that go on to the next block.
@@ -335,9 +335,9 @@ def run_block(
 
 
 def _run_state(
-  graphdef: nnx.GraphDef,
+  graphdef: Any,
   segments: Segments,
-  state: nnx.State,
+  state: Any,
   x: Float[Array, 'batch time width'],
 ) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
   """Runs a block that was split into graph and state."""

@@ -9,9 +9,17 @@ import pytest
 from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers.mamba2 import Mamba2, causal_conv, ssd
+from aevo_jax.models.layers.causal_conv import causal_conv
+from aevo_jax.models.layers.mamba2 import Mamba2
+from aevo_jax.models.layers.ssd import ScanInputs, ssd
 
-ssd_jit = jax.jit(ssd, static_argnames='chunk')
+
+def scan(x, dt, a, b, c, segments, chunk):
+  """`ssd` with its arrays one by one."""
+  return ssd(ScanInputs(x, dt, b, c, segments), a, chunk)
+
+
+scan_jit = jax.jit(scan, static_argnames='chunk')
 
 
 def recurrence(x, dt, a, b, c, segments):
@@ -83,7 +91,7 @@ def test_ssd_is_the_recurrence(length, chunk, groups):
   rng = np.random.default_rng(length * 100 + chunk)
   arrays, segments = inputs(rng, 4, length, 4, 3, groups, 5), segment_rows(rng, 4, length)
   expected_y, expected_state = recurrence(*arrays, segments)
-  y, state = ssd_jit(*as_float32(arrays), jnp.asarray(segments), chunk=chunk)
+  y, state = scan_jit(*as_float32(arrays), jnp.asarray(segments), chunk=chunk)
   np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(state, expected_state, rtol=1e-5, atol=1e-5)
 
@@ -95,7 +103,7 @@ def test_ssd_left_padding_leaves_no_trace():
   expected_y, expected_state = recurrence(
     *(a if a.ndim == 1 else a[:, 6:] for a in arrays), segments[:, 6:]
   )
-  y, state = ssd_jit(*as_float32(arrays), jnp.asarray(segments), chunk=4)
+  y, state = scan_jit(*as_float32(arrays), jnp.asarray(segments), chunk=4)
   np.testing.assert_allclose(y[:, 6:], expected_y, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(state, expected_state, rtol=1e-5, atol=1e-5)
 
@@ -105,7 +113,7 @@ def test_ssd_gradient_agrees_with_finite_differences_of_the_recurrence():
   arrays, segments = inputs(rng, 2, 7, 2, 3, 1, 4), segment_rows(rng, 2, 7)
   weights = rng.normal(size=arrays[0].shape)
   value = lambda *arrays: jnp.sum(
-    ssd(*arrays, jnp.asarray(segments), 3)[0] * weights.astype(np.float32)
+    scan(*arrays, jnp.asarray(segments), 3)[0] * weights.astype(np.float32)
   )
   gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(*as_float32(arrays))
   for i, gradient in enumerate(gradients):
@@ -126,7 +134,7 @@ def test_ssd_gradient_is_finite_where_the_decay_underflows():
   rng = np.random.default_rng(2)
   x, dt, a, b, c = as_float32(inputs(rng, 2, 9, 2, 3, 1, 4))
   segments = jnp.asarray(segment_rows(rng, 2, 9))
-  value = lambda x, dt, a, b, c: jnp.sum(ssd(x, dt, a, b, c, segments, 4)[0] ** 2)
+  value = lambda x, dt, a, b, c: jnp.sum(scan(x, dt, a, b, c, segments, 4)[0] ** 2)
   for gradient in jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(x, 100 * dt, 50 * a, b, c):
     assert np.isfinite(gradient).all()
 

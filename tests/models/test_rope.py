@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from aevo_jax.models.layers.rope import places, rotate
+from aevo_jax.models.layers.rope import positions, rotate
 
 
 def by_complex_numbers(x, place, theta):
@@ -50,7 +50,7 @@ def test_scores_depend_on_the_distance_only():
 def test_places_count_within_segments():
   segments = jnp.asarray([[1, 1, 1, 2, 3, 3, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1]])
   np.testing.assert_array_equal(
-    places(segments), [[0, 1, 2, 0, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2, 3, 4]]
+    positions(segments), [[0, 1, 2, 0, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2, 3, 4]]
   )
 
 

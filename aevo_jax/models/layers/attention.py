@@ -145,7 +145,7 @@ class Attention(nnx.Module):
     q = self._positioned(q, self.q_norm, selected_bt)
     k = self._positioned(k, self.k_norm, positions_bt)
     visible = _visible(x_btd.shape[1], self.window)[queries]
-    mask = visible & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
+    mask = visible[None] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
     # Arrays go in and out as wholes, as around the scan of mamba2: XLA's CPU compiler would fuse
     # neighbours in and compute them several times over.
     heads, mask = jax.lax.optimization_barrier((_Heads(q, k, v), mask))
@@ -171,7 +171,7 @@ class Attention(nnx.Module):
     positions_bt = None
     if self.theta:
       length = jnp.sum(rows.prompt_ids > 0, axis=1, keepdims=True)
-      behind = rows.each(length) + jnp.arange(rows.continuation_ids.shape[1])
+      behind = rows.each(length) + jnp.arange(rows.continuation_ids.shape[1])[None]
       positions_bt = rows.join(positions(rows.prompt_ids), behind)
     q = self._positioned(q, self.q_norm, positions_bt)
     k = self._positioned(k, self.k_norm, positions_bt)
@@ -184,8 +184,8 @@ class Attention(nnx.Module):
     visible = _visible(length + continuation_ids.shape[1], self.window)
     is_token = jnp.concatenate([rows.each(prompt_ids) > 0, continuation_ids > 0], axis=1)
     same = prompt_ids[:, :, None] == prompt_ids[:, None, :]
-    prompt_mask = visible[:length, :length] & same
-    continuation_mask = visible[length:] & is_token[:, None, :]
+    prompt_mask = visible[None, :length, :length] & same
+    continuation_mask = visible[None, length:] & is_token[:, None, :]
     k_both = jnp.concatenate([rows.each(k_prompt), k_continuation], axis=1)
     v_both = jnp.concatenate([rows.each(v_prompt), v_continuation], axis=1)
     prompt = _Heads(q_prompt, k_prompt, v_prompt)
@@ -238,7 +238,7 @@ class Attention(nnx.Module):
     if self.window:
       # The remainder, because positions of a cache may go round.
       distance = (position - jnp.arange(valid_bt.shape[1])) % valid_bt.shape[1]
-      valid_bt = valid_bt & (distance < self.window)
+      valid_bt = valid_bt & (distance < self.window)[None]
     if prompt is None:
       probs = _probabilities(_scores(q, written.keys), valid_bt)
       return self.o_proj(_mix(probs, written.values).reshape(b, -1)), written

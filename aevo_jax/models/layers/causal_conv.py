@@ -24,9 +24,11 @@ def causal_conv(
     y_t = bias + sum_j kernel_j x_{t - k + 1 + j} over tokens of the segment, in the dtype of x.
   """
   width = kernel_kc.shape[0]
-  y = x_btc * kernel_kc[-1]
+  y = x_btc * kernel_kc[-1, None, None]
   for lag in range(1, min(width, x_btc.shape[1])):
     same = segment_ids_bt[:, lag:] == segment_ids_bt[:, :-lag]
     past = jnp.where(same[..., None], x_btc[:, :-lag], 0)
-    y = y + jnp.pad(past, ((0, 0), (lag, 0), (0, 0))) * kernel_kc[width - 1 - lag]
+    y = y + jnp.pad(past, ((0, 0), (lag, 0), (0, 0))) * kernel_kc[width - 1 - lag, None, None]
+  if bias_c.ndim:
+    bias_c = bias_c[None, None]
   return y + bias_c

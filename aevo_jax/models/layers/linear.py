@@ -88,7 +88,7 @@ class Linear(nnx.Module):
     """
     y = matmul(x, self.kernel[...].astype(x.dtype))
     if self.bias is not None:
-      y = y + self.bias[...].astype(x.dtype)
+      y = y + jnp.expand_dims(self.bias[...].astype(x.dtype), range(x.ndim - 1))
     if self.lora_a is not None and self.lora_b is not None:
       inner = x @ self.lora_a[...].astype(x.dtype)
       y = y + self.lora_scale * (inner @ self.lora_b[...].astype(x.dtype))

@@ -158,16 +158,17 @@ class Mamba2(nnx.Module):
     window = jnp.concatenate([cache.conv, channels[:, None]], axis=1)
     kernel = self.conv_kernel[...].astype(window.dtype)
     bias = self._conv_bias(window.dtype)
-    mixed = jnp.einsum('bkc,kc->bc', window, kernel) + bias
+    mixed = jnp.einsum('bkc,kc->bc', window, kernel) + _leading(bias, 1)
     x_bnp, b_bgr, c_bgr = self._heads(jax.nn.silu(mixed))
     repeat = self.config.mamba_num_heads // self.config.n_groups
     b_bnr = jnp.repeat(b_bgr, repeat, axis=1)
     c_bnr = jnp.repeat(c_bgr, repeat, axis=1)
-    keep_bn = jnp.exp(-dt_bn * jnp.exp(self.A_log[...]))
+    keep_bn = jnp.exp(-dt_bn * _leading(jnp.exp(self.A_log[...]), 1))
     kept = keep_bn[..., None, None] * cache.ssm
-    state = kept + (dt_bn[..., None] * x_bnp)[..., None] * b_bnr[:, :, None]
+    added = (dt_bn[..., None] * x_bnp.astype(jnp.float32))[..., None]
+    state = kept + added * b_bnr[:, :, None].astype(jnp.float32)
     y = jnp.einsum('bnpr,bnr->bnp', state, c_bnr.astype(jnp.float32))
-    y = y + x_bnp.astype(jnp.float32) * self.D[...][:, None]
+    y = y + x_bnp.astype(jnp.float32) * self.D[...][None, :, None]
     return self._finish(y, gate), MambaCache(window[:, 1:], state)
 
   def _project(self, x: Float[Array, '*lead width']) -> _Projected:
@@ -175,7 +176,7 @@ class Mamba2(nnx.Module):
     c = self.config
     ends = (c.mamba_inner, c.mamba_inner + c.conv_width)
     gate, channels, dt = jnp.split(self.in_proj(x), ends, axis=-1)
-    dt = jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...])
+    dt = jax.nn.softplus(dt.astype(jnp.float32) + _leading(self.dt_bias[...], dt.ndim - 1))
     if (c.time_step_low, c.time_step_high) != (0.0, math.inf):
       dt = jnp.clip(dt, c.time_step_low, c.time_step_high)
     return _Projected(gate, channels, dt)
@@ -234,10 +235,17 @@ class Mamba2(nnx.Module):
     inputs = ScanInputs(x, dt, b, c, segment_ids_bt)
     y, state = ssd(inputs, -jnp.exp(self.A_log[...]), self.config.chunk_size, initial)
     y = remat.context(jax.lax.optimization_barrier(y))
-    y = y + x.astype(jnp.float32) * self.D[...][:, None]
+    y = y + x.astype(jnp.float32) * self.D[...][None, None, :, None]
     # The last kernel - 1 inputs of the last segment; zeros stand before a sequence shorter than
     # that.
     same = (segment_ids_bt == segment_ids_bt[:, -1:])[..., None]
     of_last_segment = jnp.where(same, channels, 0)
     conv = jnp.pad(of_last_segment, ((0, 0), (kept, 0), (0, 0)))[:, channels.shape[1] :]
     return y, MambaCache(conv, state)
+
+
+def _leading(x: Float[Array, '*shape'], dimensions: int) -> Float[Array, '*more']:
+  """Adds leading dimensions of size 1, but to a scalar none."""
+  if x.ndim == 0:
+    return x
+  return jnp.expand_dims(x, range(dimensions))

@@ -66,7 +66,7 @@ class Router(nnx.Module):
       scores = jax.nn.softmax(logits)
     choice = scores
     if self.e_score_correction_bias is not None:
-      choice = scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])
+      choice = scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])[None]
     if c.topk_group < c.n_group:
       choice = self._within_groups(choice)
     experts = jax.lax.top_k(choice, c.num_experts_per_tok)[1]
@@ -83,7 +83,7 @@ class Router(nnx.Module):
     grouped = choice.reshape(-1, c.n_group, c.n_routed_experts // c.n_group)
     best = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(axis=-1)
     chosen = jax.lax.top_k(best, c.topk_group)[1]
-    eligible = jnp.any(chosen[..., None] == jnp.arange(c.n_group), axis=1)
+    eligible = jnp.any(chosen[..., None] == jnp.arange(c.n_group)[None, None], axis=1)
     return jnp.where(jnp.repeat(eligible, grouped.shape[-1], axis=1), choice, -jnp.inf)
 
 

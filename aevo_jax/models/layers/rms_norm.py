@@ -34,4 +34,5 @@ class RMSNorm(nnx.Module):
     grouped = x32.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
     mean_square = jnp.mean(grouped * grouped, axis=-1, keepdims=True)
     normed = grouped * jax.lax.rsqrt(mean_square + self.epsilon)
-    return (normed.reshape(x.shape) * self.scale[...]).astype(x.dtype)
+    scale = jnp.expand_dims(self.scale[...].astype(jnp.float32), range(x.ndim - 1))
+    return (normed.reshape(x.shape) * scale).astype(x.dtype)

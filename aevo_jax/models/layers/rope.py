@@ -21,7 +21,7 @@ def positions(segment_ids_bt: Int[Array, 'batch time']) -> Int[Array, 'batch tim
   Returns:
     How many tokens of the same segment come before each token.
   """
-  index = jnp.arange(segment_ids_bt.shape[1])
+  index = jnp.arange(segment_ids_bt.shape[1])[None]
   first = jnp.pad(
     segment_ids_bt[:, 1:] != segment_ids_bt[:, :-1], ((0, 0), (1, 0)), constant_values=True
   )
@@ -45,7 +45,7 @@ def rotate(
   """
   h = x_btnh.shape[-1]
   frequencies = jnp.asarray(theta ** (-np.arange(0, h, 2) / h), jnp.float32)
-  angles = (positions_bt[..., None].astype(jnp.float32) * frequencies)[:, :, None]
+  angles = (positions_bt[..., None].astype(jnp.float32) * frequencies[None, None])[:, :, None]
   cos = jnp.cos(angles)
   sin = jnp.sin(angles)
   first, second = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)

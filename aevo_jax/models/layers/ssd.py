@@ -78,7 +78,7 @@ def ssd(
   segment = chunks.segment
   before = jnp.concatenate([segment[:, :1, 0], segment[:, :-1, -1]], axis=1)
   same = (segment[..., -1] == before)[..., None, None]
-  keeps = same * jnp.exp(chunks.decay[:, :, -1])
+  keeps = same.astype(jnp.float32) * jnp.exp(chunks.decay[:, :, -1])
   if initial is None:
     first = jnp.zeros_like(added[:, 0])
   else:
@@ -114,8 +114,8 @@ def _cut(inputs: ScanInputs, a_n: Float[Array, 'heads'], chunk: int) -> _Chunks:
     segment = jnp.pad(segment, ((0, 0), (0, extra)), mode='edge')
   z = (t + extra) // chunk
   return _Chunks(
-    xdt=(x * dt[..., None]).reshape(b, z, chunk, g, n // g, p),
-    decay=jnp.cumsum((dt * a_n).reshape(b, z, chunk, g, n // g), axis=2),
+    xdt=(x.astype(jnp.float32) * dt[..., None]).reshape(b, z, chunk, g, n // g, p),
+    decay=jnp.cumsum((dt * a_n[None, None]).reshape(b, z, chunk, g, n // g), axis=2),
     b_in=b_in.reshape(b, z, chunk, g, r),
     c_out=c_out.reshape(b, z, chunk, g, r),
     segment=segment.reshape(b, z, chunk),
@@ -136,7 +136,7 @@ def _within_chunks(
   segment = chunks.segment
   length = segment.shape[2]
   causal: Bool[Array, 'time source'] = jnp.tril(jnp.ones((length, length), bool))
-  mask = causal & (segment[..., :, None] == segment[..., None, :])
+  mask = causal[None, None] & (segment[..., :, None] == segment[..., None, :])
   decay = jnp.moveaxis(chunks.decay, 2, -1)  # b z g q t
   difference = decay[..., :, None] - decay[..., None, :]
   # The mask is applied before exp: exp of a masked (positive) difference could overflow and poison
