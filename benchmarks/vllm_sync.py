@@ -44,6 +44,7 @@ from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm import sync as sync_lib
 from aevo_jax.generation.vllm.engine import VllmEngine
 from aevo_jax.generation.vllm.server import interpreter
+from aevo_jax.generation.vllm.transports import TRANSPORTS
 from aevo_jax.models import lora
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
@@ -123,7 +124,7 @@ def timed(parts: dict[str, float]) -> Iterator[None]:
   places = [
     (checkpoint, 'save_weights', 'write'),
     (sync_lib.Probe, 'check', 'probe'),
-    *((cls, 'carry', 'carry') for cls in set(sync_lib.CARRIERS.values())),
+    *((cls, 'deliver', 'carry') for cls in set(TRANSPORTS.values())),
   ]
   originals = [getattr(where, name) for where, name, _ in places]
 
@@ -184,9 +185,7 @@ def measure(carrier: str, syncs: int, large: bool) -> dict[str, Any]:
       for k, (path, own) in enumerate(updates):
         own, spent = jax.tree.map(jax.numpy.asarray, own), {}
         if carrier == 'restart' and k:
-          engine.server.stop()
-          engine._disconnect()
-          engine._carrier = sync_lib.CARRIERS['file'](settings, engine._log)
+          engine.restart()
         with timed(spent):
           started = time.perf_counter()
           if path is None:

@@ -19,6 +19,7 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.vllm.engine import VllmEngine
+from aevo_jax.generation.vllm.server import Launch
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
@@ -90,16 +91,18 @@ class Served:
   it and the server.
   """
 
-  def __init__(self, directory, settings=SETTINGS):
-    self.directory, self.fault = directory, None
+  def __init__(self, directory, settings=SETTINGS, launch=Launch()):  # noqa: B008 - a tuple
+    self.directory = directory
+    self.fault = None
+    self.launch = launch._replace(connect=self.transport)
     self.config = checkpoint.read_config(directory)
     self.structure, _ = outline(self.config)
     self.path = directory / 'model.safetensors'
     self.digest = file_digest(self.path)
     self.params = weights_lib.load(self.path, self.config)
-    self.engine = self._engine(settings)
+    self.engine = self.make_engine(settings)
 
-  def _engine(self, settings):
+  def make_engine(self, settings):
     return VllmEngine(
       settings,
       model=self.directory,
@@ -107,7 +110,7 @@ class Served:
       config=self.config,
       eos_ids=[EOS],
       log=self.directory / 'vllm.log',
-      transport=self.transport,
+      launch=self.launch,
     )
 
   @contextlib.contextmanager
@@ -117,7 +120,7 @@ class Served:
     """
     self.load()
     starts = self.engine.server.starts
-    with self._engine(
+    with self.make_engine(
       Vllm(
         url=self.engine.server.address,
         max_model_len=SETTINGS.max_model_len,

@@ -1,1 +1,1 @@
-"""From items to batches: tokenizer, chat format, Grain pipeline with packing."""
+"""Data: from items to batches, by tokenizer, chat format and a Grain pipeline with packing."""

@@ -1,7 +1,7 @@
 """The base's own chat format: its jinja template, and the tokens that end a turn and fill a row.
 
-Read from the files that travel with a Hugging Face checkpoint (tokenizer_config.json,
-chat_template.jinja, generation_config.json) and rendered as transformers renders them, in jinja's
+It is read from the files that travel with a Hugging Face checkpoint (tokenizer_config.json,
+chat_template.jinja, generation_config.json) and rendered as transformers renders it, in jinja's
 immutable sandbox: a template is somebody's text, and may neither reach an attribute it was not
 given nor change one.
 """
@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.sandbox
@@ -17,11 +19,11 @@ import tokenizers
 
 from aevo_jax.data.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
 
-TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE = (
-  'tokenizer_config.json',
-  'generation_config.json',
-  'chat_template.jinja',
-)
+TOKENIZER_CONFIG = 'tokenizer_config.json'
+GENERATION_CONFIG = 'generation_config.json'
+TEMPLATE = 'chat_template.jinja'
+
+Message = dict[str, str]
 
 
 class ChatTemplateError(ValueError):
@@ -30,8 +32,15 @@ class ChatTemplateError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ChatFormat:
-  """bos ('' for none), eos, pad: tokens. stops: ids that end a completion besides eos, which a base
-  may write before it is trained on eos.
+  """A template with its tokens.
+
+  Attributes:
+    template: jinja.
+    bos: begin token, '' for none.
+    eos: ends a turn of the model.
+    pad: fills a row.
+    stops: ids that end a completion besides eos, which a base may write before it is trained on
+      eos.
   """
 
   template: str
@@ -41,16 +50,29 @@ class ChatFormat:
   stops: tuple[int, ...] = ()
 
   def prompt(self, question: str) -> str:
-    """The user's turn and the opening of the model's.
+    """Renders the user's turn and the opening of the model's.
+
+    Args:
+      question: the user's text.
+
+    Returns:
+      The text that the model continues.
 
     Raises:
       ChatTemplateError: the template refuses a conversation of one user turn.
     """
     return self._render([{'role': 'user', 'content': question}], 'a conversation of one user turn')
 
-  def conversation(self, messages: list[dict[str, str]], *, opened: bool = True) -> str:
-    """A conversation of any turns, {'role', 'content'} each. opened: the model's turn begins after
-    it; if not, it is the last message, which goes on where its text ends.
+  def conversation(self, messages: Sequence[Message], *, opened: bool = True) -> str:
+    """Renders a conversation of any turns.
+
+    Args:
+      messages: {'role', 'content'} each.
+      opened: the model's turn begins after them; if not, it is the last message, which goes on
+        where its text ends.
+
+    Returns:
+      The text that the model continues.
 
     Raises:
       ChatTemplateError: the template refuses it, or leaves the last message out.
@@ -58,46 +80,47 @@ class ChatFormat:
     if opened:
       return self._render(messages, 'such a conversation')
     mark = '<here it goes on> '
-    text, found, rest = self._render(
-      [*messages[:-1], messages[-1] | {'content': messages[-1]['content'] + mark}],
-      'such a conversation',
-      opened,
-    ).rpartition(mark.strip())
-    if not found:
+    last = messages[-1]
+    marked = [*messages[:-1], last | {'content': last['content'] + mark}]
+    rendered = self._render(marked, 'such a conversation', opened=False)
+    text, separator, rest = rendered.rpartition(mark.strip())
+    if not separator:
       raise ChatTemplateError(
         'the chat template leaves out what the model was to go on with, '
-        f'{messages[-1]["content"]!r}; it gave {rest!r}'
+        f'{last["content"]!r}; it gave {rest!r}'
       )
-    return (
-      text if rest.startswith(' ') else text.rstrip()
-    )  # as transformers: a template that strips its messages strips this one
+    # As transformers: a template that strips its messages strips this one.
+    return text if rest.startswith(' ') else text.rstrip()
 
   def following(self, question: str) -> str:
-    """What stands between the model's last answer, with its end token, and its next one: a further
-    turn of the user.
+    """Renders a further turn of the user, in the middle of a conversation.
+
+    Args:
+      question: the user's text.
+
+    Returns:
+      The text between the model's last answer, with its end token, and its next one.
 
     Raises:
       ChatTemplateError: the template refuses such a conversation, or does not end an answer with
         `eos`.
     """
     answer = 'the answer'
-    whole = self._render(
-      [
-        {'role': 'user', 'content': 'the question'},
-        {'role': 'assistant', 'content': answer},
-        {'role': 'user', 'content': question},
-      ],
-      'a conversation of several turns',
-    )
-    _, found, rest = whole.partition(answer + self.eos)
-    if not found:
+    messages = [
+      {'role': 'user', 'content': 'the question'},
+      {'role': 'assistant', 'content': answer},
+      {'role': 'user', 'content': question},
+    ]
+    text = self._render(messages, 'a conversation of several turns')
+    _, separator, rest = text.partition(answer + self.eos)
+    if not separator:
       raise ChatTemplateError(
         f"the chat template does not end the model's turn with {self.eos!r}, so a "
-        f'conversation cannot go on after it; it gave {whole!r}'
+        f'conversation cannot go on after it; it gave {text!r}'
       )
     return rest
 
-  def _render(self, messages: list[dict[str, str]], what: str, opened: bool = True) -> str:
+  def _render(self, messages: Sequence[Message], described: str, opened: bool = True) -> str:
     try:
       return _compiled(self.template).render(
         messages=messages,
@@ -109,7 +132,7 @@ class ChatFormat:
         documents=None,
       )
     except (jinja2.TemplateError, TypeError, ValueError, AttributeError) as error:
-      raise ChatTemplateError(f'the chat template does not render {what}: {error}') from error
+      raise ChatTemplateError(f'the chat template does not render {described}: {error}') from error
 
 
 MICRO = ChatFormat(CHAT_TEMPLATE, BOS, EOS, PAD)
@@ -120,18 +143,21 @@ def _compiled(template: str) -> jinja2.Template:
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols']
   )
-  environment.filters['tojson'] = lambda value, **options: json.dumps(
-    value, ensure_ascii=False, **options
-  )  # jinja's own escapes HTML
+  environment.filters['tojson'] = _to_json
   environment.globals |= {'raise_exception': _refuse, 'strftime_now': _no_clock}
   return environment.from_string(template)
 
 
-def _refuse(message: str):
+def _to_json(value: Any, **options: Any) -> str:
+  """Writes JSON as transformers does; jinja's own filter escapes HTML."""
+  return json.dumps(value, ensure_ascii=False, **options)
+
+
+def _refuse(message: str) -> NoReturn:
   raise jinja2.TemplateError(message)
 
 
-def _no_clock(form: str):
+def _no_clock(form: str) -> NoReturn:
   raise jinja2.TemplateError(
     f"it writes today's date ({form}), and a score must not depend on the day: write a "
     'fixed one into the template'
@@ -140,8 +166,13 @@ def _no_clock(form: str):
 
 @functools.cache
 def read(directory: str) -> ChatFormat:
-  """The chat format of the base in `directory`, which holds tokenizer.json beside the files named
-  above.
+  """Reads the chat format of a base.
+
+  Args:
+    directory: holds tokenizer.json beside the files named above.
+
+  Returns:
+    The format, with which a question was rendered once.
 
   Raises:
     ChatTemplateError: no template, end or pad token, one that the tokenizer does not have, or a
@@ -149,63 +180,88 @@ def read(directory: str) -> ChatFormat:
   """
   folder = pathlib.Path(directory)
   path = folder / TOKENIZER_CONFIG
-  config, generation = (
-    _json(path),
-    _json(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).exists() else {},
-  )
+  config = _json(path)
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
-  template = (
-    (folder / TEMPLATE).read_text()
-    if (folder / TEMPLATE).exists()
-    else _default(config.get('chat_template'))
-  )
-  if not template:
-    raise ChatTemplateError(
-      f'{path} has no chat_template, and there is no {TEMPLATE} beside it; take an '
-      'instruction-tuned checkpoint, or write the template there'
-    )
-  names = {role: _token(config.get(f'{role}_token')) for role in ('bos', 'eos', 'pad')}
-  for role in ('eos', 'pad'):
-    if names[role] is None:
-      raise ChatTemplateError(
-        f"{path} has no {role}_token; write one of the tokenizer's special tokens there"
-      )
-  for role, name in names.items():
-    if name is not None and tokenizer.token_to_id(name) is None:
-      raise ChatTemplateError(
-        f'{path}: the {role}_token {name!r} is not in tokenizer.json; write one that is'
-      )
-  ends = generation.get('eos_token_id')
-  ends = [ends] if isinstance(ends, int) else ends or []
-  eos = tokenizer.token_to_id(names['eos'])
+  tokens = {role: _token(config.get(f'{role}_token')) for role in ('bos', 'eos', 'pad')}
+  template = _template(folder, config)
+  _check_tokens(path, tokens, tokenizer)
+  eos = tokens['eos'] or ''
+  stops = _end_ids(folder) - {tokenizer.token_to_id(eos)}
   chat = ChatFormat(
-    template, names['bos'] or '', names['eos'], names['pad'], tuple(sorted({*ends} - {eos}))
+    template=template,
+    bos=tokens['bos'] or '',
+    eos=eos,
+    pad=tokens['pad'] or '',
+    stops=tuple(sorted(stops)),
   )
-  try:
-    rendered = chat.prompt('What is 1 + 1?')
-  except ChatTemplateError as error:
-    raise ChatTemplateError(f'{path}: {error}') from error
-  if 'What is 1 + 1?' not in rendered:
-    raise ChatTemplateError(
-      f"{path}: the chat template leaves the user's text out; it gave {rendered!r}"
-    )
+  _check_renders(path, chat)
   return chat
 
 
-def _default(template: str | list | None) -> str | None:
-  """The template itself, or the one named 'default' where a checkpoint has several."""
-  if isinstance(template, list):
-    return next(
-      (entry.get('template') for entry in template if entry.get('name') == 'default'), None
+def _template(folder: pathlib.Path, config: dict[str, Any]) -> str:
+  path = folder / TEMPLATE
+  template = path.read_text() if path.exists() else _default(config.get('chat_template'))
+  if not template:
+    raise ChatTemplateError(
+      f'{folder / TOKENIZER_CONFIG} has no chat_template, and there is no {TEMPLATE} beside it; '
+      'take an instruction-tuned checkpoint, or write the template there'
     )
   return template
+
+
+def _check_tokens(
+  path: pathlib.Path, tokens: dict[str, str | None], tokenizer: tokenizers.Tokenizer
+) -> None:
+  for role in ('eos', 'pad'):
+    if tokens[role] is None:
+      raise ChatTemplateError(
+        f"{path} has no {role}_token; write one of the tokenizer's special tokens there"
+      )
+  for role, token in tokens.items():
+    if token is not None and tokenizer.token_to_id(token) is None:
+      raise ChatTemplateError(
+        f'{path}: the {role}_token {token!r} is not in tokenizer.json; write one that is'
+      )
+
+
+def _end_ids(folder: pathlib.Path) -> set[int]:
+  """Returns the ids that end a completion by generation_config.json, none without that file."""
+  path = folder / GENERATION_CONFIG
+  if not path.exists():
+    return set()
+  ends = _json(path).get('eos_token_id')
+  if isinstance(ends, int):
+    return {ends}
+  return set(ends or [])
+
+
+def _check_renders(path: pathlib.Path, chat: ChatFormat) -> None:
+  question = 'What is 1 + 1?'
+  try:
+    rendered = chat.prompt(question)
+  except ChatTemplateError as error:
+    raise ChatTemplateError(f'{path}: {error}') from error
+  if question not in rendered:
+    raise ChatTemplateError(
+      f"{path}: the chat template leaves the user's text out; it gave {rendered!r}"
+    )
+
+
+def _default(template: str | list | None) -> str | None:
+  """Returns the template, or the one named 'default' where a checkpoint has several."""
+  if not isinstance(template, list):
+    return template
+  for entry in template:
+    if entry.get('name') == 'default':
+      return entry.get('template')
+  return None
 
 
 def _token(value: str | dict | None) -> str | None:
   return value.get('content') if isinstance(value, dict) else value
 
 
-def _json(path: pathlib.Path) -> dict:
+def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
     fields = json.loads(path.read_text())
   except FileNotFoundError:

@@ -1,5 +1,4 @@
-"""What a base is trained on besides the recipe: its chat format, and tasks of one's own if there
-are any.
+"""The corpus of a base: its chat format, and tasks of one's own if there are any.
 
 A substrate's stored object holds both: the files of the chat format, and the train split of the
 tasks as `train.jsonl`, which is all that a worker sees of them.
@@ -23,24 +22,53 @@ TRAIN = 'train.jsonl'
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """items: to train on; none for the puzzles, which are generated."""
+  """What a base is trained on besides the recipe.
+
+  Attributes:
+    chat: of the base.
+    items: to train on; none for the puzzles, which are generated.
+  """
 
   chat: ChatFormat = MICRO
   items: tuple[Item, ...] = ()
 
 
 def load(directory: pathlib.Path, items: Sequence[Item] = ()) -> Corpus:
-  """The corpus of a base's directory or a stored substrate; `items` in place of the train.jsonl
-  that lies there.
+  """Reads the corpus of a base's directory or a stored substrate.
+
+  Args:
+    directory: the base's or the substrate's.
+    items: take the place of the train.jsonl that lies there.
+
+  Returns:
+    Chat format and items.
 
   Raises:
-    ChatTemplateError, TaskFileError: see `chat_template.read` and `own_data.read`.
+    ChatTemplateError: see `chat_template.read`.
+    TaskFileError: see `own_data.read`.
   """
+  chat = chat_template.read(str(directory))
   stored = directory / TRAIN
-  return Corpus(
-    chat_template.read(str(directory)),
-    tuple(items) or (own_data.read_train(stored) if stored.exists() else ()),
-  )
+  if not items and stored.exists():
+    items = own_data.read_train(stored)
+  return Corpus(chat, tuple(items))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+  """How long the sequences of a task may be, in tokens.
+
+  Attributes:
+    row_length: of a training row; None if there are none.
+    max_new_tokens: of a completion; None if nothing is generated.
+    max_positions: of the model.
+    room: the setting that max_new_tokens is, for errors.
+  """
+
+  row_length: int | None
+  max_new_tokens: int | None
+  max_positions: int
+  room: str
 
 
 def check_fit(
@@ -54,58 +82,79 @@ def check_fit(
   verifier: str = 'strict',
   room: str = 'objective.max_new_tokens',
 ) -> None:
-  """Whether every task fits the model's rows, the sampler's room and the tokenizer.
+  """Checks that every task fits the model's rows, the sampler's room and the tokenizer.
 
   Args:
-    row_length: tokens of a training row; None if there are none. max_new_tokens: of a completion;
-      None if nothing is generated. max_positions: of the model. verifier: as in `verify.named`.
-        room: the setting that max_new_tokens is.
+    tasks: to check.
+    chat: of the base.
+    tokenizer: of the base.
+    row_length: tokens of a training row; None if there are none.
+    max_new_tokens: tokens of a completion; None if nothing is generated.
+    max_positions: of the model.
+    verifier: as in `verify.named`.
+    room: the setting that max_new_tokens is.
 
   Raises:
-    TaskFileError: naming the first line that does not, and the setting to change.
+    TaskFileError: naming the first line that does not fit, and the setting to change.
   """
-  specials = [
-    token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
-  ]
-  for item, place in zip(tasks.items, tasks.locations):
-    for text in (item.question, item.reasoning, item.answer):
-      if found := next((s for s in specials if s in text), None):
+  limits = _Limits(row_length, max_new_tokens, max_positions, room)
+  specials = []
+  for token in tokenizer.get_added_tokens_decoder().values():
+    if token.special:
+      specials.append(token.content)
+  for item, location in zip(tasks.items, tasks.locations, strict=True):
+    _check_specials(item, location, specials)
+    _check_writable(item, location, tokenizer, verifier)
+    sequence = len(chat_sequence(item, tokenizer, chat=chat).tokens)
+    prompt = len(tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids)
+    _check_lengths(sequence, prompt, location, limits)
+
+
+def _check_specials(item: Item, location: str, specials: Sequence[str]) -> None:
+  for text in (item.question, item.reasoning, item.answer):
+    for special in specials:
+      if special in text:
         raise TaskFileError(
-          f'{place}: {found!r} is a control token of the base, and a task may not hold '
+          f'{location}: {special!r} is a control token of the base, and a task may not hold '
           'one; take it out'
         )
-    written = tokenizer.decode(
-      tokenizer.encode(f'\\boxed{{{item.answer}}}', add_special_tokens=False).ids,
-      skip_special_tokens=False,
+
+
+def _check_writable(
+  item: Item, location: str, tokenizer: tokenizers.Tokenizer, verifier: str
+) -> None:
+  ids = tokenizer.encode(f'\\boxed{{{item.answer}}}', add_special_tokens=False).ids
+  written = tokenizer.decode(ids, skip_special_tokens=False)
+  answer = verify.extract_boxed(written)
+  if answer != item.answer and not verify.named(verifier)(item.family, answer, item.answer):
+    raise TaskFileError(
+      f"{location}: the base's tokenizer cannot write the answer {item.answer!r}: boxed, "
+      f'it comes back as {written!r}; spell it with characters that the tokenizer has'
     )
-    read = verify.extract_boxed(written)
-    if read != item.answer and not verify.named(verifier)(item.family, read, item.answer):
+
+
+def _check_lengths(sequence: int, prompt: int, location: str, limits: _Limits) -> None:
+  """Compares a task's tokens, of the whole sequence and of its prompt, with the limits."""
+  if limits.row_length is not None and sequence > limits.row_length:
+    raise TaskFileError(
+      f'{location}: the task has {sequence} tokens with its chat format, and train.row_length '
+      f'is {limits.row_length}; raise it in the recipe, or shorten the task'
+    )
+  if limits.max_new_tokens is None:
+    if sequence > limits.max_positions:
       raise TaskFileError(
-        f"{place}: the base's tokenizer cannot write the answer {item.answer!r}: boxed, "
-        f'it comes back as {written!r}; spell it with characters that the tokenizer has'
+        f'{location}: the task has {sequence} tokens with its chat format, and the model '
+        f'{limits.max_positions} positions; shorten the task'
       )
-    whole = len(chat_sequence(item, tokenizer, chat=chat).tokens)
-    prompt = len(tokenizer.encode(chat.prompt(item.question), add_special_tokens=False).ids)
-    if row_length is not None and whole > row_length:
-      raise TaskFileError(
-        f'{place}: the task has {whole} tokens with its chat format, and train.row_length '
-        f'is {row_length}; raise it in the recipe, or shorten the task'
-      )
-    if max_new_tokens is None:
-      if whole > max_positions:
-        raise TaskFileError(
-          f'{place}: the task has {whole} tokens with its chat format, and the model '
-          f'{max_positions} positions; shorten the task'
-        )
-      continue
-    if whole - prompt > max_new_tokens:
-      raise TaskFileError(
-        f'{place}: solution, answer and end are {whole - prompt} tokens, and {room} lets '
-        f'the model write {max_new_tokens}; raise it'
-      )
-    if prompt + max_new_tokens > max_positions:
-      raise TaskFileError(
-        f'{place}: the prompt has {prompt} tokens, and with {room} = {max_new_tokens} '
-        f"passes the model's {max_positions} positions; lower it, or "
-        'shorten the prompt'
-      )
+    return
+  if sequence - prompt > limits.max_new_tokens:
+    raise TaskFileError(
+      f'{location}: solution, answer and end are {sequence - prompt} tokens, and '
+      f'{limits.room} lets the model write {limits.max_new_tokens}; raise it'
+    )
+  if prompt + limits.max_new_tokens > limits.max_positions:
+    raise TaskFileError(
+      f'{location}: the prompt has {prompt} tokens, and with {limits.room} = '
+      f"{limits.max_new_tokens} passes the model's {limits.max_positions} positions; lower it, or "
+      'shorten the prompt'
+    )

@@ -1,5 +1,6 @@
-"""The Grain pipeline: item i -> tokens -> packed rows -> batches. Deterministic, random access at
-its source, checkpointable.
+"""The Grain pipeline: item i -> tokens -> packed rows -> batches.
+
+It is deterministic, has random access at its source, and can be checkpointed.
 
 A batch is {'tokens', 'weights', 'segment_ids'}, each [rows, row_length]; segment 0 is padding.
 `weights[:, t]` is the loss weight of predicting token t, so prompts and padding weigh nothing.
@@ -28,20 +29,27 @@ PACKING_BINS = 16
 
 @dataclasses.dataclass(frozen=True)
 class SftSource:
-  """Puzzles in chat form, with solutions in the style of their family, a `plain_share` of them as
-  plain text (replay of the base's own format); or the items of `corpus` in chat form, with the
-  solutions they have. Of puzzles there are `demonstrations` different ones, which come round again
-  and again; 0 is endlessly many.
+  """Demonstrations: puzzles in chat form, or the items of `corpus` with the solutions they have.
+
+  Attributes:
+    seed: of the stream.
+    mixture: of puzzles.
+    tokenizer: of the base.
+    solution_style: of each family's solutions.
+    reasoning_weight: loss weight of a solution.
+    plain_share: share of puzzles that are plain text (replay of the base's own format).
+    demonstrations: how many different puzzles come round again and again; 0 is endlessly many.
+    corpus: chat format and tasks of one's own.
   """
 
   seed: int
   mixture: Mixture
   tokenizer: tokenizers.Tokenizer
-  solution_style: SolutionStyle = SolutionStyle()
+  solution_style: SolutionStyle = dataclasses.field(default_factory=SolutionStyle)
   reasoning_weight: float = 1.0
   plain_share: float = 0.0
   demonstrations: int = 0
-  corpus: Corpus = Corpus()
+  corpus: Corpus = dataclasses.field(default_factory=Corpus)
 
   def __post_init__(self):
     if self.plain_share and (self.corpus.items or self.corpus.chat != MICRO):
@@ -82,8 +90,17 @@ class SftSource:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSource:
-  """Plain puzzles, a `worked_share` of them with their solution (a `steps_share` of these with its
-  intermediate results), the skills under them, and a trace of the chat form.
+  """What a micro base is pretrained on: plain puzzles, skills, and a trace of the chat form.
+
+  Attributes:
+    seed: of the stream.
+    mixture: of puzzles.
+    tokenizer: of the base.
+    skill_share: share of texts about the skills under the puzzles.
+    chat_share: share of items in chat form.
+    worked_share: share of the plain puzzles that have their solution.
+    steps_share: share of these solutions that have their intermediate results.
+    given_weight: see `plain_sequence`.
   """
 
   seed: int
@@ -116,6 +133,8 @@ class PretrainSource:
 
 
 def _features(row_length: int) -> Callable[[Sequence], dict[str, np.ndarray]]:
+  """Returns the function that turns a sequence into what Grain packs."""
+
   def features(sequence: Sequence) -> dict[str, np.ndarray]:
     if len(sequence.tokens) > row_length:
       raise ValueError(
@@ -128,6 +147,7 @@ def _features(row_length: int) -> Callable[[Sequence], dict[str, np.ndarray]]:
 
 
 def _batch(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Leaves out the positions that Grain adds."""
   return {
     'tokens': packed['tokens'],
     'weights': packed['weights'],
@@ -143,10 +163,18 @@ def batches(
   packing: str = 'first_fit',
   window: int = 256,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """An endless Grain iterator of packed batches; `get_state` / `set_state` resume it exactly.
+  """Makes batches of packed sequences.
 
-  packing: 'first_fit', Grain's, into PACKING_BINS rows at a time, or 'first_fit_decreasing' over
-  `window` sequences at a time (see `packing`).
+  Args:
+    source: sequences by index.
+    rows: of a batch.
+    row_length: tokens of a row.
+    packing: 'first_fit', Grain's, into PACKING_BINS rows at a time, or 'first_fit_decreasing' over
+      `window` sequences at a time (see `packing`).
+    window: sequences that are packed together.
+
+  Returns:
+    An endless Grain iterator, which `get_state` and `set_state` resume exactly.
   """
   dataset = (
     grain.MapDataset.source(source)
@@ -154,11 +182,8 @@ def batches(
     .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   )
   if packing == 'first_fit_decreasing':
-    return iter(
-      FirstFitDecreasing(dataset, row_length=row_length, window=window, seed=source.seed).batch(
-        rows, drop_remainder=True
-      )
-    )
+    packed = FirstFitDecreasing(dataset, row_length=row_length, window=window, seed=source.seed)
+    return iter(packed.batch(rows, drop_remainder=True))
   dataset = grain_experimental.FirstFitPackIterDataset(
     dataset,
     length_struct={'tokens': row_length, 'weights': row_length},

@@ -1,9 +1,8 @@
-"""The base model's tokenizer, made with the `tokenizers` library: one token per character, plus a
-few words of the puzzles' own language.
+"""The micro base's tokenizer: one token per character, and a few words of the puzzles' language.
 
-Any engine that reads `tokenizer.json` (vLLM, Hugging Face) gets the same ids. Words such as `bits`
-or `boxed` are single tokens wherever they occur; everything else printable is spelled. Text outside
-ASCII becomes <|unk|>.
+It is made with the `tokenizers` library. Any engine that reads `tokenizer.json` (vLLM, Hugging
+Face) gets the same ids. Words such as `bits` or `boxed` are single tokens wherever they occur;
+everything else printable is spelled. Text outside ASCII becomes <|unk|>.
 """
 
 import functools
@@ -14,14 +13,12 @@ import string
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-PAD, BOS, EOS, USER, ASSISTANT, UNK = (
-  '<|pad|>',
-  '<|bos|>',
-  '<|eos|>',
-  '<|user|>',
-  '<|assistant|>',
-  '<|unk|>',
-)
+PAD = '<|pad|>'
+BOS = '<|bos|>'
+EOS = '<|eos|>'
+USER = '<|user|>'
+ASSISTANT = '<|assistant|>'
+UNK = '<|unk|>'
 SPECIALS = (PAD, BOS, EOS, USER, ASSISTANT, UNK)
 WORDS = (
   'bits',
@@ -54,7 +51,11 @@ CHAT_TEMPLATE = (
 
 
 def build() -> tokenizers.Tokenizer:
-  """The tokenizer from scratch: a closed vocabulary, no training involved."""
+  """Makes the tokenizer: a closed vocabulary, without training.
+
+  Returns:
+    Ids count special tokens first, then words, then printable characters.
+  """
   characters = [c for c in string.printable if c in ' \n' or not c.isspace()]
   vocabulary = {token: i for i, token in enumerate([*SPECIALS, *WORDS, *characters])}
   tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
@@ -66,7 +67,12 @@ def build() -> tokenizers.Tokenizer:
 
 
 def save(directory: pathlib.Path, model_max_length: int) -> None:
-  """Writes tokenizer.json and tokenizer_config.json (with the chat template)."""
+  """Writes tokenizer.json and tokenizer_config.json (with the chat template).
+
+  Args:
+    directory: of the base.
+    model_max_length: positions of the model.
+  """
   build().save(str(directory / 'tokenizer.json'))
   config = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
@@ -83,9 +89,20 @@ def save(directory: pathlib.Path, model_max_length: int) -> None:
 
 @functools.cache
 def load(path: str) -> tokenizers.Tokenizer:
-  """Reads a tokenizer.json; `path` is the file or the directory that holds it."""
+  """Reads a tokenizer.json.
+
+  Args:
+    path: the file, or the directory that holds it.
+
+  Returns:
+    The same object for the same path.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
   file = pathlib.Path(path)
-  file = file / 'tokenizer.json' if file.is_dir() else file
+  if file.is_dir():
+    file = file / 'tokenizer.json'
   if not file.exists():
     raise FileNotFoundError(
       f'no tokenizer at {file}; a base directory needs tokenizer.json beside its weights'

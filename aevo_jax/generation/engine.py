@@ -1,54 +1,41 @@
-"""The in-process engine: continuous batching with static shapes.
+"""The in-process engine: continuous batching over a fixed number of slots.
 
-A fixed number of slots decodes together, many tokens a dispatch, in one jitted loop whose caches
-are donated. Finished slots are given the next requests between dispatches: their prompts are read
-together, once for a group of requests of the same prompt, and put into the caches.
-
-Where all requests fit into the slots and come in groups of one prompt, nothing is refilled, and a
-group keeps one cache of its prompt, which each step reads once for all of them (`_begin`; Hydragen,
-2402.05099). Otherwise caches are rings. All slots write at the same place, which goes round; a
-slot's own tokens are the last of them up to that place, as `valid` says, so that a prompt is put
-where it ends just before the next place, and no slot needs a place of its own. What a request is
-given depends on its prompt and its seed, not on its slot or its neighbours.
+The slots decode together, many tokens a dispatch (`slots`). Between dispatches, finished slots take
+the next requests: their prompts are read together, once for a group of requests of the same prompt,
+and put into the caches. Where all requests fit into the slots and come in groups of one prompt,
+nothing is refilled, and a group shares one cache of its prompt. A completion depends on its prompt
+and its seed, not on its slot or its neighbours.
 """
 
 import collections
-import functools
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from aevo_jax.generation import slots as slots_lib
 from aevo_jax.generation.protocol import Completion, Request, Sampling
-from aevo_jax.generation.token_sampling import draw
-from aevo_jax.models.decoder import DecodeState
-from aevo_jax.models.layers.attention import GroupCache, KVCache
-from aevo_jax.models.layers.mamba2 import MambaCache
+from aevo_jax.generation.slots import Knobs, Places, Prompts, Slots
 from aevo_jax.models.params import Params, Structure
 
 RING = 32  # rings are as long as a multiple of it
-_CACHES = (KVCache, MambaCache)
 
-
-class Slots(NamedTuple):
-  """State of all slots, s of them. logits [s, v]: for the next token. active [s]; drawn [s]: tokens
-  so far; seeds [s] uint32; decode: caches, ring [s, t] and place.
-  """
-
-  logits: jax.Array
-  active: jax.Array
-  drawn: jax.Array
-  seeds: jax.Array
-  decode: DecodeState
+DecodeText = Callable[[Sequence[int]], str]
 
 
 class Timings(NamedTuple):
-  """Of a call: seconds reading prompts and decoding; tokens of prompts read, and generated;
-  dispatches.
+  """Where the time of one call went.
+
+  Attributes:
+    prefill_s: seconds reading prompts.
+    decode_s: seconds decoding.
+    prompt_tokens: tokens of prompts that were read.
+    new_tokens: tokens that were generated.
+    dispatches: runs of the decoding program.
   """
 
   prefill_s: float = 0.0
@@ -59,16 +46,7 @@ class Timings(NamedTuple):
 
 
 class Engine:
-  """Generates with parameters that are handed over, not copied.
-
-  Args:
-    structure: of the model. eos_ids: a completion ends with any of them. pad_id: fills prompts on
-      the left.
-    decode_text: ids -> text, for stop texts. slots: requests that decode together. dispatch: tokens
-      a slot gets before the host looks at it. bucket: prompts are padded to a
-      multiple of it. refill: finished slots wait until they are this share of all, or nothing else
-        decodes.
-  """
+  """Generates with parameters that are handed over, not copied."""
 
   def __init__(
     self,
@@ -76,32 +54,58 @@ class Engine:
     *,
     eos_ids: Sequence[int],
     pad_id: int,
-    decode_text: Callable[[Sequence[int]], str] | None = None,
+    decode_text: DecodeText | None = None,
     slots: int = 32,
     dispatch: int = 16,
     bucket: int = 16,
     refill: float = 0.25,
   ):
-    self._structure, self._eos, self._pad, self._text = (
-      structure,
-      tuple(eos_ids),
-      pad_id,
-      decode_text,
-    )
-    self._slots, self._dispatch, self._bucket, self._refill = slots, dispatch, bucket, refill
+    """Makes an engine without weights.
+
+    Args:
+      structure: of the model.
+      eos_ids: a completion ends with any of them.
+      pad_id: fills prompts on the left.
+      decode_text: ids -> text, for stop texts.
+      slots: requests that decode together.
+      dispatch: tokens that a slot gets before the host looks at it.
+      bucket: prompts are padded to a multiple of it.
+      refill: finished slots wait until they are this share of all, or nothing else decodes.
+    """
+    self.structure = structure
+    self.eos_ids = tuple(eos_ids)
+    self.pad_id = pad_id
+    self.decode_text = decode_text
+    self.slots = slots
+    self.dispatch = dispatch
+    self.bucket = bucket
+    self.refill = refill
     self._params: Params | None = None
     self.version = -1
     self.timings = Timings()
 
   def update(self, params: Params, version: int) -> None:
-    """Generate with these from now on. They must not be donated while the engine has them."""
-    self._params, self.version = params, version
+    """Takes weights, which all later completions are made with.
+
+    Args:
+      params: by name; they must not be donated while the engine has them.
+      version: the caller's number for them.
+    """
+    self._params = params
+    self.version = version
 
   def close(self) -> None:
-    """Nothing was started."""
+    """Does nothing: no process was started."""
 
   def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-    """A completion of each request, in their order; `timings` are of this call.
+    """Generates a completion of each request; `timings` are of this call.
+
+    Args:
+      requests: prompts with their seeds.
+      sampling: the same for all of them.
+
+    Returns:
+      The completions, in the requests' order.
 
     Raises:
       ValueError: an empty prompt, or stop texts without `decode_text`.
@@ -109,366 +113,243 @@ class Engine:
     """
     if self._params is None:
       raise RuntimeError('the engine has no weights; call update(params, version) first')
-    if sampling.stop and self._text is None:
+    if sampling.stop and self.decode_text is None:
       raise ValueError('stop texts need decode_text, by which the engine reads what it generates')
     for i, request in enumerate(requests):
       if not len(request.prompt):
         raise ValueError(f'prompt {i} is empty; give it at least one token')
-    run = _Run(self, requests, sampling)
+    run = _Run(self, self._params, requests, sampling)
     while run.pending():
       run.refill()
       run.decode()
     self.timings = run.timings
-    return run.completions
+    return [run.completions[i] for i in range(len(requests))]
+
+
+def group_size(requests: Sequence[Request], slots: int) -> int:
+  """Returns how many slots share the cache of their prompt.
+
+  Args:
+    requests: of one call.
+    slots: of the engine.
+
+  Returns:
+    The greatest common divisor of the numbers of requests with the same prompt, or 1 where the
+    requests do not all fit into the slots.
+  """
+  if len(requests) > slots:
+    return 1
+  counts = collections.Counter([request.prompt for request in requests])
+  return math.gcd(*counts.values())
+
+
+@dataclasses.dataclass
+class _Unfinished:
+  """A request in a slot, with its new tokens and their log-probabilities."""
+
+  request: int
+  tokens: list[int] = dataclasses.field(default_factory=list)
+  logprobs: list[float] = dataclasses.field(default_factory=list)
 
 
 class _Run:
   """One call of `Engine.generate`."""
 
-  def __init__(self, engine: Engine, requests: Sequence[Request], sampling: Sampling):
-    self._e, self._requests, self._sampling = engine, requests, sampling
-    self._waiting = collections.deque(range(len(requests)))
-    self._in_slot: list[int | None] = [None] * engine._slots
-    self._tokens: dict[int, list[int]] = {}
-    self._logprobs: dict[int, list[float]] = {}
-    self.completions: list[Completion] = [None] * len(requests)
+  _state: Slots
+
+  def __init__(
+    self, engine: Engine, params: Params, requests: Sequence[Request], sampling: Sampling
+  ):
+    self._engine = engine
+    self._params = params
+    self._requests = requests
+    self._sampling = sampling
+    self.completions: dict[int, Completion] = {}
     self.timings = Timings()
-    self._group = (
-      math.gcd(*collections.Counter(r.prompt for r in requests).values())
-      if len(requests) <= engine._slots
-      else 1
-    )
+    self._group = group_size(requests, engine.slots)
+    self._waiting = collections.deque(range(len(requests)))
+    self._in_slot: list[_Unfinished | None] = [None] * engine.slots
     if self._group > 1:
-      self._waiting = collections.deque(
-        sorted(self._waiting, key=lambda r: requests[r].prompt)
-      )  # groups lie together
+      # Requests of a group lie side by side.
+      order = sorted(self._waiting, key=lambda i: requests[i].prompt)
+      self._waiting = collections.deque(order)
       self._in_slot = [None] * len(requests)
       return
-    longest = max((len(r.prompt) for r in requests), default=1)
-    self._state = _empty(
-      engine._structure,
-      engine._params,
-      engine._slots,
-      _up(_up(longest, engine._bucket) + sampling.max_new_tokens, RING),
-    )
+    longest = max([len(request.prompt) for request in requests], default=1)
+    ring = _round_up(_round_up(longest, engine.bucket) + sampling.max_new_tokens, RING)
+    self._state = slots_lib.empty(engine.structure, params, engine.slots, ring)
 
   def pending(self) -> bool:
-    return bool(self._waiting) or any(r is not None for r in self._in_slot)
+    """Whether any request is unfinished."""
+    return bool(self._waiting) or self._in_slot.count(None) < len(self._in_slot)
 
   def refill(self) -> None:
     """Gives free slots the next requests, if there are enough of both."""
-    free = [s for s, r in enumerate(self._in_slot) if r is None]
-    if (
-      not self._waiting
-      or not free
-      or (
-        len(free) < min(len(self._in_slot) * self._e._refill, len(self._waiting))
-        and len(free) < len(self._in_slot)
-      )
-    ):
+    free = [slot for slot, unfinished in enumerate(self._in_slot) if unfinished is None]
+    if not self._waiting or not free:
+      return
+    enough = min(len(self._in_slot) * self._engine.refill, len(self._waiting))
+    if len(free) < enough and len(free) < len(self._in_slot):
       return
     started = time.perf_counter()
-    chosen = [self._waiting.popleft() for _ in range(min(len(free), len(self._waiting)))]
-    for slot, r in zip(free, chosen):
-      self._in_slot[slot], self._tokens[r], self._logprobs[r] = r, [], []
-    seeds = [self._requests[r].seed for r in chosen]
+    chosen = []
+    for slot in free[: len(self._waiting)]:
+      request = self._waiting.popleft()
+      self._in_slot[slot] = _Unfinished(request)
+      chosen.append(self._requests[request])
     if self._group > 1:
-      prompts = [self._requests[r].prompt for r in chosen[:: self._group]]
-      self._state = _begin(
-        self._e._structure,
-        self._e._params,
-        *self._padded(prompts, len(prompts)),
-        np.array(seeds, np.uint32),
-        room=self._sampling.max_new_tokens,
-      )
+      prompts = self._begin(chosen)
     else:
-      prompts = list(dict.fromkeys(self._requests[r].prompt for r in chosen))
-      empty = [0] * (_power(len(chosen)) - len(chosen))
-      rows = [prompts.index(self._requests[r].prompt) for r in chosen]
-      self._state = _insert(
-        self._e._structure,
-        self._e._params,
-        self._state,
-        *self._padded(prompts, _power(len(prompts))),
-        np.array(free[: len(chosen)] + [len(self._in_slot)] * len(empty), np.int32),
-        np.array(rows + empty, np.int32),
-        np.array(seeds + empty, np.uint32),
-      )
+      prompts = self._insert(chosen, free[: len(chosen)])
     jax.block_until_ready(self._state.logits)
     self.timings = self.timings._replace(
       prefill_s=self.timings.prefill_s + time.perf_counter() - started,
-      prompt_tokens=self.timings.prompt_tokens + sum(map(len, prompts)),
+      prompt_tokens=self.timings.prompt_tokens + sum([len(prompt) for prompt in prompts]),
     )
 
-  def _padded(self, prompts: Sequence[Sequence[int]], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and where there are any, [rows, t], padded on the left."""
-    length = _up(max(map(len, prompts)), self._e._bucket)
-    tokens, valid = np.full((rows, length), self._e._pad, np.int32), np.zeros((rows, length), bool)
+  def _begin(self, chosen: Sequence[Request]) -> list[tuple[int, ...]]:
+    """Reads the prompt of every group once; returns these prompts."""
+    prompts = [request.prompt for request in chosen[:: self._group]]
+    seeds = np.array([request.seed for request in chosen], np.uint32)
+    self._state = slots_lib.begin(
+      self._engine.structure,
+      self._params,
+      self._padded(prompts, len(prompts)),
+      seeds,
+      room=self._sampling.max_new_tokens,
+    )
+    return prompts
+
+  def _insert(self, chosen: Sequence[Request], free: Sequence[int]) -> list[tuple[int, ...]]:
+    """Reads the different prompts of `chosen` into free slots; returns these prompts."""
+    rows: dict[tuple[int, ...], int] = {}
+    for request in chosen:
+      rows.setdefault(request.prompt, len(rows))
+    # Numbers of prompts and slots are powers of 2, so that few programs are compiled.
+    fillers = [0] * (_power(len(chosen)) - len(chosen))
+    nowhere = [len(self._in_slot)] * len(fillers)
+    places = Places(
+      slots=np.array([*free, *nowhere], np.int32),
+      rows=np.array([*[rows[request.prompt] for request in chosen], *fillers], np.int32),
+      seeds=np.array([*[request.seed for request in chosen], *fillers], np.uint32),
+    )
+    prompts = list(rows)
+    self._state = slots_lib.insert(
+      self._engine.structure,
+      self._params,
+      self._state,
+      self._padded(prompts, _power(len(prompts))),
+      places,
+    )
+    return prompts
+
+  def _padded(self, prompts: Sequence[Sequence[int]], rows: int) -> Prompts:
+    """Returns prompts padded on the left, and fillers up to `rows`."""
+    longest = max([len(prompt) for prompt in prompts])
+    length = _round_up(longest, self._engine.bucket)
+    tokens = np.full((rows, length), self._engine.pad_id, np.int32)
+    valid = np.zeros((rows, length), bool)
     for row, prompt in enumerate(prompts):
-      tokens[row, length - len(prompt) :], valid[row, length - len(prompt) :] = prompt, True
+      tokens[row, length - len(prompt) :] = prompt
+      valid[row, length - len(prompt) :] = True
     valid[len(prompts) :, -1] = True  # fillers: no row is empty
-    return tokens, valid
+    return Prompts(tokens, valid)
 
   def decode(self) -> None:
-    """One dispatch, and what came of it."""
-    started, s = time.perf_counter(), self._sampling
-    self._state, tokens, logprobs, counts = _decode(
-      self._e._structure,
-      self._e._params,
+    """Runs one dispatch and takes its tokens."""
+    started = time.perf_counter()
+    sampling = self._sampling
+    dispatch = slots_lib.decode(
+      self._engine.structure,
+      self._params,
       self._state,
-      np.float32(s.temperature or 1.0),
-      np.int32(s.top_k),
-      np.float32(s.top_p),
-      np.float32(s.min_p),
-      np.int32(s.max_new_tokens),
-      eos_ids=self._e._eos,
-      dispatch=self._e._dispatch,
-      greedy=not s.temperature,
-      filters=s.filters,
+      knobs(sampling),
+      eos_ids=self._engine.eos_ids,
+      dispatch=self._engine.dispatch,
+      greedy=not sampling.temperature,
+      filters=sampling.filters,
     )
-    tokens, logprobs, counts = map(np.asarray, (tokens, logprobs, counts))
-    stopped = []
-    for slot, r in enumerate(self._in_slot):
-      if r is None:
+    self._state = dispatch.state
+    tokens = np.asarray(dispatch.tokens)
+    logprobs = np.asarray(dispatch.logprobs)
+    counts = np.asarray(dispatch.counts)
+    finished = []
+    for slot, unfinished in enumerate(self._in_slot):
+      if unfinished is None:
         continue
-      own = self._tokens[r]
-      own += tokens[slot, : counts[slot]].tolist()
-      self._logprobs[r] += logprobs[slot, : counts[slot]].tolist()
-      finish = (
-        'end' if own[-1] in self._e._eos else 'length' if len(own) >= s.max_new_tokens else None
-      )
-      if s.stop and (cut := self._cut(own)) is not None and cut < len(own) + (finish is None):
-        del own[cut:], self._logprobs[r][cut:]
-        finish = 'stop'
-      if finish is not None:
-        self.completions[r] = Completion(
-          tuple(own), tuple(self._logprobs.pop(r)), finish, self._e.version
-        )
-        del self._tokens[r]
+      unfinished.tokens += tokens[slot, : counts[slot]].tolist()
+      unfinished.logprobs += logprobs[slot, : counts[slot]].tolist()
+      if self._finish(unfinished):
         self._in_slot[slot] = None
-        stopped.append(slot)
-    if s.stop and stopped:
-      self._state = self._state._replace(active=self._state.active.at[np.array(stopped)].set(False))
+        finished.append(slot)
+    if sampling.stop and finished:
+      # The device knows nothing of stop texts.
+      active = self._state.active.at[np.array(finished)].set(False)
+      self._state = self._state._replace(active=active)
     self.timings = self.timings._replace(
       decode_s=self.timings.decode_s + time.perf_counter() - started,
       new_tokens=self.timings.new_tokens + int(counts.sum()),
       dispatches=self.timings.dispatches + 1,
     )
 
+  def _finish(self, unfinished: _Unfinished) -> bool:
+    """Makes a completion of a request that has ended; returns whether it has."""
+    tokens = unfinished.tokens
+    reason = None
+    if tokens[-1] in self._engine.eos_ids:
+      reason = 'end'
+    elif len(tokens) >= self._sampling.max_new_tokens:
+      reason = 'length'
+    cut = self._cut(tokens)
+    # A stop text that is complete with the last token comes after an end or a limit there.
+    if cut is not None and (reason is None or cut < len(tokens)):
+      del tokens[cut:]
+      del unfinished.logprobs[cut:]
+      reason = 'stop'
+    if reason is None:
+      return False
+    self.completions[unfinished.request] = Completion(
+      tuple(tokens), tuple(unfinished.logprobs), reason, self._engine.version
+    )
+    return True
+
   def _cut(self, tokens: list[int]) -> int | None:
-    """How many tokens it takes to complete the first stop text; None if there is none."""
-    has = lambda n: any(text in self._e._text(tokens[:n]) for text in self._sampling.stop)
-    if not has(len(tokens)):
+    """Returns how many tokens it takes to complete the first stop text, None if there is none."""
+    if not self._stops(tokens):
       return None
-    low, high = 1, len(tokens)
+    low = 1
+    high = len(tokens)
     while low < high:  # text only grows
       middle = (low + high) // 2
-      low, high = (low, middle) if has(middle) else (middle + 1, high)
+      if self._stops(tokens[:middle]):
+        high = middle
+      else:
+        low = middle + 1
     return low
 
+  def _stops(self, tokens: list[int]) -> bool:
+    """Whether the text of these tokens holds a stop text."""
+    if not self._sampling.stop or self._engine.decode_text is None:
+      return False
+    text = self._engine.decode_text(tokens)
+    return any(stop in text for stop in self._sampling.stop)
 
-def _up(n: int, multiple: int) -> int:
+
+def knobs(sampling: Sampling) -> Knobs:
+  """Returns the scalars that the decoding program takes."""
+  return Knobs(
+    temperature=np.float32(sampling.temperature or 1.0),
+    top_k=np.int32(sampling.top_k),
+    top_p=np.float32(sampling.top_p),
+    min_p=np.float32(sampling.min_p),
+    max_new_tokens=np.int32(sampling.max_new_tokens),
+  )
+
+
+def _round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
 def _power(n: int) -> int:
+  """Returns the smallest power of 2 that is at least n."""
   return 1 << max(n - 1, 0).bit_length()
-
-
-@functools.lru_cache(maxsize=32)
-def _shapes(
-  structure: Structure, slots: int, ring: int, params: tuple
-) -> tuple[jax.ShapeDtypeStruct, DecodeState]:
-  """Of the logits and the state of a prompt read into every slot."""
-  read = lambda p: structure.bind(p).prefill(
-    jnp.zeros((slots, 1), jnp.int32), jnp.ones((slots, 1), bool), ring - 1
-  )
-  return jax.eval_shape(
-    read, {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in params}
-  )
-
-
-def _empty(structure: Structure, params: Params, slots: int, ring: int) -> Slots:
-  logits, decode = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    _shapes(structure, slots, ring, tuple((name, x.shape, x.dtype) for name, x in params.items())),
-  )
-  count = lambda dtype: jnp.zeros(slots, dtype)
-  return Slots(logits, count(bool), count(jnp.int32), count(jnp.uint32), decode)
-
-
-@functools.partial(jax.jit, static_argnames=('structure',), donate_argnames=('state',))
-def _insert(
-  structure: Structure,
-  params: Params,
-  state: Slots,
-  tokens_rt: jax.Array,
-  valid_rt: jax.Array,
-  slots_n: jax.Array,
-  rows_n: jax.Array,
-  seeds_n: jax.Array,
-) -> Slots:
-  """Reads prompts and puts row rows_n[i] into slot slots_n[i]; a slot that does not exist is left
-  out.
-  """
-  logits, read = structure.bind(params).prefill(tokens_rt, valid_rt, 0)
-  ring, length = state.decode.valid.shape[1], tokens_rt.shape[1]
-  places = (state.decode.position - length + jnp.arange(length)) % ring
-
-  def put(into: KVCache | MambaCache, new: KVCache | MambaCache) -> KVCache | MambaCache:
-    if isinstance(into, MambaCache):
-      return MambaCache(
-        *(_rows(a, b, slots_n, rows_n, 3 + i) for i, (a, b) in enumerate(zip(into, new)))
-      )
-    write = lambda a, b: a.at[slots_n[:, None], :, places].set(
-      jnp.swapaxes(b[rows_n], 1, 2), mode='drop'
-    )
-    return KVCache(*((write if a.ndim == 4 else jax.vmap(write))(a, b) for a, b in zip(into, new)))
-
-  caches = jax.tree.map(
-    lambda a, b: put(a, b),
-    state.decode.caches,
-    read.caches,
-    is_leaf=lambda x: isinstance(x, _CACHES),
-  )
-  valid = jnp.zeros((len(slots_n), ring), bool).at[:, places].set(valid_rt[rows_n])
-  set_ = lambda a, b: a.at[slots_n].set(b, mode='drop')
-  return Slots(
-    set_(state.logits, logits[rows_n]),
-    set_(state.active, True),
-    set_(state.drawn, 0),
-    set_(state.seeds, seeds_n),
-    DecodeState(caches, set_(state.decode.valid, valid), state.decode.position),
-  )
-
-
-@functools.partial(jax.jit, static_argnames=('structure', 'room'))
-def _begin(
-  structure: Structure,
-  params: Params,
-  tokens_rt: jax.Array,
-  valid_rt: jax.Array,
-  seeds_s: jax.Array,
-  *,
-  room: int,
-) -> Slots:
-  """Reads prompts, each of which the next s / r slots continue by up to `room` tokens."""
-  logits, read = structure.bind(params).prefill(tokens_rt, valid_rt, 0)
-  group = len(seeds_s) // len(tokens_rt)
-
-  def of_group(cache: KVCache | MambaCache) -> GroupCache | MambaCache:
-    if isinstance(cache, MambaCache):
-      return MambaCache(*(jnp.repeat(x, group, axis=x.ndim - 3 - i) for i, x in enumerate(cache)))
-    empty = lambda x: jnp.zeros(
-      (*x.shape[:-4], x.shape[-4] * group, x.shape[-3], room, x.shape[-1]), x.dtype
-    )
-    return GroupCache(cache, KVCache(*map(empty, cache)))
-
-  caches = jax.tree.map(of_group, read.caches, is_leaf=lambda x: isinstance(x, _CACHES))
-  valid = jnp.pad(jnp.repeat(valid_rt, group, axis=0), ((0, 0), (0, room)))
-  return Slots(
-    jnp.repeat(logits, group, axis=0),
-    jnp.ones_like(seeds_s, bool),
-    jnp.zeros_like(seeds_s, jnp.int32),
-    seeds_s,
-    DecodeState(caches, valid, read.position),
-  )
-
-
-def _rows(
-  into: jax.Array, new: jax.Array, slots_n: jax.Array, rows_n: jax.Array, rank: int
-) -> jax.Array:
-  """into[slots] = new[rows] along the axis of slots, the first, or the second of what a scan
-  stacked.
-  """
-  if into.ndim == rank:
-    return into.at[slots_n].set(new[rows_n], mode='drop')
-  return into.at[:, slots_n].set(new[:, rows_n], mode='drop')
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=('structure', 'eos_ids', 'dispatch', 'greedy', 'filters'),
-  donate_argnames=('state',),
-)
-def _decode(
-  structure: Structure,
-  params: Params,
-  state: Slots,
-  temperature: jax.Array,
-  top_k: jax.Array,
-  top_p: jax.Array,
-  min_p: jax.Array,
-  limit: jax.Array,
-  *,
-  eos_ids: tuple[int, ...],
-  dispatch: int,
-  greedy: bool,
-  filters: bool,
-) -> tuple[Slots, jax.Array, jax.Array, jax.Array]:
-  """Up to `dispatch` tokens of every active slot: state, tokens [s, dispatch], log-probabilities
-  [s, dispatch], and how many of them are a slot's.
-  """
-  slots, ring = state.decode.valid.shape
-  keys = jax.vmap(jax.random.key)(state.seeds)
-
-  def choose(logits: jax.Array, drawn: jax.Array) -> jax.Array:
-    if greedy:
-      return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    kept = _filtered(logits, top_k, top_p, min_p) if filters else logits
-    return draw(keys, drawn, kept)
-
-  def going(carry):
-    i, state, *_ = carry
-    return (i < dispatch) & jnp.any(state.active)
-
-  def advance(carry):
-    i, state, tokens, logprobs, counts = carry
-    logits = state.logits / temperature
-    token = choose(logits, state.drawn)
-    logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(
-      logits, axis=-1
-    )
-    write = lambda out, new: jax.lax.dynamic_update_slice_in_dim(out, new[:, None], i, axis=1)
-    drawn = state.drawn + state.active
-    ended = (drawn >= limit) | functools.reduce(
-      jnp.logical_or, [token == e for e in eos_ids], jnp.zeros(slots, bool)
-    )
-    next_logits, decode = structure.bind(params).step(token, state.decode)
-    after = Slots(
-      next_logits,
-      state.active & ~ended,
-      drawn,
-      state.seeds,
-      decode._replace(position=decode.position % ring),
-    )
-    return i + 1, after, write(tokens, token), write(logprobs, logprob), counts + state.active
-
-  # A slot that ended stays so during a dispatch, so that its tokens are the first `counts` of its
-  # row.
-  out = (
-    jnp.int32(0),
-    state,
-    jnp.zeros((slots, dispatch), jnp.int32),
-    jnp.zeros((slots, dispatch), jnp.float32),
-    jnp.zeros(slots, jnp.int32),
-  )
-  _, state, tokens, logprobs, counts = jax.lax.while_loop(going, advance, out)
-  return state, tokens, logprobs, counts
-
-
-def _filtered(
-  logits_sv: jax.Array, top_k: jax.Array, top_p: jax.Array, min_p: jax.Array
-) -> jax.Array:
-  """Logits with -inf where top-k, top-p or min-p leave a token out; the most probable token stays."""
-  ordered = jnp.sort(logits_sv, axis=-1)[:, ::-1]
-  probs = jax.nn.softmax(ordered)
-  rank = jnp.arange(logits_sv.shape[-1])
-  kept = (
-    ((top_k == 0) | (rank < top_k))
-    & (jnp.cumsum(probs, axis=-1) - probs < top_p)
-    & (probs >= min_p * probs[:, :1])
-  )
-  kept = kept.at[:, 0].set(True)
-  least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-  return jnp.where(logits_sv >= least, logits_sv, -jnp.inf)

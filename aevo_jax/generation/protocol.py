@@ -1,5 +1,6 @@
-"""What any engine that generates is asked for and gives back: the in-process one, and a server
-spoken to over HTTP.
+"""The protocol of engines: requests, completions, and how tokens are sampled.
+
+The in-process engine and a server spoken to over HTTP share it.
 """
 
 import dataclasses
@@ -18,12 +19,14 @@ class Sampling:
   """How tokens are chosen.
 
   Attributes:
-    temperature: divides the logits; 0 is greedy. top_k: of the most probable tokens only, 0 is all.
-      top_p: of the fewest most probable ones that hold so much of the mass (nucleus, 1904.09751).
-        min_p: of those with at least so much of the most probable one's probability (2407.01082).
-        All of them look at the distribution at this temperature.
-    max_new_tokens: the end token is one of them. stop: a completion ends with the token that
-      completes one of these texts.
+    temperature: divides the logits; 0 is greedy. The filters below look at the distribution at this
+      temperature.
+    top_k: keeps that many of the most probable tokens; 0 keeps all.
+    top_p: keeps the fewest most probable tokens that hold so much of the mass (nucleus,
+      1904.09751).
+    min_p: keeps tokens with at least so much of the most probable one's probability (2407.01082).
+    max_new_tokens: limit of a completion; the end token is one of them.
+    stop: a completion ends with the token that completes one of these texts.
   """
 
   temperature: Annotated[float, Interval(ge=0, le=100)] = 1.0
@@ -34,9 +37,9 @@ class Sampling:
   stop: tuple[str, ...] = ()
 
   def __post_init__(self):
-    if any(not text for text in self.stop):
+    if '' in self.stop:
       raise ValueError('sampling.stop holds an empty text, which is everywhere; leave it out')
-    if not self.temperature and (self.top_k or self.top_p < 1 or self.min_p):
+    if not self.temperature and self.filters:
       raise ValueError(
         'sampling.temperature = 0 takes the most probable token, so top_k, top_p and '
         'min_p are read by nothing; leave them out'
@@ -44,12 +47,16 @@ class Sampling:
 
   @property
   def filters(self) -> bool:
+    """Whether top_k, top_p or min_p leaves a token out."""
     return bool(self.top_k or self.top_p < 1 or self.min_p)
 
 
 class Request(NamedTuple):
-  """A prompt's token ids, and a seed in [0, 2^32) of its own: what is drawn depends on no other
-  request.
+  """A prompt to continue.
+
+  Attributes:
+    prompt: token ids, at least one.
+    seed: in [0, 2^32). With the prompt it decides the completion; no other request does.
   """
 
   prompt: tuple[int, ...]
@@ -59,10 +66,13 @@ class Request(NamedTuple):
 class Completion(NamedTuple):
   """What was generated.
 
-  tokens: ids, the end token included. logprobs: of each, in nats, at the temperature it was drawn
-  at (1 if greedy) and before top-k, top-p and min-p. finish: 'end' (token), 'stop' (text) or
-  'length'. version: of the weights. digest: of the file that brought them to a server; '' in
-  process.
+  Attributes:
+    tokens: ids, the end token included.
+    logprobs: of each token, in nats, at the temperature it was sampled at (1 if greedy) and before
+      top-k, top-p and min-p.
+    finish: 'end' (token), 'stop' (text) or 'length'.
+    version: of the weights.
+    digest: of the file that brought the weights to a server; '' in process.
   """
 
   tokens: tuple[int, ...]
@@ -73,17 +83,20 @@ class Completion(NamedTuple):
 
 
 class Continuation(NamedTuple):
-  """Token ids that are given, and those before them: at least one of each."""
+  """Token ids to score, and those before them: at least one of each."""
 
   context: tuple[int, ...]
   tokens: tuple[int, ...]
 
 
 class Scored(NamedTuple):
-  """What a continuation is worth.
+  """The scores of a continuation.
 
-  logprobs: of each of its tokens, in nats, at temperature 1. greedy: whether each was the most
-  probable one there. version, digest: as a `Completion` has them.
+  Attributes:
+    logprobs: of each of its tokens, in nats, at temperature 1.
+    greedy: whether each token was the most probable one at its position.
+    version: of the weights.
+    digest: of the file that brought the weights to a server.
   """
 
   logprobs: tuple[float, ...]
@@ -93,21 +106,36 @@ class Scored(NamedTuple):
 
 
 class InferenceError(RuntimeError):
-  """A server that generates failed or cannot be believed. Says nothing about the weights: never a
-  reason for a score.
+  """A server that generates failed or cannot be believed.
+
+  It says nothing about the weights, so it is never a reason for a score.
   """
 
 
 class GenerationEngine(Protocol):
-  """Generates with the weights it was given last."""
+  """An engine, which generates with the weights of the last `update`."""
 
   version: int
 
   def update(self, params: Params, version: int) -> None:
-    """Generate with these from now on."""
+    """Takes weights, which all later completions are made with.
+
+    Args:
+      params: by name.
+      version: the caller's number for them, which completions carry.
+    """
 
   def close(self) -> None:
-    """Ends what it started."""
+    """Ends every process that the engine started."""
 
   def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-    """A completion of each request, in their order."""
+    """Generates a completion of each request.
+
+    Args:
+      requests: prompts with their seeds.
+      sampling: the same for all of them.
+
+    Returns:
+      The completions, in the requests' order.
+    """
+    ...

@@ -1,87 +1,109 @@
-"""Decoding, greedy or sampled, in one jitted program per (batch, prompt length) bucket: prefill,
-then a while_loop that ends when every row has ended.
+"""The sampler: greedy or sampled decoding of many prompts with fixed shapes.
 
-Prompts are left-padded to a multiple of `bucket` and sorted by that length, so few programs are
-compiled and little padding is read; among equals by their tokens, because prompts that begin alike
-end after about as many steps. Every call with the same weights, prompts and thread count gives the
-same tokens; a sampled completion depends on its own seed, whatever else is in the batch.
+One program is jitted per (batch, prompt length) bucket: prefill, then a while_loop that ends when
+every row has ended. Prompts are left-padded to a multiple of `bucket` and sorted by that length, so
+few programs are compiled and little padding is read; among equals by their tokens, because prompts
+that begin alike end after about as many steps. Every call with the same weights, prompts and thread
+count gives the same tokens; a sampled completion depends on its own seed, whatever else is in the
+batch.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
+from aevo_jax.models.decoder import DecodeState
 from aevo_jax.models.params import Params, Structure
+
+
+class Noise(NamedTuple):
+  """What makes decoding random: token i of a row is sampled with fold_in(its seed's key, i).
+
+  Attributes:
+    seeds: one a row.
+    temperature: divides the logits, > 0.
+  """
+
+  seeds: UInt32[Any, 'b']
+  temperature: Float[Array, ''] | float = 1.0
+
+
+class _Progress(NamedTuple):
+  """State of the decoding loop after `step` tokens."""
+
+  tokens: Int32[Array, 'b n']
+  step: Int32[Array, '']
+  ended: Bool[Array, 'b']
+  logits: Float[Array, 'b v']
+  state: DecodeState
 
 
 @functools.partial(jax.jit, static_argnames=('structure', 'max_new_tokens', 'eos_id', 'pad_id'))
 def generate(
   structure: Structure,
   params: Params,
-  tokens_bt: jax.Array,
-  valid_bt: jax.Array,
-  seeds_b: jax.Array | None = None,
-  temperature: jax.Array | float = 1.0,
+  tokens_bt: Int[Array, 'b t'],
+  valid_bt: Bool[Array, 'b t'],
+  noise: Noise | None = None,
   *,
   max_new_tokens: int,
   eos_id: int,
   pad_id: int,
-) -> jax.Array:
-  """Continuations: greedy, or with `seeds_b` drawn from softmax(logits / temperature).
+) -> Int32[Array, 'b n']:
+  """Continues prompts: greedily, or with `noise` sampled from softmax(logits / temperature).
 
   Args:
-    tokens_bt: left-padded prompts. valid_bt: True where a prompt token is; a row without any is a
-      filler and ends at once.
-    seeds_b: uint32, one a row; token i of a row is drawn with fold_in(its seed's key, i).
-      temperature: > 0.
+    structure: the model's.
+    params: by name.
+    tokens_bt: left-padded prompts.
+    valid_bt: True where a prompt token is; a row without any is a filler and ends at once.
+    noise: seeds and temperature; None is greedy.
+    max_new_tokens: n, where a row ends that had no end token.
+    eos_id: the end token, which is part of the result.
+    pad_id: follows the end token.
 
   Returns:
-    [b, max_new_tokens] int32: the end token is included, pad_id follows it.
+    The new tokens of every row.
   """
   model = structure.bind(params)
   logits, state = model.prefill(tokens_bt, valid_bt, max_new_tokens)
-  batch = tokens_bt.shape[0]
-  out = jnp.full((batch, max_new_tokens), pad_id, jnp.int32)
+  tokens = jnp.full((tokens_bt.shape[0], max_new_tokens), pad_id, jnp.int32)
+  keys_b = None if noise is None else jax.vmap(jax.random.key)(noise.seeds)
 
-  if seeds_b is None:
-    choose = lambda logits, i: jnp.argmax(logits, axis=-1)
-  else:
-    keys_b = jax.vmap(jax.random.key)(seeds_b)
-    choose = lambda logits, i: jax.vmap(
-      lambda key, row: jax.random.categorical(
-        jax.random.fold_in(key, i), row.astype(jnp.float32) / temperature
-      )
-    )(keys_b, logits)
+  def choose(logits: Float[Array, 'b v'], step: Int32[Array, '']) -> Int[Array, 'b']:
+    if noise is None or keys_b is None:
+      return jnp.argmax(logits, axis=-1)
 
-  def going(carry):
-    _, i, ended, *_ = carry
-    return (i < max_new_tokens) & ~jnp.all(ended)
+    def categorical(key: Key[Array, ''], row: Float[Array, 'v']) -> Int[Array, '']:
+      scaled = row.astype(jnp.float32) / noise.temperature
+      return jax.random.categorical(jax.random.fold_in(key, step), scaled)
 
-  def advance(carry):
-    out, i, ended, logits, state = carry
-    token = jnp.where(ended, pad_id, choose(logits, i).astype(jnp.int32))
-    out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], i, axis=1)
-    logits, state = structure.bind(params).step(token, state)
-    return out, i + 1, ended | (token == eos_id), logits, state
+    return jax.vmap(categorical)(keys_b, logits)
 
-  return jax.lax.while_loop(
-    going, advance, (out, jnp.int32(0), ~jnp.any(valid_bt, axis=1), logits, state)
-  )[0]
+  def unfinished(progress: _Progress) -> Bool[Array, '']:
+    return (progress.step < max_new_tokens) & ~jnp.all(progress.ended)
+
+  def advance(progress: _Progress) -> _Progress:
+    chosen = choose(progress.logits, progress.step).astype(jnp.int32)
+    token = jnp.where(progress.ended, pad_id, chosen)
+    tokens = jax.lax.dynamic_update_slice_in_dim(
+      progress.tokens, token[:, None], progress.step, axis=1
+    )
+    logits, state = structure.bind(params).step(token, progress.state)
+    ended = progress.ended | (token == eos_id)
+    return _Progress(tokens, progress.step + 1, ended, logits, state)
+
+  start = _Progress(tokens, jnp.int32(0), ~jnp.any(valid_bt, axis=1), logits, state)
+  return jax.lax.while_loop(unfinished, advance, start).tokens
 
 
 class Sampler:
-  """Decodes many prompts with fixed shapes.
-
-  Args:
-    structure: the model's structure; parameters are passed to each call, so one compiled program
-      serves every trial.
-    batch: rows per program; a CPU's caches hold the activations of about 32 prompts. bucket: prompt
-      lengths are rounded up to a multiple of it.
-    max_new_tokens: generation stops there if no end token came.
-  """
+  """Decodes many prompts with fixed shapes."""
 
   def __init__(
     self,
@@ -93,8 +115,22 @@ class Sampler:
     bucket: int = 16,
     max_new_tokens: int = 40,
   ):
-    self._structure, self._eos, self._pad = structure, eos_id, pad_id
-    self._batch, self._bucket, self._max_new = batch, bucket, max_new_tokens
+    """Makes a sampler; parameters are passed to each call, so one program serves every trial.
+
+    Args:
+      structure: the model's.
+      eos_id: the end token.
+      pad_id: fills prompts on the left.
+      batch: rows per program; a CPU's caches hold the activations of about 32 prompts.
+      bucket: prompt lengths are rounded up to a multiple of it.
+      max_new_tokens: generation stops there if no end token came.
+    """
+    self._structure = structure
+    self._eos = eos_id
+    self._pad = pad_id
+    self._batch = batch
+    self._bucket = bucket
+    self._max_new = max_new_tokens
 
   def __call__(
     self,
@@ -104,8 +140,16 @@ class Sampler:
     seeds: Sequence[int] | None = None,
     temperature: float = 1.0,
   ) -> list[list[int]]:
-    """Generated ids of each prompt, in the prompts' order, without the end token: greedy, or
-    sampled with a seed in [0, 2^32) for each prompt.
+    """Generates, greedily or sampled.
+
+    Args:
+      params: by name.
+      prompts: token ids, at least one each.
+      seeds: in [0, 2^32), one for each prompt; None is greedy.
+      temperature: > 0, read with seeds alone.
+
+    Returns:
+      The new ids of each prompt, in the prompts' order, without the end token.
 
     Raises:
       ValueError: a prompt without a token; there is nothing to continue.
@@ -117,37 +161,48 @@ class Sampler:
         )
     padded = [-(-len(prompt) // self._bucket) * self._bucket for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (padded[i], tuple(prompts[i])))
-    completions: list[list[int]] = [[] for _ in prompts]
+    completions: list[list[int]] = [[]] * len(prompts)
     for start in range(0, len(order), self._batch):
       chosen = order[start : start + self._batch]
+      rows = [prompts[i] for i in chosen]
+      row_seeds = None if seeds is None else [seeds[i] for i in chosen]
       length = padded[chosen[-1]]
-      tokens = np.full((self._batch, length), self._pad, np.int32)
-      valid = np.zeros((self._batch, length), bool)
-      for row, i in enumerate(chosen):
-        tokens[row, length - len(prompts[i]) :] = prompts[i]
-        valid[row, length - len(prompts[i]) :] = True
-      drawn = (
-        ()
-        if seeds is None
-        else (
-          np.array([seeds[i] for i in chosen] + [0] * (self._batch - len(chosen)), np.uint32),
-          temperature,
-        )
-      )
-      out = np.asarray(
-        generate(
-          self._structure,
-          params,
-          tokens,
-          valid,
-          *drawn,
-          max_new_tokens=self._max_new,
-          eos_id=self._eos,
-          pad_id=self._pad,
-        )
-      )
-      for row, i in enumerate(chosen):
-        ids = out[row].tolist()
-        end = next((k for k, token in enumerate(ids) if token == self._eos), len(ids))
-        completions[i] = ids[:end]
+      for i, ids in zip(
+        chosen, self._decode(params, rows, length, row_seeds, temperature), strict=True
+      ):
+        completions[i] = ids
+    return completions
+
+  def _decode(
+    self,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    seeds: Sequence[int] | None,
+    temperature: float,
+  ) -> list[list[int]]:
+    """Runs the program on up to `batch` prompts, padded to `length`; fillers are left out."""
+    tokens = np.full((self._batch, length), self._pad, np.int32)
+    valid = np.zeros((self._batch, length), bool)
+    for row, prompt in enumerate(prompts):
+      tokens[row, length - len(prompt) :] = prompt
+      valid[row, length - len(prompt) :] = True
+    noise = None
+    if seeds is not None:
+      fillers = [0] * (self._batch - len(seeds))
+      noise = Noise(np.array([*seeds, *fillers], np.uint32), temperature)
+    out = generate(
+      self._structure,
+      params,
+      tokens,
+      valid,
+      noise,
+      max_new_tokens=self._max_new,
+      eos_id=self._eos,
+      pad_id=self._pad,
+    )
+    completions = []
+    for ids in np.asarray(out)[: len(prompts)].tolist():
+      end = ids.index(self._eos) if self._eos in ids else len(ids)
+      completions.append(ids[:end])
     return completions

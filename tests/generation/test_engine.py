@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aevo_jax.generation import engine as engine_lib
-from aevo_jax.generation.engine import Engine
+from aevo_jax.generation import slots as slots_lib
+from aevo_jax.generation.engine import Engine, group_size, knobs
 from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.generation.sampler import Sampler
-from aevo_jax.generation.token_sampling import draw
+from aevo_jax.generation.token_sampling import sample
 from aevo_jax.models import scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
@@ -99,7 +99,7 @@ def drawn(structure, params, temperature):
     logits = np.asarray(
       forward(rows, (np.arange(rows.shape[1]) < (lengths + i)[:, None]).astype(np.int32))
     )[np.arange(len(rows)), lengths + i - 1]
-    rows[np.arange(len(rows)), lengths + i] = draw(keys, i, jnp.asarray(logits / temperature))
+    rows[np.arange(len(rows)), lengths + i] = sample(keys, i, jnp.asarray(logits / temperature))
   found = [row[n : n + MAX_NEW].tolist() for row, n in zip(rows, lengths)]
   return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in found]
 
@@ -209,8 +209,7 @@ def test_groups_that_share_their_prompts_cache_are_given_what_they_are_given_wit
   shared = [Request(prompts()[i], seed) for seed, i in enumerate([3, 0, 7, 7] * 4)]
   sampling = Sampling(max_new_tokens=MAX_NEW)
   together = engine(config, slots=16)
-  run = engine_lib._Run(together, shared, sampling)
-  assert run._group == 4
+  assert group_size(shared, 16) == 4
   found, refilled = (
     together.generate(shared, sampling),
     engine(config, slots=8).generate(shared, sampling),
@@ -251,13 +250,7 @@ def test_filters_keep_what_their_papers_keep(settings):
   rng = np.random.default_rng(0)
   logits = rng.normal(0, 1.5, (50, 9)).astype(np.float32)
   s = Sampling(**settings)
-  kept = np.isfinite(
-    np.asarray(
-      engine_lib._filtered(
-        jnp.asarray(logits), jnp.int32(s.top_k), jnp.float32(s.top_p), jnp.float32(s.min_p)
-      )
-    )
-  )
+  kept = np.isfinite(np.asarray(slots_lib.filtered(jnp.asarray(logits), knobs(s))))
   for row, mask in zip(logits.astype(np.float64), kept):
     probs, allowed, mass = np.exp(row) / np.exp(row).sum(), set(), 0.0
     for rank, token in enumerate(np.argsort(-row)):

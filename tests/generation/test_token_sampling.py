@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aevo_jax.generation.token_sampling import draw, invert
+from aevo_jax.generation.token_sampling import invert, sample
 
 LAST = 1 - 2**-23  # the greatest that jax.random.uniform gives
 
@@ -27,13 +27,13 @@ def test_each_token_has_its_share_of_the_unit_interval(vocabulary):
 def test_draws_pass_a_chi_square_test_and_do_not_depend_on_other_rows():
   logits = jnp.log(jnp.array([0.5, 0.0, 0.2, 0.2, 0.0, 0.1]))
   keys = jax.vmap(jax.random.key)(jnp.arange(5000, dtype=jnp.uint32))
-  found = np.asarray(draw(keys, 3, jnp.broadcast_to(logits, (5000, 6))))
+  found = np.asarray(sample(keys, 3, jnp.broadcast_to(logits, (5000, 6))))
   counts = np.bincount(found, minlength=6)
   assert counts[1] == counts[4] == 0
   kept = counts[[0, 2, 3, 5]]
   assert stats.chisquare(kept, 5000 * np.array([0.5, 0.2, 0.2, 0.1])).pvalue > 1e-3
-  assert found[17] == draw(keys[17:18], jnp.array([3]), logits[None])[0]
-  assert (found != np.asarray(draw(keys, 4, jnp.broadcast_to(logits, (5000, 6))))).mean() > 0.5
+  assert found[17] == sample(keys[17:18], jnp.array([3]), logits[None])[0]
+  assert (found != np.asarray(sample(keys, 4, jnp.broadcast_to(logits, (5000, 6))))).mean() > 0.5
 
 
 @pytest.mark.parametrize('seed', range(5))

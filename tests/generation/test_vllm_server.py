@@ -29,8 +29,14 @@ from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.generation.protocol import Sampling
 from aevo_jax.generation.sampler import Sampler
-from aevo_jax.generation.vllm import sync as sync_lib
-from aevo_jax.generation.vllm.client import InferenceError, ServerDownError, WrongWeightsError
+from aevo_jax.generation.vllm.client import (
+  Client,
+  InferenceError,
+  ServerDownError,
+  Source,
+  WrongWeightsError,
+)
+from aevo_jax.generation.vllm.transports import FileTransport
 from aevo_jax.models import lora
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.decoder import create
@@ -149,14 +155,15 @@ def test_other_weights_under_the_right_name_are_found_out(served):
 
 
 @FAULTS
-def test_a_digest_that_the_server_does_not_report_is_refused(served, monkeypatch):
-  def forgetful(self, client, weights):
-    return sync_lib.Source(
-      'aevo', 'f' * 64, 'f' * 64, 0
-    )  # nothing is carried, and the caller believes that it was
+def test_a_digest_that_the_server_does_not_report_is_refused(served):
+  class Forgetful(FileTransport):
+    """Brings nothing, and the caller believes that it did."""
 
-  with served.attached() as engine, monkeypatch.context() as patch:
-    patch.setattr(sync_lib.FileCarrier, 'carry', forgetful)
+    def deliver(self, client, weights):
+      return Source('aevo', 'f' * 64, 'f' * 64, 0)
+
+  with served.attached() as engine:
+    engine.transport = Forgetful(engine.settings, served.directory / 'vllm.log')
     with pytest.raises(WrongWeightsError, match='says that its weights are'):
       engine.load(served.path, 'f' * 64, served.params)
 
@@ -165,7 +172,7 @@ def test_a_digest_that_the_server_does_not_report_is_refused(served, monkeypatch
   'served', ['qwen3'], indirect=True
 )  # there is no prefix cache with Mamba blocks
 def test_a_prefix_cache_that_was_not_reset_is_found_out(served, monkeypatch):
-  real = sync_lib.Client.post
+  real = Client.post
 
   def forgetful(self, path, *arguments, **what):
     return (
@@ -175,7 +182,7 @@ def test_a_prefix_cache_that_was_not_reset_is_found_out(served, monkeypatch):
     )  # a pause resets it, too
 
   with served.attached() as engine, monkeypatch.context() as patch:
-    patch.setattr(sync_lib.Client, 'post', forgetful)
+    patch.setattr(Client, 'post', forgetful)
     with pytest.raises(WrongWeightsError, match="from JAX's"):
       engine.update(other(served.params, 2, scale=0.5), 1)
 

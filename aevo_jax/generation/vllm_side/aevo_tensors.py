@@ -1,5 +1,6 @@
-"""Runs inside vLLM's environment, not here: the tensors of a safetensors file that is read once,
-and of no other than the one announced.
+"""Tensors of a safetensors file that is read once, and of no other than the one announced.
+
+This runs inside vLLM's environment, not here.
 """
 
 import hashlib
@@ -8,7 +9,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
+HEAD = 'lm_head.weight'
+EMBEDDING = 'model.embed_tokens.weight'
 
 
 class RefusedError(ValueError):
@@ -16,18 +18,25 @@ class RefusedError(ValueError):
 
 
 def read(path: str, sha256: str) -> dict[str, torch.Tensor]:
-  """All tensors by name, of the very bytes that were hashed. With tied embeddings the head is a
-  tensor of its own: vLLM reloads such a one, and none that it ties.
+  """Reads all tensors, of the very bytes that were hashed.
+
+  Args:
+    path: of the file.
+    sha256: that it must have, in hex.
+
+  Returns:
+    Tensors by name, sorted. With tied embeddings the head is a tensor of its own: vLLM reloads such
+    a one, and none that it ties.
 
   Raises:
-    RefusedError: another digest, or bytes that are no safetensors file from end to end. OSError: no
-      such file.
+    RefusedError: another digest, or bytes that are no safetensors file from end to end.
+    OSError: no such file.
   """
   with open(path, 'rb') as file:
     content = file.read()
-  found = hashlib.sha256(content).hexdigest()
-  if found != sha256:
-    raise RefusedError(f'{path} has SHA-256 {found}, announced was {sha256}: nothing was loaded')
+  digest = hashlib.sha256(content).hexdigest()
+  if digest != sha256:
+    raise RefusedError(f'{path} has SHA-256 {digest}, announced was {sha256}: nothing was loaded')
   try:
     tensors = dict(sorted(safetensors.torch.load(content).items()))  # which come in no order
   except safetensors.SafetensorError as error:

@@ -1,5 +1,6 @@
-"""Runs in vLLM's environment, not here: vLLM's own trainer-side engine, given tensors of a file and
-a server's HTTP interface.
+"""vLLM's own trainer-side engine, given tensors of a file and a server's HTTP interface.
+
+This runs in vLLM's environment, not here.
 """
 
 import http.client
@@ -24,13 +25,16 @@ class Source(WeightSource):
   """Tensors in their order, each brought to the GPU when its turn comes."""
 
   def __init__(self, device: torch.device):
+    """Makes a source without tensors, of which each goes to `device`."""
     self._device = device
     self.tensors: dict[str, torch.Tensor] = {}
 
-  def metadata(self):
-    return [
-      ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors.items()
-    ]
+  def metadata(self) -> list[ParamMeta]:
+    """Returns name, dtype and shape of every tensor, in order."""
+    metadata = []
+    for name, tensor in self.tensors.items():
+      metadata.append(ParamMeta(name, tensor.dtype, tuple(tensor.shape)))
+    return metadata
 
   def __iter__(self):
     for name, tensor in self.tensors.items():
@@ -38,7 +42,7 @@ class Source(WeightSource):
 
 
 class _Unix(http.client.HTTPConnection):
-  """To the socket whose path stands in the place of a host."""
+  """A connection to the socket whose path stands in the place of a host."""
 
   def connect(self) -> None:
     self.sock = socket.socket(socket.AF_UNIX)
@@ -47,73 +51,96 @@ class _Unix(http.client.HTTPConnection):
 
 
 class Client(HTTPVLLMWeightSyncClient):
-  """vLLM's own, at unix:/path as well as http://host:port.
+  """vLLM's own client, at unix:/path as well as http://host:port.
 
-  mark: what the server calls its weights from before the first of them is replaced. digest: and as
-  soon as it has all. fail: called with what went wrong in whichever thread that was, never returns:
-  the other one may wait in NCCL for a server that refused.
+  Attributes:
+    mark: what the server calls its weights from before the first of them is replaced.
+    digest: what it calls them as soon as it has all.
   """
 
   def __init__(self, address: str, timeout: float, fail: Callable[[str], None]):
+    """Makes a client.
+
+    Args:
+      address: of the server.
+      timeout: seconds that a request may take.
+      fail: is called with what went wrong, in whichever thread that was, and never returns: the
+        other thread may wait in NCCL for a server that refused.
+    """
     super().__init__(address, timeout)
     self._fail = fail
-    self.mark = self.digest = ''
+    self.mark = ''
+    self.digest = ''
 
-  def _post(
-    self, path: str, body: dict | None = None
-  ) -> None:  # what all of vLLM's calls come down to
+  def _connection(self) -> http.client.HTTPConnection:
     url = urllib.parse.urlsplit(self.base_url)
+    if url.scheme == 'unix':
+      return _Unix(url.path, timeout=self.timeout)
+    if url.scheme == 'https':
+      return http.client.HTTPSConnection(url.hostname, url.port, timeout=self.timeout)
+    return http.client.HTTPConnection(url.hostname, url.port, timeout=self.timeout)
+
+  def _post(self, path: str, body: dict | None = None) -> None:
+    """Sends a request; all of vLLM's calls come down to this."""
+    url = urllib.parse.urlsplit(self.base_url)
+    prefix = '' if url.scheme == 'unix' else url.path
+    content = None
+    headers = {}
+    if body is not None:
+      content = json.dumps(body).encode()
+      headers['Content-Type'] = 'application/json'
     try:
-      if url.scheme == 'unix':
-        to, prefix = _Unix(url.path, timeout=self.timeout), ''
-      else:
-        to, prefix = (
-          (http.client.HTTPSConnection if url.scheme == 'https' else http.client.HTTPConnection)(
-            url.hostname, url.port, timeout=self.timeout
-          ),
-          url.path,
-        )
-      to.request(
-        'POST',
-        f'{prefix}/{path}',
-        None if body is None else json.dumps(body).encode(),
-        {} if body is None else {'Content-Type': 'application/json'},
-      )
-      reply = to.getresponse()
-      said = reply.read().decode(errors='replace')
-      to.close()
+      connection = self._connection()
+      connection.request('POST', f'{prefix}/{path}', content, headers)
+      reply = connection.getresponse()
+      text = reply.read().decode(errors='replace')
+      connection.close()
     except (OSError, http.client.HTTPException) as error:
       self._fail(f'POST /{path}: {type(error).__name__}: {error}')
     if reply.status >= 300:
-      self._fail(f'POST /{path}: status {reply.status}: {said[:300]}')
+      self._fail(f'POST /{path}: status {reply.status}: {text[:300]}')
 
   def init_weight_transfer_engine(self, init_info: dict) -> None:
-    self._post('shutdown_weight_transfer_engine')  # the connection of a sender before this one
+    """Closes the connection of a sender before this one, and opens one."""
+    self._post('shutdown_weight_transfer_engine')
     super().init_weight_transfer_engine(init_info)
 
   def start_weight_update(self) -> None:
+    """Marks the weights before the first of them is replaced."""
     self._post('update_weight_version', {'new_version': self.mark})
     super().start_weight_update()
 
   def finish_weight_update(self, weight_version: str | None = None) -> None:
+    """Names the weights by their digest."""
     super().finish_weight_update(self.digest)
 
 
 def _free_port(address: str) -> int:
-  with socket.socket() as found:
-    found.bind((address, 0))
-    return found.getsockname()[1]
+  with socket.socket() as probe:
+    probe.bind((address, 0))
+    return probe.getsockname()[1]
 
 
 def connect(
   backend: str, client: Client, source: Source, *, master: str, world: int
 ) -> TrainerWeightTransferEngine:
-  """The engine, connected to the server. master: address of this machine that the server's workers
-  meet it at. world: their number, and one. `source` has tensors of the sizes that are to come.
+  """Connects vLLM's engine to a server.
+
+  Args:
+    backend: 'nccl' or 'ipc'.
+    client: of the server.
+    source: has tensors of the sizes that are to come.
+    master: address of this machine at which the server's workers meet the engine.
+    world: their number, and one.
+
+  Returns:
+    The engine.
   """
-  size = max(BUFFER, *(m.dtype.itemsize * torch.Size(m.shape).numel() for m in source.metadata()))
+  size = BUFFER
+  for parameter in source.metadata():
+    size = max(size, parameter.dtype.itemsize * torch.Size(parameter.shape).numel())
   if backend == 'nccl':
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo  # noqa: PLC0415 - nccl or ipc
 
     info = NCCLTrainerInitInfo(
       rank=0,
@@ -124,7 +151,7 @@ def connect(
       packed_buffer_size_bytes=size,
     )
   else:
-    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo  # noqa: PLC0415 - nccl or ipc
 
     info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
   return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
