@@ -140,9 +140,9 @@ def connect(
   for parameter in source.metadata():
     size = max(size, parameter.dtype.itemsize * torch.Size(parameter.shape).numel())
   if backend == 'nccl':
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo  # noqa: PLC0415 - nccl or ipc
+    from vllm.distributed.weight_transfer import nccl_engine  # noqa: PLC0415 - with nccl alone
 
-    info = NCCLTrainerInitInfo(
+    info = nccl_engine.NCCLTrainerInitInfo(
       rank=0,
       master_address=master,
       master_port=_free_port(master),
@@ -151,7 +151,7 @@ def connect(
       packed_buffer_size_bytes=size,
     )
   else:
-    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo  # noqa: PLC0415 - nccl or ipc
+    from vllm.distributed.weight_transfer import ipc_engine  # noqa: PLC0415 - with ipc alone
 
-    info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
+    info = ipc_engine.IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
   return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)

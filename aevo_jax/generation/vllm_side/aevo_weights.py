@@ -1,9 +1,9 @@
 """Weights that vLLM's workers read from a safetensors file on their machine.
 
 This runs inside vLLM, not here. A server of ours is started with `--worker-extension-cls
-aevo_weights.Worker --weight-transfer-config '{"backend": "aevo_file"}'` and this folder on its PYTHONPATH. A worker
-reads the file once, hashes what it read, and loads those very bytes: another digest than the one
-that was announced loads nothing.
+aevo_weights.Worker --weight-transfer-config '{"backend": "aevo_file"}'` and this folder on its
+PYTHONPATH. A worker reads the file once, hashes what it read, and loads those very bytes: another
+digest than the one that was announced loads nothing.
 """
 
 import dataclasses
