@@ -164,11 +164,11 @@ class Served:
     rows = np.zeros(
       (
         len(requests),
-        max(len(r.prompt) + len(c.tokens) for r, c in zip(requests, completions, strict=False)),
+        max(len(r.prompt) + len(c.tokens) for r, c in zip(requests, completions, strict=True)),
       ),
       np.int32,
     )
-    for row, request, found in zip(rows, requests, completions, strict=False):
+    for row, request, found in zip(rows, requests, completions, strict=True):
       row[: len(request.prompt) + len(found.tokens)] = request.prompt + found.tokens
     said = np.asarray(
       jax.jit(
@@ -177,7 +177,7 @@ class Served:
     )
     return [
       [float(said[i, len(r.prompt) - 1 + k, token]) for k, token in enumerate(c.tokens)]
-      for i, (r, c) in enumerate(zip(requests, completions, strict=False))
+      for i, (r, c) in enumerate(zip(requests, completions, strict=True))
     ]
 
   def some(self, engine, number=4):

@@ -2,6 +2,7 @@
 pad tokens; and the micro base's, which must not move.
 """
 
+import itertools
 import json
 
 import pytest
@@ -112,7 +113,10 @@ def test_the_micro_base_renders_what_it_always_did():
     (),
   )
   tokenizer = base_tokenizer.load(str(BASE))
-  ids = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+  def ids(text):
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
   for question in (
     *(item_at(1, 'train', i, Mixture()).question for i in range(40)),
     ' a\n{{ b }} {% c %}<&>\n',
@@ -125,10 +129,9 @@ def test_the_micro_base_renders_what_it_always_did():
       ids(f'\\boxed{{{item.answer}}}<|eos|>'),
     ]
     sequence = chat_sequence(item, tokenizer, reasoning_weight=0.5, chat=chat)
-    assert sequence.tokens.tolist() == sum(pieces, [])
-    assert sequence.weights.tolist() == sum(
-      ([w] * len(p) for p, w in zip(pieces, (0.0, 0.5, 1.0))), []
-    )
+    weights = [[w] * len(p) for p, w in zip(pieces, (0.0, 0.5, 1.0), strict=True)]
+    assert sequence.tokens.tolist() == list(itertools.chain(*pieces))
+    assert sequence.weights.tolist() == list(itertools.chain(*weights))
 
 
 def test_a_conversation_goes_on_after_an_answer():
@@ -189,7 +192,7 @@ def test_what_cannot_be_used_is_refused(checkpoint, changes, said):
 
 
 def test_a_folder_without_a_tokenizer_config_is_named(tmp_path):
-  with pytest.raises(ChatTemplateError, match='there is no .*tokenizer_config.json'):
+  with pytest.raises(ChatTemplateError, match=r'there is no .*tokenizer_config.json'):
     chat_template.read(str(tmp_path))
 
 
@@ -232,12 +235,12 @@ def test_own_tasks_train_in_the_bases_format(tmp_path, checkpoint):
   [Corpus(ChatFormat('x', '', 'e', 'p')), Corpus(MICRO, (item_at(0, 'train', 0, Mixture()),))],
 )
 def test_plain_replay_is_the_micro_bases_alone(made):
-  with pytest.raises(ValueError, match='data.plain_share = 0.1'):
+  with pytest.raises(ValueError, match=r'data.plain_share = 0.1'):
     SftSource(0, Mixture(), base_tokenizer.build(), plain_share=0.1, corpus=made)
 
 
 def test_demonstrations_are_of_puzzles():
-  with pytest.raises(ValueError, match='data.demonstrations = 5'):
+  with pytest.raises(ValueError, match=r'data.demonstrations = 5'):
     SftSource(
       0,
       Mixture(),
@@ -278,12 +281,15 @@ def test_demonstrations_are_of_puzzles():
 )
 def test_tasks_that_do_not_fit_are_named(tmp_path, checkpoint, change, limits, said):
   folder = checkpoint({})
-  check = lambda own: corpus.check_fit(
-    own,
-    chat_template.read(str(folder)),
-    base_tokenizer.load(str(folder)),
-    **{'row_length': 300, 'max_new_tokens': 40, 'max_positions': 400} | limits,
-  )
+
+  def check(own):
+    return corpus.check_fit(
+      own,
+      chat_template.read(str(folder)),
+      base_tokenizer.load(str(folder)),
+      **{'row_length': 300, 'max_new_tokens': 40, 'max_positions': 400} | limits,
+    )
+
   with pytest.raises(TaskFileError, match=said):
     check(tasks(tmp_path, change))
   if change:
@@ -295,9 +301,18 @@ def test_an_answer_that_the_tokenizer_cannot_write_is_named(tmp_path):
   that is still the answer.
   """
   tokenizer = base_tokenizer.build()
-  check = lambda own, verifier: corpus.check_fit(
-    own, MICRO, tokenizer, row_length=300, max_new_tokens=None, max_positions=400, verifier=verifier
-  )
+
+  def check(own, verifier):
+    return corpus.check_fit(
+      own,
+      MICRO,
+      tokenizer,
+      row_length=300,
+      max_new_tokens=None,
+      max_positions=400,
+      verifier=verifier,
+    )
+
   with pytest.raises(
     TaskFileError,
     match=(

@@ -40,7 +40,7 @@ def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
 
 def assert_same(left: list, right: list) -> None:
   assert len(left) == len(right)
-  for a, b in zip(left, right):
+  for a, b in zip(left, right, strict=False):
     assert a.keys() == b.keys()
     for name in a:
       np.testing.assert_array_equal(a[name], b[name])
@@ -48,7 +48,9 @@ def assert_same(left: list, right: list) -> None:
 
 def segments(batch: dict[str, np.ndarray]):
   """(tokens, weights) of every packed segment."""
-  for tokens, weights, ids in zip(batch['tokens'], batch['weights'], batch['segment_ids']):
+  for tokens, weights, ids in zip(
+    batch['tokens'], batch['weights'], batch['segment_ids'], strict=True
+  ):
     for segment in range(1, ids.max() + 1):
       yield tokens[ids == segment], weights[ids == segment]
 
@@ -69,7 +71,9 @@ def test_shapes_and_types(source):
 
 @SOURCES
 def test_two_iterators_agree_and_seeds_do_not(source):
-  draw = lambda s: take(batches(s, rows=ROWS, row_length=ROW_LENGTH), 12)
+  def draw(s):
+    return take(batches(s, rows=ROWS, row_length=ROW_LENGTH), 12)
+
   assert_same(draw(source), draw(source))
   assert not np.array_equal(
     draw(source)[0]['tokens'], draw(dataclasses.replace(source, seed=4))[0]['tokens']
@@ -151,7 +155,10 @@ def test_weights_of_one_item_by_hand():
     Mixture(weights=FamilyWeights(*[float(n == 'bit_manipulation') for n in FAMILIES])),
   )
   sequence = chat_sequence(item, TOKENIZER, reasoning_weight=0.25)
-  length = lambda text: len(TOKENIZER.encode(text, add_special_tokens=False).ids)
+
+  def length(text):
+    return len(TOKENIZER.encode(text, add_special_tokens=False).ids)
+
   box = 3 + len(item.answer) + 1 + 1  # \ boxed { ... } <|eos|>
   reasoning = length(item.reasoning)
   prompt = length(item.question) + 2
@@ -242,13 +249,21 @@ def test_shares_are_shares():
   """plain_share of the SFT source; skill and chat shares of the pretraining source. Binomial, five
   standard deviations of 1,000.
   """
-  first = lambda source: [source[i].tokens[0] for i in range(1000)]
-  near = lambda count, p: abs(count - 1000 * p) <= 5 * (1000 * p * (1 - p)) ** 0.5
+
+  def first(source):
+    return [source[i].tokens[0] for i in range(1000)]
+
+  def near(count, p):
+    return abs(count - 1000 * p) <= 5 * (1000 * p * (1 - p)) ** 0.5
+
   assert near(first(dataclasses.replace(SFT, plain_share=0.3)).count(ID['<|bos|>']), 0.3)
   assert ID['<|bos|>'] not in first(SFT)
   assert near(first(PRETRAIN).count(ID['<|user|>']), 0.2)
   tags = {TOKENIZER.token_to_id(family.tag) for family in FAMILIES.values()}
-  starts_with_tag = lambda source: sum(source[i].tokens[1] in tags for i in range(1000))
+
+  def starts_with_tag(source):
+    return sum(source[i].tokens[1] in tags for i in range(1000))
+
   assert starts_with_tag(dataclasses.replace(PRETRAIN, skill_share=1.0, chat_share=0.0)) == 0
   assert near(1000 - starts_with_tag(PRETRAIN), 0.4)
 

@@ -1,4 +1,4 @@
-"""The tokenizer spells every item without loss, and the chat template writes what training writes."""
+"""The tokenizer spells every item without loss, and chats are written as in training."""
 
 import json
 import random
@@ -74,7 +74,9 @@ def test_vocabulary_is_closed_and_dense(tokenizer):
 
 
 def test_words_and_specials_are_single_tokens(tokenizer):
-  tokens = lambda text: tokenizer.encode(text, add_special_tokens=False).tokens
+  def tokens(text):
+    return tokenizer.encode(text, add_special_tokens=False).tokens
+
   assert tokens(r'bits rot1 \boxed{01}') == [
     'bits',
     ' ',
@@ -141,7 +143,7 @@ def test_saved_files_load(tmp_path, tokenizer):
 
 
 def test_missing_tokenizer_names_the_file(tmp_path):
-  with pytest.raises(FileNotFoundError, match='needs tokenizer.json beside its weights'):
+  with pytest.raises(FileNotFoundError, match=r'needs tokenizer.json beside its weights'):
     base_tokenizer.load(str(tmp_path))
 
 

@@ -56,7 +56,7 @@ SCANNED = dataclasses.replace(HYBRID, pattern='M*-M*-', scan=True)
 
 @functools.cache
 def model(config):
-  """A structure, and parameters that say something: large enough for some sequences to end early."""
+  """A structure, and parameters that are large enough for some sequences to end early."""
   structure, params = unbind(create(config, seed=0))
   if config.scan:
     structure, params = unbind(scan_layers.Scanned(create(config, seed=0)))
@@ -93,14 +93,14 @@ def drawn(structure, params, temperature):
   )
   lengths = np.array([len(p) for p in prompts()])
   rows = np.zeros((len(lengths), lengths.max() + MAX_NEW), np.int32)
-  for row, prompt in zip(rows, prompts()):
+  for row, prompt in zip(rows, prompts(), strict=True):
     row[: len(prompt)] = prompt
   for i in range(MAX_NEW):
     logits = np.asarray(
       forward(rows, (np.arange(rows.shape[1]) < (lengths + i)[:, None]).astype(np.int32))
     )[np.arange(len(rows)), lengths + i - 1]
     rows[np.arange(len(rows)), lengths + i] = sample(keys, i, jnp.asarray(logits / temperature))
-  found = [row[n : n + MAX_NEW].tolist() for row, n in zip(rows, lengths)]
+  found = [row[n : n + MAX_NEW].tolist() for row, n in zip(rows, lengths, strict=True)]
   return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in found]
 
 
@@ -144,7 +144,7 @@ def test_logprobs_are_those_of_a_whole_forward():
   forward = jax.jit(
     lambda tokens, segments: jax.nn.log_softmax(structure.bind(params)(tokens, segments) / 0.7)
   )
-  for prompt, completion in zip(prompts(), found):
+  for prompt, completion in zip(prompts(), found, strict=True):
     row, n = np.zeros((1, 12 + MAX_NEW), np.int32), len(prompt) + len(completion.tokens)
     row[0, :n] = prompt + completion.tokens
     said = np.asarray(forward(row, (np.arange(row.shape[1]) < n)[None].astype(np.int32)))[0]
@@ -251,7 +251,7 @@ def test_filters_keep_what_their_papers_keep(settings):
   logits = rng.normal(0, 1.5, (50, 9)).astype(np.float32)
   s = Sampling(**settings)
   kept = np.isfinite(np.asarray(slots_lib.filtered(jnp.asarray(logits), knobs(s))))
-  for row, mask in zip(logits.astype(np.float64), kept):
+  for row, mask in zip(logits.astype(np.float64), kept, strict=True):
     probs, allowed, mass = np.exp(row) / np.exp(row).sum(), set(), 0.0
     for rank, token in enumerate(np.argsort(-row)):
       if (
@@ -263,14 +263,16 @@ def test_filters_keep_what_their_papers_keep(settings):
 
 
 def test_stop_texts_end_a_completion_with_the_token_that_completes_them():
-  text = lambda ids: ''.join('abcdefghijk'[i] for i in ids)
+  def text(ids):
+    return ''.join('abcdefghijk'[i] for i in ids)
+
   whole = engine().generate(requests(), Sampling(max_new_tokens=MAX_NEW))
   stop = text(whole[0].tokens[3:5])
   found = engine(decode_text=text).generate(
     requests(), Sampling(max_new_tokens=MAX_NEW, stop=(stop, 'never there'))
   )
   assert any(c.finish == 'stop' for c in found) and any(c.finish != 'stop' for c in found)
-  for before, after in zip(whole, found):
+  for before, after in zip(whole, found, strict=True):
     at = text(before.tokens).find(stop)
     if at < 0:
       assert (after.tokens, after.finish) == (before.tokens, before.finish)

@@ -65,7 +65,7 @@ def prompts():
   """Prompts of every length, 1 to LONGEST, out of order; half of them complete, half cut short."""
   rng = np.random.default_rng(1)
   return [
-    rng.integers(LETTERS[0], LETTERS[-1] + 1, n - 1).tolist() + [end]
+    [*rng.integers(LETTERS[0], LETTERS[-1] + 1, n - 1).tolist(), end]
     for n, end in (
       (5, ARROW),
       (1, ARROW),

@@ -287,24 +287,26 @@ def test_given_tokens_are_scored_by_the_weights_that_were_synced_and_again_after
       and {s.digest for s in found} == {made.digest}
       and [s.version for s in found] == [3, 3]
     )
-    for (context, tokens), scored in zip(given, found):
+    for (context, tokens), scored in zip(given, found, strict=True):
       line = np.array([context + tokens])
       ours = np.asarray(STRUCTURE.bind(PARAMS)(line, np.ones_like(line)), np.float64)[
         0, len(context) - 1 : -1
       ]
       np.testing.assert_allclose(
         scored.logprobs,
-        [row[t] - np.log(np.exp(row).sum()) for row, t in zip(ours, tokens)],
+        [row[t] - np.log(np.exp(row).sum()) for row, t in zip(ours, tokens, strict=True)],
         atol=1e-5,
       )
-      assert scored.greedy == tuple(bool(row.argmax() == t) for row, t in zip(ours, tokens))
+      assert scored.greedy == tuple(
+        bool(row.argmax() == t) for row, t in zip(ours, tokens, strict=True)
+      )
     for wrong in (
       Continuation((), (3,)),
       Continuation((3,), ()),
       Continuation((3,) * 12, (4,) * 4),
     ):
       with pytest.raises(
-        ValueError, match='both need one, and together fewer than vllm.max_model_len = 16'
+        ValueError, match=r'both need one, and together fewer than vllm.max_model_len = 16'
       ):
         made.score([wrong])
 
@@ -328,7 +330,7 @@ def test_settings_that_cannot_be_are_refused(field, value):
 
 
 def test_an_engine_that_is_none_is_refused():
-  with pytest.raises(ValueError, match='evaluation.engine must be one of jax, vllm'):
+  with pytest.raises(ValueError, match=r'evaluation.engine must be one of jax, vllm'):
     Evaluation('tgi')
   assert check_type('vllm', str, 'evaluation.engine') == 'vllm'
 

@@ -47,7 +47,7 @@ def choice(change):
 
 
 def raises(error, after=False):
-  """The connection breaks before the request is sent, or after the server has done what it asked."""
+  """The connection breaks before the request is sent, or after the server has answered it."""
 
   def act(send, request):
     if after:

@@ -1,6 +1,7 @@
 """How a vLLM server is started for each transport, and which settings are refused."""
 
 import contextlib
+import itertools
 import json
 import pathlib
 import sys
@@ -21,7 +22,7 @@ def options(carrier, config=QWEN3):
   command = server_lib.command(
     Vllm(carrier=carrier, python=sys.executable), pathlib.Path('m'), config, []
   )
-  return {name: value for name, value in zip(command, command[1:]) if name.startswith('--')}
+  return {name: value for name, value in itertools.pairwise(command) if name.startswith('--')}
 
 
 def test_a_server_is_started_for_its_carrier():

@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -64,8 +65,8 @@ def test_sampled_log_probabilities_are_jax_s(served):
   plain, warm = found[:64], found[64:]
   gaps = [
     abs(a - b)
-    for c, row in zip(plain, served.logprobs(served.params, requests, plain))
-    for a, b in zip(c.logprobs, row)
+    for c, row in zip(plain, served.logprobs(served.params, requests, plain), strict=True)
+    for a, b in zip(c.logprobs, row, strict=True)
   ]
   assert len(gaps) >= 1000 and max(gaps) <= 1e-4, (len(gaps), max(gaps))
   assert {c.digest for c in found} == {served.digest}
@@ -84,7 +85,7 @@ def test_greedy_answers_are_jax_s_but_for_ties(served, which):
   ours = Sampler(served.structure, eos_id=EOS, pad_id=PAD, max_new_tokens=24)(
     params, [r.prompt for r in requests]
   )
-  for request, found, expected in zip(requests, theirs, ours):
+  for request, found, expected in zip(requests, theirs, ours, strict=True):
     expected = (*expected, EOS)[:24]  # the sampler leaves the end token out
     if found.tokens == expected:
       continue
@@ -198,7 +199,10 @@ from aevo_jax.models.hf import checkpoint as hf_checkpoint
 from aevo_jax.config.inference import Vllm
 from aevo_jax.generation.vllm.server import Server
 base = pathlib.Path({str(BASE)!r})
-server = Server(Vllm(max_model_len=512), base, hf_checkpoint.read_config(base), pathlib.Path({str(tmp_path / 'log')!r}), scratch=pathlib.Path({str(tmp_path / 'weights')!r}))
+server = Server(
+  Vllm(max_model_len=512), base, hf_checkpoint.read_config(base),
+  pathlib.Path({str(tmp_path / 'log')!r}), scratch=pathlib.Path({str(tmp_path / 'weights')!r}),
+)
 import threading
 threading.Thread(target=server.start, daemon=True).start()
 while not server.starts: time.sleep(.1)
@@ -260,7 +264,7 @@ def test_reinforcement_learning_draws_its_rollouts_there(tmp_path, ahead):
     len(d) == 1 for d in digests
   )  # each step's own weights, which a step without signal leaves as they are
   moved = [not m['no_signal'] for m in found]
-  assert any(moved[:2]) and [a != b for a, b in zip(digests, digests[1:])] == (
+  assert any(moved[:2]) and [a != b for a, b in itertools.pairwise(digests)] == (
     [False, moved[0]] if ahead else moved[:2]
   )
   assert json.loads((tmp_path / 'run' / 'command.json').read_text())['rollouts'] == 'vllm'
@@ -313,8 +317,8 @@ def test_adapters_are_loaded_hot_and_another_base_is_found_out(adapted):
     assert (
       max(
         abs(a - b)
-        for c, row in zip(found, served.logprobs(params, requests, found))
-        for a, b in zip(c.logprobs, row)
+        for c, row in zip(found, served.logprobs(params, requests, found), strict=True)
+        for a, b in zip(c.logprobs, row, strict=True)
       )
       <= 1e-4
     )
@@ -331,7 +335,7 @@ def test_adapters_are_loaded_hot_and_another_base_is_found_out(adapted):
     engine.load(path, file_digest(path), on_another)
   with pytest.raises(WrongWeightsError, match='announced was'):
     engine.load(path, 'f' * 64, params)
-  with pytest.raises(ValueError, match='takes|loads adapters'):
+  with pytest.raises(ValueError, match=r'takes|loads adapters'):
     engine.update(params, 1)
 
 
@@ -442,8 +446,8 @@ def test_a_server_that_compiles_takes_weights_in_place(tmp_path, name):
       assert (
         max(
           abs(a - b)
-          for c, row in zip(found, served.logprobs(params, requests, found))
-          for a, b in zip(c.logprobs, row)
+          for c, row in zip(found, served.logprobs(params, requests, found), strict=True)
+          for a, b in zip(c.logprobs, row, strict=True)
         )
         <= 1e-4
       )

@@ -117,7 +117,7 @@ def test_one_that_fails_is_told(tmp_path, program, error, said):
     made.send('unix:/s', tmp_path / 'a', 'd')
 
 
-# -- the transport, without a sender -----------------------------------------------------------------
+# -- the transport, without a sender ---------------------------------------------------------------
 
 
 class Told:
@@ -208,7 +208,7 @@ def test_half_of_other_weights_is_refused_until_the_server_is_started_again(told
 def test_a_server_on_other_devices_than_was_said_is_refused(told):
   told.devices = 2
   with pytest.raises(
-    ReplyError, match="vllm.tensor_parallel = 1 says: {'world_size': 2}; bind the same"
+    ReplyError, match=r"vllm.tensor_parallel = 1 says: {'world_size': 2}; bind the same"
   ):
     deliver(transport(told), told, 'a')
   deliver(transport(told, tensor_parallel=2), told, 'a')

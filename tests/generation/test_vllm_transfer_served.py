@@ -1,4 +1,4 @@
-"""The sender of weights in vLLM's environment, and both of vLLM's transfer engines at a real server.
+"""The sender of weights in vLLM's environment, and both transfer engines at a real server.
 
 There is no GPU here. vLLM's own code runs on a CPU, with what moves the bytes replaced
 (`cpu_transport.py`), and that alone.
@@ -93,34 +93,10 @@ def test_without_a_gpu_it_is_said_before_anything_is_started(name, tmp_path, mon
     )
 
 
-CASES = """
-import hashlib, json, struct, sys
-import aevo_tensors, torch
-path = sys.argv[1]
-def file(header, data, digest=None):
-  header = header if isinstance(header, bytes) else json.dumps(header).encode()
-  content = struct.pack('<Q', len(header)) + header + data
-  open(path, 'wb').write(content)
-  return digest or hashlib.sha256(content).hexdigest()
-def row(dtype, shape, *offsets): return {'dtype': dtype, 'shape': shape, 'data_offsets': offsets}
-whole = {'__metadata__': {'format': 'pt'}, 'b': row('BF16', [2], 8, 12), 'model.embed_tokens.weight': row('F32', [1, 2], 0, 8), 'none': row('F32', [0, 3], 12, 12)}
-data = struct.pack('<2f', 1, 2) + struct.pack('<2H', 0x3f80, 0x4000)
-found = aevo_tensors.read(path, file(whole, data))
-assert list(found) == ['b', 'model.embed_tokens.weight', 'none', 'lm_head.weight'] and found['lm_head.weight'].tolist() == [[1, 2]] and found['b'].tolist() == [1, 2], found
-assert found['b'].dtype == torch.bfloat16 and tuple(found['none'].shape) == (0, 3)
-for case in ((whole, data, 'f' * 64), (whole, data[:-2]), (whole, data + b'xx'), (b'{', data), (b'[]', data), ({}, b''),
-             ({'a': row('F32', [2], 0, 8), 'b': row('F32', [2], 4, 12)}, data), ({'a': row('F32', [2], 4, 12)}, data), ({'a': row('F32', [-3], 0, 12)}, data), ({'a': {}}, data)):
-  digest = file(*case)
-  try: aevo_tensors.read(path, digest)
-  except aevo_tensors.RefusedError as error: print(error)
-  else: raise SystemExit(f'{case} was taken')
-"""
-
-
 @pytest.mark.vllm
 def test_a_file_is_taken_whole_or_not_at_all(tmp_path):
   done = subprocess.run(
-    [str(PYTHON), '-c', CASES, str(tmp_path / 'f')],
+    [str(PYTHON), str(HERE / 'tensor_cases.py'), str(tmp_path / 'f')],
     env={'PYTHONPATH': str(server_lib.SIDE)},
     capture_output=True,
     text=True,
@@ -308,8 +284,8 @@ def test_weights_arrive_again_and_again_over_one_connection(sent):
   assert (
     max(
       abs(a - b)
-      for c, row in zip(found, sent.logprobs(sent.params, requests, found))
-      for a, b in zip(c.logprobs, row)
+      for c, row in zip(found, sent.logprobs(sent.params, requests, found), strict=True)
+      for a, b in zip(c.logprobs, row, strict=True)
     )
     <= 1e-4
   )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+from family_contracts import CONTRACTS, DEFAULT_FAMILIES
 
 from aevo_jax.tasks.item import SIZES, Difficulty
 from aevo_jax.tasks.mixture import (
@@ -70,7 +71,7 @@ def test_a_fresh_process_with_another_hash_seed_draws_the_same(hash_seed):
 
 
 def test_items_are_random_access():
-  """Order and company of the draws do not matter: forwards, backwards, as a stream and one alone."""
+  """Order and company of the draws do not matter: forwards, backwards, as a stream, alone."""
   mixture = Mixture()
   forwards = [item_at(3, 'train', i, mixture) for i in range(100)]
   assert [item_at(3, 'train', i, mixture) for i in reversed(range(100))] == forwards[::-1]
@@ -116,9 +117,9 @@ def test_weights_are_live(family):
     item_at(1, 'train', i, Mixture(weights=only(family, 0.01))).family for i in range(50)
   } == {family}
   without = dataclasses.replace(FamilyWeights(), **{family: 0.0})
-  assert {item_at(1, 'train', i, Mixture(weights=without)).family for i in range(200)} == set(
-    FAMILIES
-  ) - {family}
+  assert {
+    item_at(1, 'train', i, Mixture(weights=without)).family for i in range(200)
+  } == DEFAULT_FAMILIES - {family}
 
 
 def test_weights_are_relative_frequencies():
@@ -159,7 +160,7 @@ def test_shown_answers_are_a_share_and_the_items_are_otherwise_the_same(family, 
     found[name] = [item_at(1, 'train', i, mixture) for i in range(400)]
   assert found['shown'] == found['withheld']  # the same share from either side
   for name, share in (('shown', 0.4), ('both', 0.75)):
-    changed = [(a, b) for a, b in zip(found['none'], found[name]) if a != b]
+    changed = [(a, b) for a, b in zip(found['none'], found[name], strict=True) if a != b]
     assert abs(len(changed) - 400 * share) <= 5 * (400 * share * (1 - share)) ** 0.5
     for a, b in changed:
       assert b.question.removesuffix('?' if size == 'micro' else '').endswith(b.answer) and (
@@ -190,31 +191,28 @@ def test_a_set_is_the_first_different_items_of_its_stream(mixture):
 @pytest.mark.parametrize('size', SIZES)
 def test_difficulty_is_live(family, size):
   """A smaller magnitude narrows numbers, rules or lengths; extra examples lengthen the prompt."""
+
   # The common kind only: half of the rare standard equations are symbol strings, which have no
   # magnitude.
-  draw = lambda difficulty: [
-    item_at(1, 'train', i, Mixture(size, only(family), RareKindShare(*[0.0] * 6), difficulty))
-    for i in range(60)
-  ]
+  def draw(difficulty):
+    return [
+      item_at(1, 'train', i, Mixture(size, only(family), RareKindShare(*[0.0] * 6), difficulty))
+      for i in range(60)
+    ]
+
   full, narrow, longer = (
     draw(Difficulty()),
     draw(Difficulty(magnitude=0.1)),
     draw(Difficulty(extra_examples=2)),
   )
-  measure = {
-    'bit_manipulation': lambda items: len({i.rule.rsplit(' xor ', 1)[0] for i in items}),
-    'text_encryption': lambda items: max(
-      len(i.answer.replace(' ', '')) if size == 'micro' else i.answer.count(' ') for i in items
-    ),
-    'numeral_conversion': lambda items: max(int(i.key.rsplit('|', 1)[1]) for i in items),
-    'unit_conversion': lambda items: max(float(i.rule) for i in items),
-    'gravitational_constant': lambda items: max(float(i.rule) for i in items),
-    'equation_transformation': lambda items: max(int(i.key.rsplit('|', 1)[1]) for i in items),
-  }[family]
-  assert measure(narrow) < measure(full)
-  examples = lambda items: sum(
-    i.question.count(mark) for i in items for mark in ('>', 'becomes', 'distance = ', ' = ')
-  )
+  reach = CONTRACTS[family].reach
+  assert reach(narrow, size) < reach(full, size)
+
+  def examples(items):
+    return sum(
+      i.question.count(mark) for i in items for mark in ('>', 'becomes', 'distance = ', ' = ')
+    )
+
   assert examples(longer) > 1.1 * examples(
     full
   )  # a micro cipher has room for one more example: eight letters instead of seven

@@ -117,7 +117,7 @@ def test_spellings_of_a_prompt_share_a_split_and_a_place_in_a_set(tmp_path):
     for p in (f'Is {i} é?', f'  IS {i}\n e\u0301?')
   ]
   tasks = own_data.read(write(tmp_path / 't.jsonl', *spellings))
-  for first, second in zip(tasks.items[::2], tasks.items[1::2]):
+  for first, second in zip(tasks.items[::2], tasks.items[1::2], strict=False):
     assert first.key == second.key
   drawn = tasks.sample('dev', 4, 1)
   assert len({item.key for item in drawn}) == 4

@@ -6,11 +6,12 @@ import random
 import re
 
 import pytest
+from family_contracts import DEFAULT_FAMILIES
 
 from aevo_jax.tasks import rewrites
 from aevo_jax.tasks.families import bit_manipulation
 from aevo_jax.tasks.item import Item, render
-from aevo_jax.tasks.mixture import FAMILIES, Mixture, RareKindShare, sample_puzzles, sample_set
+from aevo_jax.tasks.mixture import Mixture, RareKindShare, sample_puzzles, sample_set
 from aevo_jax.tasks.rewrites import NoRewriteError
 
 # Symbol strings are drawn slowly; other items of the family have the same form.
@@ -41,7 +42,7 @@ def test_reordered_puzzles_hold_the_same_examples_in_another_order(size):
         int(after.answer, 2)
       }
     seen.add(family.name)
-  assert seen == set(FAMILIES)
+  assert seen == DEFAULT_FAMILIES
 
 
 def test_every_family_has_a_second_wording_with_all_that_the_first_shows():
@@ -56,7 +57,7 @@ def test_every_family_has_a_second_wording_with_all_that_the_first_shows():
     assert '\\boxed{}' in text and '{{' not in text and text != first
     assert text.split('.')[0] != first.split('.')[0]
     seen.add(family.name)
-  assert seen == set(FAMILIES)
+  assert seen == DEFAULT_FAMILIES
 
 
 def test_draw_puzzles_are_those_of_draw_set():
@@ -74,7 +75,7 @@ def test_options_move_with_their_text_and_the_answer_with_its_option(form):
   texts = ['red', 'green', 'blue']
   item = choice(
     'Which colour?\n'
-    + '\n'.join(form.format(letter, text) for letter, text in zip('ABC', texts))
+    + '\n'.join(form.format(letter, text) for letter, text in zip('ABC', texts, strict=True))
     + '\nAnswer.',
     '(b)',
   )

@@ -80,8 +80,8 @@ COMPARISONS = [
   (UNIT, '10,00', '10.00', False, False),
   (UNIT, '1e1', '10.00', False, True),  # exponents, underscores, other digits: no plain decimals
   (UNIT, '1_0.0', '10.00', False, True),
-  (UNIT, '１０.００', '10.00', False, True),
-  (UNIT, '٣.٥', '3.50', False, True),
+  (UNIT, '１０.００', '10.00', False, True),  # noqa: RUF001 - digits of other scripts
+  (UNIT, '٣.٥', '3.50', False, True),  # noqa: RUF001 - digits of other scripts
   (UNIT, '', '10.00', False, False),
   (UNIT, '.', '10.00', False, False),
   (UNIT, '10.00\n', '10.00', False, True),
@@ -163,7 +163,7 @@ def test_comparisons_of_tasks_of_ones_own(name, answer, key, right):
 
 def test_unknown_verifier():
   with pytest.raises(
-    verify.UnknownVerifierError, match="no verifier 'lenient'.*strict, challenge, number, choice"
+    verify.UnknownVerifierError, match=r"no verifier 'lenient'.*strict, challenge, number, choice"
   ):
     verify.is_correct(r'\boxed{1}', BITS, '1', 'lenient')
 
@@ -189,7 +189,10 @@ def test_share_of_wrong_bits_the_challenge_lets_pass():
   strings = [''.join(bits) for bits in itertools.product('01', repeat=8)]
   flips = [(key, key[:i] + '10'[int(key[i])] + key[i + 1 :]) for key in strings for i in range(8)]
   pairs = list(itertools.product(strings, strings))
-  passes = lambda a, b: 100 * abs(int(a) - int(b)) <= max(int(a), int(b))
+
+  def passes(a, b):
+    return 100 * abs(int(a) - int(b)) <= max(int(a), int(b))
+
   for cases, share in ((flips, 0.63), (pairs, 0.16)):
     expected = sum(passes(a, key) for key, a in cases)
     assert round(expected / len(cases), 2) == share
