@@ -330,7 +330,7 @@ def test_settings_that_cannot_be_are_refused(field, value):
 
 
 def test_an_engine_that_is_none_is_refused():
-  with pytest.raises(ValueError, match=r'evaluation.engine must be one of jax, vllm'):
+  with pytest.raises(ValueError, match=r"evaluation.engine must be one of \('jax', 'vllm'\)"):
     Evaluation('tgi')
   assert check_type('vllm', str, 'evaluation.engine') == 'vllm'
 
