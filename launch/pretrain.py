@@ -1,11 +1,11 @@
-"""Train a base checkpoint from procedural data: plain puzzles, the skills under them, a trace of
-the task's form.
+"""Train a base checkpoint from procedural data.
 
   aevo pretrain --gin_file=configs/recipes/pretrain_micro.gin --out=my_base
 
-Writes model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json
-and pretrain.json (command, seed, loss curve, accuracy per family) into --out; checkpoints and
-metrics into --out/run. Run again after an interrupt, it continues.
+The data are plain puzzles, the skills under them, and a trace of the task's form. Writes
+model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json and
+pretrain.json (command, seed, loss curve, accuracy per family) into --out; checkpoints and metrics
+into --out/run. Run again after an interrupt, it continues.
 """
 
 import dataclasses
@@ -74,32 +74,24 @@ class Pretrain:
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Pretrains a base and writes it."""
   tune_for_cpu()  # as trials and the evaluator do
   if arguments:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   COMMAND.load_gin()
   # Imported here, so that a wrong flag is answered before JAX starts.
-  from aevo_jax.data import pipeline
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models.decoder import create
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.models.params import unbind
-  from aevo_jax.training import train_loop
-  from aevo_jax.training.model_setup import PolicyModel
-  from aevo_jax.training.optimizer import learning_rates, transformation
-  from aevo_jax.training.run_config import RunConfig
 
   try:
-    settings, config, recipe = resolve('pretrain'), _model(), recipe_lib.from_gin()
-    for section in recipe_lib.NAMES:
-      if section not in READ and (fields := bound(section)):
-        raise LoadError(
-          f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; '
-          f'leave it out (of a recipe it reads {", ".join(READ)})'
-        )
+    settings = resolve('pretrain')
+    config = resolve('model')
+    recipe = recipe_lib.from_gin()
+    _refuse_unread()
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
-  optimizer, mixture = recipe.optimizer, recipe.mixture(settings.size)
   out = pathlib.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
   tokenizers.save(out, config.max_position_embeddings)
@@ -111,84 +103,106 @@ def main(arguments: list[str]) -> None:
     )
   structure, params = unbind(create(config, settings.seed))
   logging.info('%d parameters', sum(p.size for p in params.values()))
+  final = _train(structure, params, tokenizer, recipe, settings, out / 'run')
+  checkpoint.save_weights(out / checkpoint.WEIGHTS, final, config)
+  eos_id = tokenizer.token_to_id(tokenizers.EOS)
+  pad_id = tokenizer.token_to_id(tokenizers.PAD)
+  fields = checkpoint.config_to_hf(config, eos_token_id=eos_id, pad_token_id=pad_id)
+  _write_json(out / checkpoint.CONFIG, fields)
+  generation = {
+    'do_sample': False,
+    'eos_token_id': eos_id,
+    'pad_token_id': pad_id,
+    'max_new_tokens': settings.max_new_tokens,
+  }
+  _write_json(out / 'generation_config.json', generation)
+  mixture = recipe.mixture(settings.size)
+  facts = _facts(settings, config, recipe.optimizer)
+  facts['accuracy'] = _accuracies(structure, final, tokenizer, settings, mixture)
+  facts['loss_curve'] = _loss_curve(out / 'run' / 'metrics.jsonl')
+  _write_json(out / 'pretrain.json', facts)
+  print(f'base written to {out}; see {out}/pretrain.json')
+
+
+def _refuse_unread() -> None:
+  """Raises LoadError if a section of the recipe is bound that pretraining does not read."""
+  for section in recipe_lib.NAMES:
+    fields = bound(section)
+    if section not in READ and fields:
+      raise LoadError(
+        f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; '
+        f'leave it out (of a recipe it reads {", ".join(READ)})'
+      )
+
+
+def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: pathlib.Path):
+  """Trains all parameters on the stream of texts; returns the final ones by name."""
+  from aevo_jax.data import pipeline
+  from aevo_jax.training import train_loop
+  from aevo_jax.training.model_setup import PolicyModel
+  from aevo_jax.training.optimizer import learning_rates, transformation
+  from aevo_jax.training.run_config import RunConfig
+
   source = pipeline.PretrainSource(
-    settings.seed,
-    mixture,
-    tokenizer,
-    settings.skill_share,
-    settings.chat_share,
-    settings.worked_share,
-    settings.steps_share,
-    settings.given_weight,
+    seed=settings.seed,
+    mixture=recipe.mixture(settings.size),
+    tokenizer=tokenizer,
+    skill_share=settings.skill_share,
+    chat_share=settings.chat_share,
+    worked_share=settings.worked_share,
+    steps_share=settings.steps_share,
+    given_weight=settings.given_weight,
   )
 
-  def on_step(step, scalars):
+  def on_step(step: int, scalars: dict[str, float]) -> None:
     if step % 100 == 0:
       logging.info('step %d of %d: loss %.4f', step, settings.steps, scalars['loss'])
 
   state = train_loop.train(
     PolicyModel(structure, params, {}),
-    transformation(optimizer),
+    transformation(recipe.optimizer),
     pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
-    learning_rates(optimizer, settings.steps),
-    out / 'run',
+    learning_rates(recipe.optimizer, settings.steps),
+    run,
     recipe_lib.TrainConfig(),
     RunConfig(checkpoint_every=settings.checkpoint_every, on_step=on_step),
   )
-
-  checkpoint.save_weights(out / checkpoint.WEIGHTS, state.final_params(), config)
-  eos, pad = tokenizer.token_to_id(tokenizers.EOS), tokenizer.token_to_id(tokenizers.PAD)
-  _write_json(
-    out / checkpoint.CONFIG,
-    checkpoint.config_to_hf(config, eos_token_id=eos, pad_token_id=pad),
-  )
-  _write_json(
-    out / 'generation_config.json',
-    {
-      'do_sample': False,
-      'eos_token_id': eos,
-      'pad_token_id': pad,
-      'max_new_tokens': settings.max_new_tokens,
-    },
-  )
-  losses = [
-    (r['step'], r['loss'])
-    for r in map(json.loads, (out / 'run' / 'metrics.jsonl').read_text().splitlines())
-  ]
-  _write_json(
-    out / 'pretrain.json',
-    {
-      'command': COMMAND.line,
-      'seed': settings.seed,
-      'settings': dataclasses.asdict(settings),
-      # Infinity, a limit that is none, is not JSON.
-      'model': {
-        name: 'inf' if value == math.inf else value
-        for name, value in dataclasses.asdict(config).items()
-      },
-      'optimizer': dataclasses.asdict(optimizer),
-      'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
-      'gin_files': COMMAND.flags.gin_file,
-      'machine': (
-        f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
-        f'{os.cpu_count()} cores'
-      ),
-      'tokens': settings.steps * settings.rows * settings.row_length,
-      'accuracy': _accuracies(structure, state.final_params(), tokenizer, settings, mixture),
-      'loss_curve': losses[:: max(1, len(losses) // 200)],
-    },
-  )
-  print(f'base written to {out}; see {out}/pretrain.json')
+  return state.final_params()
 
 
-def _model() -> ModelConfig:
-  return resolve('model')
+def _facts(settings: Pretrain, config: ModelConfig, optimizer) -> dict:
+  """Collects what pretrain.json says of the run, but for accuracy and loss curve."""
+  model = dataclasses.asdict(config)
+  for name, value in model.items():
+    if value == math.inf:
+      model[name] = 'inf'  # a limit that is none; infinity is not JSON
+  return {
+    'command': COMMAND.line,
+    'seed': settings.seed,
+    'settings': dataclasses.asdict(settings),
+    'model': model,
+    'optimizer': dataclasses.asdict(optimizer),
+    'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
+    'gin_files': COMMAND.flags.gin_file,
+    'machine': (
+      f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
+      f'{os.cpu_count()} cores'
+    ),
+    'tokens': settings.steps * settings.rows * settings.row_length,
+  }
+
+
+def _loss_curve(metrics: pathlib.Path) -> list[tuple[int, float]]:
+  """Reads about 200 steps and their losses from a run's metrics."""
+  curve = []
+  for line in metrics.read_text().splitlines():
+    record = json.loads(line)
+    curve.append((record['step'], record['loss']))
+  return curve[:: max(1, len(curve) // 200)]
 
 
 def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixture) -> dict:
-  """Accuracy per family on dev rules, answering in the plain form and in the task's (chat, boxed)
-  form.
-  """
+  """Scores dev rules by family, answered in the plain form and in the task's (chat, boxed) form."""
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.evaluation.scoring import Scorer, summary
   from aevo_jax.generation.sampler import Sampler
@@ -196,32 +210,27 @@ def _accuracies(structure, params, tokenizer, settings: Pretrain, mixture: Mixtu
   from aevo_jax.tasks.mixture import sample_set
 
   items = sample_set(settings.seed, 'dev', settings.eval_items, mixture)
-  chat = summary(
-    Scorer(structure, tokenizer, items, max_new_tokens=settings.max_new_tokens)(params), 'strict'
-  )
+  scorer = Scorer(structure, tokenizer, items, max_new_tokens=settings.max_new_tokens)
+  chat = summary(scorer(params), 'strict')
   sampler = Sampler(
     structure,
     eos_id=tokenizer.token_to_id(tokenizers.EOS),
     pad_id=tokenizer.token_to_id(tokenizers.PAD),
     max_new_tokens=24,
   )
-  prompts = [
-    tokenizer.encode(
-      f'{tokenizers.BOS}{i.plain.removesuffix(i.answer)}', add_special_tokens=False
-    ).ids
-    for i in items
-  ]
-  plain = {}
-  for item, ids in zip(items, sampler(params, prompts)):
-    plain.setdefault(item.family, []).append(
-      verify.strict(item.family, tokenizer.decode(ids, skip_special_tokens=False), item.answer)
-    )
-  return {
-    'plain': {name: round(sum(v) / len(v), 4) for name, v in sorted(plain.items())},
-    'task_form': {name: v['accuracy'] for name, v in chat['by_family'].items()}
-    | {'overall': chat['overall']['accuracy']},
-    'items': len(items),
-  }
+  prompts = []
+  for item in items:
+    text = f'{tokenizers.BOS}{item.plain.removesuffix(item.answer)}'
+    prompts.append(tokenizer.encode(text, add_special_tokens=False).ids)
+  right: dict[str, list[bool]] = {}
+  for item, ids in zip(items, sampler(params, prompts), strict=True):
+    answer = tokenizer.decode(ids, skip_special_tokens=False)
+    is_right = verify.strict(item.family, answer, item.answer)
+    right.setdefault(item.family, []).append(is_right)
+  task_form = {family: score['accuracy'] for family, score in chat['by_family'].items()}
+  task_form['overall'] = chat['overall']['accuracy']
+  plain = {family: round(sum(v) / len(v), 4) for family, v in sorted(right.items())}
+  return {'plain': plain, 'task_form': task_form, 'items': len(items)}
 
 
 def _write_json(path: pathlib.Path, value: dict) -> None:

@@ -1,15 +1,17 @@
-"""Train one recipe on the base, outside of any campaign: what a trial does, in the foreground and
-as long as you like.
+"""Train one recipe on the base, outside of any campaign.
 
-  aevo train --out=my_run                                              the substrate's default
-  recipe aevo train --gin.optimizer.learning_rate=4e-3 --tokens=500000 --out=my_run
-  aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run      another base: a Hugging Face
-  checkpoint, or what import_hf made of it aevo train --gin_file=configs/meshes/fsdp.gin
-  --out=my_run           sharded over this machine's devices; see docs/sharding.md aevo train
-  --tasks=my_tasks.jsonl --out=my_run                       tasks of your own, of which the train
-  split is trained on aevo train --base=my_run/export --gin_file=configs/algorithms/grpo.gin
-  --gin.optimizer.learning_rate=5e-5 --out=my_rl     reinforcement learning; see
-  docs/reinforcement.md
+  aevo train --out=my_run
+  aevo train --gin.optimizer.learning_rate=4e-3 --tokens=500000 --out=my_run
+  aevo train --base=my_base --gin_file=my_recipe.gin --out=my_run
+  aevo train --gin_file=configs/meshes/fsdp.gin --out=my_run
+  aevo train --tasks=my_tasks.jsonl --out=my_run
+  aevo train --base=my_run/export --gin_file=configs/algorithms/grpo.gin \
+    --gin.optimizer.learning_rate=5e-5 --out=my_rl
+
+It does what a trial does, in the foreground and as long as you like. The first command trains the
+substrate's default recipe; --base names a Hugging Face checkpoint, or an import of one; a mesh
+shards over this machine's devices (docs/sharding.md); of tasks of your own the train split is
+trained on; docs/reinforcement.md is about the last command.
 
 Writes metrics.jsonl, tensorboard/, checkpoints/ and, at the end, export/ (weights with config and
 tokenizer: a base of its own) into --out. Run again after an interrupt with the same flags, it
@@ -26,6 +28,7 @@ import platform
 import shutil
 import signal
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -89,11 +92,14 @@ LINES = 20  # of progress
 
 @COMMAND
 def main(arguments: list[str]) -> None:
+  """Trains what the flags say."""
   tune_for_cpu()  # as trials and the evaluator do
   if arguments:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   out = pathlib.Path(_OUT.value)
-  base = pathlib.Path(_BASE.value) if _BASE.value else layout.root_file('substrate') / 'base'
+  base = layout.root_file('substrate') / 'base'
+  if _BASE.value:
+    base = pathlib.Path(_BASE.value)
   try:
     train(out, base)
   except OSError as error:
@@ -103,216 +109,306 @@ def main(arguments: list[str]) -> None:
 
 
 def train(out: pathlib.Path, base: pathlib.Path) -> None:
-  """Trains what the flags say."""
-  from aevo_jax.models import config as model_config  # these three register what gin may bind
-  from aevo_jax.training import placement as placement_lib
-  from aevo_jax.training import run_control
-  from aevo_jax.training.recipe import recipe as recipe_lib
-  from aevo_jax.training.rl import run as rl_run
+  """Trains, exports and records the command.
 
-  COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin')
-  # Imported here, so that a wrong flag is answered before JAX starts.
-  from safetensors import SafetensorError
-
-  from aevo_jax.checkpoint.digest import ManifestError, file_digest, logical_digest
-  from aevo_jax.config.configurables import bound, override, resolve
-  from aevo_jax.config.loading import LoadError
-  from aevo_jax.data import chat_template
-  from aevo_jax.data import corpus as corpora
-  from aevo_jax.data import tokenizer as tokenizers
+  Args:
+    out: directory of the run; it may hold an interrupted one.
+    base: directory of the base.
+  """
+  # Imported here, so that a wrong flag is answered before JAX starts. The first registers what gin
+  # may bind.
   from aevo_jax.generation.protocol import InferenceError
-  from aevo_jax.models import weights
-  from aevo_jax.models.hf import checkpoint
-  from aevo_jax.models.params import is_adapter, resident_dtype
-  from aevo_jax.tasks import own_data
-  from aevo_jax.training import post_train
-  from aevo_jax.training.recipe.task_source import TaskSource
-  from aevo_jax.training.recipe.token_budget import StepPlan, plan_steps
+  from aevo_jax.training import run_control
   from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.run_config import RunConfig
   from aevo_jax.training.train_loop import NonFiniteError
 
-  logging.set_verbosity(logging.WARNING)
-  try:
-    recipe = recipe_lib.from_gin()
-    method, algorithm = recipe.method.name, recipe.algorithm()
-    rl_run.refuse_unread_sections(method)
-    for flag in (_RL_STEPS,) if recipe.method.supervised else (_TOKENS, _STEPS):
-      if flag.present:
-        raise ValueError(
-          f'--{flag.name} is read by nothing while method.name = {method!r}; '
-          + ('give --tokens and --steps' if recipe.method.supervised else 'give --rl_steps')
-        )
-    control = resolve('upkeep')
-    vllm = resolve('vllm') if algorithm and algorithm.rollout.engine == 'vllm' else None
-    if vllm is None and (fields := bound('vllm')):
-      raise LoadError(
-        f"vllm.{fields[0]} is bound, and nothing reads vllm while rollout.engine = 'jax'; "
-        "leave it out, or bind rollout.engine = 'vllm'"
-      )
-    config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
-    placement = placement_lib.from_gin(config, recipe)
-    if algorithm and placement:
-      raise ValueError(f'method.name = {method!r} runs on one device; leave mesh.axes empty')
-    shardings = None
-    if placement:
-      trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
-      shardings = placement.params(
-        {name: shape for name, shape in (trained | frozen).items() if not is_adapter(name)}
-      )
-    parameters = weights.load(
-      base,
-      config,
-      dtype=functools.partial(resident_dtype, frozen=recipe.adaptation.method == 'lora'),
-      shardings=shardings,
-    )
-    started_with = {
-      'recipe': {
-        name: value for name, value in dataclasses.asdict(recipe).items() if name != 'gates'
-      },  # a gate that stopped a run may be moved
-      'seed': _SEED.value,
-      'size': _SIZE.value,
-      'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
-      'base': logical_digest(parameters),
-    }
-    if method == 'distill':
-      started_with['teacher'] = {
-        path.name: file_digest(path)
-        for path in sorted(pathlib.Path(algorithm.distillation.teacher).glob('*.safetensors'))
-      }
-    if _TASKS.value and algorithm and algorithm.task.name != 'puzzles':
-      raise ValueError(
-        f'--tasks is read by nothing while environment.name = {algorithm.task.name!r}; '
-        'leave one of them out'
-      )
-    own = (
-      own_data.read(
-        pathlib.Path(_TASKS.value), verifier=algorithm.reward.verifier if algorithm else 'strict'
-      )
-      if _TASKS.value
-      else None
-    )
-    if own is not None:  # what an evaluation lets the model write is its own gin's business
-      generated = (
-        {'max_new_tokens': None}
-        if algorithm is None
-        else {
-          'max_new_tokens': algorithm.rollout.max_new_tokens,
-          'verifier': algorithm.reward.verifier,
-          'room': 'rollout.max_new_tokens',
-        }
-      )
-      corpora.check_fit(
-        own,
-        chat_template.read(str(base)),
-        tokenizers.load(str(base)),
-        max_positions=config.max_position_embeddings,
-        row_length=recipe.train.row_length if recipe.method.supervised else None,
-        **generated,
-      )
-    corpus = corpora.load(base, own.of_split('train') if own is not None else ())
-    tasks = TaskSource(_SIZE.value, _SEED.value, corpus)
-    tokenizer = tokenizers.load(str(base))
-    plan = (
-      plan_steps(recipe, tokenizer, tasks, tokens=_TOKENS.value, steps=_STEPS.value)
-      if recipe.method.supervised
-      else StepPlan(0, _RL_STEPS.value, 0)
-    )
-    prepared = post_train.Run(
-      config, recipe, parameters, tokenizer, tasks, directory=out, vllm=vllm
-    )
-    begin(
-      out,
-      started_with
-      | {'steps': [plan.sft_steps, plan.rl_steps]}
-      | ({} if own is None else {'tasks': own.digest}),
-    )
-  except (LoadError, ValueError, SafetensorError, ManifestError, InferenceError) as error:
-    sys.exit(f'train: {error}')
-
-  def on_step(step: int, scalars: dict[str, float]) -> None:
-    if (step + 1) % max(1, plan.steps // LINES) == 0 or step + 1 in (plan.sft_steps, plan.steps):
-      learnt = (
-        f'loss {scalars["loss"]:.4f}'
-        if step < plan.sft_steps or method == 'distill'
-        else (
-          'reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  '
-          'entropy {entropy:.2f}  '
-          'gap {logprob_gap_max:.1e}  {tokens_per_s:.0f} tok/s'
-        ).format(**scalars)
-      )
-      print(f'step {step + 1:>5} of {plan.steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
-
+  job = _prepare(out, base)
   try:
     with run_control.stop_at_sigterm() as sigterm_came:
-      final = prepared.train(
-        plan,
-        RunConfig(
-          checkpoint_every=_CHECKPOINT_EVERY.value,
-          control=control,
-          stop=sigterm_came,
-          on_step=on_step,
-          placement=placement,
-        ),
+      run = RunConfig(
+        checkpoint_every=_CHECKPOINT_EVERY.value,
+        control=job.control,
+        stop=sigterm_came,
+        on_step=functools.partial(_print_step, job),
+        placement=job.placement,
       )
+      final = job.run.train(job.plan, run)
       if sigterm_came():
-        print(
-          f'train: SIGTERM; saved, and the same command continues in {out}',
-          file=sys.stderr,
-          flush=True,
-        )
+        message = f'train: SIGTERM; saved, and the same command continues in {out}'
+        print(message, file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGTERM)
   except (NonFiniteError, StoppedError, InferenceError) as error:
     sys.exit(f'train: {error}')
-  export = write_export(base, out, final, config)
-  (out / 'command.json').write_text(
-    json.dumps(
-      {
-        'command': COMMAND.line,
-        'campaign': COMMAND.flags.gin_file,
-        'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
-        'size': _SIZE.value,
-        **({'rollouts': algorithm.rollout.engine} if algorithm else {}),
-        'machine': (
-          f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
-          f'{os.cpu_count()} cores'
-        ),
-      },
-      indent=1,
-    )
-    + '\n'
-  )
+  export = write_export(base, out, final, job.config)
+  _write_command(out, job.recipe.algorithm())
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """A run that is checked and begun.
+
+  Attributes:
+    recipe: what gin binds.
+    config: the model's.
+    control: checkpoints that stay, and steps that are profiled.
+    placement: on a mesh; None on one device.
+    plan: numbers of steps.
+    run: `post_train.Run`.
+  """
+
+  recipe: Any
+  config: Any
+  control: Any
+  placement: Any
+  plan: Any
+  run: Any
+
+
+def _prepare(out: pathlib.Path, base: pathlib.Path) -> _Job:
+  """Resolves gin, reads the base and the tasks, and begins the run; a mistake ends the command."""
+  from safetensors import SafetensorError
+
+  from aevo_jax.checkpoint.digest import ManifestError
+  from aevo_jax.config.loading import LoadError
+  from aevo_jax.generation.protocol import InferenceError
+
+  # These register what gin may bind.
+  from aevo_jax.training import post_train, run_control  # noqa: F401  registers `upkeep`
+  from aevo_jax.training.recipe import recipe as recipe_lib
+
+  COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin')
+  logging.set_verbosity(logging.WARNING)
+  try:
+    return _begin_job(out, base, recipe_lib.from_gin())
+  except (LoadError, ValueError, SafetensorError, ManifestError, InferenceError) as error:
+    sys.exit(f'train: {error}')
+
+
+def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe) -> _Job:
+  """Checks that everything goes together, and makes or continues the run's directory."""
+  from aevo_jax.checkpoint.digest import logical_digest
+  from aevo_jax.config.configurables import override, resolve
+  from aevo_jax.data import corpus as corpora
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.models import config as model_config
+  from aevo_jax.models.hf import checkpoint
+  from aevo_jax.training import placement as placement_lib
+  from aevo_jax.training import post_train
+  from aevo_jax.training.recipe.task_source import TaskSource
+  from aevo_jax.training.recipe.token_budget import StepPlan, plan_steps
+
+  vllm = _check_read(recipe)
+  config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
+  placement = placement_lib.from_gin(config, recipe)
+  if recipe.algorithm() and placement:
+    method = recipe.method.name
+    raise ValueError(f'method.name = {method!r} runs on one device; leave mesh.axes empty')
+  params = _load_base(base, config, recipe, placement)
+  started_with = _identity(recipe, config) | {'base': logical_digest(params)}
+  own = _own_tasks(base, config, recipe)
+  train_tasks = ()
+  if own is not None:
+    train_tasks = own.of_split('train')
+    started_with['tasks'] = own.digest
+  tasks = TaskSource(_SIZE.value, _SEED.value, corpora.load(base, train_tasks))
+  tokenizer = tokenizers.load(str(base))
+  if recipe.method.supervised:
+    plan = plan_steps(recipe, tokenizer, tasks, tokens=_TOKENS.value, steps=_STEPS.value)
+  else:
+    plan = StepPlan(0, _RL_STEPS.value, 0)
+  run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
+  begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]})
+  return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
+
+
+def _check_read(recipe):
+  """Refuses flags and bindings that this method does not read; returns the vLLM settings or None.
+
+  Raises:
+    LoadError, ValueError: the message names the flag or binding.
+  """
+  from aevo_jax.config.configurables import bound, resolve
+  from aevo_jax.config.loading import LoadError
+  from aevo_jax.training.rl import run as rl_run
+
+  method = recipe.method.name
+  algorithm = recipe.algorithm()
+  rl_run.refuse_unread_sections(method)
+  unread = (_TOKENS, _STEPS)
+  instead = 'give --rl_steps'
+  if recipe.method.supervised:
+    unread = (_RL_STEPS,)
+    instead = 'give --tokens and --steps'
+  for flag in unread:
+    if flag.present:
+      raise ValueError(
+        f'--{flag.name} is read by nothing while method.name = {method!r}; {instead}'
+      )
+  resolve('upkeep')
+  if _TASKS.value and algorithm and algorithm.task.name != 'puzzles':
+    raise ValueError(
+      f'--tasks is read by nothing while environment.name = {algorithm.task.name!r}; '
+      'leave one of them out'
+    )
+  if algorithm and algorithm.rollout.engine == 'vllm':
+    return resolve('vllm')
+  fields = bound('vllm')
+  if fields:
+    raise LoadError(
+      f"vllm.{fields[0]} is bound, and nothing reads vllm while rollout.engine = 'jax'; "
+      "leave it out, or bind rollout.engine = 'vllm'"
+    )
+  return None
+
+
+def _load_base(base: pathlib.Path, config, recipe, placement) -> dict:
+  """Reads the base's weights, each device its pieces, in the dtypes that training holds them in."""
+  from aevo_jax.models import weights
+  from aevo_jax.models.params import is_adapter, resident_dtype
+  from aevo_jax.training import placement as placement_lib
+
+  shardings = None
+  if placement:
+    trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
+    shapes = {name: shape for name, shape in (trained | frozen).items() if not is_adapter(name)}
+    shardings = placement.params(shapes)
+  dtype = functools.partial(resident_dtype, frozen=recipe.adaptation.method == 'lora')
+  return weights.load(base, config, dtype=dtype, shardings=shardings)
+
+
+def _identity(recipe, config) -> dict:
+  """Collects what makes two runs the same; a gate that stopped a run may be moved."""
+  from aevo_jax.checkpoint.digest import file_digest
+  from aevo_jax.models import config as model_config
+
+  bound = dataclasses.asdict(recipe)
+  del bound['gates']
+  identity = {
+    'recipe': bound,
+    'seed': _SEED.value,
+    'size': _SIZE.value,
+    'execution': {name: getattr(config, name) for name in model_config.EXECUTION},
+  }
+  if recipe.method.name == 'distill':
+    teacher = pathlib.Path(recipe.algorithm().distillation.teacher)
+    files = sorted(teacher.glob('*.safetensors'))
+    identity['teacher'] = {path.name: file_digest(path) for path in files}
+  return identity
+
+
+def _own_tasks(base: pathlib.Path, config, recipe):
+  """Reads --tasks and checks that they fit the model; None where the flag is not given.
+
+  What an evaluation lets the model write is that command's business, so nothing is checked of it.
+  """
+  from aevo_jax.data import chat_template
+  from aevo_jax.data import corpus as corpora
+  from aevo_jax.data import tokenizer as tokenizers
+  from aevo_jax.tasks import own_data
+
+  if not _TASKS.value:
+    return None
+  algorithm = recipe.algorithm()
+  verifier = 'strict'
+  generated = {'max_new_tokens': None}
+  if algorithm is not None:
+    verifier = algorithm.reward.verifier
+    generated = {
+      'max_new_tokens': algorithm.rollout.max_new_tokens,
+      'verifier': verifier,
+      'room': 'rollout.max_new_tokens',
+    }
+  own = own_data.read(pathlib.Path(_TASKS.value), verifier=verifier)
+  row_length = None
+  if recipe.method.supervised:
+    row_length = recipe.train.row_length
+  corpora.check_fit(
+    own,
+    chat_template.read(str(base)),
+    tokenizers.load(str(base)),
+    max_positions=config.max_position_embeddings,
+    row_length=row_length,
+    **generated,
+  )
+  return own
+
+
+def _print_step(job: _Job, step: int, scalars: dict[str, float]) -> None:
+  """Prints about `LINES` lines of a run, and the last step of each part."""
+  plan = job.plan
+  is_last = step + 1 in (plan.sft_steps, plan.steps)
+  if (step + 1) % max(1, plan.steps // LINES) != 0 and not is_last:
+    return
+  if step < plan.sft_steps or job.recipe.method.name == 'distill':
+    learnt = f'loss {scalars["loss"]:.4f}'
+  else:
+    learnt = (
+      'reward {reward:.3f}  pass {pass_rate:.3f}  length {response_length:.1f}  '
+      'entropy {entropy:.2f}  '
+      'gap {logprob_gap_max:.1e}  {tokens_per_s:.0f} tok/s'
+    ).format(**scalars)
+  print(f'step {step + 1:>5} of {plan.steps}  {learnt}  {scalars["seconds"]:.2f} s', flush=True)
+
+
+def _write_command(out: pathlib.Path, algorithm) -> None:
+  """Writes command.json, which `aevo status --add` reads."""
+  facts = {
+    'command': COMMAND.line,
+    'campaign': COMMAND.flags.gin_file,
+    'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
+    'size': _SIZE.value,
+  }
+  if algorithm:
+    facts['rollouts'] = algorithm.rollout.engine
+  facts['machine'] = (
+    f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
+    f'{os.cpu_count()} cores'
+  )
+  (out / 'command.json').write_text(json.dumps(facts, indent=1) + '\n')
+
+
 def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> pathlib.Path:
-  """Writes the weights as a base of their own into the run's directory, and returns where."""
+  """Writes the weights as a base of their own.
+
+  Args:
+    base: the base that was trained. Of an import, dtypes, shards and the tensors that the forward
+      does not use are kept.
+    out: the run's directory.
+    final: trained parameters by our names.
+    config: the model's.
+
+  Returns:
+    The directory of the new base, below `out`.
+  """
   from safetensors import SafetensorError
 
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import hf_export, source, transfer
 
   export = out / 'export'
-  if (
-    base / source.FILE
-    # an import: in its dtypes and shards, with the tensors that the forward does not use
-  ).is_file():
+  if (base / source.FILE).is_file():
     shutil.rmtree(export, ignore_errors=True)
     hf_export.export_hf(base, export, params=final)
-  else:
-    export.mkdir(exist_ok=True)
-    try:
-      checkpoint.save_weights(export / checkpoint.WEIGHTS, final, config)
-    except SafetensorError as error:
-      sys.exit(f'train: {export / checkpoint.WEIGHTS}: {error}')
-    for name in transfer.CARRIED:
-      if (base / name).is_file():
-        shutil.copyfile(base / name, export / name)
+    return export
+  export.mkdir(exist_ok=True)
+  try:
+    checkpoint.save_weights(export / checkpoint.WEIGHTS, final, config)
+  except SafetensorError as error:
+    sys.exit(f'train: {export / checkpoint.WEIGHTS}: {error}')
+  for name in transfer.CARRIED:
+    if (base / name).is_file():
+      shutil.copyfile(base / name, export / name)
   return export
 
 
 def begin(out: pathlib.Path, started_with: dict) -> None:
   """Makes the run's directory, or checks that what lies there is this run.
+
+  Args:
+    out: the run's directory.
+    started_with: what makes two runs the same, as JSON values.
 
   Raises:
     ValueError: another run lies there; the message says in what it differs.
@@ -320,12 +416,12 @@ def begin(out: pathlib.Path, started_with: dict) -> None:
   out.mkdir(parents=True, exist_ok=True)
   path = out / STARTED_WITH
   if path.exists():
-    before, now = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(started_with)))
-    differences = [
-      f'{name} was {before.get(name)!r} and is {now.get(name)!r} now'
-      for name in sorted(before.keys() | now.keys())
-      if before.get(name) != now.get(name)
-    ]
+    before = _flat(json.loads(path.read_text()))
+    now = _flat(json.loads(json.dumps(started_with)))
+    differences = []
+    for name in sorted(before.keys() | now.keys()):
+      if before.get(name) != now.get(name):
+        differences.append(f'{name} was {before.get(name)!r} and is {now.get(name)!r} now')
     if differences:
       raise ValueError(
         f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
@@ -341,11 +437,13 @@ def begin(out: pathlib.Path, started_with: dict) -> None:
 
 
 def _flat(values: dict, prefix: str = '') -> dict:
+  """Turns nested dictionaries into one, its keys joined by dots."""
   flat = {}
   for name, value in values.items():
-    flat |= (
-      _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {f'{prefix}{name}': value}
-    )
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = value
   return flat
 
 
