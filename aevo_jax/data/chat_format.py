@@ -31,8 +31,8 @@ class Sequence:
     weights: the loss weight of *predicting* each token.
   """
 
-  tokens: Int32[np.ndarray, 'n']
-  weights: Float32[np.ndarray, 'n']
+  tokens: Int32[np.ndarray, ' tokens']
+  weights: Float32[np.ndarray, ' tokens']
 
 
 def chat_sequence(

@@ -29,17 +29,17 @@ class Noise(NamedTuple):
     temperature: divides the logits, > 0.
   """
 
-  seeds: UInt32[Any, 'b']
+  seeds: UInt32[Any, ' batch']
   temperature: Float[Array, ''] | float = 1.0
 
 
 class _Progress(NamedTuple):
   """State of the decoding loop after `step` tokens."""
 
-  tokens: Int32[Array, 'b n']
+  tokens: Int32[Array, 'batch new']
   step: Int32[Array, '']
-  ended: Bool[Array, 'b']
-  logits: Float[Array, 'b v']
+  ended: Bool[Array, ' batch']
+  logits: Float[Array, 'batch vocab']
   state: DecodeState
 
 
@@ -47,14 +47,14 @@ class _Progress(NamedTuple):
 def generate(
   structure: Structure,
   params: Params,
-  tokens_bt: Int[Array, 'b t'],
-  valid_bt: Bool[Array, 'b t'],
+  tokens_bt: Int[Array, 'batch time'],
+  valid_bt: Bool[Array, 'batch time'],
   noise: Noise | None = None,
   *,
   max_new_tokens: int,
   eos_id: int,
   pad_id: int,
-) -> Int32[Array, 'b n']:
+) -> Int32[Array, 'batch new']:
   """Continues prompts: greedily, or with `noise` sampled from softmax(logits / temperature).
 
   Args:
@@ -75,11 +75,11 @@ def generate(
   tokens = jnp.full((tokens_bt.shape[0], max_new_tokens), pad_id, jnp.int32)
   keys_b = None if noise is None else jax.vmap(jax.random.key)(noise.seeds)
 
-  def choose(logits: Float[Array, 'b v'], step: Int32[Array, '']) -> Int[Array, 'b']:
+  def choose(logits: Float[Array, 'batch vocab'], step: Int32[Array, '']) -> Int[Array, ' batch']:
     if noise is None or keys_b is None:
       return jnp.argmax(logits, axis=-1)
 
-    def categorical(key: Key[Array, ''], row: Float[Array, 'v']) -> Int[Array, '']:
+    def categorical(key: Key[Array, ''], row: Float[Array, ' vocab']) -> Int[Array, '']:
       scaled = row.astype(jnp.float32) / noise.temperature
       return jax.random.categorical(jax.random.fold_in(key, step), scaled)
 

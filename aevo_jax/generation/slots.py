@@ -36,10 +36,10 @@ class Slots(NamedTuple):
     decode: caches, ring [s, t] and position.
   """
 
-  logits: Float[Array, 's v']
-  active: Bool[Array, 's']
-  new: Int32[Array, 's']
-  seeds: UInt32[Array, 's']
+  logits: Float[Array, 'slots vocab']
+  active: Bool[Array, ' slots']
+  new: Int32[Array, ' slots']
+  seeds: UInt32[Array, ' slots']
   decode: DecodeState
 
 
@@ -64,8 +64,8 @@ class Knobs(NamedTuple):
 class Prompts(NamedTuple):
   """Prompts to read, padded on the left; a filler row has one valid token."""
 
-  tokens: Int32[Any, 'r t']
-  valid: Bool[Any, 'r t']
+  tokens: Int32[Any, 'prompts time']
+  valid: Bool[Any, 'prompts time']
 
 
 class Places(NamedTuple):
@@ -74,9 +74,9 @@ class Places(NamedTuple):
   An entry of a slot that does not exist is left out, so their number can be rounded up.
   """
 
-  slots: Int32[Any, 'n']
-  rows: Int32[Any, 'n']
-  seeds: UInt32[Any, 'n']
+  slots: Int32[Any, ' places']
+  rows: Int32[Any, ' places']
+  seeds: UInt32[Any, ' places']
 
 
 class Dispatch(NamedTuple):
@@ -90,9 +90,9 @@ class Dispatch(NamedTuple):
   """
 
   state: Slots
-  tokens: Int32[Array, 's d']
-  logprobs: Float32[Array, 's d']
-  counts: Int32[Array, 's']
+  tokens: Int32[Array, 'slots dispatch']
+  logprobs: Float32[Array, 'slots dispatch']
+  counts: Int32[Array, ' slots']
 
 
 class _Progress(NamedTuple):
@@ -207,7 +207,7 @@ def _put_rows(into: Array, new: Array, places: Places, rank: int) -> Array:
   return into.at[:, places.slots].set(new[:, places.rows], mode='drop')
 
 
-def _put_tokens(into: Array, new: Array, places: Places, positions: Int[Array, 't']) -> Array:
+def _put_tokens(into: Array, new: Array, places: Places, positions: Int[Array, ' time']) -> Array:
   """Returns keys or values [s, k, ring, h], stacked or not, with new rows at `positions`."""
 
   def put(into: Array, new: Array) -> Array:
@@ -224,7 +224,7 @@ def begin(
   structure: Structure,
   params: Params,
   prompts: Prompts,
-  seeds_s: UInt32[Array, 's'],
+  seeds_s: UInt32[Array, ' slots'],
   *,
   room: int,
 ) -> Slots:
@@ -349,14 +349,14 @@ def decode(
 
 
 def _choose(
-  keys_s: Key[Array, 's'],
+  keys_s: Key[Array, ' slots'],
   knobs: Knobs,
-  logits: Float[Array, 's v'],
-  new: Int32[Array, 's'],
+  logits: Float[Array, 'slots vocab'],
+  new: Int32[Array, ' slots'],
   *,
   greedy: bool,
   filters: bool,
-) -> Int32[Array, 's']:
+) -> Int32[Array, ' slots']:
   """Chooses token number `new` of every slot."""
   if greedy:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -369,7 +369,7 @@ def _write_column(out: Array, column: Array, index: Int32[Array, '']) -> Array:
   return jax.lax.dynamic_update_slice_in_dim(out, column[:, None], index, axis=1)
 
 
-def filtered(logits_sv: Float[Array, 's v'], knobs: Knobs) -> Float[Array, 's v']:
+def filtered(logits_sv: Float[Array, 'slots vocab'], knobs: Knobs) -> Float[Array, 'slots vocab']:
   """Leaves out tokens by top-k, top-p (1904.09751) and min-p (2407.01082).
 
   Args:

@@ -18,8 +18,10 @@ _SMALLEST = 2.0**-24
 
 
 def sample(
-  keys_b: Key[Array, 'b'], index: int | Int[Array, '*rows'], logits_bv: Float[Array, 'b v']
-) -> Int32[Array, 'b']:
+  keys_b: Key[Array, ' batch'],
+  index: int | Int[Array, '*rows'],
+  logits_bv: Float[Array, 'batch vocab'],
+) -> Int32[Array, ' batch']:
   """Samples one token a row from softmax(logits).
 
   Args:
@@ -40,7 +42,9 @@ def _uniform(key: Key[Array, ''], index: Int[Array, '']) -> Float[Array, '']:
   return jax.random.uniform(jax.random.fold_in(key, index))
 
 
-def invert(logits_bv: Float[Array, 'b v'], uniform_b: Float[Array, 'b']) -> Int32[Array, 'b']:
+def invert(
+  logits_bv: Float[Array, 'batch vocab'], uniform_b: Float[Array, ' batch']
+) -> Int32[Array, ' batch']:
   """Inverts the cumulative distribution softmax(logits) of each row.
 
   Args:
@@ -68,7 +72,9 @@ def invert(logits_bv: Float[Array, 'b v'], uniform_b: Float[Array, 'b']) -> Int3
   return token.astype(jnp.int32)
 
 
-def _select(x: Float[Array, 'b n *rest'], index_b: Int[Array, 'b']) -> Float[Array, 'b *rest']:
+def _select(
+  x: Float[Array, 'batch choices *rest'], index_b: Int[Array, ' batch']
+) -> Float[Array, ' batch *rest']:
   """Returns x[i, index_b[i]] of every row i."""
   shape = (len(index_b), *[1] * (x.ndim - 1))
   return jnp.take_along_axis(x, index_b.reshape(shape), axis=1)[:, 0]

@@ -62,7 +62,9 @@ class Probe:
     divisors = jnp.array([temperature or 1.0 for temperature in PROBE_TEMPERATURES])
     divisors = divisors[:, None, None]
 
-    def logprobs(params: Params, tokens: Int[Array, 'b t']) -> Float[Array, 'b t v']:
+    def logprobs(
+      params: Params, tokens: Int[Array, 'batch time']
+    ) -> Float[Array, 'batch time vocab']:
       logits = structure.bind(params)(tokens, jnp.ones_like(tokens)).astype(jnp.float32)
       return jax.nn.log_softmax(logits / divisors)
 
