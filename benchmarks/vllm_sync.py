@@ -65,7 +65,7 @@ LARGE = {
   'mamba_head_dim': 64,
   'ssm_state_size': 64,
 }
-CARRIERS = ('file', 'reload', 'lora', 'restart')
+NAMES = ('file', 'reload', 'lora', 'restart')
 
 
 def write_model(directory: pathlib.Path, large: bool) -> ModelConfig:
@@ -276,13 +276,13 @@ def main() -> None:
   )
   parser.add_argument('mode', choices=['run', 'table'])
   parser.add_argument('--syncs', type=int, default=50, help='of a restart three are enough')
-  parser.add_argument('--only', default=','.join(CARRIERS))
+  parser.add_argument('--only', default=','.join(NAMES))
   parser.add_argument('--large', action='store_true')
   arguments = parser.parse_args()
   rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
   if arguments.mode == 'run':
-    if unknown := set(arguments.only.split(',')) - set(CARRIERS):
-      parser.error(f'--only names {", ".join(sorted(unknown))}; there are {", ".join(CARRIERS)}')
+    if unknown := set(arguments.only.split(',')) - set(NAMES):
+      parser.error(f'--only names {", ".join(sorted(unknown))}; there are {", ".join(NAMES)}')
     for carrier in arguments.only.split(','):
       found = measure(
         carrier,

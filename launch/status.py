@@ -19,7 +19,7 @@ from absl import app, flags
 from aevo_jax import command, layout
 from aevo_jax.campaign.state import fold
 from aevo_jax.config import constitution
-from aevo_jax.config.inference import CARRIERS
+from aevo_jax.config.inference import TRANSPORTS
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent.registry import OFFLINE
 from aevo_jax.report.costs import wall_clock
@@ -47,7 +47,7 @@ RENAMED = {'configs/campaigns/demo.gin': 'configs/campaigns/quickstart.gin'}
 NAMED = {
   'executors': ('local processes',),
   'engines': (*ENGINES.values(), *ROLLOUTS.values()),
-  'weight carriers': tuple(f'carrier {name}' for name in CARRIERS),
+  'weight carriers': tuple(f'carrier {name}' for name in TRANSPORTS),
   'meta agents': OFFLINE,
   'arbiters': ('local', 'manual'),
   'puzzle sizes': ('micro', 'standard'),

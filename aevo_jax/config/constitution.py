@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Interval, doc
 
 from aevo_jax.config.configurables import check_type, configurable, resolve
 from aevo_jax.config.constraints import OneOf
-from aevo_jax.config.inference import WHOLE_CARRIERS, Evaluation, Vllm, server_of
+from aevo_jax.config.inference import WHOLE_TRANSPORTS, Evaluation, Vllm, server_of
 from aevo_jax.config.loading import LoadError
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import SearchSpace
@@ -380,10 +380,10 @@ class Constitution:
         "nothing reads vllm.* while evaluation.engine = 'jax'; bind evaluation.engine = "
         "'vllm', or leave vllm.* out"
       )
-    if self.evaluation.engine == 'vllm' and self.vllm.carrier not in WHOLE_CARRIERS:
+    if self.evaluation.engine == 'vllm' and self.vllm.carrier not in WHOLE_TRANSPORTS:
       raise LoadError(
         f'vllm.carrier = {self.vllm.carrier!r} cannot carry sealed weights; bind one of '
-        f'{", ".join(WHOLE_CARRIERS)}'
+        f'{", ".join(WHOLE_TRANSPORTS)}'
       )
 
   def text(self) -> str:

@@ -14,8 +14,8 @@ from aevo_jax.config.constraints import OneOf
 
 ENGINES = ('jax', 'vllm')
 DTYPES = ('float32', 'bfloat16', 'float16')
-CARRIERS = ('file', 'nccl', 'ipc', 'reload', 'lora')
-WHOLE_CARRIERS = (
+TRANSPORTS = ('file', 'nccl', 'ipc', 'reload', 'lora')
+WHOLE_TRANSPORTS = (
   'file',
   'nccl',
   'ipc',
@@ -116,7 +116,7 @@ class Vllm:
   cpu_cache_gib: Annotated[int, Interval(ge=1, le=2**12)] = 1
   cpu_threads: Annotated[int, Interval(ge=0, le=2**12)] = 0
   eager: bool = True
-  carrier: Annotated[str, OneOf(CARRIERS)] = 'file'
+  carrier: Annotated[str, OneOf(TRANSPORTS)] = 'file'
   transfer_address: str = ''
   lora_rank: Annotated[int, Interval(ge=1, le=512)] = 32
   lora_slots: Annotated[int, Interval(ge=1, le=512)] = 1

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
+from aevo_jax.config.inference import WHOLE_TRANSPORTS, Vllm
 from aevo_jax.evaluation.model_files import ADAPTER, StoredModelError
 from aevo_jax.evaluation.stored_model import StoredModel
 
@@ -38,10 +38,10 @@ def refuse_transport(settings: Vllm, weights: pathlib.Path) -> None:
       "vllm.carrier = 'lora' loads an adapter on the base that the server began with, "
       f"and {weights} is none; give the adapter's directory, or leave vllm.carrier out"
     )
-  if settings.carrier not in (*WHOLE_CARRIERS, 'lora'):
+  if settings.carrier not in (*WHOLE_TRANSPORTS, 'lora'):
     raise StoredModelError(
       f"vllm.carrier = {settings.carrier!r} does not carry a checkpoint's weights; bind "
-      f"one of {', '.join(WHOLE_CARRIERS)}, or 'lora' for an adapter"
+      f"one of {', '.join(WHOLE_TRANSPORTS)}, or 'lora' for an adapter"
     )
 
 

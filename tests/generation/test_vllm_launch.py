@@ -12,7 +12,7 @@ from vllm_served import QWEN3
 from aevo_jax import layout
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
+from aevo_jax.config.inference import WHOLE_TRANSPORTS, Vllm
 from aevo_jax.generation.vllm import server as server_lib
 from aevo_jax.generation.vllm.transports import TRANSPORTS
 from aevo_jax.models.config import ModelConfig
@@ -32,9 +32,9 @@ def test_a_server_is_started_for_its_carrier():
   ] == ['aevo_file', 'nccl', 'ipc', 'aevo_file', 'aevo_file']
   assert {
     carrier for carrier in TRANSPORTS if options(carrier).get('--load-format') == 'dummy'
-  } == set(WHOLE_CARRIERS)
+  } == set(WHOLE_TRANSPORTS)
   assert {carrier for carrier in TRANSPORTS if '--hf-overrides' in options(carrier)} == set(
-    WHOLE_CARRIERS
+    WHOLE_TRANSPORTS
   )  # tied embeddings
   assert {carrier for carrier in TRANSPORTS if '--worker-extension-cls' in options(carrier)} == {
     'file',
@@ -111,7 +111,7 @@ def test_a_constitution_takes_what_carries_whole_weights(carrier):
   )
   with (
     contextlib.nullcontext()
-    if carrier in WHOLE_CARRIERS
+    if carrier in WHOLE_TRANSPORTS
     else pytest.raises(ValueError, match='cannot carry sealed weights; bind one of file, nccl, ipc')
   ):
     constitution_lib.from_gin()

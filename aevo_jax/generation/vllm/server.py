@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import httpx2
 
-from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
+from aevo_jax.config.inference import WHOLE_TRANSPORTS, Vllm
 from aevo_jax.generation.vllm import supervisor
 from aevo_jax.generation.vllm.client import MODEL, Client, ServerDownError
 from aevo_jax.models.config import ModelConfig
@@ -83,7 +83,7 @@ def command(
   Returns:
     Program and arguments.
   """
-  whole = settings.carrier in WHOLE_CARRIERS
+  whole = settings.carrier in WHOLE_TRANSPORTS
   arguments = {
     '--model': str(model),
     '--served-model-name': MODEL,

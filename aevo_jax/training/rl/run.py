@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 
 from aevo_jax.config.configurables import LoadError, bound
-from aevo_jax.config.inference import WHOLE_CARRIERS, Vllm
+from aevo_jax.config.inference import WHOLE_TRANSPORTS, Vllm
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import GenerationEngine
@@ -233,10 +233,10 @@ def _served(
       "rollout.engine = 'vllm' is for `aevo train`: a campaign's workers are confined "
       "and start no server; leave it at 'jax'"
     )
-  if settings.carrier not in WHOLE_CARRIERS:
+  if settings.carrier not in WHOLE_TRANSPORTS:
     raise ValueError(
       f'vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; '
-      f'bind one of {", ".join(WHOLE_CARRIERS)}'
+      f'bind one of {", ".join(WHOLE_TRANSPORTS)}'
     )
   from aevo_jax.generation.vllm.engine import VllmEngine  # here, since httpx2 is an extra
 
