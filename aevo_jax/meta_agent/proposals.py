@@ -1,11 +1,12 @@
-"""What the explorers of a round run: recipes that change several axes at once, chosen together.
+"""Proposals for the explorers of a round: recipes that change several axes, chosen together.
 
-Candidates are recipes that are best under effects drawn from the posterior (Thompson 1933): under
-each draw the best setting of every axis, and of many random sets of axes the best. Beside them
-stand all changes that were tried before. Which of them run is what `promotion_value` says.
+Candidates are recipes that are best under effects sampled from the posterior (Thompson 1933): under
+each sample the best setting of every axis, and of many random sets of axes the best. Beside them
+stand all changes that were tried before. `promotion_value` decides which of them run.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from aevo_jax.config.parameter import Parameter
 from aevo_jax.config.search_space import Axis, SearchSpace, draw, neighbour
 from aevo_jax.meta_agent import promotion_value
 from aevo_jax.meta_agent.effects import Effects
@@ -20,20 +22,33 @@ from aevo_jax.meta_agent.observations import Observation, by_axis, settings
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, render_overlay
 from aevo_jax.meta_agent.promotion_value import Outlook
 
-DEAD_END_DISTANCE = 0.2  # in units of each parameter's range
+# In units of each parameter's range.
+DEAD_END_DISTANCE = 0.2
 REFINE_STEP = 0.2
-NEW, PAST = 15, 10  # random and past settings of an axis to choose from in a round
-SUBSETS = 60  # sets of axes, of which a candidate is the best
-CANDIDATES = 32  # draws of the effects, each with a candidate
-DRAWS = 128  # of the candidates' gains, to see what they are worth
-CHANGED = (0.05, 0.2)  # range of the probability that a set has an axis
-DEMOTED = 0.05  # the same of a demoted axis
+# New and past settings of an axis to choose from in a round.
+NEW = 15
+PAST = 10
+# Sets of axes, of which a candidate is the best.
+SUBSETS = 60
+# Samples of the effects, each with a candidate.
+CANDIDATES = 32
+# Samples of the candidates' gains, to see what they are worth.
+SAMPLES = 128
+# Range of the probability that a set has an axis, and that of a demoted axis.
+CHANGED = (0.05, 0.2)
+DEMOTED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Situation:
-  """What a round is planned on: the standing recipe's overlay `base`, pruned; demoted axes and live
-  dead ends; the posterior of the effects.
+  """What a round is planned on.
+
+  Attributes:
+    base: the standing recipe's overlay, pruned.
+    demoted: names of axes.
+    dead_ends: those that are live.
+    effects: the posterior.
+    outlook: what the promotion rule will ask for.
   """
 
   base: dict[str, Any]
@@ -44,23 +59,37 @@ class Situation:
 
   @property
   def space(self) -> SearchSpace:
+    """The search space."""
     return self.effects.encoder.space
 
   @property
   def values(self) -> dict[str, Any]:
-    """Of every parameter of the standing recipe."""
+    """Values of every parameter in the standing recipe."""
     return {**self.effects.encoder.defaults, **self.base}
 
   def overlay(self, changes: dict[str, Any]) -> dict[str, Any]:
-    """The standing recipe with some changes."""
+    """Makes the overlay of the standing recipe with some changes.
+
+    Args:
+      changes: selector -> value.
+
+    Returns:
+      The overlay, pruned.
+    """
     return self.effects.encoder.prune(self.base | changes)
 
   def steps(self, overlays: Sequence[dict[str, Any]]) -> np.ndarray:
-    """[N, f]: what the overlays have more of than the standing recipe."""
+    """Computes what overlays have more of than the standing recipe.
+
+    Args:
+      overlays: N of them.
+
+    Returns:
+      [N, f] steps of features.
+    """
     encoder = self.effects.encoder
-    return encoder.differences(
-      encoder.codes(self.base), np.asarray([encoder.codes(o) for o in overlays])
-    )
+    codes = np.asarray([encoder.codes(overlay) for overlay in overlays])
+    return encoder.differences(encoder.codes(self.base), codes)
 
 
 def explorers(
@@ -69,63 +98,79 @@ def explorers(
   count: int,
   rng: np.random.Generator,
 ) -> list[Assignment]:
-  """What the explorers run: of the changes that were tried before and of new ones, those that are
-  worth most together.
+  """Assigns the explorers the changes, tried before or new, that are worth most together.
+
+  Args:
+    situation: of the round.
+    observations: all looks at all changes.
+    count: explorers.
+    rng: seeded generator.
+
+  Returns:
+    Assignments; further anchors where there are too few changes.
   """
   effects = situation.effects
-  tried = [o for o in observations.values() if situation.overlay(o.changes) != situation.base]
+  tried = []
+  for observation in observations.values():
+    if situation.overlay(observation.changes) != situation.base:
+      tried.append(observation)
   changes = [o.changes for o in tried] + _new(situation, observations, rng)
   if not changes:
     return [_further_anchor(situation)] * count
-  steps = situation.steps([situation.overlay(c) for c in changes])
-  looks = np.zeros((2, len(changes)))
-  looks[:, : len(tried)] = [[len(o.external) for o in tried], [sum(o.external) for o in tried]]
+  steps = situation.steps([situation.overlay(change) for change in changes])
+  looks = np.zeros(len(changes))
+  total = np.zeros(len(changes))
+  for i, observation in enumerate(tried):
+    looks[i] = len(observation.external)
+    total[i] = sum(observation.external)
   means, sds = effects.gains(steps)
+  gains = effects.overall(effects.draw_steps(steps, rng, SAMPLES))
   chosen: dict[str, Assignment] = {}
-  for at in promotion_value.choose(
-    effects.overall(effects.draw_steps(steps, rng, DRAWS)), looks[0], looks[1], situation.outlook
-  ):
+  for at in promotion_value.choose(gains, looks, total, situation.outlook):
     reason = f'expected {means[at]:+.3f} +- {sds[at]:.3f} on dev'
     if at < len(tried):
+      dev = tried[at].dev
       reason = (
-        f'retest: gained {np.mean(tried[at].dev):+.3f} on dev in {len(tried[at].dev)} '
-        f'trial(s), not promoted; {reason}'
+        f'retest: gained {np.mean(dev):+.3f} on dev in {len(dev)} trial(s), not promoted; {reason}'
       )
     assignment = _assignment(situation, changes[at], reason)
     chosen.setdefault(render_overlay(assignment.overlay), assignment)
     if len(chosen) == count:
       break
-  return [*chosen.values(), *[_further_anchor(situation)] * (count - len(chosen))]
+  further = [_further_anchor(situation)] * (count - len(chosen))
+  return [*chosen.values(), *further]
 
 
 def _new(
   situation: Situation, observations: Mapping[str, Observation], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-  """Changes that were not tried before: the best ones as expected, and under effects drawn from the
-  posterior.
-  """
-  menus = Menus.draw(situation, observations, rng)
+  """Changes that were not tried: the best ones as expected, and under sampled effects."""
+  menus = Menus.sample(situation, observations, rng)
   if not menus.names:
     return []
-  seen, found = [situation.overlay(o.changes) for o in observations.values()], []
-  weights = np.concatenate(
-    [situation.effects.means[None], situation.effects.draws(rng, CANDIDATES)]
-  )
-  for changes in menus.best(weights, situation.effects, rng):
-    if changes and (overlay := situation.overlay(changes)) not in seen:
+  seen = [situation.overlay(o.changes) for o in observations.values()]
+  effects = situation.effects
+  weights = np.concatenate([effects.means[None], effects.draws(rng, CANDIDATES)])
+  candidates = []
+  for changes in menus.best(weights, effects, rng):
+    overlay = situation.overlay(changes)
+    if changes and overlay not in seen:
       seen.append(overlay)
-      found.append(changes)
-  return found
+      candidates.append(changes)
+  return candidates
 
 
 def _assignment(situation: Situation, changes: dict[str, Any], reason: str) -> Assignment:
   """Leaves out of the changes what is dead or holds already."""
   overlay = situation.overlay(changes)
-  changes = {k: v for k, v in changes.items() if k in overlay and v != situation.values.get(k)}
-  axes = list(by_axis(changes, situation.space))
-  return Assignment(
-    ' + '.join(axes) if len(axes) <= 2 else f'{len(axes)} axes', changes, overlay, reason
-  )
+  values = situation.values
+  live = {}
+  for selector, value in changes.items():
+    if selector in overlay and value != values.get(selector):
+      live[selector] = value
+  axes = list(by_axis(live, situation.space))
+  name = ' + '.join(axes) if len(axes) <= 2 else f'{len(axes)} axes'
+  return Assignment(name, live, overlay, reason)
 
 
 def _further_anchor(situation: Situation) -> Assignment:
@@ -134,8 +179,15 @@ def _further_anchor(situation: Situation) -> Assignment:
 
 @dataclasses.dataclass(frozen=True)
 class Menus:
-  """Settings of every axis to choose from. names: the A axes that have some; starts: [A + 1], where
-  each begins and the last ends; settings: [M] of all axes; steps: [M, f]; demoted: [A] bool."""
+  """Settings of every axis to choose from.
+
+  Attributes:
+    names: of the A axes that have some.
+    starts: [A + 1], where the settings of each axis begin and the last end.
+    settings: [M] of all axes.
+    steps: [M, f] of features.
+    demoted: [A] bool.
+  """
 
   names: tuple[str, ...]
   starts: np.ndarray
@@ -144,110 +196,123 @@ class Menus:
   demoted: np.ndarray
 
   @classmethod
-  def draw(
+  def sample(
     cls, situation: Situation, observations: Mapping[str, Observation], rng: np.random.Generator
   ) -> 'Menus':
-    """Random settings, and those of past trials with their numbers moved a little; none of them
-    near a dead end.
+    """Samples settings, and moves the numbers of past ones a little; none is near a dead end.
+
+    Args:
+      situation: of the round.
+      observations: all looks at all changes.
+      rng: seeded generator.
+
+    Returns:
+      The settings that differ from the standing recipe.
     """
     past = defaultdict(list)
     for axis, setting in settings(observations.values(), situation.space):
       past[axis].append(setting)
-    encoder, base = situation.effects.encoder, situation.effects.encoder.codes(situation.base)
-    drawn = [_menu(axis, past[axis.name], situation, rng) for axis in situation.space.axes]
-    every = [setting for menu in drawn for setting in menu]
-    if not every:
-      return cls((), np.zeros(1, int), [], np.zeros((0, encoder.width + 1)), np.zeros(0, bool))
-    steps = encoder.differences(
-      base, np.asarray([encoder.codes(setting, base) for setting in every])
-    )
-    moved, starts = steps[:, 1:].any(axis=1), np.cumsum([0, *map(len, drawn)])
-    kept = [
-      [
-        start + at
-        for at, setting in enumerate(menu)
-        if moved[start + at] and setting not in menu[:at]
-      ]
-      for start, menu in zip(starts, drawn)
-    ]
-    names = [axis.name for axis, places in zip(situation.space.axes, kept) if places]
-    chosen = [at for places in kept for at in places]
-    return cls(
-      tuple(names),
-      np.cumsum([0, *(len(places) for places in kept if places)]),
-      [every[at] for at in chosen],
-      steps[chosen],
-      np.asarray([name in situation.demoted for name in names], bool),
-    )
+    encoder = situation.effects.encoder
+    base = encoder.codes(situation.base)
+    names = []
+    starts = [0]
+    kept: list[dict[str, Any]] = []
+    steps = [np.zeros((0, encoder.width + 1))]
+    for axis in situation.space.axes:
+      menu = _menu(axis, past[axis.name], situation, rng)
+      if not menu:
+        continue
+      codes = np.asarray([encoder.codes(setting, base) for setting in menu])
+      menu_steps = encoder.differences(base, codes)
+      moved = menu_steps[:, 1:].any(axis=1)
+      places = [i for i, setting in enumerate(menu) if moved[i] and setting not in menu[:i]]
+      if not places:
+        continue
+      names.append(axis.name)
+      kept += [menu[i] for i in places]
+      starts.append(len(kept))
+      steps.append(menu_steps[places])
+    demoted = np.asarray([name in situation.demoted for name in names], bool)
+    return cls(tuple(names), np.asarray(starts), kept, np.concatenate(steps), demoted)
 
   def best(
     self, weights: np.ndarray, effects: Effects, rng: np.random.Generator
   ) -> list[dict[str, Any]]:
-    """For each of some draws of the weights [D, F, f] the changes that gain most: the best setting
-    of each axis, and of SUBSETS random sets of axes the best.
+    """Finds the changes that gain most under each of some weights.
+
+    Args:
+      weights: [D, F, f].
+      effects: the posterior, for its levels.
+      rng: seeded generator.
+
+    Returns:
+      D changes: the best setting of each axis, of the best of SUBSETS random sets of axes.
     """
     moves = self.steps @ weights.transpose(0, 2, 1)  # [D, M, F]
     gains = effects.overall(moves)
-    best = np.stack(
-      [
-        start + gains[:, start:end].argmax(axis=1)
-        for start, end in zip(self.starts, self.starts[1:])
-      ],
-      axis=1,
-    )
-    subsets = np.stack(
-      [
-        np.where(self.demoted, DEMOTED, rng.uniform(*CHANGED, size=(SUBSETS, 1)))
-        > rng.random((SUBSETS, len(self.names)))
-        for _ in weights
-      ]
-    )
-    worth = np.where(
-      subsets.any(axis=2),
-      effects.overall(subsets @ np.take_along_axis(moves, best[..., None], axis=1)),
-      -np.inf,
-    )
+    columns = []
+    for start, end in itertools.pairwise(self.starts):
+      columns.append(start + gains[:, start:end].argmax(axis=1))
+    best = np.stack(columns, axis=1)
+    subsets = np.stack([self._subsets(rng) for _ in weights])
+    totals = effects.overall(subsets @ np.take_along_axis(moves, best[..., None], axis=1))
+    worth = np.where(subsets.any(axis=2), totals, -np.inf)
     chosen = subsets[np.arange(len(weights)), worth.argmax(axis=1)]
-    return [
-      {k: v for at in settings[axes] for k, v in self.settings[at].items()}
-      for settings, axes in zip(best, chosen)
-    ]
+    changes = []
+    for places, axes in zip(best, chosen, strict=True):
+      together: dict[str, Any] = {}
+      for place in places[axes]:
+        together |= self.settings[place]
+      changes.append(together)
+    return changes
+
+  def _subsets(self, rng: np.random.Generator) -> np.ndarray:
+    """[SUBSETS, A] bool: random sets of axes."""
+    probability = np.where(self.demoted, DEMOTED, rng.uniform(*CHANGED, size=(SUBSETS, 1)))
+    return probability > rng.random((SUBSETS, len(self.names)))
 
 
 def _menu(
   axis: Axis, past: Sequence[dict[str, Any]], situation: Situation, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
   """Settings of one axis to choose from."""
-  space, values = situation.space, situation.values
-  found = [draw(axis, rng, values) for _ in range(NEW)]
+  space = situation.space
+  values = situation.values
+  sampled = [draw(axis, rng, values) for _ in range(NEW)]
   for index in rng.permutation(len(past))[:PAST]:
-    found.append(
-      {
-        k: neighbour(v, space.parameter(k), rng, REFINE_STEP)
-        if space.parameter(k).kind in ('float', 'int')
-        else v
-        for k, v in past[index].items()
-      }
-    )
+    moved = {}
+    for selector, value in past[index].items():
+      parameter = space.parameter(selector)
+      if parameter.kind in ('float', 'int'):
+        value = neighbour(value, parameter, rng, REFINE_STEP)
+      moved[selector] = value
+    sampled.append(moved)
   dead = [d.changes for d in situation.dead_ends if d.axis == axis.name]
-  return [s for s in found if not any(_distance(s, d, space) < DEAD_END_DISTANCE for d in dead)]
+  menu = []
+  for setting in sampled:
+    if not any(_distance(setting, d, space) < DEAD_END_DISTANCE for d in dead):
+      menu.append(setting)
+  return menu
 
 
 def _distance(a: dict[str, Any], b: dict[str, Any], space: SearchSpace) -> float:
-  """Largest difference over the parameters of two settings of one axis, each in units of its range;
-  1 where only one is bound.
+  """Largest difference over the parameters of two settings of one axis.
+
+  Each is in units of its range; 1 where only one of the settings binds it.
   """
   largest = 0.0
   for selector in a.keys() | b.keys():
     if selector not in a or selector not in b:
       return 1.0
+    difference = float(a[selector] != b[selector])
     parameter = space.parameter(selector)
     if parameter.kind in ('float', 'int'):
-      span = lambda v: math.log(v) if parameter.scale == 'log' else v
-      largest = max(
-        largest,
-        abs(span(a[selector]) - span(b[selector])) / (span(parameter.high) - span(parameter.low)),
-      )
-    else:
-      largest = max(largest, float(a[selector] != b[selector]))
+      span = _scaled(parameter, parameter.high) - _scaled(parameter, parameter.low)
+      apart = _scaled(parameter, a[selector]) - _scaled(parameter, b[selector])
+      difference = abs(apart) / span
+    largest = max(largest, difference)
   return largest
+
+
+def _scaled(parameter: Parameter, value: float) -> float:
+  return math.log(value) if parameter.scale == 'log' else value
