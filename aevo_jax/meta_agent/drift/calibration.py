@@ -1,5 +1,4 @@
-"""The critical p of the slope test, fixed before the round it judges, by replaying campaigns in
-which nothing goes wrong.
+"""The critical p of the slope test, fixed before the round it judges.
 
 A campaign looks at every stream (family or overall) after every round in two windows, so a test at
 .05 each would raise an alarm in nearly every campaign. `thresholds` simulates coupled campaigns
@@ -24,8 +23,8 @@ significant by chance. Both bounds are loose there; the benchmark measures the s
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -34,10 +33,23 @@ from aevo_jax.config.constitution import Reversal
 from aevo_jax.stats import slope_test
 from aevo_jax.stats.slope_test import Moments
 
-_FIELDS = operator.itemgetter('n', 'discordant', 'sxx', 'sxy', 'syy', 'item_variance')
-Row = Mapping[
-  str, float | None
-]  # one stream in one round, as stats.concordance.reduce_round makes it
+# One stream in one round, as stats.concordance.reduce_round makes it.
+Row = Mapping[str, float | None]
+
+
+class Statistics(NamedTuple):
+  """The fields of a row, hashable; see stats.concordance.reduce_round."""
+
+  n: int
+  discordant: int
+  sxx: float
+  sxy: float
+  syy: float
+  item_variance: float | None
+
+
+# A stream's rounds in order, None where it is missing.
+History = tuple[Statistics | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +57,8 @@ class Thresholds:
   """What is fixed before a round.
 
   Attributes:
-    round: the round it is for, counted from 1. planned_rounds: of the campaign.
+    round: the round it is for, counted from 1.
+    planned_rounds: of the campaign.
     slope_p: the slope test alarms at a p of at most this; None where nothing has been measured or
       the calibration rounds are not over.
     replays: simulated campaigns behind it, 0 if none.
@@ -57,6 +70,20 @@ class Thresholds:
   replays: int
 
 
+class _Stream(NamedTuple):
+  """A stream as it is replayed.
+
+  Attributes:
+    sizes: trials of every round, those to come included.
+    item: item noise of dev, in units of dev's true variance in the calibration rounds.
+    latent: slope, in units in which external's residual variance is 1 as well.
+  """
+
+  sizes: tuple[int, ...]
+  item: float
+  latent: float
+
+
 def thresholds(
   rounds_so_far: Sequence[Mapping[str, Row]],
   rules: Reversal,
@@ -64,81 +91,134 @@ def thresholds(
   workers: int,
   seed: int,
 ) -> Thresholds:
-  """Thresholds for the round after `rounds_so_far`, a function of nothing but its arguments;
-  streams' names and order do not matter.
+  """Fixes the thresholds for the round after `rounds_so_far`.
 
   Args:
-    rounds_so_far: stream -> row, of each round in order. planned_rounds: of the whole campaign.
-    workers: trials a round, of rounds to come. seed: of the replay; take the same one in every
-      round, so that thresholds move only with what was measured.
+    rounds_so_far: stream -> row, of each round in order. Streams' names and order do not matter.
+    rules: of the verdicts.
+    planned_rounds: of the whole campaign.
+    workers: trials a round, of rounds to come.
+    seed: of the replay; take the same one in every round, so that thresholds move only with what
+      was measured.
+
+  Returns:
+    Thresholds, a function of nothing but the arguments.
   """
-  judged, histories = len(rounds_so_far) + 1, distinct(rounds_so_far)
-  if judged <= rules.calibration_rounds or not histories:
+  judged = len(rounds_so_far) + 1
+  histories = distinct(rounds_so_far)
+  calibration = rules.calibration_rounds
+  if judged <= calibration or not histories:
     return Thresholds(judged, planned_rounds, None, 0)
   to_come = max(planned_rounds - judged + 1, 1)
-  calibration = rules.calibration_rounds
   reference = window(histories, 0, calibration)
-  growth = tuple(
-    _growth(reference, window(histories, i, i + 1)) for i in range(calibration, judged - 1)
-  )
-  sizes = [tuple(row[0] if row else 0 for row in h) + (workers,) * to_come for h in histories]
-  streams = tuple(sorted(zip(sizes, *(map(float, v) for v in _relation(reference)))))
-  growth += (growth[-1] if growth else 1.0,) * to_come
+  growth = []
+  for i in range(calibration, judged - 1):
+    growth.append(_growth(reference, window(histories, i, i + 1)))
+  growth += [growth[-1] if growth else 1.0] * to_come
+  items, latents = _relation(reference)
+  noisy = []
+  quiet = []
+  for history_, item, latent in zip(histories, items, latents, strict=True):
+    past = tuple(row.n if row else 0 for row in history_)
+    sizes = past + (workers,) * to_come
+    noisy.append(_Stream(sizes, float(item), float(latent)))
+    quiet.append(_Stream(sizes, 0.0, 0.0))
   # With item noise and without, and the stricter of the two: a reliability estimated from few
   # trials may be far too low, and then the replay has no alarms.
-  relations = {streams, tuple(sorted((s, 0.0, 0.0) for s, *_ in streams))}
-  return Thresholds(
-    judged,
-    planned_rounds,
-    min(_critical_p(r, growth, calibration, rules.alpha, rules.replays, seed) for r in relations),
-    rules.replays,
-  )
+  critical = []
+  for streams in {tuple(sorted(noisy)), tuple(sorted(quiet))}:
+    replay = _Replay(streams, tuple(growth), calibration, rules.alpha, rules.replays, seed)
+    critical.append(_critical_p(replay))
+  return Thresholds(judged, planned_rounds, min(critical), rules.replays)
 
 
-def distinct(rounds: Sequence[Mapping[str, Row]]) -> set[tuple]:
-  """Histories of the streams that differ: one with the same rows as another (overall, where there
-  is one family) is the same hypothesis.
+def distinct(rounds: Sequence[Mapping[str, Row]]) -> set[History]:
+  """Finds the histories of streams that differ.
+
+  A stream with the same rows as another (overall, where there is one family) is the same
+  hypothesis.
+
+  Args:
+    rounds: stream -> row, of each round in order.
+
+  Returns:
+    The histories, each once.
   """
-  return {history(rounds, stream) for stream in {name for rows in rounds for name in rows}}
+  streams: set[str] = set()
+  for rows in rounds:
+    streams.update(rows)
+  return {history(rounds, stream) for stream in streams}
 
 
-def history(rounds: Sequence[Mapping[str, Row]], stream: str) -> tuple:
-  """A stream's rows as a hashable value, empty tuples where it is missing."""
-  return tuple(_FIELDS(rows[stream]) if stream in rows else () for rows in rounds)
+def history(rounds: Sequence[Mapping[str, Row]], stream: str) -> History:
+  """Collects a stream's rows.
+
+  Args:
+    rounds: stream -> row, of each round in order.
+    stream: its name.
+
+  Returns:
+    A hashable value.
+  """
+  statistics = []
+  for rows in rounds:
+    if stream in rows:
+      row = rows[stream]
+      statistics.append(Statistics(*(row[field] for field in Statistics._fields)))
+    else:
+      statistics.append(None)
+  return tuple(statistics)
 
 
-def window(histories: Iterable[tuple], start: int, stop: int) -> Moments:
-  """[streams] of the rounds start <= round < stop together, counted from 0."""
-  rows = np.array(
-    [[row or (0,) * 6 for row in h[start:stop]] for h in histories], np.float64
-  ).reshape(-1, stop - start, 6)
-  n, _, sxx, sxy, syy, item = np.moveaxis(rows, -1, 0)  # an item variance of None is nan
+def window(histories: Iterable[History], start: int, stop: int) -> Moments:
+  """Adds up some rounds.
+
+  Args:
+    histories: of the streams.
+    start: the first round, counted from 0.
+    stop: the round after the last.
+
+  Returns:
+    Moments [streams].
+  """
+  missing = Statistics(0, 0, 0, 0, 0, 0)
+  streams = []
+  for rows in histories:
+    streams.append([row or missing for row in rows[start:stop]])
+  table = np.array(streams, np.float64).reshape(-1, stop - start, len(missing))
+  # An item variance of None is nan.
+  columns = Statistics(*np.moveaxis(table, -1, 0))
   return Moments(
-    n.sum(-1),
-    (n > 0).sum(-1),
-    sxx.sum(-1),
-    sxy.sum(-1),
-    syy.sum(-1),
-    (np.maximum(n - 1, 0) * item).sum(-1),
+    n=columns.n.sum(-1),
+    groups=(columns.n > 0).sum(-1),
+    sxx=columns.sxx.sum(-1),
+    sxy=columns.sxy.sum(-1),
+    syy=columns.syy.sum(-1),
+    item=(np.maximum(columns.n - 1, 0) * columns.item_variance).sum(-1),
   )
 
 
 def _growth(reference: Moments, now: Moments) -> float:
-  """Variance of dev in a round by that of the calibration rounds, over all streams together; to a
-  quarter of an octave, since the rest is noise.
+  """Variance of dev in a round by that of the calibration rounds, over all streams together.
+
+  It is rounded to a quarter of an octave, since the rest is noise.
   """
   with np.errstate(divide='ignore', invalid='ignore'):
-    parts, freedom = now.sxx / reference.spread, now.n - now.groups
+    parts = now.sxx / reference.spread
+  freedom = now.n - now.groups
   use = reference.comparable & (freedom > 0)
-  measured = math.fsum(parts[use]) / freedom[use].sum() if use.any() else 1.0
-  return 2 ** (round(4 * math.log2(measured)) / 4) if measured > 0 else 1.0
+  if not use.any():
+    return 1.0
+  measured = math.fsum(parts[use]) / freedom[use].sum()
+  if not measured > 0:
+    return 1.0
+  return 2 ** (round(4 * math.log2(measured)) / 4)
 
 
 def _relation(reference: Moments) -> tuple[np.ndarray, np.ndarray]:
-  """(item noise, latent slope) [streams], in units in which external's own residual variance and
-  dev's true variance in the calibration rounds are 1.
+  """(item noise, latent slope) [streams], in the units of `_Stream`.
 
-  Both 0 where item noise is not known: without it the distribution of p does not depend on the
+  Both are 0 where item noise is not known: without it the distribution of p does not depend on the
   slope.
   """
   with np.errstate(divide='ignore', invalid='ignore'):
@@ -147,67 +227,105 @@ def _relation(reference: Moments) -> tuple[np.ndarray, np.ndarray]:
     residual = reference.variance * reference.sxx
     latent = np.maximum(reference.slope, 0.0) / reliability
     # Item noise in dev adds latent^2 x true spread x (1 - reliability) to the residuals; what is
-    # left of them is external's own.
-    own = np.maximum(residual - latent**2 * true_spread * (1 - reliability), 0.05 * residual)
-    known = reference.comparable & (reliability > 0) & (own > 0)
-    return np.where(known, 1 / reliability - 1, 0.0), np.where(
-      known, latent * np.sqrt(true_spread / own), 0.0
+    # left of them is external's.
+    external = np.maximum(
+      residual - latent**2 * true_spread * (1 - reliability), 0.05 * residual
     )
+    known = reference.comparable & (reliability > 0) & (external > 0)
+    item = np.where(known, 1 / reliability - 1, 0.0)
+    return item, np.where(known, latent * np.sqrt(true_spread / external), 0.0)
+
+
+class _Replay(NamedTuple):
+  """Coupled campaigns to simulate.
+
+  Attributes:
+    streams: K of them.
+    growth: of dev's variance in every round after the calibration rounds.
+    calibration: rounds.
+    alpha: of the campaign.
+    replays: how many campaigns.
+    seed: of the samples.
+  """
+
+  streams: tuple[_Stream, ...]
+  growth: tuple[float, ...]
+  calibration: int
+  alpha: float
+  replays: int
+  seed: int
 
 
 @functools.lru_cache(maxsize=4096)
-def _critical_p(
-  streams: tuple, growth: tuple[float, ...], calibration: int, alpha: float, replays: int, seed: int
-) -> float:
-  """The k-th least of the replays' smallest p, with k so far below alpha x replays that the rate at
-  this p is at most alpha with 95% confidence.
+def _critical_p(replay: _Replay) -> float:
+  """The k-th least of the replays' smallest p.
+
+  k is so far below alpha x replays that the rate at this p is at most alpha with 95% confidence.
   """
-  sizes = tuple(s for s, *_ in streams)
+  moments = _moments(replay)
+  cumulated = {}
+  for field in dataclasses.fields(Moments):
+    cumulated[field.name] = np.cumsum(getattr(moments, field.name), -1)
+
+  def between(start: int, stop: int) -> Moments:
+    """Moments of the rounds start <= round < stop."""
+    sums = {}
+    for name, field in cumulated.items():
+      before = field[..., start - 1] if start else 0
+      sums[name] = field[..., stop - 1] - before
+    return Moments(**sums)
+
+  reference = between(0, replay.calibration)
+  least = np.ones(replay.replays)
+  for look in range(replay.calibration, moments.n.shape[1]):
+    for start in {replay.calibration, look}:
+      fall = slope_test.fell(reference, between(start, look + 1), up_to=replay.alpha)
+      least = np.minimum(least, fall.p.min(-1))
+  k = max(int(stats.binom.ppf(0.05, replay.replays, replay.alpha)), 1)
+  # Where no replay has enough trials for a slope, all are 1.
+  return min(float(np.partition(least, k - 1)[k - 1]), replay.alpha)
+
+
+def _moments(replay: _Replay) -> Moments:
+  """[replays, streams, rounds] moments of each round; n and groups [streams, rounds]."""
+  sizes = tuple(stream.sizes for stream in replay.streams)
   n = np.array(sizes, np.float64)  # [K, R]
-  dev_squares, normal, residual_squares = _draws(sizes, replays, seed)
-  item, latent = (np.array([s[i] for s in streams])[:, None] for i in (1, 2))
-  true_spread = np.maximum(
-    np.array([1.0] * calibration + list(growth)) * (1 + item) - item, 0.0
-  )  # observed growth less the item noise, which stays
+  samples = _draws(sizes, replay.replays, replay.seed)
+  item = np.array([stream.item for stream in replay.streams])[:, None]
+  latent = np.array([stream.latent for stream in replay.streams])[:, None]
+  # Observed growth less the item noise, which stays.
+  observed = np.array([1.0] * replay.calibration + list(replay.growth)) * (1 + item)
+  true_spread = np.maximum(observed - item, 0.0)
   reliability = true_spread / (true_spread + item + 1e-300)
   residual = 1 + latent**2 * true_spread * (1 - reliability)
-  sxx = (true_spread + item) * dev_squares
-  sxy = latent * reliability * sxx + np.sqrt(residual * sxx) * normal
+  sxx = (true_spread + item) * samples.dev_squares
+  sxy = latent * reliability * sxx + np.sqrt(residual * sxx) * samples.normal
   explained = np.divide(sxy**2, sxx, out=np.zeros_like(sxx), where=sxx > 0)
-  syy = explained + residual * residual_squares
-  every = Moments(
-    n,
-    (n > 0).astype(float),
-    sxx,
-    sxy,
-    syy,
-    item * np.maximum(n - 1, 0) if item.any() else np.full(n.shape, np.nan),
-  )
-  fields = [np.cumsum(getattr(every, f.name), -1) for f in dataclasses.fields(Moments)]
-  between = lambda start, stop: Moments(
-    *(f[..., stop - 1] - (f[..., start - 1] if start else 0) for f in fields)
-  )
-  reference, least = between(0, calibration), np.ones(replays)
-  for look in range(calibration, n.shape[1]):
-    for start in {calibration, look}:
-      least = np.minimum(
-        least, slope_test.fell(reference, between(start, look + 1), up_to=alpha).p.min(-1)
-      )
-  k = max(int(stats.binom.ppf(0.05, replays, alpha)), 1)
-  return min(
-    float(np.partition(least, k - 1)[k - 1]), alpha
-  )  # where no replay has enough trials for a slope, all are 1
+  syy = explained + residual * samples.residual_squares
+  item_squares = np.full(n.shape, np.nan)
+  if item.any():
+    item_squares = item * np.maximum(n - 1, 0)
+  return Moments(n, (n > 0).astype(float), sxx, sxy, syy, item_squares)
+
+
+class _Samples(NamedTuple):
+  """Standard samples, [replays, streams, rounds] each."""
+
+  dev_squares: np.ndarray
+  normal: np.ndarray
+  residual_squares: np.ndarray
 
 
 @functools.lru_cache(maxsize=2)
-def _draws(
-  sizes: tuple[tuple[int, ...], ...], replays: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Standard draws [replays, streams, rounds]. Of normal scores the moments themselves are drawn:
-  sums of squares are chi-squared, a slope given them normal.
-  """
-  rng, n = np.random.default_rng(seed), np.array(sizes)
-  squares = lambda freedom: (
-    2 * rng.standard_gamma(np.broadcast_to(np.maximum(freedom, 0) / 2, (replays, *n.shape)))
-  )
-  return squares(n - 1), rng.standard_normal((replays, *n.shape)), squares(n - 2)
+def _draws(sizes: tuple[tuple[int, ...], ...], replays: int, seed: int) -> _Samples:
+  """Samples the moments of normal scores: sums of squares are chi-squared, a slope is normal."""
+  rng = np.random.default_rng(seed)
+  n = np.array(sizes)
+  shape = (replays, *n.shape)
+
+  def squares(freedom: np.ndarray) -> np.ndarray:
+    return 2 * rng.standard_gamma(np.broadcast_to(np.maximum(freedom, 0) / 2, shape))
+
+  dev_squares = squares(n - 1)
+  normal = rng.standard_normal(shape)
+  return _Samples(dev_squares, normal, squares(n - 2))
