@@ -32,8 +32,8 @@ def next_policy(
 ) -> Policy:
   """Decides the policy of the next round.
 
-  The latest verdicts first revise what dev is worth, for agents that use them. In the rounds after a
-  revision some workers go on as if there had been none: the control arm.
+  The latest verdicts first revise what dev is worth, for agents that use them. In the rounds after
+  a revision some workers go on as if there had been none: the control arm.
 
   Args:
     history: evidence of all rounds so far, oldest first.

@@ -1,8 +1,8 @@
 """The target of a campaign without an external one: the consensus of the trusted proxies.
 
-It is written into the fields of evidence that hold the external score elsewhere, marked by `target`:
-'proxies', so that agents need no second path. It is no secret: every trial has it, at full
-precision, and no quota applies. Trust changes from round to round and with it the level of the
+It is written into the fields of evidence that hold the external score elsewhere, marked by
+`target`: 'proxies', so that agents need no second path. It is no secret: every trial has it, at
+full precision, and no quota applies. Trust changes from round to round and with it the level of the
 consensus, so the agent reads all trials under the latest trust (`rescored`).
 """
 

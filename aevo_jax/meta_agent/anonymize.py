@@ -1,10 +1,10 @@
 """Roles in place of names: what a family or an axis is called cannot steer an agent.
 
-Families become family_0, family_1 ... in the order of their scores, axes become axis_00, axis_01 ...
-in the order of their selectors (in which a family's name is its role). Renaming families, renaming
-axes or listing axes in another order then gives the same decision under the new names, to the last
-bit: random samples, sums and ties all follow the roles. Two families are told apart by their scores
-alone; only where all of those are equal does the name decide.
+Families become family_0, family_1 ... in the order of their scores. Axes become axis_00, axis_01
+... in the order of their selectors (in which a family's name is its role). Renaming families,
+renaming axes or listing axes in another order then gives the same decision under the new names, to
+the last bit: random samples, sums and ties all follow the roles. Two families are told apart by
+their scores alone; only where all of those are equal does the name decide.
 """
 
 import dataclasses

@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 
 
 class Rollback(NamedTuple):
-  """The standing recipe before its last change, and the negative difference of the anchors since."""
+  """The standing recipe before its last change, and the anchors' (negative) difference since."""
 
   standing: dict[str, Any]
   loss: float

@@ -1,6 +1,6 @@
-"""The value of trials: the gain that the best of them is expected to bring through the promotion
-rule, with the rounds that are left.
+"""The value of trials: the gain that the best of them is expected to bring.
 
+It counts a gain that passes the promotion rule in the rounds that are left.
 A change that gains g is promoted if its mean gain over all looks reaches what the rule asks of so
 many looks, anchors and degrees of freedom. In the last round a change has one more look, before
 that LOOKS of them, for a change that does well is looked at again. So what stands close to the

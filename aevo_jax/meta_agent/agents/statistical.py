@@ -287,8 +287,8 @@ def _counts(
 ) -> dict[str, Count]:
   """What trials got right of each family on dev, or on the external set for families `external`.
 
-  The external counts are those of the `released` trials. Where no families are told apart, 'overall'
-  is the only one.
+  The external counts are those of the `released` trials. Where no families are told apart,
+  'overall' is the only one.
   """
   if not trials:
     return {OVERALL: Count(0, 0)}

@@ -228,9 +228,7 @@ def _relation(reference: Moments) -> tuple[np.ndarray, np.ndarray]:
     latent = np.maximum(reference.slope, 0.0) / reliability
     # Item noise in dev adds latent^2 x true spread x (1 - reliability) to the residuals; what is
     # left of them is external's.
-    external = np.maximum(
-      residual - latent**2 * true_spread * (1 - reliability), 0.05 * residual
-    )
+    external = np.maximum(residual - latent**2 * true_spread * (1 - reliability), 0.05 * residual)
     known = reference.comparable & (reliability > 0) & (external > 0)
     item = np.where(known, 1 / reliability - 1, 0.0)
     return item, np.where(known, latent * np.sqrt(true_spread / external), 0.0)

@@ -159,9 +159,7 @@ def _present(rows: History) -> list:
   return [row for row in rows if row]
 
 
-def _judge(
-  stream: str, ranks: _RankTest, slopes: _SlopeTest, agreement: _Test
-) -> Verdict:
+def _judge(stream: str, ranks: _RankTest, slopes: _SlopeTest, agreement: _Test) -> Verdict:
   """Gives the first verdict, in the order of the module's docstring, that a test supports."""
 
   def spoken(verdict: str, test: _Test, why: str) -> Verdict:

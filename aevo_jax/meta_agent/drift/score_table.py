@@ -274,18 +274,12 @@ def _file(path: pathlib.Path) -> _File:
       content.append((number, text))
   head = content[0][1] if content else ''
   delimiter = max(',;\t', key=head.count)
-  # The line that a row ends on: a quoted cell may span lines.
-  numbers = iter(content)
-  last = 0
-
-  def texts():
-    nonlocal last
-    for last, text in numbers:
-      yield text
-
+  reader = csv.reader([text for _, text in content], delimiter=delimiter)
   header: list[str] | None = None
   lines = []
-  for raw in csv.reader(texts(), delimiter=delimiter):
+  for raw in reader:
+    # The line that the row ends on: a quoted cell may span lines.
+    last = content[reader.line_num - 1][0]
     cells = [cell.strip() for cell in raw]
     if header is None:
       header = cells

@@ -1,11 +1,11 @@
-"""One question to an endpoint that speaks OpenAI's chat completions: one request, one reply, never
-an exception.
+"""The client of an endpoint that speaks OpenAI's chat completions.
 
-The `openai` library speaks the protocol; what it leaves open is closed here. Its own retries are
-off: every request is one record of the ledger. A request ends after `llm.timeout_s` whatever the
-server does, also where it sends a byte a second forever, since the whole exchange runs under one
-asyncio timeout. No more than `MAX_BODY` bytes are read, of error bodies too, and none that are
-compressed. Redirects and proxies are not followed, since the key would travel there.
+One question is one request and one reply, never an exception. The `openai` library speaks the
+protocol; what it leaves open is closed here. Its retries are off: every request is one record of
+the ledger. A request ends after `llm.timeout_s` whatever the server does, also where it sends a
+byte a second forever, since the exchange runs under one asyncio timeout. No more than `MAX_BODY`
+bytes are read, of error bodies too, and none that are compressed. Redirects and proxies are not
+followed, since the key would travel there.
 
 The key is read from the environment variable that `llm.key_variable` names. Whatever comes back is
 cleaned of it, piece by piece, before anybody sees it, and of replies that refuse the key nothing is
@@ -27,16 +27,22 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 
-MAX_BODY = 1_000_000  # bytes of a response
-MAX_REPLY = 60_000  # bytes of a reply that is read; of a longer one that many are kept
-DETAIL = 300  # characters of an error's words that are kept
-PER_MESSAGE = 16  # tokens a chat template may add to a message
-REFUSES_KEY = (401, 403)  # statuses
-SHORTEST_KEY = 8  # a shorter one is none, and its letters could not be told from ordinary words
+# Bytes of a response.
+MAX_BODY = 1_000_000
+# Bytes of a reply that is read; of a longer one that many are kept.
+MAX_REPLY = 60_000
+# Characters of an error's words that are kept.
+DETAIL = 300
+# Tokens a chat template may add to a message.
+PER_MESSAGE = 16
+# Statuses that refuse the key.
+REFUSES_KEY = (401, 403)
+# A shorter key is none, and its letters could not be told from ordinary words.
+SHORTEST_KEY = 8
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -47,8 +53,14 @@ class LlmSetupError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-  """Tokens and money of a request. source: 'server', 'lengths' where its count is missing or
-  impossible, 'reserved' where no reply came, 'none' if refused.
+  """Tokens and money of a request.
+
+  Attributes:
+    tokens_in: that were sent.
+    tokens_out: that were received.
+    money: their price.
+    source: 'server', 'lengths' where its count is missing or impossible, 'reserved' where no reply
+      came, 'none' if the request was refused.
   """
 
   tokens_in: int
@@ -59,15 +71,18 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What came of a request.
+  """The outcome of a request.
 
   Attributes:
-    text: the model's words, or what came in their place, cut after MAX_REPLY bytes. length, digest:
-      bytes and SHA-256 of all that was read of it.
-    error: '' or what went wrong, in one word. detail: the same in more words. again: whether the
-      same request may fare better.
-    wait_s: what the server asked to wait, if it did. usage: what is counted as spent. seconds: it
-      took.
+    text: the model's words, or what came in their place, cut after MAX_REPLY bytes.
+    length: bytes of all that was read of it.
+    digest: SHA-256 of the same.
+    error: '' or what went wrong, in one word.
+    detail: the same in more words.
+    again: whether the same request may fare better.
+    wait_s: what the server asked to wait, if it did.
+    usage: what is counted as spent.
+    seconds: that it took.
   """
 
   text: str
@@ -82,9 +97,7 @@ class Reply:
 
 
 class _Failure(Exception):
-  """A request that failed: error, detail, whether to try again, and whether it may have been
-  charged.
-  """
+  """A request that failed; fields as in `Reply`. charged: whether it may have been charged."""
 
   def __init__(
     self,
@@ -97,14 +110,19 @@ class _Failure(Exception):
     text: str = '',
   ):
     super().__init__(error)
-    self.error, self.detail, self.again, self.charged, self.wait_s, self.text = (
-      error,
-      detail,
-      again,
-      charged,
-      wait_s,
-      text,
-    )
+    self.error = error
+    self.detail = detail
+    self.again = again
+    self.charged = charged
+    self.wait_s = wait_s
+    self.text = text
+
+
+class _Completion(NamedTuple):
+  """The words of a chat completion, and what is counted as spent."""
+
+  text: str
+  usage: Usage
 
 
 class ChatClient:
@@ -115,20 +133,29 @@ class ChatClient:
   """
 
   def __init__(self, settings: LlmSettings):
-    self._settings, self._key = settings, read_key(settings)
+    self._settings = settings
+    self._key = read_key(settings)
     try:
-      # here, since only campaigns with a language model need the two, and they take seconds
-      import httpx2
-      import openai  # noqa: F401
+      # Late: only campaigns with a language model need the two, and they take seconds.
+      import httpx2  # noqa: PLC0415
+      import openai  # noqa: F401, PLC0415
     except ImportError:
       raise LlmSetupError(
         "a language model needs the openai library: uv pip install 'aevo-jax[llm]', or "
         "campaign.agent = 'statistical'"
       ) from None
-    self._tls = httpx2.create_ssl_context()  # once: it reads all of the machine's certificates
+    # Once: it reads all of the machine's certificates.
+    self._tls = httpx2.create_ssl_context()
 
   def reserve(self, messages: Messages) -> Usage:
-    """The most that a request can come to."""
+    """Computes the most that a request can come to.
+
+    Args:
+      messages: role and content each.
+
+    Returns:
+      An upper bound.
+    """
     tokens_in = sum(len(m['content'].encode()) + PER_MESSAGE for m in messages)
     return self._usage(tokens_in, self._settings.max_reply_tokens, 'reserved')
 
@@ -136,14 +163,20 @@ class ChatClient:
     """Asks once.
 
     Args:
-      messages: role and content each. timeout_s: of the whole request; `llm.timeout_s` at most.
+      messages: role and content each.
+      timeout_s: of the whole request; `llm.timeout_s` at most.
+
+    Returns:
+      The reply, or why there is none.
     """
     began = time.monotonic()
+    problem = None
     try:
       body = asyncio.run(self._request(messages, min(timeout_s, self._settings.timeout_s)))
-      text, usage, problem = self._read(body, messages)
+      text, usage = self._read(body, messages)
     except _Failure as failure:
-      text, problem = failure.text, failure
+      problem = failure
+      text = failure.text
       usage = self.reserve(messages) if failure.charged else self._usage(0, 0, 'none')
     text = _unicode(self._clean(text))
     encoded = text.encode()
@@ -151,32 +184,37 @@ class ChatClient:
       problem = _Failure(
         'too_long', f'the reply has {len(encoded)} bytes, at most {MAX_REPLY} are read'
       )
-    error, detail, again, wait_s = (
-      ('', '', False, None)
-      if problem is None
-      else (problem.error, problem.detail, problem.again, problem.wait_s)
+    reply = Reply(
+      text=encoded[:MAX_REPLY].decode(errors='ignore'),
+      length=len(encoded),
+      digest=hashlib.sha256(encoded).hexdigest(),
+      error='',
+      detail='',
+      again=False,
+      wait_s=None,
+      usage=usage,
+      seconds=round(time.monotonic() - began, 3),
     )
-    return Reply(
-      encoded[:MAX_REPLY].decode(errors='ignore'),
-      len(encoded),
-      hashlib.sha256(encoded).hexdigest(),
-      error,
-      _unicode(self._clean(detail))[:DETAIL],
-      again,
-      wait_s,
-      usage,
-      round(time.monotonic() - began, 3),
+    if problem is None:
+      return reply
+    return dataclasses.replace(
+      reply,
+      error=problem.error,
+      detail=_unicode(self._clean(problem.detail))[:DETAIL],
+      again=problem.again,
+      wait_s=problem.wait_s,
     )
 
   async def _request(self, messages: Messages, timeout_s: float) -> bytes:
     """The body of a successful response; raises _Failure for anything else."""
-    import httpx2
-    import openai
+    # Late, as in __init__.
+    import httpx2  # noqa: PLC0415
+    import openai  # noqa: PLC0415
 
     settings = self._settings
-    extra = {settings.limit_name: settings.max_reply_tokens} | (
-      {} if settings.temperature is None else {'temperature': settings.temperature}
-    )
+    extra = {settings.limit_name: settings.max_reply_tokens}
+    if settings.temperature is not None:
+      extra['temperature'] = settings.temperature
     client = None
     try:
       async with asyncio.timeout(timeout_s):
@@ -225,8 +263,8 @@ class ChatClient:
       if client is not None:
         await client.close()
 
-  def _read(self, body: bytes, messages: Messages) -> tuple[str, Usage, _Failure | None]:
-    """Text, usage and what is wrong with it, of a chat completion."""
+  def _read(self, body: bytes, messages: Messages) -> _Completion:
+    """Reads a chat completion; raises _Failure for anything else."""
     raw = body.decode(errors='replace')
     try:
       answer = json.loads(body)
@@ -243,23 +281,22 @@ class ChatClient:
         charged=True,
         text=raw,
       )
-    return text, self._counted(answer.get('usage'), messages, text), None
+    return _Completion(text, self._counted(answer.get('usage'), messages, text))
 
-  def _counted(self, said: Any, messages: Messages, text: str) -> Usage:
-    """The server's count if it is possible: at least a token each way, at most a byte a token and
-    what was asked for.
+  def _counted(self, usage: Any, messages: Messages, text: str) -> Usage:
+    """The server's count if it is possible, else an upper bound.
+
+    Possible is at least a token each way, at most a token a byte and what the request allows.
     """
     most = self.reserve(messages)
-    possible = lambda n, limit: type(n) is int and 1 <= n <= limit
     if (
-      isinstance(said, dict)
-      and possible(said.get('prompt_tokens'), most.tokens_in)
-      and possible(said.get('completion_tokens'), most.tokens_out)
+      isinstance(usage, dict)
+      and _possible(usage.get('prompt_tokens'), most.tokens_in)
+      and _possible(usage.get('completion_tokens'), most.tokens_out)
     ):
-      return self._usage(said['prompt_tokens'], said['completion_tokens'], 'server')
-    return self._usage(
-      most.tokens_in, min(len(_unicode(text).encode()), most.tokens_out), 'lengths'
-    )
+      return self._usage(usage['prompt_tokens'], usage['completion_tokens'], 'server')
+    tokens_out = min(len(_unicode(text).encode()), most.tokens_out)
+    return self._usage(most.tokens_in, tokens_out, 'lengths')
 
   def _usage(self, tokens_in: int, tokens_out: int, source: str) -> Usage:
     return Usage(tokens_in, tokens_out, self._settings.money(tokens_in, tokens_out), source)
@@ -277,13 +314,25 @@ class ChatClient:
         start = text.find(piece, start + 1)
     if not any(hidden):
       return text
-    return re.sub(
-      '\0+', '[key]', ''.join('\0' if h else c for c, h in zip(text.replace('\0', ' '), hidden))
-    )
+    marked = list(text.replace('\0', ' '))
+    for i, is_hidden in enumerate(hidden):
+      if is_hidden:
+        marked[i] = '\0'
+    return re.sub('\0+', '[key]', ''.join(marked))
+
+
+def _possible(count: Any, limit: int) -> bool:
+  return type(count) is int and 1 <= count <= limit
 
 
 def read_key(settings: LlmSettings) -> str:
-  """The key in the environment, '' if none is needed.
+  """Reads the key from the environment.
+
+  Args:
+    settings: name the variable.
+
+  Returns:
+    The key, '' if none is needed.
 
   Raises:
     LlmSetupError: no model is named, or the variable holds nothing that can be a key.
@@ -311,10 +360,9 @@ def read_key(settings: LlmSettings) -> str:
 
 
 def _bounded_transport(tls):
-  """A transport that reads each response whole, of MAX_BODY bytes at most and as it comes over the
-  wire.
-  """
-  import httpx2
+  """A transport that reads each response whole, as it is sent, of MAX_BODY bytes at most."""
+  # Late, as in ChatClient.
+  import httpx2  # noqa: PLC0415
 
   class Bounded(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request):
@@ -346,23 +394,26 @@ def _bounded_transport(tls):
 
 
 def _status_failure(status: int, headers: Mapping[str, str], body: bytes) -> _Failure:
-  """What a status other than success means. A reply that refuses the key is not kept: such replies
-  quote it.
+  """What a status other than success means.
+
+  A reply that refuses the key is not kept: such replies quote it.
   """
   if status in REFUSES_KEY:
     return _Failure('unauthorized', f'HTTP {status}: the endpoint refuses the key', again=False)
   text = body.decode(errors='replace')
   try:
-    said = json.loads(text)['error']['message']
+    message = json.loads(text)['error']['message']
   except (ValueError, LookupError, TypeError, RecursionError):
-    said = text
-  words = ' '.join(said.split()) if isinstance(said, str) else ''
-  name = {429: 'rate_limited', 408: 'timeout', 409: 'busy'}.get(
-    status, 'server' if status >= 500 else 'refused'
-  )
+    message = text
+  detail = f'HTTP {status}'
+  words = ' '.join(message.split()) if isinstance(message, str) else ''
+  if words:
+    detail = f'{detail}: {words}'
+  otherwise = 'server' if status >= 500 else 'refused'
+  name = {429: 'rate_limited', 408: 'timeout', 409: 'busy'}.get(status, otherwise)
   return _Failure(
     name,
-    f'HTTP {status}' + (f': {words}' if words else ''),
+    detail,
     again=name != 'refused',
     wait_s=_retry_after(headers.get('retry-after', '')),
     text=text,

@@ -1,5 +1,6 @@
-"""Which language model is asked, and how long and how often: the operator's `llm` section. What it
-may spend is the constitution's (`llm_rules`).
+"""The operator's `llm` section: which language model is asked, how long and how often.
+
+What it may spend is the constitution's (`llm_rules`).
 """
 
 import dataclasses
@@ -22,16 +23,19 @@ class LlmSettings:
   """An endpoint that speaks OpenAI's chat completions, and the patience with it.
 
   Attributes:
-    base_url: of the endpoint, with its /v1. model: its name there.
+    base_url: of the endpoint, with its /v1.
+    model: its name there.
     key_variable: the environment variable that holds the key, never the key itself; '' for a server
       that needs none.
     temperature: None leaves it to the server, as some models demand.
-    timeout_s: of one request, from connecting to the last byte. deadline_s: of one question, all
-      its requests and the waits between them.
+    timeout_s: of one request, from connecting to the last byte.
+    deadline_s: of one question, all its requests and the waits between them.
     wait_s: before a failed request is repeated, doubled each time; a longer Retry-After is obeyed.
-    max_reply_tokens: asked for under the name `limit_name`, 'max_tokens' or
-      'max_completion_tokens'. attempts: requests for one question.
-    price_in, price_out: money for a million tokens; 0 is unpriced.
+    max_reply_tokens: of one reply.
+    limit_name: under which a request holds that number, 'max_tokens' or 'max_completion_tokens'.
+    attempts: requests for one question.
+    price_in: money for a million tokens that are sent; 0 is unpriced.
+    price_out: money for a million tokens that are received.
   """
 
   base_url: str = 'http://127.0.0.1:8000/v1'
@@ -61,7 +65,15 @@ class LlmSettings:
       )
 
   def money(self, tokens_in: int, tokens_out: int) -> float:
-    """Price of that many tokens."""
+    """Computes a price.
+
+    Args:
+      tokens_in: tokens that are sent.
+      tokens_out: tokens that are received.
+
+    Returns:
+      Money, 0 where nothing is priced.
+    """
     return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 
