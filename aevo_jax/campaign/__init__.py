@@ -1,6 +1,5 @@
-"""The campaign: rounds of trials in confined worker processes, driven by one controller over the
-ledger.
+"""The campaign: rounds of trials in confined workers, driven by one controller over the ledger.
 
-`sandbox` and `syscall_filter` are what stands between a worker and everything that is not its own
-directory.
+`trial` is what a worker gets and does, `executors` run it, `sandbox` stands between a worker and
+everything outside its directory.
 """

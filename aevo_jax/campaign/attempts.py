@@ -1,4 +1,4 @@
-"""The attempts at a campaign's trials: started as jobs of an executor, concluded from their files."""
+"""The attempts at trials: started as jobs of an executor, concluded from their files."""
 
 import json
 import pathlib

@@ -313,7 +313,7 @@ class Campaign:
       self._append('evidence_written', {'round': round_, 'digest': _sha256(text)})
 
   def _decide(self, round_: int, policy: Policy) -> None:
-    """Has the agent decide the next policy from the evidence of all rounds, and what it promotes."""
+    """Has the agent decide the next policy from all evidence, and what it promotes."""
     for k in range(len(self._history), round_ + 1):
       self._history.append(Evidence.from_json(self._evidence_path(k).read_text()))
     if round_ + 1 not in self.state.policies:

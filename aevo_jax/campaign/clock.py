@@ -16,3 +16,6 @@ class Clock:
 
   now: Callable[[], float] = time.monotonic
   sleep: Callable[[float], None] = time.sleep
+
+
+MONOTONIC = Clock()

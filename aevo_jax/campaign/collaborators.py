@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from aevo_jax.campaign import next_policy
-from aevo_jax.campaign.clock import Clock
+from aevo_jax.campaign.clock import MONOTONIC, Clock
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.precompiler import Precompiler
 from aevo_jax.campaign.executors.protocol import Executor
@@ -38,7 +38,7 @@ class Collaborators:
   arbiter: Server
   precompiler: Precompiler
   parser: Parser = parse_untrusted
-  clock: Clock = Clock()
+  clock: Clock = MONOTONIC
   next_policy: Callable[..., Policy] = next_policy.next_policy
   write_submission: WriteSubmission = submission.write
 

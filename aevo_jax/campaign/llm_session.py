@@ -16,7 +16,7 @@ SHA-256 are of all of it.
 import dataclasses
 from typing import Any, Protocol
 
-from aevo_jax.campaign.clock import Clock
+from aevo_jax.campaign.clock import MONOTONIC, Clock
 from aevo_jax.campaign.state import CampaignState
 from aevo_jax.config.constitution import LlmRules
 from aevo_jax.meta_agent.llm.chat_client import ChatClient, Messages, Reply, Usage
@@ -54,7 +54,7 @@ class LlmSession(Recorded):
     journal: Records,
     round_: int,
     purpose: str,
-    clock: Clock = Clock(),
+    clock: Clock = MONOTONIC,
   ):
     exchanges, cause = journal.state.conversation(round_, purpose)
     super().__init__(settings.attempts, exchanges, cause)

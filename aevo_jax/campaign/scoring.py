@@ -1,4 +1,4 @@
-"""The scoring of sealed weights: what evaluator and arbiter are asked, and their scores' records."""
+"""The scoring of sealed weights: requests to evaluator and arbiter, and records of scores."""
 
 import pathlib
 from typing import Any

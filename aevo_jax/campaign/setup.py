@@ -1,5 +1,6 @@
-"""Everything a campaign needs before its first record: substrate stored, holdout committed,
-constitution frozen in the run directory.
+"""The setup of a campaign: what exists before its first record.
+
+The substrate is stored, the holdout committed, and the constitution frozen in the run directory.
 """
 
 import dataclasses
@@ -18,7 +19,6 @@ from aevo_jax.data import chat_template, corpus
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import probes, sets
 from aevo_jax.evaluation.servers import arbiter
-from aevo_jax.evaluation.sets import commitment
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
@@ -26,21 +26,23 @@ from aevo_jax.tasks import own_data
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 from aevo_jax.training.recipe.recipe import Train
 
-INPUTS, SETTINGS, CONSTITUTION, LEDGER = (
-  'inputs.json',
-  'settings.json',
-  'constitution.gin',
-  'ledger.jsonl',
-)
-SUBSTRATE = 'substrate.json'  # the digests behind the substrate's identity, file by file
+INPUTS = 'inputs.json'
+SETTINGS = 'settings.json'
+CONSTITUTION = 'constitution.gin'
+LEDGER = 'ledger.jsonl'
+# The digests behind the substrate's identity, file by file.
+SUBSTRATE = 'substrate.json'
 
 
 class RunDirectoryError(ValueError):
-  """The run directory cannot be used as asked; the message names the fix."""
+  """The run directory cannot be used like this; the message names the fix."""
 
 
 def with_tasks(constitution: Constitution) -> Constitution:
-  """The constitution with the digest of the tasks that its tasks.path names; of puzzles, as it is.
+  """Enters the digest of the tasks that tasks.path names.
+
+  Args:
+    constitution: returned as it is where it has puzzles.
 
   Raises:
     UnknownVerifierError, TaskFileError: see `sets.own_tasks`.
@@ -50,17 +52,19 @@ def with_tasks(constitution: Constitution) -> Constitution:
 
 
 def tasks_path(name: str) -> pathlib.Path:
-  """Where tasks.path lies: as it is spelled from the working directory, or beside the project's
-  configs like a gin file.
+  """Finds what tasks.path names.
+
+  Args:
+    name: a path from the working directory, or beside the project's configs like a gin file.
+
+  Returns:
+    The first that exists, else `name`.
   """
-  return next(
-    (
-      p
-      for p in (pathlib.Path(folder) / name for folder in ('', *layout.search_paths()))
-      if p.exists()
-    ),
-    pathlib.Path(name),
-  )
+  for folder in ('', *layout.search_paths()):
+    path = pathlib.Path(folder) / name
+    if path.exists():
+      return path
+  return pathlib.Path(name)
 
 
 def prepare(
@@ -72,14 +76,17 @@ def prepare(
   """Makes the run directory and freezes its inputs.
 
   Args:
+    run: does not exist yet.
+    constitution: without a commitment.
+    settings: of the campaign.
     substrate_root: the substrate's folder; the project's if not given.
 
   Raises:
-    CampaignKindError: see `kinds.check`.
+    CampaignKindError: see `validation.check`.
     RunDirectoryError: it exists, or lies where workers read and would hold private tasks.
-      SubstrateMismatchError: the substrate is not the pinned one. TaskFileError, ChatTemplateError:
-      tasks of one's own or the base's
-    chat format cannot be used. ProbeError: see `probes.build`.
+    SubstrateMismatchError: the substrate is not the pinned one.
+    TaskFileError, ChatTemplateError: tasks of one's own or the base's chat format cannot be used.
+    ProbeError: see `probes.build`.
   """
   if run.exists():
     raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
@@ -87,19 +94,17 @@ def prepare(
   own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
   if own is not None:
     _check_out_of_reach(run)
-  home, manual = arbiter.default_home(), settings.arbiter == 'manual'
-  # A manual arbiter has a target of his own: no private set is drawn here, and nothing is committed
-  # to.
-  holdout = '' if manual else f'{constitution.digest()[:16]}-{settings.seed}'
-  secret = b'' if manual else arbiter.holdout_secret(home, holdout)
-  frozen = constitution if manual else constitution.committed(commitment(secret))
+  home = arbiter.default_home()
+  # A manual arbiter has a target of another kind: no private set is drawn, nothing committed to.
+  holdout = ''
+  secret = b''
+  frozen = constitution
+  if settings.arbiter != 'manual':
+    holdout = f'{constitution.digest()[:16]}-{settings.seed}'
+    secret = arbiter.holdout_secret(home, holdout)
+    frozen = constitution.committed(sets.commitment(secret))
   run = run.absolute()
-  root = (substrate_root or layout.root_file('substrate')).absolute()
-  if not (root / build.MANIFEST).is_file():
-    raise build.SubstrateMismatchError(
-      f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate '
-      f'build --from_hf=DIRECTORY --out={root}'
-    )
+  root = _substrate_root(substrate_root)
   validation.check(
     constitution,
     settings.agent,
@@ -107,15 +112,16 @@ def prepare(
     arbiter=settings.arbiter,
     workers_choose=settings.workers_choose,
   )
+  training_tasks = ''
   if own is not None:
     sets.check_own(constitution, own, secret)
     _check_fit(constitution, own, root)
-  probes.build(constitution, own)  # one that its items cannot be shown in is an error now
+    training_tasks = own_data.jsonl(own.of_split('train'))
+  # A probe that its items cannot be shown in is an error now.
+  probes.build(constitution, own)
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
-  stored = build.build(
-    root, measured, store, '' if own is None else own_data.jsonl(own.of_split('train'))
-  )
+  stored = build.build(root, measured, store, training_tasks)
   inputs = Inputs(
     constitution=frozen,
     holdout=holdout,
@@ -130,24 +136,37 @@ def prepare(
     substrate_root='' if substrate_root is None else str(root),
   )
   run.mkdir(parents=True)
-  pathlib.Path(inputs.cache).mkdir(exist_ok=True)
-  (run / CONSTITUTION).write_text(frozen.text())
   if own is not None:
     (run / sets.TASKS).write_text(own.text())
   manifest.write(run / SUBSTRATE, measured)
-  (run / SETTINGS).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + '\n')
-  fields = dataclasses.asdict(inputs)
-  del fields['constitution']
-  (run / INPUTS).write_text(json.dumps(fields, indent=1) + '\n')
+  _freeze(run, inputs, settings)
   # As a resumed controller or an audit will read them: the order of the axes in the operator's gin
   # must not steer an agent.
   return reload(run)[0]
 
 
+def _substrate_root(substrate_root: pathlib.Path | None) -> pathlib.Path:
+  root = (substrate_root or layout.root_file('substrate')).absolute()
+  if not (root / build.MANIFEST).is_file():
+    raise build.SubstrateMismatchError(
+      f'{root} is no substrate: it has no {build.MANIFEST}; make one with: aevo substrate '
+      f'build --from_hf=DIRECTORY --out={root}'
+    )
+  return root
+
+
+def _freeze(run: pathlib.Path, inputs: Inputs, settings: CampaignSettings) -> None:
+  """Writes what `reload` reads."""
+  pathlib.Path(inputs.cache).mkdir(exist_ok=True)
+  (run / CONSTITUTION).write_text(inputs.constitution.text())
+  (run / SETTINGS).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + '\n')
+  fields = dataclasses.asdict(inputs)
+  del fields['constitution']
+  (run / INPUTS).write_text(json.dumps(fields, indent=1) + '\n')
+
+
 def _check_out_of_reach(run: pathlib.Path) -> None:
-  """Whether confined workers cannot read the run directory, which will hold private tasks; raises
-  RunDirectoryError.
-  """
+  """Checks that confined workers cannot read the run directory, which will hold private tasks."""
   package = pathlib.Path(layout.__file__).parent
   for readable in (*confinement.system_read_paths(), package):
     if run.resolve().is_relative_to(readable.resolve()):
@@ -158,18 +177,14 @@ def _check_out_of_reach(run: pathlib.Path) -> None:
 
 
 def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) -> None:
-  """Whether the tasks fit the base at `root` and the rows of its starting recipe; raises
-  TaskFileError.
-  """
+  """Checks that the tasks fit the base at `root` and the rows of its starting recipe."""
   base = root / build.BASE
-  row_length = {
-    b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())
-  }.get('train.row_length', Train.row_length)
+  bindings = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}
   corpus.check_fit(
     own,
     chat_template.read(str(base)),
     tokenizers.load(str(base)),
-    row_length=row_length,
+    row_length=bindings.get('train.row_length', Train.row_length),
     max_new_tokens=constitution.objective.max_new_tokens,
     max_positions=checkpoint.read_config(base).max_position_embeddings,
     verifier=constitution.objective.verifier,
@@ -177,7 +192,10 @@ def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) ->
 
 
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
-  """The frozen inputs of an existing run.
+  """Reads the frozen inputs of an existing run.
+
+  Args:
+    run: the run directory.
 
   Raises:
     RunDirectoryError: not a run directory, or its frozen tasks were changed.
@@ -192,6 +210,6 @@ def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
     sets.own_tasks(constitution, run / sets.TASKS)
   except TaskFileError as error:
     raise RunDirectoryError(str(error)) from error
-  return Inputs(
-    constitution=constitution, **json.loads((run / INPUTS).read_text())
-  ), CampaignSettings(**json.loads((run / SETTINGS).read_text()))
+  inputs = Inputs(constitution=constitution, **json.loads((run / INPUTS).read_text()))
+  settings = CampaignSettings(**json.loads((run / SETTINGS).read_text()))
+  return inputs, settings

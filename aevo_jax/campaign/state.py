@@ -1,6 +1,4 @@
-"""The campaign's state is a fold over its ledger. Resuming is folding again; nothing else is
-remembered.
-"""
+"""The state of a campaign: a fold over its ledger. Resuming is folding again."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -8,16 +6,42 @@ from collections.abc import Iterable
 from aevo_jax.ledger.records import Record
 
 NO_COST = {'tokens_in': 0, 'tokens_out': 0, 'money': 0.0}
+# What is written before them was written by a controller that has ended.
 AFTER_A_STOP = (
   'controller_resumed',
   'score_submitted',
   'scores_waived',
-)  # what is written before them was written by a controller that has ended
+)
 
 
 @dataclasses.dataclass
 class TrialState:
-  """One trial so far. status: assigned, sealed, failed or refused."""
+  """One trial so far.
+
+  Attributes:
+    trial: its name.
+    round: of which it is, FINAL for a retraining of the final.
+    worker: its number in the round.
+    axis: what it varies.
+    overlay: the bindings that an agent wrote, canonical once the gate has admitted them.
+    seed: of its training.
+    status: assigned, sealed, failed or refused.
+    cause: of its failure or refusal.
+    failures: attempts that failed.
+    candidate: logical digest of its weights, once sealed.
+    export_file: SHA-256 of the weights' file.
+    claim: what its worker says of it.
+    dev: summary of the dev score.
+    probes: probe -> summary, where the constitution has probes.
+    external_scored: the arbiter has an external score of it.
+    released: the external score as it was released.
+    released_families: family -> [accuracy, items] of it.
+    final_scored: the arbiter has a final score of it.
+    recipe: digest of what it runs; '' until the gate has admitted it.
+    submission: what was exported for somebody else to score.
+    submitted: the score that was handed in for it.
+    waived: the campaign went on without that score.
+  """
 
   trial: str
   round: int
@@ -32,17 +56,15 @@ class TrialState:
   export_file: str = ''
   claim: dict = dataclasses.field(default_factory=dict)
   dev: dict | None = None
-  probes: dict = dataclasses.field(
-    default_factory=dict
-  )  # probe -> summary, where the constitution has probes
+  probes: dict = dataclasses.field(default_factory=dict)
   external_scored: bool = False
   released: float | None = None
-  released_families: dict[str, list] | None = None  # family -> [accuracy, items]
+  released_families: dict[str, list] | None = None
   final_scored: bool = False
-  recipe: str = ''  # digest of what it runs; '' until the gate has admitted it
-  submission: dict | None = None  # what was exported for somebody else to score
-  submitted: float | None = None  # the score that was handed in for it
-  waived: bool = False  # the campaign went on without that score
+  recipe: str = ''
+  submission: dict | None = None
+  submitted: float | None = None
+  waived: bool = False
 
   @property
   def has_external(self) -> bool:
@@ -51,13 +73,35 @@ class TrialState:
 
   @property
   def done(self) -> bool:
-    """Nothing is left to train."""
+    """Whether nothing is left to train."""
     return self.status != 'assigned'
 
 
 @dataclasses.dataclass
 class CampaignState:
-  """Everything that happened."""
+  """Everything that happened; the dicts with int keys are by round.
+
+  Attributes:
+    started, base, final, revealed, finished, exhausted: payload or score of that record, None
+      before it.
+    base_probes: probe -> summary of the base.
+    policies, promotions: payloads.
+    trials: by name.
+    evidence: digests of the evidence files.
+    ranks: trial -> rank by external score.
+    concordance: stream -> statistics of dev against external.
+    thresholds, verdicts, attributions: of the tests of a round.
+    finished_rounds: rounds that are over.
+    resumes: how often a controller was resumed.
+    exchanges: with a language model, by round and purpose.
+    fell_back: why a question was given up, by round and purpose.
+    llm_costs: what the language model took.
+    llm_reserved: what the request in flight can come to.
+    waiting: trials whose scores the controller stopped for.
+    seconds: from the first record to the last, times in which the campaign was stopped left out.
+    round_ended: `seconds` at a round's end.
+    last_time: of the last record.
+  """
 
   started: dict | None = None
   base: dict | None = None
@@ -66,9 +110,7 @@ class CampaignState:
   trials: dict[str, TrialState] = dataclasses.field(default_factory=dict)
   evidence: dict[int, str] = dataclasses.field(default_factory=dict)
   ranks: dict[int, dict[str, int]] = dataclasses.field(default_factory=dict)
-  concordance: dict[int, dict] = dataclasses.field(
-    default_factory=dict
-  )  # round -> stream -> statistics of dev against external
+  concordance: dict[int, dict] = dataclasses.field(default_factory=dict)
   thresholds: dict[int, dict] = dataclasses.field(default_factory=dict)
   verdicts: dict[int, dict] = dataclasses.field(default_factory=dict)
   attributions: dict[int, dict] = dataclasses.field(default_factory=dict)
@@ -78,164 +120,258 @@ class CampaignState:
   revealed: dict | None = None
   finished: dict | None = None
   resumes: int = 0
-  exchanges: dict[tuple[int, str], list[dict]] = dataclasses.field(
-    default_factory=dict
-  )  # with a language model, by round and purpose
+  exchanges: dict[tuple[int, str], list[dict]] = dataclasses.field(default_factory=dict)
   fell_back: dict[tuple[int, str], str] = dataclasses.field(default_factory=dict)
-  llm_costs: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # by round
-  llm_reserved: dict | None = None  # what the request in flight can come to
+  llm_costs: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+  llm_reserved: dict | None = None
   exhausted: dict | None = None
-  waiting: list[str] = dataclasses.field(
-    default_factory=list
-  )  # trials whose scores the controller stopped for
-  seconds: float = dataclasses.field(
-    default=0.0, repr=False
-  )  # from the first record to the last, times in which the campaign was stopped left out
-  round_ended: dict[int, float] = dataclasses.field(
-    default_factory=dict
-  )  # round -> `seconds` at its end
+  waiting: list[str] = dataclasses.field(default_factory=list)
+  seconds: float = dataclasses.field(default=0.0, repr=False)
+  round_ended: dict[int, float] = dataclasses.field(default_factory=dict)
   last_time: float | None = dataclasses.field(default=None, repr=False)
 
   def of_round(self, round_: int) -> list[TrialState]:
-    """Trials of a round, by worker."""
-    return sorted((t for t in self.trials.values() if t.round == round_), key=lambda t: t.worker)
+    """Lists the trials of a round, by worker.
+
+    Args:
+      round_: the round, or FINAL.
+    """
+    trials = [t for t in self.trials.values() if t.round == round_]
+    return sorted(trials, key=lambda t: t.worker)
 
   def conversation(self, round_: int, purpose: str) -> tuple[list[dict], str | None]:
-    """The exchanges about one question, and why it was given up if it was."""
+    """Finds what was said about one question to the language model.
+
+    Args:
+      round_: of the policy that it is about.
+      purpose: of the question.
+
+    Returns:
+      The exchanges, and why the question was given up if it was.
+    """
     return self.exchanges.get((round_, purpose), []), self.fell_back.get((round_, purpose))
 
   def llm_cost(self, round_: int) -> dict[str, float]:
-    """What the language model took to make a round's policy and to choose its workers' bindings."""
+    """Sums what the language model took for a round's policy and its workers' bindings.
+
+    Args:
+      round_: the round.
+
+    Returns:
+      tokens_in, tokens_out and money.
+    """
     return dict(self.llm_costs.get(round_, NO_COST))
 
   @property
   def llm_spent(self) -> dict[str, float]:
-    """Of all rounds."""
+    """The language model's costs of all rounds."""
     return {name: sum(cost[name] for cost in self.llm_costs.values()) for name in NO_COST}
+
+  def last_round(self, planned: int) -> int:
+    """Finds the last round that is run.
+
+    Args:
+      planned: rounds of the constitution.
+
+    Returns:
+      `planned`, or the round after which the wall-clock budget was used up.
+    """
+    return planned if self.exhausted is None else self.exhausted['round']
+
+  def apply(self, record: Record) -> None:
+    """Folds one record in. Kinds that the state does not need are passed over.
+
+    Args:
+      record: the next one.
+    """
+    if self.last_time is not None and record.kind not in AFTER_A_STOP:
+      self.seconds += max(0.0, record.time - self.last_time)
+    self.last_time = record.time
+    fold_in = _FOLDS.get(record.kind)
+    if fold_in is not None:
+      fold_in(self, record.payload)
 
   def _spend(self, round_: int, usage: dict, sign: int = 1) -> None:
     cost = self.llm_cost(round_)
     # Rounded, so that what is given back leaves no dust.
     self.llm_costs[round_] = {name: round(cost[name] + sign * usage[name], 9) for name in NO_COST}
 
-  def last_round(self, planned: int) -> int:
-    """The last round that is run: the constitution's, or the one after which the wall-clock budget
-    was used up.
-    """
-    return planned if self.exhausted is None else self.exhausted['round']
+  # -- one method a kind ---------------------------------------------------------------------------
 
-  def apply(self, record: Record) -> None:
-    """Folds one record in."""
-    p = record.payload
-    if self.last_time is not None and record.kind not in AFTER_A_STOP:
-      self.seconds += max(0.0, record.time - self.last_time)
-    self.last_time = record.time
-    match record.kind:
-      case 'campaign_started':
-        self.started = p
-      case 'controller_resumed':
-        self.resumes += 1
-        self.waiting = []
-      case 'policy_written':
-        self.policies[p['round']] = p
-      case 'trial_assigned':
-        self.trials[p['trial']] = TrialState(
-          p['trial'],
-          p['round'],
-          p['worker'],
-          p['axis'],
-          p['overlay'],
-          p['seed'],
-          recipe=p['recipe'],
-        )
-      case 'trial_sealed':
-        trial = self.trials[p['trial']]
-        trial.status, trial.candidate, trial.export_file, trial.claim = (
-          'sealed',
-          p['candidate'],
-          p['export_file'],
-          p['claim'],
-        )
-        # of an attempt that failed before; evidence must not depend on the machine's accidents
-        trial.cause = ''
-      case 'trial_failed':
-        trial = self.trials[p['trial']]
-        trial.failures += 1
-        trial.cause = p['cause']
-        trial.status = 'failed' if p['final'] else trial.status
-        if p['cause'] == 'scoring':  # of one score, so that the others do not count either
-          trial.dev, trial.probes, trial.external_scored, trial.final_scored = (
-            None,
-            {},
-            False,
-            False,
-          )
-      case 'trial_refused':
-        self.trials[p['trial']].status, self.trials[p['trial']].cause = 'refused', p['cause']
-      case 'trial_scored':
-        self.trials[p['trial']].dev, self.trials[p['trial']].probes = (
-          p['score'],
-          p.get('probes', {}),
-        )
-      case 'base_scored':
-        self.base, self.base_probes = p['score'], p.get('probes', {})
-      case 'external_scored':
-        self.trials[p['trial']].external_scored = True
-      case 'external_ranked':
-        self.ranks[p['round']] = p['ranks']
-      case 'external_released':
-        self.trials[p['trial']].released, self.trials[p['trial']].released_families = (
-          p['score'],
-          p.get('by_family'),
-        )
-      case 'thresholds_fixed':
-        self.thresholds[p['round']] = p['thresholds']
-      case 'concordance_measured':
-        self.concordance[p['round']] = p['streams']
-      case 'verdicts_spoken':
-        self.verdicts[p['round']] = p['verdicts']
-      case 'control_tested':
-        self.attributions[p['round']] = p['result']
-      case 'evidence_written':
-        self.evidence[p['round']] = p['digest']
-      case 'promotion_decided':
-        self.promotions[p['round']] = p
-      case 'round_finished':
-        self.finished_rounds.add(p['round'])
-        self.round_ended[p['round']] = self.seconds
-      case 'submission_exported':
-        self.trials[p['trial']].submission = p
-      case 'score_submitted':
-        self.trials[p['trial']].submitted = p['score']
-      case 'scores_waived':
-        for trial in p['trials']:
-          self.trials[trial].waived = True
-      case 'campaign_waiting':
-        self.waiting = p['trials']
-      case 'budget_exhausted':
-        self.exhausted = p
-      case 'final_candidate_scored':
-        self.trials[p['trial']].final_scored = True
-      case 'final_scored':
-        self.final = p
-      case 'secrets_revealed':
-        self.revealed = p
-      case 'campaign_finished':
-        self.finished = p
-      case 'llm_requested':
-        self._spend(p['round'], p['reserved'])
-        self.llm_reserved = p['reserved']
-      case 'llm_exchange':
-        self._spend(p['round'], self.llm_reserved, -1)
-        self._spend(p['round'], p['usage'])
-        self.llm_reserved = None
-        self.exchanges.setdefault((p['round'], p['purpose']), []).append(p)
-      case 'agent_fell_back':
-        self.fell_back[p['round'], p['purpose']] = p['cause']
+  def _campaign_started(self, payload: dict) -> None:
+    self.started = payload
+
+  def _controller_resumed(self, payload: dict) -> None:
+    del payload
+    self.resumes += 1
+    self.waiting = []
+
+  def _policy_written(self, payload: dict) -> None:
+    self.policies[payload['round']] = payload
+
+  def _trial_assigned(self, payload: dict) -> None:
+    self.trials[payload['trial']] = TrialState(
+      payload['trial'],
+      payload['round'],
+      payload['worker'],
+      payload['axis'],
+      payload['overlay'],
+      payload['seed'],
+      recipe=payload['recipe'],
+    )
+
+  def _trial_sealed(self, payload: dict) -> None:
+    trial = self.trials[payload['trial']]
+    trial.status = 'sealed'
+    trial.candidate = payload['candidate']
+    trial.export_file = payload['export_file']
+    trial.claim = payload['claim']
+    # Of an attempt that failed before; evidence must not depend on the machine's accidents.
+    trial.cause = ''
+
+  def _trial_failed(self, payload: dict) -> None:
+    trial = self.trials[payload['trial']]
+    trial.failures += 1
+    trial.cause = payload['cause']
+    if payload['final']:
+      trial.status = 'failed'
+    if payload['cause'] == 'scoring':  # of one score, so that the others do not count either
+      trial.dev = None
+      trial.probes = {}
+      trial.external_scored = False
+      trial.final_scored = False
+
+  def _trial_refused(self, payload: dict) -> None:
+    trial = self.trials[payload['trial']]
+    trial.status = 'refused'
+    trial.cause = payload['cause']
+
+  def _trial_scored(self, payload: dict) -> None:
+    trial = self.trials[payload['trial']]
+    trial.dev = payload['score']
+    trial.probes = payload.get('probes', {})
+
+  def _base_scored(self, payload: dict) -> None:
+    self.base = payload['score']
+    self.base_probes = payload.get('probes', {})
+
+  def _external_scored(self, payload: dict) -> None:
+    self.trials[payload['trial']].external_scored = True
+
+  def _external_ranked(self, payload: dict) -> None:
+    self.ranks[payload['round']] = payload['ranks']
+
+  def _external_released(self, payload: dict) -> None:
+    trial = self.trials[payload['trial']]
+    trial.released = payload['score']
+    trial.released_families = payload.get('by_family')
+
+  def _thresholds_fixed(self, payload: dict) -> None:
+    self.thresholds[payload['round']] = payload['thresholds']
+
+  def _concordance_measured(self, payload: dict) -> None:
+    self.concordance[payload['round']] = payload['streams']
+
+  def _verdicts_spoken(self, payload: dict) -> None:
+    self.verdicts[payload['round']] = payload['verdicts']
+
+  def _control_tested(self, payload: dict) -> None:
+    self.attributions[payload['round']] = payload['result']
+
+  def _evidence_written(self, payload: dict) -> None:
+    self.evidence[payload['round']] = payload['digest']
+
+  def _promotion_decided(self, payload: dict) -> None:
+    self.promotions[payload['round']] = payload
+
+  def _round_finished(self, payload: dict) -> None:
+    self.finished_rounds.add(payload['round'])
+    self.round_ended[payload['round']] = self.seconds
+
+  def _submission_exported(self, payload: dict) -> None:
+    self.trials[payload['trial']].submission = payload
+
+  def _score_submitted(self, payload: dict) -> None:
+    self.trials[payload['trial']].submitted = payload['score']
+
+  def _scores_waived(self, payload: dict) -> None:
+    for trial in payload['trials']:
+      self.trials[trial].waived = True
+
+  def _campaign_waiting(self, payload: dict) -> None:
+    self.waiting = payload['trials']
+
+  def _budget_exhausted(self, payload: dict) -> None:
+    self.exhausted = payload
+
+  def _final_candidate_scored(self, payload: dict) -> None:
+    self.trials[payload['trial']].final_scored = True
+
+  def _final_scored(self, payload: dict) -> None:
+    self.final = payload
+
+  def _secrets_revealed(self, payload: dict) -> None:
+    self.revealed = payload
+
+  def _campaign_finished(self, payload: dict) -> None:
+    self.finished = payload
+
+  def _llm_requested(self, payload: dict) -> None:
+    self._spend(payload['round'], payload['reserved'])
+    self.llm_reserved = payload['reserved']
+
+  def _llm_exchange(self, payload: dict) -> None:
+    self._spend(payload['round'], self.llm_reserved, -1)
+    self._spend(payload['round'], payload['usage'])
+    self.llm_reserved = None
+    self.exchanges.setdefault((payload['round'], payload['purpose']), []).append(payload)
+
+  def _agent_fell_back(self, payload: dict) -> None:
+    self.fell_back[payload['round'], payload['purpose']] = payload['cause']
+
+
+_KINDS = (
+  'campaign_started',
+  'controller_resumed',
+  'policy_written',
+  'trial_assigned',
+  'trial_sealed',
+  'trial_failed',
+  'trial_refused',
+  'trial_scored',
+  'base_scored',
+  'external_scored',
+  'external_ranked',
+  'external_released',
+  'thresholds_fixed',
+  'concordance_measured',
+  'verdicts_spoken',
+  'control_tested',
+  'evidence_written',
+  'promotion_decided',
+  'round_finished',
+  'submission_exported',
+  'score_submitted',
+  'scores_waived',
+  'campaign_waiting',
+  'budget_exhausted',
+  'final_candidate_scored',
+  'final_scored',
+  'secrets_revealed',
+  'campaign_finished',
+  'llm_requested',
+  'llm_exchange',
+  'agent_fell_back',
+)
+_FOLDS = {kind: getattr(CampaignState, f'_{kind}') for kind in _KINDS}
 
 
 def fold(records: Iterable[Record]) -> CampaignState:
-  """State after all records."""
+  """Folds records into a new state.
+
+  Args:
+    records: of a ledger, from its first.
+  """
   state = CampaignState()
   for record in records:
     state.apply(record)

@@ -1,5 +1,4 @@
-"""Locks the current process into what a worker may touch, with the kernel's own means and no
-dependency.
+"""Confinement: locks the current process into what a worker may touch, by the kernel's means alone.
 
 `confine` is called in a fresh process before it does anything else, and cannot be undone, not even
 by root:
@@ -31,7 +30,9 @@ from pathlib import Path
 from aevo_jax.campaign.sandbox import syscall_filter
 
 # System call numbers are the same on all architectures for calls this young.
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_CREATE_RULESET = 444
+_ADD_RULE = 445
+_RESTRICT_SELF = 446
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -40,13 +41,21 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # Access rights of linux/landlock.h, by bit: execute, write, read, list, rmdir, unlink, mknod
 # (char), mkdir, create, bind a socket, mkfifo, mknod (block), symlink (ABI 1); rename or link
 # across directories (2); truncate (3); device ioctl (5).
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-_MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
-_TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
+_EXECUTE = 1 << 0
+_WRITE_FILE = 1 << 1
+_READ_FILE = 1 << 2
+_READ_DIR = 1 << 3
+_MAKE_CHAR = 1 << 6
+_MAKE_BLOCK = 1 << 11
+_TRUNCATE = 1 << 14
+_IOCTL_DEV = 1 << 15
+# Since this ABI there are so many of them.
 _BITS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
-_TCP_BIND_AND_CONNECT, _TCP_ABI = 0b11, 4
-_ABSTRACT_SOCKETS_AND_SIGNALS, _SCOPE_ABI = 0b11, 6
+_TCP_BIND_AND_CONNECT = 0b11
+_TCP_ABI = 4
+_ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
+_SCOPE_ABI = 6
 # Before ABI 3 Landlock does not see truncation: a worker could empty any file that it may only
 # read.
 _LEAST_ABI = 3
@@ -76,52 +85,50 @@ class Confinement:
 
 
 def landlock_abi() -> int:
-  """The kernel's Landlock version, 0 if it has none or has it switched off."""
-  return max(
-    0,
-    _libc().syscall(
-      _CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION)
-    ),
+  """Asks the kernel for its Landlock version.
+
+  Returns:
+    The ABI, 0 if the kernel has no Landlock or has it switched off.
+  """
+  version = _libc().syscall(
+    _CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION)
   )
+  return max(0, version)
 
 
 def available() -> tuple[bool, str]:
-  """(whether `confine` works here, what it would cover or what is missing and how to get it)."""
+  """Finds out whether `confine` works here.
+
+  Returns:
+    Whether it does, and what it would cover, or what is missing and how to get it.
+  """
   abi = landlock_abi()
   if not abi:
-    return (
-      False,
-      (
-        'the kernel has no Landlock; boot Linux >= 6.2 with CONFIG_SECURITY_LANDLOCK=y and '
-        'landlock in lsm= (kernel command line)'
-      ),
+    return False, (
+      'the kernel has no Landlock; boot Linux >= 6.2 with CONFIG_SECURITY_LANDLOCK=y and '
+      'landlock in lsm= (kernel command line)'
     )
   if abi < _LEAST_ABI:
-    return (
-      False,
-      (
-        f'Landlock ABI {abi} cannot stop truncation of read-only files (ABI {_LEAST_ABI}); '
-        'boot Linux >= 6.2 with landlock in lsm='
-      ),
+    return False, (
+      f'Landlock ABI {abi} cannot stop truncation of read-only files (ABI {_LEAST_ABI}); '
+      'boot Linux >= 6.2 with landlock in lsm='
     )
   if not syscall_filter.supported():
-    return (
-      False,
-      (
-        f'no system call table for {os.uname().machine}; run on x86_64 or aarch64, or '
-        'extend campaign/sandbox/syscall_filter.py'
-      ),
+    return False, (
+      f'no system call table for {os.uname().machine}; run on x86_64 or aarch64, or '
+      'extend campaign/sandbox/syscall_filter.py'
     )
-  signals = (
-    'signals'
-    if abi >= _SCOPE_ABI
-    else f'but not signals to other processes of this user (ABI {_SCOPE_ABI}, Linux >= 6.12)'
-  )
+  signals = 'signals'
+  if abi < _SCOPE_ABI:
+    signals = f'but not signals to other processes of this user (ABI {_SCOPE_ABI}, Linux >= 6.12)'
   return True, f'Landlock ABI {abi}: files, sockets, {signals}'
 
 
 def confine(confinement: Confinement) -> None:
   """Confines the current process and all that it will start, irrevocably.
+
+  Args:
+    confinement: what it may touch; the paths exist.
 
   Raises:
     SandboxUnavailableError: the machine lacks what is needed; nothing was confined, and nothing
@@ -148,7 +155,13 @@ def confine(confinement: Confinement) -> None:
     for path in confinement.write:
       _allow(ruleset, Path(path), all_rights & ~(_MAKE_CHAR | _MAKE_BLOCK))
     _checked(
-      _libc().prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))),
+      _libc().prctl(
+        _PR_SET_NO_NEW_PRIVS,
+        ctypes.c_ulong(1),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+      ),
       'prctl(PR_SET_NO_NEW_PRIVS)',
     )
     _drop_capabilities()
@@ -159,11 +172,12 @@ def confine(confinement: Confinement) -> None:
 
 
 def system_read_paths() -> tuple[Path, ...]:
-  """What Python, JAX, Grain, Orbax and TensorBoard read of this machine; add the code tree and the
-  trial's inputs.
+  """Lists what Python, JAX, Grain, Orbax and TensorBoard read of this machine.
 
-  The running environment and the Python beneath it, the system's libraries, and of /etc, /sys and
-  /dev only named entries: /etc/shadow and the disk's device file are readable to root by mode.
+  Returns:
+    The running environment and the Python beneath it, the system's libraries, and of /etc, /sys and
+    /dev only named entries: /etc/shadow and the disk's device file are readable to root by mode.
+    The code tree and the trial's inputs are to be added.
   """
   environment = [
     sys.prefix,
@@ -202,15 +216,16 @@ def system_read_paths() -> tuple[Path, ...]:
 
 
 def system_write_paths() -> tuple[Path, ...]:
-  """Device files that a worker writes or controls: /dev/null, /dev/zero, and the accelerators'.
+  """Lists the device files that a worker writes or controls.
 
-  /dev/shm is not among them, since it is one directory for the whole machine; a worker that shares
-  memory between processes (Grain's, or multiprocessing's locks) gets it by being given
-  `Path("/dev/shm")` in `write`.
+  Returns:
+    /dev/null, /dev/zero, and the accelerators'. /dev/shm is not among them, since it is one
+    directory for the whole machine; a worker that shares memory between processes (Grain's, or
+    multiprocessing's locks) gets it by being given `Path("/dev/shm")` in `write`.
   """
-  accelerators = [
-    path for pattern in ('nvidia*', 'accel*', 'vfio') for path in sorted(Path('/dev').glob(pattern))
-  ]
+  accelerators = []
+  for pattern in ('nvidia*', 'accel*', 'vfio'):
+    accelerators += sorted(Path('/dev').glob(pattern))
   return _existing(['/dev/null', '/dev/zero', *accelerators])
 
 
@@ -219,20 +234,21 @@ def _existing(paths: list[str | Path]) -> tuple[Path, ...]:
 
 
 def _create_ruleset(abi: int, file_rights: int, allow_tcp: bool) -> int:
-  class _Ruleset(
-    ctypes.Structure
-  ):  # struct landlock_ruleset_attr; an older kernel accepts the longer one if its end is 0
+  # struct landlock_ruleset_attr; an older kernel accepts the longer one if its end is 0
+  class _Ruleset(ctypes.Structure):
     _fields_ = [
       ('files', ctypes.c_uint64),
       ('network', ctypes.c_uint64),
       ('scoped', ctypes.c_uint64),
     ]
 
-  attributes = _Ruleset(
-    file_rights,
-    _TCP_BIND_AND_CONNECT if abi >= _TCP_ABI and not allow_tcp else 0,
-    _ABSTRACT_SOCKETS_AND_SIGNALS if abi >= _SCOPE_ABI else 0,
-  )
+  network = 0
+  if abi >= _TCP_ABI and not allow_tcp:
+    network = _TCP_BIND_AND_CONNECT
+  scoped = 0
+  if abi >= _SCOPE_ABI:
+    scoped = _ABSTRACT_SOCKETS_AND_SIGNALS
+  attributes = _Ruleset(file_rights, network, scoped)
   result = _libc().syscall(
     _CREATE_RULESET,
     ctypes.byref(attributes),

@@ -1,20 +1,15 @@
-"""The part of a worker's confinement that Landlock has no rule for: a seccomp filter over a few
-system calls.
+"""The syscall filter: the part of a worker's confinement that Landlock has no rule for.
 
 Landlock decides about opening, making, renaming and removing files, but not about their modes,
-owners and extended attributes, nor about any socket that is not TCP. The filter refuses, with
-EPERM:
+owners and extended attributes, nor about any socket that is not TCP. The seccomp filter refuses,
+with EPERM:
 
-  chmod, chown and setxattr in all their spellings   everywhere, a worker's own directory included:
-  a filter sees numbers
-                                                     and descriptors, not paths, so it cannot tell
-                                                     one file from another
-  socket                                             every family (UDP and so DNS, IPv6, vsock,
-  netlink, unix sockets by
-                                                     path); with TCP allowed, only IPv4 and IPv6
-                                                     streams
-  io_uring_setup                                     since its requests would pass beneath this
-  filter
+  chmod, chown, setxattr  in all their spellings, everywhere, a worker's own directory included: a
+                          filter sees numbers and descriptors, not paths, so it cannot tell one file
+                          from another
+  socket                  every family (UDP and so DNS, IPv6, vsock, netlink, unix sockets by path);
+                          with TCP allowed, only IPv4 and IPv6 streams
+  io_uring_setup          since its requests would pass beneath this filter
 
 `socketpair` and pipes stay, for processes to talk to their own children. A consequence worth
 knowing: `shutil.copy` fails in a worker, because it copies the mode; use `shutil.copyfile`.
@@ -25,6 +20,8 @@ import errno
 import platform
 import socket
 import struct
+from collections.abc import Mapping
+from typing import NamedTuple
 
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
@@ -32,15 +29,35 @@ _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 
 # Classic BPF: load a word at an absolute offset, compare with a constant, and with it, return.
-_LOAD, _JUMP_EQUAL, _JUMP_SET, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
+_LOAD = 0x20
+_JUMP_EQUAL = 0x15
+_JUMP_SET = 0x45
+_AND = 0x54
+_RETURN = 0x06
 # Offsets in struct seccomp_data; the arguments are 64 bits each, and these two are ints: the low
 # half counts.
-_NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_1 = 0, 4, 16, 24
+_NUMBER = 0
+_ARCHITECTURE = 4
+_ARGUMENT_0 = 16
+_ARGUMENT_1 = 24
 _X32_BIT = 0x40000000  # x86-64's second numbering of the same calls
 _SOCKET_TYPE_MASK = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
 
-# machine -> (AUDIT_ARCH value, number of socket(2), numbers of the refused calls), from the
-# kernel's system call tables.
+
+class _Machine(NamedTuple):
+  """System calls of a machine, from the kernel's tables.
+
+  Attributes:
+    architecture: its AUDIT_ARCH value.
+    socket: number of socket(2).
+    refused: numbers of the refused calls.
+  """
+
+  architecture: int
+  socket: int
+  refused: Mapping[str, int]
+
+
 _NEW_CALLS = {
   'fchmodat2': 452,
   'setxattrat': 463,
@@ -48,8 +65,8 @@ _NEW_CALLS = {
   'file_setattr': 469,
   'io_uring_setup': 425,
 }
-_MACHINES: dict[str, tuple[int, int, dict[str, int]]] = {
-  'x86_64': (
+_MACHINES = {
+  'x86_64': _Machine(
     0xC000003E,
     41,
     {
@@ -61,17 +78,15 @@ _MACHINES: dict[str, tuple[int, int, dict[str, int]]] = {
       'lchown': 94,
       'fchownat': 260,
       'setxattr': 188,
-    }
-    | {
       'lsetxattr': 189,
       'fsetxattr': 190,
       'removexattr': 197,
       'lremovexattr': 198,
       'fremovexattr': 199,
-    }
-    | _NEW_CALLS,
+      **_NEW_CALLS,
+    },
   ),
-  'aarch64': (
+  'aarch64': _Machine(
     0xC00000B7,
     198,
     {
@@ -82,23 +97,31 @@ _MACHINES: dict[str, tuple[int, int, dict[str, int]]] = {
       'setxattr': 5,
       'lsetxattr': 6,
       'fsetxattr': 7,
-    }
-    | {'removexattr': 14, 'lremovexattr': 15, 'fremovexattr': 16}
-    | _NEW_CALLS,
+      'removexattr': 14,
+      'lremovexattr': 15,
+      'fremovexattr': 16,
+      **_NEW_CALLS,
+    },
   ),
 }
 
 
 def supported() -> bool:
-  """Whether this machine's system call numbers are known."""
+  """Tells whether this machine's system call numbers are known."""
   return platform.machine() in _MACHINES
 
 
 def apply(*, allow_tcp: bool) -> None:
   """Installs the filter for the calling thread and all its children, for good.
 
-  `no_new_privs` must be set before. Raises OSError if the kernel refuses, and KeyError on an
-  unsupported machine.
+  `no_new_privs` must be set before.
+
+  Args:
+    allow_tcp: whether streams over IPv4 and IPv6 are allowed.
+
+  Raises:
+    OSError: the kernel refuses.
+    KeyError: the machine is not supported.
   """
   program = _program(platform.machine(), allow_tcp)
   code = ctypes.create_string_buffer(b''.join(program), 8 * len(program))
@@ -120,20 +143,21 @@ def apply(*, allow_tcp: bool) -> None:
     )
 
 
-def _program(machine: str, allow_tcp: bool) -> list[bytes]:
-  architecture, socket_number, refused = _MACHINES[machine]
-  deny, allow = _instruction(_RETURN, _RET_ERRNO | errno.EPERM), _instruction(_RETURN, _RET_ALLOW)
+def _program(name: str, allow_tcp: bool) -> list[bytes]:
+  machine = _MACHINES[name]
+  deny = _instruction(_RETURN, _RET_ERRNO | errno.EPERM)
+  allow = _instruction(_RETURN, _RET_ALLOW)
   # A process may enter the kernel by another architecture's gate (int 0x80), where the numbers mean
   # other calls.
   program = [
     _instruction(_LOAD, _ARCHITECTURE),
-    _instruction(_JUMP_EQUAL, architecture, if_true=1),
+    _instruction(_JUMP_EQUAL, machine.architecture, if_true=1),
     deny,
   ]
   program += [_instruction(_LOAD, _NUMBER), _instruction(_JUMP_SET, _X32_BIT, if_false=1), deny]
-  for number in sorted(refused.values()):
+  for number in sorted(machine.refused.values()):
     program += [_instruction(_JUMP_EQUAL, number, if_false=1), deny]
-  program += [_instruction(_JUMP_EQUAL, socket_number, if_true=1), allow]
+  program += [_instruction(_JUMP_EQUAL, machine.socket, if_true=1), allow]
   if allow_tcp:
     program += [_instruction(_LOAD, _ARGUMENT_1), _instruction(_AND, _SOCKET_TYPE_MASK)]
     program += [

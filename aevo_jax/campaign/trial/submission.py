@@ -1,4 +1,4 @@
-"""What a sealed trial hands out: its weights, or the LoRA adapter that it trained in PEFT's form."""
+"""The submission of a sealed trial: its weights, or its LoRA adapter in PEFT's form."""
 
 import pathlib
 import shutil
@@ -25,8 +25,15 @@ def write(
   base_name: str,
   max_rank: int,
 ) -> str:
-  """Makes `stage` with what the trial in `directory` trained: an adapter where its recipe has one
-  or `max_rank` > 0 wants one, else the weights.
+  """Writes what a trial trained: an adapter where its recipe has one, else the weights.
+
+  Args:
+    stage: directory to make.
+    directory: the trial's.
+    base: directory of the base checkpoint.
+    recipe: the trial's whole recipe.
+    base_name: the base as an adapter names it.
+    max_rank: highest rank of an adapter; 0 where weights will do as well.
 
   Returns:
     'adapter' or 'weights'.
@@ -57,8 +64,15 @@ def write_adapter(
   base_name: str,
   max_rank: int | None,
 ) -> None:
-  """Makes `stage` with the adapter in the trial's sealed checkpoint. `base_name` is what it names
-  as its base, `max_rank` the highest rank.
+  """Writes the adapter in a trial's sealed checkpoint.
+
+  Args:
+    stage: directory to make.
+    directory: the trial's.
+    base: directory of the base checkpoint.
+    recipe: the trial's whole recipe.
+    base_name: the base as the adapter names it.
+    max_rank: highest rank, None for any.
 
   Raises:
     NoSubmissionError: the recipe trained all weights, its rank is higher, or PEFT has no form for
@@ -72,9 +86,8 @@ def write_adapter(
     )
   checkpoints = directory / 'checkpoints'
   state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
-  params = {
-    name: value for name, value in (state.get('ema') or state['params']).items() if is_adapter(name)
-  }
+  weights = state.get('ema') or state['params']
+  params = {name: value for name, value in weights.items() if is_adapter(name)}
   lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
   try:
     peft_adapter.save(
