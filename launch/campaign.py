@@ -89,7 +89,7 @@ USER_ERRORS = (
   ChatTemplateError,
   UnknownVerifierError,
   LlmSetupError,
-  validation.CampaignKindError,
+  validation.InvalidCampaignError,
   manual_arbiter.ScoreRefusedError,
 )
 

@@ -203,9 +203,7 @@ def rerun(
   if started['locked'] and not usable:
     sys.exit(f'trial: the run confined its workers, and here that is not possible: {reason}')
   Store(inputs.store).verify(inputs.substrate_object)
-  spec = decisions.trial_spec(
-    trial,
-    inputs.constitution,
+  conditions = decisions.TrialConditions(
     recipe=inputs.recipe,
     store=inputs.store,
     substrate=inputs.substrate_object,
@@ -214,6 +212,7 @@ def rerun(
     cache=inputs.cache,
     locked=started['locked'],
   )
+  spec = decisions.trial_spec(trial, inputs.constitution, conditions)
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   spec.write(directory)
   Store(inputs.store).fork(inputs.substrate_object, directory)

@@ -20,7 +20,7 @@ import aevo_jax
 from aevo_jax.campaign import collaborators as collaborators_lib
 from aevo_jax.campaign import decisions
 from aevo_jax.campaign.attempts import Attempts
-from aevo_jax.campaign.decisions import FINAL, Retraining
+from aevo_jax.campaign.decisions import FINAL, Retraining, TrialConditions
 from aevo_jax.campaign.executors.precompiler import Request, compiled_marker
 from aevo_jax.campaign.journal import Journal, Observer
 from aevo_jax.campaign.llm_session import LlmSession
@@ -368,9 +368,7 @@ class Campaign:
     Args:
       trial: as assigned.
     """
-    return decisions.trial_spec(
-      trial,
-      self._constitution,
+    conditions = TrialConditions(
       recipe=self._inputs.recipe,
       store=self._inputs.store,
       substrate=self._inputs.substrate_object,
@@ -379,6 +377,7 @@ class Campaign:
       cache=self._inputs.cache,
       locked=self._locked,
     )
+    return decisions.trial_spec(trial, self._constitution, conditions)
 
   def _program(self, trial: TrialState) -> Request:
     spec = self.spec(trial)

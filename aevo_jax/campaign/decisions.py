@@ -1,8 +1,8 @@
-"""What the controller decides, as pure functions of the folded state; the audit calls the same
-functions on the ledger it reads.
+"""The controller's decisions, as pure functions of the folded state.
 
-Each takes the ledger's facts and returns what follows from them: a trial's input, which scores are
-released, a round's evidence, the next policy, what the final trains. None reads a clock or a file.
+The audit calls the same functions on the ledger it reads. Each takes the ledger's facts and returns
+what follows from them: a trial's input, which scores are released, the verdicts, what the final
+trains. None reads a clock or a file.
 """
 
 import dataclasses
@@ -20,15 +20,21 @@ from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.drift import calibration, reversal
 from aevo_jax.meta_agent.llm import agent as llm_agent
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
-from aevo_jax.meta_agent.scores import DevScore
+from aevo_jax.meta_agent.scores import OVERALL, DevScore
 from aevo_jax.stats import concordance
 
 FINAL = -1  # the round number of final retrainings in trial records
 
 
 class Retraining(NamedTuple):
-  """One retraining of the final: trial name, worker number, 'starting' or 'promoted', overlay text,
-  and the name its seed is made of.
+  """One retraining of the final.
+
+  Attributes:
+    trial: its name.
+    worker: its number.
+    recipe: 'starting' or 'promoted'.
+    overlay: text over the substrate's default recipe.
+    seed_name: the name that its seed is made of.
   """
 
   trial: str
@@ -38,40 +44,65 @@ class Retraining(NamedTuple):
   seed_name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class TrialConditions:
+  """What all trials of a campaign share; see `TrialSpec`.
+
+  Attributes:
+    recipe: the substrate's default recipe.
+    store: root of the substrate store.
+    substrate: the stored object.
+    base_digest: logical digest of the base.
+    threads: of each worker.
+    cache: compilation cache, '' for none.
+    locked: whether workers confine themselves.
+  """
+
+  recipe: str
+  store: str
+  substrate: str
+  base_digest: str
+  threads: int
+  cache: str
+  locked: bool
+
+
 def trial_spec(
-  trial: TrialState,
-  constitution: Constitution,
-  *,
-  recipe: str,
-  store: str,
-  substrate: str,
-  base_digest: str,
-  threads: int,
-  cache: str,
-  locked: bool,
+  trial: TrialState, constitution: Constitution, conditions: TrialConditions
 ) -> TrialSpec:
-  """A trial's whole input; `recipe` is the substrate's default."""
+  """Builds a trial's whole input.
+
+  Args:
+    trial: as assigned.
+    constitution: of the campaign.
+    conditions: of the campaign.
+  """
   return TrialSpec(
     trial=trial.trial,
-    store=store,
-    substrate=substrate,
-    base_digest=base_digest,
+    store=conditions.store,
+    substrate=conditions.substrate,
+    base_digest=conditions.base_digest,
     constitution=constitution.digest(),
-    recipe=full_recipe(parse_statements(trial.overlay), recipe),
+    recipe=full_recipe(parse_statements(trial.overlay), conditions.recipe),
     overlay=trial.overlay,
     seed=trial.seed,
     size=constitution.objective.size,
     tokens=constitution.budget.trial_tokens,
     steps=constitution.budget.trial_steps,
-    threads=threads,
+    threads=conditions.threads,
     axes=constitution.search_space.axes,
-    cache=cache,
-    locked=locked,
+    cache=conditions.cache,
+    locked=conditions.locked,
   )
 
 
 def tie_seed(campaign_seed: int, round_: int) -> int:
-  """Seed of the coin that orders trials of equal external score."""
+  """Derives the seed of the coin that orders trials of equal external score.
+
+  Args:
+    campaign_seed: of the campaign.
+    round_: the round.
+  """
   return trial_seed(campaign_seed, f'ties{round_}')
 
 
@@ -82,11 +113,22 @@ def to_release(
   *,
   manual: bool = False,
 ) -> list[str]:
-  """Whose external scores a round asks for: the anchors first, then the best by dev, within the
-  quota. Families whose objective is no longer dev are left out of that dev score as far as it is
-  not worth anything. `manual`: nobody has one before it is asked for.
+  """Chooses whose external scores a round asks for.
+
+  Args:
+    trials: of the round.
+    per_round: the quota.
+    objectives: family -> what dev is worth; a family whose objective is no longer dev is left out
+      of the dev score as far as it is worth nothing.
+    manual: nobody has an external score before it is asked for.
+
+  Returns:
+    The anchors first, then the best by dev.
   """
-  scored = [t for t in trials if (t.dev is not None if manual else t.external_scored)]
+  if manual:
+    scored = [t for t in trials if t.dev is not None]
+  else:
+    scored = [t for t in trials if t.external_scored]
 
   def order(trial: TrialState) -> tuple:
     value = DevScore.from_json(trial.dev).valued(objectives)
@@ -96,8 +138,13 @@ def to_release(
 
 
 def dev_streams(trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
-  """Stream -> trial -> dev accuracy, of the trials that have both scores: what the detector
-  compares with the external scores.
+  """Collects the dev accuracies that the detector compares with the external scores.
+
+  Args:
+    trials: of a round.
+
+  Returns:
+    stream -> trial -> accuracy, of the trials that have both scores.
   """
   by_stream: dict[str, dict[str, float]] = {}
   for trial in trials:
@@ -108,8 +155,13 @@ def dev_streams(trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
 
 
 def dev_item_variance(trials: Sequence[TrialState]) -> dict[str, float]:
-  """Stream -> variance of a dev accuracy by the items' luck, mean over the trials that have both
-  scores.
+  """Computes how much the items' luck moves a dev accuracy.
+
+  Args:
+    trials: of a round.
+
+  Returns:
+    stream -> variance, mean over the trials that have both scores.
   """
   by_stream: dict[str, list[float]] = {}
   for trial in trials:
@@ -120,26 +172,55 @@ def dev_item_variance(trials: Sequence[TrialState]) -> dict[str, float]:
 
 
 def submitted_concordance(trials: Sequence[TrialState], seed: int) -> dict[str, dict]:
-  """The statistics of a round whose external scores were handed in: those are of the whole set."""
+  """Computes the statistics of a round whose external scores were handed in.
+
+  Args:
+    trials: of the round.
+    seed: of the coin that breaks ties.
+
+  Returns:
+    'overall' -> statistics, since such scores are of the whole set.
+  """
   scores = {t.trial: t.submitted for t in trials if t.submitted is not None}
-  dev = {stream: scores_ for stream, scores_ in dev_streams(trials).items() if stream == 'overall'}
-  return concordance.reduce_round(dev, {'overall': scores}, dev_item_variance(trials), seed)
+  streams = dev_streams(trials)
+  dev = {}
+  if OVERALL in streams:
+    dev[OVERALL] = streams[OVERALL]
+  return concordance.reduce_round(dev, {OVERALL: scores}, dev_item_variance(trials), seed)
 
 
 def submitted_control(state: CampaignState, last: int) -> dict | None:
-  """As the arbiter's test of a control arm, on scores that were handed in, in thousandths."""
-  share = lambda t: {'correct': round(1000 * state.trials[t].submitted), 'total': 1000}
-  return arbiter.arm_result(
-    [
-      {arm: {t: share(t) for t in trials} for arm, trials in round_.items()}
-      for round_ in controlled(state, last)
-    ]
-  )
+  """Tests a control arm as the arbiter does, on scores that were handed in, in thousandths.
+
+  Args:
+    state: of the campaign.
+    last: the round whose revision is tested.
+
+  Returns:
+    See `arbiter.arm_result`.
+  """
+  rounds = []
+  for trials_of_arms in controlled(state, last):
+    proportions = {}
+    for arm, trials in trials_of_arms.items():
+      proportions[arm] = {t: _in_thousandths(state.trials[t].submitted) for t in trials}
+    rounds.append(proportions)
+  return arbiter.arm_result(rounds)
+
+
+def _in_thousandths(score: float) -> dict[str, int]:
+  return {'correct': round(1000 * score), 'total': 1000}
 
 
 def judged_rounds(state: CampaignState, last: int) -> list[dict]:
-  """The statistics of the rounds that count, 1 to `last`: in round 0 every trial runs the same
-  recipe.
+  """Lists the statistics of the rounds that count.
+
+  Args:
+    state: of the campaign.
+    last: the last round of them.
+
+  Returns:
+    Those of rounds 1 to `last`: in round 0 every trial runs the same recipe.
   """
   return [state.concordance.get(k, {}) for k in range(1, last + 1)]
 
@@ -147,22 +228,41 @@ def judged_rounds(state: CampaignState, last: int) -> list[dict]:
 def fix_thresholds(
   state: CampaignState, round_: int, constitution: Constitution, campaign_seed: int
 ) -> dict[str, Any]:
-  """The thresholds that will judge a round, from the rounds before it."""
+  """Computes the thresholds that will judge a round, from the rounds before it.
+
+  Args:
+    state: of the campaign.
+    round_: the round to be judged.
+    constitution: of the campaign.
+    campaign_seed: of the campaign.
+
+  Returns:
+    The fields of `calibration.Thresholds`.
+  """
   workers = constitution.budget.workers
   if state.started['settings'].get('arbiter') == 'manual':
     workers = min(workers, constitution.release.per_round)  # nobody scores the others
-  found = calibration.thresholds(
+  thresholds = calibration.thresholds(
     judged_rounds(state, round_ - 1),
     constitution.reversal,
     constitution.budget.rounds,
     workers,
     trial_seed(campaign_seed, 'thresholds'),
   )
-  return dataclasses.asdict(found)
+  return dataclasses.asdict(thresholds)
 
 
 def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> dict[str, dict]:
-  """Stream -> verdict on a round, under the thresholds that were fixed before it."""
+  """Computes the verdicts on a round, under the thresholds that were fixed before it.
+
+  Args:
+    state: of the campaign, with the round's concordance.
+    round_: the round.
+    constitution: of the campaign.
+
+  Returns:
+    stream -> fields of `reversal.Verdict`.
+  """
   rounds = judged_rounds(state, round_)
   if not any(rounds):  # one trial a round is ranked against nothing
     return {}
@@ -173,38 +273,62 @@ def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> d
 
 
 def arms(state: CampaignState, round_: int) -> dict[str, list[str]] | None:
-  """Arm -> its trials that have an external score, of a round with a control arm; None of another.
+  """Finds the trials of a round with a control arm.
 
-  None also where a language model was to choose both arms and one question went unanswered: then
-  the arms differ by who chose them.
+  Args:
+    state: of the campaign.
+    round_: the round.
+
+  Returns:
+    arm -> its trials that have an external score; None of another round. None also where a language
+    model was to choose both arms and one question went unanswered: then the arms differ by who
+    chose them.
   """
-  if any((round_, purpose) in state.fell_back for purpose in (llm_agent.POLICY, llm_agent.CONTROL)):
-    return None
-  assigned = policy_lib.from_json(state.policies[round_]['policy']).assignments
-  found = {
-    arm: [
-      t.trial for t in state.of_round(round_) if t.has_external and assigned[t.worker].arm == arm
-    ]
-    for arm in ('revised', 'control')
-  }
-  return found if all(found.values()) else None
+  for purpose in (llm_agent.POLICY, llm_agent.CONTROL):
+    if (round_, purpose) in state.fell_back:
+      return None
+  assignments = policy_lib.from_json(state.policies[round_]['policy']).assignments
+  trials: dict[str, list[str]] = {'revised': [], 'control': []}
+  for trial in state.of_round(round_):
+    arm = assignments[trial.worker].arm
+    if trial.has_external and arm in trials:
+      trials[arm].append(trial.trial)
+  return trials if all(trials.values()) else None
 
 
 def controlled(state: CampaignState, last: int) -> list[dict[str, list[str]]]:
-  """The arms of all rounds up to `last` that test the same revision as that round does."""
+  """Finds the arms of all rounds that test the same revision as a round does.
+
+  Args:
+    state: of the campaign.
+    last: that round, the last of them.
+
+  Returns:
+    arm -> trials of each such round, oldest first.
+  """
   rounds = []
   for round_ in range(last, 0, -1):
-    policy = policy_lib.from_json(state.policies[round_]['policy'])
-    if (found := arms(state, round_)) is None:
+    trials_of_arms = arms(state, round_)
+    if trials_of_arms is None:
       break
-    rounds.append(found)
-    if policy.objectives != policy_lib.from_json(state.policies[round_ - 1]['policy']).objectives:
-      break  # the round in which the revision began
+    rounds.append(trials_of_arms)
+    # The round in which the revision began.
+    if _objectives(state, round_) != _objectives(state, round_ - 1):
+      break
   return rounds[::-1]
 
 
+def _objectives(state: CampaignState, round_: int) -> Mapping[str, float]:
+  return policy_lib.from_json(state.policies[round_]['policy']).objectives
+
+
 def promotion(policy: Policy, following: Policy) -> dict[str, Any]:
-  """The payload of a round's promotion record."""
+  """Builds the payload of a round's promotion record.
+
+  Args:
+    policy: of the round.
+    following: the next one.
+  """
   return {
     'round': policy.round,
     'promoted': following.standing,
@@ -216,20 +340,29 @@ def promotion(policy: Policy, following: Policy) -> dict[str, Any]:
 def out_of_time(
   state: CampaignState, constitution: Constitution, *, manual: bool = False
 ) -> dict[str, Any] | None:
-  """The payload of `budget_exhausted` where another round and the final would not end within
-  budget.wall_clock_s, None where they would.
+  """Decides whether another round and the final would end within budget.wall_clock_s.
 
   They are reckoned at the pace of the slowest round so far, in seconds a trial. All times are the
   ledger's.
+
+  Args:
+    state: of the campaign.
+    constitution: of the campaign.
+    manual: the final retrains the promoted recipe alone.
+
+  Returns:
+    The payload of `budget_exhausted` where they would not, None where they would.
   """
-  budget, last = constitution.budget, max(state.round_ended, default=None)
+  budget = constitution.budget
+  last = max(state.round_ended, default=None)
   if not budget.wall_clock_s or last is None:
     return None
-  pace = max(
-    (end - state.round_ended.get(round_ - 1, 0.0)) / max(1, len(state.of_round(round_)))
-    for round_, end in state.round_ended.items()
-  )
-  final = (1 if manual else 2) * budget.final_seeds - sum(t.done for t in state.of_round(FINAL))
+  pace = 0.0
+  for round_, end in state.round_ended.items():
+    seconds = end - state.round_ended.get(round_ - 1, 0.0)
+    pace = max(pace, seconds / max(1, len(state.of_round(round_))))
+  recipes = 1 if manual else 2
+  final = recipes * budget.final_seeds - sum(t.done for t in state.of_round(FINAL))
   needed = pace * (budget.workers + max(0, final))
   if state.seconds + needed <= budget.wall_clock_s:
     return None
@@ -245,14 +378,19 @@ def out_of_time(
 
 
 def retrainings(promoted: dict[str, Any], seeds: int, *, manual: bool = False) -> list[Retraining]:
-  """The final's trials: starting and promoted recipe on fresh seeds each; of a `manual` arbiter,
-  who has no final set, the promoted one alone.
+  """Lists the final's trials: starting and promoted recipe on fresh seeds each.
+
+  Args:
+    promoted: bindings of the promoted recipe.
+    seeds: of each recipe.
+    manual: there is no final set, so the promoted recipe alone is retrained.
   """
   overlays = {'starting': '', 'promoted': policy_lib.render_overlay(promoted)}
   if manual:
     del overlays['starting']
-  return [
-    Retraining(f'{recipe}{k}', i * seeds + k, recipe, overlay, f'final{k}|{recipe}')
-    for i, (recipe, overlay) in enumerate(overlays.items())
-    for k in range(seeds)
-  ]
+  trials = []
+  for recipe, overlay in overlays.items():
+    for k in range(seeds):
+      worker = len(trials)
+      trials.append(Retraining(f'{recipe}{k}', worker, recipe, overlay, f'final{k}|{recipe}'))
+  return trials

@@ -38,7 +38,7 @@ def rows(
     Name and value of each line.
 
   Raises:
-    CampaignKindError: agent, budget, recipe and submission do not go together.
+    InvalidCampaignError: agent, budget, recipe and submission do not go together.
   """
   _check(constitution, settings, estimate, substrate)
   budget = constitution.budget

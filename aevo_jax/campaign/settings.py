@@ -1,6 +1,4 @@
-"""What a campaign is started with: gin's section `campaign`, and the inputs that `setup` has
-checked.
-"""
+"""The settings of a campaign, gin's section `campaign`, and the inputs that `setup` checked."""
 
 import dataclasses
 import os
@@ -8,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers what campaigns' gin may bind beside the settings
+from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers `estimate`
 from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.validation import ARBITERS
 from aevo_jax.config.configurables import LoadError, configurable, resolve
@@ -24,13 +22,15 @@ class CampaignSettings:
   """How a campaign is run here; none of it changes what counts as improvement.
 
   Attributes:
-    seed: of trials, settings and the holdout. agent: a key of meta_agent.registry.AGENTS.
+    seed: of trials, settings and the holdout.
+    agent: a key of meta_agent.registry.AGENTS.
     arbiter: 'local', or 'manual' where only somebody else can score: submissions are exported, and
       the campaign waits for their scores.
     workers_choose: 'policy' runs what the policy assigns; with 'llm' a language model chooses an
       explorer's bindings, within the axes of its assignment.
     llm: the `llm` section, where a language model is asked (see `settings_from_gin`).
-    parallel: processes that compute at once; 0 is one per core. threads: of each of them.
+    parallel: processes that compute at once; 0 is one per core.
+    threads: of each of them.
     sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine,
       'auto' locks where it can and says so.
   """
@@ -55,7 +55,10 @@ class CampaignSettings:
     return AGENTS[self.agent].asks_llm or self.workers_choose == 'llm'
 
   def locked(self) -> bool:
-    """Whether workers will be confined.
+    """Finds out whether workers will be confined.
+
+    Returns:
+      Whether this machine can confine them and `sandbox` is not 'open'.
 
     Raises:
       SandboxUnavailableError: 'locked' was asked for and this machine cannot.
@@ -71,12 +74,16 @@ class Inputs:
   """What a campaign is started with, all of it already checked.
 
   Attributes:
-    constitution: with the arbiter's commitment. holdout: name of the arbiter's secret.
-      arbiter_campaign: of its private directory.
-    store: root of the substrate store; substrate_object, substrate_identity, base_digest: see
-      substrate.build.
-    recipe: the substrate's default recipe. cache: compilation cache, '' for none. arbiter_home: the
-      arbiter's directory.
+    constitution: with the arbiter's commitment.
+    holdout: name of the arbiter's secret.
+    arbiter_campaign: name of its private directory, which no other campaign has.
+    store: root of the substrate store.
+    substrate_object: digest of the stored substrate, see `substrate.build`.
+    substrate_identity: digest of base, code and recipe.
+    base_digest: logical digest of the base.
+    recipe: the substrate's default recipe.
+    cache: compilation cache, '' for none.
+    arbiter_home: the arbiter's directory.
     substrate_root: the folder the substrate was built from; '' for the project's.
   """
 
@@ -94,10 +101,17 @@ class Inputs:
 
 
 def settings_from_gin() -> CampaignSettings:
-  """The settings of the loaded gin configuration, with the `llm` section where it is used."""
-  settings, llm = resolve('campaign'), resolve('llm')
+  """Reads the settings of the loaded gin configuration.
+
+  Returns:
+    The `campaign` section, with the `llm` section where a language model is asked.
+
+  Raises:
+    LoadError: `campaign.llm` is bound.
+  """
+  settings = resolve('campaign')
   if settings.llm:
     raise LoadError('campaign.llm cannot be bound; bind llm.base_url, llm.model and so on')
-  return (
-    dataclasses.replace(settings, llm=dataclasses.asdict(llm)) if settings.asks_llm else settings
-  )
+  if settings.asks_llm:
+    settings = dataclasses.replace(settings, llm=dataclasses.asdict(resolve('llm')))
+  return settings

@@ -82,7 +82,7 @@ def prepare(
     substrate_root: the substrate's folder; the project's if not given.
 
   Raises:
-    CampaignKindError: see `validation.check`.
+    InvalidCampaignError: see `validation.check`.
     RunDirectoryError: it exists, or lies where workers read and would hold private tasks.
     SubstrateMismatchError: the substrate is not the pinned one.
     TaskFileError, ChatTemplateError: tasks of one's own or the base's chat format cannot be used.

@@ -1,4 +1,7 @@
-"""Which agents, budgets, recipes and submissions go together: checked before anything is made."""
+"""The validation of a campaign: which agents, budgets, recipes and submissions go together.
+
+It runs before anything is written.
+"""
 
 import importlib.util
 from typing import Any
@@ -10,8 +13,8 @@ from aevo_jax.meta_agent.registry import AGENTS
 ARBITERS = ('local', 'manual')
 
 
-class CampaignKindError(ValueError):
-  """A campaign whose parts do not go together; the message names the binding and the fix."""
+class InvalidCampaignError(ValueError):
+  """The parts of a campaign do not go together; the message names the binding and the fix."""
 
 
 def check(
@@ -22,85 +25,100 @@ def check(
   arbiter: str = 'local',
   workers_choose: str = 'policy',
 ) -> None:
-  """Whether a campaign of this agent can be run.
+  """Checks that a campaign of these parts can run.
 
   Args:
-    arbiter, workers_choose: as in CampaignSettings.
+    constitution: its budget, objective, reversal and submission sections are read.
+    agent: a key of `registry.AGENTS`.
     recipe: text of the starting recipe; None where there is no substrate yet.
+    arbiter: as in CampaignSettings.
+    workers_choose: as in CampaignSettings.
 
   Raises:
-    CampaignKindError: naming what does not go together.
+    InvalidCampaignError: naming what does not go together.
   """
-  budget = constitution.budget
-  facts = AGENTS[agent]
-  if facts.one_trial_a_round:
-    if budget.workers != 1:
-      raise CampaignKindError(
-        f'campaign.agent = {agent!r} runs one trial a round, and budget.workers '
-        f'is {budget.workers}; set budget.workers = 1 and more budget.rounds'
-      )
-  elif budget.workers < 2:
-    raise CampaignKindError(
-      f'budget.workers = 1 leaves campaign.agent = {agent!r} no explorer beside the '
-      "anchor; set 2 or more, or campaign.agent = 'keep_or_discard'"
-    )
-  if facts.promotes_last and budget.wall_clock_s:
-    raise CampaignKindError(
-      f'campaign.agent = {agent!r} promotes after its last round, which '
-      'budget.wall_clock_s may cut off; set it to 0'
-    )
-  if workers_choose == 'llm' and facts.changes_are_whole:
-    raise CampaignKindError(
+  _check_budget(constitution, agent)
+  if workers_choose == 'llm' and AGENTS[agent].changes_are_whole:
+    raise InvalidCampaignError(
       f"campaign.workers_choose = 'llm' changes what campaign.agent = {agent!r} will "
       "think that it assigned; take the statistical agent or 'llm', or let the "
       'policy choose'
     )
   if arbiter == 'manual' and constitution.objective.target == 'proxies':
-    raise CampaignKindError(
+    raise InvalidCampaignError(
       "campaign.arbiter = 'manual' asks somebody for scores that objective.target = "
       "'proxies' has no use for; set the one or the other"
     )
-  if facts.extra is not None and importlib.util.find_spec(facts.extra.module) is None:
-    raise CampaignKindError(facts.extra.missing(agent))
+  if agent == 'tpe' and importlib.util.find_spec('optuna') is None:
+    raise InvalidCampaignError(
+      "campaign.agent = 'tpe' needs optuna; install it with: pip install 'aevo-jax[search]'"
+    )
   _check_reversal(constitution)
-  if constitution.submission.max_rank:
-    _check_adapters(constitution, None if recipe is None else default_values(recipe))
+  limit = constitution.submission.max_rank
+  if limit:
+    if recipe is not None:
+      _check_starting_adapter(limit, default_values(recipe))
+    _check_adapter_axes(limit, constitution)
+
+
+def _check_budget(constitution: Constitution, agent: str) -> None:
+  budget = constitution.budget
+  facts = AGENTS[agent]
+  if facts.one_trial_a_round:
+    if budget.workers != 1:
+      raise InvalidCampaignError(
+        f'campaign.agent = {agent!r} runs one trial a round, and budget.workers '
+        f'is {budget.workers}; set budget.workers = 1 and more budget.rounds'
+      )
+  elif budget.workers < 2:
+    raise InvalidCampaignError(
+      f'budget.workers = 1 leaves campaign.agent = {agent!r} no explorer beside the '
+      "anchor; set 2 or more, or campaign.agent = 'keep_or_discard'"
+    )
+  if facts.promotes_last and budget.wall_clock_s:
+    raise InvalidCampaignError(
+      f'campaign.agent = {agent!r} promotes after its last round, which '
+      'budget.wall_clock_s may cut off; set it to 0'
+    )
 
 
 def _check_reversal(constitution: Constitution) -> None:
-  """Whether the tests of the verdicts can be run within the campaign; raises CampaignKindError."""
-  rules, rounds = constitution.reversal, constitution.budget.rounds
+  """Checks that the tests of the verdicts fit into the campaign."""
+  rules = constitution.reversal
+  rounds = constitution.budget.rounds
   if rules.test == 'exact' and rules.exact_rounds > rounds:
-    raise CampaignKindError(
+    raise InvalidCampaignError(
       f"reversal.test = 'exact' is run after reversal.exact_rounds = {rules.exact_rounds} "
       f'rounds, and budget.rounds is {rounds}; lower the one or raise the other'
     )
 
 
-def _check_adapters(constitution: Constitution, values: dict[str, Any] | None) -> None:
-  """Whether the starting recipe and everything that an agent may bind train an adapter within the
-  limit; raises CampaignKindError.
-  """
-  limit = constitution.submission.max_rank
-  if values is not None and values['adaptation.method'] != 'lora':
-    raise CampaignKindError(
+def _check_starting_adapter(limit: int, values: dict[str, Any]) -> None:
+  """Checks that the starting recipe trains an adapter within the limit."""
+  if values['adaptation.method'] != 'lora':
+    raise InvalidCampaignError(
       f'submission.max_rank = {limit} asks for adapters, and the starting recipe has '
       f'adaptation.method = {values["adaptation.method"]!r}; put '
       "adaptation.method = 'lora' into the substrate's recipe.gin and pin it (aevo substrate pin)"
     )
-  if values is not None and values['lora.rank'] > limit:
-    raise CampaignKindError(
+  if values['lora.rank'] > limit:
+    raise InvalidCampaignError(
       f'submission.max_rank = {limit}, and the starting recipe has lora.rank = '
       f"{values['lora.rank']}; lower it in the substrate's recipe.gin and pin it"
     )
+
+
+def _check_adapter_axes(limit: int, constitution: Constitution) -> None:
+  """Checks that whatever an agent may bind trains an adapter within the limit."""
   for parameter in constitution.space().parameters:
     if parameter.selector == 'adaptation.method' and set(parameter.choices) != {'lora'}:
-      raise CampaignKindError(
+      raise InvalidCampaignError(
         f'submission.max_rank = {limit} asks for adapters, and search_space.axes offers '
         'adaptation.method; leave it out'
       )
-    if parameter.selector == 'lora.rank' and max(parameter.choices or (parameter.high,)) > limit:
-      raise CampaignKindError(
-        'search_space.axes offers lora.rank up to '
-        f'{max(parameter.choices or (parameter.high,))}, and submission.max_rank is {limit}'
-      )
+    if parameter.selector == 'lora.rank':
+      highest = max(parameter.choices or (parameter.high,))
+      if highest > limit:
+        raise InvalidCampaignError(
+          f'search_space.axes offers lora.rank up to {highest}, and submission.max_rank is {limit}'
+        )

@@ -210,7 +210,7 @@ def test_what_could_train_no_small_adapter_is_refused_before_anything_is_made(
   tiny_home, tmp_path, bindings, recipe, said
 ):
   constitution, settings = challenge(*bindings)
-  with pytest.raises(validation.CampaignKindError, match=said):
+  with pytest.raises(validation.InvalidCampaignError, match=said):
     setup.prepare(
       tmp_path / 'run', constitution, settings, substrate(tmp_path / 'substrate', recipe)
     )
@@ -227,7 +227,7 @@ def test_what_could_train_no_small_adapter_is_refused_before_anything_is_made(
 )
 def test_agents_and_budgets_that_do_not_go_together(agent, budget, said):
   constitution, _ = challenge()
-  with pytest.raises(validation.CampaignKindError, match=said):
+  with pytest.raises(validation.InvalidCampaignError, match=said):
     validation.check(
       dataclasses.replace(constitution, budget=dataclasses.replace(constitution.budget, **budget)),
       agent,

@@ -276,9 +276,7 @@ class AuditedRun:
 
   def spec(self, trial: TrialState) -> TrialSpec:
     """Returns the trial's input as the ledger has it."""
-    return decisions.trial_spec(
-      trial,
-      self.constitution,
+    conditions = decisions.TrialConditions(
       recipe=self.started['recipe'],
       store=self.inputs['store'],
       substrate=self.started['substrate_object'],
@@ -287,6 +285,7 @@ class AuditedRun:
       cache=self.inputs['cache'],
       locked=self.started['locked'],
     )
+    return decisions.trial_spec(trial, self.constitution, conditions)
 
   # -- evidence and policies -----------------------------------------------------------------------
 
