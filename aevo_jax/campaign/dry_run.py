@@ -42,9 +42,8 @@ def rows(
   """
   _check(constitution, settings, estimate, substrate)
   budget = constitution.budget
-  final = 2 * budget.final_seeds
-  if settings.arbiter == 'manual':
-    final = budget.final_seeds
+  recipes = 1 if settings.arbiter == 'manual' else 2
+  final = recipes * budget.final_seeds
   trials = budget.noise_seeds + budget.rounds * budget.workers + final
   slots = settings.slots
   probes = [f'{name} {getattr(constitution.probes, name)}' for name in constitution.probes.used()]
@@ -75,8 +74,7 @@ def rows(
       f'{shutil.disk_usage(".").free / 1e9:.1f} GB are free here'
     )
   if settings.asks_llm:
-    llm = LlmSettings(**settings.llm)
-    lines['language model'] = _language_model(llm, constitution.llm_rules)
+    lines['language model'] = _language_model(LlmSettings(**settings.llm), constitution.llm_rules)
   if settings.arbiter == 'manual':
     lines['submissions'] = _submissions(constitution)
   if estimate.model:

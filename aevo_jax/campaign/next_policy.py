@@ -58,13 +58,13 @@ def next_policy(
   )
   if not AGENTS[agent].uses_verdicts:
     return caller.decide(history, {}, {}, llm_agent.POLICY)
-  latest = history[-1]
-  revision = trust.revise(policy.objectives, policy.trust, latest.verdicts, latest.families)
+  revision = trust.revise(
+    policy.objectives, policy.trust, history[-1].verdicts, history[-1].families
+  )
   revised = revision.objectives != policy.objectives
   control = constitution.control.rounds if revised else max(policy.control - 1, 0)
-  before = policy.objectives_before
-  if revised and not policy.control:
-    before = policy.objectives
+  begins = revised and not policy.control
+  before = policy.objectives if begins else policy.objectives_before
   following = dataclasses.replace(
     caller.decide(history, revision.objectives, revision.trust, llm_agent.POLICY),
     parent=policy.digest(),

@@ -95,33 +95,15 @@ def prepare(
   if own is not None:
     _check_out_of_reach(run)
   home = arbiter.default_home()
-  # A manual arbiter has a target of another kind: no private set is drawn, nothing committed to.
-  holdout = ''
-  secret = b''
-  frozen = constitution
-  if settings.arbiter != 'manual':
-    holdout = f'{constitution.digest()[:16]}-{settings.seed}'
-    secret = arbiter.holdout_secret(home, holdout)
-    frozen = constitution.committed(sets.commitment(secret))
+  holdout = _holdout(constitution, settings)
+  secret = arbiter.holdout_secret(home, holdout) if holdout else b''
+  frozen = constitution.committed(sets.commitment(secret)) if holdout else constitution
   run = run.absolute()
   root = _substrate_root(substrate_root)
-  validation.check(
-    constitution,
-    settings.agent,
-    (root / build.RECIPE).read_text(),
-    arbiter=settings.arbiter,
-    workers_choose=settings.workers_choose,
-  )
-  training_tasks = ''
-  if own is not None:
-    sets.check_own(constitution, own, secret)
-    _check_fit(constitution, own, root)
-    training_tasks = own_data.jsonl(own.of_split('train'))
-  # A probe that its items cannot be shown in is an error now.
-  probes.build(constitution, own)
+  _check(constitution, settings, root, own, secret)
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
-  stored = build.build(root, measured, store, training_tasks)
+  stored = build.build(root, measured, store, _training_tasks(own))
   inputs = Inputs(
     constitution=frozen,
     holdout=holdout,
@@ -135,14 +117,49 @@ def prepare(
     arbiter_home=str(home),
     substrate_root='' if substrate_root is None else str(root),
   )
-  run.mkdir(parents=True)
+  _freeze(run, inputs, settings)
   if own is not None:
     (run / sets.TASKS).write_text(own.text())
   manifest.write(run / SUBSTRATE, measured)
-  _freeze(run, inputs, settings)
   # As a resumed controller or an audit will read them: the order of the axes in the operator's gin
   # must not steer an agent.
   return reload(run)[0]
+
+
+def _holdout(constitution: Constitution, settings: CampaignSettings) -> str:
+  """Names the holdout; '' for a manual arbiter, who has a target of another kind.
+
+  Then no private set is drawn, and nothing is committed to.
+  """
+  if settings.arbiter == 'manual':
+    return ''
+  return f'{constitution.digest()[:16]}-{settings.seed}'
+
+
+def _check(
+  constitution: Constitution,
+  settings: CampaignSettings,
+  root: pathlib.Path,
+  own: OwnTasks | None,
+  secret: bytes,
+) -> None:
+  """Checks that settings, recipe, tasks and probes go together."""
+  validation.check(
+    constitution,
+    settings.agent,
+    (root / build.RECIPE).read_text(),
+    arbiter=settings.arbiter,
+    workers_choose=settings.workers_choose,
+  )
+  if own is not None:
+    sets.check_own(constitution, own, secret)
+    _check_fit(constitution, own, root)
+  # A probe that its items cannot be shown in is an error now.
+  probes.build(constitution, own)
+
+
+def _training_tasks(own: OwnTasks | None) -> str:
+  return '' if own is None else own_data.jsonl(own.of_split('train'))
 
 
 def _substrate_root(substrate_root: pathlib.Path | None) -> pathlib.Path:
@@ -156,7 +173,8 @@ def _substrate_root(substrate_root: pathlib.Path | None) -> pathlib.Path:
 
 
 def _freeze(run: pathlib.Path, inputs: Inputs, settings: CampaignSettings) -> None:
-  """Writes what `reload` reads."""
+  """Makes the run directory with what `reload` reads."""
+  run.mkdir(parents=True)
   pathlib.Path(inputs.cache).mkdir(exist_ok=True)
   (run / CONSTITUTION).write_text(inputs.constitution.text())
   (run / SETTINGS).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + '\n')

@@ -30,8 +30,10 @@ def summary(right: int) -> dict:
 
 
 class StandInExecutor:
-  """Each job ends at once, or after `questions[trial]` polls. `behaviour(trial, attempt, directory)`
-  writes into the directory and returns the exit status, 'deadline' or 'lost'; `attempts` counts.
+  """Each job ends at once, or after `questions[trial]` polls.
+
+  `behaviour(trial, attempt, directory)` writes into the directory and returns the exit status,
+  'deadline' or 'lost'; `attempts` counts.
   """
 
   slots = 2

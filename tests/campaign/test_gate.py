@@ -52,7 +52,7 @@ def test_admitted_text_comes_back_canonical(constitution):
     ('train.row_length = 8', 'may not be bound'),
     ('train.batch_rows = ' + '[' * 40 + ']' * 40, 'deep|depth'),
     ('x = ' + '1' * 9000, ''),
-    ('оptimizer.learning_rate = 1e-3', ''),
+    ('оptimizer.learning_rate = 1e-3', ''),  # noqa: RUF001  a Cyrillic o is what is tested
   ],
 )
 def test_everything_else_is_refused_by_name(constitution, text, message):

@@ -206,9 +206,11 @@ def test_a_bound_of_a_family_too_rare_for_the_first_items_is_live_by_later_ones(
     'rare_share.bit_manipulation',
     perturb(constitution.space().parameter('rare_share.bit_manipulation'), 0.0),
   )
-  batches = lambda r, seed: components(r, TOKENIZER, TaskSource('micro', seed), StepPlan(60, 0, 0))[
-    'batches'
-  ]()
+
+  def batches(recipe, seed):
+    source = TaskSource('micro', seed)
+    return components(recipe, TOKENIZER, source, StepPlan(60, 0, 0))['batches']()
+
   seed = next(seed for seed in range(100) if batches(recipe, seed) == batches(moved, seed))
   only = (Binding('rare_share.bit_manipulation', 0.0),)
   assert check_live(
@@ -269,7 +271,7 @@ def test_adams_moment_is_dead_under_muon_where_every_parameter_is_a_matrix(
   if method == 'full':
     overlay = overlay[1:]
   if dead:
-    with pytest.raises(DeadBindingError, match='optimizer.b2'):
+    with pytest.raises(DeadBindingError, match=r'optimizer\.b2'):
       live(overlay, constitution.space())
   else:
     assert live(overlay, constitution.space())['optimizer.b2'] == 'update'
@@ -338,6 +340,7 @@ def test_targets_are_those_of_ones_own_model():
     'all'
   ) != every != state('experts')
   with pytest.raises(
-    ValueError, match="lora.targets = 'mamba' matches none of .*model.layers.1.mlp.experts.up_proj"
+    ValueError,
+    match=r"lora\.targets = 'mamba' matches none of .*model\.layers\.1\.mlp\.experts\.up_proj",
   ):
     state('mamba')

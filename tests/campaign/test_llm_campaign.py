@@ -292,7 +292,7 @@ def test_a_real_campaign_runs_what_an_honest_model_says_and_a_forged_reply_fails
   ]:
     forge(files.run, rewrite, other_reply(purpose, old, new))
     assert caught <= failed(files.run), (purpose, new)
-    for name, data in zip(('ledger.jsonl', 'ledger.head'), kept):
+    for name, data in zip(('ledger.jsonl', 'ledger.head'), kept, strict=True):
       rewrite(files.run / name, data)
   text = (files.run / 'ledger.jsonl').read_text()
   rewrite(files.run / 'ledger.jsonl', text.replace('Good luck', 'Bad  luck'))

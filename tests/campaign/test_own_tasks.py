@@ -65,7 +65,7 @@ def test_tasks_are_frozen_in_run_and_constitution(prepared):
 
 
 def test_workers_get_the_train_split_and_nothing_private(prepared):
-  run, inputs = prepared
+  _, inputs = prepared
   stored = pathlib.Path(inputs.store) / inputs.substrate_object
   secret = arbiter.holdout_secret(pathlib.Path(inputs.arbiter_home), inputs.holdout)
   own = sets.own_tasks(inputs.constitution, run / sets.TASKS)
@@ -123,7 +123,7 @@ def test_changed_tasks_are_refused_on_resume(prepared, tmp_path):
     with pytest.raises(setup.RunDirectoryError, match='holds other tasks'):
       setup.reload(run)
   (run / sets.TASKS).unlink()
-  with pytest.raises(setup.RunDirectoryError, match='there is no .*tasks.jsonl'):
+  with pytest.raises(setup.RunDirectoryError, match=r'there is no .*tasks\.jsonl'):
     setup.reload(run)
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_work_is_said_before_anything_is_made(prepared, tmp_path, bi
 def test_a_folder_that_is_no_substrate_is_named(tiny_home, tmp_path):
   with pytest.raises(
     SubstrateMismatchError,
-    match='is no substrate: it has no manifest.json; make one with: aevo substrate build',
+    match=r'is no substrate: it has no manifest\.json; make one with: aevo substrate build',
   ):
     setup.prepare(tmp_path / 'run', constitution(), setup.CampaignSettings(), tmp_path)
 
@@ -186,7 +186,7 @@ def test_private_tasks_may_not_lie_where_workers_read(tiny_home, tmp_path, reada
   run = tmp_path / 'link' / 'share' / 'run'
   with pytest.raises(
     setup.RunDirectoryError,
-    match='run lies beneath .*, which locked workers may read.*choose a --run outside of it',
+    match=r'run lies beneath .*, which locked workers may read.*choose a --run outside of it',
   ):
     setup.prepare(run, constitution(), setup.CampaignSettings(), tmp_path)
   loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
@@ -197,14 +197,16 @@ def test_private_tasks_may_not_lie_where_workers_read(tiny_home, tmp_path, reada
 
 
 def test_bindings_of_puzzles_are_dead_and_others_live(prepared):
-  run, inputs = prepared
+  _, inputs = prepared
   stored = pathlib.Path(inputs.store) / inputs.substrate_object
   made, tokenizer = corpus.load(stored), tokenizers.load(str(stored))
   space = inputs.constitution.space()
   live = parse_statements('loss.reasoning_weight = 2.0')
-  check = lambda overlay, recipe, space: check_live(
-    recipe, overlay, space, tokenizer, TaskSource('micro', 1, made), tokens=8192, steps=8
-  )
+  source = TaskSource('micro', 1, made)
+
+  def check(overlay, recipe, space):
+    return check_live(recipe, overlay, space, tokenizer, source, tokens=8192, steps=8)
+
   assert check(
     live, Recipe(loss=dataclasses.replace(Recipe().loss, reasoning_weight=2.0)), space
   ) == {'loss.reasoning_weight': 'batches'}
@@ -214,7 +216,7 @@ def test_bindings_of_puzzles_are_dead_and_others_live(prepared):
       {'d': {'difficulty.extra_examples': {'kind': 'int', 'low': 0, 'high': 1}}}
     ),
   )
-  with pytest.raises(DeadBindingError, match='difficulty.extra_examples'):
+  with pytest.raises(DeadBindingError, match=r'difficulty\.extra_examples'):
     check(
       parse_statements('difficulty.extra_examples = 1'),
       Recipe(difficulty=dataclasses.replace(Recipe().difficulty, extra_examples=1)),

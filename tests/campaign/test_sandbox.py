@@ -38,11 +38,17 @@ def confine(**options):
 ATTACKS = {
   'read a private file': "(private / 'secret').read_text()",
   'list a private directory': 'os.listdir(private)',
-  'read through a symbolic link': "(own / 'l').symlink_to(private / 'secret'); (own / 'l').read_text()",
+  'read through a symbolic link': (
+    "(own / 'l').symlink_to(private / 'secret'); (own / 'l').read_text()"
+  ),
   'read through ..': "(own / '..' / 'private' / 'secret').read_text()",
   'read through /proc/self/root': "Path('/proc/self/root' + str(private / 'secret')).read_text()",
-  "read through the parent's root": "Path(f'/proc/{os.getppid()}/root' + str(private / 'secret')).read_text()",
-  "read the parent's open file": 'Path(f"/proc/{os.getppid()}/fd/{task[\'descriptor\']}").read_text()',
+  "read through the parent's root": (
+    "Path(f'/proc/{os.getppid()}/root' + str(private / 'secret')).read_text()"
+  ),
+  "read the parent's open file": (
+    'Path(f"/proc/{os.getppid()}/fd/{task[\'descriptor\']}").read_text()'
+  ),
   "read the parent's environment": "Path(f'/proc/{os.getppid()}/environ').read_bytes()",
   'hard-link a private file': "os.link(private / 'secret', own / 'l')",
   'move a private file here': "os.rename(private / 'secret', own / 'l')",
@@ -82,8 +88,12 @@ ATTACKS = {
   ),
 }
 ROOT_ATTACKS = {
-  'device file for a disk': "import stat; os.mknod(own / 'disk', 0o600 | stat.S_IFBLK, os.makedev(7, 0))",
-  'device file for memory': "import stat; os.mknod(own / 'zero', 0o600 | stat.S_IFCHR, os.makedev(1, 5))",
+  'device file for a disk': (
+    "import stat; os.mknod(own / 'disk', 0o600 | stat.S_IFBLK, os.makedev(7, 0))"
+  ),
+  'device file for memory': (
+    "import stat; os.mknod(own / 'zero', 0o600 | stat.S_IFCHR, os.makedev(1, 5))"
+  ),
   'give a file away': 'os.chown(own, 12345, 12345)',
   'change root': 'os.chroot(own)',
   'kernel log': "open('/proc/kmsg').close()",
@@ -209,8 +219,11 @@ def test_worker_can_train_and_write_its_own_directory(world):
         writer = Writer(str(own / "tensorboard"))
         writer.add_scalar("loss", 0.0, 0)
         writer.close()
-        (own / "log").write_text("x"); os.rename(own / "log", own / "log.1"); (own / "log.1").unlink()
-        print(json.dumps({"w": w.tolist(), "batch": len(batch), "input": (shared / "weights").read_text()}))
+        (own / "log").write_text("x")
+        os.rename(own / "log", own / "log.1")
+        (own / "log.1").unlink()
+        text = (shared / "weights").read_text()
+        print(json.dumps({"w": w.tolist(), "batch": len(batch), "input": text}))
     """
   result = run(world, code, timeout=240)
   assert result.returncode == 0, result.stderr
@@ -226,7 +239,11 @@ def test_tcp_alone_can_be_allowed(world):
         confine(allow_tcp=True)
         socket.create_connection(("127.0.0.1", task["tcp"]), 5).close()
         refused = 0
-        for kind in ((socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_RAW)):
+        for kind in (
+            (socket.AF_INET, socket.SOCK_DGRAM),
+            (socket.AF_UNIX, socket.SOCK_STREAM),
+            (socket.AF_INET6, socket.SOCK_RAW),
+        ):
             try:
                 socket.socket(*kind)
             except PermissionError:
@@ -242,13 +259,16 @@ def test_children_keep_no_capability_and_cannot_loosen(world):
   code = """
         confine()
         from aevo_jax.campaign.sandbox import confinement as sandbox
-        sandbox.confine(sandbox.Confinement((Path("/"),), (Path("/"),)))  # a second layer can only take away
+        # A second layer can only take away.
+        sandbox.confine(sandbox.Confinement((Path("/"),), (Path("/"),)))
         try:
             (private / "secret").read_text()
         except PermissionError:
             print("refused")
-        status = subprocess.run(["/bin/cat", "/proc/self/status"], capture_output=True, text=True).stdout
-        print([line for line in status.splitlines() if line.startswith(("CapEff", "CapPrm", "NoNewPrivs", "Seccomp:"))])
+        command = ["/bin/cat", "/proc/self/status"]
+        status = subprocess.run(command, capture_output=True, text=True).stdout
+        wanted = ("CapEff", "CapPrm", "NoNewPrivs", "Seccomp:")
+        print([line for line in status.splitlines() if line.startswith(wanted)])
     """
   result = run(world, code)
   assert result.returncode == 0, result.stderr

@@ -140,14 +140,11 @@ def test_constitutions_that_cannot_be_are_refused(bindings, said):
 
 
 def test_a_constitution_says_what_scores_and_stays_what_it_was_without(tmp_path):
-  load = lambda *bindings: (
-    loading.load(
-      [str(layout.root_file('constitution.gin'))],
-      list(bindings),
-      search_paths=layout.search_paths(),
-    ),
-    constitution_lib.from_gin(),
-  )[1]
+  def load(*bindings):
+    files = [str(layout.root_file('constitution.gin'))]
+    loading.load(files, list(bindings), search_paths=layout.search_paths())
+    return constitution_lib.from_gin()
+
   plain, served = load(), load("evaluation.engine = 'vllm'", 'vllm.max_model_len = 700')
   assert 'evaluation' not in plain.text() and 'vllm' not in plain.text()
   path = tmp_path / 'constitution.gin'

@@ -104,7 +104,9 @@ def test_a_campaign_whose_server_is_killed_again_and_again_scores_as_ever(
     threading.Event(),
   )
   log = files.run / 'logs' / 'vllm_evaluator.log'
-  answered = lambda: log.read_bytes().count(b'POST /inference/v1/generate') if log.exists() else 0
+
+  def answered():
+    return log.read_bytes().count(b'POST /inference/v1/generate') if log.exists() else 0
 
   def watch():
     while len(killed) < 3 and not finished.is_set():
