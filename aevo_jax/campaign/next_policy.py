@@ -58,9 +58,8 @@ def next_policy(
   )
   if not AGENTS[agent].uses_verdicts:
     return caller.decide(history, {}, {}, llm_agent.POLICY)
-  revision = trust.revise(
-    policy.objectives, policy.trust, history[-1].verdicts, history[-1].families
-  )
+  last = history[-1]
+  revision = trust.revise(policy.objectives, policy.trust, last.verdicts, last.families)
   revised = revision.objectives != policy.objectives
   control = constitution.control.rounds if revised else max(policy.control - 1, 0)
   begins = revised and not policy.control

@@ -65,7 +65,7 @@ def test_tasks_are_frozen_in_run_and_constitution(prepared):
 
 
 def test_workers_get_the_train_split_and_nothing_private(prepared):
-  _, inputs = prepared
+  run, inputs = prepared
   stored = pathlib.Path(inputs.store) / inputs.substrate_object
   secret = arbiter.holdout_secret(pathlib.Path(inputs.arbiter_home), inputs.holdout)
   own = sets.own_tasks(inputs.constitution, run / sets.TASKS)
