@@ -1,9 +1,9 @@
-"""A trusted server process on a pipe: one JSON request a line on standard input, one JSON reply a
-line on standard output.
+"""The serving half of the servers' protocol: one JSON request a line in, one JSON reply a line out.
 
-Evaluator and arbiter are such processes. They stay warm between trials, end when their controller
-does, and answer an error as {"error": ...} without ending, and a failed machine below them, such as
-an inference server, as {"unavailable": ...}. Anything else printed goes to standard error.
+Evaluator and arbiter are processes on a pipe. They stay alive between trials, end when their
+controller does, and answer an error as {"error": ...} without ending, and a failed machine below
+them, such as an inference server, as {"unavailable": ...}. Anything else printed goes to standard
+error. `client.py` is the other half.
 """
 
 import json
@@ -11,6 +11,8 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
+
+from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu, unpin
 
 Handler = Callable[[dict], dict]
 
@@ -24,35 +26,44 @@ class UnavailableError(RuntimeError):
 
 
 def serve(handlers: Mapping[str, Handler]) -> None:
-  """Answers requests {"op": name, ...} until standard input ends."""
+  """Answers requests {"op": name, ...} until standard input ends.
+
+  Args:
+    handlers: operation -> what answers it.
+  """
   # Replies own the real stdout; a stray print of a library must not break the protocol.
   replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
   for line in sys.stdin:
-    request = json.loads(line)
-    try:
-      if request['op'] not in handlers:
-        raise RequestError(
-          f'unknown operation {request["op"]!r}; this server knows {sorted(handlers)}'
-        )
-      reply = handlers[request['op']](request)
-    except (RequestError, OSError, ValueError, KeyError) as error:
-      reply = {'error': f'{type(error).__name__}: {error}'}
-    except UnavailableError as error:
-      reply = {'unavailable': f'{type(error.__cause__ or error).__name__}: {error}'}
-    replies.write(json.dumps(reply) + '\n')
+    replies.write(json.dumps(_reply(handlers, json.loads(line))) + '\n')
     replies.flush()
 
 
-def start(threads: int, cache: str) -> None:
-  """Pins threads and opens the compilation cache; to be called before anything else imports JAX."""
-  from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu, unpin
+def _reply(handlers: Mapping[str, Handler], request: dict) -> dict:
+  try:
+    if request['op'] not in handlers:
+      raise RequestError(
+        f'unknown operation {request["op"]!r}; this server knows {sorted(handlers)}'
+      )
+    return handlers[request['op']](request)
+  except (RequestError, OSError, ValueError, KeyError) as error:
+    return {'error': f'{type(error).__name__}: {error}'}
+  except UnavailableError as error:
+    return {'unavailable': f'{type(error.__cause__ or error).__name__}: {error}'}
 
+
+def start(threads: int, cache: str) -> None:
+  """Pins threads and opens the compilation cache; call it before anything else imports JAX.
+
+  Args:
+    threads: of XLA's pools.
+    cache: directory of compiled programs, '' for none.
+  """
   die_with_parent()
   cores = os.sched_getaffinity(0)
   pin_threads(threads)
   tune_for_cpu()
-  import jax
+  import jax  # noqa: PLC0415 - with threads pinned
 
   if cache:
     pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
