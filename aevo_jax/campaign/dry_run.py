@@ -1,4 +1,4 @@
-"""What a campaign takes, said before it starts: trials, time, memory, disk, and what is missing."""
+"""The dry run: what a campaign takes in trials, time, memory and disk, and what it lacks."""
 
 import dataclasses
 import pathlib

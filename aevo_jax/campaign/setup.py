@@ -47,8 +47,8 @@ def with_tasks(constitution: Constitution) -> Constitution:
   Raises:
     UnknownVerifierError, TaskFileError: see `sets.own_tasks`.
   """
-  own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
-  return constitution if own is None else constitution.with_tasks(own.digest)
+  tasks = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
+  return constitution if tasks is None else constitution.with_tasks(tasks.digest)
 
 
 def tasks_path(name: str) -> pathlib.Path:
@@ -91,8 +91,8 @@ def prepare(
   if run.exists():
     raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
   constitution = with_tasks(constitution)
-  own = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
-  if own is not None:
+  tasks = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
+  if tasks is not None:
     _check_out_of_reach(run)
   home = arbiter.default_home()
   holdout = _holdout(constitution, settings)
@@ -100,10 +100,10 @@ def prepare(
   frozen = constitution.committed(sets.commitment(secret)) if holdout else constitution
   run = run.absolute()
   root = _substrate_root(substrate_root)
-  _check(constitution, settings, root, own, secret)
+  _check(constitution, settings, root, tasks, secret)
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
-  stored = build.build(root, measured, store, _training_tasks(own))
+  stored = build.build(root, measured, store, _training_tasks(tasks))
   inputs = Inputs(
     constitution=frozen,
     holdout=holdout,
@@ -118,8 +118,8 @@ def prepare(
     substrate_root='' if substrate_root is None else str(root),
   )
   _freeze(run, inputs, settings)
-  if own is not None:
-    (run / sets.TASKS).write_text(own.text())
+  if tasks is not None:
+    (run / sets.TASKS).write_text(tasks.text())
   manifest.write(run / SUBSTRATE, measured)
   # As a resumed controller or an audit will read them: the order of the axes in the operator's gin
   # must not steer an agent.
@@ -140,7 +140,7 @@ def _check(
   constitution: Constitution,
   settings: CampaignSettings,
   root: pathlib.Path,
-  own: OwnTasks | None,
+  tasks: OwnTasks | None,
   secret: bytes,
 ) -> None:
   """Checks that settings, recipe, tasks and probes go together."""
@@ -151,15 +151,15 @@ def _check(
     arbiter=settings.arbiter,
     workers_choose=settings.workers_choose,
   )
-  if own is not None:
-    sets.check_own(constitution, own, secret)
-    _check_fit(constitution, own, root)
+  if tasks is not None:
+    sets.check_own(constitution, tasks, secret)
+    _check_fit(constitution, tasks, root)
   # A probe that its items cannot be shown in is an error now.
-  probes.build(constitution, own)
+  probes.build(constitution, tasks)
 
 
-def _training_tasks(own: OwnTasks | None) -> str:
-  return '' if own is None else own_data.jsonl(own.of_split('train'))
+def _training_tasks(tasks: OwnTasks | None) -> str:
+  return '' if tasks is None else own_data.jsonl(tasks.of_split('train'))
 
 
 def _substrate_root(substrate_root: pathlib.Path | None) -> pathlib.Path:
@@ -194,12 +194,12 @@ def _check_out_of_reach(run: pathlib.Path) -> None:
       )
 
 
-def _check_fit(constitution: Constitution, own: OwnTasks, root: pathlib.Path) -> None:
+def _check_fit(constitution: Constitution, tasks: OwnTasks, root: pathlib.Path) -> None:
   """Checks that the tasks fit the base at `root` and the rows of its starting recipe."""
   base = root / build.BASE
   bindings = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}
   corpus.check_fit(
-    own,
+    tasks,
     chat_template.read(str(base)),
     tokenizers.load(str(base)),
     row_length=bindings.get('train.row_length', Train.row_length),
