@@ -207,5 +207,5 @@ def test_rows_that_do_not_divide_are_refused():
     accumulate_gradients(lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 4)
   with pytest.raises(ValueError, match='groups of 2'):
     accumulate_gradients(
-      lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 2, together=2
+      lambda p, rows: (jnp.sum(p * rows), ()), jnp.float32(1), jnp.ones(6), 2, group_size=2
     )
