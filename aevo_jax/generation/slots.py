@@ -301,7 +301,7 @@ def decode(
   Returns:
     The tokens, and the state after them.
   """
-  slots, ring = state.decode.valid.shape
+  ring = state.decode.valid.shape[1]
   keys_s = jax.vmap(jax.random.key)(state.seeds)
   choose = functools.partial(_choose, keys_s, knobs, greedy=greedy, filters=filters)
 
@@ -315,10 +315,7 @@ def decode(
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
     logprob = chosen - jax.nn.logsumexp(logits, axis=-1)
     new = state.new + state.active
-    is_end = functools.reduce(
-      jnp.logical_or, [token == eos_id for eos_id in eos_ids], jnp.zeros(slots, bool)
-    )
-    ended = (new >= knobs.max_new_tokens) | is_end
+    ended = (new >= knobs.max_new_tokens) | _is_end(token, eos_ids)
     next_logits, next_decode = structure.bind(params).step(token, state.decode)
     after = Slots(
       logits=next_logits,
@@ -339,13 +336,25 @@ def decode(
 
   # A slot that ended stays so during a dispatch, so that its tokens are the first `counts` of its
   # row.
-  start = Dispatch(
+  start = _Progress(jnp.int32(0), _no_tokens(state, dispatch))
+  return jax.lax.while_loop(unfinished, advance, start).dispatch
+
+
+def _no_tokens(state: Slots, dispatch: int) -> Dispatch:
+  """Returns a dispatch that has not begun."""
+  slots = len(state.active)
+  return Dispatch(
     state=state,
     tokens=jnp.zeros((slots, dispatch), jnp.int32),
     logprobs=jnp.zeros((slots, dispatch), jnp.float32),
     counts=jnp.zeros(slots, jnp.int32),
   )
-  return jax.lax.while_loop(unfinished, advance, _Progress(jnp.int32(0), start)).dispatch
+
+
+def _is_end(token_s: Int32[Array, ' slots'], eos_ids: tuple[int, ...]) -> Bool[Array, ' slots']:
+  """Whether each slot's token is an end token."""
+  none = jnp.zeros(len(token_s), bool)
+  return functools.reduce(jnp.logical_or, [token_s == eos_id for eos_id in eos_ids], none)
 
 
 def _choose(

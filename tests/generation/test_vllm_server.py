@@ -339,6 +339,16 @@ def test_adapters_are_loaded_hot_and_another_base_is_found_out(adapted):
     engine.update(params, 1)
 
 
+def evaluate(*arguments):
+  """Runs `aevo evaluate`."""
+  return subprocess.run(
+    [sys.executable, '-m', 'aevo_jax.cli', 'evaluate', *arguments],
+    capture_output=True,
+    text=True,
+    cwd=layout.checkout_root(),
+  )
+
+
 @pytest.mark.slow
 def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
   base, adapter = tmp_path / 'base', tmp_path / 'adapter'
@@ -368,21 +378,8 @@ def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
     ('--gin_file=configs/engines/challenge.gin',),
     ("--gin.objective.verifier='challenge'", "--gin.objective.size='standard'"),
   ):
-    result = subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'aevo_jax.cli',
-        'evaluate',
-        str(adapter),
-        *how,
-        '--gin.objective.max_new_tokens=64',
-        '--items=40',
-        '--json',
-      ],
-      capture_output=True,
-      text=True,
-      cwd=layout.checkout_root(),
+    result = evaluate(
+      str(adapter), *how, '--gin.objective.max_new_tokens=64', '--items=40', '--json'
     )
     assert result.returncode == 0, result.stdout + result.stderr
     said.append(json.loads(result.stdout))
@@ -393,12 +390,7 @@ def test_the_challenges_preset_scores_an_adapter_as_the_sampler_does(tmp_path):
     other(weights_lib.load(base / 'model.safetensors', config), 1),
     config,
   )
-  result = subprocess.run(
-    [sys.executable, '-m', 'aevo_jax.cli', 'evaluate', str(adapter), f'--base={another}'],
-    capture_output=True,
-    text=True,
-    cwd=layout.checkout_root(),
-  )
+  result = evaluate(str(adapter), f'--base={another}')
   assert result.returncode == 1 and 'has other weights' in result.stderr and not result.stdout
   theirs, ours = said
   assert theirs.pop('engine') == 'vllm' and theirs.pop('served_digest') == theirs[

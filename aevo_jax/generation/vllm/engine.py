@@ -39,6 +39,15 @@ class _Connection(NamedTuple):
   source: Source
 
 
+def _check(settings: Vllm, config: ModelConfig) -> None:
+  if not settings.url:
+    interpreter(settings)  # a missing vLLM is reported now
+  if settings.carrier == 'reload' and config.tie_word_embeddings:
+    raise ValueError(
+      "vLLM 0.32 reloads no head that is tied to the embedding; bind vllm.carrier = 'file'"
+    )
+
+
 class VllmEngine:
   """Generates at a server that was shown to have the weights.
 
@@ -79,12 +88,7 @@ class VllmEngine:
       InferenceError: the transport needs a GPU, and there is none.
       ValueError: the transport cannot bring such weights.
     """
-    if not settings.url:
-      interpreter(settings)  # a missing vLLM is reported now
-    if settings.carrier == 'reload' and config.tie_word_embeddings:
-      raise ValueError(
-        "vLLM 0.32 reloads no head that is tied to the embedding; bind vllm.carrier = 'file'"
-      )
+    _check(settings, config)
     self._settings = settings
     self._eos_ids = tuple(eos_ids)
     self._config = config
