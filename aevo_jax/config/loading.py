@@ -1,19 +1,18 @@
 """Load the gin that people write, and answer their mistakes with a place and a fix.
 
-People's gin is trusted: it may include files, import modules that register configurables, define
-UPPERCASE macros and override one file with the next. `load` does everything in one place: it clears
-gin, reads files (with their includes) and then the bindings of the command line, checks the whole,
-binds and finalizes. On any error gin is left empty and unlocked, never half-loaded.
+People's gin may include files, define UPPERCASE macros and override one file with the next. `load`
+does everything in one place: it clears gin, reads files (with their includes) and then the bindings
+of the command line, checks the whole, binds and finalizes. On any error gin is left empty and
+unlocked, never half-loaded.
 
-Narrower than gin, on purpose: no scopes (`a/b.c = 1` would shadow `b.c`), no references (`@f()`
-would make what ran unrecordable as literals), no dynamic registration, no parameter bound twice in
-one file. Wider than gin: a macro that is defined but never used is an error, since `LRR = 9` would
+Narrower than gin, on purpose: no imports (`import os` would run a module, and a gin file holds
+literals), no dynamic registration, no scopes (`a/b.c = 1` would shadow `b.c`), no references
+(`@f()` would make what ran unrecordable as literals), no parameter bound twice in one file. Wider than gin: a macro that is defined but never used is an error, since `LRR = 9` would
 otherwise be accepted in silence.
 """
 
 import dataclasses
 import difflib
-import importlib
 import io
 import os
 import re
@@ -204,25 +203,24 @@ def _parse(
     elif isinstance(statement, config_parser.BlockDeclaration):
       continue  # its bindings follow as statements of their own
     elif search_paths is None or not in_file:
-      raise LoadError(
-        f'{source}: only bindings can be given here; import and include belong in a gin file'
-      )
+      raise LoadError(f'{source}: only bindings can be given here; include belongs in a gin file')
     elif isinstance(statement, config_parser.IncludeStatement):
       yield from _read_file(statement.filename, search_paths, parents)
     else:
-      _import(statement, f'{source}:{line}')
+      raise LoadError(_import_message(statement, f'{source}:{line}'))
 
 
-def _import(statement: config_parser.ImportStatement, where: str) -> None:
+def _import_message(statement: config_parser.ImportStatement, where: str) -> str:
+  """Refuses an import: gin would run the module."""
   if statement.module.startswith('__gin__'):
-    raise LoadError(
+    return (
       f'{where}: dynamic registration is not available; register the dataclass with '
       '@configurable(name)'
     )
-  try:
-    importlib.import_module(statement.module)
-  except ImportError as error:
-    raise LoadError(f'{where}: cannot import {statement.module}: {error}') from error
+  return (
+    f'{where}: {statement.format()!r} would run a module, and a gin file holds literals only; '
+    'remove the line, every configurable of aevo is registered without it'
+  )
 
 
 def _problems(statements: Sequence[_Statement]) -> list[str]:

@@ -128,20 +128,50 @@ def test_working_directory_comes_before_the_search_path(root, tmp_path_factory, 
   assert resolve('loadtest_optimizer').steps == 2
 
 
-def test_an_import_may_register_a_configurable(root, monkeypatch):
+@pytest.mark.parametrize(
+  'statement',
+  [
+    'import loadtest_plugin',
+    'import loadtest_plugin as plugin',
+    'import loadtest_package.plugin',
+    'import loadtest_package.plugin as plugin',
+    'from loadtest_package import plugin',
+    'from loadtest_package import plugin as other',
+    'import os',
+    'import no_such_module',
+  ],
+)
+@pytest.mark.parametrize('included', [False, True])
+def test_an_import_is_refused_and_runs_nothing(root, monkeypatch, statement, included):
   monkeypatch.syspath_prepend(root)
-  (root / 'loadtest_plugin.py').write_text(
-    'import dataclasses\nfrom aevo_jax.config.loading import configurable\n\n'
-    '@configurable("loadtest_plugin")\n@dataclasses.dataclass(frozen=True)\nclass '
-    'Plugin:\n    size: int = 1\n'
-  )
-  name = write(root, 'x.gin', 'import loadtest_plugin\nloadtest_plugin.size = 3\n')
-  load([name], [], search_paths=[str(root)])
-  assert resolve('loadtest_plugin').size == 3
-  sys.modules.pop('loadtest_plugin')
-  assert 'cannot import loadtest_plugyn' in error(
-    [write(root, 'y.gin', 'import loadtest_plugyn')], root=root
-  )
+  (root / 'loadtest_plugin.py').write_text('raise SystemExit\n')
+  (root / 'loadtest_package').mkdir()
+  (root / 'loadtest_package' / '__init__.py').write_text('raise SystemExit\n')
+  (root / 'loadtest_package' / 'plugin.py').write_text('raise SystemExit\n')
+  file = write(root, 'x.gin', f'loadtest_optimizer.steps = 3\n{statement}\n')
+  if included:
+    file = write(root, 'outer.gin', "include 'configs/x.gin'\n")
+  message = error([file], root=root)
+  assert f"x.gin:2: '{statement}' would run a module" in message and 'remove the line' in message
+  assert not {'loadtest_plugin', 'loadtest_package'} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+  'statement',
+  [
+    'from __gin__ import dynamic_registration',
+    'import __gin__.dynamic_registration',
+    'from __gin__ import dynamic_registration as d',
+  ],
+)
+def test_dynamic_registration_is_refused(root, statement):
+  message = error([write(root, 'x.gin', f'\n{statement}\n')], root=root)
+  assert 'x.gin:2: ' in message
+
+
+@pytest.mark.parametrize('binding', ['import os', 'from os import path', "include 'x.gin'"])
+def test_a_binding_of_the_command_line_is_no_import(binding):
+  assert 'NAME=value' in error(bindings=[binding])
 
 
 def test_a_class_registered_after_loading_resolves_to_its_defaults():

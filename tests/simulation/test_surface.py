@@ -102,7 +102,7 @@ def test_settings_that_cannot_be_are_refused():
     ({'surface': 'smooth'}, 'must be one of'),
     ({'surface': 'fitted'}, 'needs simulation.trials'),
     ({'trials': 'x'}, 'no other surface'),
-    ({'base': 1.0}, 'between 0 and 1'),
+    ({'base': 1.0}, r'simulation\.base must lie in \(0, 1\), got 1\.0'),
     ({'seed_sd': -1.0}, 'seed_sd must be >= 0'),
   ):
     with pytest.raises(ValueError, match=said):
