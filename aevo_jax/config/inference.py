@@ -1,11 +1,10 @@
-"""What generates, and how a vLLM server is started, or where one is; how weights reach it, and what
-is asked of them before it generates.
-"""
+"""Settings of generation: the engine, and a vLLM server with the way in which weights reach it."""
 
 import dataclasses
 import os
 import urllib.parse
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import Annotated, NamedTuple
 
 from annotated_types import Interval
 
@@ -15,15 +14,9 @@ from aevo_jax.config.constraints import OneOf
 ENGINES = ('jax', 'vllm')
 DTYPES = ('float32', 'bfloat16', 'float16')
 TRANSPORTS = ('file', 'nccl', 'ipc', 'reload', 'lora')
-WHOLE_TRANSPORTS = (
-  'file',
-  'nccl',
-  'ipc',
-)  # which take whatever was trained or sealed to a server that has the model's shape alone
-_LOOPBACK = ('localhost', '127.0.0.1', '::1')
-
-
-# What a server is started with.
+# Transports that take whatever was trained or sealed to a server that knows the model's shape alone.
+WHOLE_TRANSPORTS = ('file', 'nccl', 'ipc')
+# Settings that a server is started with.
 STARTS = (
   'python',
   'dtype',
@@ -37,37 +30,68 @@ STARTS = (
   'lora_slots',
   'startup_s',
 )
+# Of these, what the process that sends weights to a running server reads.
+_READ_BY_SENDER = ('python', 'tensor_parallel', 'startup_s')
+_LOOPBACK = ('localhost', '127.0.0.1', '::1')
+_DEFAULT_PORTS = {'http': 80, 'https': 443}
 
 
-def server_of(url: str) -> tuple:
-  """The same for two addresses of one server, as far as their letters say."""
+class _Server(NamedTuple):
+  """A server as its address names it: host and port, or the path of a socket."""
+
+  host: str | None
+  address: int | str | None
+
+
+def same_server(one: str, other: str) -> bool:
+  """Compares two addresses by their letters; nothing is looked up.
+
+  Args:
+    one: a URL that `check_url` accepts, not ''.
+    other: another one.
+
+  Returns:
+    Whether both name one server.
+  """
+  return _server(one) == _server(other)
+
+
+def _server(url: str) -> _Server:
   parts = urllib.parse.urlsplit(url)
   if parts.scheme == 'unix':
-    return 'unix', os.path.realpath(parts.path)
-  return 'localhost' if parts.hostname in _LOOPBACK else parts.hostname, parts.port or {
-    'http': 80,
-    'https': 443,
-  }.get(parts.scheme)
+    return _Server('unix', os.path.realpath(parts.path))
+  port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+  if parts.hostname in _LOOPBACK:
+    return _Server('localhost', port)
+  return _Server(parts.hostname, port)
 
 
 def check_url(name: str, url: str) -> None:
-  """Raises:
-  ValueError: it is none; '' is.
+  """Checks the address of a server; '' stands for none.
+
+  Args:
+    name: of the binding, for the error message.
+    url: http://..., https://... or unix:/PATH.
+
+  Raises:
+    ValueError: it is another one.
   """
-  if url and not (
-    url.startswith('unix:/')
-    or (url.startswith(('http://', 'https://')) and urllib.parse.urlsplit(url).hostname)
-  ):
+  if not url or url.startswith('unix:/'):
+    return
+  if not url.startswith(('http://', 'https://')) or not urllib.parse.urlsplit(url).hostname:
     raise ValueError(f'{name} must begin with http://, https:// or unix:/, got {url!r}')
 
 
 @configurable('evaluation')
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """engine: what generates the answers that are scored, 'jax', the sampler in the evaluator's own
-  process, or 'vllm', a server of its own for evaluator and arbiter each (`Vllm`). arbiter_url:
-  where vllm.url is the evaluator's server, that of the arbiter: it is given other weights at the
-  same time, and is told the holdout's questions.
+  """What generates the answers that are scored.
+
+  Attributes:
+    engine: 'jax' is the sampler in the evaluator's process; 'vllm' is one server for the evaluator
+      and one for the arbiter (`Vllm`).
+    arbiter_url: the arbiter's server, where vllm.url is the evaluator's. It gets other weights at
+      the same time, and reads the holdout's questions.
   """
 
   engine: Annotated[str, OneOf(ENGINES)] = 'jax'
@@ -80,30 +104,35 @@ class Evaluation:
 @configurable('vllm')
 @dataclasses.dataclass(frozen=True)
 class Vllm:
-  """A server.
+  """A vLLM server: where it runs or how it starts, how weights reach it, and its time limits.
 
   Attributes:
-    url: of one that runs already (http://..., or unix:/path of its socket), which must read the
-      files of this machine unless carrier is 'nccl'; '' starts one.
+    url: of a server that runs already (http://..., or unix:/PATH of its socket). It must read the
+      files of this machine unless carrier is 'nccl'. '' starts a server.
     python: of vLLM's environment; '' is third_party/vllm/.venv.
-    dtype: of weights and activations. max_model_len: tokens of a prompt and its completion.
-      max_num_seqs: requests that decode together. tensor_parallel: devices a model is spread over.
-    memory: share of a GPU's memory that the server takes. cpu_cache_gib: memory of keys and values
-      on a CPU.
-    cpu_threads: on a CPU; 0 is all cores, each thread bound to one, in a campaign as many as
-      evaluator and arbiter have. eager: compile nothing; starts sooner, decodes slower.
-    carrier: how weights reach it: 'file', read by the server from a safetensors file whose SHA-256
-      it checks; 'nccl', from a GPU of ours to its GPUs; 'ipc', in the memory of the GPU that both
-      use; 'reload', vLLM's own reload of a checkpoint directory; 'lora', as an adapter.
-    transfer_address: of this machine, as the server's machine reaches it, read by carrier 'nccl'
-      alone; '' is for a server on this machine.
-    lora_rank: largest rank of adapters; lora_slots: adapters that may be used at the same time;
-      read by carrier 'lora' alone.
-    gap: the probe's log-probabilities may be so far from JAX's, in nats: for float32. What bfloat16
-      needs was not measured; a wider gap tells less.
-    concurrency: requests under way. startup_s: a server that does not answer for so long after its
-      start has failed. request_s: so has a request. retries: how often the server is begun again,
-        and the request repeated, before the caller is told.
+    dtype: of weights and activations.
+    max_model_len: tokens of a prompt and its completion.
+    max_num_seqs: requests that decode together.
+    tensor_parallel: devices that a model is spread over.
+    memory: share of a GPU's memory that the server takes.
+    cpu_cache_gib: memory of keys and values on a CPU, in GiB.
+    cpu_threads: on a CPU. 0 is all cores, each thread bound to one; in a campaign it is as many as
+      evaluator and arbiter have.
+    eager: compiles nothing; starts sooner and decodes slower.
+    carrier: how weights reach the server. 'file': it reads a safetensors file and checks the
+      SHA-256. 'nccl': from a GPU of this program to its GPUs. 'ipc': in the memory of the GPU that
+      both use. 'reload': vLLM's own reload of a checkpoint directory. 'lora': as an adapter.
+    transfer_address: of this machine, as the server's machine reaches it; read by carrier 'nccl'
+      alone. '' is for a server on this machine.
+    lora_rank: largest rank of adapters; read by carrier 'lora' alone.
+    lora_slots: adapters in use at the same time; read by carrier 'lora' alone.
+    gap: largest difference of the probe's log-probabilities from JAX's, in nats, for float32. What
+      bfloat16 needs was not measured; a wider gap tells less.
+    concurrency: requests under way.
+    startup_s: seconds after its start within which a server must answer.
+    request_s: seconds within which a request must be answered.
+    retries: how often the server is restarted, and the request repeated, before the caller gets an
+      error.
   """
 
   url: str = ''
@@ -127,26 +156,14 @@ class Vllm:
   retries: Annotated[int, Interval(ge=0, le=2)] = 2
 
   def __post_init__(self):
-    for field in ('lora_rank', 'lora_slots'):
-      if self.carrier != 'lora' and getattr(self, field) != getattr(type(self), field):
+    if self.carrier != 'lora':
+      for field in self._bound(('lora_rank', 'lora_slots')):
         raise ValueError(
           f'nothing reads vllm.{field} while vllm.carrier = {self.carrier!r}; leave it out'
         )
     check_url('vllm.url', self.url)
-    sends = (
-      ('python', 'tensor_parallel', 'startup_s') if self.carrier in ('nccl', 'ipc') else ()
-    )  # what sends weights is started here
-    if self.url and (
-      unread := [
-        field
-        for field in STARTS
-        if field not in sends and getattr(self, field) != getattr(type(self), field)
-      ]
-    ):
-      raise ValueError(
-        f'nothing reads vllm.{unread[0]} while vllm.url names a server that runs: it is '
-        'for one that is started; leave it out'
-      )
+    if self.url:
+      self._check_running()
     if self.carrier != 'nccl' and self.transfer_address:
       raise ValueError(
         f'nothing reads vllm.transfer_address while vllm.carrier = {self.carrier!r}; leave it out'
@@ -156,17 +173,36 @@ class Vllm:
         "vllm.carrier = 'ipc' shares the memory of one GPU, vllm.tensor_parallel is "
         f"{self.tensor_parallel}; bind vllm.carrier = 'nccl' or 'file'"
       )
-    elsewhere = (
-      self.url.startswith('http') and urllib.parse.urlsplit(self.url).hostname not in _LOOPBACK
-    )
-    if (
-      elsewhere and self.carrier == 'ipc'
-    ):  # nor may a server that unpickles what it is sent be reached from other machines
+    hostname = urllib.parse.urlsplit(self.url).hostname
+    if self.url.startswith('http') and hostname not in _LOOPBACK:
+      self._check_on_another_machine()
+
+  def _bound(self, fields: Iterable[str]) -> Iterator[str]:
+    """Yields the fields that are not at their defaults."""
+    for field in fields:
+      if getattr(self, field) != getattr(type(self), field):
+        yield field
+
+  def _check_running(self) -> None:
+    """Refuses settings of a start where the server runs already."""
+    for field in self._bound(STARTS):
+      # The process that sends weights is started here, whoever started the server.
+      if self.carrier in ('nccl', 'ipc') and field in _READ_BY_SENDER:
+        continue
+      raise ValueError(
+        f'nothing reads vllm.{field} while vllm.url names a server that runs: it is '
+        'for one that is started; leave it out'
+      )
+
+  def _check_on_another_machine(self) -> None:
+    """Refuses carriers that do not reach a server on another machine."""
+    # Moreover, other machines must not reach a server that unpickles what it receives.
+    if self.carrier == 'ipc':
       raise ValueError(
         f"vllm.carrier = 'ipc' is for a server on this machine, vllm.url is {self.url!r}; "
         "bind vllm.carrier = 'nccl', or vllm.url to unix:/path of its socket"
       )
-    if elsewhere and self.carrier == 'nccl' and not self.transfer_address:
+    if self.carrier == 'nccl' and not self.transfer_address:
       raise ValueError(
         f"vllm.carrier = 'nccl' to {self.url!r} needs an address that it can reach; bind "
         "vllm.transfer_address to this machine's"

@@ -7,8 +7,9 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from aevo_jax.config.constitution import Constitution, EvalSet
+from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.nearest import suggestion
+from aevo_jax.config.sections import EvalSet
 from aevo_jax.tasks import own_data, verify
 from aevo_jax.tasks.item import Difficulty, Item
 from aevo_jax.tasks.mixture import (

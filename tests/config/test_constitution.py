@@ -71,6 +71,28 @@ OTHERWISE = (
 )
 
 
+def another_value(field: str, old):
+  if field == 'from_round':
+    return {'batch': 2}
+  if isinstance(old, bool):
+    return not old
+  if isinstance(old, str):
+    replacements = {
+      'strict': 'challenge',
+      'e_process': 'exact',
+      'jax': 'vllm',
+      'float32': 'bfloat16',
+    }
+    return replacements.get(old, f'http://{old}x')
+  if isinstance(old, int):
+    return old - 1 if field == 'retries' else old + 1
+  if isinstance(old, float):
+    return old + 1e-3
+  if isinstance(old, dict):
+    return {**old, 'bit_manipulation': 0.5}
+  return (*old, 'Q: {prompt}')
+
+
 def test_the_digest_sees_every_field(tmp_path):
   served = shipped("evaluation.engine = 'vllm'")  # without which nothing reads vllm.*
   digests = {shipped().digest()}
@@ -79,22 +101,9 @@ def test_the_digest_sees_every_field(tmp_path):
     value = getattr(constitution, section)
     for field in dataclasses.fields(value):
       old = getattr(value, field.name)
-      moved = {
-        str: lambda: {
-          'strict': 'challenge',
-          'e_process': 'exact',
-          'jax': 'vllm',
-          'float32': 'bfloat16',
-        }.get(old, f'http://{old}x'),
-        int: lambda: old - 1 if field.name == 'retries' else old + 1,
-        bool: lambda: not old,
-        float: lambda: old + 1e-3,
-        dict: lambda: {**old, 'bit_manipulation': 0.5},
-        tuple: lambda: (*old, 'Q: {prompt}'),
-      }[type(old)]
       if (section, field.name) in OTHERWISE:
         continue
-      moved = {'batch': 2} if field.name == 'from_round' else moved()
+      moved = another_value(field.name, old)
       digests.add(
         dataclasses.replace(
           constitution, **{section: dataclasses.replace(value, **{field.name: moved})}
@@ -133,7 +142,10 @@ def test_axes_open_in_their_round():
   constitution = dataclasses.replace(
     shipped(), search_space=dataclasses.replace(shipped().search_space, from_round={'batch': 3})
   )
-  names = lambda round_: {axis.name for axis in constitution.in_round(round_).space().axes}
+
+  def names(round_: int) -> set[str]:
+    return {axis.name for axis in constitution.in_round(round_).space().axes}
+
   assert names(2) == names(3) - {'batch'} and names(3) == names(-1) == {
     axis.name for axis in constitution.space().axes
   }
@@ -180,7 +192,7 @@ def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
   ],
 )
 def test_values_without_sense_are_refused_by_name(binding):
-  section, field = binding.split(' = ')[0].split('.')
+  field = binding.split(' = ')[0].split('.')[1]
   with pytest.raises(loading.LoadError, match=field):
     shipped(binding)
 
