@@ -30,8 +30,9 @@ _KNOWN_TO_GIN: set[str] = set()
 
 
 class LoadError(ValueError):
-  """A mistake in a gin file, a binding or a flag. The message names the place and, where there is
-  one, the fix.
+  """A mistake in a gin file, a binding or a flag.
+
+  The message names the place and, where there is one, the fix.
   """
 
 
@@ -41,13 +42,17 @@ def configurable(name: str):
   Annotations may be int, float, bool, str, None, tuples, lists and dicts of those, unions and
   typing.Literal, and in `Annotated` the ranges and choices that `constraints` checks.
 
+  Args:
+    name: unique, before the dot in bindings.
+
   Raises:
-      TypeError: not a frozen dataclass, or an annotation that cannot be checked.
-      ValueError: the name is taken by another class.
+    TypeError: not a frozen dataclass, or an annotation that cannot be checked.
+    ValueError: another class has the name.
   """
 
   def register(cls: type) -> type:
-    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:
+    parameters_of_dataclass = getattr(cls, '__dataclass_params__', None)
+    if parameters_of_dataclass is None or not parameters_of_dataclass.frozen:
       raise TypeError(
         f'{cls.__qualname__}: put @dataclasses.dataclass(frozen=True) below @configurable({name!r})'
       )
@@ -80,7 +85,7 @@ def register_with_gin() -> None:
 
 def parameters() -> dict[str, tuple[str, ...]]:
   """Returns configurable name -> names of its parameters."""
-  return {name: tuple(field.name for field in _fields(cls)) for name, cls in _CONFIGURABLES.items()}
+  return {name: _field_names(cls) for name, cls in _CONFIGURABLES.items()}
 
 
 def gin_selector(name: str) -> str:
@@ -89,21 +94,29 @@ def gin_selector(name: str) -> str:
 
 
 def resolve(name: str) -> Any:
-  """Returns the dataclass registered as `name`, with every bound parameter and the defaults of the
-  others.
+  """Builds the dataclass registered as `name` from the loaded bindings.
 
-  Ints become floats where a float is annotated, lists become tuples where a tuple is.
+  Args:
+    name: of a configurable.
+
+  Returns:
+    An instance with every bound parameter and the defaults of the others. Ints become floats where
+    a float is annotated, lists become tuples where a tuple is.
 
   Raises:
-      LoadError: nothing loaded yet, an unknown name, a value of the wrong type, a parameter without
-        value, or a
-          ValueError from the dataclass' own `__post_init__`.
+    LoadError: nothing loaded yet, an unknown name, a value of the wrong type, a parameter without
+      value, or a ValueError that the dataclass raises on construction.
   """
   if not gin.config_is_locked():
     raise LoadError(f'{name} was resolved before the configuration was loaded; call load() first')
+  return construct(name, _loaded(name))
+
+
+def _loaded(name: str) -> dict[str, Any]:
+  """Returns the bindings that gin holds of a configurable."""
   if name not in _KNOWN_TO_GIN:
-    return construct(name, {})
-  return construct(name, gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False))
+    return {}
+  return gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False)
 
 
 def construct(name: str, bound: Mapping[str, Any]) -> Any:
@@ -120,9 +133,9 @@ def construct(name: str, bound: Mapping[str, Any]) -> Any:
     raise LoadError(f'no configurable {name!r}' + suggestion(name, _CONFIGURABLES))
   cls = _CONFIGURABLES[name]
   hints = typing.get_type_hints(cls)
-  values = {
-    field: check_type(value, hints[field], f'{name}.{field}') for field, value in bound.items()
-  }
+  values = {}
+  for parameter, value in bound.items():
+    values[parameter] = check_type(value, hints[parameter], f'{name}.{parameter}')
   for field in _fields(cls):
     no_default = (
       field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -179,7 +192,10 @@ def name_problem(name: str, parameter: str, names: Iterable[str]) -> str | None:
   known = {name: fields for name, fields in parameters().items() if name in names}
   if name not in known:
     key = f'{name}.{parameter}'
-    match = nearest(key, [f'{section}.{field}' for section in known for field in known[section]])
+    selectors = []
+    for section, fields in known.items():
+      selectors += [f'{section}.{field}' for field in fields]
+    match = nearest(key, selectors)
     hint = f"; did you mean '{match}'?" if match else suggestion(name, known)
     return f"no configurable '{name}' for '{key}'{hint}"
   if parameter not in known[name]:
@@ -188,129 +204,178 @@ def name_problem(name: str, parameter: str, names: Iterable[str]) -> str | None:
 
 
 def bound(name: str) -> tuple[str, ...]:
-  """Returns the parameters of a configurable that some file or flag binds, by name."""
-  return (
-    tuple(sorted(gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False)))
-    if name in _KNOWN_TO_GIN
-    else ()
-  )
+  """Lists the parameters of a configurable that some file or flag binds.
+
+  Args:
+    name: of a configurable.
+
+  Returns:
+    Their names, sorted.
+  """
+  return tuple(sorted(_loaded(name)))
 
 
 def override(name: str, instance: Any, fields: Iterable[str]) -> Any:
-  """Returns `instance`, of the class registered as `name`, with what is bound in place of its own
-  values.
+  """Replaces values of an instance by those that are bound.
+
+  Args:
+    name: of a configurable.
+    instance: of its class.
+    fields: the fields that may be bound.
+
+  Returns:
+    A copy of `instance` with the bound values.
 
   Raises:
-      LoadError: as `resolve`, or a field is bound that is not among `fields`.
+    LoadError: as `resolve`, or a field is bound that is not among `fields`.
   """
   fields = tuple(fields)
-  resolved, bound = resolve(name), gin.get_bindings(_GIN_PREFIX + name, inherit_scopes=False)
-  for field in bound:
+  resolved = resolve(name)
+  changes = {}
+  for field in _loaded(name):
     if field not in fields:
       raise LoadError(
         f'{name}.{field} cannot be chosen here, it is given; bind only '
         f'{", ".join(f"{name}.{f}" for f in fields)}'
       )
+    changes[field] = getattr(resolved, field)
   try:
-    return dataclasses.replace(instance, **{field: getattr(resolved, field) for field in bound})
+    return dataclasses.replace(instance, **changes)
   except ValueError as error:
     raise LoadError(f'{name}: {error}') from error
 
 
 def resolved_bindings(names: Iterable[str]) -> tuple[Binding, ...]:
-  """Returns every field of the named configurables, as resolved, sorted by selector. Raises as
-  `resolve`.
+  """Records every field of configurables as resolved, bound or default.
+
+  Args:
+    names: of configurables.
+
+  Returns:
+    Bindings sorted by selector.
+
+  Raises:
+    LoadError: as `resolve`.
   """
   result = []
   for name in names:
     instance = resolve(name)
-    result += [
-      Binding(f'{name}.{field.name}', getattr(instance, field.name))
-      for field in _fields(type(instance))
-    ]
+    for field in _field_names(type(instance)):
+      result.append(Binding(f'{name}.{field}', getattr(instance, field)))
   return tuple(sorted(result, key=lambda binding: binding.selector))
 
 
 def check_type(value: Any, annotation: Any, selector: str) -> Any:
-  """Returns `value` as the annotation wants it. Raises LoadError naming selector, expected and got."""
+  """Converts a value to what an annotation wants.
+
+  Args:
+    value: as written.
+    annotation: of the field, without `Annotated`.
+    selector: 'name.field', for the error message.
+
+  Returns:
+    The value; an int as float, or a list as tuple, where the annotation says so.
+
+  Raises:
+    LoadError: naming the selector, what was expected and what came.
+  """
   converted = _convert(value, annotation)
-  if converted is _MISMATCH:
-    expected = (
-      annotation.__name__
-      if isinstance(annotation, type) and not typing.get_args(annotation)
-      else str(annotation)
-    )
-    raise LoadError(
-      f'{selector} expects {expected.replace("typing.", "")}, got {value!r} '
-      f'({type(value).__name__})'
-    )
-  return converted
+  if converted is not _MISMATCH:
+    return converted
+  expected = str(annotation)
+  if isinstance(annotation, type) and not typing.get_args(annotation):
+    expected = annotation.__name__
+  raise LoadError(
+    f'{selector} expects {expected.replace("typing.", "")}, got {value!r} ({type(value).__name__})'
+  )
 
 
 _MISMATCH = object()
+_PLAIN_TYPES = (int, float, bool, str, type(None), tuple, list, dict, ...)
+_UNIONS = (typing.Union, types.UnionType)
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
   return [field for field in dataclasses.fields(cls) if field.init]
 
 
+def _field_names(cls: type) -> tuple[str, ...]:
+  return tuple(field.name for field in _fields(cls))
+
+
 def _check_annotation(annotation: Any, where: str) -> None:
-  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-  if origin is typing.Literal or annotation in (
-    int,
-    float,
-    bool,
-    str,
-    type(None),
-    tuple,
-    list,
-    dict,
-    ...,
-  ):
+  """Raises TypeError for an annotation that `_convert` does not know."""
+  origin = typing.get_origin(annotation)
+  if origin is typing.Literal or annotation in _PLAIN_TYPES:
     return
-  if origin not in (tuple, list, dict, typing.Union, types.UnionType):
+  if origin not in (tuple, list, dict, *_UNIONS):
     raise TypeError(
       f'{where}: {annotation!r} cannot be checked; use int, float, bool, str, None, '
       'tuple, list, dict, '
       'unions of those, or typing.Literal'
     )
-  for arg in args:
+  for arg in typing.get_args(annotation):
     _check_annotation(arg, where)
 
 
 def _convert(value: Any, annotation: Any) -> Any:
-  origin, args = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
-  if origin in (typing.Union, types.UnionType):
-    # An exact match first, so that `int | float` leaves an int alone.
-    for exact in (True, False):
-      for arg in args:
-        converted = _convert(value, arg)
-        if converted is not _MISMATCH and (not exact or type(converted) is type(value)):
-          return converted
-    return _MISMATCH
+  """Returns the value as the annotation wants it, or _MISMATCH."""
+  origin = typing.get_origin(annotation) or annotation
+  args = typing.get_args(annotation)
+  if origin in _UNIONS:
+    return _convert_to_union(value, args)
   if origin is typing.Literal:
-    return next((arg for arg in args if type(arg) is type(value) and arg == value), _MISMATCH)
+    for arg in args:
+      if type(arg) is type(value) and arg == value:
+        return arg
+    return _MISMATCH
   if origin is float:
     # A huge int would overflow; like an infinity, it is no setting for anything.
     numeric = type(value) in (int, float) and abs(value) < 2**1023 and math.isfinite(value)
     return float(value) if numeric else _MISMATCH
   if origin in (tuple, list):
-    if type(value) not in (tuple, list):
+    return _convert_to_sequence(value, origin, args)
+  if type(value) is not origin:
+    return _MISMATCH
+  if origin is dict and args:
+    return _convert_to_dict(value, args[0], args[1])
+  return value
+
+
+def _convert_to_union(value: Any, members: tuple) -> Any:
+  # An exact match first, so that `int | float` leaves an int alone.
+  for exact in (True, False):
+    for member in members:
+      converted = _convert(value, member)
+      if converted is not _MISMATCH and (not exact or type(converted) is type(value)):
+        return converted
+  return _MISMATCH
+
+
+def _convert_to_sequence(value: Any, origin: type, args: tuple) -> Any:
+  if type(value) not in (tuple, list):
+    return _MISMATCH
+  if not args:
+    return origin(value)
+  if origin is list or (len(args) == 2 and args[1] is ...):
+    args = (args[0],) * len(value)
+  if len(args) != len(value):
+    return _MISMATCH
+  items = []
+  for item, item_type in zip(value, args, strict=True):
+    converted = _convert(item, item_type)
+    if converted is _MISMATCH:
       return _MISMATCH
-    variadic = origin is list or (len(args) == 2 and args[1] is ...)
-    if args and not variadic and len(args) != len(value):
+    items.append(converted)
+  return origin(items)
+
+
+def _convert_to_dict(value: dict, key_type: Any, item_type: Any) -> Any:
+  items = {}
+  for key, item in value.items():
+    converted_key = _convert(key, key_type)
+    converted_item = _convert(item, item_type)
+    if converted_key is _MISMATCH or converted_item is _MISMATCH:
       return _MISMATCH
-    item_types = [args[0]] * len(value) if args and variadic else args or [None] * len(value)
-    items = [
-      _convert(item, item_type) if args else item
-      for item, item_type in zip(value, item_types, strict=True)
-    ]
-    return _MISMATCH if any(item is _MISMATCH for item in items) else origin(items)
-  if origin is dict:
-    if type(value) is not dict:
-      return _MISMATCH
-    if not args:
-      return value
-    items = [(_convert(key, args[0]), _convert(item, args[1])) for key, item in value.items()]
-    return _MISMATCH if any(_MISMATCH in pair for pair in items) else dict(items)
-  return value if type(value) is origin else _MISMATCH
+    items[converted_key] = converted_item
+  return items

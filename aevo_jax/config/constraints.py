@@ -11,9 +11,10 @@ two fields.
 
 import dataclasses
 import functools
+import operator
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import annotated_types
@@ -83,16 +84,18 @@ def refuse_unread(
   Args:
     settings: a frozen dataclass.
     name: under which its fields are bound.
-    conditions: fields -> (the field on which they depend, and those of its values under which they
-      are read).
+    conditions: fields -> (the field on which they depend, the values of it under which they are
+      read).
 
   Raises:
     ValueError: naming the field and what would make it act.
   """
   defaults = {field.name: field.default for field in dataclasses.fields(settings)}
   for dependents, (switch, values) in conditions.items():
+    if getattr(settings, switch) in values:
+      continue
     for field in dependents:
-      if getattr(settings, switch) not in values and getattr(settings, field) != defaults[field]:
+      if getattr(settings, field) != defaults[field]:
         raise ValueError(
           f'{name}.{field} = {getattr(settings, field)!r} is read by nothing while '
           f'{name}.{switch} = {getattr(settings, switch)!r}; '
@@ -103,15 +106,16 @@ def refuse_unread(
 def _constraints(cls: type) -> dict[str, _Constraint]:
   """Returns field -> constraint, of the fields that have one."""
   hints = typing.get_type_hints(cls, include_extras=True)
-  found = {}
+  constraints = {}
   for field in dataclasses.fields(cls):
     constraint = _constraint(hints[field.name], f'{cls.__qualname__}.{field.name}')
     if constraint is not None:
-      found[field.name] = constraint
-  return found
+      constraints[field.name] = constraint
+  return constraints
 
 
 def _constraint(annotation: Any, where: str) -> _Constraint | None:
+  """Reads one annotation; TypeError for a constraint that would never be checked."""
   origin = typing.get_origin(annotation)
   if origin is typing.Literal:
     return _Constraint((), typing.get_args(annotation), '')
@@ -128,20 +132,35 @@ def _constraint(annotation: Any, where: str) -> _Constraint | None:
     if isinstance(item, OneOf):
       options = item.options
     elif isinstance(item, annotated_types.DocInfo):
-      hint = '; ' + item.documentation
+      hint = f'; {item.documentation}'
     elif isinstance(item, annotated_types.Interval):
       bounds += list(item)
-    elif isinstance(item, _BOUNDS):
+    elif type(item) in _BOUNDS:
       bounds.append(item)
     else:
       raise TypeError(f'{where}: constraint {item!r} is not supported; use bounds or OneOf')
   return _Constraint(tuple(bounds), options, hint)
 
 
-_BOUNDS = (annotated_types.Ge, annotated_types.Gt, annotated_types.Le, annotated_types.Lt)
+class _Bound(NamedTuple):
+  """How a bound compares, and how an error message writes it alone and beside another."""
+
+  field: str
+  holds: Callable[[Any, Any], bool]
+  sign: str
+  bracket: str
+
+
+_BOUNDS: dict[type, _Bound] = {
+  annotated_types.Ge: _Bound('ge', operator.ge, '>=', '['),
+  annotated_types.Gt: _Bound('gt', operator.gt, '>', '('),
+  annotated_types.Le: _Bound('le', operator.le, '<=', ']'),
+  annotated_types.Lt: _Bound('lt', operator.lt, '<', ')'),
+}
 
 
 def _check(instance: Any, prefix: str, constraints: Mapping[str, _Constraint]) -> None:
+  """Raises ValueError for the first field that is outside; None is inside everywhere."""
   for field, constraint in constraints.items():
     value = getattr(instance, field)
     if value is None:
@@ -150,44 +169,27 @@ def _check(instance: Any, prefix: str, constraints: Mapping[str, _Constraint]) -
       raise ValueError(
         f'{prefix}.{field} must be one of {constraint.options}, got {value!r}{constraint.hint}'
       )
-    if not all(_holds(bound, value) for bound in constraint.bounds):
-      raise ValueError(
-        f'{prefix}.{field} must {_range(constraint.bounds)}, got {value}{constraint.hint}'
-      )
-
-
-def _holds(bound: annotated_types.BaseMetadata, value: float) -> bool:
-  """Tells whether a bound holds; NaN fulfils none."""
-  match bound:
-    case annotated_types.Ge(ge=limit):
-      return value >= limit
-    case annotated_types.Gt(gt=limit):
-      return value > limit
-    case annotated_types.Le(le=limit):
-      return value <= limit
-    case annotated_types.Lt(lt=limit):
-      return value < limit
-  raise TypeError(f'{bound!r} is no bound')
+    for item in constraint.bounds:
+      bound = _BOUNDS[type(item)]
+      # NaN compares as False, so no bound holds for it.
+      if not bound.holds(value, getattr(item, bound.field)):
+        range_ = _range(constraint.bounds)
+        raise ValueError(f'{prefix}.{field} must {range_}, got {value}{constraint.hint}')
 
 
 def _range(bounds: Sequence[annotated_types.BaseMetadata]) -> str:
   """Words a range: 'be >= 1', 'be > 0', 'lie in [0, 1)'."""
-  low = high = ''
+  low = ''
+  high = ''
   words = []
-  for bound in bounds:
-    match bound:
-      case annotated_types.Ge(ge=limit):
-        low = f'[{limit}'
-        words.append(f'>= {limit}')
-      case annotated_types.Gt(gt=limit):
-        low = f'({limit}'
-        words.append(f'> {limit}')
-      case annotated_types.Le(le=limit):
-        high = f'{limit}]'
-        words.append(f'<= {limit}')
-      case annotated_types.Lt(lt=limit):
-        high = f'{limit})'
-        words.append(f'< {limit}')
+  for item in bounds:
+    bound = _BOUNDS[type(item)]
+    limit = getattr(item, bound.field)
+    words.append(f'{bound.sign} {limit}')
+    if bound.bracket in '[(':
+      low = f'{bound.bracket}{limit}'
+    else:
+      high = f'{limit}{bound.bracket}'
   if low and high:
     return f'lie in {low}, {high}'
   return f'be {" and ".join(words)}'

@@ -8,8 +8,8 @@ order:
 1. Size, encoding and control characters are checked on the raw text.
 2. The tokens are walked once: imports, includes, references, macros, scopes, blocks, f-strings,
    bytes, complex numbers, adjacent string literals and deep nesting are refused here, before gin's
-   parser sees the text. (Gin re-evaluates a
-   growing string for each adjacent literal, which is quadratic: 64 KiB of `'a'` takes 23 s.)
+   parser sees the text. (Gin re-evaluates a growing string for each adjacent literal, which is
+   quadratic: 64 KiB of `'a'` takes 23 s.)
 3. Gin's own recursive-descent `ConfigParser` reads the values, with a delegate that refuses every
    reference and macro.
 4. The values are checked: None, bool, int (64 bit), finite float, str, and lists, tuples and dicts
@@ -25,6 +25,7 @@ import dataclasses
 import enum
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -36,7 +37,7 @@ import sys
 import tokenize
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_BYTES = 8192
 MAX_DEPTH = 16
@@ -52,7 +53,8 @@ _PLAIN_STRING = re.compile(
   r"""|\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8})*(?P=quote)\Z"""
 )
 _VALUE_NAMES = frozenset({'True', 'False', 'None'})
-_OPEN, _CLOSE = frozenset('([{'), frozenset(')]}')
+_OPEN = frozenset('([{')
+_CLOSE = frozenset(')]}')
 _SKIPPED_TOKENS = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.DEDENT})
 
 
@@ -78,8 +80,9 @@ class Code(enum.StrEnum):
 
 
 class StatementError(ValueError):
-  """A text that is not a list of literal bindings. `code` says why; the message never quotes the
-  text.
+  """A text that is not a list of literal bindings.
+
+  `code` says why; the message never quotes the text.
   """
 
   def __init__(self, code: Code, message: str):
@@ -89,9 +92,7 @@ class StatementError(ValueError):
 
 
 class ParserProcessError(RuntimeError):
-  """The parsing child did not run. This is a fault of the machine or installation, never of the
-  text.
-  """
+  """The parsing child did not run: a fault of the machine or installation, never of the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +100,12 @@ class Binding:
   """One `configurable.parameter = literal`.
 
   Attributes:
-      selector: full ASCII name, at least one dot, no scope.
-      value: None, bool, int (64 bit), finite float, str, or a list, tuple or dict (keys str or int)
-        of those.
+    selector: full ASCII name, at least one dot, no scope.
+    value: None, bool, int (64 bit), finite float, str, or a list, tuple or dict (keys str or int)
+      of those.
 
   Raises:
-      StatementError: on construction, if either is outside of that.
+    StatementError: on construction, if either is outside of that.
   """
 
   selector: str
@@ -124,40 +125,39 @@ def parse_statements(
   """Parses literal bindings, one per line (brackets may span lines, # starts a comment).
 
   Args:
-      text: gin text; nothing in it is executed, imported, opened or looked up.
-      max_bytes: limit on the UTF-8 length.
-      max_depth: limit on the nesting of brackets.
+    text: gin text; nothing in it is executed, imported, opened or looked up.
+    max_bytes: limit on the UTF-8 length.
+    max_depth: limit on the nesting of brackets.
 
   Returns:
-      The bindings in the order written.
+    The bindings in the order written.
 
   Raises:
-      StatementError: for every text that is not such a list; no other exception depends on the
-        text.
+    StatementError: for every text that is not such a list; no other exception depends on the text.
   """
   _encode(text, max_bytes)
   with warnings.catch_warnings():
     # The tokenizer warns of texts such as `1if`, which are refused below whatever the caller's
     # warning filter.
     warnings.simplefilter('ignore')
-    lines, colons = _check_tokens(text, max_depth)
+    logical_lines = _check_tokens(text, max_depth)
     parsed, error = _read_with_gin(text)
   if error is not None:
     raise error
-  if [line for line, _, _ in parsed] != lines:
+  if [statement.line for statement in parsed] != [line.number for line in logical_lines]:
     raise StatementError(Code.SYNTAX, 'the statements do not end where their lines end')
-  bindings, seen = [], set()
-  for (line, selector, value), n_colons in zip(parsed, colons, strict=True):
-    if selector in seen:
-      raise StatementError(
-        Code.DUPLICATE, f'line {line} binds a parameter that an earlier line binds'
-      )
-    seen.add(selector)
+  bindings = []
+  seen = set()
+  for statement, logical_line in zip(parsed, logical_lines, strict=True):
+    where = f'line {statement.line}'
+    if statement.selector in seen:
+      raise StatementError(Code.DUPLICATE, f'{where} binds a parameter that an earlier line binds')
+    seen.add(statement.selector)
     # Every dict item has one colon, and nothing else in a value has any: fewer items means equal
     # keys.
-    if _check_value(value, f'line {line}') != n_colons:
-      raise StatementError(Code.DUPLICATE, f'line {line}: a dict has the same key twice')
-    bindings.append(Binding(selector, value))
+    if _check_value(statement.value, where) != logical_line.colons:
+      raise StatementError(Code.DUPLICATE, f'{where}: a dict has the same key twice')
+    bindings.append(Binding(statement.selector, statement.value))
   return tuple(bindings)
 
 
@@ -169,21 +169,23 @@ def parse_untrusted(
   cpu_seconds: int = 1,
   wall_seconds: float = 20.0,
 ) -> tuple[Binding, ...]:
-  """`parse_statements` in a child process that the kernel stops.
+  """Parses as `parse_statements` does, in a child process that the kernel stops.
 
   Args:
-      text: gin text that an agent wrote.
-      max_bytes: limit on the UTF-8 length.
-      max_depth: limit on the nesting of brackets.
-      cpu_seconds: CPU time granted to the parsing itself (RLIMIT_CPU, set after the child's
-        imports).
-      wall_seconds: elapsed time granted to the whole child.
+    text: gin text that an agent wrote.
+    max_bytes: limit on the UTF-8 length.
+    max_depth: limit on the nesting of brackets.
+    cpu_seconds: CPU time granted to the parsing itself (RLIMIT_CPU, set after the child's imports).
+    wall_seconds: elapsed time granted to the whole child.
+
+  Returns:
+    The bindings in the order written.
 
   Raises:
-      StatementError: as `parse_statements`, and with code `timeout` when a limit ends the child.
-      ParserProcessError: the child could not run.
+    StatementError: as `parse_statements`, and with code `timeout` when a limit ends the child.
+    ParserProcessError: the child could not run.
   """
-  import gin  # here, not above: the child runs this file before it has extended its path
+  import gin  # noqa: PLC0415  the child runs this file before it has extended its path
 
   encoded = _encode(text, max_bytes)
   gin_root = os.path.dirname(os.path.dirname(os.path.abspath(gin.__file__)))
@@ -218,31 +220,49 @@ def parse_untrusted(
 
 
 def render(bindings: Iterable[Binding]) -> str:
-  """Returns canonical ASCII text: sorted by selector, one per line, dicts sorted by key, floats as
-  repr.
+  """Renders bindings as canonical ASCII text.
 
   `parse_statements(render(b))` gives the same selectors, values and types, sorted by selector.
 
+  Args:
+    bindings: in any order.
+
+  Returns:
+    One binding a line, sorted by selector; dicts are sorted by key, floats are as repr gives them.
+
   Raises:
-      StatementError: code `duplicate`, if two bindings have one selector.
+    StatementError: code `duplicate`, if two bindings have one selector.
   """
   ordered = sorted(bindings, key=lambda binding: binding.selector)
-  for first, second in zip(ordered, ordered[1:], strict=False):
+  for first, second in itertools.pairwise(ordered):
     if first.selector == second.selector:
       raise StatementError(Code.DUPLICATE, f'{first.selector} is bound twice')
   return ''.join(f'{binding.selector} = {render_value(binding.value)}\n' for binding in ordered)
 
 
 def render_value(value: Any) -> str:
-  """Returns the canonical literal of one value; equal text means equal value and equal types."""
+  """Renders one value as its canonical literal.
+
+  Args:
+    value: what a `Binding` may hold.
+
+  Returns:
+    ASCII text; equal text means equal value and equal types.
+  """
   if isinstance(value, list):
-    return '[' + ', '.join(map(render_value, value)) + ']'
+    return f'[{_render_items(value)}]'
   if isinstance(value, tuple):
-    return '(' + ', '.join(map(render_value, value)) + (',)' if len(value) == 1 else ')')
+    return f'({_render_items(value)},)' if len(value) == 1 else f'({_render_items(value)})'
   if isinstance(value, dict):
-    keys = sorted(value, key=lambda key: (isinstance(key, str), key))
-    return '{' + ', '.join(f'{key!a}: {render_value(value[key])}' for key in keys) + '}'
+    items = []
+    for key in sorted(value, key=lambda key: (isinstance(key, str), key)):
+      items.append(f'{key!a}: {render_value(value[key])}')
+    return '{' + ', '.join(items) + '}'
   return ascii(value)
+
+
+def _render_items(values: Iterable) -> str:
+  return ', '.join(render_value(value) for value in values)
 
 
 def digest(bindings: Iterable[Binding]) -> str:
@@ -269,27 +289,37 @@ def _encode(text: str, max_bytes: int) -> bytes:
   return encoded
 
 
-def _check_tokens(text: str, max_depth: int) -> tuple[list[int], list[int]]:
-  """Refuses all but `name.name = literal` lines by their tokens.
+class _LogicalLine(NamedTuple):
+  """A statement as its tokens show it: line number, and the number of colons in its value."""
 
-  Returns:
-      For each statement: its line number, and the number of colons in its value.
-  """
-  lines, colons, statement, problem = [], [], [], None
+  number: int
+  colons: int
+
+
+class _Statement(NamedTuple):
+  """A statement as gin's parser reads it."""
+
+  line: int
+  selector: str
+  value: Any
+
+
+def _check_tokens(text: str, max_depth: int) -> list[_LogicalLine]:
+  """Refuses all but `name.name = literal` lines by their tokens."""
+  lines = []
+  statement = []
+  problem = None
   depth = 0
   try:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-      depth += (
-        (token.string in _OPEN) - (token.string in _CLOSE) if token.type == tokenize.OP else 0
-      )
+      depth += _depth_change(token)
       if depth > max_depth:
         raise StatementError(
           Code.DEPTH, f'line {token.start[0]}: brackets nest deeper than {max_depth}'
         )
       if token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
         if statement:
-          lines.append(statement[0].start[0])
-          colons.append(_check_statement(statement))
+          lines.append(_LogicalLine(statement[0].start[0], _check_statement(statement)))
           statement = []
       elif token.type == tokenize.INDENT:
         raise StatementError(
@@ -306,7 +336,13 @@ def _check_tokens(text: str, max_depth: int) -> tuple[list[int], list[int]]:
     )
   if problem is not None:
     raise problem
-  return lines, colons
+  return lines
+
+
+def _depth_change(token: tokenize.TokenInfo) -> int:
+  if token.type != tokenize.OP:
+    return 0
+  return (token.string in _OPEN) - (token.string in _CLOSE)
 
 
 def _check_statement(tokens: list[tokenize.TokenInfo]) -> int:
@@ -318,27 +354,37 @@ def _check_statement(tokens: list[tokenize.TokenInfo]) -> int:
     raise StatementError(Code.INCLUDE, f'{line}: includes are not allowed here')
   equals = next((i for i, token in enumerate(tokens) if token.string == '='), None)
   selector = tokens[:equals]
-  for token in selector:
-    if token.string.startswith('/'):
-      raise StatementError(Code.SCOPE, f"{line}: scopes ('a/b.c') are not allowed here")
-    if token.string.startswith(('@', '%')):
-      break
-    if token.type == tokenize.NAME and not token.string.isascii():
-      raise StatementError(Code.NOT_ASCII, f'{line}: names are ASCII')
+  _check_name_tokens(selector, line)
   if equals is None or equals + 1 == len(tokens):
     raise StatementError(Code.SYNTAX, f"{line}: expected 'configurable.parameter = value'")
   if len(selector) == 1 and selector[0].type == tokenize.NAME:
     raise StatementError(
       Code.MACRO, f'{line}: a name without a dot would define a macro, which is not allowed here'
     )
-  if not _SELECTOR.match(''.join(token.string for token in selector)) or any(
-    a.end != b.start for a, b in zip(selector, selector[1:], strict=False)
-  ):
+  if not _is_selector(selector):
     raise StatementError(Code.SYNTAX, f"{line}: expected 'configurable.parameter' before '='")
-  value = tokens[equals + 1 :]
-  for previous, token in zip([tokens[equals], *value], value, strict=False):
+  for previous, token in itertools.pairwise(tokens[equals:]):
     _check_value_token(previous, token)
-  return sum(token.string == ':' for token in value)
+  return sum(token.string == ':' for token in tokens[equals + 1 :])
+
+
+def _check_name_tokens(selector: list[tokenize.TokenInfo], line: str) -> None:
+  """Refuses scopes and names outside of ASCII."""
+  for token in selector:
+    if token.string.startswith('/'):
+      raise StatementError(Code.SCOPE, f"{line}: scopes ('a/b.c') are not allowed here")
+    if token.string.startswith(('@', '%')):
+      return
+    if token.type == tokenize.NAME and not token.string.isascii():
+      raise StatementError(Code.NOT_ASCII, f'{line}: names are ASCII')
+
+
+def _is_selector(tokens: list[tokenize.TokenInfo]) -> bool:
+  """Whether tokens spell a selector without white space in it."""
+  for token, following in itertools.pairwise(tokens):
+    if token.end != following.start:
+      return False
+  return _SELECTOR.match(''.join(token.string for token in tokens)) is not None
 
 
 def _check_value_token(previous: tokenize.TokenInfo, token: tokenize.TokenInfo) -> None:
@@ -370,15 +416,17 @@ def _check_value_token(previous: tokenize.TokenInfo, token: tokenize.TokenInfo) 
     raise StatementError(Code.SYNTAX, f'{line}: a value is a literal, not an expression')
 
 
-def _read_with_gin(text: str) -> tuple[list[tuple[int, str, Any]], StatementError | None]:
-  """Reads (line, selector, value) of each statement with gin's parser; the error is returned, not
-  raised, so that gin's exception, which quotes lines, is not left behind as its context."""
-  from gin import (
-    config_parser,  # here, not above: the child runs this file before it has extended its path
-  )
+def _read_with_gin(text: str) -> tuple[list[_Statement], StatementError | None]:
+  """Reads the statements with gin's parser.
+
+  The error is returned, not raised, so that gin's exception, which quotes lines, is not left behind
+  as its context.
+  """
+  # The child runs this file before it has extended its path.
+  from gin import config_parser  # noqa: PLC0415
 
   class RefusingDelegate(config_parser.ParserDelegate):
-    """Unreachable after the token check; kept so that the two checks do not depend on each other."""
+    """Unreachable after the token check; the two checks do not depend on each other."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
       raise SyntaxError('reference')
@@ -395,7 +443,7 @@ def _read_with_gin(text: str) -> tuple[list[tuple[int, str, Any]], StatementErro
       if not isinstance(statement, config_parser.BindingStatement) or statement.scope:
         return [], StatementError(Code.SYNTAX, 'only unscoped bindings are allowed here')
       selector = f'{statement.selector}.{statement.arg_name}'
-      parsed.append((statement.location.line_num, selector, statement.value))
+      parsed.append(_Statement(statement.location.line_num, selector, statement.value))
   except TypeError:  # dict() of a list key
     return [], StatementError(Code.LITERAL_TYPE, 'dict keys are strings or integers')
   except (SyntaxError, tokenize.TokenError, StopIteration, ValueError):
@@ -416,12 +464,13 @@ def _check_value(value: Any, where: str, depth: int = 0) -> int:
   elif type(value) in (list, tuple):
     return sum(_check_value(item, where, depth + 1) for item in value)
   elif type(value) is dict:
-    if any(type(key) not in (str, int) for key in value):
-      raise StatementError(Code.LITERAL_TYPE, f'{where}: dict keys are strings or integers')
-    nested = sum(
-      _check_value(key, where) + _check_value(item, where, depth + 1) for key, item in value.items()
-    )
-    return len(value) + nested
+    for key in value:
+      if type(key) not in (str, int):
+        raise StatementError(Code.LITERAL_TYPE, f'{where}: dict keys are strings or integers')
+    items = len(value)
+    for key, item in value.items():
+      items += _check_value(key, where) + _check_value(item, where, depth + 1)
+    return items
   elif value is not None and type(value) not in (bool, str):
     raise StatementError(
       Code.LITERAL_TYPE, f'{where}: not a bool, number, string, list, tuple, dict or None'
@@ -444,13 +493,14 @@ def _from_json(value: Any) -> Any:
   kind, items = value
   if kind == 'dict':
     return {key: _from_json(item) for key, item in items}
-  return {'list': list, 'tuple': tuple}[kind](_from_json(item) for item in items)
+  decoded = [_from_json(item) for item in items]
+  return tuple(decoded) if kind == 'tuple' else decoded
 
 
 def _serve(cpu_seconds: str, max_bytes: str, max_depth: str, gin_root: str) -> None:
   """The child of `parse_untrusted`: text on stdin, one JSON object on stdout."""
   sys.path.append(gin_root)
-  from gin import config_parser  # noqa: F401  imported before the clock starts
+  from gin import config_parser  # noqa: F401, PLC0415  imported before the clock starts
 
   usage = resource.getrusage(resource.RUSAGE_SELF)
   limit = math.ceil(usage.ru_utime + usage.ru_stime) + int(cpu_seconds)
