@@ -13,7 +13,7 @@ from aevo_jax.campaign.manual_arbiter import WriteSubmission
 from aevo_jax.campaign.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.trial import submission
 from aevo_jax.campaign.trial.gate import Parser
-from aevo_jax.config.statements import parse_untrusted
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.evaluation.servers.client import ARBITER, EVALUATOR, Server, ServerArguments
 from aevo_jax.meta_agent.policy import Policy
 

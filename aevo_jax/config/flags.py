@@ -41,43 +41,56 @@ def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def rewrite_argv(argv: Sequence[str]) -> list[str]:
-  """Turns each `--gin.NAME=value` into `--gin_bindings=NAME=value`, up to a lone `--`; leaves the
-  rest as it is.
+  """Turns each `--gin.NAME=value` into `--gin_bindings=NAME=value`.
+
+  Args:
+    argv: program name and arguments; what follows a lone `--` stays as it is.
+
+  Returns:
+    The arguments as absl reads them.
 
   Raises:
-      GinFlagError: no '=', no NAME, or a value that is no literal (for a bare word, with the quotes
-        it needs).
+    GinFlagError: no '=', no NAME, or a value that is no literal (for a bare word, with the quotes
+      it needs).
   """
-  rewritten, passthrough = [], False
-  for position, argument in enumerate(argv):
-    passthrough = passthrough or argument == '--'
-    dashes = len(argument) - len(argument.lstrip('-'))
-    if (
-      position == 0
-      or passthrough
-      or dashes not in (1, 2)
-      or not argument[dashes:].startswith('gin.')
-    ):
-      rewritten.append(argument)
-      continue
-    name, equals, value = argument[dashes + len('gin.') :].partition('=')
-    if not equals or not name:
-      raise GinFlagError(f'{argument}: expected --gin.NAME=value, in one argument')
-    binding = f'{name}={value}'
-    try:
-      parse_binding(binding)
-    except LoadError as error:
-      hint = ''
-      if value.replace('_', 'a').replace('-', 'a').isalnum() and not value[0].isdigit():
-        hint = f"""; in a shell: --gin.{name}='"{value}"'"""
-      raise GinFlagError(f'{argument}: {error}{hint}') from error
-    rewritten.append(f'--gin_bindings={binding}')
-  return rewritten
+  rewritten = list(argv[:1])
+  arguments = list(argv[1:])
+  end = len(arguments)
+  if '--' in arguments:
+    end = arguments.index('--')
+  for argument in arguments[:end]:
+    text = argument.lstrip('-')
+    dashes = len(argument) - len(text)
+    if dashes in (1, 2) and text.startswith('gin.'):
+      argument = f'--gin_bindings={_binding(argument, text)}'
+    rewritten.append(argument)
+  return rewritten + arguments[end:]
+
+
+def _binding(argument: str, text: str) -> str:
+  """Reads NAME=value from a flag without its dashes."""
+  name, equals, value = text.removeprefix('gin.').partition('=')
+  if not equals or not name:
+    raise GinFlagError(f'{argument}: expected --gin.NAME=value, in one argument')
+  binding = f'{name}={value}'
+  try:
+    parse_binding(binding)
+  except LoadError as error:
+    hint = ''
+    if value.replace('_', 'a').replace('-', 'a').isalnum() and not value[0].isdigit():
+      hint = f"""; in a shell: --gin.{name}='"{value}"'"""
+    raise GinFlagError(f'{argument}: {error}{hint}') from error
+  return binding
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """For `app.run(main, flags_parser=parse)`: rewrites, then parses as absl does; exits with its
-  message on an error.
+  """Parses a command line for `app.run(main, flags_parser=parse)`; an error ends the program.
+
+  Args:
+    argv: program name and arguments, with flags such as --gin.NAME=value.
+
+  Returns:
+    The arguments that are no flags, as absl gives them.
   """
   try:
     rewritten = rewrite_argv(argv)
@@ -91,8 +104,12 @@ def load_from_flags(
   flag_values: flags.FlagValues = flags.FLAGS,
   first: Sequence[str] = (),
 ) -> None:
-  """Loads the files `first`, then what --gin_file and --gin_bindings name; a mistake ends the
-  program with its message, without a traceback.
+  """Loads what the gin flags name; a mistake ends the program with its message, no traceback.
+
+  Args:
+    search_paths: directories, as for `loading.load`.
+    flag_values: parsed flags, with those of `define`.
+    first: gin files that are loaded before those of --gin_file.
   """
   try:
     load([*first, *flag_values.gin_file], flag_values.gin_bindings, search_paths=search_paths)

@@ -1,4 +1,4 @@
-"""Load the gin that people write, and answer their mistakes with a place and a fix.
+"""Loads the gin that people write, and answers their mistakes with a place and a fix.
 
 People's gin may include files, define UPPERCASE macros and override one file with the next. `load`
 does everything in one place: it clears gin, reads files (with their includes) and then the bindings
@@ -7,8 +7,9 @@ unlocked, never half-loaded.
 
 Narrower than gin, on purpose: no imports (`import os` would run a module, and a gin file holds
 literals), no dynamic registration, no scopes (`a/b.c = 1` would shadow `b.c`), no references
-(`@f()` would make what ran unrecordable as literals), no parameter bound twice in one file. Wider than gin: a macro that is defined but never used is an error, since `LRR = 9` would
-otherwise be accepted in silence.
+(`@f()` would make what ran unrecordable as literals), no parameter bound twice in one file. Wider
+than gin: a macro that is defined but never used is an error, since `LRR = 9` would otherwise be
+accepted in silence.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ from aevo_jax.config.nearest import nearest, suggestion
 __all__ = ['LoadError', 'configurable', 'load', 'parse_binding', 'resolve', 'resolved_bindings']
 
 _REQUIRED = frozenset({'gin.REQUIRED', 'REQUIRED'})
+_SEARCHED_DEPTH = 3  # folders below a search path in which a missing file's neighbours are
 _BARE_WORD = re.compile(r'=\s*-?[A-Za-z_./~][\w./~-]*\s*$')
 
 
@@ -55,16 +57,16 @@ class _Reference:
 class _Placeholders(config_parser.ParserDelegate):
   """Keeps macros and references as data until every file is read and checked."""
 
-  def configurable_reference(self, scoped_configurable_name, evaluate):
+  def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
     return _Reference(scoped_configurable_name)
 
-  def macro(self, macro_name):
+  def macro(self, macro_name: str) -> Any:
     return _MacroUse(macro_name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Statement:
-  """One binding as written. `name` is '' and `parameter` the macro's name for a macro definition."""
+  """One binding as written; `name` is '' and `parameter` the macro's name for a macro."""
 
   name: str
   parameter: str
@@ -89,16 +91,15 @@ def load(
   """Clears gin, loads the files in order and then the bindings, checks them, and locks the result.
 
   Args:
-      gin_files: paths, looked up in the working directory and then in `search_paths`; so are their
-        includes.
-      gin_bindings: statements such as 'optimizer.learning_rate = 1e-3'; they override the files.
-      search_paths: directories.
+    gin_files: paths, looked up in the working directory and then in `search_paths`; so are their
+      includes.
+    gin_bindings: statements such as 'optimizer.learning_rate = 1e-3'; they override the files.
+    search_paths: directories.
 
   Raises:
-      LoadError: for every mistake below, all of them in one message where they can be seen at once.
-        A missing file,
-          wrong syntax, an unknown configurable or parameter, a macro undefined, unused or circular,
-          %gin.REQUIRED left without a value, a scope, a reference.
+    LoadError: for every mistake below, all of them in one message where they can be seen at once. A
+      missing file, wrong syntax, an import, an unknown configurable or parameter, a macro
+      undefined, unused or circular, %gin.REQUIRED left without a value, a scope, a reference.
   """
   gin.clear_config()
   loaded = False
@@ -114,12 +115,11 @@ def load(
     register_with_gin()
     delegate = ParserDelegate()
     for statement in statements:
-      key = (
-        (gin_selector(statement.name), statement.parameter)
-        if statement.name
-        else (f'{statement.parameter}/gin.macro', 'value')
-      )
-      gin.bind_parameter('.'.join(key), _with_gin_macros(statement.value, delegate))
+      if statement.name:
+        key = f'{gin_selector(statement.name)}.{statement.parameter}'
+      else:
+        key = f'{statement.parameter}/gin.macro.value'
+      gin.bind_parameter(key, _with_gin_macros(statement.value, delegate))
     gin.finalize()
     loaded = True
   finally:
@@ -128,8 +128,13 @@ def load(
 
 
 def parse_binding(text: str) -> None:
-  """Checks that `text` is one 'NAME = value' statement. Raises LoadError, which suggests quotes for
-  a bare word.
+  """Checks a binding of the command line.
+
+  Args:
+    text: one 'NAME = value' statement.
+
+  Raises:
+    LoadError: it is none; for a bare word the message suggests quotes.
   """
   if '=' not in text or text.lstrip().startswith('-'):
     raise LoadError(f"'{text}' is not a binding; write it as NAME=value, without leading dashes")
@@ -140,40 +145,59 @@ def parse_binding(text: str) -> None:
 def _read_binding(text: str, search_paths: Sequence[str]) -> list[_Statement]:
   parse_binding(text)
   where = f"binding '{text}'"
-  found = []
+  statements = []
   for statement in _parse(text, where, search_paths):
-    found.append(dataclasses.replace(statement, source=where, from_command_line=True))
-  return found
+    statements.append(dataclasses.replace(statement, source=where, from_command_line=True))
+  return statements
 
 
 def _read_file(
   path: str, search_paths: Sequence[str], parents: tuple[str, ...]
 ) -> list[_Statement]:
-  roots = [''] if os.path.isabs(path) else ['', *search_paths]
-  found = next(
-    (os.path.join(root, path) for root in roots if os.path.isfile(os.path.join(root, path))), None
-  )
-  if found is None:
+  file_path = _find_file(path, search_paths)
+  if file_path is None:
     raise LoadError(_missing_file(path, search_paths, parents))
-  found = os.path.normpath(found)
-  if found in parents:
-    raise LoadError(
-      f'{parents[-1]} includes {path}, which includes it again: ' + ' -> '.join([*parents, found])
-    )
-  with open(found, encoding='utf-8') as file:
-    return list(_parse(file.read(), found, search_paths, (*parents, found)))
+  if file_path in parents:
+    circle = ' -> '.join([*parents, file_path])
+    raise LoadError(f'{parents[-1]} includes {path}, which includes it again: {circle}')
+  with open(file_path, encoding='utf-8') as file:
+    return list(_parse(file.read(), file_path, search_paths, (*parents, file_path)))
+
+
+def _find_file(path: str, search_paths: Sequence[str]) -> str | None:
+  """Looks in the working directory and then in the search paths."""
+  roots = [''] if os.path.isabs(path) else ['', *search_paths]
+  for root in roots:
+    file_path = os.path.join(root, path)
+    if os.path.isfile(file_path):
+      return os.path.normpath(file_path)
+  return None
 
 
 def _parse(
   text: str, source: str, search_paths: Sequence[str] | None, parents: tuple[str, ...] = ()
 ) -> Iterator[_Statement]:
-  """Yields the bindings of one text with its includes expanded in place. Without `search_paths`,
-  bindings only.
-  """
+  """Yields the bindings of one text, its includes expanded; no `search_paths`: bindings only."""
   in_file = bool(parents)
+  for statement in _parse_with_gin(text, source, in_file):
+    line = statement.location.line_num
+    if isinstance(statement, config_parser.BindingStatement):
+      yield _as_written(statement, source)
+    elif isinstance(statement, config_parser.BlockDeclaration):
+      continue  # its bindings follow as statements of their own
+    elif search_paths is None or not in_file:
+      raise LoadError(f'{source}: only bindings can be given here; include belongs in a gin file')
+    elif isinstance(statement, config_parser.IncludeStatement):
+      yield from _read_file(statement.filename, search_paths, parents)
+    else:
+      raise LoadError(_import_message(statement, f'{source}:{line}'))
+
+
+def _parse_with_gin(text: str, source: str, in_file: bool) -> list[Any]:
+  """Returns gin's statements; nothing of them is executed yet."""
+  parsed = []
   try:
     parser = config_parser.ConfigParser(io.StringIO(text), _Placeholders())
-    parsed = []
     # Not `for statement in parser`: an iterator turns a StopIteration from the tokens into a silent
     # end.
     while (statement := parser.parse_statement()) is not None:
@@ -187,27 +211,24 @@ def _parse(
     raise LoadError(_syntax_message(error, text, source, in_file)) from None
   except (StopIteration, TypeError, ValueError):
     raise LoadError(f'{source}: a value is not a literal that gin can read') from None
-  for statement in parsed:
-    line = statement.location.line_num
-    if isinstance(statement, config_parser.BindingStatement):
-      macro = not statement.arg_name
-      yield _Statement(
-        name='' if macro else statement.selector,
-        parameter=statement.selector if macro else statement.arg_name,
-        scope=statement.scope,
-        value=statement.value,
-        source=source,
-        line=line,
-        from_command_line=False,
-      )
-    elif isinstance(statement, config_parser.BlockDeclaration):
-      continue  # its bindings follow as statements of their own
-    elif search_paths is None or not in_file:
-      raise LoadError(f'{source}: only bindings can be given here; include belongs in a gin file')
-    elif isinstance(statement, config_parser.IncludeStatement):
-      yield from _read_file(statement.filename, search_paths, parents)
-    else:
-      raise LoadError(_import_message(statement, f'{source}:{line}'))
+  return parsed
+
+
+def _as_written(statement: config_parser.BindingStatement, source: str) -> _Statement:
+  name = statement.selector
+  parameter = statement.arg_name
+  if not parameter:  # a macro
+    name = ''
+    parameter = statement.selector
+  return _Statement(
+    name=name,
+    parameter=parameter,
+    scope=statement.scope,
+    value=statement.value,
+    source=source,
+    line=statement.location.line_num,
+    from_command_line=False,
+  )
 
 
 def _import_message(statement: config_parser.ImportStatement, where: str) -> str:
@@ -223,78 +244,120 @@ def _import_message(statement: config_parser.ImportStatement, where: str) -> str
   )
 
 
+class _Macros:
+  """Macros of all statements: where they are defined, used, and used to an effect."""
+
+  def __init__(self, statements: Sequence[_Statement], effective: dict[str, _Statement]):
+    self.defined = {statement.parameter for statement in statements if not statement.name}
+    self.used: set[str] = set()
+    self.reached: set[str] = set()
+    for statement in statements:
+      self.used |= _macro_uses(statement.value) - {statement.key}
+    for statement in effective.values():
+      self.reached |= _macro_uses(statement.value)
+
+
 def _problems(statements: Sequence[_Statement]) -> list[str]:
-  """Returns every mistake that can be seen in the statements as a whole, in the order of the text."""
+  """Lists every mistake that can be seen in the statements as a whole, in the order of the text."""
   known = parameters()
-  selectors = [f'{name}.{parameter}' for name, names in known.items() for parameter in names]
-  macros = {s.parameter for s in statements if not s.name}
-  effective = {s.key: s for s in statements}  # the last of each key: what will hold
-  used = {macro for s in statements for macro in _macro_uses(s.value) if macro != s.key}
-  reached = {macro for s in effective.values() for macro in _macro_uses(s.value)}
-  problems, seen, unused_reported = [], {}, set()
+  effective = {statement.key: statement for statement in statements}  # the last one holds
+  macros = _Macros(statements, effective)
+  first_lines: dict[tuple[str, str, str], int] = {}
+  useless: set[str] = set()
+  problems = []
   for statement in statements:
-    where, key = statement.where, statement.key
+    where = statement.where
+    key = statement.key
     if statement.scope:
       problems.append(
         f"{where}: '{statement.scope}/{key}' has a scope, which would shadow '{key}'; remove "
         f"'{statement.scope}/'"
       )
-    elif statement.name and (problem := name_problem(statement.name, statement.parameter, known)):
-      problems.append(f'{where}: {problem}')
+    elif statement.name:
+      problem = name_problem(statement.name, statement.parameter, known)
+      if problem is not None:
+        problems.append(f'{where}: {problem}')
     elif key in _REQUIRED:
       problems.append(f"{where}: 'REQUIRED' is gin's own; choose another name for the macro")
-    elif not statement.name and key not in unused_reported:
-      if key not in used:
-        problems.append(
-          f"{where}: macro '{key}' is defined but never used"
-          + _macro_hint(key, used - _REQUIRED, selectors)
-        )
-        unused_reported.add(key)
-      elif statement.from_command_line and key not in reached:
-        problems.append(
-          f"{where}: macro '{key}' has no effect, since every binding that used it is overridden"
-        )
-        unused_reported.add(key)
+    elif key not in useless:
+      problem = _useless_macro(statement, macros)
+      if problem is not None:
+        problems.append(f"{where}: macro '{key}' {problem}")
+        useless.add(key)
     if not statement.from_command_line:
-      first = seen.setdefault((statement.source, statement.scope, key), statement.line)
+      place = (statement.source, statement.scope, key)
+      first = first_lines.setdefault(place, statement.line)
       if first != statement.line:
         problems.append(
           f"{where}: '{key}' is bound twice in this file, first in line {first}; keep one"
         )
-    for macro in sorted(_macro_uses(statement.value) - macros - _REQUIRED):
-      problems.append(f"{where}: macro '%{macro}' is never defined" + suggestion(macro, macros))
-    for reference in _placeholders(statement.value, _Reference):
-      problems.append(
-        f"{where}: '@{reference.name}' is a reference, which is not available; bind a "
-        'name as a string'
-      )
-  for statement in effective.values():
-    if not _macro_uses(statement.value).isdisjoint(_REQUIRED):
-      problems.append(
-        f"'{statement.key}' is required but has no value ({statement.where}); set it with "
-        f'--gin.{statement.key}=...'
-      )
-    elif not statement.name and _reaches_itself(statement.key, effective):
-      problems.append(f"{statement.where}: macro '{statement.key}' is defined by itself")
+    problems += _value_problems(statement, macros)
+  return problems + _effective_problems(effective)
+
+
+def _useless_macro(statement: _Statement, macros: _Macros) -> str | None:
+  """Explains why a macro has no effect, or returns None."""
+  key = statement.key
+  if key not in macros.used:
+    return 'is defined but never used' + _macro_hint(key, macros.used - _REQUIRED)
+  if statement.from_command_line and key not in macros.reached:
+    return 'has no effect, since every binding that used it is overridden'
+  return None
+
+
+def _value_problems(statement: _Statement, macros: _Macros) -> list[str]:
+  """Lists undefined macros and references in a value."""
+  where = statement.where
+  problems = []
+  for macro in sorted(_macro_uses(statement.value) - macros.defined - _REQUIRED):
+    hint = suggestion(macro, macros.defined)
+    problems.append(f"{where}: macro '%{macro}' is never defined{hint}")
+  for reference in _placeholders(statement.value, _Reference):
+    problems.append(
+      f"{where}: '@{reference.name}' is a reference, which is not available; bind a "
+      'name as a string'
+    )
   return problems
 
 
-def _macro_hint(name: str, used: set[str], selectors: Sequence[str]) -> str:
+def _effective_problems(effective: dict[str, _Statement]) -> list[str]:
+  """Lists values that are required and missing, and circular macros."""
+  problems = []
+  for statement in effective.values():
+    key = statement.key
+    if not _macro_uses(statement.value).isdisjoint(_REQUIRED):
+      problems.append(
+        f"'{key}' is required but has no value ({statement.where}); set it with --gin.{key}=..."
+      )
+    elif not statement.name and _reaches_itself(key, effective):
+      problems.append(f"{statement.where}: macro '{key}' is defined by itself")
+  return problems
+
+
+def _macro_hint(name: str, used: set[str]) -> str:
   """A lone name may be a misspelt macro, or a parameter whose configurable was left out."""
-  whole = [selector for selector in selectors if selector.rpartition('.')[2] == name]
-  if whole:
-    return f"; did you mean '{whole[0]}'?"
-  return suggestion(name, used) if used else '; use it as %' + name + ', or remove it'
+  for configurable_name, fields in parameters().items():
+    if name in fields:
+      return f"; did you mean '{configurable_name}.{name}'?"
+  if used:
+    return suggestion(name, used)
+  return f'; use it as %{name}, or remove it'
 
 
 def _placeholders(value: Any, kind: type) -> list:
+  """Collects the placeholders of a kind in a value, containers included."""
   if isinstance(value, kind):
     return [value]
+  items = []
   if isinstance(value, dict):
-    return [found for pair in value.items() for item in pair for found in _placeholders(item, kind)]
-  if isinstance(value, (list, tuple)):
-    return [found for item in value for found in _placeholders(item, kind)]
-  return []
+    for pair in value.items():
+      items += pair
+  elif isinstance(value, (list, tuple)):
+    items += value
+  placeholders = []
+  for item in items:
+    placeholders += _placeholders(item, kind)
+  return placeholders
 
 
 def _macro_uses(value: Any) -> set[str]:
@@ -302,11 +365,14 @@ def _macro_uses(value: Any) -> set[str]:
 
 
 def _reaches_itself(macro: str, effective: dict[str, _Statement]) -> bool:
-  reached, frontier = set(), {macro}
+  reached: set[str] = set()
+  frontier = {macro}
   while frontier:
-    frontier = {
-      use for name in frontier if name in effective for use in _macro_uses(effective[name].value)
-    } - reached
+    uses = set()
+    for name in frontier:
+      if name in effective:
+        uses |= _macro_uses(effective[name].value)
+    frontier = uses - reached
     reached |= frontier
   return macro in reached
 
@@ -326,38 +392,64 @@ def _place(source: str, line: int, in_file: bool) -> str:
 
 
 def _syntax_message(error: SyntaxError, text: str, source: str, in_file: bool) -> str:
-  line = error.lineno or 1
-  content = text.split('\n')[line - 1].strip() if line <= text.count('\n') + 1 else ''
+  """Words gin's syntax error; a bare word gets the quotes that it needs."""
+  number = error.lineno or 1
+  lines = text.split('\n')
+  content = ''
+  if number <= len(lines):
+    content = lines[number - 1].strip()
   message = (error.msg or 'cannot be read').split('\n')[0]
-  hint = ''
-  if _BARE_WORD.search(content.split('#')[0]):
-    name, word = (part.strip() for part in content.split('#')[0].split('=', 1))
-    message, hint = f'{word} is not a literal', f"; a string needs quotes: {name} = '{word}'"
-  return f'{_place(source, line, in_file)}: {message}{hint}' + (
-    f'\n    {content}' if in_file else ''
-  )
+  code = content.split('#')[0]
+  if _BARE_WORD.search(code):
+    name, _, word = code.partition('=')
+    word = word.strip()
+    message = f"{word} is not a literal; a string needs quotes: {name.strip()} = '{word}'"
+  message = f'{_place(source, number, in_file)}: {message}'
+  if in_file:
+    message += f'\n    {content}'
+  return message
 
 
 def _missing_file(path: str, search_paths: Sequence[str], parents: tuple[str, ...]) -> str:
-  searched = list(dict.fromkeys([os.getcwd(), *map(str, search_paths)]))
+  """Words a missing file: where it was looked for, and the nearest that exists."""
+  message = f'no gin file {path}'
+  if parents:
+    message += f' (included from {parents[-1]})'
+  if os.path.isabs(path):
+    message += '; searched the path itself'
+  else:
+    searched = dict.fromkeys([os.getcwd(), *(str(root) for root in search_paths)])
+    message += f'; searched {", ".join(searched)}'
+  match = _nearest_file(path, _gin_files(search_paths))
+  if match is not None:
+    message += f"; did you mean '{match}'?"
+  return message
+
+
+def _nearest_file(path: str, files: Sequence[str]) -> str | None:
+  match = nearest(path, files)
+  if match is not None:
+    return match
+  by_name = {os.path.basename(file): file for file in files}
+  close = difflib.get_close_matches(os.path.basename(path), by_name, 1)
+  return by_name[close[0]] if close else None
+
+
+def _gin_files(search_paths: Sequence[str]) -> list[str]:
+  """Lists the gin files near the top of the search paths, relative to them.
+
+  A search path may also hold runs and environments, which are large.
+  """
   files = []
   for root in search_paths:
-    for directory, names, found in os.walk(root):
+    for directory, names, file_names in os.walk(root):
       inside = os.path.relpath(directory, root)
-      # Gin files lie near the top; a search path may also hold runs and environments, which are
-      # large.
       depth = 0 if inside == '.' else inside.count(os.sep) + 1
-      names[:] = [] if depth >= 3 else [name for name in names if not name.startswith('.')]
-      files += [
-        os.path.normpath(os.path.join(inside, name)) for name in found if name.endswith('.gin')
-      ]
-  names = {os.path.basename(file): file for file in files}
-  close = nearest(path, files) or names.get(
-    next(iter(difflib.get_close_matches(os.path.basename(path), names, 1)), '')
-  )
-  included = f' (included from {parents[-1]})' if parents else ''
-  return (
-    f'no gin file {path}{included}; searched '
-    + ('the path itself' if os.path.isabs(path) else ', '.join(searched))
-    + (f"; did you mean '{close}'?" if close else '')
-  )
+      if depth < _SEARCHED_DEPTH:
+        names[:] = [name for name in names if not name.startswith('.')]
+      else:
+        names.clear()
+      for name in file_names:
+        if name.endswith('.gin'):
+          files.append(os.path.normpath(os.path.join(inside, name)))
+  return files

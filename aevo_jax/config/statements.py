@@ -16,9 +16,9 @@ order:
    of those.
 
 What comes out is a tuple of `Binding`s. `render` writes them back as canonical text and `digest`
-names that text. `parse_untrusted` does the same in a child process under a CPU limit; this file is
-also that child's program, and so it imports nothing but the standard library and gin's parser.
-Error messages are fixed sentences with a line number: they never quote the text.
+names that text. `untrusted` does the same in a child process under a CPU limit. This file is
+also that child's program, so it imports only the standard library and gin's parser. Error messages
+are fixed sentences with a line number: they never quote the text.
 """
 
 import dataclasses
@@ -28,11 +28,8 @@ import io
 import itertools
 import json
 import math
-import os
 import re
 import resource
-import signal
-import subprocess
 import sys
 import tokenize
 import warnings
@@ -91,10 +88,6 @@ class StatementError(ValueError):
     self.message = message
 
 
-class ParserProcessError(RuntimeError):
-  """The parsing child did not run: a fault of the machine or installation, never of the text."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Binding:
   """One `configurable.parameter = literal`.
@@ -135,7 +128,7 @@ def parse_statements(
   Raises:
     StatementError: for every text that is not such a list; no other exception depends on the text.
   """
-  _encode(text, max_bytes)
+  check_text(text, max_bytes)
   with warnings.catch_warnings():
     # The tokenizer warns of texts such as `1if`, which are refused below whatever the caller's
     # warning filter.
@@ -161,62 +154,34 @@ def parse_statements(
   return tuple(bindings)
 
 
-def parse_untrusted(
-  text: str,
-  *,
-  max_bytes: int = MAX_BYTES,
-  max_depth: int = MAX_DEPTH,
-  cpu_seconds: int = 1,
-  wall_seconds: float = 20.0,
-) -> tuple[Binding, ...]:
-  """Parses as `parse_statements` does, in a child process that the kernel stops.
+def check_text(text: str, max_bytes: int) -> bytes:
+  """Checks what can be checked without tokens.
 
   Args:
-    text: gin text that an agent wrote.
+    text: gin text.
     max_bytes: limit on the UTF-8 length.
-    max_depth: limit on the nesting of brackets.
-    cpu_seconds: CPU time granted to the parsing itself (RLIMIT_CPU, set after the child's imports).
-    wall_seconds: elapsed time granted to the whole child.
 
   Returns:
-    The bindings in the order written.
+    The UTF-8 bytes.
 
   Raises:
-    StatementError: as `parse_statements`, and with code `timeout` when a limit ends the child.
-    ParserProcessError: the child could not run.
+    StatementError: too many bytes, a lone surrogate or a control character.
   """
-  import gin  # noqa: PLC0415  the child runs this file before it has extended its path
-
-  encoded = _encode(text, max_bytes)
-  gin_root = os.path.dirname(os.path.dirname(os.path.abspath(gin.__file__)))
-  command = [
-    sys.executable,
-    '-I',
-    os.path.abspath(__file__),
-    str(cpu_seconds),
-    str(max_bytes),
-    str(max_depth),
-    gin_root,
-  ]
   try:
-    done = subprocess.run(
-      command, input=encoded, capture_output=True, timeout=wall_seconds, check=False
-    )
-  except subprocess.TimeoutExpired:
-    done = None
-  if done is None or done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    encoded = text.encode('utf-8')
+  except UnicodeEncodeError:
+    encoded = None
+  if encoded is None:
+    raise StatementError(Code.ENCODING, 'the text is not valid Unicode (it holds a lone surrogate)')
+  if len(encoded) > max_bytes:
     raise StatementError(
-      Code.TIMEOUT, f'parsing took more than {cpu_seconds} s of CPU or {wall_seconds:g} s'
+      Code.TOO_LARGE, f'the text has {len(encoded)} bytes; at most {max_bytes} are read'
     )
-  if done.returncode != 0:
-    raise ParserProcessError(
-      f'the statement parser exited with status {done.returncode}; to see why, run: '
-      f'{" ".join(command)} < /dev/null'
+  if _CONTROL.search(text):
+    raise StatementError(
+      Code.ENCODING, 'the text holds a control character; use \\n line ends and escapes in strings'
     )
-  reply = json.loads(done.stdout)
-  if 'code' in reply:
-    raise StatementError(Code(reply['code']), reply['message'])
-  return tuple(Binding(selector, _from_json(value)) for selector, value in reply['bindings'])
+  return encoded
 
 
 def render(bindings: Iterable[Binding]) -> str:
@@ -268,25 +233,6 @@ def _render_items(values: Iterable) -> str:
 def digest(bindings: Iterable[Binding]) -> str:
   """Returns the SHA-256 of the canonical text, in hexadecimal."""
   return hashlib.sha256(render(bindings).encode('ascii')).hexdigest()
-
-
-def _encode(text: str, max_bytes: int) -> bytes:
-  """Checks what can be checked without tokens, and returns the UTF-8 bytes."""
-  try:
-    encoded = text.encode('utf-8')
-  except UnicodeEncodeError:
-    encoded = None
-  if encoded is None:
-    raise StatementError(Code.ENCODING, 'the text is not valid Unicode (it holds a lone surrogate)')
-  if len(encoded) > max_bytes:
-    raise StatementError(
-      Code.TOO_LARGE, f'the text has {len(encoded)} bytes; at most {max_bytes} are read'
-    )
-  if _CONTROL.search(text):
-    raise StatementError(
-      Code.ENCODING, 'the text holds a control character; use \\n line ends and escapes in strings'
-    )
-  return encoded
 
 
 class _LogicalLine(NamedTuple):
@@ -487,18 +433,8 @@ def _to_json(value: Any) -> Any:
   return value
 
 
-def _from_json(value: Any) -> Any:
-  if not isinstance(value, list):
-    return value
-  kind, items = value
-  if kind == 'dict':
-    return {key: _from_json(item) for key, item in items}
-  decoded = [_from_json(item) for item in items]
-  return tuple(decoded) if kind == 'tuple' else decoded
-
-
 def _serve(cpu_seconds: str, max_bytes: str, max_depth: str, gin_root: str) -> None:
-  """The child of `parse_untrusted`: text on stdin, one JSON object on stdout."""
+  """The child of `untrusted.parse_untrusted`: text on stdin, one JSON object on stdout."""
   sys.path.append(gin_root)
   from gin import config_parser  # noqa: F401, PLC0415  imported before the clock starts
 

@@ -73,7 +73,7 @@ def test_mistakes_suggest_the_fix(argument, said):
 
 
 def test_parse_exits_with_the_message():
-  with pytest.raises(SystemExit, match='FATAL Flags parsing error: --gin.x: expected'):
+  with pytest.raises(SystemExit, match=r'FATAL Flags parsing error: --gin\.x: expected'):
     parse(['prog', '--gin.x'])
 
 
@@ -100,5 +100,5 @@ def test_a_configuration_error_ends_without_a_traceback():
   values = flags.FlagValues()
   define(values)
   values(['prog', '--gin_bindings=flagtest.rat=1'])
-  with pytest.raises(SystemExit, match="configuration error: .*did you mean 'rate'"):
+  with pytest.raises(SystemExit, match=r"configuration error: .*did you mean 'rate'"):
     load_from_flags([], values)

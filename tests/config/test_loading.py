@@ -326,7 +326,7 @@ def test_conversions():
 
 def test_resolve_names_what_is_missing():
   load([], [], search_paths=[])
-  with pytest.raises(LoadError, match='loadtest_data.path has no value and no default'):
+  with pytest.raises(LoadError, match=r'loadtest_data\.path has no value and no default'):
     resolve('loadtest_data')
   with pytest.raises(LoadError, match="did you mean 'loadtest_optimizer'"):
     resolve('loadtest_optimiser')

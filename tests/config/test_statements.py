@@ -5,10 +5,8 @@ The controls run gin itself on the same vector, harmlessly (a module that sets a
 secret in a temporary file), so that a refusal here is known to prevent something.
 """
 
-import ast
 import dataclasses
 import hashlib
-import pathlib
 import sys
 
 import gin
@@ -17,14 +15,12 @@ import pytest
 from gin import config_parser
 from hypothesis import strategies as st
 
-from aevo_jax.config import statements
 from aevo_jax.config.statements import (
   Binding,
   Code,
   StatementError,
   digest,
   parse_statements,
-  parse_untrusted,
   render,
 )
 
@@ -278,9 +274,8 @@ def test_vector_6_silently_accepted_names(clean_gin):
 
 def test_vector_7_the_lock_does_not_hold(clean_gin):
   gin.finalize()
-  with pytest.raises(KeyError):
-    with gin.unlock_config():
-      raise KeyError
+  with pytest.raises(KeyError), gin.unlock_config():
+    raise KeyError
   assert (
     not gin.config_is_locked()
   )  # so agent text must never reach gin; here it cannot touch gin's state at all
@@ -481,46 +476,3 @@ def test_names_that_a_statement_could_begin_with_are_no_selectors():
   for word in ('import', 'from', 'include'):
     with pytest.raises(StatementError):
       Binding(f'{word}.x', 1)
-
-
-# The child.
-
-
-def test_untrusted_agrees_with_in_process():
-  text = "a.b = {'x': [1, (2,), 1e-5, None, True], 4: 'é\\ud800'}\nc.d = -0.0\n"
-  assert render(parse_untrusted(text)) == render(parse_statements(text))
-  for bad in ('import os', "a.b = 'x' 'y'", 'a.b = [', 'a.b = 1\na.b = 2'):
-    with pytest.raises(StatementError) as caught:
-      parse_untrusted(bad)
-    assert (caught.value.code, str(caught.value)) == (refused(bad).code, str(refused(bad)))
-  with pytest.raises(StatementError) as caught:
-    parse_untrusted('#' * 9000)
-  assert caught.value.code is Code.TOO_LARGE
-
-
-def test_untrusted_child_is_stopped_by_the_cpu_limit():
-  endless = 'a.b = [' + '1, ' * 10**6 + ']'
-  with pytest.raises(StatementError) as caught:
-    parse_untrusted(endless, max_bytes=10**7, cpu_seconds=1)
-  assert caught.value.code is Code.TIMEOUT
-
-
-def test_untrusted_child_is_light_and_isolated(monkeypatch, tmp_path):
-  """Neither JAX nor anything that the environment could plant is imported by the child."""
-  (tmp_path / 'gin').mkdir()
-  (tmp_path / 'gin' / '__init__.py').write_text('raise SystemExit(3)')
-  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-  monkeypatch.chdir(tmp_path)
-  assert parse_untrusted('a.b = 1') == (Binding('a.b', 1),)
-  tree = ast.parse(pathlib.Path(statements.__file__).read_text(encoding='utf-8'))
-  imported = {
-    alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-  }
-  imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-  assert {name.split('.')[0] for name in imported} - sys.stdlib_module_names == {'gin'}
-
-
-def test_a_child_that_cannot_run_is_not_the_texts_fault(monkeypatch):
-  monkeypatch.setattr(sys, 'executable', '/bin/false')
-  with pytest.raises(statements.ParserProcessError, match='status 1'):
-    parse_untrusted('a.b = 1')

@@ -12,7 +12,8 @@ import pathlib
 
 import pytest
 
-from aevo_jax.config.statements import parse_statements, parse_untrusted
+from aevo_jax.config.statements import parse_statements
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, Record, canonical_json, make_record
 from aevo_jax.report.audit import checks

@@ -14,9 +14,9 @@ from aevo_jax.config.statements import (
   Binding,
   StatementError,
   parse_statements,
-  parse_untrusted,
   render,
 )
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.training.recipe.recipe import Recipe
 
 # Reads an agent's text; raises StatementError for what is not a list of literal bindings.

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aevo_jax.config.search_space import Axis, SearchSpace, SearchSpaceError, prune
-from aevo_jax.config.statements import Binding, StatementError, parse_untrusted
+from aevo_jax.config.statements import Binding, StatementError
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.meta_agent.llm.dialogue import ReplyError
 from aevo_jax.meta_agent.observations import by_axis
 from aevo_jax.meta_agent.policy import Assignment, render_overlay

@@ -16,7 +16,8 @@ from aevo_jax.campaign.trial.spec import EXPORT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.config.statements import Binding, parse_untrusted
+from aevo_jax.config.statements import Binding
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.evaluation import sets
 from aevo_jax.ledger.append import read

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from aevo_jax.campaign.trial.gate import Parser
 from aevo_jax.checkpoint.digest import ManifestError
-from aevo_jax.config.statements import parse_untrusted
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report.audit import history, inputs, policies, releases, scores, trials, verdicts
 from aevo_jax.report.audit.audited_run import AuditedRun, Measure
