@@ -17,9 +17,18 @@ _ADVICE = {
 
 
 def explain(error: OSError) -> str:
-  """'PATH: what is wrong and what to do', for errors that a person can mend; else the system's own
-  words.
+  """Words an error of the operating system.
+
+  Args:
+    error: with its errno and file names, where it has them.
+
+  Returns:
+    'PATH: what is wrong and what to do' for errors that a person can mend; else the system's words.
   """
-  what = _ADVICE.get(error.errno, error.strerror or str(error))
-  paths = ' -> '.join(str(name) for name in (error.filename, error.filename2) if name)
-  return f'{paths}: {what}' if paths else what
+  message = error.strerror or str(error)
+  if error.errno in _ADVICE:
+    message = _ADVICE[error.errno]
+  paths = [str(name) for name in (error.filename, error.filename2) if name]
+  if not paths:
+    return message
+  return f'{" -> ".join(paths)}: {message}'

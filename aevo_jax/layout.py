@@ -24,19 +24,25 @@ class LayoutError(FileNotFoundError):
 
 
 def is_installed() -> bool:
-  """True in an installed wheel, False in a checkout (editable install included)."""
+  """Tells an installed wheel from a checkout (editable install included)."""
   # A pyproject.toml beside the package proves nothing: badly built wheels drop one into
   # site-packages.
   return (_PACKAGE / '_launch').is_dir()
 
 
 def checkout_root() -> pathlib.Path | None:
-  """The checkout's root folder, or None in an installed wheel."""
+  """Returns the checkout's root folder, or None in an installed wheel."""
   return None if is_installed() else _PACKAGE.parent
 
 
 def root_file(name: str) -> pathlib.Path:
-  """Absolute path of 'launch', 'configs', 'constitution.gin' or 'substrate'.
+  """Finds what people write, in a checkout or an installed wheel.
+
+  Args:
+    name: 'launch', 'configs', 'constitution.gin' or 'substrate'.
+
+  Returns:
+    An absolute path that exists.
 
   Raises:
     ValueError: `name` is none of the four.
@@ -45,7 +51,9 @@ def root_file(name: str) -> pathlib.Path:
   if name not in _INSTALLED:
     raise ValueError(f'{name!r} is not part of the layout; expected one of {", ".join(_INSTALLED)}')
   root = checkout_root()
-  path = _PACKAGE / _INSTALLED[name] if root is None else root / name
+  path = _PACKAGE / _INSTALLED[name]
+  if root is not None:
+    path = root / name
   if path.exists():
     return path
   if root is None:
@@ -65,9 +73,9 @@ def root_file(name: str) -> pathlib.Path:
 
 
 def search_paths() -> tuple[str, ...]:
-  """The folders against which gin resolves `configs/...`, in files' includes and in `--gin_file`
-  alike.
+  """Returns the folders in which gin finds `configs/...`, in includes and in `--gin_file` alike.
 
-  Raises LayoutError where configs/ is missing.
+  Raises:
+    LayoutError: configs/ is missing.
   """
   return (str(root_file('configs').parent),)

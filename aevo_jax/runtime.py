@@ -12,7 +12,11 @@ import sys
 
 PARENT = 'AEVO_PARENT_PID'  # set by whoever starts a child process of ours
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
+# malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 # Nothing of the caller's secrets reaches a child: only what Python and XLA need to start.
 _INHERITED = (
@@ -51,8 +55,9 @@ def close_pipes(process: subprocess.Popen) -> None:
 
 
 def die_with_parent() -> None:
-  """Has the kernel kill this process when the thread that started it ends: no orphans after kill -9
-  of the controller.
+  """Has the kernel kill this process when the thread that started it ends.
+
+  So there are no orphans after kill -9 of the controller.
   """
   ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   # The parent may have ended before this line was reached; then no signal will ever come.
@@ -61,18 +66,25 @@ def die_with_parent() -> None:
 
 
 def single_threaded_blas() -> None:
-  """Keeps numpy's BLAS from starting threads; to be called before numpy is imported. XLA brings its
-  own.
+  """Keeps numpy's BLAS from starting threads; call it before numpy is imported.
+
+  XLA brings its own threads.
   """
   for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
     os.environ[name] = '1'
 
 
 def pin_threads(threads: int) -> None:
-  """Makes XLA size its thread pools to `threads`; to be called before its devices are made.
+  """Makes XLA size its thread pools; call it before its devices are made.
 
   Weights repeat exactly for a fixed number of threads. The affinity that XLA reads is widened again
   by `unpin`.
+
+  Args:
+    threads: of each pool.
+
+  Raises:
+    ValueError: this process may use fewer cores.
   """
   single_threaded_blas()
   allowed = sorted(os.sched_getaffinity(0))
@@ -84,15 +96,17 @@ def pin_threads(threads: int) -> None:
 
 
 def tune_for_cpu() -> None:
-  """Two settings that make a small model's steps cheaper on a CPU; to be called before jax is
-  imported. benchmarks/cpu_choices.py prints what each gains.
+  """Makes a small model's steps cheaper on a CPU by two settings; call it before jax is imported.
+
+  benchmarks/cpu_choices.py prints what each gains.
 
   XLA's CPU compiler stops at LLVM's first level, unless XLA_FLAGS says otherwise: a training step
   compiles sooner and runs as fast, since its matrix products are a library's. And glibc keeps the
   memory of a step's large arrays: by default it gives them back to the kernel and faults every page
   in again a step later, which took a third of a step's time.
   """
-  flags, name = os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level'
+  flags = os.environ.get('XLA_FLAGS', '')
+  name = '--xla_backend_optimization_level'
   if name not in flags:
     os.environ['XLA_FLAGS'] = f'{flags} {name}=1'.strip()
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc's; elsewhere nothing is changed
@@ -100,13 +114,16 @@ def tune_for_cpu() -> None:
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_M_TOP_PAD, 1 << 26)
-    mallopt(
-      _M_ARENA_MAX, 1
-    )  # the arenas of other threads map and unmap large arrays whatever the thresholds say
+    # The arenas of other threads map and unmap large arrays whatever the thresholds say.
+    mallopt(_M_ARENA_MAX, 1)
 
 
 def unpin(cores: set[int]) -> None:
-  """Lets the scheduler place this process' threads anywhere again, once XLA's pools exist."""
+  """Lets the scheduler place this process' threads anywhere again, once XLA's pools exist.
+
+  Args:
+    cores: those on which the process may run.
+  """
   for task in os.listdir('/proc/self/task'):
     try:
       os.sched_setaffinity(int(task), cores)

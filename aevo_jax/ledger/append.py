@@ -1,5 +1,4 @@
-"""The ledger file on disk: one owner, durable appends, recovery of a torn tail, refusal of anything
-else.
+"""The ledger file on disk: one owner, durable appends, recovery of a torn tail.
 
 Opening takes an exclusive lock (`ledger.lock`, held by the kernel and so gone with its owner, also
 after kill -9), reads the chain and compares it with the head: a small file that holds the sequence
@@ -26,15 +25,17 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aevo_jax.ledger import records as records_lib
 from aevo_jax.ledger.records import GENESIS_HASH, LedgerCorruptError, LedgerError, Record
 
 
 class LedgerBusyError(LedgerError):
-  """Another process owns the ledger. `pid` is its process id as it wrote it into the lock file, or
-  None.
+  """Another process owns the ledger.
+
+  Attributes:
+    pid: the owner's process id as it wrote it into the lock file, or None.
   """
 
   def __init__(self, path: Path, pid: int | None):
@@ -43,14 +44,23 @@ class LedgerBusyError(LedgerError):
 
 
 class LedgerWriteError(LedgerError, OSError):
-  """The disk refused an append. The record may or may not be there: only a newly opened ledger can
-  tell.
+  """The disk refused an append.
+
+  The record may or may not be there: only a newly opened ledger can tell.
   """
 
 
+class _Head(NamedTuple):
+  """Sequence number and hash of the last acknowledged record; -1 and GENESIS_HASH before any."""
+
+  seq: int
+  hash: str
+
+
 class Ledger:
-  """The single writer of a ledger. Use `Ledger.open`; a context manager that releases the lock at
-  its end.
+  """The single writer of a ledger.
+
+  Made by `Ledger.open`; a context manager that releases the lock at its end.
   """
 
   def __init__(self, path: Path, head_path: Path, lock: int, clock: Callable[[], float]):
@@ -70,11 +80,10 @@ class Ledger:
     head_path: str | os.PathLike | None = None,
     clock: Callable[[], float] = time.time,
   ) -> Self:
-    """Takes ownership of the ledger at `path` (made if absent), recovers a torn tail and verifies
-    the whole chain.
+    """Takes ownership of a ledger, recovers a torn tail and verifies the whole chain.
 
     Args:
-      path: the `ledger.jsonl`; its directory exists.
+      path: the `ledger.jsonl`, made if absent; its directory exists.
       head_path: where the head lies; no worker may be able to write it. Default: `ledger.head`
         beside the ledger.
       clock: gives Unix seconds for `Record.time`.
@@ -86,8 +95,7 @@ class Ledger:
       LedgerWriteError: recovery needed disk space that is not there.
     """
     path = Path(path)
-    head_path = default_head_path(path) if head_path is None else Path(head_path)
-    ledger = cls(path, head_path, _take_lock(path), clock)
+    ledger = cls(path, _head_path(path, head_path), _take_lock(path), clock)
     try:
       ledger._load()
     except BaseException:
@@ -98,6 +106,13 @@ class Ledger:
 
   def append(self, kind: str, payload: Mapping[str, Any]) -> Record:
     """Adds one event and returns it once it is durable.
+
+    Args:
+      kind: a key of records.KINDS.
+      payload: the keys of that kind, and more; values that JSON can hold.
+
+    Returns:
+      The record as a later reader will get it.
 
     Raises:
       LedgerPayloadError: the kind or payload is not acceptable; the ledger is unchanged and usable.
@@ -117,7 +132,7 @@ class Ledger:
     try:
       _write_all(self._file, record.line())
       os.fsync(self._file)
-      _write_head(self.head_path, record.seq, record.hash)
+      _write_head(self.head_path, _Head(record.seq, record.hash))
     except OSError as error:
       # A second append after half a line would bury the torn bytes in the middle of the file.
       self._failed = True
@@ -143,7 +158,7 @@ class Ledger:
       # The head is made first: afterwards a ledger without a head can only mean that someone
       # removed it.
       if not self.head_path.exists() and not self.path.exists():
-        _write_head(self.head_path, -1, GENESIS_HASH)
+        _write_head(self.head_path, _Head(-1, GENESIS_HASH))
       head = _read_head(self.head_path)
       data = self.path.read_bytes() if self.path.exists() else b''
       self.records, torn = _check(data, head, self.path)
@@ -153,9 +168,10 @@ class Ledger:
         _set_aside(self.path.with_name(f'{self.path.stem}.torn-{len(self.records)}'), torn)
         os.ftruncate(self._file, len(data) - len(torn))
         os.fsync(self._file)
-      if len(self.records) - 1 > head[0]:
+      if len(self.records) - 1 > head.seq:
+        last = self.records[-1]
         os.fsync(self._file)  # the crash may have come before the fsync of this record
-        _write_head(self.head_path, self.records[-1].seq, self.records[-1].hash)
+        _write_head(self.head_path, _Head(last.seq, last.hash))
     except OSError as error:
       raise _write_error(self.path, error) from error
 
@@ -163,7 +179,7 @@ class Ledger:
 def read(
   path: str | os.PathLike, *, head_path: str | os.PathLike | None = None, strict: bool = True
 ) -> list[Record]:
-  """The verified records of a ledger, without taking the lock and without changing anything.
+  """Reads the verified records of a ledger; takes no lock and changes nothing.
 
   Args:
     path: the `ledger.jsonl`.
@@ -179,22 +195,28 @@ def read(
   path = Path(path)
   # Head before ledger: a controller that appends in between only makes the ledger longer than the
   # head says.
-  head = _read_head(default_head_path(path) if head_path is None else Path(head_path))
+  head = _read_head(_head_path(path, head_path))
   records, torn = _check(path.read_bytes(), head, path, live=not strict)
   if torn and strict:
     seq = len(records)
     raise LedgerCorruptError(
       seq,
-      (
-        f'{path}: record {seq} is torn; resume the campaign, which sets the torn bytes '
-        'aside, or read with strict=False'
-      ),
+      f'{path}: record {seq} is torn; resume the campaign, which sets the torn bytes '
+      'aside, or read with strict=False',
     )
   return records
 
 
 def verify(path: str | os.PathLike, *, head_path: str | os.PathLike | None = None) -> list[str]:
-  """What is wrong with a ledger at rest, in words; empty if nothing is."""
+  """Checks a ledger at rest.
+
+  Args:
+    path: the `ledger.jsonl`.
+    head_path: as in `Ledger.open`.
+
+  Returns:
+    What is wrong, in sentences; empty if nothing is.
+  """
   try:
     read(path, head_path=head_path)
   except (LedgerCorruptError, FileNotFoundError) as error:
@@ -203,48 +225,42 @@ def verify(path: str | os.PathLike, *, head_path: str | os.PathLike | None = Non
 
 
 def default_head_path(path: Path) -> Path:
-  """`ledger.head` beside `ledger.jsonl`."""
+  """Returns `ledger.head` beside `ledger.jsonl`."""
   return path.with_suffix('.head')
 
 
-def _check(
-  data: bytes, head: tuple[int, str], path: Path, live: bool = False
-) -> tuple[list[Record], bytes]:
-  """Splits the file into the verified records and the torn bytes after them, or raises
-  LedgerCorruptError.
-  """
-  head_seq, head_hash = head
+def _head_path(path: Path, head_path: str | os.PathLike | None) -> Path:
+  return default_head_path(path) if head_path is None else Path(head_path)
+
+
+def _check(data: bytes, head: _Head, path: Path, live: bool = False) -> tuple[list[Record], bytes]:
+  """Splits a file into verified records and the torn bytes after them; may find it corrupt."""
   lines = data.split(b'\n')
-  records = records_lib.verified_prefix(
-    lines[:-1]
-  )  # what follows the last newline is never a finished record
+  # What follows the last newline is never a finished record.
+  records = records_lib.verified_prefix(lines[:-1])
   good = sum(len(line) + 1 for line in lines[: len(records)])
   rest = data[good:]
   seq = len(records)
   remedy = 'restore the run directory from a copy; never edit a ledger by hand'
-  if seq - 1 < head_seq:
+  if seq - 1 < head.seq:
     what = 'is damaged or was edited' if rest else 'is missing'
     raise LedgerCorruptError(
-      seq, f'{path}: record {seq} {what}, but the head vouches for records 0..{head_seq}; {remedy}'
+      seq, f'{path}: record {seq} {what}, but the head vouches for records 0..{head.seq}; {remedy}'
     )
-  if head_seq >= 0 and records[head_seq].hash != head_hash:
+  if head.seq >= 0 and records[head.seq].hash != head.hash:
     raise LedgerCorruptError(
-      head_seq,
-      (
-        f'{path}: record {head_seq} is not the one the head vouches for (the chain was '
-        f'rewritten); {remedy}'
-      ),
+      head.seq,
+      f'{path}: record {head.seq} is not the one the head vouches for (the chain was '
+      f'rewritten); {remedy}',
     )
   # A crash leaves one unacknowledged record, whole or torn. Data blocks can reach the disk out of
   # order, so a torn one may end in a newline with zeros before it.
-  unacknowledged = seq - 1 - head_seq + bool(rest)
+  unacknowledged = seq - 1 - head.seq + bool(rest)
   if b'\n' in rest[:-1] or (unacknowledged > 1 and not live):
     raise LedgerCorruptError(
       seq,
-      (
-        f'{path}: more follows record {head_seq}, the last the head vouches for, than one '
-        f'interrupted append explains (record {seq} was edited or lines were added); {remedy}'
-      ),
+      f'{path}: more follows record {head.seq}, the last the head vouches for, than one '
+      f'interrupted append explains (record {seq} was edited or lines were added); {remedy}',
     )
   return records, rest
 
@@ -269,17 +285,15 @@ def _take_lock(path: Path) -> int:
   return descriptor
 
 
-def _read_head(path: Path) -> tuple[int, str]:
+def _read_head(path: Path) -> _Head:
   try:
     head = json.loads(path.read_bytes())
-    return int(head['seq']), str(head['hash'])
+    return _Head(int(head['seq']), str(head['hash']))
   except FileNotFoundError:
     raise LedgerCorruptError(
       0,
-      (
-        f'the ledger head {path} is missing: without it a shortened ledger cannot be told '
-        'from a whole one; restore it from a copy'
-      ),
+      f'the ledger head {path} is missing: without it a shortened ledger cannot be told '
+      'from a whole one; restore it from a copy',
     ) from None
   except (ValueError, KeyError, TypeError, RecursionError):
     raise LedgerCorruptError(
@@ -287,11 +301,11 @@ def _read_head(path: Path) -> tuple[int, str]:
     ) from None
 
 
-def _write_head(path: Path, seq: int, hash_: str) -> None:
+def _write_head(path: Path, head: _Head) -> None:
   temporary = path.with_name(path.name + '.new')
   descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
   try:
-    _write_all(descriptor, records_lib.canonical_json({'seq': seq, 'hash': hash_}) + b'\n')
+    _write_all(descriptor, records_lib.canonical_json(head._asdict()) + b'\n')
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
@@ -321,9 +335,8 @@ def _set_aside(path: Path, torn: bytes) -> None:
 def _write_all(descriptor: int, data: bytes) -> None:
   view = memoryview(data)
   while view:
-    view = view[
-      os.write(descriptor, view) :
-    ]  # a disk that fills up writes a part first and fails the next time
+    # A disk that fills up writes a part first and fails the next time.
+    view = view[os.write(descriptor, view) :]
 
 
 def _fsync_directory(path: Path) -> None:

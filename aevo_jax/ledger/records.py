@@ -1,4 +1,4 @@
-"""What one ledger event is, how it is written as text, and how a chain of them is checked.
+"""Ledger records: one event each, its one text, and the chain of their hashes.
 
 A record is one line of canonical JSON (sorted keys, no spaces, ASCII, no NaN). Its `hash` is the
 SHA-256 of the same JSON without the `hash` field, and `prev` is the hash of the record before it,
@@ -77,14 +77,14 @@ class LedgerError(Exception):
 
 
 class LedgerPayloadError(LedgerError, ValueError):
-  """The event cannot be written as it is: unknown kind, missing key, or a value that JSON cannot
-  hold.
-  """
+  """The event cannot be written: unknown kind, missing key, or a value that JSON cannot hold."""
 
 
 class LedgerCorruptError(LedgerError):
-  """The ledger on disk is not the one that was written. `seq` is the first record that cannot be
-  trusted.
+  """The ledger on disk is not the one that was written.
+
+  Attributes:
+    seq: the first record that cannot be trusted.
   """
 
   def __init__(self, seq: int, message: str):
@@ -94,8 +94,15 @@ class LedgerCorruptError(LedgerError):
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One event. `time` is in Unix seconds and informative only: order is `seq`, since clocks run
-  backwards.
+  """One event.
+
+  Attributes:
+    seq: position in the ledger, from 0; the order of events, since clocks run backwards.
+    kind: a key of `KINDS`.
+    time: in Unix seconds, informative only.
+    payload: JSON values, at least the keys of the kind.
+    prev: hash of the record before, or `GENESIS_HASH`.
+    hash: SHA-256 of the canonical JSON of all other fields.
   """
 
   seq: int
@@ -106,13 +113,21 @@ class Record:
   hash: str
 
   def line(self) -> bytes:
-    """The record as it lies in the file, newline included."""
+    """Returns the record as it lies in the file, newline included."""
     return canonical_json(dataclasses.asdict(self)) + b'\n'
 
 
+_FIELDS = {field.name for field in dataclasses.fields(Record)}
+
+
 def canonical_json(value: Any) -> bytes:
-  """The one JSON text of `value`: sorted keys, no spaces, ASCII. Raises ValueError on NaN and
-  infinities.
+  """Writes the one JSON text of a value: sorted keys, no spaces, ASCII.
+
+  Args:
+    value: what JSON can hold.
+
+  Raises:
+    ValueError: NaN or an infinity.
   """
   return json.dumps(
     value, sort_keys=True, separators=(',', ':'), allow_nan=False, ensure_ascii=True
@@ -120,8 +135,17 @@ def canonical_json(value: Any) -> bytes:
 
 
 def make_record(seq: int, kind: str, time: float, payload: Mapping[str, Any], prev: str) -> Record:
-  """Builds the record after `prev`; its payload is what a later reader will get back (tuples become
-  lists).
+  """Builds the record after `prev`.
+
+  Args:
+    seq: position in the ledger.
+    kind: a key of `KINDS`.
+    time: in Unix seconds.
+    payload: as the caller has it.
+    prev: hash of the record before.
+
+  Returns:
+    A record with the payload that a later reader will get back (tuples become lists).
 
   Raises:
     LedgerPayloadError: unknown kind, missing payload key, or a value JSON cannot hold, each named.
@@ -150,21 +174,22 @@ def make_record(seq: int, kind: str, time: float, payload: Mapping[str, Any], pr
 
 
 def parse_line(line: bytes) -> Record | None:
-  """The record that `line` (without its newline) spells canonically with a matching hash, else
-  None.
+  """Reads a record.
+
+  Args:
+    line: of the file, without its newline.
+
+  Returns:
+    The record that the line spells canonically with a matching hash, else None.
   """
   try:
     fields = json.loads(line)
-    if not isinstance(fields, dict) or set(fields) != {
-      field.name for field in dataclasses.fields(Record)
-    }:
+    if not isinstance(fields, dict) or set(fields) != _FIELDS:
       return None
     if canonical_json(fields) != line:
       return None
-  except (
-    ValueError,
-    RecursionError,
-  ):  # not JSON, not UTF-8, NaN, an integer of 5,000 digits, or brackets 100,000 deep
+  # Not JSON, not UTF-8, NaN, an integer of 5,000 digits, or brackets 100,000 deep.
+  except (ValueError, RecursionError):
     return None
   typed = (
     type(fields['seq']) is int
@@ -173,16 +198,20 @@ def parse_line(line: bytes) -> Record | None:
     and isinstance(fields['payload'], dict)
     and isinstance(fields['prev'], str)
   )
-  if not typed or fields['hash'] != _hash(
-    {name: value for name, value in fields.items() if name != 'hash'}
-  ):
+  hashed = {name: value for name, value in fields.items() if name != 'hash'}
+  if not typed or fields['hash'] != _hash(hashed):
     return None
   return Record(**fields)
 
 
 def verified_prefix(lines: list[bytes]) -> list[Record]:
-  """The records from the start of the file up to, and without, the first that does not continue the
-  chain.
+  """Reads the records up to, and without, the first that does not continue the chain.
+
+  Args:
+    lines: of the file from its start, without their newlines.
+
+  Returns:
+    Records with consecutive sequence numbers from 0 and a sound chain of hashes.
   """
   records: list[Record] = []
   prev = GENESIS_HASH
