@@ -14,7 +14,7 @@ from aevo_jax.config.constraints import OneOf
 ENGINES = ('jax', 'vllm')
 DTYPES = ('float32', 'bfloat16', 'float16')
 TRANSPORTS = ('file', 'nccl', 'ipc', 'reload', 'lora')
-# Transports that take whatever was trained or sealed to a server that knows the model's shape alone.
+# Transports of whatever was trained or sealed, to a server that knows the shape of the model alone.
 WHOLE_TRANSPORTS = ('file', 'nccl', 'ipc')
 # Settings that a server is started with.
 STARTS = (
