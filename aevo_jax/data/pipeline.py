@@ -8,7 +8,7 @@ A batch is {'tokens', 'weights', 'segment_ids'}, each [rows, row_length]; segmen
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grain
 import numpy as np
@@ -162,7 +162,7 @@ def batches(
   row_length: int,
   packing: str = 'first_fit',
   window: int = 256,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
   """Makes batches of packed sequences.
 
   Args:

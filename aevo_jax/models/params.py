@@ -45,11 +45,11 @@ def _part(text: str) -> str | int:
   return int(text) if text.isdigit() else text
 
 
-def unbind(model: Decoder) -> tuple[Structure, dict[str, Any]]:
+def unbind(model: nnx.Module) -> tuple[Structure, dict[str, Any]]:
   """Splits a decoder.
 
   Args:
-    model: of arrays, or abstract.
+    model: a decoder or a part of one, of arrays or abstract.
 
   Returns:
     The structure, and the arrays by name; of an abstract decoder their shapes.

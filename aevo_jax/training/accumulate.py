@@ -56,7 +56,7 @@ def accumulate_gradients(
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
     # On a mesh, so that the sum lies as the parameters do.
     grads = constrain_parameters(grads)
-    squared_norm = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
+    squared_norm: Any = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
     return Accumulated(value, aux, grads, squared_norm)
 
   if parts == 1:

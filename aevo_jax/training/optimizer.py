@@ -1,7 +1,7 @@
 """Optax transformations from a recipe."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,7 @@ def _muon_axes(name: str, value: Any) -> optax.contrib.MuonDimensionNumbers | No
   return optax.contrib.MuonDimensionNumbers(reduction_axis=leading, output_axis=leading + 1)
 
 
-def _matrices(params: Params) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+def _matrices(params: Any) -> Any:
   return {name: _muon_axes(name, value) for name, value in params.items()}
 
 
@@ -166,7 +166,7 @@ def _grouped(
   """Applies the rule with each group's factors of learning rate and weight decay."""
   # Checkpoints have a group by its number, since a pattern may hold what no path can.
   names = {pattern: f'group{i}' for i, (pattern, _, _) in enumerate(groups)}
-  rules = {}
+  rules: dict[Hashable, optax.GradientTransformation] = {}
   for pattern, rate_factor, decay_factor in groups:
     rules[names[pattern]] = update_rule(rate * rate_factor, b1, b2, decay * decay_factor)
 

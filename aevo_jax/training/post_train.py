@@ -13,9 +13,8 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import tokenizers
 
 from aevo_jax.config.inference import Vllm
@@ -44,7 +43,7 @@ class Prepared(NamedTuple):
 def prepare(
   config: ModelConfig,
   recipe: Recipe,
-  base: Mapping[str, np.ndarray],
+  base: Mapping[str, Any],
   tokenizer: tokenizers.Tokenizer,
   tasks: TaskSource,
 ) -> Prepared:
@@ -134,7 +133,7 @@ class Run:
     self,
     config: ModelConfig,
     recipe: Recipe,
-    base: Mapping[str, np.ndarray],
+    base: Mapping[str, Any],
     tokenizer: tokenizers.Tokenizer,
     tasks: TaskSource,
     *,
@@ -178,10 +177,11 @@ class Run:
     """
     rl_trainer = self._rl_trainer
     if self._prepared is not None:
-      final = train(self._prepared, self._recipe, plan.sft_steps, self._directory, run)
+      final: Any = train(self._prepared, self._recipe, plan.sft_steps, self._directory, run)
       if not plan.rl_steps or run.stop():
         return final
       rl_trainer = self._make_rl_trainer(final)
+    assert rl_trainer is not None, 'a method that is not supervised has its trainer from the start'
     return rl_run.train(
       self._config, self._recipe, rl_trainer, plan.rl_steps, _counted_on(run, plan.sft_steps)
     )

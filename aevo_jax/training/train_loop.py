@@ -57,7 +57,7 @@ def train(
   model: PolicyModel,
   transformation: optax.GradientTransformation,
   batches: BatchIterator,
-  learning_rates: Sequence[float],
+  learning_rates: Sequence[float] | np.ndarray,
   directory: pathlib.Path,
   config: TrainConfig,
   run: RunConfig,
@@ -149,13 +149,19 @@ def _check_step(step: int, scalars: dict[str, float]) -> None:
 
 
 def _resume(checkpoints: pathlib.Path, state: TrainState, batches: BatchIterator) -> TrainState:
-  """Returns the latest saved state and moves the batches there; the given state if none is saved."""
+  """Restores the latest saved state, and moves the batches to its position.
+
+  Where none is saved, the given state is returned.
+  """
   latest = orbax_io.latest_step(checkpoints)
   if latest is None:
     return state
   path = orbax_io.step_directory(checkpoints, latest)
   state = jax.tree.map(jax.numpy.asarray, orbax_io.restore(path, state))
-  batches.set_state(json.loads(orbax_io.read_data_state(path)))
+  position = orbax_io.read_data_state(path)
+  if position is None:
+    raise ValueError(f'{path} was saved without the position of its batches; remove it')
+  batches.set_state(json.loads(position))
   return state
 
 

@@ -1,6 +1,7 @@
 """The pure training step: loss, gradient, update. No I/O, no gin, no time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +79,14 @@ def make_update(
     if optax.tree.get_all_with_path(opt_state, 'learning_rate'):
       opt_state = optax.tree.set(opt_state, learning_rate=learning_rate)
     updates, opt_state = transformation.update(grads, opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
       # The debiased average equals the plain recursion from zero divided by 1 - decay^(step + 1).
       # So every decay acts, in short runs too.
       rate = (1 - ema_decay) / (1 - ema_decay ** (state.step + 1.0))
-      ema = optax.incremental_update(params, ema, rate)
+      average: Any = optax.incremental_update(params, ema, rate)
+      ema = average
     return TrainState(state.step + 1, params, opt_state, ema)
 
   return update

@@ -63,9 +63,12 @@ def test_state_by_hand():
 
 
 def test_on_one_device_it_is_the_arrays_that_are_made():
-  trained, frozen, _ = shapes_of(CONFIG, Adaptation(), Lora())
+  trained = shapes_of(CONFIG, Adaptation(), Lora()).trained
   params = jax.tree.map(lambda shape: jax.numpy.zeros(shape.shape, shape.dtype), trained)
-  size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+  def size(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
   found = of(optimizer=Optimizer(name='lion'))
   assert found.parameters == size(params) and found.optimizer == size(
     transformation(Optimizer(name='lion')).init(params)
@@ -83,7 +86,7 @@ def test_an_adapter_freezes_the_base_in_the_computations_dtype():
 
 
 def test_moments_lie_as_their_parameters():
-  trained, _, _ = shapes_of(CONFIG, Adaptation(), Lora())
+  trained = shapes_of(CONFIG, Adaptation(), Lora()).trained
   specs = {name: P('fsdp') for name in trained}
   found = state_specs(jax.eval_shape(transformation(Optimizer()).init, trained), trained, specs)
   leaves = jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, P))
@@ -134,5 +137,5 @@ def test_experts_keep_the_tokens_that_they_collect():
 
 
 def test_the_batch_must_be_divided():
-  with pytest.raises(ValueError, match='train.batch_rows = 3 cannot be divided by 2'):
+  with pytest.raises(ValueError, match=r'train\.batch_rows = 3 cannot be divided by 2'):
     of(Sharding({'batch': 'fsdp'}).bind(SIZES), rows=3)

@@ -67,7 +67,7 @@ def test_every_step_of_a_short_run_moves(name, warmup, steps):
 
 
 def test_adamw_is_the_papers_first_two_steps():
-  """Decoupled weight decay (1711.05101), bias-corrected moments, after clipping by the global norm."""
+  """Decoupled weight decay (1711.05101), bias-corrected moments, after clipping the gradient."""
   config = Optimizer(
     name='adamw',
     learning_rate=0.1,
@@ -123,10 +123,12 @@ def test_every_update_rule_descends(name):
   vector.
   """
   target = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
-  loss = lambda p: jnp.sum((p['w'] - target) ** 2) + jnp.sum(p['b'] ** 2)
-  rate = (
-    0.2 if name == 'adafactor' else 0.1
-  )  # whose steps are relative to a parameter's size, and the matrix begins at 0
+
+  def loss(p):
+    return jnp.sum((p['w'] - target) ** 2) + jnp.sum(p['b'] ** 2)
+
+  # Adafactor's steps are relative to a parameter's size, and the matrix begins at 0.
+  rate = 0.2 if name == 'adafactor' else 0.1
   tx = transformation(
     Optimizer(
       name=name, learning_rate=rate, schedule='linear', warmup_fraction=0.1, weight_decay=0.0
@@ -249,5 +251,5 @@ def test_groups_cover_every_parameter_exactly_once(groups, reason):
   'groups', [(('(', 1.0, 1.0),), (('.*', -1.0, 1.0),), (('a', 1.0, 1.0), ('a', 1.0, 1.0))]
 )
 def test_groups_that_cannot_be_are_refused(groups):
-  with pytest.raises(ValueError, match='optimizer.groups'):
+  with pytest.raises(ValueError, match=r'optimizer\.groups'):
     Optimizer(groups=groups)

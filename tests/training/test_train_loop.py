@@ -88,7 +88,7 @@ def metrics(directory):
 def assert_same_bits(one, other):
   one, other = jax.tree.leaves(one), jax.tree.leaves(other)
   assert len(one) == len(other) > 0
-  for a, b in zip(one, other):
+  for a, b in zip(one, other, strict=True):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
@@ -223,7 +223,9 @@ def test_metrics_moving_average_and_donation_of_a_step():
     history.append({name: np.asarray(value, np.float64) for name, value in state.params.items()})
     weights = [0.25 ** (t - k) for k in range(t + 1)]
     for name in state.params:
-      ema[name] = sum(w * past[name] for w, past in zip(weights, history)) / sum(weights)
+      ema[name] = sum(w * past[name] for w, past in zip(weights, history, strict=True)) / sum(
+        weights
+      )
       np.testing.assert_allclose(state.ema[name], ema[name], rtol=1e-4, atol=1e-6)
   assert state.final_params() is state.ema
   assert (

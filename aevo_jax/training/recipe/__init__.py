@@ -1,4 +1,6 @@
-"""The recipe.
+"""The recipe: its sections, and what follows from them before anything is trained.
 
-Its dataclasses and checks, its fingerprint, its token budget and its memory estimate.
+That is where items come from (`task_source`), the steps that a budget allows (`token_budget`), what
+a recipe does (`fingerprint`), which compiled program it needs (`program_key`), and the memory that
+it takes (`memory_estimate`).
 """

@@ -18,6 +18,7 @@ from flax import nnx
 from aevo_jax.models import lora, remat
 from aevo_jax.models.config import REMAT_POLICIES, ModelConfig
 from aevo_jax.models.decoder import Block, Decoder
+from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
 from aevo_jax.sharding.memory import device_bytes, kept_bytes
 from aevo_jax.sharding.rules import Layout
@@ -238,9 +239,11 @@ def _kept_in_block(
     return _kept(block, x_btd, policy)
   if model.config.num_experts_per_tok < 2:
     return _kept(block, x_btd, policy) * collected
+  mixer = block.mixer
+  assert isinstance(mixer, MoE), 'an E block has experts'
   kept = {}
   for experts in (1, 2):
-    block.mixer.gate.config = dataclasses.replace(model.config, num_experts_per_tok=experts)
+    mixer.gate.config = dataclasses.replace(model.config, num_experts_per_tok=experts)
     kept[experts] = _kept(block, x_btd, policy)
   one_expert = kept[2] - kept[1]
   return kept[1] - one_expert + collected * model.config.num_experts_per_tok * one_expert

@@ -1,7 +1,8 @@
-"""What a trial may choose: the recipe, one frozen dataclass per gin configurable.
+"""The recipe: everything that a trial may choose, one frozen dataclass per gin configurable.
 
-The field names below are the selectors people and agents bind, e.g. `optimizer.learning_rate =
-1e-3`. Gin is read once, by `from_gin`; the training code sees plain dataclasses.
+The field names below are the selectors that people and agents bind, e.g. `optimizer.learning_rate =
+1e-3`. Gin is read once, by `from_gin`; an agent's bindings become a recipe by
+`Recipe.from_bindings`, without gin. The training code sees plain dataclasses.
 """
 
 import dataclasses
@@ -49,11 +50,17 @@ class Optimizer:
   """Optax update rule and learning-rate schedule.
 
   Attributes:
+    name: of the update rule.
+    learning_rate: the schedule's peak.
     schedule: after a linear warm-up over `warmup_fraction` of the steps: constant, linear or cosine
       to 0, or wsd (constant, then linear to 0 over the last `decay_fraction` of the steps).
+    warmup_fraction: of the steps.
+    decay_fraction: of the steps, read by wsd.
+    weight_decay: decoupled, scaled by the learning rate.
+    b1: decay of the first moment; the momentum of 'muon' and 'sgd'. 'adafactor' (1804.04235) does
+      not read it.
+    b2: decay of the second moment, which 'sgd' and 'adafactor' do not read.
     clip_norm: global gradient norm above which gradients are scaled down.
-    b1, b2: decay of the moments: of 'muon' b1 is its momentum, of 'sgd' b1 is its momentum and b2
-      unread, 'adafactor' (1804.04235) reads neither.
     groups: (pattern, factor of the learning rate, factor of the weight decay) of parameters whose
       whole name matches; where there are any, every parameter must match exactly one.
   """
@@ -70,7 +77,7 @@ class Optimizer:
   groups: tuple[tuple[str, float, float], ...] = ()
 
   def __post_init__(self):
-    if len({pattern for pattern, *_ in self.groups}) < len(self.groups):
+    if len({pattern for pattern, _, _ in self.groups}) < len(self.groups):
       raise ValueError('optimizer.groups names a pattern twice; merge the two')
     for pattern, rate, decay in self.groups:
       if not 0 <= min(rate, decay) <= LARGEST_FACTOR:
@@ -89,18 +96,21 @@ class Optimizer:
 @configurable('train')
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """How long: `steps` optimizer steps on `batch_rows` packed rows of `row_length` tokens.
+  """Length and batches of supervised fine-tuning.
 
   Attributes:
-    steps: 0 means as many as the trial's budget allows.
+    steps: of the optimizer; 0 means as many as the trial's budget allows.
+    batch_rows: packed rows of a step.
+    row_length: tokens of a row.
     ema_decay: of the weights' moving average, which is what a trial hands in; 0 hands in the last
       weights.
     microbatches: parts into which a step's rows are cut, one after the other, for their memory; the
       gradient is the whole batch's.
-    packing: of sequences into rows, see `data.pipeline.batches`; 'first_fit_decreasing' leaves less
-      of them empty. packing_window: sequences that it looks at together.
-    logits_chunk: places of every row whose logits exist at a time, for large vocabularies; 0 is
+    logits_chunk: positions of every row whose logits exist at a time, for large vocabularies; 0 is
       all.
+    packing: of sequences into rows, see `data.pipeline.batches`; 'first_fit_decreasing' leaves less
+      of them empty.
+    packing_window: sequences that 'first_fit_decreasing' looks at together.
   """
 
   steps: Annotated[int, Ge(0)] = 0
@@ -121,7 +131,14 @@ class Train:
       )
 
   def steps_within(self, token_budget: int, step_budget: int) -> int:
-    """Steps to run under a budget of padded tokens and of steps.
+    """Computes the steps to run under a budget.
+
+    Args:
+      token_budget: of tokens, padding included.
+      step_budget: of steps.
+
+    Returns:
+      `steps`, or as many as fit where it is 0.
 
     Raises:
       ValueError: the recipe asks for more than the budget.
@@ -138,7 +155,11 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """What the step of supervised fine-tuning reads of a recipe, beside the optimizer."""
+  """What the step of supervised fine-tuning reads of a recipe, beside the optimizer.
+
+  An option of the loss or of the step belongs into one of these sections, where it becomes part of
+  the compiled program's key by itself (`program_key`).
+  """
 
   loss: Loss = dataclasses.field(default_factory=Loss)
   train: Train = dataclasses.field(default_factory=Train)
@@ -147,9 +168,14 @@ class TrainConfig:
 @configurable('data')
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """plain_share: share of items replayed in the base's plain format. demonstrations: different
-  puzzles that supervised fine-tuning goes through, over and over; 0 is endlessly many.
-  Reinforcement learning has prompts of its own, however few demonstrations there are."""
+  """The items of supervised fine-tuning.
+
+  Attributes:
+    plain_share: share of items replayed in the base's plain format.
+    demonstrations: different puzzles that supervised fine-tuning goes through, over and over; 0 is
+      endlessly many. Reinforcement learning has prompts of its own, however few demonstrations
+      there are.
+  """
 
   plain_share: Share = 0.0
   demonstrations: Annotated[int, Interval(ge=0, le=2**30)] = 0
@@ -166,8 +192,12 @@ class Adaptation:
 @configurable('lora')
 @dataclasses.dataclass(frozen=True)
 class Lora:
-  """Adapter shape; `targets` is a key of models.lora.TARGETS or a regular expression over module
-  names.
+  """The shape of an adapter.
+
+  Attributes:
+    rank: of each adapted matrix's update.
+    alpha: the update is scaled by alpha / rank.
+    targets: a key of models.lora.TARGETS, or a regular expression over module names.
   """
 
   rank: Annotated[int, Ge(1)] = 16
@@ -178,7 +208,7 @@ class Lora:
 @configurable('method')
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """What the model is trained by, one after the other.
+  """The methods that the model is trained by, one after the other.
 
   Attributes:
     name: 'sft', supervised fine-tuning on worked solutions; 'rl', reinforcement learning on the
@@ -186,8 +216,8 @@ class Method:
       preference optimisation on pairs of the policy's own completions (see `dpo`, `rollout`,
       `reward`); 'distill', a teacher's distributions on the policy's own completions (see
       `distillation`, `rollout`); 'sft_then_rl', 'sft_then_dpo'.
-    share: of a budget of tokens and steps that goes to the second. learning_rate: of all but 'sft';
-      0 is the optimizer's, whose other settings they share.
+    share: of a budget of tokens and steps that goes to the second method.
+    learning_rate: of all methods but 'sft'; 0 is the optimizer's, whose other settings they share.
   """
 
   name: Annotated[str, OneOf(METHODS)] = 'sft'
@@ -201,10 +231,12 @@ class Method:
 
   @property
   def supervised(self) -> bool:
+    """Whether supervised fine-tuning comes first."""
     return self.name.startswith('sft')
 
   @property
   def by_preference(self) -> bool:
+    """Whether DPO comes last."""
     return self.name.endswith('dpo')
 
 
@@ -266,7 +298,10 @@ class Recipe:
     return TrainConfig(self.loss, self.train)
 
   def algorithm(self) -> Algorithm | None:
-    """What follows supervised fine-tuning, or stands in its place; None where nothing does.
+    """Combines the sections of what follows supervised fine-tuning, or stands in its place.
+
+    Returns:
+      The algorithm; None where the only method is supervised fine-tuning.
 
     Raises:
       ValueError: parts that cannot go together.
@@ -274,26 +309,30 @@ class Recipe:
     if self.method.name == 'sft':
       return None
     return Algorithm(
-      self.policy_gradient,
-      self.advantage,
-      self.rollout,
-      self.reward,
-      self.critic,
-      self.rl,
-      self.gates,
-      self.environment,
-      self.dpo if self.method.by_preference else None,
-      self.distillation if self.method.name == 'distill' else None,
+      loss=self.policy_gradient,
+      advantage=self.advantage,
+      rollout=self.rollout,
+      reward=self.reward,
+      critic=self.critic,
+      rl=self.rl,
+      gates=self.gates,
+      task=self.environment,
+      preference=self.dpo if self.method.by_preference else None,
+      distillation=self.distillation if self.method.name == 'distill' else None,
     )
 
   def second_optimizer(self) -> Optimizer:
-    """Of reinforcement learning or DPO."""
-    return dataclasses.replace(
-      self.optimizer, learning_rate=self.method.learning_rate or self.optimizer.learning_rate
-    )
+    """Returns the optimizer of reinforcement learning, DPO or distillation."""
+    if not self.method.learning_rate:
+      return self.optimizer
+    return dataclasses.replace(self.optimizer, learning_rate=self.method.learning_rate)
 
   def mixture(self, size: str) -> Mixture:
-    """The training mixture in puzzles of `size`."""
+    """Combines the sections that say which puzzles are trained on.
+
+    Args:
+      size: of puzzles, 'micro' or 'standard'.
+    """
     return Mixture(
       size,
       self.family_weight,
@@ -308,5 +347,9 @@ NAMES = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
 def from_gin() -> Recipe:
-  """The recipe of the loaded gin configuration."""
+  """Builds the recipe of the loaded gin configuration.
+
+  Raises:
+    LoadError: nothing is loaded, a value has the wrong type, or a section refuses it.
+  """
   return Recipe(**{name: resolve(name) for name in NAMES})

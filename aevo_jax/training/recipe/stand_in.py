@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import jax
 
@@ -24,7 +25,7 @@ def stand_in(config: ModelConfig, adaptation: Adaptation, adapter: Lora) -> Poli
   if adaptation.method == 'lora':
     adapter = dataclasses.replace(adapter, targets=_small_targets(config, adapter.targets))
   model = adapt_model(_small(config), adaptation, adapter, None, seed=0)
-  shapes = {
+  shapes: dict[str, Any] = {
     name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in model.params.items()
   }
   return model._replace(params=shapes)
