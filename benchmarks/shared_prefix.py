@@ -1,6 +1,6 @@
 """What it saves to take a group's prompt through the model once (`rl.shared_prefix`).
 
-Log-probabilities and update of one batch of rollouts, both ways in turns in one process.
+It times log-probabilities and update of one batch of rollouts, both ways in turns in one process.
 
   .venv/bin/python benchmarks/shared_prefix.py [--prompts=8] [--group_size=8] [--pairs=15]
 
@@ -32,13 +32,47 @@ from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.recipe.recipe import Optimizer
-from aevo_jax.training.rl import items, prefix, rollouts, update
+from aevo_jax.training.rl import generation, items, prefix, rollouts, update
 from aevo_jax.training.rl.environment import Puzzles
-from aevo_jax.training.rl.settings import Critic, Rollout
+from aevo_jax.training.rl.generation import Format, RolloutSource
+from aevo_jax.training.rl.settings import Rollout
+from aevo_jax.training.rl.update import StepConfig
 from aevo_jax.training.train_state import TrainState
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from versus import ratio
+
+MODEL_INPUTS = ('tokens', 'segment_ids', 'mask', 'prompt_tokens', 'prompt_ids')
+
+
+def samples_of_the_base(flags, root, structure, params) -> list[rollouts.Sample]:
+  """The base's own answers to prompts of the training mixture."""
+  tokenizer = tokenizers.load(str(root))
+  chat = Corpus().chat
+  rollout = Rollout(prompts=flags.prompts, group_size=flags.group_size)
+  eos = tokenizer.token_to_id(chat.eos)
+  engine = Engine(
+    structure,
+    eos_ids=[eos],
+    pad_id=tokenizer.token_to_id(chat.pad),
+    slots=min(128, flags.prompts * flags.group_size),
+  )
+  engine.update(params, 0)
+  form = Format(
+    lambda text, first: tokenizer.encode(chat.prompt(text), add_special_tokens=False).ids,
+    lambda ids: tokenizer.decode(list(ids)),
+    (eos,),
+  )
+  environment = Puzzles(
+    items.stream(Mixture('micro'), 0, Corpus()), lambda item, action: {'verifiable': 0.0}
+  )
+  return generation.generate(
+    RolloutSource(engine, environment, form),
+    range(flags.prompts),
+    rollout,
+    Sampling(max_new_tokens=rollout.max_new_tokens),
+    0,
+  )
 
 
 def main() -> None:
@@ -49,58 +83,25 @@ def main() -> None:
     parser.add_argument(f'--{name}', type=int, default=default)
   flags = parser.parse_args()
   root = layout.root_file('substrate') / 'base'
-  config, tokenizer, chat = (
-    checkpoint.read_config(root),
-    tokenizers.load(str(root)),
-    Corpus().chat,
-  )
-  structure, params = (
-    outline(config)[0],
-    jax.tree.map(jax.numpy.asarray, dict(weights.load(root, config))),
-  )
-  rollout = Rollout(prompts=flags.prompts, group_size=flags.group_size)
-  engine = Engine(
-    structure,
-    eos_ids=[tokenizer.token_to_id(chat.eos)],
-    pad_id=tokenizer.token_to_id(chat.pad),
-    slots=min(128, flags.prompts * flags.group_size),
-  )
-  engine.update(params, 0)
-  form = rollouts.Format(
-    lambda text, first: tokenizer.encode(chat.prompt(text), add_special_tokens=False).ids,
-    lambda ids: tokenizer.decode(list(ids)),
-    (tokenizer.token_to_id(chat.eos),),
-  )
-  environment = Puzzles(
-    items.stream(Mixture('micro'), 0, Corpus()), lambda item, action: {'verifiable': 0.0}
-  )
-  samples = rollouts.generate(
-    engine,
-    environment,
-    form,
-    range(flags.prompts),
-    rollout,
-    Sampling(max_new_tokens=rollout.max_new_tokens),
-    0,
-  )
-  arrays, settings = rollouts.arrays(samples, len(samples)), PolicyGradient()
+  config = checkpoint.read_config(root)
+  structure = outline(config)[0]
+  params = jax.tree.map(jax.numpy.asarray, dict(weights.load(root, config)))
+  samples = samples_of_the_base(flags, root, structure, params)
+  noise = np.random.default_rng(0).normal(size=(len(samples), 1))
+  arrays = rollouts.arrays(samples, len(samples))
   arrays |= {
     'old_logprobs': arrays['sampler_logprobs'],
-    'weights': aggregation_weights(arrays['mask'], settings),
-    'advantages': (np.random.default_rng(0).normal(size=(len(samples), 1)) * arrays['mask']).astype(
-      np.float32
-    ),
+    'weights': aggregation_weights(arrays['mask'], PolicyGradient()),
+    'advantages': (noise * arrays['mask']).astype(np.float32),
   }
   rule = transformation(Optimizer(learning_rate=1e-6))
   describe = jax.jit(
     lambda p, batch: update.describe(structure, p, {}, batch, temperature=1.0, chunk=0)[0].logprobs
   )
-  loss = update.make_loss(structure, settings, Critic())
   sides = {}
   for name, members in (('each', 1), ('once', flags.group_size)):
-    step = jax.jit(
-      update.make_step(loss, rule, ema_decay=0.0, microbatches=flags.microbatches, together=members)
-    )
+    step_config = StepConfig(microbatches=flags.microbatches, group_size=members)
+    step = jax.jit(update.make_step(update.make_loss(structure, step_config), rule, step_config))
     sides[name] = step, TrainState.create(params, rule, 0.0)
 
   def run(name: str) -> tuple[float, float]:
@@ -108,18 +109,17 @@ def main() -> None:
     step, state = sides[name]
     started = time.perf_counter()
     batch = prefix.fold(arrays, flags.group_size) if name == 'once' else arrays
-    jax.block_until_ready(
-      describe(
-        state.params,
-        {n: batch[n] for n in batch if n in ('tokens', 'segment_ids', 'mask', *prefix.PROMPTS)},
-      )
-    )
-    found = step(state, {}, batch, np.float32(1e-6))
-    jax.block_until_ready(found)
-    return time.perf_counter() - started, float(found[1]['loss'])
+    jax.block_until_ready(describe(state.params, {n: batch[n] for n in batch if n in MODEL_INPUTS}))
+    updated = step(state, {}, batch, np.float32(1e-6))
+    jax.block_until_ready(updated)
+    return time.perf_counter() - started, float(updated.figures.scalars.loss)
 
   losses = {name: run(name)[1] for name in sides}  # compiles
-  each, once = zip(*((run('each')[0], run('once')[0]) for _ in range(flags.pairs)), strict=False)
+  each = []
+  once = []
+  for _ in range(flags.pairs):
+    each.append(run('each')[0])
+    once.append(run('once')[0])
   found = ratio([1 / s for s in once], [1 / s for s in each])
   print(
     f'{flags.prompts} x {flags.group_size} rollouts, prompts of '

@@ -17,11 +17,10 @@ from aevo_jax.generation.protocol import Request, Sampling
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import outline
-from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
+from aevo_jax.training.losses.policy_gradient import aggregation_weights
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.recipe.recipe import Optimizer, TrainConfig
 from aevo_jax.training.rl import prefix, update
-from aevo_jax.training.rl.settings import Critic
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -60,7 +59,7 @@ def sft(asked: dict):
 
   def run() -> dict:
     nonlocal state
-    tokens, segments = map(np.stack, zip(*itertools.islice(rows, w.ROWS), strict=False))
+    tokens, segments = map(np.stack, zip(*itertools.islice(rows, w.ROWS), strict=True))
     state, metrics = step(
       state,
       {},
@@ -115,15 +114,13 @@ def grpo(asked: dict):
   Rewards are the share of even tokens.
   """
   structure, params = model(asked['model'])
-  rule, settings = transformation(Optimizer(learning_rate=1e-5)), PolicyGradient()
-  parts = asked.get('microbatches', 4)
+  rule = transformation(Optimizer(learning_rate=1e-5))
+  config = update.StepConfig(microbatches=asked.get('microbatches', 4), group_size=w.GROUP)
   step = jax.jit(
     update.make_step(
-      update.make_loss(structure, settings, Critic(), microbatches=parts),
+      update.make_loss(structure, config),
       rule,
-      ema_decay=0.0,
-      microbatches=parts,
-      together=w.GROUP,
+      config,
     ),
     donate_argnums=0,
   )
@@ -146,7 +143,7 @@ def grpo(asked: dict):
     found = made.generate(requests, Sampling(max_new_tokens=w.COMPLETION))
     batch = {
       'tokens': np.array(
-        [r.prompt + c.tokens for r, c in zip(requests, found, strict=False)], np.int32
+        [r.prompt + c.tokens for r, c in zip(requests, found, strict=True)], np.int32
       ),
       'segment_ids': np.ones((rows, length), np.int32),
       'mask': np.broadcast_to(np.arange(length) >= w.PROMPT, (rows, length)).astype(np.float32),
@@ -160,10 +157,10 @@ def grpo(asked: dict):
     ).reshape(-1, 1)
     batch |= {
       'advantages': np.repeat(advantages, length, axis=1).astype(np.float32),
-      'weights': aggregation_weights(batch['mask'], settings),
+      'weights': aggregation_weights(batch['mask'], config.loss),
     }
-    state, _, diagnostics = step(state, {}, prefix.fold(batch, w.GROUP), np.float32(1e-5))
-    np.asarray(diagnostics['said'].logprobs)
+    state, figures = step(state, {}, prefix.fold(batch, w.GROUP), np.float32(1e-5))
+    np.asarray(figures.diagnostics.token_stats.logprobs)
     return {'steps': 1, 'tokens': rows * w.COMPLETION}
 
   return run

@@ -85,5 +85,5 @@ def test_advantages_are_trls(trl, models, trainer, kind, options):
     generations=4,
   )
   assert reply['ok'], reply['error'] + reply['trace']
-  ours = advantages.of_completions(rewards, np.repeat(range(3), 4), kind)
+  ours = advantages.of_completions(rewards, np.repeat(range(3), 4), advantages.Advantage(kind))
   np.testing.assert_allclose(ours, reply['advantages'], rtol=1e-5, atol=1e-6)

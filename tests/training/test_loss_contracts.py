@@ -20,10 +20,10 @@ from aevo_jax.training.losses.policy_gradient import (
   PolicyGradient,
   aggregation_weights,
   policy_gradient_loss,
-  value_loss,
 )
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.losses.sft import Loss, sft_loss
+from aevo_jax.training.losses.value import Critic, value_loss
 from aevo_jax.training.token_stats import TokenStats
 
 ROWS, LENGTH, GROUP = 8, 6, 4  # two groups of four completions; also four pairs
@@ -72,7 +72,7 @@ CONTRACTS = {
     together=2,
   ),
   'distillation': Contract(lambda x, batch: distillation_loss(x, batch)[0], token_weights),
-  'value': Contract(lambda x, batch: value_loss(x, batch, 0.2), token_weights),
+  'value': Contract(lambda x, batch: value_loss(x, batch, Critic(clip=0.2)), token_weights),
   'grpo': policy_gradient(aggregation='sequence_mean', kl='k3'),
   'dr_grpo': policy_gradient(aggregation='constant_length', constant_length=LENGTH),
   'dapo': policy_gradient(clip_high=0.28),
@@ -104,13 +104,19 @@ every_loss = pytest.mark.parametrize('name', CONTRACTS)
 
 @functools.cache
 def example():
-  """x, and the examples' arrays; what is not masked has 1 to LENGTH - 1 tokens, and one row none."""
+  """x, and the examples' arrays.
+
+  What is not masked has 1 to LENGTH - 1 tokens, and one row none.
+  """
   rng = np.random.default_rng(0)
   mask = np.zeros((ROWS, LENGTH), np.float32)
   for row, n in enumerate([5, 2, 1, 4, 3, 3, 0, 5]):
     mask[row, 1 : 1 + n] = 1
   x = rng.normal(-1.0, 0.4, mask.shape).astype(np.float32)
-  near = lambda sd: (x + rng.normal(0, sd, x.shape)).astype(np.float32)
+
+  def near(sd):
+    return (x + rng.normal(0, sd, x.shape)).astype(np.float32)
+
   return x, {
     'mask': mask,
     'advantages': np.repeat(rng.normal(size=(ROWS, 1)), LENGTH, axis=1).astype(np.float32),
@@ -133,7 +139,10 @@ def of(name, x, batch):
 def test_what_is_masked_is_not_seen(name, bad):
   x, batch = example()
   value, gradient = of(name, x, batch)
-  spoil = lambda a: np.where(batch['mask'] > 0, a, bad).astype(np.float32)
+
+  def spoil(a):
+    return np.where(batch['mask'] > 0, a, bad).astype(np.float32)
+
   spoiled, after = of(name, spoil(x), {k: v if k == 'mask' else spoil(v) for k, v in batch.items()})
   np.testing.assert_allclose(spoiled, value, rtol=1e-6)
   np.testing.assert_allclose(after, gradient, rtol=1e-6)
@@ -144,11 +153,14 @@ def test_what_is_masked_is_not_seen(name, bad):
 def test_padding_changes_nothing(name):
   x, batch = example()
   value, gradient = of(name, x, batch)
-  pad = lambda a: (
-    np.pad(a, ((0, 4), (3, 2)), constant_values=7)
-    if a is not batch['mask']
-    else np.pad(a, ((0, 4), (3, 2)))
-  )
+
+  def pad(a):
+    return (
+      np.pad(a, ((0, 4), (3, 2)), constant_values=7)
+      if a is not batch['mask']
+      else np.pad(a, ((0, 4), (3, 2)))
+    )
+
   padded, after = of(name, pad(x), {k: pad(v) for k, v in batch.items()})
   np.testing.assert_allclose(padded, value, rtol=1e-5)
   np.testing.assert_allclose(after[:ROWS, 3:-2], gradient, rtol=1e-4, atol=1e-8)
@@ -160,7 +172,10 @@ def test_microbatches_add_up_to_the_batch(name, parts):
   x, batch = example()
   contract = CONTRACTS[name]
   whole_batch = batch | contract.weights(batch['mask']) | {'x': x}
-  loss = lambda scale, rows: (contract.loss(scale * rows['x'], rows), ())
+
+  def loss(scale, rows):
+    return (contract.loss(scale * rows['x'], rows), ())
+
   value, _, gradient, _ = accumulate_gradients(
     loss, jnp.float32(1.1), whole_batch, parts, group_size=contract.together
   )
@@ -189,7 +204,10 @@ def test_the_gradient_is_that_of_the_value(name):
       k: jnp.asarray(v, jnp.float64)
       for k, v in (batch | CONTRACTS[name].weights(batch['mask'])).items()
     }
-    loss = lambda y: CONTRACTS[name].loss(y, wide)
+
+    def loss(y):
+      return CONTRACTS[name].loss(y, wide)
+
     at = jnp.asarray(x, jnp.float64)
     gradient = jax.grad(loss)(at)
     rng = np.random.default_rng(1)

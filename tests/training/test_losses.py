@@ -153,9 +153,12 @@ def test_nothing_counted_is_zero_and_not_nan():
 @pytest.mark.parametrize('chunk', [1, 3, 7, 100])
 def test_logits_in_chunks_give_the_same_loss_and_gradient(chunk):
   logits, batch = example()
-  value_and_grad = lambda chunk: jax.value_and_grad(lambda x: loss_of(x, batch, 0.1, chunk).mean())(
-    jnp.asarray(logits, jnp.float32)
-  )
+
+  def value_and_grad(chunk):
+    return jax.value_and_grad(lambda x: loss_of(x, batch, 0.1, chunk).mean())(
+      jnp.asarray(logits, jnp.float32)
+    )
+
   (whole, gradient), (value, chunked) = value_and_grad(0), value_and_grad(chunk)
   np.testing.assert_allclose(value, whole, rtol=1e-6)
   np.testing.assert_allclose(chunked, gradient, rtol=1e-5, atol=1e-8)
@@ -177,11 +180,13 @@ def test_chunks_never_hold_the_logits_of_all_tokens():
   )
 
   def largest(chunk):
-    loss = lambda h, w: sft_loss(
-      per_token(lambda x, t: of_logits(x @ w, t), h, tokens, weights, chunk),
-      {'weights': weights},
-      Loss(),
-    )[0]
+    def loss(h, w):
+      return sft_loss(
+        per_token(lambda x, t: of_logits(x @ w, t), h, tokens, weights, chunk),
+        {'weights': weights},
+        Loss(),
+      )[0]
+
     text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, kernel).compile().as_text()
     return max(
       math.prod(map(int, shape.split(','))) for shape in re.findall(r'f32\[([0-9,]+)\]', text)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from aevo_jax.training.losses import advantages as advantages_lib
+from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.policy_gradient import (
   PolicyGradient,
   aggregation_weights,
   policy_gradient_loss,
-  value_loss,
 )
+from aevo_jax.training.losses.value import Critic, value_loss
 
 
 def example(seed=0, rows=6, length=9):
@@ -30,7 +31,10 @@ def example(seed=0, rows=6, length=9):
     mask[row, length - n :] = 1
   mask[0, 3:5] = 0  # between two turns
   logprobs = -rng.gamma(1.0, 0.7, mask.shape)
-  near = lambda sd: logprobs + sd * rng.normal(size=mask.shape)
+
+  def near(sd):
+    return logprobs + sd * rng.normal(size=mask.shape)
+
   advantages = np.repeat(rng.normal(size=(rows, 1)), length, axis=1)
   return (
     logprobs,
@@ -43,6 +47,16 @@ def example(seed=0, rows=6, length=9):
       'sampler_logprobs': near(0.8),
     },
   )
+
+
+def correction(old, sampler, s):
+  """c of one token."""
+  if s.correction == 'none':
+    return 1.0
+  c = math.exp(old - sampler)
+  if s.correction == 'truncate':
+    return min(c, s.correction_cap)
+  return c if 1 / s.correction_cap <= c <= s.correction_cap else 0.0
 
 
 def reference(logprobs, entropy, batch, s):
@@ -73,16 +87,7 @@ def reference(logprobs, entropy, batch, s):
           value, slope = bounded, 0.0
       if s.clip == 'dual' and a < 0 and s.dual_clip * a > value:
         value, slope = s.dual_clip * a, 0.0
-      c = 1.0
-      if s.correction != 'none':
-        c = math.exp(batch['old_logprobs'][i, t] - batch['sampler_logprobs'][i, t])
-        c = (
-          min(c, s.correction_cap)
-          if s.correction == 'truncate'
-          else c
-          if 1 / s.correction_cap <= c <= s.correction_cap
-          else 0.0
-        )
+      c = correction(batch['old_logprobs'][i, t], batch['sampler_logprobs'][i, t], s)
       total += weight * (-c * value - s.entropy_bonus * entropy[i, t])
       for j, share in moves.items():
         gradient[i, j] -= weight * c * slope * share
@@ -105,7 +110,10 @@ def ours(logprobs, entropy, batch, settings):
   arrays = {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()} | {
     'weights': jnp.asarray(aggregation_weights(batch['mask'], settings))
   }
-  loss = lambda x: policy_gradient_loss(x, jnp.asarray(entropy, jnp.float32), arrays, settings)
+
+  def loss(x):
+    return policy_gradient_loss(x, jnp.asarray(entropy, jnp.float32), arrays, settings)
+
   (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
     jnp.asarray(logprobs, jnp.float32)
   )
@@ -157,7 +165,7 @@ def test_value_and_gradient_are_the_papers(chosen):
 
 
 def test_the_parts_act():
-  """Each choice gives another loss on some of six batches than every other: none of them is dead."""
+  """Each choice gives another loss than every other on some of six batches: none is dead."""
   examples = [example(seed) for seed in range(6)]
   values = {
     str(extra): tuple(round(ours(*e, PolicyGradient(**extra))[0], 6) for e in examples)
@@ -217,24 +225,25 @@ def test_what_cannot_be_or_is_read_by_nothing_is_refused_with_the_reason(wrong, 
 def test_group_advantages_by_hand():
   rewards, groups = [1.0, 0.0, 0.0, 0.5, 0.5, 0.5], [7, 7, 7, 3, 3, 3]
   sd = math.sqrt(((2 / 3) ** 2 + 2 * (1 / 3) ** 2) / 2)
-  std = advantages_lib.of_completions(rewards, groups, 'group_std')
+  std = advantages_lib.of_completions(rewards, groups, Advantage('group_std'))
   np.testing.assert_allclose(
     std, [2 / 3 / (sd + 1e-4), -1 / 3 / (sd + 1e-4), -1 / 3 / (sd + 1e-4), 0, 0, 0]
   )
   np.testing.assert_allclose(
-    advantages_lib.of_completions(rewards, groups, 'group_mean')[:3], [2 / 3, -1 / 3, -1 / 3]
+    advantages_lib.of_completions(rewards, groups, Advantage('group_mean'))[:3],
+    [2 / 3, -1 / 3, -1 / 3],
   )
   np.testing.assert_allclose(
-    advantages_lib.of_completions(rewards, groups, 'leave_one_out')[:3], [1, -0.5, -0.5]
+    advantages_lib.of_completions(rewards, groups, Advantage('leave_one_out'))[:3], [1, -0.5, -0.5]
   )
   np.testing.assert_allclose(
-    advantages_lib.of_completions(rewards, groups, 'batch_mean').sum(), 0, atol=1e-12
+    advantages_lib.of_completions(rewards, groups, Advantage('batch_mean')).sum(), 0, atol=1e-12
   )
   assert not advantages_lib.of_completions(
-    [0.1] * 6, groups, 'group_std'
+    [0.1] * 6, groups, Advantage('group_std')
   ).any()  # the mean of equal numbers is off by rounding; the advantage is not
-  with pytest.raises(ValueError, match='rollout.group_size'):
-    advantages_lib.of_completions([1.0, 0.0], [1, 2], 'leave_one_out')
+  with pytest.raises(ValueError, match=r'rollout\.group_size'):
+    advantages_lib.of_completions([1.0, 0.0], [1, 2], Advantage('leave_one_out'))
 
 
 @pytest.mark.parametrize('discount,trace', [(1.0, 1.0), (0.9, 0.0), (0.97, 0.9)])
@@ -242,7 +251,7 @@ def test_gae_is_the_sum_of_discounted_residuals(discount, trace):
   rng = np.random.default_rng(0)
   mask = np.array([[0, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1, 0]])
   rewards, values = rng.normal(size=mask.shape) * mask, rng.normal(size=mask.shape)
-  advantages, returns = advantages_lib.gae(rewards, values, mask, discount=discount, trace=trace)
+  advantages, returns = advantages_lib.gae(rewards, values, mask, Advantage('gae', discount, trace))
   for row in range(2):
     places = np.flatnonzero(mask[row])
     residual = [
@@ -260,7 +269,9 @@ def test_gae_is_the_sum_of_discounted_residuals(discount, trace):
 
 
 def test_turn_advantages_compare_returns_from_the_turn_on():
-  found = advantages_lib.of_turns([[0, 1, 0], [0, 0, 0], [1, 0]], [5, 5, 5], std=False)
+  found = advantages_lib.of_turns(
+    [[0, 1, 0], [0, 0, 0], [1, 0]], [5, 5, 5], Advantage('turn', turn_std=False)
+  )
   np.testing.assert_allclose(found[0], [1 - 2 / 3, 1 - 1 / 3, 0])
   np.testing.assert_allclose(found[1], [-2 / 3, -1 / 3, 0])
   np.testing.assert_allclose(found[2], [1 - 2 / 3, -1 / 3])
@@ -279,6 +290,6 @@ def test_value_loss_is_the_clipped_square():
     squares = (values - returns) ** 2
     if clip:
       squares = np.maximum(squares, (old + np.clip(values - old, -clip, clip) - returns) ** 2)
-    assert float(value_loss(jnp.asarray(values, jnp.float32), batch, clip)) == pytest.approx(
-      (weights * squares / 2).sum(), rel=1e-5
-    )
+    assert float(
+      value_loss(jnp.asarray(values, jnp.float32), batch, Critic(clip=clip))
+    ) == pytest.approx((weights * squares / 2).sum(), rel=1e-5)

@@ -1,19 +1,20 @@
-"""The policy-gradient loss as independent parts: ratio, clip, aggregation, KL, correction of the
-sampler's probabilities, entropy. A named algorithm is a choice of each.
+"""The policy-gradient loss as independent parts, of which a named algorithm chooses each.
 
-For token t of completion i, with advantage A, log-probabilities under the policy (p), under the
-policy as it was when the update began (old), under the sampler that drew the token and under the
-reference, and r = exp(log p - log old):
+For token t of completion i there are the advantage A and the log-probabilities of the token: under
+the policy (p), under the policy as it was when the update began (old), under the sampler that chose
+it and under the reference. With r = exp(log p - log old):
 
-    loss_it = - c_it min(r A, clip(r, 1 - low, 1 + high) A) + beta kl_it - eta H_it          loss =
-    sum_it w_it loss_it
+    loss_it = - c_it min(r A, clip(r, 1 - low, 1 + high) A) + beta kl_it - eta H_it
+    loss = sum_it w_it loss_it
 
-w are the aggregation's weights, made once for the whole batch (`aggregation_weights`), so that
-losses and gradients of microbatches add up to the batch's. Sources: PPO (1707.06347); GRPO
-(2402.03300); DAPO (2503.14476) for clip_high and the token mean; Dr. GRPO (2503.20783) for the
-constant length; GSPO (2507.18071) for the sequence ratio; RLOO (2402.14740) for the trajectory
-ratio; dual clip (1912.09729); the estimators k1, k2, k3 of KL (J. Schulman, 2020); truncated
-importance sampling of the sampler's mismatch (Yao et al., 2025).
+w are the aggregation's weights. They are made once for the whole batch (`aggregation_weights`), so
+that losses and gradients of microbatches add up to the batch's.
+
+Sources: PPO (1707.06347, eq. 7) for the clip; GRPO (2402.03300, eq. 3 and 4) for groups and k3;
+DAPO (2503.14476, eq. 8) for clip_high and the token mean; Dr. GRPO (2503.20783) for the constant
+length; GSPO (2507.18071, eq. 7) for the sequence ratio; RLOO (2402.14740) for the trajectory ratio;
+dual clip (1912.09729); the estimators k1, k2, k3 of KL (J. Schulman, 2020); truncated importance
+sampling of the sampler's mismatch (Yao et al., 2025).
 """
 
 import dataclasses
@@ -23,19 +24,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval
+from jaxtyping import Array, Bool, Float, Shaped
 
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.constraints import OneOf, refuse_unread
+from aevo_jax.training.losses.batch import AnyArray, Batch
 from aevo_jax.training.masked import WeightedSum
 
 RATIOS = ('token', 'sequence', 'trajectory')
 CLIPS = ('none', 'ppo', 'dual')
 AGGREGATIONS = ('token_mean', 'sequence_mean', 'constant_length')
 KLS = ('none', 'k1', 'k2', 'k3')
-KL_PLACES = ('loss', 'reward')
+KL_POSITIONS = ('loss', 'reward')
 CORRECTIONS = ('none', 'truncate', 'mask')
-# log-ratios beyond are cut: a product over a long completion would overflow, and infinity times an
-# advantage of 0 is NaN
+# Log-ratios beyond are cut: a product over a long completion would overflow, and infinity times an
+# advantage of 0 is NaN.
 FARTHEST = 20.0
 
 
@@ -49,15 +52,22 @@ class PolicyGradient:
       product, RLOO).
     clip: 'none'; 'ppo', to [1 - clip_low, 1 + clip_high]; 'dual', which also bounds what a
       completion with negative advantage can cost, at dual_clip * |A|.
+    clip_low: see clip.
+    clip_high: see clip.
+    dual_clip: see clip.
     aggregation: 'token_mean' over all tokens of the batch; 'sequence_mean', of each completion's
       mean; 'constant_length', the sum of tokens over completions * constant_length.
-    kl: estimator of KL(policy | reference), times kl_coefficient; kl_in: 'loss', or 'reward',
-      before advantages are taken. kl_unbiased: in the loss, the estimate is multiplied by the
-        ratio, so that its gradient is that of the reverse KL (DeepSeek-V3.2, 2512.02556).
-    correction: of the difference between sampler and trainer by c = old / sampler: 'truncate' to at
-      most correction_cap; 'mask' sets c to 0 outside of [1 / cap, cap].
-    entropy_bonus: eta. temperature: at which samples are drawn, and by which the trainer divides
-      its logits too.
+    constant_length: see aggregation.
+    kl: estimator of KL(policy | reference), 'none', 'k1', 'k2' or 'k3'.
+    kl_in: 'loss', or 'reward', before advantages are taken.
+    kl_coefficient: beta.
+    kl_unbiased: multiplies the estimate in the loss by the ratio, so that its gradient is that of
+      the reverse KL (DeepSeek-V3.2, 2512.02556).
+    correction: of the difference between sampler and trainer by c = old / sampler. 'truncate'
+      bounds c by correction_cap; 'mask' sets it to 0 outside of [1 / cap, cap].
+    correction_cap: see correction.
+    entropy_bonus: eta.
+    temperature: at which samples are drawn, and by which the trainer divides its logits too.
   """
 
   ratio: Annotated[str, OneOf(RATIOS)] = 'token'
@@ -68,7 +78,7 @@ class PolicyGradient:
   aggregation: Annotated[str, OneOf(AGGREGATIONS)] = 'token_mean'
   constant_length: Annotated[int, Interval(ge=1, le=2**31)] = 64
   kl: Annotated[str, OneOf(KLS)] = 'none'
-  kl_in: Annotated[str, OneOf(KL_PLACES)] = 'loss'
+  kl_in: Annotated[str, OneOf(KL_POSITIONS)] = 'loss'
   kl_coefficient: Annotated[float, Interval(ge=0, le=100)] = 0.01
   kl_unbiased: bool = False
   correction: Annotated[str, OneOf(CORRECTIONS)] = 'none'
@@ -102,135 +112,162 @@ class PolicyGradient:
       )
 
 
-def kl_estimate(kind: str, logprobs: jax.Array, reference: jax.Array) -> jax.Array:
-  """Estimates of KL(p | reference) from tokens drawn from p, element by element."""
-  log_ratio = reference - logprobs
-  return {
-    'k1': lambda: -log_ratio,
-    'k2': lambda: jnp.square(log_ratio) / 2,
-    'k3': lambda: jnp.exp(log_ratio) - log_ratio - 1,
-  }[kind]()
+def kl_estimate(
+  kind: str, logprobs: Float[AnyArray, '*shape'], reference: Float[AnyArray, '*shape']
+) -> Float[Array, '*shape']:
+  """Estimates KL(p | reference) from tokens drawn from p, element by element.
+
+  Args:
+    kind: 'k1', 'k2' or 'k3' (J. Schulman, 2020). With d = log reference - log p they are -d,
+      d^2 / 2 and exp(d) - d - 1.
+    logprobs: of the tokens under p, in nats.
+    reference: of the same tokens under the reference.
+
+  Returns:
+    The estimates, in nats.
+  """
+  log_ratio = jnp.asarray(reference - logprobs)
+  if kind == 'k1':
+    return -log_ratio
+  if kind == 'k2':
+    return jnp.square(log_ratio) / 2
+  return jnp.exp(log_ratio) - log_ratio - 1
 
 
-def aggregation_weights(mask_bt: np.ndarray, settings: PolicyGradient) -> np.ndarray:
-  """[b, t] float32: what each token's loss counts in the batch's. mask_bt: 1 where the policy chose
-  the token; rows without any count for nothing.
+def aggregation_weights(
+  mask_bt: Shaped[AnyArray, 'batch time'], config: PolicyGradient
+) -> Float[np.ndarray, 'batch time']:
+  """Computes what each token's loss counts in the loss of a whole batch.
+
+  Args:
+    mask_bt: 1 where the policy chose the token. Rows without any count for nothing.
+    config: the aggregation.
+
+  Returns:
+    float32 weights, 0 where the mask is.
   """
   mask = np.asarray(mask_bt, np.float64)
   lengths = mask.sum(axis=1, keepdims=True)
   rows = max(int((lengths > 0).sum()), 1)
-  if settings.aggregation == 'token_mean':
+  if config.aggregation == 'token_mean':
     weights = mask / max(mask.sum(), 1)
-  elif settings.aggregation == 'sequence_mean':
+  elif config.aggregation == 'sequence_mean':
     weights = mask / np.maximum(lengths, 1) / rows
   else:
-    weights = mask / (rows * settings.constant_length)
+    weights = mask / (rows * config.constant_length)
   return weights.astype(np.float32)
 
 
 def correction_weights(
-  old_bt: jax.Array, sampler_bt: jax.Array, settings: PolicyGradient
-) -> jax.Array:
-  """[b, t] c, by which the policy's term is multiplied; 1 where nothing is corrected."""
-  if settings.correction == 'none':
+  old_bt: Float[AnyArray, 'batch time'],
+  sampler_bt: Float[AnyArray, 'batch time'],
+  config: PolicyGradient,
+) -> Float[Array, 'batch time']:
+  """Computes c = old / sampler, by which the policy's term is multiplied.
+
+  Args:
+    old_bt: log-probabilities when the update began, in nats.
+    sampler_bt: those under the sampler.
+    config: the correction. 'truncate' bounds c by the cap; 'mask' sets it to 0 outside of
+      [1 / cap, cap].
+
+  Returns:
+    c; 1 where nothing is corrected.
+  """
+  if config.correction == 'none':
     return jnp.ones_like(old_bt)
   c = jnp.exp(old_bt - sampler_bt)
-  if settings.correction == 'truncate':
-    return jnp.minimum(c, settings.correction_cap)
-  return jnp.where((c >= 1 / settings.correction_cap) & (c <= settings.correction_cap), c, 0.0)
+  if config.correction == 'truncate':
+    return jnp.minimum(c, config.correction_cap)
+  return jnp.where((c >= 1 / config.correction_cap) & (c <= config.correction_cap), c, 0.0)
 
 
 def policy_gradient_loss(
-  logprobs_bt: jax.Array,
-  entropy_bt: jax.Array,
-  batch: dict[str, jax.Array],
-  settings: PolicyGradient,
-) -> tuple[jax.Array, dict[str, WeightedSum]]:
-  """The loss of some rows of a batch, and its diagnostics.
+  logprobs_bt: Float[AnyArray, 'batch time'],
+  entropy_bt: Float[AnyArray, 'batch time'],
+  batch: Batch,
+  config: PolicyGradient,
+) -> tuple[Float[Array, ''], dict[str, WeightedSum]]:
+  """Computes the loss of some rows of a batch; the module's docstring has the formula.
 
   Args:
-    logprobs_bt: log-probability of each token under the policy, in nats, at the settings'
-      temperature. entropy_bt: of the distribution that it was drawn from.
-    batch: [b, t] each: mask (1 where the policy chose the token), weights (`aggregation_weights` of
-      the whole batch), advantages, old_logprobs; sampler_logprobs where there is a correction,
-      ref_logprobs where there is KL in the loss. What lies where the mask is 0 is not read.
+    logprobs_bt: of each token under the policy, in nats, at the config's temperature.
+    entropy_bt: of the distribution that the token was drawn from, in nats.
+    batch: mask, weights (`aggregation_weights` of the whole batch), advantages and old_logprobs;
+      sampler_logprobs where there is a correction, ref_logprobs where there is KL in the loss. What
+      lies where the mask is 0 may hold NaN, here and in the other arguments.
+    config: which parts make up the loss.
 
   Returns:
-    A scalar that adds up over rows, and WeightedSums over tokens: clip_fraction, ratio, kl_old (k3,
-      of the policy since the update began), entropy; kl_penalty and
-    correction where there are such.
+    A scalar that adds up over rows, and metrics over tokens: clip_fraction, ratio, kl_old (k3, of
+    the policy since the update began), entropy; kl_penalty and correction where there are such.
   """
-  chosen = batch['mask'] > 0
-  clear = lambda x: jnp.where(chosen, x, 0)
-  logprobs, old, advantages, entropy = (
-    clear(logprobs_bt),
-    clear(batch['old_logprobs']),
-    clear(batch['advantages']),
-    clear(entropy_bt),
-  )
-  log_ratio = logprobs - old
-  ratio = jnp.exp(jnp.clip(_at_level(log_ratio, chosen, settings.ratio), -FARTHEST, FARTHEST))
-  clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
-  objective = ratio * advantages
-  if settings.clip != 'none':
-    objective = jnp.minimum(objective, clipped * advantages)
-  if settings.clip == 'dual':
-    objective = jnp.where(
-      advantages < 0, jnp.maximum(objective, settings.dual_clip * advantages), objective
-    )
+  mask = jnp.asarray(batch['mask'])
+  chosen = mask > 0
+
+  def clear(x: AnyArray) -> jax.Array:
+    return jnp.where(chosen, x, 0)
+
+  logprobs = clear(logprobs_bt)
+  old = clear(batch['old_logprobs'])
+  advantages = clear(batch['advantages'])
+  entropy = clear(entropy_bt)
+  ratio = _ratio(logprobs - old, chosen, config)
+  objective = _objective(ratio, advantages, config)
+  metrics = {'ratio': ratio, 'kl_old': kl_estimate('k3', old, logprobs), 'entropy': entropy}
   correction = None
-  if settings.correction != 'none':
+  if config.correction != 'none':
     correction = jax.lax.stop_gradient(
-      correction_weights(old, clear(batch['sampler_logprobs']), settings)
+      correction_weights(old, clear(batch['sampler_logprobs']), config)
     )
     objective = correction * objective
-  loss = -objective - settings.entropy_bonus * entropy
-  said = {'ratio': ratio, 'kl_old': kl_estimate('k3', old, logprobs), 'entropy': entropy}
-  if settings.kl != 'none' and settings.kl_in == 'loss':
-    kl = kl_estimate(settings.kl, logprobs, clear(batch['ref_logprobs'])) * (
-      ratio if settings.kl_unbiased else 1
-    )
-    loss = loss + settings.kl_coefficient * kl
-    said['kl_penalty'] = kl
+  loss = -objective - config.entropy_bonus * entropy
+  if config.kl != 'none' and config.kl_in == 'loss':
+    kl = kl_estimate(config.kl, logprobs, clear(batch['ref_logprobs']))
+    kl = kl * (ratio if config.kl_unbiased else 1)
+    loss = loss + config.kl_coefficient * kl
+    metrics['kl_penalty'] = kl
   if correction is not None:
-    said['correction'] = correction
-  if settings.clip != 'none':
-    outside = ((ratio < 1 - settings.clip_low) & (advantages < 0)) | (
-      (ratio > 1 + settings.clip_high) & (advantages > 0)
-    )
-    said['clip_fraction'] = outside.astype(jnp.float32)
-  metrics = {
-    name: WeightedSum.of(
-      jax.lax.stop_gradient(jnp.broadcast_to(value, chosen.shape)), batch['mask']
-    )
-    for name, value in said.items()
-  }
-  return jnp.sum(jnp.where(chosen, batch['weights'] * loss, 0)), metrics
+    metrics['correction'] = correction
+  if config.clip != 'none':
+    metrics['clip_fraction'] = _is_clipped(ratio, advantages, config).astype(jnp.float32)
+  sums = {}
+  for name, value in metrics.items():
+    value = jax.lax.stop_gradient(jnp.broadcast_to(value, chosen.shape))
+    sums[name] = WeightedSum.of(value, mask)
+  return jnp.sum(jnp.where(chosen, batch['weights'] * loss, 0)), sums
 
 
-def _at_level(log_ratio_bt: jax.Array, chosen_bt: jax.Array, level: str) -> jax.Array:
-  if level == 'token':
-    return log_ratio_bt
-  total = jnp.sum(log_ratio_bt, axis=1, keepdims=True)
-  return jnp.broadcast_to(
-    total / jnp.maximum(jnp.sum(chosen_bt, axis=1, keepdims=True), 1)
-    if level == 'sequence'
-    else total,
-    log_ratio_bt.shape,
-  )
+def _ratio(
+  log_ratio_bt: jax.Array, chosen_bt: AnyArray, config: PolicyGradient
+) -> Float[Array, 'batch time']:
+  """Computes p / old of each token, or of its whole completion."""
+  if config.ratio != 'token':
+    total = jnp.sum(log_ratio_bt, axis=1, keepdims=True)
+    if config.ratio == 'sequence':
+      total = total / jnp.maximum(jnp.sum(chosen_bt, axis=1, keepdims=True), 1)
+    log_ratio_bt = jnp.broadcast_to(total, log_ratio_bt.shape)
+  return jnp.exp(jnp.clip(log_ratio_bt, -FARTHEST, FARTHEST))
 
 
-def value_loss(values_bt: jax.Array, batch: dict[str, jax.Array], clip: float) -> jax.Array:
-  """PPO's loss of a critic, a sum with the batch's weights: 1/2 max((v - R)^2, (v_old + clip(v -
-  v_old, +-clip) - R)^2).
+def _objective(
+  ratio_bt: jax.Array, advantages_bt: jax.Array, config: PolicyGradient
+) -> Float[Array, 'batch time']:
+  """Computes r A under the clip."""
+  clipped = jnp.clip(ratio_bt, 1 - config.clip_low, 1 + config.clip_high)
+  objective = ratio_bt * advantages_bt
+  if config.clip != 'none':
+    objective = jnp.minimum(objective, clipped * advantages_bt)
+  if config.clip == 'dual':
+    bounded = jnp.maximum(objective, config.dual_clip * advantages_bt)
+    objective = jnp.where(advantages_bt < 0, bounded, objective)
+  return objective
 
-  batch: mask, weights, returns, old_values, each [b, t]. clip: 0 does not clip.
-  """
-  chosen = batch['mask'] > 0
-  values, returns, old = (
-    jnp.where(chosen, x, 0) for x in (values_bt, batch['returns'], batch['old_values'])
-  )
-  error = jnp.square(values - returns)
-  if clip:
-    error = jnp.maximum(error, jnp.square(old + jnp.clip(values - old, -clip, clip) - returns))
-  return jnp.sum(jnp.where(chosen, batch['weights'] * error / 2, 0))
+
+def _is_clipped(
+  ratio_bt: jax.Array, advantages_bt: jax.Array, config: PolicyGradient
+) -> Bool[Array, 'batch time']:
+  """Returns where the clip stops the gradient."""
+  too_low = (ratio_bt < 1 - config.clip_low) & (advantages_bt < 0)
+  too_high = (ratio_bt > 1 + config.clip_high) & (advantages_bt > 0)
+  return too_low | too_high

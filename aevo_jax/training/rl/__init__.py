@@ -1,3 +1,5 @@
-"""Reinforcement learning on verifiable rewards: rollouts, their gate, advantages, one accumulated
-update a minibatch, and every number of it in the log.
+"""Reinforcement learning on verifiable rewards.
+
+A step has rollouts, a gate on their log-probabilities, advantages and one accumulated update for
+each minibatch. Every number of it is in the log.
 """

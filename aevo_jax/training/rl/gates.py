@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from aevo_jax.training.rl.settings import Gates
 
@@ -13,7 +14,11 @@ WORST = 8  # tokens listed
 
 
 class StoppedError(RuntimeError):
-  """A rule stopped the run. rule: its name, a field of gates.*, or 'finite'."""
+  """A rule stopped the run.
+
+  Attributes:
+    rule: its name, a field of gates.*, or 'finite'.
+  """
 
   def __init__(self, rule: str, message: str):
     super().__init__(message)
@@ -21,8 +26,11 @@ class StoppedError(RuntimeError):
 
 
 class Gap(NamedTuple):
-  """Of log-probabilities under the sampler and the trainer with the same weights, in nats. kl: k3
-  of the sampler from the trainer.
+  """Differences of log-probabilities, trainer less sampler, with the same weights, in nats.
+
+  largest: of one token.
+  mean: over tokens.
+  kl: k3 of the sampler from the trainer.
   """
 
   largest: float
@@ -31,124 +39,152 @@ class Gap(NamedTuple):
 
 
 def logprob_gap(
-  trainer_bt: np.ndarray,
-  sampler_bt: np.ndarray,
-  mask_bt: np.ndarray,
-  tokens_bt: np.ndarray,
+  trainer_bt: Float[np.ndarray, 'batch time'],
+  sampler_bt: Float[np.ndarray, 'batch time'],
+  mask_bt: Float[np.ndarray, 'batch time'],
+  tokens_bt: Int[np.ndarray, 'batch time'],
   settings: Gates,
   name_of: Callable[[int], str] = str,
 ) -> Gap:
-  """Measures the gap over the masked tokens.
+  """Measures how far the sampler's log-probabilities are from the trainer's.
+
+  Args:
+    trainer_bt: log-probabilities under the trainer, in nats.
+    sampler_bt: those under the sampler, in nats.
+    mask_bt: 1 where the policy sampled the token; elsewhere nothing is read.
+    tokens_bt: ids, for the message.
+    settings: gates.logprob_gap, the largest difference that is allowed; 0 allows any.
+    name_of: a token's id as text.
+
+  Returns:
+    The gap over the masked tokens.
 
   Raises:
-    StoppedError: a token's gap is larger than gates.logprob_gap, or not finite; the worst tokens
-      are listed.
+    StoppedError: a token's gap is larger than allowed, or not finite. The message lists the worst
+      tokens.
   """
   chosen = np.asarray(mask_bt) > 0
   difference = np.where(chosen, trainer_bt - sampler_bt, 0.0)
   size = np.where(np.isfinite(difference), np.abs(difference), np.inf)
   count = max(int(chosen.sum()), 1)
   if settings.logprob_gap and size.max(initial=0) > settings.logprob_gap:
-    worst = np.argsort(-size, axis=None)[:WORST]
-    lines = [
-      (
-        f'  row {row} place {t} {name_of(int(tokens_bt[row, t]))!r}: sampler '
-        f'{sampler_bt[row, t]:.4f}, trainer {trainer_bt[row, t]:.4f}'
-      )
-      for row, t in zip(*np.unravel_index(worst, size.shape))
-      if size[row, t] > settings.logprob_gap
-    ]
+    lines = []
+    for index in np.argsort(-size, axis=None)[:WORST]:
+      row, t = np.unravel_index(index, size.shape)
+      if size[row, t] > settings.logprob_gap:
+        lines.append(
+          f'  row {row} position {t} {name_of(int(tokens_bt[row, t]))!r}: sampler '
+          f'{sampler_bt[row, t]:.4f}, trainer {trainer_bt[row, t]:.4f}'
+        )
+    worst = '\n'.join(lines)
     raise StoppedError(
       'logprob_gap',
       f'sampler and trainer differ by {size.max():.4f} nats in the log-probability of a '
       'token, under the same weights; gates.logprob_gap allows '
       f'{settings.logprob_gap}. {int((size > settings.logprob_gap).sum())} of {count} '
-      'tokens do; the worst:\n'
-      + '\n'.join(lines)
-      + (
-        '\nLook for different weights, temperature, dtype or padding on the two sides; '
-        'raise the gate only if the difference is understood'
-      ),
+      f'tokens do; the worst:\n{worst}'
+      '\nLook for different weights, temperature, dtype or padding on the two sides; '
+      'raise the gate only if the difference is understood',
     )
+  k3 = np.where(chosen, np.exp(difference) - difference - 1, 0)
   return Gap(
-    float(size.max(initial=0)),
-    float(size.sum() / count),
-    float(np.where(chosen, np.exp(difference) - difference - 1, 0).sum() / count),
+    largest=float(size.max(initial=0)),
+    mean=float(size.sum() / count),
+    kl=float(k3.sum() / count),
   )
 
 
 class StopRules:
-  """The rules over a run's steps; `seen` of a run that is resumed is what another object's `seen()`
-  gave.
+  """The rules over a run's steps.
+
+  Args:
+    settings: limits; 0 turns a rule off.
+    memory: of a run that is resumed, what `memory` returned when it was saved.
   """
 
-  def __init__(self, settings: Gates, seen: Mapping[str, Any] | None = None):
-    self._s, seen = settings, seen or {'rewards': [], 'entropies': [], 'best': None}
-    self._rewards, self._entropies = (
-      collections.deque(seen[name], maxlen=settings.window) for name in ('rewards', 'entropies')
-    )
-    self._best = -math.inf if seen['best'] is None else seen['best']
+  def __init__(self, settings: Gates, memory: Mapping[str, Any] | None = None):
+    self._settings = settings
+    if memory is None:
+      memory = {'rewards': [], 'entropies': [], 'best': None}
+    self._rewards = collections.deque(memory['rewards'], maxlen=settings.window)
+    self._entropies = collections.deque(memory['entropies'], maxlen=settings.window)
+    self._best = -math.inf
+    if memory['best'] is not None:
+      self._best = memory['best']
 
-  def seen(self) -> dict[str, Any]:
-    """What the rules remember, JSON-able."""
+  def memory(self) -> dict[str, Any]:
+    """Returns what the rules remember, JSON-able."""
     return {
       'rewards': list(self._rewards),
       'entropies': list(self._entropies),
       'best': None if math.isinf(self._best) else self._best,
     }
 
-  def _remember(self, metrics: dict[str, float]) -> None:
+  def _remember(self, metrics: Mapping[str, float]) -> None:
     self._rewards.append(metrics['reward'])
-    if math.isfinite(metrics['entropy']):  # a step whose groups were all left out has none
+    # A step whose groups were all left out has no entropy.
+    if math.isfinite(metrics['entropy']):
       self._entropies.append(metrics['entropy'])
-    if len(self._rewards) == self._s.window:
+    if len(self._rewards) == self._settings.window:
       self._best = max(self._best, float(np.mean(self._rewards)))
 
-  def check(self, metrics: dict[str, float]) -> None:
-    """Takes a step's metrics (reward, entropy, loss, grad_norm; kl_reference or kl_old).
+  def check(self, metrics: Mapping[str, float]) -> None:
+    """Applies all rules to one more step.
+
+    Args:
+      metrics: of the step: reward, entropy, loss and grad_norm; kl_reference or kl_old where there
+        are such.
 
     Raises:
       StoppedError: naming the rule and the binding that moves it.
     """
-    s = self._s
+    self._check_finite(metrics)
+    self._check_step(metrics)
+    self._remember(metrics)
+    self._check_windows()
+
+  def _check_finite(self, metrics: Mapping[str, float]) -> None:
     for name in ('loss', 'grad_norm'):
       if not math.isfinite(metrics.get(name, 0.0)):
         raise StoppedError(
           'finite', f'{name} is {metrics[name]}; lower optimizer.learning_rate or clip_norm'
         )
-    if s.grad_norm and metrics.get('grad_norm', 0.0) > s.grad_norm:
+
+  def _check_step(self, metrics: Mapping[str, float]) -> None:
+    """Checks the rules that look at one step."""
+    limit = self._settings.grad_norm
+    if limit and metrics.get('grad_norm', 0.0) > limit:
       raise StoppedError(
         'grad_norm',
-        (
-          f'divergence: gradient norm {metrics["grad_norm"]:.4g} > gates.grad_norm = '
-          f'{s.grad_norm}; lower optimizer.learning_rate'
-        ),
+        f'divergence: gradient norm {metrics["grad_norm"]:.4g} > gates.grad_norm = '
+        f'{limit}; lower optimizer.learning_rate',
       )
     kl = metrics.get('kl_reference', metrics.get('kl_old', 0.0))
-    if s.kl and kl > s.kl:
+    if self._settings.kl and kl > self._settings.kl:
       raise StoppedError(
         'kl',
-        (
-          f'KL blow-up: {kl:.4g} > gates.kl = {s.kl}; lower optimizer.learning_rate or '
-          'raise policy_gradient.kl_coefficient'
-        ),
+        f'KL blow-up: {kl:.4g} > gates.kl = {self._settings.kl}; lower optimizer.learning_rate or '
+        'raise policy_gradient.kl_coefficient',
       )
-    self._remember(metrics)
-    if s.entropy and len(self._entropies) == s.window and np.mean(self._entropies) < s.entropy:
-      raise StoppedError(
-        'entropy',
-        f'entropy collapse: {np.mean(self._entropies):.4g} nats over {s.window} steps < '
-        f'gates.entropy = {s.entropy}; bind policy_gradient.entropy_bonus, or a '
-        'larger clip_high',
-      )
-    if (
-      s.reward_drop
-      and len(self._rewards) == s.window
-      and np.mean(self._rewards) < self._best - s.reward_drop
-    ):
-      raise StoppedError(
-        'reward_drop',
-        f'reward collapse: {np.mean(self._rewards):.4g} over {s.window} steps, '
-        f'{self._best:.4g} at best, and gates.reward_drop = {s.reward_drop}; lower '
-        'optimizer.learning_rate',
-      )
+
+  def _check_windows(self) -> None:
+    """Checks the rules that look at the last `window` steps."""
+    settings = self._settings
+    if settings.entropy and len(self._entropies) == settings.window:
+      entropy = np.mean(self._entropies)
+      if entropy < settings.entropy:
+        raise StoppedError(
+          'entropy',
+          f'entropy collapse: {entropy:.4g} nats over {settings.window} steps < '
+          f'gates.entropy = {settings.entropy}; bind policy_gradient.entropy_bonus, or a '
+          'larger clip_high',
+        )
+    if settings.reward_drop and len(self._rewards) == settings.window:
+      reward = np.mean(self._rewards)
+      if reward < self._best - settings.reward_drop:
+        raise StoppedError(
+          'reward_drop',
+          f'reward collapse: {reward:.4g} over {settings.window} steps, '
+          f'{self._best:.4g} at best, and gates.reward_drop = {settings.reward_drop}; lower '
+          'optimizer.learning_rate',
+        )

@@ -1,5 +1,7 @@
-"""What reinforcement learning asks: the training mixture's items, or those of one's own tasks, far
-from the items that supervised training draws.
+"""The items that reinforcement learning samples answers to.
+
+They come from the training mixture, or from one's own tasks, far from the items that supervised
+training draws.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,16 @@ COMPARED = 256  # items that stand for the stream
 
 
 def stream(mixture: Mixture, seed: int, corpus: Corpus) -> Callable[[int], Item]:
-  """The item of each number from 0 on."""
+  """Opens the stream of items.
+
+  Args:
+    mixture: of puzzles.
+    seed: of the stream.
+    corpus: its tasks take the place of puzzles where it has any.
+
+  Returns:
+    A function from numbers, 0 on, to items.
+  """
   if corpus.items:
     return lambda i: own_data.item_at(corpus.items, seed, FIRST_ITEM + i)
   return lambda i: item_at(seed, 'train', FIRST_ITEM + i, mixture)
@@ -26,13 +37,20 @@ def stream(mixture: Mixture, seed: int, corpus: Corpus) -> Callable[[int], Item]
 def mean_prompt(
   mixture: Mixture, seed: int, corpus: Corpus, tokenizer: tokenizers.Tokenizer
 ) -> float:
-  """Tokens of a prompt, the mean over the first `COMPARED`."""
+  """Measures how long prompts are.
+
+  Args:
+    mixture: of puzzles.
+    seed: of the stream.
+    corpus: tasks in the place of puzzles, and the chat format.
+    tokenizer: of the base.
+
+  Returns:
+    Tokens of a prompt, the mean over the first `COMPARED`.
+  """
   item = stream(mixture, seed, corpus)
-  return float(
-    np.mean(
-      [
-        len(tokenizer.encode(corpus.chat.prompt(item(i).question), add_special_tokens=False).ids)
-        for i in range(COMPARED)
-      ]
-    )
-  )
+  lengths = []
+  for i in range(COMPARED):
+    prompt = corpus.chat.prompt(item(i).question)
+    lengths.append(len(tokenizer.encode(prompt, add_special_tokens=False).ids))
+  return float(np.mean(lengths))

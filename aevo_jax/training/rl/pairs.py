@@ -1,8 +1,7 @@
-"""Preference pairs from rollouts: of each group a completion that the verifier accepts, and one
-that it refuses.
-"""
+"""Preference pairs from rollouts: the best and the worst completion of a group."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,25 +10,57 @@ from aevo_jax.training.rl.rollouts import Sample, grouped
 from aevo_jax.training.rl.settings import Reward
 
 
-def of_rollouts(samples: Sequence[Sample], settings: Reward) -> list[tuple[int, int]]:
-  """(index of the chosen, index of the rejected) for each group whose rewards differ: its best and
-  its worst completion, the first of equals.
+class Pair(NamedTuple):
+  """Positions of two completions of one group among all samples."""
+
+  chosen: int
+  rejected: int
+
+
+class PairRows(NamedTuple):
+  """Rows of a batch in which pairs lie, chosen and rejected in turn.
+
+  rows: [2 * count] numbers of rows.
+  weights: [2 * count], 1 / pairs at both rows of a pair and 0 at fillers.
   """
-  found, start = [], 0
+
+  rows: np.ndarray
+  weights: np.ndarray
+
+
+def of_rollouts(samples: Sequence[Sample], settings: Reward) -> list[Pair]:
+  """Pairs the best and the worst completion of each group whose rewards differ.
+
+  Args:
+    samples: group by group.
+    settings: weights of the rewards' parts.
+
+  Returns:
+    A pair for each such group, of equals the first.
+  """
+  pairs = []
+  start = 0
   for group in grouped(samples):
     totals = np.array([rewards.total(s.parts, settings) for s in group])
     if np.ptp(totals):
-      found.append((start + int(totals.argmax()), start + int(totals.argmin())))
+      pairs.append(Pair(start + int(totals.argmax()), start + int(totals.argmin())))
     start += len(group)
-  return found
+  return pairs
 
 
-def rows(pairs: Sequence[tuple[int, int]], count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Row numbers [2 * count] of the pairs, chosen and rejected in turn, and weights that add up to 1
-  over pairs; fillers repeat row 0 with weight 0.
+def rows(pairs: Sequence[Pair], count: int) -> PairRows:
+  """Lays out pairs for the loss.
+
+  Args:
+    pairs: at most `count`.
+    count: pairs that there is room for. Fillers repeat row 0 with weight 0.
+
+  Returns:
+    Rows and weights. Over pairs, the weights add up to 1.
   """
-  chosen = np.zeros(2 * count, int)
+  numbers = np.zeros(2 * count, int)
   weights = np.zeros(2 * count, np.float32)
   for i, pair in enumerate(pairs):
-    chosen[2 * i : 2 * i + 2], weights[2 * i : 2 * i + 2] = pair, 1 / len(pairs)
-  return chosen, weights
+    numbers[2 * i : 2 * i + 2] = pair
+    weights[2 * i : 2 * i + 2] = 1 / len(pairs)
+  return PairRows(numbers, weights)

@@ -1,11 +1,12 @@
-"""One run of reinforcement learning, or of DPO on the policy's own pairs, from a recipe: by itself
-or after supervised fine-tuning (`post_train`).
+"""One run of reinforcement learning, or of DPO on the policy's own pairs, from a recipe.
+
+It runs by itself or after supervised fine-tuning (`post_train`).
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -13,26 +14,35 @@ import tokenizers
 from aevo_jax.config.configurables import LoadError, bound
 from aevo_jax.config.inference import WHOLE_TRANSPORTS, Vllm
 from aevo_jax.data import tokenizer as tokenizer_lib
+from aevo_jax.data.corpus import Corpus
 from aevo_jax.generation.engine import Engine
 from aevo_jax.generation.protocol import GenerationEngine
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.hf import checkpoint
-from aevo_jax.models.params import Params, Structure, outline
+from aevo_jax.models.params import Params, outline
 from aevo_jax.tasks.item import Item
 from aevo_jax.training.model_setup import adapt_model, decoder_params
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe.recipe import METHODS, Recipe
 from aevo_jax.training.recipe.task_source import TaskSource
-from aevo_jax.training.rl import items, rewards, update
-from aevo_jax.training.rl.environment import Action, Puzzles, Tally
+from aevo_jax.training.rl import critic, items, rewards
+from aevo_jax.training.rl.environment import (
+  Action,
+  Environment,
+  Puzzles,
+  RewardFunction,
+  Tally,
+)
+from aevo_jax.training.rl.generation import Format, RolloutSource
 from aevo_jax.training.rl.loop import Trainer
-from aevo_jax.training.rl.rollouts import Format
-from aevo_jax.training.rl.settings import Reward
+from aevo_jax.training.rl.settings import Algorithm, Reward
+from aevo_jax.training.rl.update import Teacher
 from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.train_loop import check_finite
 
-MAX_SLOTS, MAX_PROMPTS = 512, 128  # that decode together, and that are read together
+MAX_SLOTS = 512  # rows that decode together
+MAX_PROMPTS = 128  # prompts that are read together
 _SECTIONS = (
   'policy_gradient',
   'advantage',
@@ -51,43 +61,59 @@ _READ = {
 }
 
 
+def _sections_read_by(method: str) -> set[str]:
+  return set().union(*[_READ[part] for part in method.split('_then_')])
+
+
 def refuse_unread_sections(method: str) -> None:
-  """Refuses bindings of what only another method reads.
+  """Refuses bindings of sections that only another method reads.
+
+  Args:
+    method: one of METHODS.
 
   Raises:
     LoadError: naming the binding.
   """
-  read = {name: set().union(*(_READ[part] for part in name.split('_then_'))) for name in METHODS}
-  for section in sorted(set().union(*_READ.values()) - read[method]):
-    if fields := bound(section):
+  of_any_method = set().union(*_READ.values())
+  for section in sorted(of_any_method - _sections_read_by(method)):
+    fields = bound(section)
+    if fields:
+      readers = [repr(m) for m in METHODS if section in _sections_read_by(m)]
       raise LoadError(
-        (
-          f'{section}.{fields[0]} is bound, and nothing reads {section} while method.name = '
-          f'{method!r}; leave it out, or bind method.name to '
-        )
-        + ' or '.join(repr(m) for m in METHODS if section in read[m])
+        f'{section}.{fields[0]} is bound, and nothing reads {section} while method.name = '
+        f'{method!r}; leave it out, or bind method.name to {" or ".join(readers)}'
       )
 
 
-def item_reward(
-  settings: Reward, max_new_tokens: int
-) -> Callable[[Item, Action], dict[str, float]]:
-  """Parts of the reward of an answer to an item."""
-  return lambda item, action: rewards.parts(
-    action.text,
-    item.family,
-    item.answer,
-    tokens=action.tokens,
-    max_new_tokens=max_new_tokens,
-    ended=action.ended,
-    settings=settings,
-  )
+def item_reward(settings: Reward, max_new_tokens: int) -> RewardFunction:
+  """Builds the reward of an answer to an item.
+
+  Args:
+    settings: of the reward.
+    max_new_tokens: that an answer could have had.
+
+  Returns:
+    (item, action) -> parts of the reward, before weights.
+  """
+
+  def reward(item: Item, action: Action) -> dict[str, float]:
+    return rewards.parts(
+      action, item.family, item.answer, max_new_tokens=max_new_tokens, settings=settings
+    )
+
+  return reward
 
 
-def load_teacher(
-  directory: str, tokenizer: tokenizers.Tokenizer, student: ModelConfig
-) -> tuple[Structure, Params]:
-  """The teacher of distillation, in float32, run as the student is.
+def load_teacher(directory: str, tokenizer: tokenizers.Tokenizer, student: ModelConfig) -> Teacher:
+  """Reads the teacher of distillation, in float32, to be run as the student is.
+
+  Args:
+    directory: of its checkpoint.
+    tokenizer: of the student.
+    student: its config, of which the teacher takes the fields that say how to run.
+
+  Returns:
+    The teacher.
 
   Raises:
     ValueError: there is none, or its tokens are not the student's.
@@ -109,17 +135,56 @@ def load_teacher(
       f'distillation.teacher = {directory!r} has another vocabulary than the student, so '
       "its distributions are of other tokens; give a teacher with the student's tokenizer"
     )
-  config = dataclasses.replace(
-    checkpoint.read_config(path),
-    **{name: getattr(student, name) for name in EXECUTION} | {'scan': False},
-  )
+  execution = {name: getattr(student, name) for name in EXECUTION}
+  config = dataclasses.replace(checkpoint.read_config(path), **execution | {'scan': False})
   if config.vocab_size != student.vocab_size:
     raise ValueError(
       f'distillation.teacher = {directory!r} gives {config.vocab_size} tokens a '
       f'probability, and the student {student.vocab_size}; give a teacher with the '
       "student's vocab_size"
     )
-  return outline(config)[0], weights_lib.load(path, config)
+  return Teacher(outline(config)[0], weights_lib.load(path, config))
+
+
+def _token_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
+  number = tokenizer.token_to_id(token)
+  if number is None:
+    raise ValueError(f'the tokenizer has no token {token!r}, which its chat format uses')
+  return number
+
+
+def _format(tokenizer: tokenizers.Tokenizer, corpus: Corpus) -> Format:
+  """Returns how episodes become tokens in the corpus' chat format."""
+  chat = corpus.chat
+
+  def prompt(text: str, first: bool) -> Sequence[int]:
+    turn = chat.prompt(text) if first else chat.following(text)
+    return tokenizer.encode(turn, add_special_tokens=False).ids
+
+  def decode(ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=False)
+
+  def name_of(token: int) -> str:
+    return str(tokenizer.id_to_token(token))
+
+  return Format(prompt, decode, (_token_id(tokenizer, chat.eos), *chat.stops), name_of)
+
+
+def _environment(recipe: Recipe, algorithm: Algorithm, tasks: TaskSource) -> Environment:
+  if algorithm.task.name == 'tally':
+    return Tally(algorithm.task.turns, algorithm.task.decisions, tasks.seed)
+  return Puzzles(
+    items.stream(recipe.mixture(tasks.size), tasks.seed, tasks.corpus),
+    item_reward(algorithm.reward, algorithm.rollout.max_new_tokens),
+  )
+
+
+def _slots(algorithm: Algorithm, environment: Environment) -> int:
+  """Returns how many rows the engine decodes together."""
+  slots = MAX_PROMPTS
+  if algorithm.rollout.group_size > 1 and environment.max_turns == 1:
+    slots = MAX_SLOTS
+  return min(slots, algorithm.rollout.prompts * algorithm.rollout.group_size)
 
 
 def trainer(
@@ -132,88 +197,78 @@ def trainer(
   directory: pathlib.Path,
   vllm: Vllm | None = None,
 ) -> Trainer:
-  """A run of `recipe.algorithm()` on the puzzles of the recipe's mixture, or on the tasks
-  of one's own. vllm: how a server is had where rollout.engine = 'vllm'.
+  """Prepares a run of `recipe.algorithm()`.
+
+  Args:
+    config: of the base.
+    recipe: what to train; its method is not 'sft'.
+    base: the base checkpoint's arrays by name.
+    tokenizer: of the base.
+    tasks: puzzles of the recipe's mixture, or tasks of one's own.
+    directory: of checkpoints, metrics and rollouts.
+    vllm: how a server is started where rollout.engine = 'vllm'.
+
+  Returns:
+    The run at its first step, or at its last checkpoint.
 
   Raises:
-    ValueError: there is no such way. NoVllmError: no vLLM is installed.
+    ValueError: parts of the recipe cannot go together, or the teacher does not fit.
+    NoVllmError: no vLLM is installed.
   """
   algorithm = recipe.algorithm()
-  seed, corpus = tasks.seed, tasks.corpus
-  model = adapt_model(config, recipe.adaptation, recipe.lora, base, seed)
-  chat = corpus.chat
-  eos = (tokenizer.token_to_id(chat.eos), *chat.stops)
-  encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-  decode = lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False)
-  if algorithm.task.name == 'tally':
-    environment = Tally(algorithm.task.turns, algorithm.task.decisions, seed)
-  else:
-    environment = Puzzles(
-      items.stream(recipe.mixture(tasks.size), seed, corpus),
-      item_reward(algorithm.reward, algorithm.rollout.max_new_tokens),
-    )
-  form = Format(
-    lambda text, first: encode(chat.prompt(text) if first else chat.following(text)), decode, eos
-  )
+  assert algorithm is not None
+  model = adapt_model(config, recipe.adaptation, recipe.lora, base, tasks.seed)
+  form = _format(tokenizer, tasks.corpus)
+  environment = _environment(recipe, algorithm, tasks)
+  pad = _token_id(tokenizer, tasks.corpus.chat.pad)
   if algorithm.rollout.engine == 'vllm':
-    engine = _served(
-      config, recipe, tokenizer, eos, tokenizer.token_to_id(chat.pad), directory, vllm
-    )
+    engine = _served(config, recipe, tokenizer, form.eos, pad, directory, vllm)
   else:
     engine = Engine(
       model.structure,
-      eos_ids=eos,
-      pad_id=tokenizer.token_to_id(chat.pad),
-      decode_text=decode,
-      slots=min(
-        MAX_SLOTS
-        if algorithm.rollout.group_size > 1 and environment.max_turns == 1
-        else MAX_PROMPTS,
-        algorithm.rollout.prompts * algorithm.rollout.group_size,
-      ),
+      eos_ids=form.eos,
+      pad_id=pad,
+      decode_text=form.text,
+      slots=_slots(algorithm, environment),
     )
+  teacher = None
+  if algorithm.distillation:
+    teacher = load_teacher(algorithm.distillation.teacher, tokenizer, config)
   return Trainer(
-    model.structure,
-    model.params,
-    model.frozen,
+    model,
     transformation(recipe.second_optimizer()),
-    engine=engine,
-    environment=environment,
-    form=form,
-    algorithm=algorithm,
-    seed=seed,
+    algorithm,
+    RolloutSource(engine, environment, form),
+    seed=tasks.seed,
     directory=directory,
-    ema_decay=recipe.train.ema_decay,
-    logits_chunk=recipe.train.logits_chunk,
-    teacher=load_teacher(algorithm.distillation.teacher, tokenizer, config)
-    if algorithm.distillation
-    else None,
-    name_of=tokenizer.id_to_token,
+    train=recipe.train,
+    teacher=teacher,
   )
 
 
 def train(
-  config: ModelConfig,
-  recipe: Recipe,
-  made: Trainer,
-  steps: int,
-  run: RunConfig,
+  config: ModelConfig, recipe: Recipe, trainer: Trainer, steps: int, run: RunConfig
 ) -> Params:
-  """Trains for `steps` steps in all and returns every parameter of the decoder, adapters merged.
+  """Trains to the last step.
+
+  Args:
+    config: of the base.
+    recipe: the one that the trainer was made with.
+    trainer: is closed at the end.
+    steps: of the run in all.
+    run: checkpoints and hooks.
+
+  Returns:
+    Every parameter of the decoder, adapters merged.
 
   Raises:
-    StoppedError: a gate or rule stopped the run. NonFiniteError: the last weights are not finite.
+    StoppedError: a gate or rule stopped the run.
+    NonFiniteError: the last weights are not finite.
   """
-  with made:
-    state = made.train(
-      learning_rates(recipe.second_optimizer(), steps),
-      checkpoint_every=run.checkpoint_every,
-      on_step=run.on_step,
-      upkeep=run.control,
-      stop=run.stop,
-    )
-  params = {**made.frozen, **update.split(state.final_params())[0]}
-  final = decoder_params(params, config, recipe)
+  with trainer:
+    state = trainer.train(learning_rates(recipe.second_optimizer(), steps), run)
+  policy = critic.split(state.final_params()).policy
+  final = decoder_params({**trainer.frozen, **policy}, config, recipe)
   check_finite(final)
   return final
 
@@ -227,7 +282,7 @@ def _served(
   directory: pathlib.Path,
   settings: Vllm | None,
 ) -> GenerationEngine:
-  """An engine at a vLLM server, which is given adapters merged."""
+  """Returns an engine at a vLLM server, which is given adapters merged."""
   if settings is None:
     raise ValueError(
       "rollout.engine = 'vllm' is for `aevo train`: a campaign's workers are confined "
@@ -238,7 +293,8 @@ def _served(
       f'vllm.carrier = {settings.carrier!r} does not carry weights as they are trained; '
       f'bind one of {", ".join(WHOLE_TRANSPORTS)}'
     )
-  from aevo_jax.generation.vllm.engine import VllmEngine  # here, since httpx2 is an extra
+  # Here, since httpx2 is an extra.
+  from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: PLC0415 see above
 
   plain = dataclasses.replace(config, scan=False)
 

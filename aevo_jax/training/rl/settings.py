@@ -1,5 +1,6 @@
-"""What a recipe may choose of reinforcement learning beside its loss (`losses.policy_gradient`) and
-its advantages (`losses.advantages`).
+"""Settings of reinforcement learning beside its loss and its advantages.
+
+Those are in `losses.policy_gradient` and `losses.advantages`.
 """
 
 import dataclasses
@@ -15,9 +16,11 @@ from aevo_jax.training.losses.advantages import GROUPED, Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
+from aevo_jax.training.losses.value import Critic
 
 REWARDS = ('verifiable', 'format', 'length', 'overlong')
 TASKS = ('puzzles', 'tally')
+OVERLONG_BUFFER = 16  # if no other is bound
 
 _Count = Annotated[int, Interval(ge=1, le=2**20)]
 _Parts = Annotated[int, Interval(ge=1, le=1024)]
@@ -31,14 +34,16 @@ class Rollout:
   """What a step generates.
 
   Attributes:
-    prompts: a step. group_size: completions of each. max_new_tokens: of a completion (of each turn,
-      where there are several).
-    dynamic_sampling: groups whose rewards are all equal are left out and others generated in their
-      place (DAPO, 2503.14476), at most max_batches times.
+    prompts: of a step.
+    group_size: completions of each prompt.
+    max_new_tokens: of a completion; of each turn, where there are several.
+    dynamic_sampling: leaves out groups whose rewards are all equal, and generates others in their
+      place (DAPO, 2503.14476).
+    max_batches: how often dynamic sampling generates, at most.
     asynchronous: while a step trains, the next one's rollouts are generated with the weights from
       before it.
-    engine: 'jax', in this process, or 'vllm', a server (`config.inference.Vllm`; `aevo train`
-      alone: a campaign's workers are confined).
+    engine: 'jax', in this process, or 'vllm', a server (`config.inference.Vllm`). A server is for
+      `aevo train` alone: a campaign's workers are confined.
   """
 
   prompts: _Count = 8
@@ -61,8 +66,14 @@ class Rollout:
 @configurable('environment')
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What rollouts are of. name: 'puzzles', the training mixture or one's own tasks, one turn each;
-  'tally', conversations of several `turns` of which `decisions` count (`environment.Tally`)."""
+  """What rollouts answer.
+
+  Attributes:
+    name: 'puzzles', the training mixture or one's own tasks, one turn each; 'tally', conversations
+      of several turns (`environment.Tally`).
+    turns: of a conversation.
+    decisions: turns that count.
+  """
 
   name: Annotated[str, OneOf(TASKS)] = 'puzzles'
   turns: int = 4
@@ -80,57 +91,55 @@ class Task:
 @configurable('reward')
 @dataclasses.dataclass(frozen=True)
 class Reward:
-  """A completion's reward is the weighted sum of its parts; a part of weight 0 is measured and
-  counts for nothing.
+  """Weights of the parts of a completion's reward; a part of weight 0 counts for nothing.
 
   Attributes:
-    verifiable: 1 if the task's verifier accepts the answer. format: 1 for one boxed answer at the
-      end. length: the share of its tokens that a completion left unused.
-    overlong: DAPO's soft penalty, from 0 at max_new_tokens - overlong_buffer down to -1 at
-      max_new_tokens (2503.14476, eq. 13). verifier: as in objective.verifier.
+    verifiable: of 1 if the task's verifier accepts the answer.
+    format: of 1 for one boxed answer at the end.
+    length: of the share of its tokens that a completion left unused.
+    overlong: of DAPO's soft penalty, from 0 at max_new_tokens - overlong_buffer down to -1 at
+      max_new_tokens (2503.14476, eq. 13).
+    overlong_buffer: in tokens.
+    verifier: as in objective.verifier.
   """
 
   verifiable: _Weight = 1.0
   format: _Weight = 0.0
   length: _Weight = 0.0
   overlong: _Weight = 0.0
-  overlong_buffer: _Count = 16
+  overlong_buffer: _Count = OVERLONG_BUFFER
   verifier: str = 'strict'
 
   def __post_init__(self):
     verify.named(self.verifier)
-    if not any(getattr(self, field) for field in REWARDS):
+    if not any(self.weights().values()):
+      names = [f'reward.{name}' for name in REWARDS]
       raise ValueError(
         'every part of the reward has weight 0, so there is nothing to learn from; bind '
-        f'one of {", ".join(f"reward.{r}" for r in REWARDS)}'
+        f'one of {", ".join(names)}'
       )
-    if not self.overlong and self.overlong_buffer != 16:
+    if not self.overlong and self.overlong_buffer != OVERLONG_BUFFER:
       raise ValueError(
         f'reward.overlong_buffer = {self.overlong_buffer} is read by nothing while '
         'reward.overlong = 0; bind reward.overlong too'
       )
 
   def weights(self) -> dict[str, float]:
+    """Returns the weight of each part by its name."""
     return {name: getattr(self, name) for name in REWARDS}
-
-
-@configurable('critic')
-@dataclasses.dataclass(frozen=True)
-class Critic:
-  """Of advantage.kind = 'gae': a head on the policy's hidden states, which it does not move.
-  coefficient: of its loss. clip: of its values around the old ones; 0 does not.
-  """
-
-  coefficient: Annotated[float, Interval(ge=0, le=1000)] = 1.0
-  clip: Annotated[float, Interval(ge=0, le=1000)] = 0.2
 
 
 @configurable('rl')
 @dataclasses.dataclass(frozen=True)
 class Rl:
-  """How rollouts are trained on. epochs: passes over a step's rollouts. minibatches: updates a
-  pass. microbatches: parts of an update, for their memory and for the gradient's signal-to-noise
-  ratio. shared_prefix: a prompt goes through the model once for its whole group."""
+  """How rollouts are trained on.
+
+  Attributes:
+    epochs: passes over a step's rollouts.
+    minibatches: updates of a pass.
+    microbatches: parts of an update, for their memory and for the gradient's signal-to-noise ratio.
+    shared_prefix: a prompt goes through the model once for its whole group.
+  """
 
   epochs: _Parts = 1
   minibatches: _Parts = 1
@@ -146,10 +155,13 @@ class Gates:
   Attributes:
     logprob_gap: largest difference between the sampler's and the trainer's log-probability of one
       token under the same weights, in nats.
-    grad_norm: divergence: a gradient larger than this. reward_drop: reward collapse: mean reward of
-      the last `window` steps below that of the best window by this much.
-    entropy: entropy collapse: mean entropy of a window below this, in nats. kl: KL blow-up: mean KL
-      from the reference (from the policy before the step, without a reference).
+    grad_norm: divergence: a gradient larger than this.
+    reward_drop: reward collapse: mean reward of the last `window` steps below that of the best
+      window by this much.
+    entropy: entropy collapse: mean entropy of a window below this, in nats.
+    kl: KL blow-up: mean KL from the reference, in nats. Without a reference it is from the policy
+      before the step.
+    window: in steps.
   """
 
   logprob_gap: _Limit = 0.05
@@ -162,32 +174,46 @@ class Gates:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-  """A combination of parts, checked as a whole. With a `preference`, pairs of completions are
-  trained on in place of advantages; with a `distillation`, a teacher's distributions are.
+  """A combination of parts, checked as a whole.
+
+  Attributes:
+    loss: of the policy gradient.
+    advantage: what rewards are compared with.
+    rollout: what a step generates.
+    reward: weights of its parts.
+    critic: of advantage.kind = 'gae'.
+    rl: epochs and batches.
+    gates: when the run stops by itself.
+    task: what rollouts answer.
+    preference: if there is one, pairs of completions are trained on in place of advantages.
+    distillation: if there is one, a teacher's distributions are trained on in their place.
 
   Raises:
     ValueError: parts that cannot go together, with the reason.
   """
 
-  loss: PolicyGradient = PolicyGradient()
-  advantage: Advantage = Advantage()
-  rollout: Rollout = Rollout()
-  reward: Reward = Reward()
-  critic: Critic = Critic()
-  rl: Rl = Rl()
-  gates: Gates = Gates()
-  task: Task = Task()
+  loss: PolicyGradient = dataclasses.field(default_factory=PolicyGradient)
+  advantage: Advantage = dataclasses.field(default_factory=Advantage)
+  rollout: Rollout = dataclasses.field(default_factory=Rollout)
+  reward: Reward = dataclasses.field(default_factory=Reward)
+  critic: Critic = dataclasses.field(default_factory=Critic)
+  rl: Rl = dataclasses.field(default_factory=Rl)
+  gates: Gates = dataclasses.field(default_factory=Gates)
+  task: Task = dataclasses.field(default_factory=Task)
   preference: Dpo | None = None
   distillation: Distillation | None = None
 
   @property
   def needs_reference(self) -> bool:
+    """Whether rollouts have log-probabilities under the policy's first weights."""
     return self.preference is not None or self.loss.kl != 'none'
 
   @property
   def updates_where_it_generates(self) -> bool:
-    """Whether a step updates once, at the weights that generated, and needs nothing of the old
-    policy before: then the update's own forward pass says what the rollouts' log-probabilities are.
+    """Whether a step updates once, at the weights that generated.
+
+    It then needs nothing of the old policy before, and the update's own forward pass gives the
+    rollouts' log-probabilities.
     """
     return (
       self.rl.epochs * self.rl.minibatches == 1
@@ -198,32 +224,19 @@ class Algorithm:
       and (self.loss.kl == 'none' or self.loss.kl_in == 'loss')
     )
 
-  def _check_preference(self) -> None:
-    unread = [
-      name
-      for name, value, default in (
-        ('policy_gradient', self.loss, PolicyGradient(temperature=self.loss.temperature)),
-        ('advantage', self.advantage, Advantage()),
-      )
-      if value != default
-    ]
-    if unread:
-      raise ValueError(
-        f'{" and ".join(unread)} (but for the temperature) are read by nothing while '
-        "method.name = 'dpo'; leave them out"
-      )
-    if self.rl.minibatches > 1 or self.rollout.prompts % self.rl.microbatches:
-      raise ValueError(
-        "method.name = 'dpo' updates once with the pairs of a step: bind rl.minibatches "
-        f'= 1, and rl.microbatches to a divisor of rollout.prompts = {self.rollout.prompts}'
-      )
+  def __post_init__(self):
+    if self.distillation is not None:
+      self._check_distillation(self.distillation)
+    self._check_advantage()
+    self._check_bounds()
+    if self.preference is not None:
+      self._check_preference()
+    self._check_reward()
+    self._check_batches()
 
-  def _check_distillation(self) -> None:
-    read = {
-      field: getattr(self.loss, field)
-      for field in ('temperature', 'aggregation', 'constant_length')
-    }
-    if self.loss != PolicyGradient(**read):
+  def _check_distillation(self, distillation: Distillation) -> None:
+    read = ('temperature', 'aggregation', 'constant_length')
+    if self.loss != PolicyGradient(**{field: getattr(self.loss, field) for field in read}):
       raise ValueError(
         f'of policy_gradient, only {", ".join(read)} are read while method.name = '
         "'distill'; leave the rest out"
@@ -243,23 +256,18 @@ class Algorithm:
         "gates.kl and gates.reward_drop watch what method.name = 'distill' has not: a "
         'reference, and rewards; leave them out'
       )
-    if not self.distillation.teacher:
+    if not distillation.teacher:
       raise ValueError(
         "method.name = 'distill' needs distillation.teacher, the directory of a checkpoint"
       )
 
-  def __post_init__(self):
-    if self.distillation is not None:
-      self._check_distillation()
-    kind, size, rows = (
-      self.advantage.kind,
-      self.rollout.group_size,
-      self.rollout.prompts * self.rollout.group_size,
-    )
-    if kind in GROUPED and size < 2 and self.distillation is None:
+  def _check_advantage(self) -> None:
+    kind = self.advantage.kind
+    group_size = self.rollout.group_size
+    if kind in GROUPED and group_size < 2 and self.distillation is None:
       raise ValueError(
         f'advantage.kind = {kind!r} compares the completions of a prompt, and '
-        f'rollout.group_size = {size}; bind it to 2 or more'
+        f'rollout.group_size = {group_size}; bind it to 2 or more'
       )
     if kind in ('gae', 'turn') and self.loss.ratio != 'token':
       raise ValueError(
@@ -272,28 +280,43 @@ class Algorithm:
         f'critic.* is read by nothing while advantage.kind = {kind!r}; leave it out, or '
         "bind advantage.kind = 'gae'"
       )
-    if self.loss.clip == 'none' and (
-      self.rl.epochs * self.rl.minibatches > 1 or self.rollout.asynchronous
-    ):
+
+  def _check_bounds(self) -> None:
+    """Checks that nothing grows without a bound: ratios far from 1, a small spread divided by."""
+    updates = self.rl.epochs * self.rl.minibatches
+    if self.loss.clip == 'none' and (updates > 1 or self.rollout.asynchronous):
       raise ValueError(
         'several epochs or minibatches, and asynchronous rollouts, move the policy away '
         "from the one that generated, and policy_gradient.clip = 'none' bounds that by "
         "nothing; bind policy_gradient.clip = 'ppo', or one epoch of one minibatch and "
         'rollout.asynchronous = False'
       )
-    if (
-      kind == 'turn'
-      and self.advantage.turn_std
-      and self.loss.kl != 'none'
-      and self.loss.kl_in == 'reward'
-    ):
+    divides = self.advantage.kind == 'turn' and self.advantage.turn_std
+    if divides and self.loss.kl != 'none' and self.loss.kl_in == 'reward':
       raise ValueError(
         "advantage.turn_std divides by the spread of a turn's returns, and where rewards "
         "are equal that is the KL penalty's alone: bind advantage.turn_std = False, or "
         "policy_gradient.kl_in = 'loss'"
       )
-    if self.preference is not None:
-      self._check_preference()
+
+  def _check_preference(self) -> None:
+    unread = []
+    if self.loss != PolicyGradient(temperature=self.loss.temperature):
+      unread.append('policy_gradient')
+    if self.advantage != Advantage():
+      unread.append('advantage')
+    if unread:
+      raise ValueError(
+        f'{" and ".join(unread)} (but for the temperature) are read by nothing while '
+        "method.name = 'dpo'; leave them out"
+      )
+    if self.rl.minibatches > 1 or self.rollout.prompts % self.rl.microbatches:
+      raise ValueError(
+        "method.name = 'dpo' updates once with the pairs of a step: bind rl.minibatches "
+        f'= 1, and rl.microbatches to a divisor of rollout.prompts = {self.rollout.prompts}'
+      )
+
+  def _check_reward(self) -> None:
     if self.task.name == 'tally' and self.reward != Reward(verifiable=self.reward.verifiable):
       raise ValueError(
         "environment.name = 'tally' has one reward, of right decisions: the other parts "
@@ -304,29 +327,28 @@ class Algorithm:
         f'reward.overlong_buffer = {self.reward.overlong_buffer} is longer than '
         f'rollout.max_new_tokens = {self.rollout.max_new_tokens}'
       )
-    if (
-      self.loss.aggregation == 'constant_length'
-      and self.loss.constant_length < self.rollout.max_new_tokens
-    ):
+
+  def _check_batches(self) -> None:
+    max_new_tokens = self.rollout.max_new_tokens
+    constant_length = self.loss.constant_length
+    if self.loss.aggregation == 'constant_length' and constant_length < max_new_tokens:
       raise ValueError(
-        f'policy_gradient.constant_length = {self.loss.constant_length} is what a '
+        f'policy_gradient.constant_length = {constant_length} is what a '
         "completion's sum is divided by, and a completion may have "
-        'rollout.max_new_tokens = '
-        f'{self.rollout.max_new_tokens}; bind it to that'
+        f'rollout.max_new_tokens = {max_new_tokens}; bind it to that'
       )
-    if (
-      self.rollout.prompts % self.rl.minibatches
-      or rows // self.rl.minibatches % self.rl.microbatches
-    ):
+    prompts = self.rollout.prompts
+    group_size = self.rollout.group_size
+    rows_of_update = prompts * group_size // self.rl.minibatches
+    if prompts % self.rl.minibatches or rows_of_update % self.rl.microbatches:
       raise ValueError(
-        f'rollout.prompts = {self.rollout.prompts} of {size} completions do not divide '
+        f'rollout.prompts = {prompts} of {group_size} completions do not divide '
         f'into rl.minibatches = {self.rl.minibatches} of whole groups and those into '
         f'rl.microbatches = {self.rl.microbatches}'
       )
-    if self.rl.shared_prefix and self.rollout.prompts // self.rl.minibatches % self.rl.microbatches:
+    prompts_of_update = prompts // self.rl.minibatches
+    if self.rl.shared_prefix and prompts_of_update % self.rl.microbatches:
       raise ValueError(
-        'rl.shared_prefix keeps groups whole, and '
-        f'{self.rollout.prompts // self.rl.minibatches} prompts of an update do not '
-        'divide into rl.microbatches = '
-        f'{self.rl.microbatches}; bind it to a divisor'
+        f'rl.shared_prefix keeps groups whole, and {prompts_of_update} prompts of an update do not '
+        f'divide into rl.microbatches = {self.rl.microbatches}; bind it to a divisor'
       )
