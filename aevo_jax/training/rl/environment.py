@@ -7,7 +7,7 @@ by completions.
 
 import random
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from aevo_jax.tasks.item import Item
 
@@ -38,6 +38,7 @@ class Action(NamedTuple):
   ended: bool
 
 
+@runtime_checkable
 class Episode(Protocol):
   """One attempt. `observation` is shown first, as the text of a user's turn."""
 
@@ -47,6 +48,7 @@ class Episode(Protocol):
   def act(self, action: Action) -> Turn: ...
 
 
+@runtime_checkable
 class Environment(Protocol):
   """Makes episodes by number; `max_turns` is how many turns one may have."""
 

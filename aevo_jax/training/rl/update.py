@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,12 +82,8 @@ class Updated(NamedTuple):
 Loss = Callable[[Params, Params, Rows], tuple[jax.Array, Diagnostics]]
 
 
-class Step(Protocol):
-  """An update of a state: step(state, frozen, rows, learning_rate)."""
-
-  def __call__(
-    self, state: TrainState, frozen: Params, rows: Rows, learning_rate: Any
-  ) -> Updated: ...
+# An update of a state: step(state, frozen, rows, learning_rate).
+Step = Callable[[TrainState, Params, Rows, Any], Updated]
 
 
 @dataclasses.dataclass(frozen=True)
