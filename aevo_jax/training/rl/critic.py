@@ -13,7 +13,7 @@ PREFIX = 'critic.'  # before the names of its parameters
 
 
 class Split(NamedTuple):
-  """Parameters by whose they are."""
+  """The parameters of a policy and of its critic."""
 
   policy: Params
   critic: Params

@@ -72,8 +72,8 @@ def summary(batch: Sequence[Mapping[str, float]], settings: Reward) -> dict[str,
       means[f'reward/{name}'] = float(values.mean())
       # A constant has spread 0, whatever the rounding of its mean.
       spreads[name] = abs(weight) * float(values.std()) if np.ptp(values) else 0.0
-  whole = sum(spreads.values())
+  spread_of_all = sum(spreads.values())
   shares = {}
   for name, spread in spreads.items():
-    shares[f'reward_share/{name}'] = spread / whole if whole else 0.0
+    shares[f'reward_share/{name}'] = spread / spread_of_all if spread_of_all else 0.0
   return means | shares

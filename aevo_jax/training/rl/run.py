@@ -296,11 +296,11 @@ def _served(
   # Here, since httpx2 is an extra.
   from aevo_jax.generation.vllm.engine import VllmEngine  # noqa: PLC0415 see above
 
-  plain = dataclasses.replace(config, scan=False)
+  unstacked = dataclasses.replace(config, scan=False)
 
   def write(model: pathlib.Path) -> None:
     (model / checkpoint.CONFIG).write_text(
-      json.dumps(checkpoint.config_to_hf(plain, eos_token_id=eos[0], pad_token_id=pad))
+      json.dumps(checkpoint.config_to_hf(unstacked, eos_token_id=eos[0], pad_token_id=pad))
     )
     tokenizer.save(str(model / 'tokenizer.json'))
     (model / 'tokenizer_config.json').write_text(
@@ -310,8 +310,8 @@ def _served(
   return VllmEngine(
     settings,
     model=write,
-    structure=outline(plain)[0],
-    config=plain,
+    structure=outline(unstacked)[0],
+    config=unstacked,
     eos_ids=eos,
     log=directory / 'vllm.log',
     prepare=lambda params: decoder_params(params, config, recipe),
