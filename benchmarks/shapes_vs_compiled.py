@@ -33,43 +33,18 @@ _ROWS = flags.DEFINE_integer('rows', 8, 'Rows of a batch.')
 _ROW_LENGTH = flags.DEFINE_integer('row_length', 512, 'Tokens of a row.')
 
 
-def main(argv: list[str]) -> None:
-  del argv
-  os.environ['XLA_FLAGS'] = ' '.join(
-    [
-      os.environ.get('XLA_FLAGS', ''),
-      f'--xla_force_host_platform_device_count={_DEVICES.value}',
-      '--xla_backend_optimization_level=0',
-      # By default the CPU compiler orders a program for concurrency and lets memory grow, threefold
-      # here; accelerators' compilers order it for memory.
-      '--xla_cpu_enable_concurrency_optimized_scheduler=false',
-    ]
-  )
+def compile_step(config, recipe, placement):
+  """Compiles the training step of a recipe for a mesh, from shapes alone."""
   import jax
   import jax.numpy as jnp
 
-  from aevo_jax.config.configurables import resolve
   from aevo_jax.models import lora, scan_layers
   from aevo_jax.models.params import abstract, unbind
   from aevo_jax.training import placement as placement_lib
   from aevo_jax.training.optimizer import transformation
   from aevo_jax.training.recipe import recipe as recipe_lib
-  from aevo_jax.training.recipe.memory_estimate import estimate_memory
   from aevo_jax.training.train_state import TrainState
   from aevo_jax.training.train_step import make_train_step
-
-  gin_flags.load_from_flags(layout.search_paths())
-  config, recipe = resolve('model'), recipe_lib.from_gin()
-  if _BLOCKS.value:
-    config = dataclasses.replace(config, pattern=config.pattern[: _BLOCKS.value])
-  recipe = dataclasses.replace(
-    recipe,
-    train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value),
-  )
-  placement = placement_lib.from_gin(config, recipe)
-  estimate = estimate_memory(
-    config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value
-  )
 
   trained, frozen, _axes = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
   model = abstract(config)
@@ -104,9 +79,8 @@ def main(argv: list[str]) -> None:
   # As if rows went through the model together, whatever the recipe's microbatches.
   train = recipe_lib.Train(ema_decay=recipe.train.ema_decay)
   step = make_train_step(structure, optimizer, recipe_lib.TrainConfig(recipe.loss, train))
-  started = time.perf_counter()
   with placement.use():
-    compiled = (
+    return (
       jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
       .lower(
         place(state, shardings),
@@ -116,14 +90,56 @@ def main(argv: list[str]) -> None:
       )
       .compile()
     )
-  analysis = compiled.memory_analysis()
+
+
+def gib(size: float) -> float:
+  return round(size / 2**30, 3)
+
+
+def beside(estimate: float, compiled: float) -> dict[str, float]:
+  """Two sizes in bytes and their ratio."""
+  return {
+    'estimate': gib(estimate),
+    'compiled': gib(compiled),
+    'ratio': round(estimate / compiled, 3),
+  }
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [
+      os.environ.get('XLA_FLAGS', ''),
+      f'--xla_force_host_platform_device_count={_DEVICES.value}',
+      '--xla_backend_optimization_level=0',
+      # By default the CPU compiler orders a program for concurrency and lets memory grow, threefold
+      # here; accelerators' compilers order it for memory.
+      '--xla_cpu_enable_concurrency_optimized_scheduler=false',
+    ]
+  )
+  from aevo_jax.config.configurables import resolve
+  from aevo_jax.training import placement as placement_lib
+  from aevo_jax.training.recipe import recipe as recipe_lib
+  from aevo_jax.training.recipe.memory_estimate import estimate_memory
+
+  gin_flags.load_from_flags(layout.search_paths())
+  config, recipe = resolve('model'), recipe_lib.from_gin()
+  if _BLOCKS.value:
+    config = dataclasses.replace(config, pattern=config.pattern[: _BLOCKS.value])
+  recipe = dataclasses.replace(
+    recipe,
+    train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value),
+  )
+  placement = placement_lib.from_gin(config, recipe)
+  estimate = estimate_memory(
+    config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value
+  )
+  started = time.perf_counter()
+  analysis = compile_step(config, recipe, placement).memory_analysis()
   held = estimate.parameters + estimate.frozen + estimate.optimizer + estimate.moving_average
   activations = estimate.activations[config.remat_policy]
   # Gradients are made and used within the step, so XLA counts them with the activations.
   temporary = estimate.gradients + sum(activations.values())
-
-  def gib(size):
-    return round(size / 2**30, 3)
 
   print(
     json.dumps(
@@ -136,22 +152,14 @@ def main(argv: list[str]) -> None:
         ),
         'pattern': config.pattern,
         'mesh': dict(placement.mesh.shape),
-        'rows': shape,
+        'rows': (_ROWS.value, _ROW_LENGTH.value),
         'adaptation': recipe.adaptation.method,
         'remat_policy': config.remat_policy,
         'scan': config.scan,
         'compute_dtype': config.compute_dtype,
         'compile_s': round(time.perf_counter() - started, 1),
-        'held_gib': {
-          'estimate': gib(held),
-          'compiled': gib(analysis.argument_size_in_bytes),
-          'ratio': round(held / analysis.argument_size_in_bytes, 3),
-        },
-        'temporary_gib': {
-          'estimate': gib(temporary),
-          'compiled': gib(analysis.temp_size_in_bytes),
-          'ratio': round(temporary / analysis.temp_size_in_bytes, 3),
-        },
+        'held_gib': beside(held, analysis.argument_size_in_bytes),
+        'temporary_gib': beside(temporary, analysis.temp_size_in_bytes),
         'parts_gib': {'gradients': gib(estimate.gradients)}
         | {part: gib(size) for part, size in activations.items()},
       }

@@ -1,5 +1,6 @@
-"""The chunked selective scan beside the plain recurrence, one step a token, on the same inputs:
-ratio of times, and how far they differ.
+"""The chunked selective scan beside the plain recurrence, one step a token, on the same inputs.
+
+It prints the ratio of times, and how far they differ.
 
   python benchmarks/ssd_vs_scan.py --out=benchmarks/results/ssd_vs_scan.json
 
@@ -42,12 +43,15 @@ _OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
 def recurrence(
   x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array, c_btgr: jax.Array
 ) -> jax.Array:
-  """state_t = exp(dt_t a) state_{t-1} + dt_t B_t x_t^T, y_t = C_t state_t (2405.21060, equation 2),
-  in a loop over tokens.
+  """Computes the recurrence in a loop over tokens (2405.21060, equation 2).
+
+  state_t = exp(dt_t a) state_{t-1} + dt_t B_t x_t^T, y_t = C_t state_t.
   """
   b, _, n, p = x_btnp.shape
   g, r = b_btgr.shape[2:]
-  heads = lambda y: jnp.repeat(y, n // g, axis=2)
+
+  def heads(y):
+    return jnp.repeat(y, n // g, axis=2)
 
   def advance(state, inputs):
     x, dt, b, c = inputs
@@ -63,12 +67,15 @@ def recurrence(
 def naive(
   x_btnp: jax.Array, dt_btn: jax.Array, a_n: jax.Array, b_btgr: jax.Array, c_btgr: jax.Array
 ) -> jax.Array:
-  """The same, as references are commonly written (mamba_ssm's selective_scan_ref): what each token
-  adds to the state, [b, t, n, p, r], is made before the loop.
+  """The same, as references are commonly written (mamba_ssm's selective_scan_ref).
+
+  What each token adds to the state, [b, t, n, p, r], is made before the loop.
   """
   b, _, n, p = x_btnp.shape
   g, r = b_btgr.shape[2:]
-  heads = lambda y: jnp.repeat(y, n // g, axis=2)
+
+  def heads(y):
+    return jnp.repeat(y, n // g, axis=2)
 
   def advance(state, inputs):
     keep, add, c = inputs
@@ -84,7 +91,10 @@ def main(argv: list[str]) -> None:
   del argv
   tune_for_cpu()  # as trials: memory that a call has freed is kept for the next
   t, rng = _LENGTH.value, np.random.default_rng(0)
-  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+  def normal(*shape):
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
   n, g, p, r = _HEADS.value, _GROUPS.value, _HEAD_DIM.value, _STATE.value
   inputs = (
     normal(1, t, n, p),
@@ -127,7 +137,7 @@ def compare(ours, plain, inputs) -> dict[str, float]:
   """Relative difference of results, then times of alternating calls."""
   difference = max(
     float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
-    for a, b in zip(jax.tree.leaves(ours(*inputs)), jax.tree.leaves(plain(*inputs)))
+    for a, b in zip(jax.tree.leaves(ours(*inputs)), jax.tree.leaves(plain(*inputs)), strict=True)
   )
 
   def seconds(function):
