@@ -9,7 +9,7 @@ their scores alone; only where all of those are equal does the name decide.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aevo_jax.config.constitution import Constitution, SearchSpaceText
@@ -105,8 +105,7 @@ class Names:
   @property
   def inverse(self) -> 'Names':
     """The renaming back."""
-    families = {role: name for name, role in self.families.items()}
-    return Names(families, {role: name for name, role in self.axes.items()})
+    return Names(_inverted(self.families), _inverted(self.axes))
 
   def family(self, name: str) -> str:
     """Renames one family.
@@ -153,7 +152,7 @@ class Names:
     Returns:
       The same values in the same order.
     """
-    return {self.selector(name): value for name, value in values.items()}
+    return _with_keys(values, self.selector)
 
   def text(self, sentence: str) -> str:
     """Renames every family and axis in a sentence, whole words only.
@@ -167,8 +166,9 @@ class Names:
     known = {**self.families, **self.axes}
     if not known:
       return sentence
-    longest_first = sorted((re.escape(name) for name in known), key=len, reverse=True)
-    pattern = rf'(?<!\w)(?:{"|".join(longest_first)})(?!\w)'
+    escaped = [re.escape(name) for name in known]
+    escaped.sort(key=len, reverse=True)
+    pattern = rf'(?<!\w)(?:{"|".join(escaped)})(?!\w)'
     return re.sub(pattern, lambda match: known[match[0]], sentence)
 
   def constitution(self, constitution: Constitution) -> Constitution:
@@ -182,7 +182,9 @@ class Names:
     """
     axes = {}
     for name, parameters in constitution.search_space.axes.items():
-      specs = {self.selector(s): self._spec(literal) for s, literal in parameters.items()}
+      specs = {}
+      for selector, literal in parameters.items():
+        specs[self.selector(selector)] = self._spec(literal)
       axes[self.axis(name)] = dict(sorted(specs.items()))
     sizes: dict[str, Any] = {}
     for name in _SETS:
@@ -208,8 +210,7 @@ class Names:
     Returns:
       The same, sorted by the new names.
     """
-    renamed = {self.family(name): score for name, score in scores.items()}
-    return dict(sorted(renamed.items()))
+    return dict(sorted(_with_keys(scores, self.family).items()))
 
   def evidence(self, evidence: Evidence) -> Evidence:
     """Renames a round's evidence.
@@ -232,7 +233,7 @@ class Names:
       standing=self.overlay(evidence.standing),
       trials=tuple(self._trial(trial) for trial in evidence.trials),
       noise=dataclasses.replace(noise, by_family=self.by_family(noise.by_family)),
-      failures={self.text(cause): count for cause, count in evidence.failures.items()},
+      failures=_with_keys(evidence.failures, self.text),
       reliability=reliability,
       verdicts=verdicts,
       proxies=None,
@@ -281,7 +282,12 @@ class Names:
           reason=self.text(assignment.reason),
         )
       )
-    promoted = {self.axis(axis): self.overlay(c) for axis, c in policy.promoted.items()}
+    promoted = {}
+    for axis, changes in policy.promoted.items():
+      promoted[self.axis(axis)] = self.overlay(changes)
+    trust = {}
+    for proxy, parts in policy.trust.items():
+      trust[proxy] = _with_keys(parts, self.family)
     return dataclasses.replace(
       policy,
       standing=self.overlay(policy.standing),
@@ -290,11 +296,19 @@ class Names:
       dead_ends=tuple(dead_ends),
       assignments=tuple(assignments),
       reasons=tuple(self.text(reason) for reason in policy.reasons),
-      trust={proxy: self._worths(parts) for proxy, parts in policy.trust.items()},
-      objectives=self._worths(policy.objectives),
-      objectives_before=self._worths(policy.objectives_before),
+      trust=trust,
+      objectives=_with_keys(policy.objectives, self.family),
+      objectives_before=_with_keys(policy.objectives_before, self.family),
     )
 
-  def _worths(self, values: Mapping[str, float]) -> dict[str, float]:
-    """Renames families and keeps their order."""
-    return {self.family(name): value for name, value in values.items()}
+
+def _with_keys[T](values: Mapping[str, T], rename: Callable[[str], str]) -> dict[str, T]:
+  """The same values in the same order under other names."""
+  renamed = {}
+  for name, value in values.items():
+    renamed[rename(name)] = value
+  return renamed
+
+
+def _inverted(names: Mapping[str, str]) -> dict[str, str]:
+  return dict(zip(names.values(), names, strict=True))

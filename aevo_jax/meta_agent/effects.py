@@ -249,7 +249,11 @@ def fit(encoder: Encoder, trials: Iterable[Trial], standing: Mapping[str, Count]
   trials = list(trials)
   before = _codes(encoder, [trial.before for trial in trials])
   design = encoder.differences(before, _codes(encoder, [trial.after for trial in trials]))
-  totals = np.asarray([count.total for count in standing.values()])
+  levels = []
+  totals = np.zeros(len(standing), int)
+  for i, count in enumerate(standing.values()):
+    levels.append(count.log_odds)
+    totals[i] = count.total
   shares = np.full(len(standing), 1 / len(standing))
   if totals.sum():
     shares = totals / totals.sum()
@@ -257,16 +261,17 @@ def fit(encoder: Encoder, trials: Iterable[Trial], standing: Mapping[str, Count]
   for family, share in zip(standing, shares, strict=True):
     prior = _prior(encoder, family, standing, share)
     parts.append(_fit_family(family, share, prior, trials, design))
+  stacked = _Part(*(np.asarray(arrays) for arrays in zip(*parts, strict=True)))
   return Effects(
     encoder=encoder,
-    levels=np.asarray([count.log_odds for count in standing.values()]),
+    levels=np.asarray(levels),
     shares=shares,
-    means=np.asarray([part.means for part in parts]),
-    prior=np.asarray([part.prior for part in parts]),
-    seen=np.asarray([part.seen for part in parts]),
-    whitening=np.asarray([part.whitening for part in parts]),
+    means=stacked.means,
+    prior=stacked.prior,
+    seen=stacked.seen,
+    whitening=stacked.whitening,
     design=design,
-    noise=np.asarray([part.noise for part in parts]),
+    noise=stacked.noise,
   )
 
 

@@ -38,7 +38,7 @@ from typing import Any
 from aevo_jax.meta_agent.drift.proxies import Judgement
 from aevo_jax.meta_agent.drift.reversal import Verdict
 from aevo_jax.meta_agent.policy import ANCHOR
-from aevo_jax.meta_agent.scores import DevScore, ReleasedScore, rendered
+from aevo_jax.meta_agent.scores import DevScore, ReleasedScore, released_scores, rendered
 from aevo_jax.stats import variance
 
 SCHEMA = 2
@@ -173,12 +173,13 @@ class TrialEvidence:
     Returns:
       The row.
     """
+    # The default of `seconds` is for trials that report none.
     typed: dict[str, Any] = {'cost': Cost(**({'seconds': None} | fields['cost']))}
     if fields['dev'] is not None:
       typed['dev'] = DevScore.from_json(fields['dev'])
     released = fields.get('external_by_family')
     if released is not None:
-      typed['external_by_family'] = {f: ReleasedScore(**part) for f, part in released.items()}
+      typed['external_by_family'] = released_scores(released)
     return cls(**{**fields, **typed})
 
   def to_json(self) -> dict[str, Any]:
@@ -211,8 +212,7 @@ class Panel:
     Returns:
       The panel.
     """
-    judged = {name: value for name, value in fields.items() if name != 'shares'}
-    return cls(Judgement.from_json(judged), fields['shares'])
+    return cls(Judgement.from_json(fields), fields['shares'])
 
   def to_json(self) -> dict[str, Any]:
     """Renders the judgement and the shares side by side."""
@@ -319,7 +319,7 @@ class Evidence:
       'trials': trials,
       'noise': self.noise.to_json(),
       'failures': dict(self.failures),
-      'reliability': {name: dict(part) for name, part in self.reliability.items()},
+      'reliability': dict(self.reliability),
       'verdicts': {s: dataclasses.asdict(v) for s, v in self.verdicts.items()},
       'cost': self.cost.to_json(),
       'llm': dict(self.llm),
@@ -346,8 +346,11 @@ def failures(trials: Sequence[TrialEvidence]) -> dict[str, int]:
   Returns:
     cause -> trials that failed or were refused, in the order of their first appearance.
   """
-  causes = [t.cause for t in trials if t.status in ('failed', 'refused')]
-  return dict(collections.Counter(causes))
+  causes: collections.Counter[str] = collections.Counter()
+  for trial in trials:
+    if trial.status in ('failed', 'refused'):
+      causes[trial.cause] += 1
+  return dict(causes)
 
 
 def total_cost(trials: Sequence[TrialEvidence]) -> Cost:

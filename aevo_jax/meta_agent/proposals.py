@@ -225,13 +225,15 @@ class Menus:
       codes = np.asarray([encoder.codes(setting, base) for setting in menu])
       menu_steps = encoder.differences(base, codes)
       moved = menu_steps[:, 1:].any(axis=1)
-      places = [i for i, setting in enumerate(menu) if moved[i] and setting not in menu[:i]]
-      if not places:
-        continue
-      names.append(axis.name)
-      kept += [menu[i] for i in places]
-      starts.append(len(kept))
-      steps.append(menu_steps[places])
+      places = []
+      for i, setting in enumerate(menu):
+        if moved[i] and setting not in menu[:i]:
+          places.append(i)
+          kept.append(setting)
+      if places:
+        names.append(axis.name)
+        starts.append(len(kept))
+        steps.append(menu_steps[places])
     demoted = np.asarray([name in situation.demoted for name in names], bool)
     return cls(tuple(names), np.asarray(starts), kept, np.concatenate(steps), demoted)
 

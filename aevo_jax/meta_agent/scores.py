@@ -69,11 +69,13 @@ class DevScore:
     Returns:
       The score.
     """
-    by_family = {name: Proportion(**part) for name, part in fields['by_family'].items()}
+    by_family = {}
+    for name, part in fields['by_family'].items():
+      by_family[name] = Proportion(**part)
     other = fields.get('other_verifier')
-    return cls(
-      Proportion(**fields[OVERALL]), by_family, None if other is None else Proportion(**other)
-    )
+    if other is not None:
+      other = Proportion(**other)
+    return cls(Proportion(**fields[OVERALL]), by_family, other)
 
   def to_json(self) -> dict[str, Any]:
     """Renders the score as it stands in evidence."""
@@ -98,8 +100,8 @@ class DevScore:
     """
     if not objectives:
       return self.overall.accuracy
-    correct = sum(objectives.get(f, 1.0) * part.correct for f, part in self.by_family.items())
-    return correct / self.overall.total
+    correct = [objectives.get(name, 1.0) * part.correct for name, part in self.by_family.items()]
+    return sum(correct) / self.overall.total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,21 @@ def reliability(scores: Sequence[DevScore]) -> dict[str, float | None]:
     share = variance.reliability([p.accuracy for p in parts], [p.item_variance for p in parts])
     reliabilities[stream] = None if share is None else round(share, 4)
   return reliabilities
+
+
+def released_scores(fields: Mapping[str, Any]) -> dict[str, ReleasedScore]:
+  """Reads the released scores of one trial.
+
+  Args:
+    fields: family -> object.
+
+  Returns:
+    family -> score.
+  """
+  scores = {}
+  for family, part in fields.items():
+    scores[family] = ReleasedScore(**part)
+  return scores
 
 
 def rendered(scores: Mapping[str, Proportion | ReleasedScore] | None) -> dict[str, Any] | None:

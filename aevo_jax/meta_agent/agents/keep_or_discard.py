@@ -162,9 +162,12 @@ def _next(
   """Assigns the standing recipe itself where it is due, else a change that it has not seen."""
   rhythm = constitution.keep_or_discard
   trials = _under(history, standing)
-  anchors_at = [i for i, t in enumerate(trials) if t.is_anchor]
-  since = len(trials) - 1 - anchors_at[-1] if anchors_at else len(trials)
-  if len(anchors_at) < rhythm.anchors or not _anchors(history, standing):
+  anchors = 0
+  since = 0
+  for trial in trials:
+    anchors += trial.is_anchor
+    since = 0 if trial.is_anchor else since + 1
+  if anchors < rhythm.anchors or not _anchors(history, standing):
     return _anchor(standing, 'the standing recipe, before anything is compared with it')
   if since >= rhythm.anchor_every - 1:
     reason = f'the standing recipe again, as one of every {rhythm.anchor_every} trials'
@@ -190,10 +193,9 @@ def _setting(axis: Axis, values: dict[str, Any], rng: np.random.Generator) -> di
   """Samples a setting of an axis: half of them anew, the others with numbers near `values`."""
   sampled = sample(axis, rng, values)
   near = rng.random() < 0.5
-  parameters = {p.selector: p for p in axis.parameters}
   setting = {}
   for binding in sampled:
-    parameter = parameters[binding.selector]
+    parameter = next(p for p in axis.parameters if p.selector == binding.selector)
     now = values.get(binding.selector)
     value = binding.value
     if near and parameter.kind in ('float', 'int') and value_problem(parameter, now) is None:

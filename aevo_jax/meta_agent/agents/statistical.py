@@ -81,7 +81,10 @@ class Statistical(Agent):
     entered = _dead_ends(observations, effects, base, policy, constitution)
     dead_ends = (*policy.dead_ends, *entered.dead_ends)
     live = [d for d in dead_ends if d.expires > policy.round + 1]
-    exhausted = Counter(d.axis for d in live if d.axis not in changed.promoted)
+    exhausted: Counter[str] = Counter()
+    for dead in live:
+      if dead.axis not in changed.promoted:
+        exhausted[dead.axis] += 1
     demoted = _demoted(exhausted, effects, base, constitution.promotion.min_gain, rng)
     demotions = []
     for axis in demoted:
@@ -292,13 +295,13 @@ def _counts(
   """
   if not trials:
     return {OVERALL: Count(0, 0)}
-  parts = [t.dev.by_family or {OVERALL: t.dev.overall} for t in trials]
-  counts = {}
-  for family in parts[0]:
-    correct = sum(part[family].correct for part in parts)
-    counts[family] = Count(correct, sum(part[family].total for part in parts))
+  counts: dict[str, Count] = {}
+  for trial in trials:
+    for family, part in (trial.dev.by_family or {OVERALL: trial.dev.overall}).items():
+      before = counts.get(family, Count(0, 0))
+      counts[family] = Count(before.correct + part.correct, before.total + part.total)
   for family in external:
-    scores = [t.external_by_family[family] for t in released]
+    scores = [trial.external_by_family[family] for trial in released]
     correct = sum(score.accuracy * score.total for score in scores)
     counts[family] = Count(round(correct), sum(score.total for score in scores))
   return counts

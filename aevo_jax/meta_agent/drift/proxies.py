@@ -23,7 +23,7 @@ dispute that is undecided. Proxies with trust 0 leave the panel.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,25 +80,32 @@ def scores(
   Returns:
     proxy -> stream -> (score, its variance by the luck of the items).
   """
-  on_dev = {OVERALL: _of_counts(dev[OVERALL])}
+  of_families = {}
   for family, part in dev['by_family'].items():
-    on_dev[family] = _of_counts(part)
-  collected = {DEV: on_dev}
+    of_families[family] = _of_counts(part)
+  collected = {DEV: {OVERALL: _of_counts(dev[OVERALL])} | of_families}
   for name, summary in probes.items():
-    parts = {OVERALL: summary[OVERALL]} | summary['by_family']
-    collected[name] = {s: (part['accuracy'], part['variance']) for s, part in parts.items()}
-  families = [family for family in on_dev if family != OVERALL]
-  if len(families) > 1:
-    collected[CROSS] = {family: _mean_of_others(on_dev, families, family) for family in families}
+    collected[name] = {}
+    for stream, part in ({OVERALL: summary[OVERALL]} | summary['by_family']).items():
+      collected[name][stream] = (part['accuracy'], part['variance'])
+  if len(of_families) > 1:
+    collected[CROSS] = {}
+    for family in of_families:
+      collected[CROSS][family] = _mean_of_others(of_families, family)
   return collected
 
 
 def _mean_of_others(
-  on_dev: Mapping[str, tuple[float, float]], families: Sequence[str], family: str
+  of_families: Mapping[str, tuple[float, float]], family: str
 ) -> tuple[float, float]:
-  others = [on_dev[other] for other in families if other != family]
-  mean = sum(score for score, _ in others) / len(others)
-  return mean, sum(variance for _, variance in others) / len(others) ** 2
+  """The mean of the scores of other families, and its variance."""
+  scores = []
+  variances = []
+  for other, (score, variance) in of_families.items():
+    if other != family:
+      scores.append(score)
+      variances.append(variance)
+  return sum(scores) / len(scores), sum(variances) / len(scores) ** 2
 
 
 def _of_counts(part: Mapping[str, Any]) -> tuple[float, float]:
@@ -134,16 +141,18 @@ class Judgement:
     Returns:
       The judgement.
     """
-    verdicts = {}
+    verdicts: dict[str, dict[str, Verdict]] = {}
     for stream, parts in fields['verdicts'].items():
-      verdicts[stream] = {proxy: Verdict(**verdict) for proxy, verdict in parts.items()}
+      verdicts[stream] = {}
+      for proxy, verdict in parts.items():
+        verdicts[stream][proxy] = Verdict(**verdict)
+    departed = {}
+    for stream, named in fields['departed'].items():
+      departed[stream] = tuple(named)
     fixed = fields['thresholds']
-    return cls(
-      verdicts,
-      fields['trust'],
-      {stream: tuple(named) for stream, named in fields['departed'].items()},
-      None if fixed is None else Thresholds(**fixed),
-    )
+    if fixed is not None:
+      fixed = Thresholds(**fixed)
+    return cls(verdicts, fields['trust'], departed, fixed)
 
   def to_json(self) -> dict[str, Any]:
     """Renders the judgement, with a word on how weak such evidence is.
@@ -151,16 +160,8 @@ class Judgement:
     Returns:
       An object for `json.dumps`.
     """
-    verdicts = {}
-    for stream, parts in self.verdicts.items():
-      verdicts[stream] = {proxy: dataclasses.asdict(v) for proxy, v in parts.items()}
-    return {
-      'evidence': WEAKER,
-      'trust': {proxy: dict(parts) for proxy, parts in self.trust.items()},
-      'departed': {stream: list(named) for stream, named in self.departed.items()},
-      'thresholds': None if self.thresholds is None else dataclasses.asdict(self.thresholds),
-      'verdicts': verdicts,
-    }
+    # Sequences stay as they are: JSON has one kind.
+    return {'evidence': WEAKER, **dataclasses.asdict(self)}
 
 
 def judge(
@@ -199,16 +200,14 @@ def _judge(
   comparisons = {}
   for stream, panel in panels.items():
     if len(panel) > 1:
-      comparisons[stream] = [(p, _others(panel, p)) for p in panel]
+      comparisons[stream] = _against_each_other(panel)
   rows = board.rows(comparisons)
   thresholds = calibration.thresholds(rows[:-1], rules, planned_rounds, workers, seed=0)
   verdicts: dict[str, dict[str, Verdict]] = {}
   if any(rows):
     verdicts = _by_stream(reversal.verdicts(rows, rules, thresholds))
 
-  after = {}
-  for proxy, parts in latest.items():
-    after[proxy] = {stream: trust.get(proxy, {}).get(stream, 1.0) for stream in parts}
+  after = _trust_of(latest, trust)
   departed = {}
   for stream, spoken in verdicts.items():
     panel = panels[stream]
@@ -238,6 +237,19 @@ def _latest_trial(rounds: Sequence[Round]) -> Scores:
     for trial in round_.values():
       return trial
   return {}
+
+
+def _trust_of(
+  latest: Scores, trust: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+  """proxy -> stream -> trust, 1 where there is none before."""
+  complete: dict[str, dict[str, float]] = {}
+  for proxy, parts in latest.items():
+    complete[proxy] = dict.fromkeys(parts, 1.0)
+    for stream, before in trust.get(proxy, {}).items():
+      if stream in parts:
+        complete[proxy][stream] = before
+  return complete
 
 
 def _panels(latest: Scores, trust: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, ...]]:
@@ -291,7 +303,9 @@ class _Examination:
 
   def verdicts(self, left: Sequence[str], out: Sequence[str]) -> dict[str, Verdict]:
     """proxy -> verdict: those left against each other, those out against all that are left."""
-    pairs = [(p, _others(left, p)) for p in left] + [(p, left) for p in out]
+    pairs = _against_each_other(left)
+    for proxy in out:
+      pairs.append((proxy, left))
     examined = self.board.rows({self.stream: pairs})
     together = []
     for of_round, ours in zip(self.rows, examined, strict=True):
@@ -324,7 +338,7 @@ def _departed(
   for size in range(1, (len(panel) - 1) // 2 + 1):
     attempts = []
     for out in itertools.combinations(panel, size):
-      left = tuple(p for p in panel if p not in out)
+      left = _without(panel, out)
       verdicts = examine(left, out)
       of_left = [verdicts[p] for p in left]
       alarmed = any(v.verdict in _ALARMS for v in of_left)
@@ -360,14 +374,14 @@ class _Board:
   def _scale(self, cell: _Cell) -> float:
     """The pooled spread of a proxy's scores; 0 where they never differed."""
     if cell not in self._scales:
-      squares = 0.0
+      squares = []
       freedom = 0
       for round_ in self._first:
         values = np.array([trial[cell.proxy][cell.stream][0] for trial in round_.values()])
         if len(values):
-          squares += float(((values - values.mean()) ** 2).sum())
+          squares.append(float(((values - values.mean()) ** 2).sum()))
           freedom += len(values) - 1
-      self._scales[cell] = float(np.sqrt(squares / freedom)) if freedom else 0.0
+      self._scales[cell] = float(np.sqrt(sum(squares) / freedom)) if freedom else 0.0
     return self._scales[cell]
 
   def rows(self, comparisons: _Comparisons) -> _Rows:
@@ -406,8 +420,13 @@ class _Board:
     return means
 
 
-def _others(panel: Sequence[str], proxy: str) -> tuple[str, ...]:
-  return tuple(p for p in panel if p != proxy)
+def _against_each_other(panel: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+  """Each proxy, with the others of the panel."""
+  return [(proxy, _without(panel, {proxy})) for proxy in panel]
+
+
+def _without(panel: Sequence[str], out: Collection[str]) -> tuple[str, ...]:
+  return tuple(proxy for proxy in panel if proxy not in out)
 
 
 def _by_stream(verdicts: Mapping[_Cell, Verdict]) -> dict[str, dict[str, Verdict]]:
@@ -439,18 +458,23 @@ def consensus(
   Returns:
     stream -> score.
   """
-  counted = {proxy: parts for proxy, parts in trial.items() if proxy != CROSS}
+  counted = dict(trial)
+  counted.pop(CROSS, None)
 
   def weight(proxy: str, stream: str) -> float:
     return trust.get(proxy, {}).get(stream, 1.0)
 
   def mean(stream: str, values: Mapping[str, float]) -> float:
-    weights = {proxy: weight(proxy, stream) for proxy in values}
-    return sum(weights[p] * values[p] for p in values) / sum(weights.values())
+    weights = [weight(proxy, stream) for proxy in values]
+    weighted = [w * value for w, value in zip(weights, values.values(), strict=True)]
+    return sum(weighted) / sum(weights)
 
   of_families = {}
   for family in shares:
-    of_family = {p: parts[family][0] for p, parts in counted.items() if family in parts}
+    of_family = {}
+    for proxy, parts in counted.items():
+      if family in parts:
+        of_family[proxy] = parts[family][0]
     of_families[family] = mean(family, of_family)
   overall = {}
   for proxy, parts in counted.items():

@@ -154,6 +154,23 @@ def verdicts(
   return judged
 
 
+class _Pairs(NamedTuple):
+  """Trials of each round, and discordant pairs of all."""
+
+  sizes: tuple[int, ...]
+  discordant: int
+
+
+def _together(rows: Sequence) -> _Pairs:
+  """The pairs of some rounds that have the stream."""
+  sizes = []
+  discordant = 0
+  for row in rows:
+    sizes.append(row.n)
+    discordant += row.discordant
+  return _Pairs(tuple(sizes), discordant)
+
+
 def _present(rows: History) -> list:
   """The rounds that have the stream."""
   return [row for row in rows if row]
@@ -185,15 +202,14 @@ def _judge(stream: str, ranks: _RankTest, slopes: _SlopeTest, agreement: _Test) 
 
 def _concordance(rows: Sequence, level: float) -> _Test:
   """The mirrored exact test over some rounds."""
-  sizes = [row.n for row in rows]
-  discordant = sum(row.discordant for row in rows)
+  pairs = _together(rows)
   return _Test(
     test='concordance',
-    statistic=discordant,
-    p_value=rank_tests.concordance_p(discordant, sizes),
+    statistic=pairs.discordant,
+    p_value=rank_tests.concordance_p(pairs.discordant, pairs.sizes),
     e_value=None,
     threshold=level,
-    n=sum(sizes),
+    n=sum(pairs.sizes),
     minimum_detectable_effect=None,
     effect='',
   )
@@ -286,13 +302,13 @@ def _e_process(
   histories: Mapping[str, History], hypotheses: int, rules: Reversal, planned_rounds: int
 ) -> dict[str, _RankTest]:
   """The e-process of every stream, with e-BH over streams."""
-  table = []
-  for rows in histories.values():
-    values = []
-    for row in rows:
-      values.append(float(rank_tests.e_value(row.discordant, row.n)) if row else 1.0)
-    table.append(values)
-  current = rank_tests.e_process(np.array(table), planned_rounds)[:, -1]
+  rounds = max(len(rows) for rows in histories.values())
+  table = np.ones((len(histories), rounds))
+  for i, rows in enumerate(histories.values()):
+    for k, row in enumerate(rows):
+      if row:
+        table[i, k] = rank_tests.e_value(row.discordant, row.n)
+  current = rank_tests.e_process(table, planned_rounds)[:, -1]
   # Streams with the same rows are one hypothesis and enter once.
   once = dict(zip(histories.values(), current, strict=True))
   decisions = rank_tests.e_bh(np.array(list(once.values())), rules.alpha)
@@ -316,10 +332,9 @@ def _exact(
   """
   p_values = {}
   for stream, rows in histories.items():
-    present = _present(rows[: rules.exact_rounds])
-    discordant = sum(row.discordant for row in present)
-    p_values[stream] = rank_tests.reversal_p(discordant, [row.n for row in present])
-  once = {histories[stream]: p for stream, p in p_values.items()}
+    pairs = _together(_present(rows[: rules.exact_rounds]))
+    p_values[stream] = rank_tests.reversal_p(pairs.discordant, pairs.sizes)
+  once = dict(zip(histories.values(), p_values.values(), strict=True))
   decisions = rank_tests.holm(np.array(list(once.values())), rules.alpha)
   rejected = dict(zip(once, decisions, strict=True))
   level = rules.alpha / hypotheses
@@ -342,16 +357,15 @@ class _Alarm(NamedTuple):
 
 def _pairs(rows: History, power: float, alarm: _Alarm) -> _Test:
   """A rank test's fields, without its p or e value."""
-  present = _present(rows)
-  sizes = tuple(row.n for row in present)
+  pairs = _together(_present(rows))
   return _Test(
     test=alarm.test,
-    statistic=sum(row.discordant for row in present),
+    statistic=pairs.discordant,
     p_value=None,
     e_value=None,
     threshold=alarm.threshold,
-    n=sum(sizes),
-    minimum_detectable_effect=_detectable(sizes, power, alarm),
+    n=sum(pairs.sizes),
+    minimum_detectable_effect=_detectable(pairs.sizes, power, alarm),
     effect='correlation',
   )
 

@@ -241,7 +241,9 @@ def _columns(
     if why:
       ignored[name or f'column {place + 1}'] = why
       continue
-    columns[name] = {line: _score(cell, file.path, line, name) for line, cell in cells.items()}
+    columns[name] = {}
+    for line, cell in cells.items():
+      columns[name][line] = _score(cell, file.path, line, name)
   return columns, ignored
 
 
@@ -249,11 +251,15 @@ def _no_scores(name: str, cells: Sequence[str]) -> str:
   """Why a column holds no scores; '' if it does."""
   if name.lower() in _BOOKKEEPING:
     return 'no score by its name'
-  present = [cell for cell in cells if cell.lower() not in _MISSING]
+  present = 0
+  numbers = 0
+  for cell in cells:
+    if cell.lower() not in _MISSING:
+      present += 1
+      numbers += _number(cell) is not None
   if not present:
     return 'empty'
-  numbers = sum(_number(cell) is not None for cell in present)
-  return 'not numeric' if 2 * numbers <= len(present) else ''
+  return 'not numeric' if 2 * numbers <= present else ''
 
 
 def _mean(columns: Mapping[str, Column]) -> Column:
