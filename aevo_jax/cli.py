@@ -22,19 +22,33 @@ _USAGE = 'usage: aevo COMMAND [flags]'
 
 
 def commands() -> dict[str, pathlib.Path]:
-  """Command name -> file, alphabetical. Raises layout.LayoutError where launch/ is missing."""
+  """Finds the commands.
+
+  Returns:
+    Command name -> file in launch/, alphabetical.
+
+  Raises:
+    layout.LayoutError: launch/ is missing.
+  """
   files = sorted(layout.root_file('launch').glob('*.py'))
   return {path.stem: path for path in files if not path.stem.startswith('_')}
 
 
 def summary(path: pathlib.Path) -> str:
-  """First line of a module's docstring, read without running the module."""
+  """Returns the first line of a module's docstring, without running the module."""
   docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'), str(path)))
-  return docstring.partition('\n')[0] if docstring else ''
+  return (docstring or '').partition('\n')[0]
 
 
 def load(path: pathlib.Path) -> ModuleType:
-  """Imports a command's file once; what it registers with gin must not be registered again."""
+  """Imports a command's file once: what it registers with gin must not be registered again.
+
+  Args:
+    path: of a file in launch/.
+
+  Returns:
+    The module, of an earlier call where there was one.
+  """
   name = f'aevo_jax._launch.{path.stem}'
   module = sys.modules.get(name)
   if module is not None and module.__file__ == str(path):
@@ -47,27 +61,39 @@ def load(path: pathlib.Path) -> ModuleType:
 
 
 def _help(available: dict[str, pathlib.Path]) -> str:
-  width = max(map(len, available), default=0)
-  lines = [f'  {name:<{width}}  {summary(path)}' for name, path in available.items()]
-  return '\n'.join(
-    [
-      _USAGE,
-      '',
-      'commands:',
-      *lines,
-      '',
-      'aevo COMMAND --help lists the flags of one, aevo --version the version.',
-    ]
-  )
+  width = max((len(name) for name in available), default=0)
+  lines = [_USAGE, '', 'commands:']
+  for name, path in available.items():
+    lines.append(f'  {name:<{width}}  {summary(path)}')
+  lines += ['', 'aevo COMMAND --help lists the flags of one, aevo --version the version.']
+  return '\n'.join(lines)
+
+
+def _unknown(name: str, available: dict[str, pathlib.Path]) -> str:
+  """Words an unknown command, with the nearest that exists."""
+  problem = 'unknown command'
+  if name.startswith('-'):
+    problem = 'flags come after the command, here is only'
+  hint = f'the commands are {", ".join(available)}'
+  nearest = difflib.get_close_matches(name, available, n=1)
+  if nearest:
+    hint = f'did you mean `aevo {nearest[0]}`?'
+  return f'aevo: {problem} {name!r}; {hint}\n{_USAGE}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command; `argv` excludes the program's name and defaults to sys.argv[1:].
+  """Runs one command.
 
-  Returns the exit status: 0, or 2 for a missing or unknown command. A command that exits by itself
-  (absl always does) raises SystemExit.
+  Args:
+    argv: without the program's name; sys.argv[1:] by default.
+
+  Returns:
+    The exit status: the command's, or 2 for a missing or unknown command. A command that exits by
+    itself raises SystemExit.
   """
-  arguments = list(sys.argv[1:] if argv is None else argv)
+  if argv is None:
+    argv = sys.argv[1:]
+  arguments = list(argv)
   try:
     available = commands()
   except layout.LayoutError as error:
@@ -84,16 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'aevo-jax {__version__}')
     return 0
   if name not in available:
-    nearest = difflib.get_close_matches(name, available, n=1)
-    hint = (
-      f'did you mean `aevo {nearest[0]}`?'
-      if nearest
-      else f'the commands are {", ".join(available)}'
-    )
-    what = (
-      'flags come after the command, here is only' if name.startswith('-') else 'unknown command'
-    )
-    print(f'aevo: {what} {name!r}; {hint}\n{_USAGE}', file=sys.stderr)
+    print(_unknown(name, available), file=sys.stderr)
     return 2
   # JAX announces at INFO which accelerators it did not find (`aevo doctor` is where that belongs),
   # and Orbax every save and load.

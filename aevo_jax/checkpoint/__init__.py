@@ -1,5 +1,4 @@
-"""Weights on disk that can be trusted: Orbax stores them, a manifest of digests says whether they
-are still the same.
+"""Weights on disk that can be trusted: Orbax stores them, a manifest of digests confirms them.
 
 `digest` names tensors (a logical digest, independent of files) and stored copies (a digest per
 file); `orbax_io` saves durably and restores only what its manifest confirms. Nothing here is

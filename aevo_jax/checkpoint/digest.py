@@ -1,4 +1,4 @@
-"""Two names for weights: what they are, and how one copy of them lies on disk.
+"""Digests of weights: of the tensors themselves, and of one copy's files on disk.
 
 Orbax chooses random file names and may lay equal arrays out differently, so a checkpoint's
 *identity* is a digest of its tensors: name, dtype, shape and bytes of each, in the order of the
@@ -24,7 +24,14 @@ MANIFEST_NAME = 'MANIFEST.json'
 
 
 class ManifestError(Exception):
-  """A directory is not what its manifest says; `missing`, `extra` and `changed` name the files."""
+  """A directory is not what its manifest says.
+
+  Attributes:
+    directory: with the manifest.
+    missing: files of the manifest that are not there.
+    extra: files that are there and not in the manifest.
+    changed: files with another digest than the manifest's.
+  """
 
   def __init__(
     self,
@@ -35,11 +42,10 @@ class ManifestError(Exception):
     extra: tuple[str, ...] = (),
     changed: tuple[str, ...] = (),
   ):
-    parts = [
-      f'{word}: {", ".join(names)}'
-      for word, names in (('missing', missing), ('extra', extra), ('changed', changed))
-      if names
-    ]
+    parts = []
+    for word, names in (('missing', missing), ('extra', extra), ('changed', changed)):
+      if names:
+        parts.append(f'{word}: {", ".join(names)}')
     detail = reason or 'does not match its manifest; ' + '; '.join(parts)
     super().__init__(
       f'{directory} {detail}. Restore this directory from a copy, or make it again; it '
@@ -52,7 +58,7 @@ class ManifestError(Exception):
 
 
 def logical_digest(flat: Mapping[str, ArrayLike]) -> str:
-  """SHA-256 (hex) of named arrays, whatever their container, byte order or memory layout.
+  """Computes the SHA-256 of named arrays, whatever their container, byte order or memory layout.
 
   Args:
     flat: name -> numpy or (fully addressable) JAX array of any shape, of boolean, integer, floating
@@ -80,10 +86,15 @@ def logical_digest(flat: Mapping[str, ArrayLike]) -> str:
 
 
 def file_manifest(directory: str | os.PathLike) -> dict[str, str]:
-  """Relative POSIX path -> SHA-256 (hex) of every regular file below `directory`, its own
-  `MANIFEST.json` aside.
+  """Hashes every regular file below a directory, except its `MANIFEST.json`.
 
   Empty directories do not count: they hold nothing that could be restored.
+
+  Args:
+    directory: of a stored copy.
+
+  Returns:
+    Relative POSIX path -> SHA-256 (hex), sorted by path.
 
   Raises:
     ManifestError: a symbolic link, device, socket or pipe lies below it, or it is itself a link. A
@@ -100,8 +111,13 @@ def file_manifest(directory: str | os.PathLike) -> dict[str, str]:
 
 
 def write_manifest(directory: str | os.PathLike) -> dict[str, str]:
-  """Writes `MANIFEST.json` for the files now in `directory`, fsynced; returns
-  `file_manifest(directory)`.
+  """Writes `MANIFEST.json` for the files now in a directory, and fsyncs it.
+
+  Args:
+    directory: of a stored copy.
+
+  Returns:
+    The manifest's files, as `file_manifest` gives them.
   """
   directory = Path(directory)
   files = file_manifest(directory)
@@ -113,7 +129,13 @@ def write_manifest(directory: str | os.PathLike) -> dict[str, str]:
 
 
 def verify_manifest(directory: str | os.PathLike) -> dict[str, str]:
-  """Hashes every file in `directory` against its `MANIFEST.json` and returns the manifest's files.
+  """Hashes every file in a directory against its `MANIFEST.json`.
+
+  Args:
+    directory: of a stored copy.
+
+  Returns:
+    The manifest's files, relative POSIX path -> SHA-256 (hex).
 
   Raises:
     ManifestError: naming all missing, extra and changed files; or the manifest is absent or
@@ -121,20 +143,29 @@ def verify_manifest(directory: str | os.PathLike) -> dict[str, str]:
   """
   directory = Path(directory)
   expected = read_manifest(directory)
-  found = file_manifest(directory)
-  missing = tuple(sorted(expected.keys() - found.keys()))
-  extra = tuple(sorted(found.keys() - expected.keys()))
-  changed = tuple(
-    sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+  files = file_manifest(directory)
+  if files == expected:
+    return expected
+  common = sorted(expected.keys() & files.keys())
+  raise ManifestError(
+    directory,
+    missing=tuple(sorted(expected.keys() - files.keys())),
+    extra=tuple(sorted(files.keys() - expected.keys())),
+    changed=tuple(name for name in common if expected[name] != files[name]),
   )
-  if missing or extra or changed:
-    raise ManifestError(directory, missing=missing, extra=extra, changed=changed)
-  return expected
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, str]:
-  """The files that `MANIFEST.json` claims, unchecked. Raises ManifestError if there is none or it
-  is damaged.
+  """Reads the files that `MANIFEST.json` claims, without checking them.
+
+  Args:
+    directory: of a stored copy.
+
+  Returns:
+    Relative POSIX path -> SHA-256 (hex).
+
+  Raises:
+    ManifestError: there is no manifest, or it is damaged.
   """
   directory = Path(directory)
   path = directory / MANIFEST_NAME
@@ -144,6 +175,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, str]:
       f'has no {MANIFEST_NAME}: its writer did not finish, or it was not written by save()',
     )
   data = path.read_bytes()
+  files = None
   try:
     files = json.loads(data)['files']
     # One spelling only: a flipped bit in white space or in an unread key must not go unnoticed
@@ -151,23 +183,37 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, str]:
     canonical = isinstance(files, dict) and manifest_bytes(files) == data
   except (ValueError, KeyError, TypeError, RecursionError):
     canonical = False
-  if not canonical:
+  if files is None or not canonical:
     raise ManifestError(directory, f'has a damaged {MANIFEST_NAME}')
   return files
 
 
 def manifest_bytes(files: Mapping[str, str]) -> bytes:
-  """The one text of a manifest."""
+  """Returns the one text of a manifest."""
   return json.dumps({'schema': 1, 'files': files}, sort_keys=True, indent=0).encode('ascii') + b'\n'
 
 
 def manifest_digest(files: Mapping[str, str]) -> str:
-  """SHA-256 (hex) of the manifest's text: names every file's path and content at once."""
+  """Computes the digest that names every file's path and content at once.
+
+  Args:
+    files: relative POSIX path -> SHA-256 (hex).
+
+  Returns:
+    SHA-256 (hex) of the manifest's text.
+  """
   return hashlib.sha256(manifest_bytes(files)).hexdigest()
 
 
 def file_digest(path: str | os.PathLike) -> str:
-  """SHA-256 (hex) of one regular file; a symbolic link is not followed (OSError)."""
+  """Computes the SHA-256 (hex) of one regular file.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    OSError: it is no regular file; a symbolic link is not followed.
+  """
   # NONBLOCK: a pipe that someone put in the file's place must not hang the reader.
   descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
   with open(descriptor, 'rb') as file:
@@ -181,11 +227,12 @@ def _little_endian(name: str, value: ArrayLike) -> np.ndarray:
     raise TypeError(f'array {name!r} is a typed PRNG key; pass jax.random.key_data(key)')
   array = np.asarray(value)
   # ml_dtypes' floats have kind 'V' like structures, but a name of their own and no fields.
-  if array.dtype.kind not in 'biufc' and not (
+  is_ml_dtype = (
     array.dtype.kind == 'V'
     and array.dtype.fields is None
     and not array.dtype.name.startswith('void')
-  ):
+  )
+  if array.dtype.kind not in 'biufc' and not is_ml_dtype:
     raise TypeError(
       f'array {name!r} has dtype {array.dtype}, which has no defined bytes; use a number '
       'or boolean dtype'
@@ -207,8 +254,6 @@ def _hash_below(root: Path, directory: Path, files: dict[str, str]) -> None:
         kind = 'a symbolic link' if entry.is_symlink() else 'neither a file nor a directory'
         raise ManifestError(
           root,
-          (
-            f'holds {path.relative_to(root).as_posix()}, which is {kind}; a manifest '
-            'vouches for regular files only'
-          ),
+          f'holds {path.relative_to(root).as_posix()}, which is {kind}; a manifest '
+          'vouches for regular files only',
         )

@@ -1,5 +1,6 @@
-"""fsync for files, directories and whole trees: a rename survives a power cut only if what it names
-was synced before.
+"""fsync for files, directories and whole trees.
+
+A rename survives a power cut only if what it names was synced before.
 """
 
 import os
@@ -7,7 +8,11 @@ from pathlib import Path
 
 
 def fsync(path: str | os.PathLike) -> None:
-  """Flushes one file's data, or one directory's list of names, to the disk."""
+  """Flushes data to the disk.
+
+  Args:
+    path: of a file, whose data is flushed, or of a directory, whose list of names is.
+  """
   descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
   try:
     os.fsync(descriptor)
@@ -16,7 +21,11 @@ def fsync(path: str | os.PathLike) -> None:
 
 
 def fsync_tree(directory: str | os.PathLike) -> None:
-  """Flushes every file below `directory`, each directory after its entries, and `directory` last."""
+  """Flushes every file below a directory to the disk.
+
+  Args:
+    directory: flushed last; each directory below it is flushed after its entries.
+  """
   for parent, _, names in os.walk(directory, topdown=False):
     for name in names:
       fsync(Path(parent) / name)

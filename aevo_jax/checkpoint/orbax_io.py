@@ -1,4 +1,4 @@
-"""Saves and restores checkpoints: Orbax for the arrays, durability and a manifest around it.
+"""Checkpoints on disk: Orbax for the arrays, durability and a manifest around it.
 
 A checkpoint is a directory that is never changed once it has its name:
 
@@ -42,11 +42,12 @@ _STEP = re.compile(r'step_(\d{8,})')
 
 @dataclasses.dataclass(frozen=True)
 class Deferred:
-  """A leaf for `save` that is read when its turn comes and then forgotten, so that saving holds one
-  array at a time.
+  """A leaf for `save` that is read when its turn comes, so that saving holds one array at a time.
 
   Attributes:
-    shape, dtype: of the array. read: makes it, a numpy array.
+    shape: of the array.
+    dtype: of the array.
+    read: makes the array.
   """
 
   shape: tuple[int, ...]
@@ -55,26 +56,25 @@ class Deferred:
 
   @property
   def size(self) -> int:
+    """Number of elements."""
     return math.prod(self.shape)
 
 
 class _DeferredHandler(type_handlers.NumpyHandler):
-  """Writes Deferred leaves one after another, as the numpy arrays that they are once they lie on
-  disk.
-  """
+  """Writes Deferred leaves one after another, as numpy arrays."""
 
   def __init__(self):
     super().__init__(deepcopy_host_arrays=False)
 
   async def serialize(self, values, infos, args=None):
-    for value, info, argument in zip(values, infos, args or [ocp.SaveArgs()] * len(values)):
+    args = args or [ocp.SaveArgs()] * len(values)
+    for value, info, argument in zip(values, infos, args, strict=True):
       await self._background_serialize([value.read()], [info], [argument])
     return []
 
   def memory_size(self, values):
-    return [
-      (0, 0) for _ in values
-    ]  # (written, read): counts of a log line, for which no array is worth reading
+    # (written, read): counts of a log line, for which no array is worth reading
+    return [(0, 0)] * len(values)
 
 
 def save(
@@ -212,53 +212,83 @@ def _groups(names: Iterable[str], stored: Mapping[str, Any]) -> Iterator[list[st
 
 
 def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:
-  """The metadata given to `save`. Raises ManifestError if its bytes are not those written."""
+  """Reads the metadata given to `save`.
+
+  Args:
+    directory: a checkpoint.
+
+  Raises:
+    ManifestError: its bytes are not those written.
+  """
   return json.loads(_verified_bytes(_local(directory), METADATA))
 
 
 def read_data_state(directory: str | os.PathLike) -> bytes | None:
-  """The data iterator's state given to `save`, or None if none was. Raises ManifestError as
-  `read_metadata`.
+  """Reads the data iterator's state given to `save`.
+
+  Args:
+    directory: a checkpoint.
+
+  Returns:
+    The bytes, or None if none were given.
+
+  Raises:
+    ManifestError: its bytes are not those written.
   """
   directory = _local(directory)
-  return (
-    _verified_bytes(directory, DATA_STATE)
-    if DATA_STATE in digest_lib.read_manifest(directory)
-    else None
-  )
+  if DATA_STATE not in digest_lib.read_manifest(directory):
+    return None
+  return _verified_bytes(directory, DATA_STATE)
 
 
 def step_directory(root: str | os.PathLike, step: int) -> Path:
-  """`root/step_00000100` for step 100: where a training run keeps the checkpoint of that step."""
+  """Returns where a training run keeps the checkpoint of a step: `root/step_00000100` for 100."""
   return Path(root) / f'step_{step:08d}'
 
 
 def latest_step(root: str | os.PathLike) -> int | None:
-  """The highest step saved under `root`, or None. Only names are looked at: `restore` does the
-  checking.
+  """Finds the highest step saved under `root`, by the names alone: `restore` checks the files.
+
+  Args:
+    root: the folder of a run's checkpoints; it may be missing.
+
+  Returns:
+    The step, or None if none is saved.
   """
-  root = Path(root)
-  if not root.is_dir():
+  if not Path(root).is_dir():
     return None
-  return max(
-    (int(match[1]) for entry in root.iterdir() if (match := _STEP.fullmatch(entry.name))),
-    default=None,
-  )
+  return max(_steps(root), default=None)
+
+
+def _steps(root: str | os.PathLike) -> list[int]:
+  steps = []
+  for entry in Path(root).iterdir():
+    match = _STEP.fullmatch(entry.name)
+    if match:
+      steps.append(int(match[1]))
+  return sorted(steps)
 
 
 def prune(root: str | os.PathLike, keep: int) -> None:
-  """Removes all but the latest `keep` checkpoints under `root`; 0 keeps all."""
-  steps = sorted(
-    int(match[1]) for entry in Path(root).iterdir() if (match := _STEP.fullmatch(entry.name))
-  )
-  for step in steps[:-keep] if keep else ():
+  """Removes old checkpoints.
+
+  Args:
+    root: the folder of a run's checkpoints.
+    keep: how many of the latest stay; 0 keeps all.
+  """
+  if not keep:
+    return
+  for step in _steps(root)[:-keep]:
     shutil.rmtree(step_directory(root, step))
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
   """Orbax's own handler, which also knows Deferred."""
-  usual = [(kind, type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)]
-  registry = type_handlers.create_type_handler_registry((Deferred, _DeferredHandler()), *usual)
+  registry = type_handlers.create_type_handler_registry(
+    (Deferred, _DeferredHandler()),
+    (np.ndarray, type_handlers.get_type_handler(np.ndarray)),
+    (jax.Array, type_handlers.get_type_handler(jax.Array)),
+  )
   return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
@@ -271,7 +301,7 @@ def _local(directory: str | os.PathLike) -> Path:
   return Path(directory).absolute()
 
 
-def _checked_array(path: tuple, leaf: Any) -> np.ndarray | jax.Array:
+def _checked_array(path: tuple, leaf: Any) -> np.ndarray | jax.Array | Deferred:
   name = jax.tree_util.keystr(path)
   if isinstance(leaf, np.generic):
     leaf = np.asarray(leaf)
@@ -293,35 +323,30 @@ def _checked_array(path: tuple, leaf: Any) -> np.ndarray | jax.Array:
 def _check_matches(directory: Path, stored: Any, abstract_tree: Any) -> None:
   # Orbax pads, cuts and casts numpy arrays without a word, so the comparison is ours. Both trees
   # are flattened by Orbax first because it stores named tuples as dicts.
-  found, wanted = _shapes(stored), _shapes(abstract_tree)
-  problems = [
-    f'{"/".join(key)}: not in the checkpoint' for key in sorted(wanted.keys() - found.keys())
-  ]
-  problems += [
-    f'{"/".join(key)}: in the checkpoint only' for key in sorted(found.keys() - wanted.keys())
-  ]
-  problems += [
-    f'{"/".join(key)}: stored {found[key]}, asked for {wanted[key]}'
-    for key in sorted(wanted.keys() & found.keys())
-    if wanted[key] != found[key]
-  ]
+  stored_shapes = _shapes(stored)
+  shapes = _shapes(abstract_tree)
+  problems = []
+  for key in sorted(shapes.keys() - stored_shapes.keys()):
+    problems.append(f'{"/".join(key)}: not in the checkpoint')
+  for key in sorted(stored_shapes.keys() - shapes.keys()):
+    problems.append(f'{"/".join(key)}: in the checkpoint only')
+  for key in sorted(shapes.keys() & stored_shapes.keys()):
+    if shapes[key] != stored_shapes[key]:
+      problems.append(f'{"/".join(key)}: stored {stored_shapes[key]}, asked for {shapes[key]}')
   if problems:
+    listed = '\n  '.join(problems)
     raise ValueError(
-      (
-        f'{directory} holds another tree than asked for (build the model with the '
-        "checkpoint's configuration):\n  "
-      )
-      + '\n  '.join(problems)
+      f'{directory} holds another tree than asked for (build the model with the '
+      f"checkpoint's configuration):\n  {listed}"
     )
 
 
 def _shapes(tree: Any) -> dict[tuple[str, ...], str]:
-  flat = ocp.tree.to_flat_dict(tree)
-  return {
-    key: f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
-    for key, leaf in flat.items()
-    if leaf is not None
-  }
+  shapes = {}
+  for key, leaf in ocp.tree.to_flat_dict(tree).items():
+    if leaf is not None:
+      shapes[key] = f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
+  return shapes
 
 
 def _restore_argument(leaf: Any) -> ocp.RestoreArgs:

@@ -258,7 +258,12 @@ def save(root, moment):
     if moment == "before the manifest":
         orbax_io.digest_lib.write_manifest = die
     elif moment == "before the rename":
-        os.rename = lambda source, target: die() if str(source).endswith(".saving") else rename(source, target)
+        def rename_or_die(source, target):
+            if str(source).endswith(".saving"):
+                die()
+            return rename(source, target)
+
+        os.rename = rename_or_die
     elif moment == "after the rename":
         durable.fsync = lambda path: die() if str(path) == root else fsync(path)
     orbax_io.save(orbax_io.step_directory(root, 10), {"w": np.ones(1000)}, metadata={"step": 10})

@@ -100,7 +100,7 @@ def kill_controller(run: pathlib.Path, records: int, delay_s: float) -> None:
 def kill_worker(
   run: pathlib.Path, controller: subprocess.Popen, rng: random.Random, at: float
 ) -> None:
-  """Kills some worker that is alive once the ledger has `at` records, at a random time of its life."""
+  """Kills some worker once the ledger has `at` records, at a random time of its life."""
   wait_until(lambda: length(run) >= at, controller, run)
   while True:
     victim = rng.choice(wait_until(lambda: processes_of(run, WORKER), controller, run))

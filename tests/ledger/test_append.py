@@ -27,7 +27,7 @@ def path(tmp_path):
 
 
 def fill(path, count=6):
-  """A ledger of `count` notes; returns its bytes and the head as it lay on disk after each append."""
+  """A ledger of `count` notes; returns its bytes and the head on disk after each append."""
   heads = []
   with Ledger.open(path) as ledger:
     heads.append(path.with_suffix('.head').read_bytes())
@@ -231,7 +231,7 @@ def test_missing_files(path):
     append.read(path)
   data, heads = fill(path)
   path.with_suffix('.head').unlink()
-  with pytest.raises(LedgerCorruptError, match='head .* is missing'):
+  with pytest.raises(LedgerCorruptError, match=r'head .* is missing'):
     Ledger.open(path)
   put(path, data, heads[-1])
   path.unlink()
@@ -422,15 +422,15 @@ def test_a_really_full_file_system(tmp_path):
     (small / 'ballast').write_bytes(b'0' * 16_384)
     with (
       Ledger.open(path) as ledger,
-      pytest.raises(LedgerWriteError, match='No space left on device.*free space'),
+      pytest.raises(LedgerWriteError, match=r'No space left on device.*free space'),
     ):
       for number in range(1000):
         ledger.append('note', {'text': f'{number} ' + 'z' * 700})
     assert number > 10
     before = path.read_bytes()
-    with pytest.raises(LedgerWriteError):  # recovery needs room too, and says so without harm
-      with Ledger.open(path) as ledger:
-        ledger.append('note', {'text': 'z' * 9000})
+    # Recovery needs room too, and says so without harm.
+    with pytest.raises(LedgerWriteError), Ledger.open(path) as ledger:
+      ledger.append('note', {'text': 'z' * 9000})
     assert path.read_bytes().startswith(before[: before.rindex(b'\n') + 1])
     (small / 'ballast').unlink()
     with Ledger.open(path) as ledger:
