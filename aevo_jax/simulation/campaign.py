@@ -63,7 +63,7 @@ class Scores(NamedTuple):
   external: np.ndarray
 
 
-def world(scenario: Scenario, index: int) -> World:
+def sample_world(scenario: Scenario, index: int) -> World:
   """Draws the world of a campaign.
 
   Args:
@@ -105,9 +105,9 @@ class Simulator:
   def __init__(self, scenario: Scenario, index: int, shift: InjectedShift | None = None):
     self._scenario = scenario
     self._constitution = scenario.constitution
-    drawn = world(scenario, index)
-    self.surface = drawn.surface
-    self.shift = shift or drawn.shift
+    sampled = sample_world(scenario, index)
+    self.surface = sampled.surface
+    self.shift = shift or sampled.shift
     self._rng = np.random.default_rng([scenario.settings.seed, index, 2])
     self.detector = Detector(
       scenario.constitution, scenario.families, scenario.settings.replays, index

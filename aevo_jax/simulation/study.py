@@ -64,10 +64,10 @@ def outcomes(
 def _chunk(scenario: Scenario, agent: str, indices: range) -> Campaigns:
   started = time.perf_counter()
   if agent == NO_AGENT:
-    found = designs.run(scenario, indices)
+    campaigns = designs.run(scenario, indices)
   else:
-    found = [run(scenario, agent, index) for index in indices]
-  return Campaigns(found, time.perf_counter() - started)
+    campaigns = [run(scenario, agent, index) for index in indices]
+  return Campaigns(campaigns, time.perf_counter() - started)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -105,14 +105,14 @@ def share(count: int, total: int) -> dict[str, float]:
   }
 
 
-def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+def summary(campaigns: Sequence[Outcome], seconds: float) -> dict[str, Any]:
   """Summarizes one agent's campaigns.
 
   An alarm counts as detection if it names the shifted family, or overall, in the shift's first
   round or later. Every other alarm is a false one, and where nothing is injected every alarm is.
 
   Args:
-    found: the campaigns.
+    campaigns: of one agent.
     seconds: that they took, of all processes together.
 
   Returns:
@@ -120,21 +120,21 @@ def summary(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     detections where nothing was injected.
   """
   facts: dict[str, Any] = {
-    'campaigns': len(found),
-    'campaigns_per_minute': round(60 * len(found) / seconds, 1),
+    'campaigns': len(campaigns),
+    'campaigns_per_minute': round(60 * len(campaigns) / seconds, 1),
   }
-  if found[0].gain is not None:
-    facts |= _gains(found)
-  if found[0].alarms is not None:
-    facts |= _alarms(found)
+  if campaigns[0].gain is not None:
+    facts |= _gains(campaigns)
+  if campaigns[0].alarms is not None:
+    facts |= _alarms(campaigns)
   return facts
 
 
-def _gains(found: Sequence[Outcome]) -> dict[str, Any]:
-  gains = np.array([o.gain for o in found])
-  best = np.array([o.best for o in found])
-  promotions = np.array([o.promotions for o in found])
-  false_promotions = np.array([o.false_promotions for o in found])
+def _gains(campaigns: Sequence[Outcome]) -> dict[str, Any]:
+  gains = np.array([o.gain for o in campaigns])
+  best = np.array([o.best for o in campaigns])
+  promotions = np.array([o.promotions for o in campaigns])
+  false_promotions = np.array([o.false_promotions for o in campaigns])
   return {
     'gain': mean_interval(gains),
     'regret': mean_interval(best - gains),
@@ -159,13 +159,13 @@ def _detections(outcome: Outcome) -> list[Alarm]:
   return [a for a in outcome.alarms if a.stream in streams and a.round >= shift.round]
 
 
-def _alarms(found: Sequence[Outcome]) -> dict[str, Any]:
+def _alarms(campaigns: Sequence[Outcome]) -> dict[str, Any]:
   false = []
   detected = []
   verdicts = []
   first_rounds = []
   delays = []
-  for outcome in found:
+  for outcome in campaigns:
     right = _detections(outcome)
     false.append(len(outcome.alarms) > len(right))
     detected.append(len(right) > 0)
@@ -175,7 +175,7 @@ def _alarms(found: Sequence[Outcome]) -> dict[str, Any]:
     if right:
       delays.append(_first_round(right) - outcome.shift.round)
   facts: dict[str, Any] = {'false_alarm': _share_of(np.array(false))}
-  if not found[0].shift:
+  if not campaigns[0].shift:
     return facts | {'false_alarms_by_round': _histogram(first_rounds)}
   facts['detected'] = _share_of(np.array(detected))
   facts['detected_as'] = {}
@@ -240,17 +240,17 @@ def _share_text(fact: dict[str, float]) -> str:
   return '{share:.3f} [{low:.3f}, {high:.3f}]'.format(**fact)
 
 
-def as_json(found: Sequence[Outcome]) -> list[dict[str, Any]]:
+def as_json(campaigns: Sequence[Outcome]) -> list[dict[str, Any]]:
   """Turns campaigns into records for JSON.
 
   Args:
-    found: the campaigns.
+    campaigns: of one agent.
 
   Returns:
     A record each, in which 'plant' is the injected shift.
   """
   records = []
-  for outcome in found:
+  for outcome in campaigns:
     record = dataclasses.asdict(outcome)
     record['plant'] = record.pop('shift')
     records.append(record)
