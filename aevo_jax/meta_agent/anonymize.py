@@ -94,13 +94,13 @@ class Names:
             known = _Score(evidence.round, trial.worker, score.accuracy, score.total)
             scores.setdefault(family, []).append(known)
     ordered = sorted(scores, key=lambda family: (scores[family], family))
-    families = {family: f'family_{i}' for i, family in enumerate(ordered)}
+    families = _numbered(ordered, 'family_{}')
     first = cls(families, {})
     selectors = {}
     for axis, parameters in constitution.search_space.axes.items():
       selectors[axis] = sorted(first.selector(name) for name in parameters)
     axes = sorted(selectors, key=selectors.__getitem__)
-    return cls(families, {axis: f'axis_{i:02d}' for i, axis in enumerate(axes)})
+    return cls(families, _numbered(axes, 'axis_{:02d}'))
 
   @property
   def inverse(self) -> 'Names':
@@ -308,6 +308,14 @@ def _with_keys[T](values: Mapping[str, T], rename: Callable[[str], str]) -> dict
   for name, value in values.items():
     renamed[rename(name)] = value
   return renamed
+
+
+def _numbered(names: Sequence[str], role: str) -> dict[str, str]:
+  """Name -> role, a format of its index."""
+  roles = {}
+  for i, name in enumerate(names):
+    roles[name] = role.format(i)
+  return roles
 
 
 def _inverted(names: Mapping[str, str]) -> dict[str, str]:

@@ -173,11 +173,12 @@ def by_axis(changes: Mapping[str, Any], space: SearchSpace) -> dict[str, dict[st
   Returns:
     Axis -> its part, of the axes that have one.
   """
-  parts = {}
+  parts: dict[str, dict[str, Any]] = {}
   for axis in space.axes:
-    bound = [p.selector for p in axis.parameters if p.selector in changes]
-    if bound:
-      parts[axis.name] = {selector: changes[selector] for selector in bound}
+    for parameter in axis.parameters:
+      selector = parameter.selector
+      if selector in changes:
+        parts.setdefault(axis.name, {})[selector] = changes[selector]
   return parts
 
 

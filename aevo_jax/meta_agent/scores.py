@@ -131,8 +131,13 @@ def reliability(scores: Sequence[DevScore]) -> dict[str, float | None]:
     return {}
   reliabilities = {}
   for stream in scores[0].streams():
-    parts = [score.streams()[stream] for score in scores]
-    share = variance.reliability([p.accuracy for p in parts], [p.item_variance for p in parts])
+    accuracies = []
+    item_variances = []
+    for score in scores:
+      part = score.streams()[stream]
+      accuracies.append(part.accuracy)
+      item_variances.append(part.item_variance)
+    share = variance.reliability(accuracies, item_variances)
     reliabilities[stream] = None if share is None else round(share, 4)
   return reliabilities
 

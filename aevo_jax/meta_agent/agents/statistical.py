@@ -242,7 +242,7 @@ def _effects(
     before = encoder.prune(evidence.standing)
     released = _with_families(anchors)
     on_dev = _counts(anchors)
-    on_external = _counts(anchors, objectives if released else (), released)
+    on_external = _counts(anchors, objectives, released)
     for trial in evidence.explorers:
       compared = bool(released) and trial.external_by_family is not None
       families = frozenset(objectives) if compared else frozenset()
@@ -259,7 +259,7 @@ def _effects(
       )
   looks = _looks(history, standing, encoder)
   released = _with_families(looks)
-  return fit(encoder, trials, _counts(looks, objectives if released else (), released))
+  return fit(encoder, trials, _counts(looks, objectives, released))
 
 
 def _with_families(trials: Sequence[TrialEvidence]) -> list[TrialEvidence]:
@@ -300,6 +300,8 @@ def _counts(
     for family, part in (trial.dev.by_family or {OVERALL: trial.dev.overall}).items():
       before = counts.get(family, Count(0, 0))
       counts[family] = Count(before.correct + part.correct, before.total + part.total)
+  if not released:
+    return counts
   for family in external:
     scores = [trial.external_by_family[family] for trial in released]
     correct = sum(score.accuracy * score.total for score in scores)

@@ -171,6 +171,11 @@ def _together(rows: Sequence) -> _Pairs:
   return _Pairs(tuple(sizes), discordant)
 
 
+def _rounds(histories: Mapping[str, History]) -> int:
+  """Rounds so far, which all histories have."""
+  return len(next(iter(histories.values())))
+
+
 def _present(rows: History) -> list:
   """The rounds that have the stream."""
   return [row for row in rows if row]
@@ -219,7 +224,7 @@ def _slopes(
   histories: Mapping[str, History], rules: Reversal, thresholds: Thresholds
 ) -> dict[str, _SlopeTest]:
   """Tests each stream's slope, where there is a reference."""
-  done = max(len(rows) for rows in histories.values())
+  done = _rounds(histories)
   calibration = rules.calibration_rounds
   if done <= calibration:
     why = (
@@ -302,8 +307,7 @@ def _e_process(
   histories: Mapping[str, History], hypotheses: int, rules: Reversal, planned_rounds: int
 ) -> dict[str, _RankTest]:
   """The e-process of every stream, with e-BH over streams."""
-  rounds = max(len(rows) for rows in histories.values())
-  table = np.ones((len(histories), rounds))
+  table = np.ones((len(histories), _rounds(histories)))
   for i, rows in enumerate(histories.values()):
     for k, row in enumerate(rows):
       if row:
@@ -338,7 +342,7 @@ def _exact(
   decisions = rank_tests.holm(np.array(list(once.values())), rules.alpha)
   rejected = dict(zip(once, decisions, strict=True))
   level = rules.alpha / hypotheses
-  due = max(len(rows) for rows in histories.values()) >= rules.exact_rounds
+  due = _rounds(histories) >= rules.exact_rounds
   tests = {}
   for stream, rows in histories.items():
     test = _pairs(rows[: rules.exact_rounds], rules.power, _Alarm('exact', 0, level))

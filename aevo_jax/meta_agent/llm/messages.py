@@ -107,10 +107,10 @@ def _common(
   """The facts of either question: task, budget, and the standing recipe on the axes."""
   budget = constitution.budget
   values = {**defaults, **standing}
-  named = {axis.name for axis in axes}
-  specs = {n: specs for n, specs in constitution.search_space.axes.items() if n in named}
+  specs = {}
   recipe = {}
   for axis in axes:
+    specs[axis.name] = constitution.search_space.axes[axis.name]
     for parameter in axis.parameters:
       if parameter.selector in values:
         recipe[parameter.selector] = values[parameter.selector]
