@@ -1,4 +1,4 @@
-"""Parse literal gin statements without executing anything.
+"""Literal gin statements: parsed without executing anything, and rendered as canonical text.
 
 Gin is an execution surface: `import x` runs a module, `include 'f'` reads (and on error quotes) a
 file, `@f()` calls a function, `scope/f.x` shadows a binding that was thought frozen. Text that an
