@@ -231,7 +231,7 @@ class Scanned(Decoder):
 
 
 def _scan(
-  run: Callable, segment: nnx.List, x: Float[Array, '*shape'], each: Any = None
+  run: Callable, segment: Any, x: Float[Array, '*shape'], each: Any = None
 ) -> tuple[Float[Array, '*shape'], Any]:
   """Carries x through run(blocks, x, each[r]) for every repeat r; stacks the second results."""
   graphdef, state = nnx.split(segment)
