@@ -55,17 +55,14 @@ def main(arguments: list[str]) -> None:
   single_threaded_blas()  # before numpy is imported
   from aevo_jax.campaign import setup
   from aevo_jax.config import constitution as constitution_lib
-  from aevo_jax.config.configurables import LoadError, resolve
+  from aevo_jax.config.configurables import resolve
   from aevo_jax.config.nearest import suggestion
-  from aevo_jax.config.parameter import SearchSpaceError
   from aevo_jax.evaluation.sets import own_tasks
   from aevo_jax.meta_agent.agents.tpe import MissingOptunaError
   from aevo_jax.meta_agent.registry import OFFLINE
   from aevo_jax.simulation import study
   from aevo_jax.simulation.scenario import Scenario
   from aevo_jax.tasks.mixture import FAMILIES
-  from aevo_jax.tasks.own_data import TaskFileError
-  from aevo_jax.tasks.verify import UnknownVerifierError
 
   for agent in _AGENTS.value:
     if agent not in (*OFFLINE, study.NO_AGENT):
@@ -86,24 +83,12 @@ def main(arguments: list[str]) -> None:
       _PLANT.value,
     )
     found = study.outcomes(scenario, _AGENTS.value, _CAMPAIGNS.value, _PROCESSES.value)
-  except (
-    LoadError,
-    SearchSpaceError,
-    TaskFileError,
-    UnknownVerifierError,
-    MissingOptunaError,
-    layout.LayoutError,
-    OSError,
-    ValueError,
-  ) as error:
+  except (MissingOptunaError, OSError, ValueError) as error:
     sys.exit(f'simulate: {error}')
-  summaries = {
-    agent: study.summary(outcomes, seconds) for agent, (outcomes, seconds) in found.items()
-  }
   if _JSON.value:
     report = {}
-    for agent, (outcomes, _) in found.items():
-      report[agent] = summaries[agent] | {'outcomes': study.as_json(outcomes)}
+    for agent, (outcomes, seconds) in found.items():
+      report[agent] = study.summary(outcomes, seconds) | {'outcomes': study.as_json(outcomes)}
     print(json.dumps(report, indent=1))
     return
   budget = constitution.budget
@@ -111,9 +96,9 @@ def main(arguments: list[str]) -> None:
     f'{_CAMPAIGNS.value} campaigns of {budget.rounds} rounds x {budget.workers} workers, '
     f'surface {settings.surface!r}, {len(families)} families, plant {_PLANT.value!r}'
   )
-  for agent, summary in summaries.items():
+  for agent, (outcomes, seconds) in found.items():
     print(f'{agent}:')
-    for line in study.lines(summary):
+    for line in study.lines(study.summary(outcomes, seconds)):
       print(f'  {line}')
 
 

@@ -101,6 +101,22 @@ def trainer(kind: str, model, scratch: str, options: dict, rewards=None, referen
   return made
 
 
+def _distillation(model, reference, tokens, attended, mask):
+  """Computes TRL's chunked divergence of the student from its teacher."""
+  with torch.no_grad():
+    teacher = reference.eval().model(input_ids=tokens, attention_mask=attended).last_hidden_state
+  student = model.model(input_ids=tokens, attention_mask=attended).last_hidden_state
+  loss, _, _ = _chunked_divergence_loss(
+    student[:, :-1],
+    teacher[:, :-1],
+    model.lm_head.weight,
+    reference.lm_head.weight,
+    mask[:, 1:],
+    1.0,
+  )
+  return loss
+
+
 def loss_of(request: dict, scratch: str):
   """(the trainer's model, its loss)."""
   kind, model, inputs = request['do'], load(request['model']), load_file(request['inputs'])
@@ -111,18 +127,7 @@ def loss_of(request: dict, scratch: str):
   )
   reference = load(request['reference']) if request.get('reference') else None
   if kind == 'distillation':
-    with torch.no_grad():
-      teacher = reference.eval().model(input_ids=tokens, attention_mask=attended).last_hidden_state
-    student = model.model(input_ids=tokens, attention_mask=attended).last_hidden_state
-    loss, _, _ = _chunked_divergence_loss(
-      student[:, :-1],
-      teacher[:, :-1],
-      model.lm_head.weight,
-      reference.lm_head.weight,
-      mask[:, 1:],
-      1.0,
-    )
-    return model, loss
+    return model, _distillation(model, reference, tokens, attended, mask)
   made = trainer(kind, model, scratch, request['options'], reference=reference)
   made.model.train()
   if kind == 'sft':
