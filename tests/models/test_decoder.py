@@ -67,7 +67,7 @@ def model(pattern='M-*-', **fields):
 
 
 def decode(pattern, tokens, **fields):
-  """Logits [b, NEW + 1, v] of a prefill on left-padded prompts and NEW steps fed with given tokens."""
+  """Logits [b, NEW + 1, v] of a prefill on left-padded prompts and NEW steps of known tokens."""
   structure, params, _ = model(pattern, **fields)
   left = np.zeros((len(PROMPTS), LENGTH), np.int32)
   for row, prompt in enumerate(PROMPTS):
@@ -186,7 +186,7 @@ def test_packed_rows_are_separate_sequences(pattern, fields):
     'segment_ids': np.zeros((1, total), np.int32),
   }
   starts = np.cumsum((0, *lengths))
-  for i, (sequence, weight) in enumerate(zip(sequences, weights)):
+  for i, (sequence, weight) in enumerate(zip(sequences, weights, strict=True)):
     here = slice(starts[i], starts[i + 1])
     packed['tokens'][0, here], packed['weights'][0, here], packed['segment_ids'][0, here] = (
       sequence,
@@ -203,7 +203,7 @@ def test_packed_rows_are_separate_sequences(pattern, fields):
 
   # Each sequence alone, unpadded: no segment can reach it.
   loss = count = 0.0
-  for i, (sequence, weight) in enumerate(zip(sequences, weights)):
+  for i, (sequence, weight) in enumerate(zip(sequences, weights, strict=True)):
     logits = np.asarray(forward(params, sequence[None], np.ones((1, len(sequence)), np.int32)))
     np.testing.assert_allclose(
       packed_logits[:, starts[i] : starts[i + 1]], logits, rtol=0, atol=1e-5

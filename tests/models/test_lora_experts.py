@@ -66,18 +66,25 @@ def test_an_adapted_block_is_experts_with_w_plus_scale_a_b(implementation):
   moe.experts.implementation = implementation
   x = np.random.default_rng(3).standard_normal((90, 12)).astype(np.float32)
   routing = moe.gate(jnp.asarray(x))
-  get = lambda name: np.asarray(trained()[f'layers.0.mixer.experts.{name}'], np.float64)
+
+  def get(name):
+    return np.asarray(trained()[f'layers.0.mixer.experts.{name}'], np.float64)
+
   up, down = (
     get(name) + SCALE * get(f'adapters.{name}.lora_a') @ get(f'adapters.{name}.lora_b')
     for name in ('up_proj', 'down_proj')
   )
   expected = np.stack(
     [
-      sum(w * (np.maximum(token @ up[e], 0) ** 2 @ down[e]) for e, w in zip(experts, weights))
+      sum(
+        w * (np.maximum(token @ up[e], 0) ** 2 @ down[e])
+        for e, w in zip(experts, weights, strict=True)
+      )
       for token, experts, weights in zip(
         np.asarray(x, np.float64),
         np.asarray(routing.experts),
         np.asarray(routing.weights, np.float64),
+        strict=False,
       )
     ]
   )

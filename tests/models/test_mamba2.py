@@ -112,19 +112,20 @@ def test_ssd_gradient_agrees_with_finite_differences_of_the_recurrence():
   rng = np.random.default_rng(1)
   arrays, segments = inputs(rng, 2, 7, 2, 3, 1, 4), segment_rows(rng, 2, 7)
   weights = rng.normal(size=arrays[0].shape)
-  value = lambda *arrays: jnp.sum(
-    scan(*arrays, jnp.asarray(segments), 3)[0] * weights.astype(np.float32)
-  )
+
+  def value(*arrays):
+    return jnp.sum(scan(*arrays, jnp.asarray(segments), 3)[0] * weights.astype(np.float32))
+
   gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(*as_float32(arrays))
   for i, gradient in enumerate(gradients):
     direction, epsilon = rng.normal(size=arrays[i].shape), 1e-6
-    moved = lambda sign: [
-      array + sign * epsilon * direction if k == i else array for k, array in enumerate(arrays)
-    ]
-    expected = (
-      np.sum(recurrence(*moved(1), segments)[0] * weights)
-      - np.sum(recurrence(*moved(-1), segments)[0] * weights)
-    ) / (2 * epsilon)
+
+    sums = []
+    for sign in (1, -1):
+      moved = list(arrays)
+      moved[i] = arrays[i] + sign * epsilon * direction
+      sums.append(np.sum(recurrence(*moved, segments)[0] * weights))
+    expected = (sums[0] - sums[1]) / (2 * epsilon)
     np.testing.assert_allclose(
       np.sum(np.asarray(gradient, np.float64) * direction), expected, rtol=1e-3
     )
@@ -134,7 +135,10 @@ def test_ssd_gradient_is_finite_where_the_decay_underflows():
   rng = np.random.default_rng(2)
   x, dt, a, b, c = as_float32(inputs(rng, 2, 9, 2, 3, 1, 4))
   segments = jnp.asarray(segment_rows(rng, 2, 9))
-  value = lambda x, dt, a, b, c: jnp.sum(scan(x, dt, a, b, c, segments, 4)[0] ** 2)
+
+  def value(x, dt, a, b, c):
+    return jnp.sum(scan(x, dt, a, b, c, segments, 4)[0] ** 2)
+
   for gradient in jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(x, 100 * dt, 50 * a, b, c):
     assert np.isfinite(gradient).all()
 
@@ -187,8 +191,13 @@ def block(config=CONFIG):
 def reference_block(mixer, x, segments):
   """The block from the paper's equations, in float64."""
   c = mixer.config
-  array = lambda variable: np.asarray(variable[...], np.float64)
-  silu = lambda v: v / (1 + np.exp(-v))
+
+  def array(variable):
+    return np.asarray(variable[...], np.float64)
+
+  def silu(v):
+    return v / (1 + np.exp(-v))
+
   rows, length, _ = x.shape
   inner, maps = c.mamba_num_heads * c.mamba_head_dim, c.n_groups * c.ssm_state_size
   projected = x @ array(mixer.in_proj.kernel)

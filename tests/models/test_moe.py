@@ -58,14 +58,23 @@ def by_the_paper(moe, c, x):
   """Token by token, expert by expert (2412.19437, eq. 12-16; 2505.09388 for softmax and gates), in
   float64.
   """
-  get = lambda value: np.asarray(value[...], np.float64)
-  relu2 = lambda v: np.maximum(v, 0) ** 2
-  silu = lambda v: v / (1 + np.exp(-v))
-  hidden = lambda v, e: (
-    relu2(v @ get(moe.experts.up_proj)[e])
-    if c.mlp_activation == 'relu2'
-    else (silu(v @ get(moe.experts.gate_proj)[e]) * (v @ get(moe.experts.up_proj)[e]))
-  )
+
+  def get(value):
+    return np.asarray(value[...], np.float64)
+
+  def relu2(v):
+    return np.maximum(v, 0) ** 2
+
+  def silu(v):
+    return v / (1 + np.exp(-v))
+
+  def hidden(v, e):
+    return (
+      relu2(v @ get(moe.experts.up_proj)[e])
+      if c.mlp_activation == 'relu2'
+      else (silu(v @ get(moe.experts.gate_proj)[e]) * (v @ get(moe.experts.up_proj)[e]))
+    )
+
   out = []
   for token in np.asarray(x, np.float64):
     logits = token @ get(moe.gate.kernel)
@@ -134,7 +143,7 @@ def test_grouped_products_and_their_gradients(sizes, implementation):
   )
   dx, dw = back(g)
   ends = np.cumsum(sizes)
-  for e, (size, end) in enumerate(zip(sizes, ends)):
+  for e, (size, end) in enumerate(zip(sizes, ends, strict=True)):
     rows = slice(end - size, end)
     np.testing.assert_allclose(y[rows], x[rows] @ w[e], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dx[rows], g[rows] @ w[e].T, rtol=1e-5, atol=1e-5)

@@ -176,7 +176,7 @@ def test_what_is_not_computed_is_refused_by_name(saved, option, value):
 
 def test_other_refusals(saved, tmp_path):
   with pytest.raises(
-    peft_adapter.AdapterError, match='lora.rank is 33 and the submission format allows 32'
+    peft_adapter.AdapterError, match=r'lora.rank is 33 and the submission format allows 32'
   ):
     peft_adapter.save(
       tmp_path / 'high',

@@ -1,4 +1,4 @@
-"""Presets: every one loads, and its parameters, counted without an array, are as many as published."""
+"""Every preset loads, and its parameters, counted without an array, are as many as published."""
 
 import math
 import pathlib

@@ -41,9 +41,10 @@ def test_scores_depend_on_the_distance_only():
     jnp.asarray(np.random.default_rng(seed).standard_normal((1, 1, 1, 16)), jnp.float32)
     for seed in (1, 2)
   )
-  score = lambda i, j: float(
-    jnp.sum(rotate(q, jnp.asarray([[i]]), 1e4) * rotate(k, jnp.asarray([[j]]), 1e4))
-  )
+
+  def score(i, j):
+    return float(jnp.sum(rotate(q, jnp.asarray([[i]]), 1e4) * rotate(k, jnp.asarray([[j]]), 1e4)))
+
   assert abs(score(7, 3) - score(104, 100)) < 1e-4 and abs(score(7, 3) - score(7, 4)) > 1e-2
 
 
@@ -55,7 +56,7 @@ def test_places_count_within_segments():
 
 
 def test_bfloat16_is_rotated_in_float32():
-  """Angles in bfloat16 would be wrong by whole turns: it knows 1000 and 1004, and nothing between."""
+  """Angles in bfloat16 would be wrong by turns: it knows 1000 and 1004, and nothing between."""
   x, place = (
     np.random.default_rng(0).standard_normal((1, 1, 1, 8)).astype(np.float32),
     np.asarray([[1003]]),

@@ -144,9 +144,12 @@ def test_bfloat16_computes_near_float32_on_float32_masters():
   at = SEGMENTS > 0
   error = np.abs(low - logits)[at].max() / np.abs(logits)[at].max()
   assert 1e-4 < error < 0.05, error  # really in bfloat16, and right
+
   # One parameter of four numbers may be off by a fifth, and by how much depends on the CPU's own
   # bfloat16 products; the gradient as a whole may not.
-  norm = lambda gradients: np.sqrt(sum(np.square(g).sum() for g in gradients))
+  def norm(gradients):
+    return np.sqrt(sum(np.square(g).sum() for g in gradients))
+
   assert norm(low_grads[name] - value for name, value in grads.items()) < 0.05 * norm(
     grads.values()
   )
@@ -236,7 +239,10 @@ def test_an_optimizer_step_is_the_written_out_one(name):
   }
   grads = {name: RNG.standard_normal(value.shape, np.float32) for name, value in params.items()}
   update = jax.jit(make_update(tx, ema_decay=0.5))
-  after = lambda params, grads: update(TrainState.create(params, tx, 0.5), grads, np.float32(1e-2))
+
+  def after(params, grads):
+    return update(TrainState.create(params, tx, 0.5), grads, np.float32(1e-2))
+
   expected, found = (
     after(params, grads),
     after(stack(params, CONFIG.pattern), stack(grads, CONFIG.pattern)),

@@ -73,9 +73,10 @@ def test_they_are_what_was_written(bases, kind):
   directories, params = bases
   assert logical_digest(weights.load(directories[kind], CONFIG)) == logical_digest(params)
   spread = NamedSharding(jax.make_mesh((1,), ('x',)), PartitionSpec('x'))
-  dtype = lambda name, stored: resident_dtype(
-    name, jnp.dtype('bfloat16'), frozen=stored == np.float32
-  )
+
+  def dtype(name, stored):
+    return resident_dtype(name, jnp.dtype('bfloat16'), frozen=stored == np.float32)
+
   found = weights.load(
     directories[kind], SCANNED, dtype=dtype, shardings={'segments.0.1.mixer.q_proj.kernel': spread}
   )
@@ -97,9 +98,10 @@ def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
   stacked later, the adapted model is the same.
   """
   _, params = bases
-  adapt = lambda base: adapt_model(
-    SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0
-  )
+  def adapt(base):
+    return adapt_model(
+      SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0
+    )
   given = {name: jnp.asarray(value, stored) for name, value in params.items()}
   structure, trained, frozen = adapt(given)
   again = adapt(scan_layers.stack(given, CONFIG.pattern))
@@ -113,7 +115,7 @@ def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
 
 def test_an_import_of_another_model_is_refused(bases):
   directories, _ = bases
-  with pytest.raises(ValueError, match='does not hold the model of its config.json: .*no array'):
+  with pytest.raises(ValueError, match=r'does not hold the model of its config.json: .*no array'):
     weights.load(directories['imported'], dataclasses.replace(CONFIG, pattern='M*M*EM'))
   with pytest.raises(
     ValueError,

@@ -126,7 +126,7 @@ def assert_equal_models(reference, config: ModelConfig, seed: int) -> None:
 def assert_golden(
   reference, name: str, config: ModelConfig, write: bool, directory: pathlib.Path
 ) -> None:
-  """The committed golden is what the reference says; it is written first where `write` asks for it."""
+  """The committed golden is what the reference computes; `write` writes it first."""
   directory = GOLDENS / name if write else directory
   directory.mkdir(parents=True, exist_ok=True)
   _, params = random_parameters(config, seed=1)

@@ -53,7 +53,8 @@ for folder in sys.argv[2:]:
   for question in json.loads(sys.argv[1]):
     chat = [{'role': 'user', 'content': question}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    print(json.dumps([text, tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)['input_ids']]))
+    encoded = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
+    print(json.dumps([text, encoded['input_ids']]))
 """
 
 

@@ -22,7 +22,10 @@ def configs(draw) -> ModelConfig:
   """Patterns with one to five blocks of any kind; sizes of a few, so that heads, groups, experts
   and the latent width all differ.
   """
-  pick = lambda *values: draw(st.sampled_from(values))
+
+  def pick(*values):
+    return draw(st.sampled_from(values))
+
   groups, kv_heads, expert_groups = pick(1, 2, 4), pick(1, 2), pick(1, 2, 4)
   per_group = pick(2, 3)
   topk_group = draw(st.integers(1, expert_groups))

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.parity
 @st.composite
 def configs(draw) -> ModelConfig:
   """One to three layers, dense, sparse or mixed."""
-  pick = lambda *values: draw(st.sampled_from(values))
+
+  def pick(*values):
+    return draw(st.sampled_from(values))
+
   kv_heads, experts = pick(1, 2), pick(3, 4, 6)
   return ModelConfig(
     family='qwen3',

@@ -160,15 +160,16 @@ def continued(directory: pathlib.Path) -> None:
   """Two steps on one mesh and two on another, beside four without a mesh."""
   config = ModelConfig(**FIELDS, pattern='-')
   structure, params = unbind(create(config, seed=0))
-  run = lambda name, rates, placement=None: train_loop.train(
-    PolicyModel(structure, params, {}),
-    transformation(Optimizer()),
-    Counted(),
-    rates,
-    directory / name,
-    TrainConfig(train=Train(ema_decay=0.5)),
-    RunConfig(placement=placement),
-  )
+  def run(name, rates, placement=None):
+    return train_loop.train(
+      PolicyModel(structure, params, {}),
+      transformation(Optimizer()),
+      Counted(),
+      rates,
+      directory / name,
+      TrainConfig(train=Train(ema_decay=0.5)),
+      RunConfig(placement=placement),
+    )
   rates = [1e-2] * 4
   whole = run('whole', rates)
   *_, axes = shapes_of(config, Adaptation(), Lora())

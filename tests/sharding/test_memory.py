@@ -43,9 +43,9 @@ def test_what_a_policy_keeps(policy, kept):
 
 
 def test_copies_of_weights_do_not_count():
-  cast = lambda frozen, w, x: (x.astype(jnp.bfloat16) @ w['up'].astype(jnp.bfloat16)).astype(
-    jnp.float32
-  )
+  def cast(frozen, w, x):
+    return (x.astype(jnp.bfloat16) @ w['up'].astype(jnp.bfloat16)).astype(jnp.float32)
+
   assert (
     kept_bytes(cast, {}, W, X) == 4 * 8 * 2
   )  # x in bfloat16; not the copy of the weight, 8 x 16 x 2

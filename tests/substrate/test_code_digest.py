@@ -54,7 +54,7 @@ def test_every_source_counts(root):
 
 
 def test_refusals(root, tmp_path):
-  with pytest.raises(FileNotFoundError, match='absent.py'):
+  with pytest.raises(FileNotFoundError, match=r'absent.py'):
     code_tree_digest(root, ['launch/absent.py'])
   with pytest.raises(FileNotFoundError, match='holds no aevo_jax'):
     code_tree_digest(root / 'launch')

@@ -63,7 +63,10 @@ def test_it_is_a_substrate_like_the_projects(source, tmp_path):
     v.dtype == np.float32 and np.array_equal(v, given[n].astype(np.float32))
     for n, v in stored.items()
   )
-  read = lambda name: json.loads((out / 'base' / name).read_text())
+
+  def read(name):
+    return json.loads((out / 'base' / name).read_text())
+
   assert (
     read('config.json')['torch_dtype'] == 'float32'
     and read('config.json')['hybrid_override_pattern'] == 'M-*-M-*-'

@@ -1,21 +1,19 @@
-"""Import and export of Hugging Face checkpoints: bytes come back, memory stays small, mistakes are
-answered, nothing half-made is left.
+"""Import and export of Hugging Face checkpoints: bytes come back, memory stays small, and nothing
+half-made is left.
 """
 
 import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
-from types import SimpleNamespace
 
 import hypothesis
-import ml_dtypes
 import numpy as np
 import pytest
+from hf_checkpoints import BF16, CARRIED, SMALL, read, tensors_of, write
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -23,119 +21,16 @@ from safetensors.numpy import load_file, save_file
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.hf import checkpoint as hf_checkpoint
 from aevo_jax.models.hf import stream
 from aevo_jax.models.params import outline
 from aevo_jax.substrate import hf_export, hf_import, transfer
 
-BF16 = np.dtype(ml_dtypes.bfloat16)
-SMALL = ModelConfig(
-  vocab_size=19,
-  hidden_size=8,
-  pattern='ME*-',
-  num_attention_heads=2,
-  num_key_value_heads=1,
-  head_dim=6,
-  intermediate_size=10,
-  mamba_num_heads=2,
-  mamba_head_dim=4,
-  ssm_state_size=4,
-  chunk_size=8,
-  n_routed_experts=3,
-  num_experts_per_tok=2,
-  moe_intermediate_size=5,
-  moe_shared_expert_intermediate_size=7,
-)
-CARRIED = {
-  'tokenizer.json': b'{"a":\r\n 1}',
-  'tokenizer_config.json': b'{}',
-  'chat_template.jinja': b'{{ x }}\xc3\xa9',
-  'generation_config.json': b'{}\n\n',
-}
-
-
-def tensors_of(
-  config, seed=0, *, backbone=False, per_expert=False, mtp=False, dtypes=(np.dtype('float32'),)
-) -> dict[str, np.ndarray]:
-  """Random tensors under the names and in the shapes that Hugging Face's Nemotron-H gives them, in
-  one of the spellings.
-  """
-  rng, tensors = np.random.default_rng(seed), {}
-  for name, value in outline(config)[1].items():
-    dtype, stored = dtypes[rng.integers(len(dtypes))], hf_checkpoint.hf_name(name, config)
-    full = hf_checkpoint.to_hf(name, rng.standard_normal(value.shape, np.float32)).astype(dtype)
-    if per_expert and '.experts.' in stored:
-      stem, leaf = stored.rsplit('.', 1)
-      tensors |= {
-        f'{stem}.{e}.{leaf}.weight': np.ascontiguousarray(full[e]) for e in range(len(full))
-      }
-    else:
-      tensors[stored] = full
-  if mtp:
-    tensors |= {
-      'mtp.layers.0.eh_proj.weight': rng.standard_normal((4, 6)).astype(BF16),
-      'mtp.count': np.array(3, np.int64),
-      'mtp.on': np.array([True, False]),
-    }
-  return {
-    name.replace('model.', 'backbone.', 1) if backbone else name: value
-    for name, value in tensors.items()
-  }
-
-
-def write(
-  directory: pathlib.Path,
-  config: ModelConfig,
-  tensors: dict[str, np.ndarray],
-  shards: int = 1,
-  seed: int = 0,
-) -> pathlib.Path:
-  """A checkpoint whose tensors lie in `shards` files, at random."""
-  directory.mkdir()
-  (directory / 'config.json').write_text(
-    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
-  )
-  for name, data in CARRIED.items():
-    (directory / name).write_bytes(data)
-  if shards == 1:
-    save_file(tensors, directory / 'model.safetensors', metadata={'format': 'pt', 'by': 'test'})
-    return directory
-  where = np.random.default_rng(seed).permutation(np.arange(len(tensors)) % shards)
-  weight_map = {
-    name: f'model-{i + 1:05}-of-{shards:05}.safetensors' for name, i in zip(tensors, where)
-  }
-  for file in set(weight_map.values()):
-    save_file(
-      {name: tensors[name] for name in tensors if weight_map[name] == file},
-      directory / file,
-      metadata={'format': 'pt'},
-    )
-  (directory / 'model.safetensors.index.json').write_text(
-    json.dumps({'metadata': {}, 'weight_map': weight_map})
-  )
-  return directory
-
-
-def read(directory: pathlib.Path) -> dict[str, tuple]:
-  """{tensor: (dtype, shape, bytes)} of every safetensors file, read with the safetensors library
-  alone; the index must agree.
-  """
-  found, where = {}, {}
-  for path in sorted(directory.glob('*.safetensors')):
-    for name, value in load_file(path).items():
-      assert name not in found
-      found[name], where[name] = (value.dtype, value.shape, value.tobytes()), path.name
-  index = directory / 'model.safetensors.index.json'
-  if index.exists():
-    assert json.loads(index.read_text())['weight_map'] == where
-  else:
-    assert set(where.values()) == {'model.safetensors'}
-  return found
-
 
 @st.composite
 def configs(draw) -> ModelConfig:
-  pick = lambda *values: draw(st.sampled_from(values))
+  def pick(*values):
+    return draw(st.sampled_from(values))
+
   return ModelConfig(
     vocab_size=pick(7, 19),
     hidden_size=pick(4, 8),
@@ -223,15 +118,6 @@ def test_round_trip_gives_every_byte_back(
       )
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-  """A checkpoint in three shards, old names, and its tensors."""
-  tensors = tensors_of(SMALL, backbone=True, per_expert=True, mtp=True, dtypes=(BF16,))
-  return SimpleNamespace(
-    path=write(tmp_path / 'in', SMALL, tensors, shards=3), tensors=tensors, out=tmp_path / 'base'
-  )
-
-
 def test_the_base_holds_our_names_in_stored_dtypes_and_orientation(checkpoint):
   hf_import.import_hf(checkpoint.path, checkpoint.out)
   params = orbax_io.restore(checkpoint.out / 'checkpoint')
@@ -272,7 +158,7 @@ def test_other_weights_are_written_in_the_bases_names_and_dtypes(checkpoint, tmp
 
 @pytest.mark.parametrize('tied', [False, True])
 def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied):
-  """Published checkpoints of tied models may hold the head all the same; it follows the embedding."""
+  """Checkpoints of tied models may hold the head all the same; it follows the embedding."""
   golden = (
     pathlib.Path(__file__).parents[1]
     / 'models'
@@ -309,7 +195,7 @@ def test_qwen3_comes_back_with_experts_one_by_one_or_a_tied_head(tmp_path, tied)
         tensors | {'model.embed_tokens.weight': embedding, 'lm_head.weight': other},
         tmp_path / 'in' / 'model.safetensors',
       )
-      with pytest.raises(stream.CheckpointError, match='lm_head.weight is not the embedding'):
+      with pytest.raises(stream.CheckpointError, match=r'lm_head.weight is not the embedding'):
         hf_import.import_hf(tmp_path / 'in', tmp_path / 'again')
 
 
@@ -323,7 +209,7 @@ def test_a_parameter_that_is_stored_twice_is_named(tmp_path):
   ):
     tensors = tensors | {second: stacked[second] if folder == 'stacked' else tensors[first] + 1}
     with pytest.raises(
-      stream.CheckpointError, match='config.json: [^ ]* is the same parameter as [^ ]*$'
+      stream.CheckpointError, match=r'config.json: [^ ]* is the same parameter as [^ ]*$'
     ) as error:
       stream.Reader(write(tmp_path / folder, SMALL, tensors))
     assert {name for name in tensors if name in str(error.value)} == {first, second}
@@ -399,118 +285,6 @@ def test_load_weights_reads_shards_as_float32(checkpoint):
     params['layers.2.mixer.o_proj.kernel'],
     checkpoint.tensors['backbone.layers.2.mixer.o_proj.weight'].T.astype(np.float32),
   )
-
-
-def fail(checkpoint, expected=stream.CheckpointError) -> str:
-  """The message with which an import is refused, and nothing left."""
-  with pytest.raises(expected) as error:
-    hf_import.import_hf(checkpoint.path, checkpoint.out)
-  assert [p for p in checkpoint.out.parent.iterdir() if 'base' in p.name] == []
-  return str(error.value)
-
-
-def index(checkpoint) -> dict[str, str]:
-  return json.loads((checkpoint.path / 'model.safetensors.index.json').read_text())['weight_map']
-
-
-def test_all_that_does_not_fit_is_in_one_message(checkpoint, tmp_path):
-  t = dict(checkpoint.tensors)
-  del t['backbone.layers.2.mixer.q_proj.weight']
-  t['backbone.layers.2.mixer.q_proj.bias'] = np.zeros(12, BF16)
-  t['backbone.layers.1.mixer.experts.1.up_proj.weight'] = np.zeros((8, 5), BF16)  # not transposed
-  t['lm_head.weight'] = np.zeros((19, 8), np.int32)
-  t['mtpx.weight'] = np.zeros(3, np.float32)
-  t |= {f'model.surprise.{i}': np.zeros(1, BF16) for i in range(20)}
-  checkpoint.path = write(tmp_path / 'wrong', SMALL, t)
-  message = fail(checkpoint)
-  for part in (
-    str(tmp_path / 'wrong'),
-    'missing model.layers.2.mixer.q_proj.weight',
-    'unexpected backbone.layers.2.mixer.q_proj.bias',
-    'and 13 more (25 in all)',
-  ):
-    assert part in message, message
-  for name in [n for n in t if 'surprise' in n]:
-    del t[name]
-  checkpoint.path = write(tmp_path / 'fewer', SMALL, t)
-  message = fail(checkpoint)
-  for part in (
-    'backbone.layers.1.mixer.experts.1.up_proj.weight has shape (8, 5) where (5, 8)',
-    'lm_head.weight has dtype I32 where one of F32, BF16, F16',
-    'unexpected mtpx.weight',
-  ):
-    assert part in message, message
-  assert 'more' not in message
-
-
-def test_experts_that_lack_or_differ_in_dtype(checkpoint, tmp_path):
-  t = dict(checkpoint.tensors)
-  del t['backbone.layers.1.mixer.experts.2.up_proj.weight']
-  t['backbone.layers.1.mixer.experts.1.down_proj.weight'] = t[
-    'backbone.layers.1.mixer.experts.1.down_proj.weight'
-  ].astype(np.float32)
-  checkpoint.path = write(tmp_path / 'wrong', SMALL, t)
-  message = fail(checkpoint)
-  assert 'model.layers.1.mixer.experts.up_proj has 2 experts where 3 are needed' in message
-  assert "model.layers.1.mixer.experts.down_proj has experts of dtypes ['BF16', 'F32']" in message
-
-
-def test_files_that_are_missing_damaged_or_do_not_fit_the_index(checkpoint):
-  shard = checkpoint.path / 'model-00002-of-00003.safetensors'
-  data = shard.read_bytes()
-  for wrong in (data[:-1], data[:20], b''):
-    shard.write_bytes(wrong)
-    message = fail(checkpoint)
-    assert str(shard) in message and 'truncated' in message and 'download it again' in message
-  shard.unlink()
-  message = fail(checkpoint)
-  assert 'lacks 1 of the 3 shards' in message and shard.name in message
-  moved = next(name for name, file in index(checkpoint).items() if file == shard.name)
-  tensors = {
-    name: checkpoint.tensors[name]
-    for name, file in index(checkpoint).items()
-    if file == shard.name and name != moved
-  }
-  save_file(tensors | {'new': np.zeros(1, BF16)}, shard)
-  message = fail(checkpoint)
-  assert (
-    f'absent {moved} (in {shard.name})' in message
-    and f'not in the index new (in {shard.name})' in message
-  )
-  (checkpoint.path / 'model.safetensors.index.json').write_text(
-    '{"weight_map": {"a": "../other/model.safetensors"}}'
-  )
-  assert 'must name files beside it' in fail(checkpoint)
-  (checkpoint.path / 'model.safetensors.index.json').write_text('{"weight')
-  assert 'is no index of shards' in fail(checkpoint)
-  (checkpoint.path / 'model.safetensors.index.json').unlink()
-  assert 'holds neither model.safetensors nor' in fail(checkpoint)
-  (checkpoint.path / 'pytorch_model.bin').write_bytes(b'\x80\x04.')
-  assert 'pickle only (pytorch_model.bin), which can run code' in fail(checkpoint)
-  (checkpoint.path / 'config.json').write_text('{')
-  assert 'config.json is no JSON' in fail(checkpoint)
-  (checkpoint.path / 'config.json').unlink()
-  assert 'has no config.json' in fail(checkpoint)
-
-
-def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path, monkeypatch):
-  with monkeypatch.context() as patch:
-    patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=20))
-    assert '0.0 MB free; free space, or choose an --out on another disk' in fail(
-      checkpoint, transfer.TransferError
-    )
-  hf_import.import_hf(checkpoint.path, checkpoint.out)
-  before = (checkpoint.out / 'source.json').read_bytes()
-  with pytest.raises(transfer.TransferError, match='base exists; choose another --out'):
-    hf_import.import_hf(checkpoint.path, checkpoint.out)
-  assert (checkpoint.out / 'source.json').read_bytes() == before
-  with pytest.raises(transfer.TransferError, match='base exists'):
-    hf_export.export_hf(checkpoint.out, checkpoint.out)
-  with pytest.raises(transfer.TransferError, match='is not a base that `aevo import_hf` made'):
-    hf_export.export_hf(checkpoint.path, tmp_path / 'out')
-  with pytest.raises(transfer.TransferError, match='5G is no size.*such as 5GB'):
-    hf_export.parse_size('5G')
-  assert [hf_export.parse_size(text) for text in ('5GB', '1.5mb')] == [5 * 10**9, 1_500_000]
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])

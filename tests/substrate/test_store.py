@@ -87,7 +87,7 @@ def test_put_refusals(store, source, tmp_path):
   (source / 'link').unlink()
   digest_lib.write_manifest(source)
   (source / 'model.bin').write_bytes(b'not what the manifest says')
-  with pytest.raises(ManifestError, match='model.bin'):
+  with pytest.raises(ManifestError, match=r'model.bin'):
     store.put(source)
   with pytest.raises(FileNotFoundError):
     store.put(tmp_path / 'absent')

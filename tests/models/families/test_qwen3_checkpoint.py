@@ -164,12 +164,13 @@ def test_names_shapes_and_orientation_are_hugging_faces(tmp_path):
 
 def test_experts_as_transformers_keeps_them_are_read(tmp_path):
   params, stored = written(CONFIG, tmp_path)
-  each = lambda leaf: [
-    stored.pop(f'model.layers.0.mlp.experts.{e}.{leaf}.weight') for e in range(4)
-  ]
+
+  def each(leaf):
+    return [stored.pop(f'model.layers.0.mlp.experts.{e}.{leaf}.weight') for e in range(4)]
+
   gate, up, down = each('gate_proj'), each('up_proj'), each('down_proj')
   stored['model.layers.0.mlp.experts.gate_up_proj'] = np.stack(
-    [np.concatenate(pair) for pair in zip(gate, up)]
+    [np.concatenate(pair) for pair in zip(gate, up, strict=True)]
   )  # [e, 2f, d]
   stored['model.layers.0.mlp.experts.down_proj'] = np.stack(down)
   save_file(stored, tmp_path / 'stacked.safetensors')
@@ -187,7 +188,7 @@ def test_a_tied_head_is_not_written_and_is_read_only_if_it_is_the_embedding(tmp_
     stored | {'lm_head.weight': stored['model.embed_tokens.weight'] + 1},
     tmp_path / 'other.safetensors',
   )
-  with pytest.raises(ValueError, match='lm_head.weight is not the embedding'):
+  with pytest.raises(ValueError, match=r'lm_head.weight is not the embedding'):
     weights_lib.load(tmp_path / 'other.safetensors', DENSE)
 
 
