@@ -10,7 +10,7 @@ sharding that training wants, so that a model is in memory once. A file is read 
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ DtypeRule = Callable[[str, np.dtype], np.dtype]
 Index = tuple[slice, ...]
 
 
+@runtime_checkable
 class _Source(Protocol):
   """A form of weights that gives one parameter at a time.
 

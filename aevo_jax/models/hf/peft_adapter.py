@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -55,6 +55,7 @@ class AdapterError(ValueError):
   """An adapter that cannot be written or read; the message says what to do."""
 
 
+@runtime_checkable
 class Shape(Protocol):
   """Rank, and alpha of the scale alpha / rank; `recipe.Lora` is one."""
 
