@@ -71,10 +71,7 @@ class Block(nnx.Module):
     normed = self.norm(x)
     mixer = self.mixer
     if isinstance(mixer, MoE):
-      segment_ids = segments
-      if isinstance(segments, SharedPrefix):
-        segment_ids = segments.segment_ids
-      y, load = mixer.with_load(normed, segment_ids > 0)
+      y, load = mixer.with_load(normed, _segment_ids(segments) > 0)
       return x + y, load
     if isinstance(mixer, MLP):
       return x + mixer(normed), None
@@ -141,6 +138,13 @@ class Block(nnx.Module):
     else:
       y = mixer(normed)
     return x + y, cache
+
+
+def _segment_ids(segments: Segments) -> Int[Array, 'batch time']:
+  """Returns the segment ids of whole rows."""
+  if isinstance(segments, SharedPrefix):
+    return segments.segment_ids
+  return segments
 
 
 class Decoder(nnx.Module):

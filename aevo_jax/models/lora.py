@@ -150,7 +150,7 @@ def targeted(model: Decoder, targets: str) -> list[str]:
 
 def _maps(model: Decoder) -> dict[str, Linear | Experts]:
   """Finds everything that can have an adapter: {our name of a map: the module that holds it}."""
-  maps = {}
+  maps: dict[str, Linear | Experts] = {}
   for path, node in nnx.iter_modules(model):
     name = '.'.join(str(part) for part in path)
     if isinstance(node, Linear):

@@ -35,7 +35,7 @@ class Structure:
     Returns:
       The decoder that uses them.
     """
-    flat = {}
+    flat: dict[Any, Any] = {}
     for name, value in params.items():
       flat[tuple(_part(part) for part in name.split('.'))] = nnx.Param(value)
     return nnx.merge(self.graphdef, nnx.from_flat_state(flat))

@@ -124,8 +124,10 @@ class _Parameter:
     self.shape = shape
     self.dtype = dtype
 
-  def piece(self, index: Index) -> np.ndarray:
-    """Reads the piece at `index`."""
+  def piece(self, index: Index | None) -> np.ndarray:
+    """Reads the piece at `index`; None is all of it."""
+    if index is None:
+      index = (slice(None),) * len(self.shape)
     if not self.stacked:
       return self.source.read(self.members[0], index).astype(self.dtype, copy=False)
     sizes = [len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True)]
@@ -138,7 +140,7 @@ class _Parameter:
     """Puts the parameter where `sharding` says."""
     if sharding is not None and self.source.by_piece:
       return jax.make_array_from_callback(self.shape, sharding, self.piece)
-    value = self.piece((slice(None),) * len(self.shape))
+    value = self.piece(None)
     if sharding is None:
       return jnp.asarray(value)
     return jax.device_put(value, sharding)

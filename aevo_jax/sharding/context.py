@@ -77,7 +77,10 @@ def constrain_parameters(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
   if in_use is None:
     return values
   axes = dict(in_use.axes)
-  return {name: constrain(value, *axes[name]) for name, value in values.items()}
+  constrained = {}
+  for name, value in values.items():
+    constrained[name] = constrain(value, *axes[name])
+  return constrained
 
 
 class ExpertTokens(NamedTuple):
@@ -155,7 +158,7 @@ def _of_this_device(
   mlp_axes = layout.mesh_axes('mlp')
   # Where tokens lie along the experts' axes, those tokens are collected; along the width's axes,
   # weights are.
-  collected = tuple(axis for axis in expert_axes if axis in token_axes)
+  collected = _among(expert_axes, token_axes)
   summed = tuple(axis for axis in expert_axes + mlp_axes if axis not in token_axes)
   gathered = {}
   for name, value in stacked.items():
@@ -178,6 +181,11 @@ def _of_this_device(
   return y
 
 
+def _among(axes: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+  """Returns those axes that are among the others."""
+  return tuple(axis for axis in axes if axis in others)
+
+
 def _gather(x: jax.Array, mesh_axes: tuple[str, ...], dimension: int) -> jax.Array:
   """Collects the parts of `dimension` that lie along some mesh axes."""
   if not mesh_axes:
@@ -195,6 +203,6 @@ def _gathered_weight(
   for dimension, logical in enumerate(logical_axes[1:], start=1):
     mesh_axes = layout.mesh_axes(logical)
     if logical == 'mlp':
-      mesh_axes = tuple(axis for axis in mesh_axes if axis in token_axes)
+      mesh_axes = _among(mesh_axes, token_axes)
     x = _gather(x, mesh_axes, dimension)
   return ad_checkpoint.checkpoint_name(x, 'gathered')

@@ -4,7 +4,7 @@ Arrays count by their partition; a function, by what it keeps for its backward p
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +27,10 @@ def device_bytes(shapes: Any, specs: Any, sizes: Mapping[str, int]) -> int:
   partitions = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
   total = 0
   for leaf, spec in zip(leaves, partitions, strict=True):
-    bytes_of_leaf = math.prod(leaf.shape) * leaf.dtype.itemsize
-    total += bytes_of_leaf // math.prod(sizes[axis] for axis in _mesh_axes(spec))
+    shards = 1
+    for axis in _mesh_axes(spec):
+      shards *= sizes[axis]
+    total += math.prod(leaf.shape) * leaf.dtype.itemsize // shards
   return total
 
 
@@ -68,8 +70,14 @@ def kept_bytes(function: Callable, weights: Any, trained: Any, x: jax.ShapeDtype
   last = jaxpr.invars[-1]
   of_x = {last}
   for equation in jaxpr.eqns:
-    if any(not isinstance(variable, Literal) and variable in of_x for variable in equation.invars):
+    if of_x & _variables(equation.invars):
       of_x.update(equation.outvars)
-  kept = {variable for variable in jaxpr.outvars if not isinstance(variable, Literal)}
-  kept &= of_x - {last}
-  return sum(math.prod(variable.aval.shape) * variable.aval.dtype.itemsize for variable in kept)
+  total = 0
+  for variable in _variables(jaxpr.outvars) & of_x - {last}:
+    total += math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
+  return total
+
+
+def _variables(atoms: Sequence[Any]) -> set[Any]:
+  """Leaves literals out, which cannot be hashed."""
+  return {atom for atom in atoms if not isinstance(atom, Literal)}

@@ -60,7 +60,7 @@ class MeshConfig:
       ValueError: the sizes' product is not the number of devices.
     """
     sizes = self.hosts | self.axes
-    known = math.prod(size for size in sizes.values() if size != -1)
+    known = abs(math.prod(sizes.values()))  # one size at most is -1
     resolved = dict(sizes)
     needed = str(known)
     for axis, size in sizes.items():
@@ -92,7 +92,9 @@ def create(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   processes = len({device.process_index for device in devices})
   if config.hosts and max(slices, processes) > 1:
-    across = dict.fromkeys(sizes, 1) | {axis: sizes[axis] for axis in config.hosts}
+    across = dict.fromkeys(sizes, 1)
+    for axis in config.hosts:
+      across[axis] = sizes[axis]
     within = sizes | dict.fromkeys(config.hosts, 1)
     array = mesh_utils.create_hybrid_device_mesh(
       list(within.values()), list(across.values()), devices, process_is_granule=slices == 1

@@ -120,7 +120,12 @@ class Layout:
 
   def shards(self, *logical: str) -> int:
     """Counts the parts into which some logical axes are cut together."""
-    return math.prod(dict(self.sizes)[axis] for name in logical for axis in self.mesh_axes(name))
+    sizes = dict(self.sizes)
+    parts = 1
+    for name in logical:
+      for axis in self.mesh_axes(name):
+        parts *= sizes[axis]
+    return parts
 
   def spec(self, *logical: str | None) -> PartitionSpec:
     """Partitions an array.
@@ -156,9 +161,10 @@ class Layout:
       ValueError: a dimension that its rule does not divide, a mesh axis used twice in one
         parameter, or a large parameter that no rule shards.
     """
-    return {
-      name: self._parameter_spec(name, shapes[name].shape, logical_axes[name]) for name in shapes
-    }
+    specs = {}
+    for name, shape in shapes.items():
+      specs[name] = self._parameter_spec(name, shape.shape, logical_axes[name])
+    return specs
 
   def _parameter_spec(
     self, name: str, shape: tuple[int, ...], logical: tuple[str, ...]

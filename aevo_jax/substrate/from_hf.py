@@ -28,6 +28,7 @@ from aevo_jax.data import chat_template
 from aevo_jax.data.chat_template import ChatFormat
 from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint, stream
+from aevo_jax.models.params import Params
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate import source as source_lib
 
@@ -85,11 +86,7 @@ def write(
     )
   params = weights.load(source, config)
   unused = _unused(source)
-  bad = sorted(name for name, value in params.items() if not np.isfinite(np.asarray(value)).all())
-  if bad:
-    raise ImportRefusedError(
-      f'{source} holds weights that are not finite in {", ".join(bad[:5])}; take an undamaged copy'
-    )
+  _refuse_not_finite(source, params)
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'substrate'
@@ -111,6 +108,17 @@ def write(
     durable.fsync_tree(stage)
     stage.rename(out)
   return Written(build.identity(measured), unused)
+
+
+def _refuse_not_finite(source: pathlib.Path, params: Params) -> None:
+  bad = []
+  for name, value in sorted(params.items()):
+    if not np.isfinite(np.asarray(value)).all():
+      bad.append(name)
+  if bad:
+    raise ImportRefusedError(
+      f'{source} holds weights that are not finite in {", ".join(bad[:5])}; take an undamaged copy'
+    )
 
 
 def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:

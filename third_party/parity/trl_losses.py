@@ -144,6 +144,17 @@ def loss_of(request: dict, scratch: str):
     return made.model, made._compute_loss(
       made.model, {'input_ids': tokens, 'attention_mask': attended, 'completion_mask': mask}, False
     )
+  batch = completion_batch(kind, inputs, tokens, attended, mask)
+  if kind != 'rloo':
+    made.args.steps_per_generation = 1
+    if 'correction' in inputs:
+      made.use_vllm = True
+      made.vllm_importance_sampling_correction = True
+  return made.model, made._compute_loss(made.model, batch)
+
+
+def completion_batch(kind, inputs, tokens, attended, mask) -> dict:
+  """The batch of a trainer that learns from sampled completions."""
   start = int(inputs['prompt_length'])
 
   def completion(name):
@@ -158,21 +169,14 @@ def loss_of(request: dict, scratch: str):
     'num_items_in_batch': mask.sum(),
   }
   if kind == 'rloo':
-    return made.model, made._compute_loss(
-      made.model, batch | {'old_logps': (completion('old_logprobs') * mask[:, start:]).sum(1)}
-    )
+    return batch | {'old_logps': (completion('old_logprobs') * mask[:, start:]).sum(1)}
   batch |= {
     'old_per_token_logps': completion('old_logprobs'),
     'ref_per_token_logps': completion('ref_logprobs'),
   }
-  made.args.steps_per_generation = 1
   if 'correction' in inputs:
-    made.use_vllm, made.vllm_importance_sampling_correction, batch['importance_sampling_ratio'] = (
-      True,
-      True,
-      completion('correction'),
-    )
-  return made.model, made._compute_loss(made.model, batch)
+    batch['importance_sampling_ratio'] = completion('correction')
+  return batch
 
 
 def advantages(request: dict, scratch: str) -> list[float]:

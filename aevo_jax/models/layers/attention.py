@@ -227,11 +227,12 @@ class Attention(nnx.Module):
     new_keys = self._positioned(new_keys, self.k_norm, positions_b1)
     prompt = None
     first = 0
-    written = cache
     if isinstance(cache, GroupCache):
       prompt = cache.prompt
       first = prompt.keys.shape[2]
       written = cache.continuation
+    else:
+      written = cache
     keys = _write(written.keys, new_keys, position - first)
     new_values = self.v_proj(x_bd).reshape(b, k, 1, h)
     written = KVCache(keys, _write(written.values, new_values, position - first))

@@ -73,8 +73,8 @@ class Linear(nnx.Module):
     self.bias = nnx.data(None)
     if bias:
       self.bias = nnx.data(param(jnp.zeros(out_features, jnp.float32), axes[1]))
-    self.lora_a = nnx.data(None)
-    self.lora_b = nnx.data(None)
+    self.lora_a: nnx.Param | None = nnx.data(None)
+    self.lora_b: nnx.Param | None = nnx.data(None)
     self.lora_scale = 0.0
 
   def __call__(self, x: Float[Array, '*lead inputs']) -> Float[Array, '*lead outputs']:

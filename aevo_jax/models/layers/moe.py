@@ -91,8 +91,8 @@ class ExpertAdapter(nnx.Module):
   """LoRA of one stacked weight [e, d, f]: lora_a [e, d, r], lora_b [e, r, f]."""
 
   def __init__(self):
-    self.lora_a = nnx.data(None)
-    self.lora_b = nnx.data(None)
+    self.lora_a: nnx.Param | None = nnx.data(None)
+    self.lora_b: nnx.Param | None = nnx.data(None)
     self.lora_scale = 0.0
 
 
