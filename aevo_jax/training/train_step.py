@@ -78,13 +78,15 @@ def make_update(
     opt_state = state.opt_state
     if optax.tree.get_all_with_path(opt_state, 'learning_rate'):
       opt_state = optax.tree.set(opt_state, learning_rate=learning_rate)
-    updates, opt_state = transformation.update(grads, opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
+    # Optax promotes by itself: it raises float32 decays to int32 counts.
+    with jax.numpy_dtype_promotion('standard'):
+      updates, opt_state = transformation.update(grads, opt_state, state.params)
+      params: Any = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
       # The debiased average equals the plain recursion from zero divided by 1 - decay^(step + 1).
       # So every decay acts, in short runs too.
-      rate = (1 - ema_decay) / (1 - ema_decay ** (state.step + 1.0))
+      rate = (1 - ema_decay) / (1 - ema_decay ** (state.step.astype(jnp.float32) + 1.0))
       average: Any = optax.incremental_update(params, ema, rate)
       ema = average
     return TrainState(state.step + 1, params, opt_state, ema)

@@ -33,7 +33,7 @@ def test_logits_and_gradients_are_the_references(directory):
     logits = structure.bind(p)(inputs['tokens'], inputs['mask'])
     return jnp.sum(
       inputs['weights'][..., None]
-      * jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32))
+      * jnp.cos(jnp.arange(logits.shape[-1], dtype=jnp.float32))[None, None]
       * jax.nn.log_softmax(logits)
     ), logits
 

@@ -141,7 +141,7 @@ def test_grouped_products_and_their_gradients(sizes, implementation):
   y, back = jax.vjp(
     lambda a, b: grouped_matmul(a, b, jnp.asarray(sizes, jnp.int32), implementation), x, w
   )
-  dx, dw = back(g)
+  dx, dw = back(jnp.asarray(g))
   ends = np.cumsum(sizes)
   for e, (size, end) in enumerate(zip(sizes, ends, strict=True)):
     rows = slice(end - size, end)
