@@ -98,10 +98,10 @@ def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
   stacked later, the adapted model is the same.
   """
   _, params = bases
+
   def adapt(base):
-    return adapt_model(
-      SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0
-    )
+    return adapt_model(SCANNED, Adaptation('lora'), Lora(rank=2, targets='attention'), base, 0)
+
   given = {name: jnp.asarray(value, stored) for name, value in params.items()}
   structure, trained, frozen = adapt(given)
   again = adapt(scan_layers.stack(given, CONFIG.pattern))

@@ -160,6 +160,7 @@ def continued(directory: pathlib.Path) -> None:
   """Two steps on one mesh and two on another, beside four without a mesh."""
   config = ModelConfig(**FIELDS, pattern='-')
   structure, params = unbind(create(config, seed=0))
+
   def run(name, rates, placement=None):
     return train_loop.train(
       PolicyModel(structure, params, {}),
@@ -170,6 +171,7 @@ def continued(directory: pathlib.Path) -> None:
       TrainConfig(train=Train(ema_decay=0.5)),
       RunConfig(placement=placement),
     )
+
   rates = [1e-2] * 4
   whole = run('whole', rates)
   *_, axes = shapes_of(config, Adaptation(), Lora())
