@@ -314,7 +314,8 @@ def decode(
     token = choose(logits, state.new)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
     logprob = chosen - jax.nn.logsumexp(logits, axis=-1)
-    new = state.new + state.active
+    active = state.active.astype(jnp.int32)
+    new = state.new + active
     ended = (new >= knobs.max_new_tokens) | _is_end(token, eos_ids)
     next_logits, next_decode = structure.bind(params).step(token, state.decode)
     after = Slots(
@@ -330,7 +331,7 @@ def decode(
         state=after,
         tokens=_write_column(tokens, token, step),
         logprobs=_write_column(logprobs, logprob, step),
-        counts=counts + state.active,
+        counts=counts + active,
       ),
     )
 
@@ -390,7 +391,7 @@ def filtered(logits_sv: Float[Array, 'slots vocab'], knobs: Knobs) -> Float[Arra
   """
   ordered = jnp.sort(logits_sv, axis=-1)[:, ::-1]
   probs = jax.nn.softmax(ordered)
-  rank = jnp.arange(logits_sv.shape[-1])
+  rank = jnp.arange(logits_sv.shape[-1])[None]
   kept = (
     ((knobs.top_k == 0) | (rank < knobs.top_k))
     & (jnp.cumsum(probs, axis=-1) - probs < knobs.top_p)

@@ -52,12 +52,9 @@ def trained():
       axis=1,
     ).astype(np.int32)
     weights = np.broadcast_to(np.arange(8) > 4, tokens.shape).astype(np.float32)
-    state, _ = step(
-      state,
-      {},
-      {'tokens': tokens, 'weights': weights, 'segment_ids': np.ones_like(tokens)},
-      np.float32(1e-2),
-    )
+    batch = {'tokens': tokens, 'weights': weights, 'segment_ids': np.ones_like(tokens)}
+    with jax.numpy_dtype_promotion('standard'):  # optax counts its steps in integers
+      state, _ = step(state, {}, batch, np.float32(1e-2))
   return state.params
 
 
