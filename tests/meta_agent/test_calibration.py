@@ -19,7 +19,10 @@ def simulated(rng, streams, n=8, slope=0.8, spread=1.0, noise=0.0, known=True) -
   """One round's rows from scores."""
   true = spread * rng.standard_normal((streams, n))
   external = slope * true + 0.6 * rng.standard_normal(true.shape)
-  by = lambda values: {f's{i}': dict(enumerate(row)) for i, row in enumerate(values)}
+
+  def by(values):
+    return {f's{i}': dict(enumerate(row)) for i, row in enumerate(values)}
+
   return concordance.reduce_round(
     by(true + noise * rng.standard_normal(true.shape)),
     by(external),
@@ -93,7 +96,7 @@ def test_alarms_of_whole_campaigns(slope, noise):
   campaigns, alarms = 120, 0
   for seed in range(campaigns):
     rng, rows = np.random.default_rng([6, seed]), []
-    for number in range(4):
+    for _ in range(4):
       fixed = calibration.thresholds(rows, RULES, 4, 8, 0)
       rows.append(simulated(rng, 2, slope=slope, noise=noise))
       if any(

@@ -93,12 +93,13 @@ def test_the_posterior_is_that_of_gaussian_conditioning():
     {'optimizer.learning_rate': 2e-4} | STEPS,
   ]
   standing = [{}, {}, {}, STEPS, STEPS]
-  anchors = lambda s: (
-    {'numeral_conversion': Count(450, 1000)} if s else {'numeral_conversion': Count(330, 600)}
-  )
+
+  def anchors(s):
+    return {'numeral_conversion': Count(450, 1000) if s else Count(330, 600)}
+
   trials = [
     trial(s, s | o, anchors(s), 5 if s else 3, numeral_conversion=rng.uniform(0.3, 0.7))
-    for s, o in zip(standing, overlays)
+    for s, o in zip(standing, overlays, strict=True)
   ]
   found = effects.fit(ENCODER, trials, anchors({}))
   x = np.concatenate([step(t.before, t.after) for t in trials])
@@ -107,7 +108,7 @@ def test_the_posterior_is_that_of_gaussian_conditioning():
   s = np.diag(
     [
       t.counts['numeral_conversion'].variance + effects.SEED_SD**2 + effects.MISFIT_SD**2 * row[0]
-      for t, row in zip(trials, x)
+      for t, row in zip(trials, x, strict=True)
     ]
   )
   s[:3, :3] += anchors({})['numeral_conversion'].variance + effects.SEED_SD**2 / 3
@@ -144,7 +145,10 @@ def test_a_gain_is_that_of_the_draws():
   assert draws.mean() == pytest.approx(mean, abs=0.1 * sd) and draws.std() == pytest.approx(
     sd, rel=0.1
   )
-  sigmoid = lambda z: 1 / (1 + math.exp(-z))
+
+  def sigmoid(z):
+    return 1 / (1 + math.exp(-z))
+
   assert mean == pytest.approx(np.mean([sigmoid(m @ direction) - 0.5 for m in found.means]))
   assert (
     found.overall(np.zeros(2)) == 0

@@ -181,7 +181,10 @@ def test_noise_is_hardly_ever_kept():
 
 def test_a_large_gain_is_found():
   """A choice of the optimizer gains 6 sd: nearly every campaign ends with it."""
-  effect = lambda overlay: 0.12 if overlay.get('optimizer.name') == 'muon' else 0.0
+
+  def effect(overlay):
+    return 0.12 if overlay.get('optimizer.name') == 'muon' else 0.0
+
   found = sum(
     Simulated(effect, seed, (SMALL, 'budget.rounds = 100'))
     .run()

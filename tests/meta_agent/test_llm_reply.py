@@ -110,7 +110,7 @@ def test_surplus_and_double_recipes_are_left_out_and_too_few_are_named():
 
 
 def test_conditions_hold_over_the_standing_recipe():
-  with pytest.raises(ReplyError, match='has an effect only when optimizer.schedule'):
+  with pytest.raises(ReplyError, match=r'has an effect only when optimizer\.schedule'):
     policy({'optimizer.decay_fraction': 0.3})
   assert policy({'optimizer.decay_fraction': 0.4}, standing=WSD).assignments[0].overlay == WSD | {
     'optimizer.decay_fraction': 0.4
@@ -122,12 +122,13 @@ def test_conditions_hold_over_the_standing_recipe():
 
 
 def test_a_worker_stays_within_its_axes():
-  read = lambda bindings: reply_lib.read_worker(
-    json.dumps({'bindings': bindings, 'reason': 'r'}), [SPACE.axis('ema')], {}, SPACE, DEFAULTS
-  )
+  def read(bindings):
+    text = json.dumps({'bindings': bindings, 'reason': 'r'})
+    return reply_lib.read_worker(text, [SPACE.axis('ema')], {}, SPACE, DEFAULTS)
+
   assert read({'train.ema_decay': 0.7}).overlay == {'train.ema_decay': 0.7}
   with pytest.raises(
-    ReplyError, match='train.batch_rows belongs to another axis than the assigned ema'
+    ReplyError, match=r'train\.batch_rows belongs to another axis than the assigned ema'
   ):
     read({'train.ema_decay': 0.7, 'train.batch_rows': 8})
 

@@ -53,9 +53,11 @@ def test_the_digest_sees_every_field_and_no_order_of_keys():
 
 def test_files_are_gin_that_parses_to_the_overlays(tmp_path):
   POLICY.write(tmp_path / 'round_002')
-  read = lambda name: {
-    b.selector: b.value for b in parse_statements((tmp_path / 'round_002' / name).read_text())
-  }
+
+  def read(name):
+    text = (tmp_path / 'round_002' / name).read_text()
+    return {b.selector: b.value for b in parse_statements(text)}
+
   assert (
     read('standing.gin') == POLICY.standing
     and read('w0.gin') == POLICY.standing

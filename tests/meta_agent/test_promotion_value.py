@@ -1,5 +1,7 @@
 """What trials are worth, against simulated looks and the promotion rule itself."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,9 +11,8 @@ from aevo_jax.meta_agent.promotion_value import Outlook
 
 
 def outlook(rounds, **fields):
-  return Outlook(
-    **dict(rounds=rounds, seed_sd=0.01, freedom=4, anchors=3, level=0.0036, min_gain=0.01) | fields
-  )
+  usual = Outlook(rounds, seed_sd=0.01, freedom=4, anchors=3, level=0.0036, min_gain=0.01)
+  return dataclasses.replace(usual, **fields)
 
 
 @pytest.mark.parametrize(('rounds', 'more'), [(3, 2), (1, 1)])

@@ -74,15 +74,15 @@ def test_half_against_half_is_a_dispute(count, bad):
   said = judge(rounds(count, bad))
   assert not any(j.departed for j in said)
   told = {v.verdict for v in said[-1].verdicts['overall'].values()}
-  assert told == {'undetermined: they disagree'} and set(
+  assert told == {'undetermined: they disagree'} and {
     t['overall'] for t in said[-1].trust.values()
-  ) == {0.5}
+  } == {0.5}
 
 
 def test_coupled_proxies_are_coupled_and_trusted():
   said = judge(rounds(5))
   assert {v.verdict for v in said[-1].verdicts['overall'].values()} == {'coupled'}
-  assert all(not j.departed and set(t['overall'] for t in j.trust.values()) == {1.0} for j in said)
+  assert all(not j.departed and {t['overall'] for t in j.trust.values()} == {1.0} for j in said)
 
 
 def test_all_departing_together_shows_nothing():
@@ -103,7 +103,7 @@ def test_a_departure_on_one_family_costs_trust_there_alone():
 
 def test_names_and_order_of_proxies_and_trials_carry_no_meaning():
   made = rounds(5, 1, number=4)
-  other = dict(zip(NAMES, ('v', 'z', 'a', 'dev', 'x')))
+  other = dict(zip(NAMES, ('v', 'z', 'a', 'dev', 'x'), strict=True))
   renamed = [
     {
       f'u{name}': {other[p]: parts for p, parts in reversed(trial.items())}
@@ -111,7 +111,7 @@ def test_names_and_order_of_proxies_and_trials_carry_no_meaning():
     }
     for round_ in made
   ]
-  for a, b in zip(judge(made), judge(renamed)):
+  for a, b in zip(judge(made), judge(renamed), strict=True):
     assert {other[p]: t for p, t in a.trust.items()} == b.trust and a.thresholds == b.thresholds
     for p, verdict in a.verdicts['overall'].items():
       for field, value in dataclasses.asdict(b.verdicts['overall'][other[p]]).items():
@@ -143,11 +143,13 @@ def test_rounds_without_trials_are_survived(made):
 
 # -- scores and consensus --------------------------------------------------------------------------
 
-PART = lambda correct, total: {'correct': correct, 'total': total, 'accuracy': correct / total}
+
+def part(correct, total):
+  return {'correct': correct, 'total': total, 'accuracy': correct / total}
 
 
 def test_scores_of_a_trial_by_hand():
-  dev = {'overall': PART(9, 20), 'by_family': {'a': PART(2, 10), 'b': PART(6, 6), 'c': PART(1, 4)}}
+  dev = {'overall': part(9, 20), 'by_family': {'a': part(2, 10), 'b': part(6, 6), 'c': part(1, 4)}}
   probe = {
     'overall': {'accuracy': 0.5, 'total': 4, 'variance': 0.06},
     'by_family': {'a': {'accuracy': 0.5, 'total': 4, 'variance': 0.06}},

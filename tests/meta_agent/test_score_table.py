@@ -1,4 +1,4 @@
-"""Tables of candidates: what real ones look like, and what is said about those that cannot be read."""
+"""Tables of candidates: what real ones look like, and errors about those that cannot be read."""
 
 import pytest
 

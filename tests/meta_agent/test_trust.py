@@ -61,7 +61,10 @@ def test_an_alarm_makes_a_step_of_dev_worth_its_measured_slope(spoken, worth, tr
 
 def test_trust_is_not_regained_and_an_objective_changes_again_only_with_its_sign():
   first = revise({}, {}, {'a': verdict('decoupled', slope=0.2, reference=0.8)}, ['a'])
-  again = lambda spoken: revise(first.objectives, first.trust, {'a': spoken}, ['a'])
+
+  def again(spoken):
+    return revise(first.objectives, first.trust, {'a': spoken}, ['a'])
+
   assert again(verdict('coupled')).objectives == first.objectives
   for slope in (0.4, 0.19, 0.0):  # estimates move a little with every round
     assert (
