@@ -14,7 +14,7 @@ import pathlib
 
 import pytest
 from chat_server import ChatServer, completion, http
-from test_controller import Killed, launch, trains  # noqa: F401  launch is a fixture
+from stand_ins import Killed, trains
 
 from aevo_jax.campaign.decisions import FINAL
 from aevo_jax.config.statements import parse_statements
