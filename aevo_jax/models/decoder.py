@@ -58,7 +58,7 @@ class Block(nnx.Module):
 
   def __call__(
     self, x: Float[Array, 'batch time width'], segments: Segments
-  ) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
+  ) -> tuple[Float[Array, 'batch time width'], Float[Array, ' experts'] | None]:
     """Runs the block on whole rows.
 
     Args:
@@ -247,7 +247,7 @@ class Decoder(nnx.Module):
     return logits, DecodeState(caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
 
   def step(
-    self, token_b: Int[Array, 'batch'], state: DecodeState
+    self, token_b: Int[Array, ' batch'], state: DecodeState
   ) -> tuple[Float[Array, 'batch vocab'], DecodeState]:
     """Appends one token to every sequence.
 
@@ -269,7 +269,7 @@ class Decoder(nnx.Module):
 
   def _blocks(
     self, x: Float[Array, 'batch time width'], rows: Segments
-  ) -> tuple[Float[Array, 'batch time width'], list[Float[Array, 'experts']]]:
+  ) -> tuple[Float[Array, 'batch time width'], list[Float[Array, ' experts']]]:
     """Runs the blocks on whole rows; returns the residual stream and the loads of E blocks."""
     loads = []
     for block in self.layers:
@@ -317,7 +317,7 @@ def run_block(
   segments: Segments,
   *,
   scanned: bool = False,
-) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
+) -> tuple[Float[Array, 'batch time width'], Float[Array, ' experts'] | None]:
   """Runs a block on whole rows under a remat policy.
 
   Args:
@@ -343,7 +343,7 @@ def _run_state(
   segments: Segments,
   state: Any,
   x: Float[Array, 'batch time width'],
-) -> tuple[Float[Array, 'batch time width'], Float[Array, 'experts'] | None]:
+) -> tuple[Float[Array, 'batch time width'], Float[Array, ' experts'] | None]:
   """Runs a block that was split into graph and state."""
   return nnx.merge(graphdef, state)(x, segments)
 

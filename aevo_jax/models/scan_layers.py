@@ -171,7 +171,7 @@ class Scanned(Decoder):
 
   def _blocks(
     self, x: Float[Array, 'batch time width'], rows: Segments
-  ) -> tuple[Float[Array, 'batch time width'], list[Float[Array, 'experts']]]:
+  ) -> tuple[Float[Array, 'batch time width'], list[Float[Array, ' experts']]]:
     def run(scanned, blocks, x, _):
       loads = []
       for block in blocks:

@@ -103,7 +103,7 @@ def llm(server, **fields) -> dict:
   }
 
 
-def test_the_models_bindings_run_and_their_cost_is_in_the_evidence(launch):  # noqa: F811
+def test_the_models_bindings_run_and_their_cost_is_in_the_evidence(launch):
   with ChatServer(honest) as server:
     state, records = launch(trains, **llm(server))
   assert state.finished is not None and not state.fell_back
@@ -139,7 +139,7 @@ def test_the_models_bindings_run_and_their_cost_is_in_the_evidence(launch):  # n
   )
 
 
-def test_a_stop_after_every_record_asks_nothing_twice_and_forgets_no_tokens(launch):  # noqa: F811
+def test_a_stop_after_every_record_asks_nothing_twice_and_forgets_no_tokens(launch):
   stopped_at = set()
 
   def observer(record):

@@ -259,7 +259,7 @@ class Attention(nnx.Module):
     self,
     x_btnh: Float[Array, 'batch time heads head'],
     norm: RMSNorm | None,
-    positions_bt: Int[Array, 'batch #time'] | None,
+    positions_bt: Int[Array, ' batch #time'] | None,
   ) -> Float[Array, 'batch time heads head']:
     """Norms queries or keys, and rotates them where there are positions."""
     if norm is not None:

@@ -27,7 +27,7 @@ TILE = 64
 def grouped_matmul(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],
-  sizes_e: Int[Array, 'groups'],
+  sizes_e: Int[Array, ' groups'],
   implementation: str = 'tiled',
 ) -> Float[Array, 'rows outputs']:
   """Multiplies each row with its group's matrix.
@@ -51,7 +51,7 @@ def grouped_matmul(
 def _mosaic(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],
-  sizes_e: Int[Array, 'groups'],
+  sizes_e: Int[Array, ' groups'],
 ) -> Float[Array, 'rows outputs']:
   try:
     import tokamax  # pyrefly: ignore[missing-import]  # noqa: PLC0415  an optional extra
@@ -69,7 +69,7 @@ def _mosaic(
 def _padded(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],
-  sizes_e: Int[Array, 'groups'],
+  sizes_e: Int[Array, ' groups'],
 ) -> Float[Array, 'rows outputs']:
   """Pads the rows up to a whole tile."""
   rows = x_sd.shape[0]
@@ -91,7 +91,7 @@ class _Visit(NamedTuple):
 
 
 def _visits(
-  sizes_e: Int[Array, 'groups'],
+  sizes_e: Int[Array, ' groups'],
 ) -> tuple[Int[Array, ''], Callable[[Array], _Visit]]:
   """Lists every tile and group that share a row, in order: their number, and the i-th of them."""
   ends = jnp.cumsum(sizes_e)
@@ -114,7 +114,7 @@ def _visits(
 def _tiled(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],
-  sizes_e: Int[Array, 'groups'],
+  sizes_e: Int[Array, ' groups'],
 ) -> Float[Array, 'rows outputs']:
   """Multiplies tile by tile; the rows are a multiple of TILE."""
   count, visit = _visits(sizes_e)

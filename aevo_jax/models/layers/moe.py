@@ -179,7 +179,7 @@ class Experts(nnx.Module):
     rows: Float[Array, 'rows inputs'],
     name: str,
     stacked: dict[str, Float[Array, '...']],
-    sizes: Int[Array, 'experts'],
+    sizes: Int[Array, ' experts'],
   ) -> Float[Array, 'rows outputs']:
     """Multiplies rows, sorted by expert, with their experts' matrix and adapter."""
     y = grouped_matmul(rows, stacked[name], sizes, self.implementation)
@@ -225,7 +225,7 @@ class MoE(nnx.Module):
 
   def with_load(
     self, x: Float[Array, '*lead width'], counted: Bool[Array, '*lead']
-  ) -> tuple[Float[Array, '*lead width'], Float[Array, 'experts']]:
+  ) -> tuple[Float[Array, '*lead width'], Float[Array, ' experts']]:
     """Applies the experts and counts their tokens.
 
     Args:

@@ -30,7 +30,7 @@ def positions(segment_ids_bt: Int[Array, 'batch time']) -> Int[Array, 'batch tim
 
 def rotate(
   x_btnh: Float[Array, 'batch time heads head_dim'],
-  positions_bt: Int[Array, 'batch #time'],
+  positions_bt: Int[Array, ' batch #time'],
   theta: float,
 ) -> Float[Array, 'batch time heads head_dim']:
   """Turns the pairs (x[i], x[i + h/2]) by position * theta^(-2i/h), in float32.

@@ -68,7 +68,7 @@ class SharedPrefix:
     behind = continuations.reshape(prompts.shape[0], -1, *continuations.shape[2:])
     return jnp.concatenate([prompts, behind], axis=1)
 
-  def each(self, x: Shaped[Array, 'prompts *rest']) -> Shaped[Array, 'rows *rest']:
+  def each(self, x: Shaped[Array, ' prompts *rest']) -> Shaped[Array, ' rows *rest']:
     """Repeats a prompt's values for each of its continuations.
 
     Args:

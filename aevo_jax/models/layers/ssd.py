@@ -49,7 +49,7 @@ class _Chunks(NamedTuple):
 
 def ssd(
   inputs: ScanInputs,
-  a_n: Float[Array, 'heads'],
+  a_n: Float[Array, ' heads'],
   chunk: int,
   initial: Float[Array, 'batch heads head state'] | None = None,
 ) -> tuple[Float[Array, 'batch time heads head'], Float[Array, 'batch heads head state']]:
@@ -99,7 +99,7 @@ def _product(subscripts: str, *operands: Float[Array, '...']) -> Float[Array, '.
   return jnp.einsum(subscripts, *operands, preferred_element_type=jnp.float32)
 
 
-def _cut(inputs: ScanInputs, a_n: Float[Array, 'heads'], chunk: int) -> _Chunks:
+def _cut(inputs: ScanInputs, a_n: Float[Array, ' heads'], chunk: int) -> _Chunks:
   """Cuts rows into chunks, padded up to a whole one."""
   b, t, n, p = inputs.x_btnp.shape
   g, r = inputs.b_btgr.shape[2:]
