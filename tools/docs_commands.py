@@ -153,16 +153,20 @@ def run(command: Command, checkout: pathlib.Path, variables: dict[str, str]) -> 
 
   Args:
     command: what to run.
-    checkout: the working directory.
+    checkout: the working directory; a command of make runs in the real checkout, whose environment
+      it checks.
     variables: the environment.
 
   Returns:
     What is wrong with how it ended; empty if nothing is.
   """
+  directory = checkout
+  if command.text.startswith('make '):
+    directory = ROOT
   try:
     done = subprocess.run(
       ['bash', '-c', command.text],
-      cwd=checkout,
+      cwd=directory,
       env=variables,
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
