@@ -81,7 +81,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke lint hooks test test-fast test-all docs-check parity peers vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-shapes test-all docs-check parity peers vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 
 test-fast: $(READY)  ## the tests that start no process and compile nothing for a second
 	@.venv/bin/python -m pytest -m fast --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
+
+test-shapes: $(READY)  ## the tests of models, with shapes in signatures checked by beartype
+	@.venv/bin/python -m pytest --jaxtyping-packages=aevo_jax.models,beartype.beartype --numprocesses=$(TEST_PROCESSES) tests/models $(PYTEST_ARGS)
 
 docs-check: $(READY)  ## run every command that README.md and docs/ show (an hour)
 	@.venv/bin/python tools/docs_commands.py $(PAGES)

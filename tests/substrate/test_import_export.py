@@ -309,7 +309,7 @@ def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, mo
     raise error
 
   with monkeypatch.context() as patch:
-    patch.setattr(hf_export, '_put', put)
+    patch.setattr(hf_export._Slot, 'put', put)
     with pytest.raises(error):
       hf_export.export_hf(checkpoint.out, tmp_path / 'out')
   assert sorted(p.name for p in tmp_path.iterdir()) == ['base', 'in']

@@ -240,7 +240,7 @@ def _place(name: str, places: Mapping[str, np.ndarray]) -> int:
   canonical_name = next(iter(checkpoint.canonical({first_expert: np.zeros(1)})))
   expert = re.search(r'\.experts\.(\d+)\.', name)
   number = int(expert[1]) if expert else 0
-  return places[canonical_name].ravel()[number]
+  return int(places[canonical_name].ravel()[number])
 
 
 def _axes(name: str, rank: int) -> tuple[int | None, ...]:
