@@ -114,8 +114,8 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=30 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
-test-fast: $(READY)  ## the tests that start no process and compile nothing for a second
-	@.venv/bin/python -m pytest -m fast --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
+test-fast: $(READY)  ## the lightest suites: configuration, statistics, ledger, tasks, data
+	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal tests/config tests/stats tests/ledger tests/tasks tests/data $(PYTEST_ARGS)
 
 test-shapes: $(READY)  ## the tests of models, with shapes in signatures checked by beartype
 	@.venv/bin/python -m pytest --jaxtyping-packages=aevo_jax.models,beartype.beartype --numprocesses=$(TEST_PROCESSES) tests/models $(PYTEST_ARGS)

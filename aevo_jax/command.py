@@ -147,14 +147,25 @@ def lowered_by_caps(caps: str) -> list[str]:
     caps: bindings of numbers, separated by blanks, such as 'budget.rounds=1 dev_set.items=60'.
 
   Returns:
-    Those whose section is registered and whose value is above the cap.
+    Those whose section this command reads and whose value is above the cap.
+
+  Raises:
+    UsageError: a cap that is no SECTION.FIELD=NUMBER, or a section without that field.
   """
   lowered = []
   for binding in caps.split():
-    selector, _, limit = binding.partition('=')
+    selector, _, text = binding.partition('=')
     section, _, field = selector.partition('.')
-    if section in parameters() and getattr(resolve(section), field) > float(limit):
-      lowered.append(f'{selector} = {limit}')
+    try:
+      limit = float(text)
+    except ValueError:
+      raise app.UsageError(f'{CAPS}: expected SECTION.FIELD=NUMBER, got {binding!r}') from None
+    if section not in parameters():
+      continue
+    if field not in parameters()[section]:
+      raise app.UsageError(f'{CAPS}: {section} has no field {field!r}; got {binding!r}')
+    if getattr(resolve(section), field) > limit:
+      lowered.append(f'{selector} = {text}')
   return lowered
 
 

@@ -1,0 +1,67 @@
+"""The shell around a command: statuses, help, refused gin, budgets capped by the environment."""
+
+import pytest
+from absl import app, flags
+
+from aevo_jax import command, layout
+from aevo_jax.campaign import settings as _settings  # noqa: F401  registers what campaigns may bind
+from aevo_jax.config.configurables import resolve
+
+
+@pytest.fixture
+def campaign():
+  """A command that loads the constitution and returns its number of rounds as exit status."""
+  made = command.Command('campaign', 'Doc.')
+  flags.DEFINE_integer('left', 0, 'Of an earlier call.', flag_values=made.flags)
+
+  @made
+  def main(arguments):
+    del arguments
+    made.load_gin(layout.root_file('constitution.gin'))
+    return resolve('budget').rounds + 100 * made.flags.left
+
+  return main
+
+
+@pytest.mark.parametrize(
+  ('caps', 'rounds'),
+  [('', 4), ('budget.rounds=1', 1), ('budget.rounds=9', 4), ('elsewhere.rounds=1', 4)],
+)
+def test_caps_lower_budgets_and_never_raise_them(campaign, monkeypatch, capsys, caps, rounds):
+  monkeypatch.setenv(command.CAPS, caps)
+  assert campaign(['--gin.budget.rounds=4']) == rounds
+  assert ('AEVO_CAPS lowers budget.rounds = 1' in capsys.readouterr().err) is (rounds == 1)
+
+
+@pytest.mark.parametrize(
+  ('caps', 'message'),
+  [('budget.rounds', 'SECTION.FIELD=NUMBER'), ('budget.round=1', "no field 'round'")],
+)
+def test_a_cap_that_cannot_be_read_is_said(caps, message):
+  with pytest.raises(app.UsageError, match=message):
+    command.lowered_by_caps(caps)
+
+
+def test_flags_of_an_earlier_call_are_forgotten(campaign):
+  assert campaign(['--left=1', '--gin.budget.rounds=4']) == 104
+  assert campaign(['--gin.budget.rounds=4']) == 4
+
+
+@pytest.mark.parametrize(
+  ('argv', 'status', 'words'),
+  [
+    (['--nope'], 1, "Unknown command line flag 'nope'"),
+    (['--gin.budget.rounds=1'], 1, 'nothing here reads gin; leave out --gin_file'),
+    (['stop'], 5, ''),
+    (['message'], 1, 'the reason'),
+    (['--help'], 0, ''),
+  ],
+)
+def test_every_end_is_a_status(capsys, argv, status, words):
+  made = command.Command('report', 'Doc.', no_gin='nothing here reads gin')
+
+  @made
+  def main(arguments):
+    raise SystemExit({'stop': 5, 'message': 'the reason'}[arguments[0]])
+
+  assert main(argv) == status and words in capsys.readouterr().err
