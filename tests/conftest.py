@@ -133,7 +133,7 @@ def tiny_home(tmp_path_factory, shared_root):
     patch.setattr(
       layout, 'root_file', lambda name: substrate if name == 'substrate' else original(name)
     )
-    patch.setenv('AEVO_ARBITER_HOME', str(home / 'arbiter'))
+    patch.setenv('AEVO_ARBITER_HOME', str(shared_root / 'arbiter'))
     # Workers and servers run in directories of their own and must import this code.
     patch.setenv(
       'PYTHONPATH',

@@ -1,5 +1,6 @@
 """The arbiter: what it tells, how often, and to whom its home is open."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -157,6 +158,15 @@ def test_the_machine_key_is_private_made_once_and_a_damaged_one_is_refused(tmp_p
   (home / arbiter_lib.KEY).write_bytes(b'short')
   with pytest.raises(ValueError, match='damaged'):
     machine_key(home)
+
+
+def test_campaigns_that_start_at_once_get_one_key(tmp_path):
+  """None reads a key that another is still writing."""
+  home = tmp_path / 'home'
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    keys = set(pool.map(machine_key, [home] * 64))
+  assert len(keys) == 1
+  assert [path.name for path in home.iterdir()] == [arbiter_lib.KEY]
 
 
 CONFINED = """

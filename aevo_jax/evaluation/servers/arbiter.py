@@ -28,6 +28,7 @@ machine meets the same holdout. The constitution holds only the secret's commitm
                 ends the secrecy: everything is written to `out`
 """
 
+import contextlib
 import hmac
 import json
 import os
@@ -35,6 +36,7 @@ import pathlib
 import random
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 from aevo_jax.evaluation.servers import arguments as arguments_lib
@@ -85,21 +87,28 @@ def machine_key(home: pathlib.Path) -> bytes:
   """
   home.mkdir(parents=True, exist_ok=True, mode=0o700)
   path = home / KEY
-  try:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-  except FileExistsError:
-    key = path.read_bytes()
-    if len(key) != KEY_BYTES:
-      raise ValueError(
-        f'{path} is damaged ({KEY_BYTES} bytes expected); move it away to start a new arbiter'
-      ) from None
-    return key
-  with os.fdopen(descriptor, 'wb') as file:
-    key = secrets.token_bytes(KEY_BYTES)
-    file.write(key)
-    file.flush()
-    os.fsync(file.fileno())
+  if not path.exists():
+    _make_key(path)
+  key = path.read_bytes()
+  if len(key) != KEY_BYTES:
+    raise ValueError(
+      f'{path} is damaged ({KEY_BYTES} bytes expected); move it away to start a new arbiter'
+    )
   return key
+
+
+def _make_key(path: pathlib.Path) -> None:
+  """Puts a whole new key at `path`, or leaves the one that another process put there first."""
+  descriptor, name = tempfile.mkstemp(prefix='.key_', dir=path.parent)  # its mode is 0o600
+  try:
+    with os.fdopen(descriptor, 'wb') as file:
+      file.write(secrets.token_bytes(KEY_BYTES))
+      file.flush()
+      os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):
+      os.link(name, path)
+  finally:
+    os.unlink(name)
 
 
 def holdout_secret(home: pathlib.Path, holdout: str) -> bytes:
