@@ -1,8 +1,9 @@
 """First-fit-decreasing packing as a Grain stage.
 
 The sequences of a window are taken longest first, and each goes into the first row that has room
-for it (11/9 of the fewest rows at most; Johnson, 1973). Rows of a window leave in random order,
-since those that were filled first hold the longest sequences.
+for it. That takes at most 11/9 of the fewest rows and 6/9 of a row more (Johnson 1973 for the
+factor, Dósa 2007 for the constant). Rows of a window leave in random order, since those that were
+filled first hold the longest sequences.
 """
 
 from collections.abc import Sequence

@@ -107,7 +107,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 class Effects:
   """The posterior of all weights, of F families with f weights each, from n trials.
 
-  The normal prior is conditioned on the trials (Rasmussen & Williams 2006, eq. 2.11 f.), which
+  The normal prior is conditioned on the trials (Rasmussen & Williams 2006, eq. 2.12), which
   takes a matrix of n x n instead of f x f. A covariance is that of the prior less what `seen` says.
   A sample is one from the prior, moved by what it gets wrong of the trials (Matheron's rule).
 

@@ -1,9 +1,9 @@
-"""Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) as a peer.
+"""Optuna's tree-structured Parzen estimator as a peer.
 
-Budget, gate and releases are those of the other agents. Every round the sampler gets the dev score
-of every trial so far and gives a batch, with a constant liar in place of the trials that are not
-over yet. The standing recipe is the one with the best released external score, as in
-`random_search`. Optuna is the optional extra `search`.
+The estimator is that of Bergstra et al. (2011). Budget, gate and releases are those of the other
+agents. Every round the sampler gets the dev score of every trial so far and gives a batch, with a
+constant liar in place of the trials that are not over yet. The standing recipe is the one with the
+best released external score, as in `random_search`. Optuna is the optional extra `search`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 """Rotary positions (RoFormer, 2104.09864).
 
 Queries and keys are turned by angles that grow with their position, so that scores depend on
-distances. A position counts from the beginning of its segment. Scores do not change when a segment
+distances. A pair is (x[i], x[i + h/2]), as Hugging Face lays heads out; the paper (eq. 15) pairs
+neighbours. A position counts from the beginning of its segment. Scores do not change when a segment
 moves, but float32 angles do (by position * 2^-24); so a packed sequence is turned exactly as it is
 alone, and a left-padded prompt as the same prompt without padding.
 """

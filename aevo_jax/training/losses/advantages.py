@@ -25,11 +25,11 @@ class Advantage:
   """What a completion's reward is compared with.
 
   Attributes:
-    kind: 'group_std', (R - mean) / (sd + 1e-4) within the completions of a prompt (GRPO,
-      2402.03300); 'group_mean', R - mean (Dr. GRPO, 2503.20783); 'leave_one_out', R - mean of the
-      others (RLOO, 2402.14740); 'batch_mean', R - mean of the batch (REINFORCE); 'gae' with a
-      critic, token by token (1506.02438); 'turn', the group's return from each turn on beside its
-      mean, for tasks of several turns.
+    kind: 'group_std', (R - mean) / (sd + 1e-4) within the n completions of a prompt, with n - 1 in
+      the sd (GRPO, 2402.03300); 'group_mean', R - mean (Dr. GRPO, 2503.20783); 'leave_one_out',
+      R - mean of the others (RLOO, 2402.14740); 'batch_mean', R - mean of the batch (REINFORCE);
+      'gae' with a critic, token by token (1506.02438); 'turn', the group's return from each turn on
+      beside its mean, for tasks of several turns.
     discount: gamma of 'gae'.
     trace: lambda of 'gae'.
     turn_std: makes 'turn' divide by the standard deviation too.
@@ -177,7 +177,9 @@ def of_turns(
 def whiten(
   values_bt: Float[np.ndarray, 'batch time'], mask_bt: Shaped[np.ndarray, 'batch time']
 ) -> Float[np.ndarray, 'batch time']:
-  """Scales values to mean 0 and standard deviation 1 over a batch, as PPO does with GAE.
+  """Scales values to mean 0 and standard deviation 1 over a batch: (A - mean) / (sd + 1e-8).
+
+  OpenAI's Baselines (`ppo2`) do so with the advantages of PPO.
 
   Args:
     values_bt: advantages.

@@ -1,6 +1,7 @@
 """On-policy distillation: reverse KL of the student from a teacher, token by token.
 
-The completions are the student's (GKD, 2306.13649; MiniLLM, 2306.08543).
+The completions are the student's, as in GKD (2306.13649). MiniLLM (2306.08543) takes the reverse KL
+of whole sequences instead, by a policy gradient.
 """
 
 import dataclasses

@@ -7,14 +7,15 @@ it and under the reference. With r = exp(log p - log old):
     loss_it = - c_it min(r A, clip(r, 1 - low, 1 + high) A) + beta kl_it - eta H_it
     loss = sum_it w_it loss_it
 
-w are the aggregation's weights. They are made once for the whole batch (`aggregation_weights`), so
-that losses and gradients of microbatches add up to the batch's.
+c corrects for the sampler, kl estimates KL(policy | reference) and H is the entropy. w are the
+aggregation's weights. They are made once for the whole batch (`aggregation_weights`), so that
+losses and gradients of microbatches add up to the batch's.
 
 Sources: PPO (1707.06347, eq. 7) for the clip; GRPO (2402.03300, eq. 3 and 4) for groups and k3;
 DAPO (2503.14476, eq. 8) for clip_high and the token mean; Dr. GRPO (2503.20783) for the constant
-length; GSPO (2507.18071, eq. 7) for the sequence ratio; RLOO (2402.14740) for the trajectory ratio;
-dual clip (1912.09729); the estimators k1, k2, k3 of KL (J. Schulman, 2020); truncated importance
-sampling of the sampler's mismatch (Yao et al., 2025).
+length; GSPO (2507.18071, eq. 7) for the sequence ratio; RLOO (2402.14740) for a completion as one
+action, whose ratio is the trajectory's; dual clip (1912.09729, eq. 5); the estimators k1, k2, k3 of
+KL (J. Schulman, 2020); truncated importance sampling of the sampler's mismatch (Yao et al., 2025).
 """
 
 import dataclasses
@@ -61,8 +62,9 @@ class PolicyGradient:
     kl: estimator of KL(policy | reference), 'none', 'k1', 'k2' or 'k3'.
     kl_in: 'loss', or 'reward', before advantages are taken.
     kl_coefficient: beta.
-    kl_unbiased: multiplies the estimate in the loss by the ratio, so that its gradient is that of
-      the reverse KL (DeepSeek-V3.2, 2512.02556).
+    kl_unbiased: multiplies the estimate in the loss by the ratio (DeepSeek-V3.2, 2512.02556). With
+      ratio = 'token', the gradient of 'k1' and 'k3' is then that of the reverse KL of each token's
+      distribution. 'k2' has that gradient on policy, without the ratio.
     correction: of the difference between sampler and trainer by c = old / sampler. 'truncate'
       bounds c by correction_cap; 'mask' sets it to 0 outside of [1 / cap, cap].
     correction_cap: see correction.

@@ -1,6 +1,7 @@
 """Direct preference optimisation (2305.18290) on pairs, and its length-normalised form.
 
-In that form log-ratios are means over tokens, as in SimPO (2405.14734), but with a reference.
+In that form log-ratios are means over tokens, as in SimPO (2405.14734), but with a reference and
+without its margin.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ def dpo_loss(
 ) -> tuple[Float[Array, ''], dict[str, WeightedSum]]:
   """Computes - log sigmoid(beta (log-ratio of the chosen - log-ratio of the rejected)).
 
-  This is equation 7 of 2305.18290.
+  This is equation 7 of 2305.18290. Label smoothing s gives it weight 1 - s, and the same of the
+  swapped pair weight s (cDPO, Mitchell 2023).
 
   Args:
     logprobs_bt: of each token, in nats. Rows 2i and 2i + 1 are the chosen and the rejected

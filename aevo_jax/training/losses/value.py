@@ -1,4 +1,8 @@
-"""PPO's loss of a critic (1707.06347, eq. 9), with clipped values."""
+"""PPO's loss of a critic, with clipped values.
+
+The squared error is L^VF of equation 9 of 1707.06347. Its half and its clip are those of OpenAI's
+Baselines (`ppo2`).
+"""
 
 import dataclasses
 from typing import Annotated
