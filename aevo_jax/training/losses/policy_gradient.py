@@ -269,7 +269,7 @@ def _objective(
 def _is_clipped(
   ratio_bt: jax.Array, advantages_bt: jax.Array, config: PolicyGradient
 ) -> Bool[Array, 'batch time']:
-  """Returns where the clip stops the gradient."""
+  """Returns where the clip to [1 - low, 1 + high] stops the gradient, not where dual_clip does."""
   too_low = (ratio_bt < 1 - config.clip_low) & (advantages_bt < 0)
   too_high = (ratio_bt > 1 + config.clip_high) & (advantages_bt > 0)
   return too_low | too_high
