@@ -4,23 +4,14 @@ config.json gives the pattern as hybrid_override_pattern or as a list of block t
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from aevo_jax.models.families.config_json import allow_only, require
-
-MODEL_TYPES = ('nemotron_h',)
-PATTERN = r'[M*E-]+', 'blocks of any kind'
-FIXED = {
-  '': {'tie_word_embeddings': False},
-  '*': {'rope_theta': 0.0, 'qk_norm': False},
-  '-E': {'mlp_activation': 'relu2'},
-  'E': {'router': 'sigmoid'},
-}
-NEEDED = {'E': ('moe_shared_expert_intermediate_size',)}
-EXPERTS_APART = False
+from aevo_jax.models.families.family import Family
 
 _OF_ALL = ('vocab_size', 'hidden_size', 'layer_norm_epsilon', 'max_position_embeddings')
 _OF_BLOCK = {
@@ -176,3 +167,21 @@ def _pattern(fields: Mapping[str, Any]) -> str:
       f'config.json names block types {unknown}; this reader knows {sorted(_SYMBOLS)}'
     )
   return ''.join(_SYMBOLS[t] for t in types)
+
+
+FAMILY = Family(
+  model_types=('nemotron_h',),
+  pattern=r'[M*E-]+',
+  pattern_words='blocks of any kind',
+  hf_name=hf_name,
+  config_to_hf=config_to_hf,
+  config_from_hf=config_from_hf,
+  fixed={
+    '': {'tie_word_embeddings': False},
+    '*': {'rope_theta': 0.0, 'qk_norm': False},
+    '-E': {'mlp_activation': 'relu2'},
+    'E': {'router': 'sigmoid'},
+  },
+  needed={'E': ('moe_shared_expert_intermediate_size',)},
+  unused=re.compile(r'mtp\..+'),  # multi-token prediction
+)

@@ -6,38 +6,15 @@ A layer there, attention and what follows it, is two blocks here.
 from collections.abc import Mapping
 from typing import Any
 
+from aevo_jax.models.families import transformer
 from aevo_jax.models.families.config_json import allow_only, require
+from aevo_jax.models.families.family import Family
 
 _DENSE = 'qwen3'
 _SPARSE = 'qwen3_moe'
-MODEL_TYPES = (_DENSE, _SPARSE)
-PATTERN = r'(\*[-E])+', "'*-' and '*E', one of them a layer"
-FIXED = {
-  '*': {'qk_norm': True},
-  '-E': {'mlp_activation': 'swiglu', 'mlp_bias': False},
-  'E': {
-    'router': 'softmax',
-    'moe_shared_expert_intermediate_size': 0,
-    'moe_latent_size': 0,
-    'n_group': 1,
-    'topk_group': 1,
-    'routed_scaling_factor': 1.0,
-  },
-}
-NEEDED = {'*': ('rope_theta',)}
-EXPERTS_APART = True  # as published, and as transformers saves them
-
 # Their names and ours.
-_OF_ALL = {
-  'vocab_size': 'vocab_size',
-  'hidden_size': 'hidden_size',
-  'num_attention_heads': 'num_attention_heads',
-  'num_key_value_heads': 'num_key_value_heads',
-  'rms_norm_eps': 'layer_norm_epsilon',
-  'max_position_embeddings': 'max_position_embeddings',
-}
 _OF_BLOCK = {
-  '-': {'intermediate_size': 'intermediate_size'},
+  '-': transformer.MLP_SIZES,
   'E': {
     'num_experts': 'n_routed_experts',
     'num_experts_per_tok': 'num_experts_per_tok',
@@ -45,35 +22,6 @@ _OF_BLOCK = {
   },
 }
 _OPTIONS = ('attention_bias', 'tie_word_embeddings')  # false where a config leaves them out
-_PARTS = (
-  {'norm': 'input_layernorm', 'mixer': 'self_attn'},
-  {'norm': 'post_attention_layernorm', 'mixer': 'mlp'},
-)
-_OUTSIDE = {'norm_f': 'model.norm', 'lm_head': 'lm_head'}
-_LEAVES = {'scale': 'weight', 'kernel': 'weight'}
-
-
-def hf_name(name: str) -> str:
-  """Spells a parameter as Qwen3's checkpoints do.
-
-  Args:
-    name: ours, such as 'layers.3.mixer.up_proj.kernel'.
-
-  Returns:
-    The stored name, such as 'model.layers.1.mlp.up_proj.weight'.
-  """
-  if name == 'embedding':
-    return 'model.embed_tokens.weight'
-  stem, _, leaf = name.rpartition('.')
-  stored_leaf = _LEAVES.get(leaf, leaf)
-  if stem in _OUTSIDE:
-    return f'{_OUTSIDE[stem]}.{stored_leaf}'
-  _, block, part, *inner = stem.split('.')
-  layer, half = divmod(int(block), 2)
-  # Experts have no module of their own: their leaf is the tensor.
-  if inner == ['experts']:
-    stored_leaf = leaf
-  return '.'.join(['model.layers', str(layer), _PARTS[half][part], *inner, stored_leaf])
 
 
 def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +35,7 @@ def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
   """
   mlps = values['pattern'][1::2]
   window = values['sliding_window']
-  spelt = _OF_ALL | _OF_BLOCK['-']
+  spelt = transformer.SIZES | _OF_BLOCK['-']
   if 'E' in mlps:
     spelt |= _OF_BLOCK['E']
   fields = {theirs: values[ours] for theirs, ours in spelt.items()}
@@ -96,9 +44,7 @@ def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     'num_hidden_layers': len(mlps),
     'head_dim': values['head_dim'],
     'hidden_act': 'silu',
-    'rope_theta': values['rope_theta'],
-    # transformers 5 reads rope_parameters; those before it read rope_theta.
-    'rope_parameters': {'rope_type': 'default', 'rope_theta': values['rope_theta']},
+    **transformer.rope_to_hf(values['rope_theta']),
     'use_sliding_window': bool(window),
     'sliding_window': window or None,
     'max_window_layers': len(mlps),
@@ -133,7 +79,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
     fields = {'num_experts': fields['num_local_experts'], **fields}
   require(fields, ('num_hidden_layers',))
   pattern = _pattern(fields)
-  spelt = dict(_OF_ALL)
+  spelt = dict(transformer.SIZES)
   for kind, names in _OF_BLOCK.items():
     if kind in pattern:
       spelt |= names
@@ -145,7 +91,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
     'pattern': pattern,
     'qk_norm': True,
     'mlp_activation': 'swiglu',
-    'rope_theta': _rope_theta(fields),
+    'rope_theta': transformer.rope_from_hf(fields),
     'sliding_window': _window(fields, len(pattern) // 2),
     'head_dim': fields.get('head_dim') or _default_head_dim(fields),
   }
@@ -180,20 +126,6 @@ def _pattern(fields: Mapping[str, Any]) -> str:
   return pattern
 
 
-def _rope_theta(fields: Mapping[str, Any]) -> float:
-  rope = fields.get('rope_scaling') or fields.get('rope_parameters') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  if kind != 'default':
-    raise ValueError(
-      f'config.json asks for rotary positions of type {kind!r}, which this decoder does '
-      'not compute (only "default"): '
-      'remove rope_scaling for the context that the model was trained with'
-    )
-  allow_only(rope, {'partial_rotary_factor': 1.0})
-  require({**fields, **rope}, ('rope_theta',))
-  return float(rope.get('rope_theta', fields.get('rope_theta')))
-
-
 def _window(fields: Mapping[str, Any], layers: int) -> int:
   """Returns the sliding window of every layer, 0 for none."""
   is_dense = fields['model_type'] == _DENSE
@@ -216,3 +148,27 @@ def _window(fields: Mapping[str, Any], layers: int) -> int:
     f'max_window_layers = {first}) with sliding_window = {window}; '
     'this decoder computes one window for all layers, or none'
   )
+
+
+FAMILY = Family(
+  model_types=(_DENSE, _SPARSE),
+  pattern=r'(\*[-E])+',
+  pattern_words="'*-' and '*E', one of them a layer",
+  hf_name=transformer.hf_name,
+  config_to_hf=config_to_hf,
+  config_from_hf=config_from_hf,
+  fixed={
+    '*': {'qk_norm': True},
+    '-E': {'mlp_activation': 'swiglu', 'mlp_bias': False},
+    'E': {
+      'router': 'softmax',
+      'moe_shared_expert_intermediate_size': 0,
+      'moe_latent_size': 0,
+      'n_group': 1,
+      'topk_group': 1,
+      'routed_scaling_factor': 1.0,
+    },
+  },
+  needed={'*': ('rope_theta',)},
+  experts_apart=True,  # as published, and as transformers saves them
+)

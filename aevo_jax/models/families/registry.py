@@ -1,13 +1,16 @@
 """The families by name, and what a model's config says that its family cannot express."""
 
 import re
-import types
 from collections.abc import Mapping
 from typing import Any
 
 from aevo_jax.models.families import nemotron_h, qwen3
+from aevo_jax.models.families.family import Family
 
-FAMILIES: dict[str, types.ModuleType] = {'nemotron_h': nemotron_h, 'qwen3': qwen3}
+FAMILIES: dict[str, Family] = {
+  'nemotron_h': nemotron_h.FAMILY,
+  'qwen3': qwen3.FAMILY,
+}
 
 
 def of_model_type(model_type: object) -> str:
@@ -23,8 +26,8 @@ def of_model_type(model_type: object) -> str:
     ValueError: no family has it.
   """
   known = {}
-  for family, module in FAMILIES.items():
-    known |= dict.fromkeys(module.MODEL_TYPES, family)
+  for name, family in FAMILIES.items():
+    known |= dict.fromkeys(family.model_types, name)
   if model_type not in known:
     raise ValueError(
       f'config.json has model_type {model_type!r}; this reader knows {sorted(known)}'
@@ -43,22 +46,25 @@ def refusals(values: Mapping[str, Any]) -> list[str]:
   """
   family = FAMILIES[values['family']]
   pattern = values['pattern']
-  expression, words = family.PATTERN
   refused = []
-  if not re.fullmatch(expression, pattern):
-    refused.append(f'pattern = {pattern!r} (only {words})')
-  for blocks, fixed in family.FIXED.items():
+  if not re.fullmatch(family.pattern, pattern):
+    refused.append(f'pattern = {pattern!r} (only {family.pattern_words})')
+  for blocks, fixed in family.fixed.items():
     if not _concerns(blocks, pattern):
       continue
     for field, value in fixed.items():
       if values[field] != value:
         refused.append(f'{field} = {values[field]!r} (only {value!r})')
-  for blocks, needed in family.NEEDED.items():
+  for blocks, needed in family.needed.items():
     if not _concerns(blocks, pattern):
       continue
     for field in needed:
       if not values[field]:
         refused.append(f'{field} = {values[field]!r} (only more than 0)')
+  for field, divisor in family.multiples.items():
+    if values[field] % values[divisor]:
+      only = f'only multiples of {divisor} = {values[divisor]}'
+      refused.append(f'{field} = {values[field]!r} ({only})')
   return refused
 
 

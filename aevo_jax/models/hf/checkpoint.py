@@ -128,7 +128,7 @@ def as_stored(name: str, value: np.ndarray, config: ModelConfig) -> dict[str, np
   """
   tensor = to_hf(name, value)
   stored_name = hf_name(name, config)
-  if '.experts.' not in name or not registry.FAMILIES[config.family].EXPERTS_APART:
+  if '.experts.' not in name or not registry.FAMILIES[config.family].experts_apart:
     return {stored_name: tensor}
   stem, _, leaf = stored_name.rpartition('.')
   return {f'{stem}.{i}.{leaf}.weight': expert for i, expert in enumerate(tensor)}

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.families import registry
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.hf.stored import CheckpointError, Stored, several
 from aevo_jax.models.params import outline
@@ -25,9 +26,6 @@ DTYPES = {
   'BF16': np.dtype(ml_dtypes.bfloat16),
   'F16': np.dtype('float16'),
 }
-# Tensors that a checkpoint may hold and the forward does not use, by config.json's model_type; they
-# are carried along.
-UNUSED = {'nemotron_h': re.compile(r'mtp\..+')}  # multi-token prediction
 
 
 class Reader:
@@ -52,7 +50,7 @@ class Reader:
     self.config = config or checkpoint.config_from_hf(fields)
     self.stored = Stored(directory)
     self.unused: tuple[str, ...] = ()
-    carried = UNUSED.get(fields.get('model_type', ''))
+    carried = registry.FAMILIES[self.config.family].unused
     if carried:
       self.unused = tuple(name for name in self.stored.tensors if carried.fullmatch(name))
     self.copies: dict[str, str] = {}
