@@ -1,4 +1,4 @@
-"""Nemotron-H and Qwen3 in Flax NNX: residual stacks of mixers.
+"""Nemotron-H, Qwen3 and Llama in Flax NNX: residual stacks of mixers.
 
 A block is mamba (M), attention (*), MLP (-) or mixture of experts (E).
 

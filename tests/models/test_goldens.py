@@ -1,4 +1,4 @@
-"""Logits and gradients of Hugging Face's Nemotron-H and Qwen3, written down by `make parity
+"""Logits and gradients of Hugging Face's Nemotron-H, Qwen3 and Llama, written down by `make parity
 PYTEST_ARGS=--write_goldens`, and checked here without torch.
 """
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aevo_jax.models.families import nemotron_h, qwen3
+from aevo_jax.models.families import llama, nemotron_h, qwen3
 from aevo_jax.models.families.family import Family
 
 FAMILIES: dict[str, Family] = {
   'nemotron_h': nemotron_h.FAMILY,
   'qwen3': qwen3.FAMILY,
+  'llama': llama.FAMILY,
 }
 
 

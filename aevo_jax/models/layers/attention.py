@@ -1,8 +1,9 @@
 """Causal grouped-query attention.
 
-It has no positions in Nemotron-H (the mamba blocks carry them), and normed and rotated heads in
-Qwen3. `__call__` sees whole rows, packed: a token attends to earlier tokens of its segment only.
-`prefill` is the same and returns the key/value cache; `step` extends it by one token.
+It has no positions in Nemotron-H (the mamba blocks carry them), normed and rotated heads in Qwen3,
+and rotated ones in Llama. `__call__` sees whole rows, packed: a token attends to earlier tokens of
+its segment only. `prefill` is the same and returns the key/value cache; `step` extends it by one
+token.
 """
 
 import math

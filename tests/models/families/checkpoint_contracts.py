@@ -109,4 +109,23 @@ CONTRACTS = {
     forward=transformer,
     refused=(({'hidden_act': 'gelu'}, "hidden_act = 'gelu'"),),
   ),
+  'llama': Contract(
+    config_json=TINY
+    | {
+      'model_type': 'llama',
+      'num_hidden_layers': 2,
+      'rms_norm_eps': 1e-4,
+      'rope_theta': 100.0,
+      'hidden_act': 'silu',
+      'attention_bias': True,
+      'mlp_bias': True,
+      'tie_word_embeddings': False,
+    },
+    shapes=transformer_shapes(attention_bias=True, mlp_bias=True),
+    forward=transformer,
+    refused=(
+      ({'hidden_act': 'gelu'}, "hidden_act = 'gelu'"),
+      ({'rope_scaling': {'rope_type': 'llama3'}}, "rope_type = 'llama3'"),
+    ),
+  ),
 }
