@@ -30,7 +30,7 @@ single_threaded_blas()  # before numpy is imported
 import numpy as np
 
 from aevo_jax import layout
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import parse_statements

@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 
-import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
+import aevo_jax.campaign.setup.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
-from aevo_jax.campaign import setup
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
+from aevo_jax.campaign.setup import setup
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation.scoring import from_rows

@@ -41,10 +41,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
+import aevo_jax.campaign.setup.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
-from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.state import CampaignState, fold
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import CampaignState, fold
+from aevo_jax.campaign.setup import setup
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.ledger.append import read

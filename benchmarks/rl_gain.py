@@ -35,7 +35,7 @@ tune_for_cpu()
 
 import numpy as np
 
-import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
+import aevo_jax.campaign.setup.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading

@@ -32,10 +32,11 @@ from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.recipe.recipe import Optimizer
-from aevo_jax.training.rl import generation, items, prefix, rollouts, update
-from aevo_jax.training.rl.environment import Puzzles
-from aevo_jax.training.rl.generation import Format, RolloutSource
-from aevo_jax.training.rl.settings import Rollout
+from aevo_jax.training.recipe.rl_settings import Rollout
+from aevo_jax.training.rl import items, prefix, update
+from aevo_jax.training.rl.rollouts import generation, rollouts
+from aevo_jax.training.rl.rollouts.environment import Puzzles
+from aevo_jax.training.rl.rollouts.generation import Format, RolloutSource
 from aevo_jax.training.rl.update import StepConfig
 from aevo_jax.training.train_state import TrainState
 

@@ -36,7 +36,7 @@ tune_for_cpu()
 import jax
 import numpy as np
 
-import aevo_jax.campaign.settings  # noqa: F401  registers what gin may bind
+import aevo_jax.campaign.setup.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
 from aevo_jax.campaign.trial import submission
 from aevo_jax.checkpoint.digest import file_digest

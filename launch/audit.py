@@ -14,7 +14,7 @@ import sys
 from absl import app, flags, logging
 
 from aevo_jax import command, faults
-from aevo_jax.campaign import setup
+from aevo_jax.campaign.setup import setup
 
 COMMAND = command.Command('audit', __doc__, no_gin='an audit takes its configuration from the run')
 _JSON = flags.DEFINE_bool('json', False, 'Print the findings as JSON.', flag_values=COMMAND.flags)

@@ -16,12 +16,13 @@ import sys
 from absl import app, flags
 
 from aevo_jax import command, layout
-from aevo_jax.campaign import dry_run, manual_arbiter, setup, validation
+from aevo_jax.campaign import manual_arbiter
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
-from aevo_jax.campaign.settings import CampaignSettings, settings_from_gin
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.setup import dry_run, setup, validation
+from aevo_jax.campaign.setup.settings import CampaignSettings, settings_from_gin
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError

@@ -218,7 +218,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   """
   # Imported here, so that a wrong flag is answered before JAX starts. `setup` registers what a
   # campaign's gin may bind.
-  from aevo_jax.campaign import setup
+  from aevo_jax.campaign.setup import setup
   from aevo_jax.config.configurables import resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import scoring, sets, stored_model, vllm_scoring
@@ -365,7 +365,7 @@ def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
 def _harness_settings(weights: pathlib.Path):
   """Resolves gin's section `vllm`, and refuses every binding that the harness does not read."""
   # Registers what a campaign's gin may bind, so that it is known by name.
-  from aevo_jax.campaign import setup as _setup  # noqa: F401  imported for what it registers
+  from aevo_jax.campaign.setup import setup as _setup  # noqa: F401  imported for what it registers
   from aevo_jax.config.configurables import bound, parameters, resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import harness as harness_lib

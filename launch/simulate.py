@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
   if arguments:
     raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   single_threaded_blas()  # before numpy is imported
-  from aevo_jax.campaign import setup
+  from aevo_jax.campaign.setup import setup
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.config.configurables import resolve
   from aevo_jax.config.nearest import suggestion

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from aevo_jax import command, layout
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.config import constitution
 from aevo_jax.config.inference import TRANSPORTS
 from aevo_jax.ledger.append import read

@@ -13,7 +13,7 @@ import sys
 from absl import app, flags
 
 from aevo_jax import command, faults
-from aevo_jax.campaign import setup
+from aevo_jax.campaign.setup import setup
 from aevo_jax.ledger.records import LedgerError
 
 COMMAND = command.Command(

@@ -16,11 +16,12 @@ import time
 from absl import app, flags, logging
 
 from aevo_jax import command, faults
-from aevo_jax.campaign import decisions, setup
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.protocol import Ended, Executor, Handle, Job
 from aevo_jax.campaign.sandbox.confinement import available
-from aevo_jax.campaign.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit
 from aevo_jax.campaign.trial.spec import EXPORT, RESULT
 from aevo_jax.checkpoint.digest import ManifestError

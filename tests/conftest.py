@@ -147,8 +147,8 @@ def start_tiny_campaign(tiny_home):
   """prepare(name, *gin bindings over TINY) -> CampaignFiles, nothing run yet; `run_campaign` runs
   it.
   """
-  from aevo_jax.campaign import setup
-  from aevo_jax.campaign.settings import settings_from_gin
+  from aevo_jax.campaign.setup import setup
+  from aevo_jax.campaign.setup.settings import settings_from_gin
   from aevo_jax.config import constitution as constitution_lib
   from aevo_jax.config import loading
 
@@ -171,8 +171,8 @@ def run_campaign():
   """run(CampaignFiles, observer, **collaborators) -> the final state; call it again on an
   interrupted campaign to resume it. Collaborators replace those of `Campaign`.
   """
-  from aevo_jax.campaign import setup
   from aevo_jax.campaign.campaign import Campaign
+  from aevo_jax.campaign.setup import setup
   from aevo_jax.ledger.append import Ledger
 
   def run(files: CampaignFiles, observer=lambda record: None, **collaborators):

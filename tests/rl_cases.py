@@ -17,12 +17,12 @@ from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe import recipe as recipe_lib
 from aevo_jax.training.recipe.recipe import Optimizer
+from aevo_jax.training.recipe.rl_settings import Algorithm, Gates, Rl, Rollout
 from aevo_jax.training.rl import (
   loop,
 )
-from aevo_jax.training.rl.environment import Turn
-from aevo_jax.training.rl.generation import Format, RolloutSource
-from aevo_jax.training.rl.settings import Algorithm, Gates, Rl, Rollout
+from aevo_jax.training.rl.rollouts.environment import Turn
+from aevo_jax.training.rl.rollouts.generation import Format, RolloutSource
 
 PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
 

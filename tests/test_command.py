@@ -4,7 +4,7 @@ import pytest
 from absl import app, flags
 
 from aevo_jax import command, layout
-from aevo_jax.campaign import settings as _settings  # noqa: F401  registers what campaigns may bind
+from aevo_jax.campaign.setup import settings as _settings  # noqa: F401  registers what campaigns may bind
 from aevo_jax.config.configurables import resolve
 
 

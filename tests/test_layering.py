@@ -86,7 +86,6 @@ BOTH_WAYS: dict[tuple[str, str], str] = {
   ('models', 'models/hf'): 'lora and weights need stored names, which need the parameters',
   ('models', 'models/layers'): 'the decoder is made of layers, which read ModelConfig and remat',
   ('tasks', 'tasks/families'): 'the mixture lists the families, which make items',
-  ('training', 'training/losses'): 'the train step has a loss; losses share masked reductions',
   ('training', 'training/recipe'): 'a recipe holds every section; model set-up reads the recipe',
   ('training', 'training/rl'): "post_train runs both methods, which share the trainer's parts",
   ('training/recipe', 'training/rl'): "rl's options are a section of the recipe",

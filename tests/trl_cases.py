@@ -21,7 +21,7 @@ from aevo_jax.training.losses.policy_gradient import (
 )
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.losses.sft import Loss, sft_loss
-from aevo_jax.training.token_logprobs import per_token, token_stats
+from aevo_jax.training.tokens.token_logprobs import per_token, token_stats
 
 CONFIG = ModelConfig(
   family='qwen3',

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.executors.protocol import (
   Ended,
   Executor,
@@ -16,7 +17,6 @@ from aevo_jax.campaign.executors.protocol import (
   Lost,
 )
 from aevo_jax.campaign.journal import Journal
-from aevo_jax.campaign.state import TrialState
 from aevo_jax.campaign.trial.seal import UnsealableError, candidate_digest, read_claim, seal
 from aevo_jax.campaign.trial.spec import RESULT, TrialSpec
 from aevo_jax.checkpoint.digest import ManifestError

@@ -18,18 +18,18 @@ from typing import Any
 
 import aevo_jax
 from aevo_jax.campaign import collaborators as collaborators_lib
-from aevo_jax.campaign import decisions
 from aevo_jax.campaign.attempts import Attempts
-from aevo_jax.campaign.decisions import FINAL, Retraining, TrialConditions
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.decisions import FINAL, Retraining, TrialConditions
+from aevo_jax.campaign.decisions.next_policy import with_choices
+from aevo_jax.campaign.decisions.round_evidence import round_evidence
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.executors.precompiler import Request, compiled_marker
 from aevo_jax.campaign.journal import Journal, Observer
 from aevo_jax.campaign.llm_session import LlmSession
-from aevo_jax.campaign.next_policy import with_choices
-from aevo_jax.campaign.round_evidence import round_evidence
 from aevo_jax.campaign.scheduler import Scheduler
 from aevo_jax.campaign.scoring import Scoring
-from aevo_jax.campaign.settings import CampaignSettings, Inputs
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.target import ArbiterTarget, ManualTarget
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, full_recipe
 from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed

@@ -4,13 +4,13 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from aevo_jax.campaign import next_policy
 from aevo_jax.campaign.clock import MONOTONIC, Clock
+from aevo_jax.campaign.decisions import next_policy
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.precompiler import Precompiler
 from aevo_jax.campaign.executors.protocol import Executor
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
-from aevo_jax.campaign.settings import CampaignSettings, Inputs
+from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.trial import submission
 from aevo_jax.campaign.trial.gate import Parser
 from aevo_jax.config.untrusted import parse_untrusted

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.ledger.records import Record
 

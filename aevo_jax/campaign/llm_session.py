@@ -17,7 +17,7 @@ import dataclasses
 from typing import Any, Protocol
 
 from aevo_jax.campaign.clock import MONOTONIC, Clock
-from aevo_jax.campaign.state import CampaignState
+from aevo_jax.campaign.decisions.state import CampaignState
 from aevo_jax.config.constitution import LlmRules
 from aevo_jax.meta_agent.llm.chat_client import ChatClient, Messages, Reply, Usage
 from aevo_jax.meta_agent.llm.dialogue import Answer, GaveUpError, Recorded

@@ -19,8 +19,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from aevo_jax.campaign.settings import Inputs
-from aevo_jax.campaign.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.setup.settings import Inputs
 from aevo_jax.campaign.trial import submission
 from aevo_jax.campaign.trial.gate import full_recipe
 from aevo_jax.campaign.trial.submission import NoSubmissionError

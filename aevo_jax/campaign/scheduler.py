@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from aevo_jax.campaign.attempts import Attempts
 from aevo_jax.campaign.clock import Clock
+from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.executors.precompiler import Precompiler, Request
 from aevo_jax.campaign.executors.protocol import Executor
 from aevo_jax.campaign.journal import Journal
 from aevo_jax.campaign.scoring import Scoring
-from aevo_jax.campaign.state import TrialState
 from aevo_jax.evaluation.servers.client import Server
 
 POLL_SECONDS = 0.02

@@ -3,10 +3,10 @@
 import pathlib
 from typing import Any
 
-from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.campaign.decisions.decisions import FINAL
+from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.journal import Journal
-from aevo_jax.campaign.settings import Inputs
-from aevo_jax.campaign.state import TrialState
+from aevo_jax.campaign.setup.settings import Inputs
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.evaluation.servers.client import Answer, Server, ServerError

@@ -8,11 +8,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from aevo_jax.campaign import decisions, manual_arbiter
+from aevo_jax.campaign import manual_arbiter
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.journal import Journal
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
-from aevo_jax.campaign.settings import CampaignSettings, Inputs
-from aevo_jax.campaign.state import TrialState
+from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.evaluation.servers import arbiter as arbiter_lib
 from aevo_jax.evaluation.servers.client import Server
 from aevo_jax.meta_agent.policy import Policy

@@ -9,8 +9,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.campaign.state import AFTER_A_STOP
+from aevo_jax.campaign.decisions.decisions import FINAL
+from aevo_jax.campaign.decisions.state import AFTER_A_STOP
 from aevo_jax.ledger.records import Record
 
 TRAINING = 'training'

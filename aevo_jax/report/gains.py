@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aevo_jax.campaign.state import CampaignState
+from aevo_jax.campaign.decisions.state import CampaignState
 from aevo_jax.evaluation.scoring import ItemResult, from_rows
 from aevo_jax.stats.intervals import paired_bootstrap, wilson
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy import stats
 
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift.proxies import WEAKER
 from aevo_jax.meta_agent.evidence import Evidence, EvidenceError, Noise

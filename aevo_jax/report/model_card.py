@@ -2,7 +2,7 @@
 
 import json
 
-from aevo_jax.campaign.state import TrialState
+from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import OVER, verdict
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, group

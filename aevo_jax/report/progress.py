@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.decisions import FINAL
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.ledger.records import Record
 from aevo_jax.meta_agent.llm.agent import CONTROL, POLICY

@@ -13,10 +13,10 @@ from typing import Any
 
 from scipy import stats
 
-from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.campaign.next_policy import with_choices
-from aevo_jax.campaign.settings import CampaignSettings
-from aevo_jax.campaign.state import TrialState, fold
+from aevo_jax.campaign.decisions.decisions import FINAL
+from aevo_jax.campaign.decisions.next_policy import with_choices
+from aevo_jax.campaign.decisions.state import TrialState, fold
+from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.statements import render_value

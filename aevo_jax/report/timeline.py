@@ -7,7 +7,7 @@ before that, of the released ones.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift.trust import ALARMS, DEV, OVERALL
 from aevo_jax.meta_agent.policy import Policy

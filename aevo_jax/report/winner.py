@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.state import TrialState
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import TrialState
+from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.trial.gate import full_recipe
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint import digest as digest_lib

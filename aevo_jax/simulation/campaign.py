@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.next_policy import next_policy
-from aevo_jax.campaign.round_evidence import round_evidence
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.next_policy import next_policy
+from aevo_jax.campaign.decisions.round_evidence import round_evidence
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.evidence import Evidence

@@ -12,7 +12,7 @@ from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.accumulate import accumulate_gradients
 from aevo_jax.training.losses.sft import Loss, predicted, sft_loss
 from aevo_jax.training.recipe.recipe import TrainConfig
-from aevo_jax.training.token_logprobs import token_stats
+from aevo_jax.training.tokens.token_logprobs import token_stats
 from aevo_jax.training.train_state import TrainState
 
 Batch = dict[str, jax.Array]

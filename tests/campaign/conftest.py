@@ -21,7 +21,7 @@ from stand_ins import (
 from aevo_jax import layout
 from aevo_jax.campaign.campaign import Campaign
 from aevo_jax.campaign.clock import Clock
-from aevo_jax.campaign.settings import CampaignSettings, Inputs
+from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import parse_statements

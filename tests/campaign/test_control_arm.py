@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift import calibration
 from aevo_jax.meta_agent.llm import agent

@@ -24,8 +24,8 @@ from stand_ins import (
 )
 
 from aevo_jax.campaign.campaign import FrozenInputsError
-from aevo_jax.campaign.next_policy import next_policy
-from aevo_jax.campaign.settings import CampaignSettings
+from aevo_jax.campaign.decisions.next_policy import next_policy
+from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign import setup
+from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.trial.gate import admit
 from aevo_jax.campaign.trial.liveness import DeadBindingError, check_live, value_of, with_values
 from aevo_jax.config import constitution as constitution_lib

@@ -16,7 +16,7 @@ import pytest
 from chat_server import ChatServer, completion, http
 from stand_ins import Killed, trains
 
-from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, canonical_json, make_record

@@ -11,9 +11,10 @@ import pytest
 
 import aevo_jax
 from aevo_jax import layout
-from aevo_jax.campaign import manual_arbiter, setup, validation
+from aevo_jax.campaign import manual_arbiter
 from aevo_jax.campaign.campaign import Campaign
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
+from aevo_jax.campaign.setup import setup, validation
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import resolve

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from aevo_jax.campaign import proxy_target
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions import proxy_target
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent.drift.proxies import Judgement
 from aevo_jax.meta_agent.evidence import Evidence, Noise, Panel, TrialEvidence

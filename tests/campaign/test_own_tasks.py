@@ -12,7 +12,7 @@ import types
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign import setup
+from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.trial.liveness import DeadBindingError, check_live
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
@@ -226,7 +226,7 @@ def test_bindings_of_puzzles_are_dead_and_others_live(prepared):
 
 @pytest.mark.slow
 def test_a_campaign_of_both_runs_and_audits(tiny_home, run_campaign, prepared, rewrite):
-  from aevo_jax.campaign.state import fold
+  from aevo_jax.campaign.decisions.state import fold
   from aevo_jax.ledger.append import read
   from aevo_jax.report.audit import checks
 

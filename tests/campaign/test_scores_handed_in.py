@@ -7,7 +7,7 @@ from stand_ins import Killed, evidence_of, trains
 
 from aevo_jax.campaign import manual_arbiter
 from aevo_jax.campaign.campaign import FrozenInputsError
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.ledger.append import Ledger, read
 
 

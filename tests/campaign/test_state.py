@@ -4,7 +4,7 @@ record, and resuming is folding.
 
 import dataclasses
 
-from aevo_jax.campaign.state import CampaignState, fold
+from aevo_jax.campaign.decisions.state import CampaignState, fold
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, KINDS, make_record
 

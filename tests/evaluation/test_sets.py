@@ -10,7 +10,7 @@ import json
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign import setup
+from aevo_jax.campaign.setup import setup
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation import sets

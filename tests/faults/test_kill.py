@@ -19,8 +19,8 @@ import time
 
 import pytest
 
-from aevo_jax.campaign.setup import LEDGER
-from aevo_jax.campaign.state import CampaignState, fold
+from aevo_jax.campaign.decisions.state import CampaignState, fold
+from aevo_jax.campaign.setup.setup import LEDGER
 from aevo_jax.ledger.append import read
 
 COMMAND = 'from aevo_jax.cli import main; import sys; sys.exit(main())'

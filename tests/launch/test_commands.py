@@ -10,7 +10,7 @@ from aevo_command import aevo
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax import layout
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint.digest import logical_digest
 from aevo_jax.ledger.append import read

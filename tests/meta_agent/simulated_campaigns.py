@@ -16,9 +16,9 @@ import numpy as np
 from rounds_by_hand import proportion
 
 from aevo_jax import layout
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.round_evidence import round_evidence
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.round_evidence import round_evidence
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from aevo_jax.campaign.round_evidence import round_evidence
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.round_evidence import round_evidence
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent import evidence
 from aevo_jax.meta_agent.evidence import Evidence, EvidenceError, Noise

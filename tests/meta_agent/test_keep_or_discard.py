@@ -12,7 +12,7 @@ from rounds_by_hand import evidence
 from scipy import stats
 
 from aevo_jax import layout
-from aevo_jax.campaign import settings as _settings  # noqa: F401 registers what campaigns' gin binds
+from aevo_jax.campaign.setup import settings as _settings  # noqa: F401 registers what campaigns' gin binds
 from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading

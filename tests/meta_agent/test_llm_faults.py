@@ -20,9 +20,9 @@ from chat_server import RESET, STALL, ChatServer, completion, http
 from llm_faults import FAULTS, KEY, LEGAL, SLOW, long_retry_after
 
 from aevo_jax import layout
+from aevo_jax.campaign.decisions.round_evidence import round_evidence
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.llm_session import LlmSession
-from aevo_jax.campaign.round_evidence import round_evidence
-from aevo_jax.campaign.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading

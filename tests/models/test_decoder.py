@@ -12,8 +12,8 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import logical_axes, unbind
 from aevo_jax.training.losses.sft import Loss, sft_loss
-from aevo_jax.training.token_logprobs import per_token
-from aevo_jax.training.token_stats import of_logits
+from aevo_jax.training.tokens.token_logprobs import per_token
+from aevo_jax.training.tokens.token_stats import of_logits
 from aevo_jax.training.train_step import normalised
 
 LENGTH, NEW, ROOM = 11, 8, 10

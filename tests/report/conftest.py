@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign.settings import CampaignSettings
+from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation import scoring

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 from aevo_jax.report import timeline

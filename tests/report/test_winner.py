@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from aevo_jax.campaign.setup import LEDGER
+from aevo_jax.campaign.setup.setup import LEDGER
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from aevo_jax.campaign.state import CampaignState
+from aevo_jax.campaign.decisions.state import CampaignState
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.registry import OFFLINE
 from aevo_jax.simulation import campaign, study

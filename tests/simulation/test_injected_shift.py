@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign import settings as _settings  # noqa: F401 registers what campaigns' gin binds
+from aevo_jax.campaign.setup import settings as _settings  # noqa: F401 registers what campaigns' gin binds
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.simulation import injected_shift

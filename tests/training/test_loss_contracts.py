@@ -24,7 +24,7 @@ from aevo_jax.training.losses.policy_gradient import (
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.losses.sft import Loss, sft_loss
 from aevo_jax.training.losses.value import Critic, value_loss
-from aevo_jax.training.token_stats import TokenStats
+from aevo_jax.training.tokens.token_stats import TokenStats
 
 ROWS, LENGTH, GROUP = 8, 6, 4  # two groups of four completions; also four pairs
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from aevo_jax.training.losses.sft import Loss, predicted, sft_loss
-from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.token_logprobs import per_token
-from aevo_jax.training.token_stats import of_logits
+from aevo_jax.training.tokens.masked import WeightedSum
+from aevo_jax.training.tokens.token_logprobs import per_token
+from aevo_jax.training.tokens.token_stats import of_logits
 
 
 def example(seed=0, rows=3, length=8, vocabulary=7):

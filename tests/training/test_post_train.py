@@ -11,9 +11,9 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training.post_train import Run
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Method, Optimizer, Recipe, Train
+from aevo_jax.training.recipe.rl_settings import Reward, Rl, Rollout
 from aevo_jax.training.recipe.task_source import TaskSource
 from aevo_jax.training.recipe.token_budget import StepPlan
-from aevo_jax.training.rl.settings import Reward, Rl, Rollout
 from aevo_jax.training.run_config import RunConfig
 
 RECIPE = Recipe(

@@ -18,10 +18,10 @@ from aevo_jax.training import post_train
 from aevo_jax.training.losses import advantages, policy_gradient
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.recipe import recipe as recipe_lib
+from aevo_jax.training.recipe import rl_settings
 from aevo_jax.training.recipe.program_key import program_key
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer, Recipe, Train
 from aevo_jax.training.recipe.task_source import TaskSource
-from aevo_jax.training.rl import settings
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
 
@@ -53,7 +53,7 @@ BASES = {
 }
 # Every word that some setting of a recipe may be.
 WORDS = {*lora.TARGETS, 'somewhere'}
-for module in (recipe_lib, settings, advantages, policy_gradient, item, verify):
+for module in (recipe_lib, rl_settings, advantages, policy_gradient, item, verify):
   for constant in vars(module).values():
     if isinstance(constant, (tuple, dict)):
       WORDS |= {word for word in constant if isinstance(word, str)}

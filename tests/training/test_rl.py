@@ -31,14 +31,9 @@ from aevo_jax.generation.engine import Engine
 from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, aggregation_weights
-from aevo_jax.training.rl import (
-  critic,
-  gates,
-  loop,
-  rollout_log,
-  update,
-)
-from aevo_jax.training.rl.settings import Gates
+from aevo_jax.training.recipe.rl_settings import Gates
+from aevo_jax.training.rl import critic, gates, loop, update
+from aevo_jax.training.rl.rollouts import rollout_log
 from aevo_jax.training.rl.token_advantages import loss_inputs
 from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.run_control import RunControl

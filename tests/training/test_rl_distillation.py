@@ -26,13 +26,10 @@ from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import unbind
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.model_setup import PolicyModel
-from aevo_jax.training.rl import (
-  loop,
-  rollout_log,
-  update,
-)
+from aevo_jax.training.rl import loop, update
 from aevo_jax.training.rl import run as rl_run
-from aevo_jax.training.rl.generation import RolloutSource
+from aevo_jax.training.rl.rollouts import rollout_log
+from aevo_jax.training.rl.rollouts.generation import RolloutSource
 
 DISTILLED = dataclasses.replace(SMALL, distillation=Distillation('a teacher'))
 

@@ -11,12 +11,9 @@ from aevo_jax.training.losses.advantages import Advantage
 from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
-from aevo_jax.training.rl import (
-  loop,
-  prefix,
-  rollout_log,
-)
-from aevo_jax.training.rl.settings import Algorithm, Rl
+from aevo_jax.training.recipe.rl_settings import Algorithm, Rl
+from aevo_jax.training.rl import loop, prefix
+from aevo_jax.training.rl.rollouts import rollout_log
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe import recipe as recipe_lib
+from aevo_jax.training.recipe.rl_settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 from aevo_jax.training.rl import (
   gates,
   update,
 )
-from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 
 
 @pytest.mark.parametrize(

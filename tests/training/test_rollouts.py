@@ -7,16 +7,10 @@ import pytest
 from rl_cases import EOS, FORM, PARAMS, SMALL, Copy, engine, made_sampling
 
 from aevo_jax.training.losses.advantages import Advantage
-from aevo_jax.training.rl import (
-  generation,
-  pairs,
-  rewards,
-  rollout_log,
-  rollouts,
-)
-from aevo_jax.training.rl.environment import Action, Tally
-from aevo_jax.training.rl.generation import Format, RolloutSource
-from aevo_jax.training.rl.settings import Reward, Rl, Rollout
+from aevo_jax.training.recipe.rl_settings import Reward, Rl, Rollout
+from aevo_jax.training.rl.rollouts import generation, pairs, rewards, rollout_log, rollouts
+from aevo_jax.training.rl.rollouts.environment import Action, Tally
+from aevo_jax.training.rl.rollouts.generation import Format, RolloutSource
 from aevo_jax.training.rl.token_advantages import loss_inputs
 
 

@@ -10,9 +10,9 @@ from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.recipe import token_budget
 from aevo_jax.training.recipe.recipe import Method, Recipe, Train
+from aevo_jax.training.recipe.rl_settings import Algorithm, Rl, Rollout, Task
 from aevo_jax.training.recipe.task_source import TaskSource
 from aevo_jax.training.rl import items
-from aevo_jax.training.rl.settings import Algorithm, Rl, Rollout, Task
 
 TOKENIZER = tokenizers.build()
 SMALL = Rollout(prompts=4, group_size=8, max_new_tokens=50)

@@ -6,11 +6,12 @@ import json
 import pathlib
 from collections.abc import Callable
 
-from aevo_jax.campaign import decisions, setup
-from aevo_jax.campaign.next_policy import next_policy, with_choices
-from aevo_jax.campaign.round_evidence import round_evidence
-from aevo_jax.campaign.settings import CampaignSettings
-from aevo_jax.campaign.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.next_policy import next_policy, with_choices
+from aevo_jax.campaign.decisions.round_evidence import round_evidence
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
+from aevo_jax.campaign.setup import setup
+from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.campaign.trial.gate import Parser, admit
 from aevo_jax.campaign.trial.spec import EXPORT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest

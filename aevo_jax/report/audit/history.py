@@ -2,8 +2,8 @@
 
 import collections
 
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.state import fold
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.report.audit.audited_run import AuditedRun
 
 # A trial has at most one record of each.

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from aevo_jax import layout
-from aevo_jax.campaign import setup
+from aevo_jax.campaign.setup import setup
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.evaluation import sets
 from aevo_jax.report.audit.audited_run import BASE, AuditedRun, sha256

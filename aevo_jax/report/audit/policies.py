@@ -1,7 +1,8 @@
 """Policies: each decided again, with what a language model had to do with it."""
 
-from aevo_jax.campaign import decisions, llm_session
-from aevo_jax.campaign.state import CampaignState
+from aevo_jax.campaign import llm_session
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.state import CampaignState
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.llm.chat_client import MAX_REPLY, Usage
 from aevo_jax.meta_agent.policy import Policy

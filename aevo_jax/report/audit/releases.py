@@ -1,7 +1,8 @@
 """What left the arbiter: released scores, and submissions to somebody else who scores."""
 
-from aevo_jax.campaign import decisions, manual_arbiter
-from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.campaign import manual_arbiter
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.evaluation import sets
 from aevo_jax.report.audit.audited_run import AuditedRun

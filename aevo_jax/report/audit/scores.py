@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.decisions import FINAL
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.probes import Probe

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from safetensors.numpy import load_file
 
-from aevo_jax.campaign import decisions
-from aevo_jax.campaign.decisions import FINAL
-from aevo_jax.campaign.state import TrialState
+from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions.decisions import FINAL
+from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, full_recipe
 from aevo_jax.campaign.trial.spec import EXPORT, TrialSpec, trial_seed
 from aevo_jax.checkpoint import digest as digest_lib

@@ -2,7 +2,7 @@
 
 import collections
 
-from aevo_jax.campaign import decisions
+from aevo_jax.campaign.decisions import decisions
 from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.report.audit.audited_run import AuditedRun, sha256
 from aevo_jax.stats import concordance

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
 from aevo_jax.training.losses.batch import AnyArray, Batch
-from aevo_jax.training.masked import WeightedSum
+from aevo_jax.training.tokens.masked import WeightedSum
 
 
 @configurable('distillation')

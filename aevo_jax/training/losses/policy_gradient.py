@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from aevo_jax.config.configurables import configurable
 from aevo_jax.config.constraints import OneOf, refuse_unread
 from aevo_jax.training.losses.batch import AnyArray, Batch
-from aevo_jax.training.masked import WeightedSum
+from aevo_jax.training.tokens.masked import WeightedSum
 
 RATIOS = ('token', 'sequence', 'trajectory')
 CLIPS = ('none', 'ppo', 'dual')

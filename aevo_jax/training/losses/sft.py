@@ -9,8 +9,8 @@ from annotated_types import Interval
 from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.training.masked import WeightedSum
-from aevo_jax.training.token_stats import TokenStats
+from aevo_jax.training.tokens.masked import WeightedSum
+from aevo_jax.training.tokens.token_stats import TokenStats
 
 
 @configurable('loss')

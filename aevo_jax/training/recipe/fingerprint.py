@@ -26,12 +26,12 @@ from aevo_jax.tasks.mixture import Mixture
 from aevo_jax.training import optimizer as optimizer_lib
 from aevo_jax.training.losses.sft import Loss
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer, Recipe, Train
+from aevo_jax.training.recipe.rl_settings import Algorithm, Gates
 from aevo_jax.training.recipe.stand_in import adapted_maps, stand_in
 from aevo_jax.training.recipe.task_source import SftInputs, TaskSource
 from aevo_jax.training.recipe.token_budget import StepPlan
 from aevo_jax.training.rl import items as rl_items
 from aevo_jax.training.rl import synthetic_rollouts
-from aevo_jax.training.rl.settings import Algorithm, Gates
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_loss, make_update
 

@@ -26,8 +26,8 @@ from aevo_jax.training.losses.sft import Loss, sft_loss
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import shapes_of, state_specs
 from aevo_jax.training.recipe.recipe import Recipe
-from aevo_jax.training.token_logprobs import per_token
-from aevo_jax.training.token_stats import of_logits
+from aevo_jax.training.tokens.token_logprobs import per_token
+from aevo_jax.training.tokens.token_stats import of_logits
 
 
 @dataclasses.dataclass(frozen=True)

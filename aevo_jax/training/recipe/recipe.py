@@ -29,7 +29,7 @@ from aevo_jax.training.losses.distillation import Distillation
 from aevo_jax.training.losses.policy_gradient import PolicyGradient
 from aevo_jax.training.losses.preference import Dpo
 from aevo_jax.training.losses.sft import Loss
-from aevo_jax.training.rl.settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
+from aevo_jax.training.recipe.rl_settings import Algorithm, Critic, Gates, Reward, Rl, Rollout, Task
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import tokenizers
 
 from aevo_jax.training.recipe.recipe import SECOND, Recipe
+from aevo_jax.training.recipe.rl_settings import Algorithm
 from aevo_jax.training.recipe.task_source import TaskSource
 from aevo_jax.training.rl import items
-from aevo_jax.training.rl.settings import Algorithm
 
 FORWARD = 1 / 3  # of a token that is trained on
 

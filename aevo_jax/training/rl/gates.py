@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from aevo_jax.training.rl.settings import Gates
+from aevo_jax.training.recipe.rl_settings import Gates
 
 WORST = 8  # tokens listed
 

@@ -33,16 +33,17 @@ from aevo_jax.training.losses.policy_gradient import aggregation_weights
 from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.recipe.recipe import Train
+from aevo_jax.training.recipe.rl_settings import Algorithm
 from aevo_jax.training.rl import critic as critic_lib
-from aevo_jax.training.rl import gates, generation, pairs, prefix, rewards, rollout_log, rollouts
-from aevo_jax.training.rl.generation import Collected, RolloutSource
-from aevo_jax.training.rl.rollouts import Batch
-from aevo_jax.training.rl.settings import Algorithm
+from aevo_jax.training.rl import gates, prefix
+from aevo_jax.training.rl.rollouts import generation, pairs, rewards, rollout_log, rollouts
+from aevo_jax.training.rl.rollouts.generation import Collected, RolloutSource
+from aevo_jax.training.rl.rollouts.rollouts import Batch
 from aevo_jax.training.rl.token_advantages import loss_inputs
 from aevo_jax.training.rl.update import Figures, StepConfig, Teacher, programs
 from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.run_control import Profiler
-from aevo_jax.training.token_stats import TokenStats
+from aevo_jax.training.tokens.token_stats import TokenStats
 from aevo_jax.training.train_state import TrainState
 
 ROLLOUTS = 'rollouts'

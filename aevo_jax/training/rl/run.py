@@ -25,18 +25,19 @@ from aevo_jax.tasks.item import Item
 from aevo_jax.training.model_setup import adapt_model, decoder_params
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe.recipe import METHODS, Recipe
+from aevo_jax.training.recipe.rl_settings import Algorithm, Reward
 from aevo_jax.training.recipe.task_source import TaskSource
-from aevo_jax.training.rl import critic, items, rewards
-from aevo_jax.training.rl.environment import (
+from aevo_jax.training.rl import critic, items
+from aevo_jax.training.rl.loop import Trainer
+from aevo_jax.training.rl.rollouts import rewards
+from aevo_jax.training.rl.rollouts.environment import (
   Action,
   Environment,
   Puzzles,
   RewardFunction,
   Tally,
 )
-from aevo_jax.training.rl.generation import Format, RolloutSource
-from aevo_jax.training.rl.loop import Trainer
-from aevo_jax.training.rl.settings import Algorithm, Reward
+from aevo_jax.training.rl.rollouts.generation import Format, RolloutSource
 from aevo_jax.training.rl.update import Teacher
 from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.train_loop import check_finite

@@ -16,10 +16,10 @@ from aevo_jax.training.losses.distillation import distillation_loss
 from aevo_jax.training.losses.policy_gradient import aggregation_weights, policy_gradient_loss
 from aevo_jax.training.losses.preference import dpo_loss
 from aevo_jax.training.losses.value import value_loss
-from aevo_jax.training.rl import pairs, rewards, rollouts
-from aevo_jax.training.rl.environment import Action
-from aevo_jax.training.rl.rollouts import Batch, Sample
-from aevo_jax.training.rl.settings import Algorithm
+from aevo_jax.training.recipe.rl_settings import Algorithm
+from aevo_jax.training.rl.rollouts import pairs, rewards, rollouts
+from aevo_jax.training.rl.rollouts.environment import Action
+from aevo_jax.training.rl.rollouts.rollouts import Batch, Sample
 from aevo_jax.training.rl.token_advantages import loss_inputs
 
 GROUPS = 32

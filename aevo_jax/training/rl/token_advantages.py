@@ -7,9 +7,9 @@ from jaxtyping import Float
 
 from aevo_jax.training.losses import advantages as advantages_lib
 from aevo_jax.training.losses.policy_gradient import kl_estimate
-from aevo_jax.training.rl import rewards
-from aevo_jax.training.rl.rollouts import Batch
-from aevo_jax.training.rl.settings import Algorithm
+from aevo_jax.training.recipe.rl_settings import Algorithm
+from aevo_jax.training.rl.rollouts import rewards
+from aevo_jax.training.rl.rollouts.rollouts import Batch
 
 OF_THE_BATCH = (
   'tokens',

@@ -17,12 +17,12 @@ from aevo_jax.training.losses.distillation import distillation_loss, reverse_kl
 from aevo_jax.training.losses.policy_gradient import PolicyGradient, policy_gradient_loss
 from aevo_jax.training.losses.preference import Dpo, dpo_loss
 from aevo_jax.training.losses.value import Critic, value_loss
-from aevo_jax.training.masked import WeightedSum
+from aevo_jax.training.recipe.rl_settings import Algorithm
 from aevo_jax.training.rl import critic as critic_lib
 from aevo_jax.training.rl import prefix
-from aevo_jax.training.rl.settings import Algorithm
-from aevo_jax.training.token_logprobs import per_token
-from aevo_jax.training.token_stats import TokenStats, of_logits
+from aevo_jax.training.tokens.masked import WeightedSum
+from aevo_jax.training.tokens.token_logprobs import per_token
+from aevo_jax.training.tokens.token_stats import TokenStats, of_logits
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_update
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from aevo_jax.training.rl import rewards
-from aevo_jax.training.rl.settings import Reward
+from aevo_jax.training.recipe.rl_settings import Reward
+from aevo_jax.training.rl.rollouts import rewards
 
 ROW_MULTIPLE = 32  # rows are as long as a multiple of it
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
 from aevo_jax.models.decoder import Decoder
-from aevo_jax.training.token_stats import TokenStats, of_logits
+from aevo_jax.training.tokens.token_stats import TokenStats, of_logits
 
 
 def token_stats(

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Mapping
 
 from aevo_jax import layout
-from aevo_jax.campaign import estimate as estimate_lib
-from aevo_jax.campaign import validation
-from aevo_jax.campaign.settings import CampaignSettings
+from aevo_jax.campaign.setup import estimate as estimate_lib
+from aevo_jax.campaign.setup import validation
+from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.config.constitution import Constitution, LlmRules
 from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
 from aevo_jax.meta_agent.llm.settings import LlmSettings

@@ -7,7 +7,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from aevo_jax.campaign import proxy_target
+from aevo_jax.campaign.decisions import proxy_target
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.config.constitution import Constitution

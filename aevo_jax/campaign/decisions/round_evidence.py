@@ -6,8 +6,8 @@ The audit calls the same functions on the ledger it reads. None reads a clock or
 import collections
 from collections.abc import Mapping
 
-from aevo_jax.campaign import proxy_target
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions import proxy_target
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift.reversal import Verdict
 from aevo_jax.meta_agent.evidence import (

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aevo_jax.training.rl import rewards
-from aevo_jax.training.rl.rollouts import Sample, grouped
-from aevo_jax.training.rl.settings import Reward
+from aevo_jax.training.recipe.rl_settings import Reward
+from aevo_jax.training.rl.rollouts import rewards
+from aevo_jax.training.rl.rollouts.rollouts import Sample, grouped
 
 
 class Pair(NamedTuple):

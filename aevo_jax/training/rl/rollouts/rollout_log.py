@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from aevo_jax.training.rl.rollouts import Batch, Sample
+from aevo_jax.training.rl.rollouts.rollouts import Batch, Sample
 
 IN_ARRAYS = ('tokens', 'turns', 'logprobs')  # fields of a sample that no line repeats
 

@@ -9,7 +9,7 @@ consensus, so the agent reads all trials under the latest trust (`rescored`).
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift import proxies
 from aevo_jax.meta_agent.drift.proxies import OVERALL, Judgement

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from aevo_jax.tasks import verify
-from aevo_jax.training.rl.environment import Action
-from aevo_jax.training.rl.settings import Reward
+from aevo_jax.training.recipe.rl_settings import Reward
+from aevo_jax.training.rl.rollouts.environment import Action
 
 
 def parts(

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from aevo_jax.generation.protocol import Completion, GenerationEngine, Request, Sampling
-from aevo_jax.training.rl import rollouts
-from aevo_jax.training.rl.environment import Action, Environment, Episode
-from aevo_jax.training.rl.rollouts import Sample
-from aevo_jax.training.rl.settings import Algorithm, Rollout
+from aevo_jax.training.recipe.rl_settings import Algorithm, Rollout
+from aevo_jax.training.rl.rollouts import rollouts
+from aevo_jax.training.rl.rollouts.environment import Action, Environment, Episode
+from aevo_jax.training.rl.rollouts.rollouts import Sample
 
 
 @dataclasses.dataclass(frozen=True)

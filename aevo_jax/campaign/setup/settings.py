@@ -6,9 +6,9 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from aevo_jax.campaign.estimate import Estimate  # noqa: F401  registers `estimate`
 from aevo_jax.campaign.sandbox import confinement
-from aevo_jax.campaign.validation import ARBITERS
+from aevo_jax.campaign.setup.estimate import Estimate  # noqa: F401  registers `estimate`
+from aevo_jax.campaign.setup.validation import ARBITERS
 from aevo_jax.config.configurables import LoadError, configurable, resolve
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.constraints import OneOf

@@ -9,9 +9,9 @@ import pathlib
 import secrets
 
 from aevo_jax import layout
-from aevo_jax.campaign import validation
 from aevo_jax.campaign.sandbox import confinement
-from aevo_jax.campaign.settings import CampaignSettings, Inputs
+from aevo_jax.campaign.setup import validation
+from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements

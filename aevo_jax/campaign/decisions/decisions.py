@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aevo_jax.campaign.state import CampaignState, TrialState
+from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.trial.gate import full_recipe
 from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.constitution import Constitution
