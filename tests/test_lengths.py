@@ -1,4 +1,4 @@
-"""No file is longer than 500 lines, and no function longer than 60 without its docstring."""
+"""Files have at most 500 lines, functions 60 without their docstring, folders 12 modules."""
 
 import ast
 import pathlib
@@ -8,6 +8,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = ('aevo_jax', 'launch', 'tests', 'benchmarks', 'tools', 'third_party')
 FILE_LINES = 500
 FUNCTION_LINES = 60
+FOLDER_MODULES = 12
 
 
 def files() -> Iterator[pathlib.Path]:
@@ -38,3 +39,12 @@ def test_no_function_is_too_long():
         if lines > FUNCTION_LINES:
           too_long[f'{path.relative_to(ROOT)}:{node.lineno} {node.name}'] = lines
   assert not too_long
+
+
+def test_no_folder_of_the_package_has_too_many_modules():
+  too_many = {}
+  for init in sorted((ROOT / 'aevo_jax').rglob('__init__.py')):
+    modules = len(list(init.parent.glob('*.py'))) - 1
+    if modules > FOLDER_MODULES:
+      too_many[str(init.parent.relative_to(ROOT))] = modules
+  assert not too_many

@@ -22,7 +22,8 @@ It holds sealed results and released scores only. As JSON (schema 2):
 Each proportion of dev is {"correct", "total", "accuracy", "low", "high"}, with a 95% Wilson
 interval over items. A stream is a family or 'overall'. Without an external target, `target` is
 'proxies', the consensus stands in the external fields, and `proxies` holds what the proxies say of
-each other (see campaign.proxy_target). Schema 1, of the first runs, has a part of these fields.
+each other (see campaign.decisions.proxy_target). Schema 1, of the first runs, has a part of these
+fields.
 
 `seconds` are measured by the workers, for people and reports: no agent that is a function of the
 evidence may read them, so that a campaign repeats exactly.

@@ -1,6 +1,5 @@
 """The setup: what a campaign is given, checked and prepared with before its first record.
 
 `settings` is what an operator may bind. `validation` says which choices go together, `estimate` and
-`dry_run` what a campaign takes, and `setup` fills the run directory. None starts a process or
-writes to the ledger.
+`dry_run` what a campaign takes, and `setup` fills the run directory. None writes to the ledger.
 """
