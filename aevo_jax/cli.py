@@ -21,8 +21,11 @@ from aevo_jax import __version__, layout
 _USAGE = 'usage: aevo COMMAND [flags]'
 
 
-def commands() -> dict[str, pathlib.Path]:
+def commands(package: pathlib.Path = layout.PACKAGE) -> dict[str, pathlib.Path]:
   """Finds the commands.
+
+  Args:
+    package: the folder `aevo_jax` whose commands they are, see `layout.root_file`.
 
   Returns:
     Command name -> file in launch/, alphabetical.
@@ -30,7 +33,7 @@ def commands() -> dict[str, pathlib.Path]:
   Raises:
     layout.LayoutError: launch/ is missing.
   """
-  files = sorted(layout.root_file('launch').glob('*.py'))
+  files = sorted(layout.root_file('launch', package).glob('*.py'))
   return {path.stem: path for path in files if not path.stem.startswith('_')}
 
 
@@ -81,11 +84,12 @@ def _unknown(name: str, available: dict[str, pathlib.Path]) -> str:
   return f'aevo: {problem} {name!r}; {hint}\n{_USAGE}'
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, package: pathlib.Path = layout.PACKAGE) -> int:
   """Runs one command.
 
   Args:
     argv: without the program's name; sys.argv[1:] by default.
+    package: see `commands`.
 
   Returns:
     The exit status: the command's, or 2 for a missing or unknown command. A command that exits by
@@ -95,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:]
   arguments = list(argv)
   try:
-    available = commands()
+    available = commands(package)
   except layout.LayoutError as error:
     print(f'aevo: {error}', file=sys.stderr)
     return 2

@@ -8,7 +8,7 @@ are spelled the same in both (`configs/campaigns/quickstart.gin`), from any work
 
 import pathlib
 
-_PACKAGE = pathlib.Path(__file__).resolve().parent
+PACKAGE = pathlib.Path(__file__).resolve().parent
 
 # name in a checkout -> place inside the installed package
 _INSTALLED = {
@@ -23,23 +23,24 @@ class LayoutError(FileNotFoundError):
   """A file of the project is not where a checkout or a wheel has it."""
 
 
-def is_installed() -> bool:
+def is_installed(package: pathlib.Path = PACKAGE) -> bool:
   """Tells an installed wheel from a checkout (editable install included)."""
   # A pyproject.toml beside the package proves nothing: badly built wheels drop one into
   # site-packages.
-  return (_PACKAGE / '_launch').is_dir()
+  return (package / '_launch').is_dir()
 
 
-def checkout_root() -> pathlib.Path | None:
+def checkout_root(package: pathlib.Path = PACKAGE) -> pathlib.Path | None:
   """Returns the checkout's root folder, or None in an installed wheel."""
-  return None if is_installed() else _PACKAGE.parent
+  return None if is_installed(package) else package.parent
 
 
-def root_file(name: str) -> pathlib.Path:
+def root_file(name: str, package: pathlib.Path = PACKAGE) -> pathlib.Path:
   """Finds what people write, in a checkout or an installed wheel.
 
   Args:
     name: 'launch', 'configs', 'constitution.gin' or 'substrate'.
+    package: the folder `aevo_jax` to search around; the one that runs by default.
 
   Returns:
     An absolute path that exists.
@@ -50,8 +51,8 @@ def root_file(name: str) -> pathlib.Path:
   """
   if name not in _INSTALLED:
     raise ValueError(f'{name!r} is not part of the layout; expected one of {", ".join(_INSTALLED)}')
-  root = checkout_root()
-  path = _PACKAGE / _INSTALLED[name]
+  root = checkout_root(package)
+  path = package / _INSTALLED[name]
   if root is not None:
     path = root / name
   if path.exists():
@@ -62,9 +63,9 @@ def root_file(name: str) -> pathlib.Path:
     )
   if not (root / 'pyproject.toml').is_file():
     raise LayoutError(
-      f'{_PACKAGE} is neither in a checkout (no {root / "pyproject.toml"}) nor a complete '
+      f'{package} is neither in a checkout (no {root / "pyproject.toml"}) nor a complete '
       'installation'
-      f' (no {_PACKAGE / "_launch"}): install the wheel, or clone the repository and run '
+      f' (no {package / "_launch"}): install the wheel, or clone the repository and run '
       '`make setup`'
     )
   raise LayoutError(
@@ -72,10 +73,13 @@ def root_file(name: str) -> pathlib.Path:
   )
 
 
-def search_paths() -> tuple[str, ...]:
+def search_paths(package: pathlib.Path = PACKAGE) -> tuple[str, ...]:
   """Returns the folders in which gin finds `configs/...`, in includes and in `--gin_file` alike.
+
+  Args:
+    package: see `root_file`.
 
   Raises:
     LayoutError: configs/ is missing.
   """
-  return (str(root_file('configs').parent),)
+  return (str(root_file('configs', package).parent),)

@@ -69,6 +69,15 @@ def shared_root(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def memory_root() -> pathlib.Path | None:
+  """Where files lie in memory and syncing them costs nothing; None, which `tempfile` takes for a
+  disk, where there is no such place.
+  """
+  shared_memory = pathlib.Path('/dev/shm')
+  return shared_memory if os.access(shared_memory, os.W_OK) else None
+
+
+@pytest.fixture(scope='session')
 def once(shared_root) -> Callable[[str, Callable[[pathlib.Path], None]], pathlib.Path]:
   """once(name, make) -> a directory that `make` filled in one of the test processes.
 
@@ -129,10 +138,15 @@ def tiny_home(tmp_path_factory, shared_root):
   package_root = pathlib.Path(aevo_jax.__file__).resolve().parent.parent
   manifest.write(substrate / build.MANIFEST, build.measure(substrate, package_root))
   original = layout.root_file
+
+  def root_file(name: str, package: pathlib.Path = layout.PACKAGE) -> pathlib.Path:
+    """The pinned copy in place of the substrate that is committed."""
+    return substrate if name == 'substrate' else original(name, package)
+
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(
-      layout, 'root_file', lambda name: substrate if name == 'substrate' else original(name)
-    )
+    # Not an argument: commands and pages that tests call in this process name no substrate, as a
+    # person's do not, and have to find the pinned one.
+    patch.setattr(layout, 'root_file', root_file)
     patch.setenv('AEVO_ARBITER_HOME', str(shared_root / 'arbiter'))
     # Workers and servers run in directories of their own and must import this code.
     patch.setenv(

@@ -29,8 +29,8 @@ def aevo(*arguments: str, cwd: pathlib.Path | str = '/') -> subprocess.Completed
 
 
 @pytest.fixture
-def launch_folder(tmp_path, monkeypatch):
-  """A checkout of one app that prints what it sees and exits with 7."""
+def package(tmp_path):
+  """The package's folder in a checkout of one app that prints what it sees and exits with 7."""
   launch = tmp_path / 'launch'
   launch.mkdir()
   (tmp_path / 'pyproject.toml').touch()
@@ -50,9 +50,7 @@ def launch_folder(tmp_path, monkeypatch):
   (launch / 'slurm').mkdir()
   package = tmp_path / 'aevo_jax'
   package.mkdir()
-  monkeypatch.setattr(layout, '_PACKAGE', package)
-  monkeypatch.setattr(sys, 'argv', ['aevo'])
-  return launch
+  return package
 
 
 def test_help_lists_every_app_with_its_first_line():
@@ -99,10 +97,10 @@ def test_a_missing_or_unknown_command_exits_with_2(arguments, said):
   assert said in done.stderr
 
 
-def test_flags_and_exit_code_are_the_apps_own(launch_folder, capsys):
+def test_flags_and_exit_code_are_the_apps_own(package, capsys):
   """A second call in the same process starts from the defaults."""
   for argv, count in ((['RUN', '--rounds_of_the_test=3'], 3), (['RUN'], 0)):
-    assert cli.main(['campaign', *argv]) == 7
+    assert cli.main(['campaign', *argv], package) == 7
     assert json.loads(capsys.readouterr().out) == {
       'arguments': ['RUN'],
       'n': count,
@@ -118,41 +116,42 @@ def test_help_of_a_command_lists_the_gin_flags(name, capsys):
   assert text.startswith(cli.summary(cli.commands()[name]))
 
 
-def test_only_public_files_are_commands(launch_folder):
-  assert list(cli.commands()) == ['campaign']
-  assert cli.summary(launch_folder / 'campaign.py') == 'Run a campaign.'
+def test_only_public_files_are_commands(package):
+  commands = cli.commands(package)
+  assert commands == {'campaign': package.parent / 'launch' / 'campaign.py'}
+  assert cli.summary(commands['campaign']) == 'Run a campaign.'
 
 
-def test_a_missing_launch_folder_is_named(launch_folder, capsys):
-  launch_folder.rename(launch_folder.with_name('elsewhere'))
-  assert cli.main(['campaign']) == 2
-  assert f'{launch_folder} is missing' in capsys.readouterr().err
+def test_a_missing_launch_folder_is_named(package, capsys):
+  launch = package.parent / 'launch'
+  launch.rename(launch.with_name('elsewhere'))
+  assert cli.main(['campaign'], package) == 2
+  assert f'{launch} is missing' in capsys.readouterr().err
 
 
-def test_layout_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
+def test_layout_in_a_checkout_and_in_a_wheel(tmp_path):
   package = tmp_path / 'aevo_jax'
   package.mkdir()
-  monkeypatch.setattr(layout, '_PACKAGE', package)
 
   with pytest.raises(layout.LayoutError, match='neither in a checkout'):
-    layout.root_file('configs')
+    layout.root_file('configs', package)
   (tmp_path / 'pyproject.toml').touch()
   with pytest.raises(layout.LayoutError, match='git checkout -- configs'):
-    layout.root_file('configs')
+    layout.root_file('configs', package)
   (tmp_path / 'configs' / 'campaigns').mkdir(parents=True)
   (tmp_path / 'configs' / 'campaigns' / 'demo.gin').touch()
-  assert layout.checkout_root() == tmp_path
-  assert layout.search_paths() == (str(tmp_path),)
+  assert layout.checkout_root(package) == tmp_path
+  assert layout.search_paths(package) == (str(tmp_path),)
 
   # The installed package wins even where a stray pyproject.toml and configs/ lie beside it in
   # site-packages.
   (package / '_launch').mkdir()
   with pytest.raises(layout.LayoutError, match='installation of aevo-jax is broken'):
-    layout.search_paths()
+    layout.search_paths(package)
   (package / '_configs' / 'configs' / 'campaigns').mkdir(parents=True)
   (package / '_configs' / 'configs' / 'campaigns' / 'demo.gin').touch()
-  assert layout.checkout_root() is None
-  (folder,) = layout.search_paths()
+  assert layout.checkout_root(package) is None
+  (folder,) = layout.search_paths(package)
   assert pathlib.Path(folder).is_relative_to(package)
   assert pathlib.Path(folder, 'configs/campaigns/demo.gin').is_file()
 

@@ -77,7 +77,8 @@ class Campaign:
     self._inputs = inputs
     self._constitution = inputs.constitution
     self._journal = Journal(ledger, observer)
-    self._locked = settings.locked()
+    outside = dataclasses.replace(collaborators_lib.local(run, settings, inputs), **collaborators)
+    self._locked = settings.locked(outside.can_confine)
     self._manual = settings.arbiter == 'manual'
     # Evidence by round, read once: hundreds of rounds would read it hundreds of times each.
     self._history: list[Evidence] = []
@@ -86,9 +87,7 @@ class Campaign:
     self._llm = None
     if settings.asks_llm and self.state.finished is None:
       self._llm = ChatClient(LlmSettings(**settings.llm))
-    self._connect(
-      dataclasses.replace(collaborators_lib.local(run, settings, inputs), **collaborators)
-    )
+    self._connect(outside)
 
   def _connect(self, collaborators: collaborators_lib.Collaborators) -> None:
     """Builds the parts of the controller from its collaborators."""
@@ -232,6 +231,7 @@ class Campaign:
       recipe=self._inputs.recipe,
       workers_choose=self._settings.workers_choose,
       dialogue=self._dialogue,
+      parse=self._collaborators.parser,
     )
     for worker, assignment in enumerate(chosen.assignments):
       trial = f'r{round_}w{worker}'
@@ -325,6 +325,7 @@ class Campaign:
         agent=self._settings.agent,
         campaign_seed=self._settings.seed,
         dialogue=self._dialogue,
+        parse=self._collaborators.parser,
       )
       self._write_policy(following)
     if round_ not in self.state.promotions:

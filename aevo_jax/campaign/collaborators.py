@@ -10,10 +10,10 @@ from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.precompiler import Precompiler
 from aevo_jax.campaign.executors.protocol import Executor
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
+from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.trial import submission
-from aevo_jax.campaign.trial.gate import Parser
-from aevo_jax.config.untrusted import parse_untrusted
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.evaluation.servers.client import ARBITER, EVALUATOR, Server, ServerArguments
 from aevo_jax.meta_agent.policy import Policy
 
@@ -31,6 +31,7 @@ class Collaborators:
     clock: for deadlines and waiting.
     next_policy: decides a round's policy, see `next_policy.next_policy`.
     write_submission: writes what is handed in elsewhere, see `submission.write`.
+    can_confine: tells whether workers can be confined here, see `confinement.available`.
   """
 
   executor: Executor
@@ -41,6 +42,7 @@ class Collaborators:
   clock: Clock = MONOTONIC
   next_policy: Callable[..., Policy] = next_policy.next_policy
   write_submission: WriteSubmission = submission.write
+  can_confine: Callable[[], tuple[bool, str]] = confinement.available
 
 
 def local(run: pathlib.Path, settings: CampaignSettings, inputs: Inputs) -> Collaborators:

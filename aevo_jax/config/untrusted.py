@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -18,6 +19,9 @@ from aevo_jax.config.statements import (
   StatementError,
   check_text,
 )
+
+# Reads an agent's text; raises StatementError for what is not a list of literal bindings.
+Parser = Callable[[str], tuple[Binding, ...]]
 
 
 class ParserProcessError(RuntimeError):

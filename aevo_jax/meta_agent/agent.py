@@ -46,8 +46,9 @@ class Agent(Protocol):
       the standing one. So workers may not choose bindings under it.
     one_trial_a_round: it assigns one trial, not an anchor beside explorers.
     promotes_last: it promotes after the last round alone, so no wall-clock budget may cut that off.
-    asks_llm: it is constructed with a `Dialogue`, and is no function of the evidence alone. Others
-      are constructed without arguments, and are shown roles instead of names (see `anonymize`).
+    asks_llm: it is constructed with a `Dialogue` and a `Parser`, and is no function of the evidence
+      alone. Others are constructed without arguments, and are shown roles instead of names (see
+      `anonymize`).
     extra: optional dependency, None without one.
   """
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.hf import stream
-from aevo_jax.models.hf.stored import INDEX, NAMED
+from aevo_jax.models.hf.stored import INDEX, NAMED, Stored
 from aevo_jax.models.weights import CHECKPOINT
 from aevo_jax.substrate import source as source_lib
 from aevo_jax.substrate.transfer import CARRIED, DTYPES, EXTRA, TransferError, making, nbytes
@@ -42,12 +42,15 @@ class Imported(NamedTuple):
   left: tuple[str, ...]
 
 
-def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
+def import_hf(
+  directory: pathlib.Path, out: pathlib.Path, *, stored: Stored | None = None
+) -> Imported:
   """Makes a base from a Hugging Face checkpoint.
 
   Args:
     directory: of the checkpoint.
     out: the base, which must not exist.
+    stored: the tensors of the checkpoint; None opens them.
 
   Returns:
     What came along and what did not.
@@ -57,7 +60,7 @@ def import_hf(directory: pathlib.Path, out: pathlib.Path) -> Imported:
     CheckpointError, ValueError: `directory` holds no checkpoint of a model that the decoder
       computes; see stream.Reader.
   """
-  reader = stream.Reader(directory)
+  reader = stream.Reader(directory, stored=stored)
   tensors = reader.stored.tensors
   unknown = []
   for name in reader.unused:

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from aevo_jax.checkpoint import digest as digest_lib
@@ -28,6 +29,10 @@ from aevo_jax.checkpoint.digest import MANIFEST_NAME, ManifestError
 
 FORK_NAME = 'substrate.fork.json'
 _DIGEST = re.compile(r'[0-9a-f]{64}')
+
+
+def _copy(source: Path, target: Path) -> None:
+  shutil.copyfile(source, target, follow_symlinks=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +49,25 @@ class Fork:
 
 
 class Store:
-  """The store at directory `root`, which is made if absent."""
+  """A store in a directory.
 
-  def __init__(self, root: str | os.PathLike):
+  Args:
+    root: the directory, which is made if absent.
+    copy: copies the file that its first argument names to the second, without following links.
+    sync: flushes every file below a directory to the disk.
+  """
+
+  def __init__(
+    self,
+    root: str | os.PathLike,
+    *,
+    copy: Callable[[Path, Path], object] = _copy,
+    sync: Callable[[Path], None] = durable.fsync_tree,
+  ):
     self.root = Path(root).absolute()
     self.root.mkdir(parents=True, exist_ok=True)
+    self._copy = copy
+    self._sync = sync
 
   def put(self, source: str | os.PathLike) -> str:
     """Copies a directory in, durably.
@@ -79,13 +98,13 @@ class Store:
       for name in files:
         target = temporary / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target, follow_symlinks=False)
+        self._copy(source / name, target)
       # Hashed again from the copy: a file swapped between hashing and copying must not enter under
       # the old name.
       if digest_lib.write_manifest(temporary) != files:
         raise ManifestError(source, 'changed while it was being copied')
       _make_read_only(temporary)
-      durable.fsync_tree(temporary)
+      self._sync(temporary)
       os.rename(temporary, self.root / digest)
     except OSError:
       if not (self.root / digest).is_dir():

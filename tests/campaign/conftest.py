@@ -89,7 +89,7 @@ class Launcher:
       state = Campaign(
         self.run,
         ledger,
-        CampaignSettings(sandbox='open', parallel=2, **settings),
+        CampaignSettings(**{'sandbox': 'open', 'parallel': 2} | settings),
         dataclasses.replace(self._inputs, constitution=rules),
         observer,
         **self._stand_ins(behaviour) | self.collaborators,

@@ -4,14 +4,17 @@ for.
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from aevo_jax.campaign.decisions import decisions
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
+from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift import calibration
 from aevo_jax.meta_agent.llm import agent
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
+from aevo_jax.stats import concordance
 
 CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)})
 
@@ -58,16 +61,26 @@ def test_arms_that_different_agents_chose_are_no_test(key, tested):
 
 
 @pytest.mark.parametrize(('arbiter', 'workers'), [('manual', 4), ('local', 8)])
-def test_thresholds_are_for_the_trials_that_somebody_will_score(monkeypatch, arbiter, workers):
-  seen = []
-  monkeypatch.setattr(
-    calibration,
-    'thresholds',
-    lambda rounds, rules, planned, workers, seed: (
-      seen.append(workers) or calibration.Thresholds(1, planned, None, 0)
-    ),
-  )
+def test_thresholds_are_for_the_trials_that_somebody_will_score(arbiter, workers):
+  rng = np.random.default_rng(0)
+  rounds = [
+    concordance.reduce_round(
+      {'overall': dict(enumerate(rng.standard_normal(4)))},
+      {'overall': dict(enumerate(rng.standard_normal(4)))},
+      {},
+      0,
+    )
+    for _ in range(2)
+  ]
+  of_workers = {
+    n: calibration.thresholds(
+      rounds, CONSTITUTION.reversal, CONSTITUTION.budget.rounds, n, trial_seed(0, 'thresholds')
+    )
+    for n in (4, 8)
+  }
+  assert of_workers[4].slope_p != of_workers[8].slope_p
   state = CampaignState()
   state.started = {'settings': {'arbiter': arbiter}}
-  decisions.fix_thresholds(state, 1, CONSTITUTION, 0)
-  assert seen == [workers]
+  state.concordance = {1: rounds[0], 2: rounds[1]}
+  fixed = decisions.fix_thresholds(state, 3, CONSTITUTION, 0)
+  assert fixed == dataclasses.asdict(of_workers[workers])

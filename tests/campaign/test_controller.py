@@ -26,7 +26,6 @@ from stand_ins import (
 from aevo_jax.campaign.campaign import FrozenInputsError
 from aevo_jax.campaign.decisions.next_policy import next_policy
 from aevo_jax.campaign.setup.settings import CampaignSettings
-from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import Assignment
@@ -202,31 +201,37 @@ def test_a_refused_recipe_is_a_row_and_never_starts(launch):
 
 
 @pytest.mark.parametrize(
-  ('what', 'changed', 'said'),
+  ('budget', 'confines', 'said'),
   [
-    (
-      constitution_lib.Constitution,
-      {'digest': lambda self: 'other rules'},
+    pytest.param(
+      {'rounds': 3},
+      False,
       'constitution of .* is not what the campaign began with',
+      id='Constitution-changed0-constitution of .* is not what the campaign began with',
     ),
-    (CampaignSettings, {'locked': lambda self: True}, 'began with its workers open'),
+    pytest.param(
+      {},
+      True,
+      'began with its workers open',
+      id='CampaignSettings-changed1-began with its workers open',
+    ),
   ],
 )
-def test_a_campaign_does_not_go_on_under_other_rules(launch, monkeypatch, what, changed, said):
+def test_a_campaign_does_not_go_on_under_other_rules(launch, budget, confines, said):
   def stop(record):
     if record is not None and record.kind == 'trial_started':
       raise KeyboardInterrupt
 
+  launch.collaborators['can_confine'] = lambda: (False, 'it cannot')
   with pytest.raises(KeyboardInterrupt):
-    launch(trains, stop)
+    launch(trains, stop, sandbox='auto')
   records = read(launch.run / 'ledger.jsonl')
-  with monkeypatch.context() as patch:
-    for name, function in changed.items():
-      patch.setattr(what, name, function)
-    with pytest.raises(FrozenInputsError, match=said):
-      launch(trains)
+  launch.collaborators['can_confine'] = lambda: (confines, '')
+  with pytest.raises(FrozenInputsError, match=said):
+    launch(trains, budget=budget, sandbox='auto')
   assert read(launch.run / 'ledger.jsonl') == records
-  state, _ = launch(trains)
+  launch.collaborators['can_confine'] = lambda: (False, 'it cannot')
+  state, _ = launch(trains, sandbox='auto')
   assert state.finished is not None
 
 

@@ -18,9 +18,9 @@ from stand_ins import Killed, trains
 
 from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.config.statements import parse_statements
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import GENESIS_HASH, canonical_json, make_record
-from aevo_jax.meta_agent.llm import reply
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.report.audit import checks
 
@@ -30,12 +30,10 @@ KEY = 'sk-' + 'Zq7' * 14
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
   monkeypatch.setenv('AEVO_TEST_KEY', KEY)
-  monkeypatch.setattr(
-    reply, 'parse_untrusted', parsed
-  )  # a process for each text; the same texts come often
 
 
-parsed = functools.cache(reply.parse_untrusted)
+# A process for each text; the same texts come often.
+parsed = functools.cache(parse_untrusted)
 
 
 def honest(request) -> bytes:
@@ -104,6 +102,7 @@ def llm(server, **fields) -> dict:
 
 
 def test_the_models_bindings_run_and_their_cost_is_in_the_evidence(launch):
+  launch.collaborators['parser'] = parsed
   with ChatServer(honest) as server:
     state, records = launch(trains, **llm(server))
   assert state.finished is not None and not state.fell_back
@@ -140,6 +139,7 @@ def test_the_models_bindings_run_and_their_cost_is_in_the_evidence(launch):
 
 
 def test_a_stop_after_every_record_asks_nothing_twice_and_forgets_no_tokens(launch):
+  launch.collaborators['parser'] = parsed
   stopped_at = set()
 
   def observer(record):
@@ -196,7 +196,7 @@ def bindings(server) -> list[str]:
 
 
 def failed(run: pathlib.Path) -> set[str]:
-  return {f.check for f in checks.audit(run) if f.status == checks.FAILED}
+  return {f.check for f in checks.audit(run, parse=parsed) if f.status == checks.FAILED}
 
 
 def forge(run: pathlib.Path, rewrite, change) -> None:
@@ -247,7 +247,7 @@ def test_a_real_campaign_of_garbage_finishes_under_the_statistical_agent_and_pas
 ):
   with ChatServer(garbage) as server:
     files = start_tiny_campaign('garbage', *bindings(server))
-    state = run_campaign(files)
+    state = run_campaign(files, parser=parsed)
   records = read(files.run / 'ledger.jsonl')
   assert state.finished is not None and {t.status for t in state.trials.values()} == {'sealed'}
   assert (
@@ -257,7 +257,7 @@ def test_a_real_campaign_of_garbage_finishes_under_the_statistical_agent_and_pas
   assert state.policies[1]['policy']['assignments'][1]['reason'].startswith(
     'expected '
   )  # the statistical agent's words
-  found = {f.check: f for f in checks.audit(files.run)}
+  found = {f.check: f for f in checks.audit(files.run, parse=parsed)}
   assert tuple(found) == checks.CHECKS and {f.status for f in found.values()} <= {
     checks.OK,
     checks.WARNING,
@@ -273,7 +273,7 @@ def test_a_real_campaign_runs_what_an_honest_model_says_and_a_forged_reply_fails
 ):
   with ChatServer(honest) as server:
     files = start_tiny_campaign('honest', *bindings(server))
-    state = run_campaign(files)
+    state = run_campaign(files, parser=parsed)
   trial = state.trials['r1w1']
   assert (
     trial.status == 'sealed'

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from aevo_jax.campaign.sandbox import confinement, syscall_filter
+from aevo_jax.campaign.sandbox import confinement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 USABLE, REASON = confinement.available()
@@ -310,18 +310,17 @@ def test_refuses_threads_and_missing_paths_before_confining(world):
 @pytest.mark.parametrize(
   ('abi', 'fix'), [(0, 'landlock in lsm='), (1, 'Linux >= 6.2'), (2, 'Linux >= 6.2')]
 )
-def test_never_degrades_silently(monkeypatch, abi, fix):
-  monkeypatch.setattr(confinement, 'landlock_abi', lambda: abi)
-  assert not confinement.available()[0]
+def test_never_degrades_silently(abi, fix):
+  kernel = confinement.Kernel(abi=abi)
+  assert not confinement.available(kernel)[0]
   with pytest.raises(confinement.SandboxUnavailableError, match=fix):
-    confinement.confine(confinement.Confinement((), ()))
+    confinement.confine(confinement.Confinement((), ()), kernel)
 
 
-def test_unknown_machine_is_unavailable(monkeypatch):
-  monkeypatch.setattr(confinement, 'landlock_abi', lambda: 7)
-  monkeypatch.setattr(syscall_filter.platform, 'machine', lambda: 'riscv64')
+def test_unknown_machine_is_unavailable():
+  kernel = confinement.Kernel(abi=7, machine='riscv64')
   with pytest.raises(confinement.SandboxUnavailableError, match='x86_64 or aarch64'):
-    confinement.confine(confinement.Confinement((), ()))
+    confinement.confine(confinement.Confinement((), ()), kernel)
 
 
 def test_system_paths_hold_no_disk_and_no_secrets():

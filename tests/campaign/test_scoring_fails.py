@@ -2,6 +2,7 @@
 it in anything, and the campaign goes on.
 """
 
+import io
 import json
 import re
 
@@ -78,24 +79,17 @@ def test_a_base_that_cannot_be_scored_stops_the_campaign_and_it_can_go_on(
   assert run_campaign(files).finished is not None
 
 
-def test_a_server_tells_what_failed_below_it_from_what_was_wrong_with_a_request(monkeypatch, capfd):
-  replies = []
-
-  class Pipe:
-    write, flush = staticmethod(replies.append), staticmethod(lambda: None)
-
+def test_a_server_tells_what_failed_below_it_from_what_was_wrong_with_a_request():
   def fails(request):
     raise protocol.UnavailableError('no server') from ConnectionError('gone')
 
   def refuses(request):
     raise protocol.RequestError('no such trial')
 
-  monkeypatch.setattr(protocol.os, 'fdopen', lambda *_: Pipe)
-  monkeypatch.setattr(protocol.os, 'dup2', lambda *_: None)
-  monkeypatch.setattr(protocol.os, 'dup', lambda number: number)
-  monkeypatch.setattr(protocol.sys, 'stdin', ['{"op": "fails"}', '{"op": "refuses"}'])
-  protocol.serve({'fails': fails, 'refuses': refuses})
-  assert [json.loads(r) for r in replies] == [
+  replies = io.StringIO()
+  requests = ['{"op": "fails"}', '{"op": "refuses"}']
+  protocol.answer({'fails': fails, 'refuses': refuses}, requests, replies)
+  assert [json.loads(line) for line in replies.getvalue().splitlines()] == [
     {'unavailable': 'ConnectionError: no server'},
     {'error': 'RequestError: no such trial'},
   ]

@@ -244,7 +244,7 @@ def test_latest_step_of_nothing(tmp_path):
 
 
 # One process imports JAX once and forks a child for each moment, which dies there while saving step
-# 10.
+# 10. The moments are between steps of one function, and no argument of it is called there.
 KILLED_SAVES = """
 import os, signal, sys
 import numpy as np
@@ -309,6 +309,7 @@ def test_a_full_disk_during_save_leaves_no_checkpoint(tmp_path, monkeypatch):
   def full(descriptor):
     raise OSError(28, 'No space left on device')
 
+  # Not an argument: Orbax syncs its own files, in the middle of a save.
   monkeypatch.setattr(os, 'fsync', full)
   with pytest.raises(OSError, match='No space left'):
     orbax_io.save(orbax_io.step_directory(tmp_path, 10), {'w': np.zeros(3)})

@@ -5,6 +5,8 @@ The controls run gin itself on the same vector, harmlessly (a module that sets a
 secret in a temporary file), so that a refusal here is known to prevent something.
 """
 
+import ast
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -307,21 +309,32 @@ def test_vector_9_loops_nesting_infinity_and_unclosed(tmp_path, clean_gin):
   assert gin.config.parse_value('[' * depth + ']' * depth)
 
 
-def test_adjacent_strings_never_reach_gin(monkeypatch):
+@contextlib.contextmanager
+def evaluated():
+  """Yields the list of lengths of all texts that `ast.literal_eval` gets, by Python's profiler."""
+  lengths = []
+
+  def note(frame, event, _):
+    if event == 'call' and frame.f_code is ast.literal_eval.__code__:
+      lengths.append(len(frame.f_locals['node_or_string']))
+
+  before = sys.getprofile()
+  sys.setprofile(note)
+  try:
+    yield lengths
+  finally:
+    sys.setprofile(before)
+
+
+def test_adjacent_strings_never_reach_gin():
   """Gin evaluates a growing string once per literal; here gin's parser is not even built."""
   text = 'a.b = ' + "'a' " * 1500
-  evaluated = []
-  literal_eval = config_parser.ast.literal_eval
-  monkeypatch.setattr(
-    config_parser.ast,
-    'literal_eval',
-    lambda text: evaluated.append(len(text)) or literal_eval(text),
-  )
-  config_parser.ConfigParser(text, gin.config.ParserDelegate()).parse_statement()
-  assert sum(evaluated) > 100 * len(text)  # the control: quadratic work
-  evaluated.clear()
-  assert refused(text).code is Code.ADJACENT_STRINGS
-  assert evaluated == []
+  with evaluated() as lengths:
+    config_parser.ConfigParser(text, gin.config.ParserDelegate()).parse_statement()
+  assert sum(lengths) > 100 * len(text)  # the control: quadratic work
+  with evaluated() as lengths:
+    assert refused(text).code is Code.ADJACENT_STRINGS
+  assert lengths == []
 
 
 # Canonical text.

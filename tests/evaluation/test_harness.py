@@ -259,16 +259,14 @@ def lm_eval(monkeypatch, tmp_path):
   for name in ('HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE'):
     monkeypatch.setenv(name, '1')
   pytest.importorskip('lm_eval', reason='lm_eval is not installed: make harness')
-  import datasets
-
-  monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
-  monkeypatch.setattr(datasets.config, 'HF_DATASETS_OFFLINE', True, raising=False)
-  monkeypatch.setattr(datasets.config, 'HF_HUB_OFFLINE', True, raising=False)
   rows = [{'q': f'{a} + {b} =', 'a': str(a + b)} for a in range(3) for b in range(2)]
   (tmp_path / 'data.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   common = {
     'dataset_path': 'json',
-    'dataset_kwargs': {'data_files': {'test': str(tmp_path / 'data.jsonl')}},
+    'dataset_kwargs': {
+      'data_files': {'test': str(tmp_path / 'data.jsonl')},
+      'cache_dir': str(tmp_path / 'cache'),
+    },
     'test_split': 'test',
     'metadata': {'version': 2},
     'doc_to_text': '{{q}}',

@@ -131,6 +131,7 @@ class Worker:
   """What vLLM mixes into its worker. Importing its module is what counts."""
 
 
+# vLLM takes none of these as an argument.
 pynccl.PyNcclCommunicator = Communicator
 for module in (ipc_engine, nccl_common, nccl_engine, packed_tensor):
   module.torch = _Torch()

@@ -224,9 +224,9 @@ def test_a_process_that_ends_or_hangs_costs_a_restart_and_no_answer(
 ):
   engine, struck = served.engine, []
   below, starts, faults = processes(engine.server.pid), engine.server.starts, len(engine.faults)
-  monkeypatch.setattr(
-    engine, '_settings', dataclasses.replace(engine._settings, request_s=10.0)
-  )  # after which a server that is silent has failed
+  # After which a server that is silent has failed. Not an argument: an engine that is made with it
+  # would start another server.
+  monkeypatch.setattr(engine, '_settings', dataclasses.replace(engine._settings, request_s=10.0))
   engine._disconnect()
 
   def strike(send, request):

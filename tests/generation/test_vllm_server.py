@@ -11,6 +11,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import pytest
 from vllm_served import (
@@ -19,6 +20,7 @@ from vllm_served import (
   MODELS,
   PAD,
   SETTINGS,
+  Fault,
   Served,
   gone,
   other,
@@ -31,7 +33,6 @@ from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.generation.protocol import Sampling
 from aevo_jax.generation.sampler import Sampler
 from aevo_jax.generation.vllm.client import (
-  Client,
   InferenceError,
   ServerDownError,
   Source,
@@ -172,18 +173,15 @@ def test_a_digest_that_the_server_does_not_report_is_refused(served):
 @pytest.mark.parametrize(
   'served', ['qwen3'], indirect=True
 )  # there is no prefix cache with Mamba blocks
-def test_a_prefix_cache_that_was_not_reset_is_found_out(served, monkeypatch):
-  real = Client.post
+def test_a_prefix_cache_that_was_not_reset_is_found_out(served):
+  class Forgotten(Fault):
+    """Requests that the server never gets; a pause resets the cache, too."""
 
-  def forgetful(self, path, *arguments, **what):
-    return (
-      {'success': True}
-      if path in ('/reset_prefix_cache', '/pause')
-      else real(self, path, *arguments, **what)
-    )  # a pause resets it, too
+    def hits(self, request):
+      return request.url.path in ('/reset_prefix_cache', '/pause')
 
-  with served.attached() as engine, monkeypatch.context() as patch:
-    patch.setattr(Client, 'post', forgetful)
+  with served.attached() as engine:
+    served.fault = Forgotten('', lambda send, request: httpx2.Response(200, json={'success': True}))
     with pytest.raises(WrongWeightsError, match="from JAX's"):
       engine.update(other(served.params, 2, scale=0.5), 1)
 

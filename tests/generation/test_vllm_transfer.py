@@ -3,7 +3,6 @@ without a sender.
 """
 
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -86,14 +85,12 @@ def test_which_gpu_it_has(tmp_path, settings, device):
     ('time.sleep(60)', ServerDownError, 'did not answer in 1 s'),
   ],
 )
-def test_one_that_does_not_start_is_told_and_ended(tmp_path, monkeypatch, program, error, said):
-  started, popen = [], subprocess.Popen
-  monkeypatch.setattr(
-    subprocess, 'Popen', lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
-  )
+def test_one_that_does_not_start_is_told_and_ended(tmp_path, program, error, said):
+  pid = tmp_path / 'pid'
+  program = f'print(os.getpid(), file=open({str(pid)!r}, "w"), flush=True)\n{program}'
   with pytest.raises(error, match=said):
     sender(tmp_path, program, patience=0.1, startup_s=1.0)
-  assert started[0].poll() is not None
+  assert ended(int(pid.read_text()))
 
 
 @pytest.mark.parametrize(

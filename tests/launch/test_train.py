@@ -19,7 +19,8 @@ from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint.digest import logical_digest
 from aevo_jax.ledger.append import read
 
-# Stands for a full disk: every file a command itself writes meets ENOSPC.
+# Stands for a full disk: every file a command itself writes meets ENOSPC. A command line has no
+# argument for that, and to mount a small file system takes root.
 FULL_DISK = """
 import errno, pathlib, sys
 def full(self, *arguments, **options):

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -38,11 +39,12 @@ def fill(path, count=6):
 
 
 @pytest.fixture
-def no_fsync(monkeypatch):
+def path_in_memory(memory_root):
   """For tests that open a ledger a thousand times: they place crash states themselves, so syncing
-  only costs time.
+  to a disk only costs time.
   """
-  monkeypatch.setattr(os, 'fsync', lambda descriptor: None)
+  with tempfile.TemporaryDirectory(dir=memory_root) as folder:
+    yield Path(folder) / 'ledger.jsonl'
 
 
 def put(path, data, head):
@@ -95,7 +97,8 @@ def test_a_refused_payload_changes_nothing(path):
   assert texts(append.read(path)) == ['a', 'b']
 
 
-def test_cut_at_every_byte_of_the_last_three_records_is_recovered(path, no_fsync):
+def test_cut_at_every_byte_of_the_last_three_records_is_recovered(path_in_memory):
+  path = path_in_memory
   data, heads = fill(path)
   ends = [position + 1 for position, byte in enumerate(data) if byte == ord('\n')]
   for last in (3, 4, 5):
@@ -118,7 +121,8 @@ def test_cut_at_every_byte_of_the_last_three_records_is_recovered(path, no_fsync
       assert all(file.name == f'ledger.torn-{last}' for file in torn)
 
 
-def test_cut_below_the_head_is_refused_at_every_byte(path, no_fsync):
+def test_cut_below_the_head_is_refused_at_every_byte(path_in_memory):
+  path = path_in_memory
   data, heads = fill(path)
   ends = [position + 1 for position, byte in enumerate(data) if byte == ord('\n')]
   for cut in range(ends[2], len(data)):
@@ -129,7 +133,8 @@ def test_cut_below_the_head_is_refused_at_every_byte(path, no_fsync):
     assert path.read_bytes() == data[:cut], 'a refused ledger is left as it was found'
 
 
-def test_blocks_that_reached_the_disk_out_of_order(path, no_fsync):
+def test_blocks_that_reached_the_disk_out_of_order(path_in_memory):
+  path = path_in_memory
   data, heads = fill(path)
   start = data.rindex(b'\n', 0, -1) + 1
   record = data[start:]
@@ -139,7 +144,8 @@ def test_blocks_that_reached_the_disk_out_of_order(path, no_fsync):
       assert len(ledger.records) == 5
 
 
-def test_middle_edits_are_refused(path, no_fsync):
+def test_middle_edits_are_refused(path_in_memory):
+  path = path_in_memory
   data, heads = fill(path)
   generator = random.Random(0)
   for _ in range(200):
@@ -391,6 +397,8 @@ def test_the_disk_refuses_the_nth_call(path, monkeypatch, call, nth):
       raise OSError(28, 'No space left on device')
     return real(*arguments, **options)
 
+  # Not an argument: no disk refuses its nth call on demand, and a ledger that takes the system's
+  # calls from outside would have them for this test alone.
   monkeypatch.setattr(os, call, refuse)
   acknowledged = []
   try:

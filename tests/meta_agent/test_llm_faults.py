@@ -26,12 +26,13 @@ from aevo_jax.campaign.llm_session import LlmSession
 from aevo_jax.campaign.trial.gate import admit, default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
+from aevo_jax.config.untrusted import parse_untrusted
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.scoring import ItemResult
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.agents.statistical import Statistical
-from aevo_jax.meta_agent.llm import agent, messages, reply
+from aevo_jax.meta_agent.llm import agent, messages
 from aevo_jax.meta_agent.llm.chat_client import ChatClient
 from aevo_jax.meta_agent.llm.dialogue import Recorded
 from aevo_jax.meta_agent.llm.settings import LlmSettings
@@ -94,12 +95,10 @@ def situation():
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
   monkeypatch.setenv('AEVO_TEST_KEY', KEY)
-  monkeypatch.setattr(
-    reply, 'parse_untrusted', parsed
-  )  # a process for each text; the same texts come often
 
 
-parsed = functools.cache(reply.parse_untrusted)
+# A process for each text; the same texts come often.
+parsed = functools.cache(parse_untrusted)
 
 
 def settings(server, **fields) -> LlmSettings:
@@ -143,7 +142,7 @@ class Table:
   def decide(self, round_: int):
     session = LlmSession(self.client, self.llm, self.rules, self, round_, agent.POLICY)
     history, policy, _ = situation()
-    return agent.LlmAgent(session).decide(history, policy, constitution(), DEFAULTS, 7)
+    return agent.LlmAgent(session, parsed).decide(history, policy, constitution(), DEFAULTS, 7)
 
 
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda f: f.__name__)
@@ -183,7 +182,7 @@ def test_twenty_variations_of_a_fault_end_in_legal_policies(fault, tmp_path):
       for assignment in policy.assignments:
         admitted(policy_lib.render_overlay(assignment.overlay))
       replayed = Recorded(table.llm.attempts, exchanges, cause)
-      replayer = agent.LlmAgent(replayed)
+      replayer = agent.LlmAgent(replayed, parsed)
       assert replayer.decide(history, before, constitution(), DEFAULTS, 7) == policy
       replayed.check_complete()
     table.ledger.close()

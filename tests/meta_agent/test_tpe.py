@@ -1,8 +1,8 @@
 """Optuna's sampler as an agent, and best of N: legal, seeded, pure, and what each promotes."""
 
-import builtins
 import dataclasses
 import functools
+import sys
 
 import pytest
 from rounds_by_hand import evidence
@@ -96,13 +96,7 @@ def test_best_of_n_chooses_once_by_dev_among_what_was_released():
 
 
 def test_without_optuna_the_error_says_what_to_install(monkeypatch):
-  imported = builtins.__import__
-
-  def missing(name, *arguments, **options):
-    if name == 'optuna':
-      raise ImportError(name)
-    return imported(name, *arguments, **options)
-
-  monkeypatch.setattr(builtins, '__import__', missing)
+  # Python's own way to say that a module cannot be imported.
+  monkeypatch.setitem(sys.modules, 'optuna', None)
   with pytest.raises(tpe.MissingOptunaError, match=r'aevo-jax\[search\]'):
     decide(Tpe, START)

@@ -22,6 +22,7 @@ from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import stream
+from aevo_jax.models.hf.stored import Stored
 from aevo_jax.models.params import outline
 from aevo_jax.substrate import hf_export, hf_import, transfer
 
@@ -215,24 +216,24 @@ def test_a_parameter_that_is_stored_twice_is_named(tmp_path):
     assert {name for name in tensors if name in str(error.value)} == {first, second}
 
 
-def test_a_piece_is_read_without_the_rest(checkpoint, monkeypatch):
-  reader = stream.Reader(checkpoint.path)
-  numbers, pieces = (
-    [],
-    {
-      'layers.1.mixer.experts.up_proj': (slice(1, 3), slice(0, 4), slice(2, 5)),
-      'layers.0.mixer.conv_kernel': (slice(1, 2), slice(3, 9)),
-      'layers.3.mixer.up_proj.kernel': (slice(4, 8), slice(None)),
-      'norm_f.scale': (slice(2, 3),),
-    },
-  )
-  original = stream.Stored.read
+def test_a_piece_is_read_without_the_rest(checkpoint):
+  numbers = []
 
-  def counting(self, name, where=()):
-    numbers.append(original(self, name, where).size)
-    return original(self, name, where)
+  class Counted(Stored):
+    """Counts the numbers that are read."""
 
-  monkeypatch.setattr(stream.Stored, 'read', counting)
+    def read(self, name, index=()):
+      value = super().read(name, index)
+      numbers.append(value.size)
+      return value
+
+  reader = stream.Reader(checkpoint.path, stored=Counted(checkpoint.path))
+  pieces = {
+    'layers.1.mixer.experts.up_proj': (slice(1, 3), slice(0, 4), slice(2, 5)),
+    'layers.0.mixer.conv_kernel': (slice(1, 2), slice(3, 9)),
+    'layers.3.mixer.up_proj.kernel': (slice(4, 8), slice(None)),
+    'norm_f.scale': (slice(2, 3),),
+  }
   for name, index in pieces.items():
     whole = reader.read(name)
     numbers.clear()
@@ -250,12 +251,6 @@ from aevo_jax.models import weights
 from aevo_jax.models.hf import stream
 directory, name = pathlib.Path(sys.argv[1]), 'layers.1.mixer.experts.up_proj'
 mesh = jax.make_mesh((4,), ('x',))
-read, original = {}, stream.Stored.read
-def counting(self, tensor, where=()):
-  value = original(self, tensor, where)
-  read[tensor] = read.get(tensor, 0) + value.size
-  return value
-stream.Stored.read = counting
 shardings = {name: NamedSharding(mesh, P(None, 'x'))}
 shardings['layers.2.mixer.q_proj.kernel'] = NamedSharding(mesh, P('x', None))
 got = weights.load(directory, dtype=weights.as_stored, shardings=shardings)
@@ -288,30 +283,33 @@ def test_load_weights_reads_shards_as_float32(checkpoint):
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
-def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, monkeypatch, error):
-  original, done = stream.Stored.read, []
+def test_an_interrupted_import_or_export_leaves_nothing(checkpoint, tmp_path, error):
+  done = []
 
-  def interrupted(self, name, where=()):
-    done.append(name)
-    if len(done) > 5:
-      raise error
-    return original(self, name, where)
+  class Interrupted(Stored):
+    """Fails at the sixth tensor."""
 
-  with monkeypatch.context() as patch:
-    patch.setattr(stream.Stored, 'read', interrupted)
-    with pytest.raises(error):
-      hf_import.import_hf(checkpoint.path, checkpoint.out)
-    assert [p for p in checkpoint.out.parent.iterdir() if 'base' in p.name] == []
+    def read(self, name, index=()):
+      done.append(name)
+      if len(done) > 5:
+        raise error
+      return super().read(name, index)
+
+  with pytest.raises(error):
+    hf_import.import_hf(checkpoint.path, checkpoint.out, stored=Interrupted(checkpoint.path))
+  assert [p for p in checkpoint.out.parent.iterdir() if 'base' in p.name] == []
   assert len(done) == 6
   hf_import.import_hf(checkpoint.path, checkpoint.out)
 
-  def put(*arguments):
-    raise error
+  class Missing(dict):
+    """Parameters that cannot be had."""
 
-  with monkeypatch.context() as patch:
-    patch.setattr(hf_export._Slot, 'put', put)
-    with pytest.raises(error):
-      hf_export.export_hf(checkpoint.out, tmp_path / 'out')
+    def __getitem__(self, name):
+      raise error
+
+  params = Missing.fromkeys(stream.Reader(checkpoint.path).shapes)
+  with pytest.raises(error):
+    hf_export.export_hf(checkpoint.out, tmp_path / 'out', params=params)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['base', 'in']
 
 

@@ -1,8 +1,8 @@
 """What an import or export refuses, and what it says."""
 
 import json
+import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,12 +105,29 @@ def test_files_that_are_missing_damaged_or_do_not_fit_the_index(checkpoint):
   assert 'has no config.json' in fail(checkpoint)
 
 
-def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path, monkeypatch):
-  with monkeypatch.context() as patch:
-    patch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(total=10**6, used=0, free=20))
-    assert '0.0 MB free; free space, or choose an --out on another disk' in fail(
-      checkpoint, transfer.TransferError
-    )
+def beyond_the_disk(checkpoint) -> None:
+  """Adds a tensor that is larger than this disk, in a file that takes none of it."""
+  size = shutil.disk_usage(checkpoint.path).total
+  header = json.dumps({'mtp.huge': {'dtype': 'U8', 'shape': [size], 'data_offsets': [0, size]}})
+  with (checkpoint.path / 'model-huge.safetensors').open('wb') as file:
+    file.write(len(header).to_bytes(8, 'little') + header.encode())
+    file.truncate(file.tell() + size)
+  weight_map = index(checkpoint) | {'mtp.huge': 'model-huge.safetensors'}
+  (checkpoint.path / 'model.safetensors.index.json').write_text(
+    json.dumps({'weight_map': weight_map})
+  )
+
+
+def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path):
+  whole = (checkpoint.path / 'model.safetensors.index.json').read_bytes()
+  beyond_the_disk(checkpoint)
+  message = fail(checkpoint, transfer.TransferError)
+  assert re.search(
+    r'needs [\d,.]+ MB and .* has [\d,.]+ MB free; free space, or choose an --out on another disk',
+    message,
+  )
+  (checkpoint.path / 'model.safetensors.index.json').write_bytes(whole)
+  (checkpoint.path / 'model-huge.safetensors').unlink()
   hf_import.import_hf(checkpoint.path, checkpoint.out)
   before = (checkpoint.out / 'source.json').read_bytes()
   with pytest.raises(transfer.TransferError, match='base exists; choose another --out'):

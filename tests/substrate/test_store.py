@@ -94,24 +94,21 @@ def test_put_refusals(store, source, tmp_path):
   assert os.listdir(store.root) == []
 
 
-def test_a_source_that_changes_while_copied_is_refused(store, source, monkeypatch):
-  copy = store_lib.shutil.copyfile
+def test_a_source_that_changes_while_copied_is_refused(source, tmp_path):
+  def swap(source_file, target):
+    target.write_bytes(b'swapped')
 
-  def swap(source_file, target, **options):
-    copy(source_file, target, **options)
-    Path(target).write_bytes(b'swapped')
-
-  monkeypatch.setattr(store_lib.shutil, 'copyfile', swap)
+  store = Store(tmp_path / 'store', copy=swap)
   with pytest.raises(ManifestError, match='changed while'):
     store.put(source)
   assert os.listdir(store.root) == []
 
 
-def test_a_failed_put_leaves_nothing(store, source, monkeypatch):
-  def full(descriptor):
+def test_a_failed_put_leaves_nothing(source, tmp_path):
+  def full(directory):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(os, 'fsync', full)
+  store = Store(tmp_path / 'store', sync=full)
   with pytest.raises(OSError, match='No space left'):
     store.put(source)
   assert os.listdir(store.root) == []

@@ -11,6 +11,7 @@ from aevo_jax.campaign.decisions import proxy_target
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.meta_agent import anonymize
 from aevo_jax.meta_agent.drift import trust
 from aevo_jax.meta_agent.evidence import Evidence
@@ -29,6 +30,7 @@ def next_policy(
   agent: str,
   campaign_seed: int,
   dialogue: Callable[[int, str], Dialogue] | None = None,
+  parse: Parser = parse_untrusted,
 ) -> Policy:
   """Decides the policy of the next round.
 
@@ -43,6 +45,7 @@ def next_policy(
     agent: name in `registry.AGENTS`.
     campaign_seed: of the whole campaign.
     dialogue: (round, purpose) -> whom an agent asks that asks a language model.
+    parse: reads what a language model writes.
 
   Returns:
     The policy of round `policy.round + 1`.
@@ -55,6 +58,7 @@ def next_policy(
     agent=agent,
     seed=trial_seed(campaign_seed, f'agent{policy.round}'),
     dialogue=dialogue,
+    parse=parse,
   )
   if not AGENTS[agent].uses_verdicts:
     return caller.decide(history, {}, {}, llm_agent.POLICY)
@@ -92,6 +96,7 @@ class _Caller:
   agent: str
   seed: int
   dialogue: Callable[[int, str], Dialogue] | None
+  parse: Parser
 
   def decide(
     self,
@@ -105,7 +110,7 @@ class _Caller:
     policy = dataclasses.replace(self.policy, objectives=dict(objectives), trust=dict(trusted))
     defaults = default_values(self.recipe)
     if agent.asks_llm:
-      asking = agent(self.dialogue(policy.round + 1, purpose))
+      asking = agent(self.dialogue(policy.round + 1, purpose), self.parse)
       return asking.decide(history, policy, self.constitution, defaults, self.seed)
     return anonymize.decide(agent(), history, policy, self.constitution, defaults, self.seed)
 
@@ -158,6 +163,7 @@ def with_choices(
   recipe: str,
   workers_choose: str,
   dialogue: Callable[[int, str], Dialogue],
+  parse: Parser = parse_untrusted,
 ) -> Policy:
   """Enters the bindings that workers chose, if they choose.
 
@@ -167,6 +173,7 @@ def with_choices(
     recipe: text of the substrate's default recipe.
     workers_choose: 'policy' or 'llm', as in CampaignSettings.
     dialogue: (round, purpose) -> whom a worker asks.
+    parse: reads what a language model writes.
 
   Returns:
     The policy that runs.
@@ -178,4 +185,4 @@ def with_choices(
   def asked(purpose: str) -> Dialogue:
     return dialogue(policy.round, purpose)
 
-  return llm_agent.choose(policy, rules, default_values(recipe), asked)
+  return llm_agent.choose(policy, rules, default_values(recipe), asked, parse)

@@ -23,6 +23,7 @@ import ctypes
 import dataclasses
 import errno
 import os
+import platform
 import site
 import sys
 from pathlib import Path
@@ -96,13 +97,30 @@ def landlock_abi() -> int:
   return max(0, version)
 
 
-def available() -> tuple[bool, str]:
-  """Finds out whether `confine` works here.
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """What decides whether a kernel can confine a process; the running one's by default.
+
+  Attributes:
+    abi: its Landlock version, see `landlock_abi`.
+    machine: the instruction set, as `platform.machine` names it.
+  """
+
+  abi: int = dataclasses.field(default_factory=landlock_abi)
+  machine: str = dataclasses.field(default_factory=platform.machine)
+
+
+def available(kernel: Kernel | None = None) -> tuple[bool, str]:
+  """Finds out whether `confine` works.
+
+  Args:
+    kernel: of the machine that would confine; this one's if not given.
 
   Returns:
     Whether it does, and what it would cover, or what is missing and how to get it.
   """
-  abi = landlock_abi()
+  kernel = kernel or Kernel()
+  abi = kernel.abi
   if not abi:
     return False, (
       'the kernel has no Landlock; boot Linux >= 6.2 with CONFIG_SECURITY_LANDLOCK=y and '
@@ -113,9 +131,9 @@ def available() -> tuple[bool, str]:
       f'Landlock ABI {abi} cannot stop truncation of read-only files (ABI {_LEAST_ABI}); '
       'boot Linux >= 6.2 with landlock in lsm='
     )
-  if not syscall_filter.supported():
+  if not syscall_filter.supported(kernel.machine):
     return False, (
-      f'no system call table for {os.uname().machine}; run on x86_64 or aarch64, or '
+      f'no system call table for {kernel.machine}; run on x86_64 or aarch64, or '
       'extend campaign/sandbox/syscall_filter.py'
     )
   signals = 'signals'
@@ -124,11 +142,12 @@ def available() -> tuple[bool, str]:
   return True, f'Landlock ABI {abi}: files, sockets, {signals}'
 
 
-def confine(confinement: Confinement) -> None:
+def confine(confinement: Confinement, kernel: Kernel | None = None) -> None:
   """Confines the current process and all that it will start, irrevocably.
 
   Args:
     confinement: what it may touch; the paths exist.
+    kernel: see `available`.
 
   Raises:
     SandboxUnavailableError: the machine lacks what is needed; nothing was confined, and nothing
@@ -137,7 +156,8 @@ def confine(confinement: Confinement) -> None:
       step (end the process).
     FileNotFoundError: a path does not exist, naming it.
   """
-  usable, reason = available()
+  kernel = kernel or Kernel()
+  usable, reason = available(kernel)
   if not usable:
     raise SandboxUnavailableError(f'cannot confine this process: {reason}')
   threads = len(os.listdir('/proc/self/task'))
@@ -146,9 +166,8 @@ def confine(confinement: Confinement) -> None:
       f'confine() covers one thread and this process has {threads}; call it first, before '
       'importing numpy or jax'
     )
-  abi = landlock_abi()
-  all_rights = (1 << max(bits for since, bits in _BITS_BY_ABI if since <= abi)) - 1
-  ruleset = _create_ruleset(abi, all_rights, confinement.allow_tcp)
+  all_rights = (1 << max(bits for since, bits in _BITS_BY_ABI if since <= kernel.abi)) - 1
+  ruleset = _create_ruleset(kernel.abi, all_rights, confinement.allow_tcp)
   try:
     for path in confinement.read:
       _allow(ruleset, Path(path), _EXECUTE | _READ_FILE | _READ_DIR)

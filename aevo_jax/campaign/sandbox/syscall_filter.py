@@ -106,9 +106,13 @@ _MACHINES = {
 }
 
 
-def supported() -> bool:
-  """Tells whether this machine's system call numbers are known."""
-  return platform.machine() in _MACHINES
+def supported(machine: str) -> bool:
+  """Tells whether a machine's system call numbers are known.
+
+  Args:
+    machine: its instruction set, as `platform.machine` names it.
+  """
+  return machine in _MACHINES
 
 
 def apply(*, allow_tcp: bool) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 from annotated_types import Ge
@@ -54,16 +55,19 @@ class CampaignSettings:
     """Whether a language model has a part in this campaign."""
     return AGENTS[self.agent].asks_llm or self.workers_choose == 'llm'
 
-  def locked(self) -> bool:
+  def locked(self, available: Callable[[], tuple[bool, str]] = confinement.available) -> bool:
     """Finds out whether workers will be confined.
 
+    Args:
+      available: tells whether this machine can confine them, and why not.
+
     Returns:
-      Whether this machine can confine them and `sandbox` is not 'open'.
+      Whether it can and `sandbox` is not 'open'.
 
     Raises:
       SandboxUnavailableError: 'locked' was asked for and this machine cannot.
     """
-    usable, reason = confinement.available()
+    usable, reason = available()
     if self.sandbox == 'locked' and not usable:
       raise confinement.SandboxUnavailableError(f"campaign.sandbox = 'locked', but {reason}")
     return usable and self.sandbox != 'open'

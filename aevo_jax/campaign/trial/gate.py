@@ -6,7 +6,7 @@ overlay on top.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import SearchSpaceError
@@ -16,11 +16,8 @@ from aevo_jax.config.statements import (
   parse_statements,
   render,
 )
-from aevo_jax.config.untrusted import parse_untrusted
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.training.recipe.recipe import Recipe
-
-# Reads an agent's text; raises StatementError for what is not a list of literal bindings.
-Parser = Callable[[str], tuple[Binding, ...]]
 
 
 class RecipeRefusedError(ValueError):

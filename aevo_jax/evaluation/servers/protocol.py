@@ -10,7 +10,8 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TextIO
 
 from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu, unpin
 
@@ -26,7 +27,7 @@ class UnavailableError(RuntimeError):
 
 
 def serve(handlers: Mapping[str, Handler]) -> None:
-  """Answers requests {"op": name, ...} until standard input ends.
+  """Answers requests on standard input until it ends, see `answer`.
 
   Args:
     handlers: operation -> what answers it.
@@ -34,7 +35,18 @@ def serve(handlers: Mapping[str, Handler]) -> None:
   # Replies own the real stdout; a stray print of a library must not break the protocol.
   replies = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-  for line in sys.stdin:
+  answer(handlers, sys.stdin, replies)
+
+
+def answer(handlers: Mapping[str, Handler], requests: Iterable[str], replies: TextIO) -> None:
+  """Answers requests {"op": name, ...} until they end.
+
+  Args:
+    handlers: operation -> what answers it.
+    requests: one in a line.
+    replies: gets a line for each, flushed.
+  """
+  for line in requests:
     replies.write(json.dumps(_reply(handlers, json.loads(line))) + '\n')
     replies.flush()
 

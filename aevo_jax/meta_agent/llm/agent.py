@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.meta_agent.agent import Agent
 from aevo_jax.meta_agent.agents.statistical import Statistical
 from aevo_jax.meta_agent.evidence import Evidence
@@ -45,13 +46,15 @@ class LlmAgent(Agent):
 
   Args:
     dialogue: that the question is put to.
+    parse: reads the bindings of a reply.
   """
 
   uses_verdicts = True
   asks_llm = True
 
-  def __init__(self, dialogue: Dialogue):
+  def __init__(self, dialogue: Dialogue, parse: Parser = parse_untrusted):
     self._dialogue = dialogue
+    self._parse = parse
 
   def decide(
     self,
@@ -73,7 +76,7 @@ class LlmAgent(Agent):
     anchor, *explorers = base.assignments
 
     def read(text: str) -> reply.Choice:
-      return reply.read_policy(text, len(explorers), base.standing, space, defaults)
+      return reply.read_policy(text, len(explorers), base.standing, space, defaults, self._parse)
 
     question = messages.policy_messages(history, base, constitution, defaults)
     try:
@@ -98,6 +101,7 @@ def choose(
   constitution: Constitution,
   defaults: Mapping[str, Any],
   dialogue: Callable[[str], Dialogue],
+  parse: Parser = parse_untrusted,
 ) -> Policy:
   """Lets the explorers of a round choose their bindings.
 
@@ -106,6 +110,7 @@ def choose(
     constitution: of the round.
     defaults: selector -> value of the substrate's default recipe.
     dialogue: purpose -> whom that worker asks.
+    parse: reads the bindings of a reply.
 
   Returns:
     The policy with what they chose.
@@ -114,7 +119,7 @@ def choose(
   for number, assignment in enumerate(policy.assignments):
     if assignment.axis != ANCHOR:
       asked = dialogue(worker(number))
-      assignment = _chosen(assignment, policy, constitution, defaults, asked)
+      assignment = _chosen(assignment, policy, constitution, defaults, asked, parse)
     chosen.append(assignment)
   return dataclasses.replace(policy, assignments=tuple(chosen))
 
@@ -125,6 +130,7 @@ def _chosen(
   constitution: Constitution,
   defaults: Mapping[str, Any],
   dialogue: Dialogue,
+  parse: Parser,
 ) -> Assignment:
   """The assignment with the worker's bindings; as it is without a usable reply."""
   space = constitution.space()
@@ -134,7 +140,7 @@ def _chosen(
       axes.append(axis)
 
   def read(text: str) -> reply.Recipe:
-    return reply.read_worker(text, axes, policy.standing, space, defaults)
+    return reply.read_worker(text, axes, policy.standing, space, defaults, parse)
 
   question = messages.worker_messages(assignment, policy, constitution, defaults, axes)
   try:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aevo_jax.config.search_space import Axis, SearchSpace, SearchSpaceError, prune
 from aevo_jax.config.statements import Binding, StatementError
-from aevo_jax.config.untrusted import parse_untrusted
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.meta_agent.llm.dialogue import ReplyError
 from aevo_jax.meta_agent.observations import by_axis
 from aevo_jax.meta_agent.policy import Assignment, render_overlay
@@ -61,6 +61,7 @@ def read_policy(
   standing: Mapping[str, Any],
   space: SearchSpace,
   defaults: Mapping[str, Any],
+  parse: Parser = parse_untrusted,
 ) -> Choice:
   """Reads a reply to the policy question.
 
@@ -70,6 +71,7 @@ def read_policy(
     standing: the standing recipe's overlay.
     space: what may be bound.
     defaults: what holds otherwise.
+    parse: reads bindings that are written as gin text.
 
   Returns:
     What the model chose.
@@ -85,7 +87,7 @@ def read_policy(
     if len(recipes) == count:
       break
     try:
-      recipe = _recipe(entry, standing, space, defaults)
+      recipe = _recipe(entry, standing, space, defaults, parse)
     except ReplyError as error:
       for problem in error.problems:
         problems.append(f'assignments[{i}]: {problem}')
@@ -99,7 +101,7 @@ def read_policy(
   proposals = []
   for entry in _list(reply, 'promote', [])[:SENTENCES]:
     try:
-      proposals.append(_recipe(entry, standing, space, defaults))
+      proposals.append(_recipe(entry, standing, space, defaults, parse))
     except ReplyError:
       # A proposal decides nothing, so a broken one is worth no further request.
       continue
@@ -121,6 +123,7 @@ def read_worker(
   standing: Mapping[str, Any],
   space: SearchSpace,
   defaults: Mapping[str, Any],
+  parse: Parser = parse_untrusted,
 ) -> Recipe:
   """Reads a reply to a worker's question.
 
@@ -130,6 +133,7 @@ def read_worker(
     standing: the standing recipe's overlay.
     space: what may be bound at all.
     defaults: what holds otherwise.
+    parse: reads bindings that are written as gin text.
 
   Returns:
     The recipe.
@@ -137,7 +141,7 @@ def read_worker(
   Raises:
     ReplyError: as in `read_policy`, and for parameters of other axes.
   """
-  recipe = _recipe(_object(text), standing, space, defaults)
+  recipe = _recipe(_object(text), standing, space, defaults, parse)
   assigned: set[str] = set()
   for axis in axes:
     assigned.update(p.selector for p in axis.parameters)
@@ -190,7 +194,11 @@ def _list(reply: Mapping[str, Any], key: str, problems: list[str]) -> list[Any]:
 
 
 def _recipe(
-  entry: Any, standing: Mapping[str, Any], space: SearchSpace, defaults: Mapping[str, Any]
+  entry: Any,
+  standing: Mapping[str, Any],
+  space: SearchSpace,
+  defaults: Mapping[str, Any],
+  parse: Parser,
 ) -> Recipe:
   """A checked recipe; raises ReplyError."""
   if not isinstance(entry, dict) or not isinstance(entry.get('bindings'), (str, dict)):
@@ -198,7 +206,7 @@ def _recipe(
   base = prune(dict(standing), space, dict(defaults))
   values = {**defaults, **base}
   try:
-    bindings = _bindings(entry['bindings'])
+    bindings = _bindings(entry['bindings'], parse)
     space.check(bindings, values)
     bound = {b.selector: b.value for b in space.normalise(bindings)}
   except StatementError as error:
@@ -212,10 +220,10 @@ def _recipe(
   return Recipe(changes, overlay, sentence(entry.get('reason')) or 'no reason given')
 
 
-def _bindings(written: str | dict[str, Any]) -> tuple[Binding, ...]:
+def _bindings(written: str | dict[str, Any], parse: Parser) -> tuple[Binding, ...]:
   """Bindings from gin text, or from an object of selector: value."""
   if isinstance(written, str):
-    return parse_untrusted(written)
+    return parse(written)
   return tuple(Binding(selector, value) for selector, value in written.items())
 
 

@@ -31,6 +31,11 @@ DTYPES = {
 class Reader:
   """A directory's checkpoint as the parameters of its model.
 
+  Args:
+    directory: of the checkpoint.
+    config: of its model; None for that of config.json.
+    stored: its tensors; None opens them.
+
   Attributes:
     config: the model of config.json, or the one that was given.
     stored: the tensors as they lie there.
@@ -45,10 +50,15 @@ class Reader:
     ValueError: a config.json of a model that the decoder does not compute.
   """
 
-  def __init__(self, directory: pathlib.Path, config: ModelConfig | None = None):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    config: ModelConfig | None = None,
+    stored: Stored | None = None,
+  ):
     fields = _config_fields(directory)
     self.config = config or checkpoint.config_from_hf(fields)
-    self.stored = Stored(directory)
+    self.stored = stored or Stored(directory)
     self.unused: tuple[str, ...] = ()
     carried = registry.FAMILIES[self.config.family].unused
     if carried:

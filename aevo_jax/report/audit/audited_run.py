@@ -12,13 +12,13 @@ from aevo_jax.campaign.decisions.round_evidence import round_evidence
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.setup.settings import CampaignSettings
-from aevo_jax.campaign.trial.gate import Parser, admit
+from aevo_jax.campaign.trial.gate import admit
 from aevo_jax.campaign.trial.spec import EXPORT, TrialSpec
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import Binding
-from aevo_jax.config.untrusted import parse_untrusted
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.evaluation import sets
 from aevo_jax.ledger.append import read
@@ -43,7 +43,7 @@ class AuditedRun:
   Attributes:
     path: the run directory.
     measure: measures the substrate of this checkout, given its folder and the package's root.
-    parse: reads overlays for the gate, by default in a process of its own.
+    parse: reads what agents wrote, by default in a process of its own.
     problems: the problems that the check in progress has found.
     broken: trials with a seal that does not hold, and 'base' where another base was scored.
     dialogues: (round, purpose) -> the recorded conversation with a language model.
@@ -323,6 +323,7 @@ class AuditedRun:
         recipe=self.started['recipe'],
         workers_choose=self.settings.workers_choose,
         dialogue=self.dialogue,
+        parse=self.parse,
       )
     return self._chosen[round_]
 
@@ -381,6 +382,7 @@ class AuditedRun:
         agent=self.settings.agent,
         campaign_seed=self.started['seed'],
         dialogue=self.dialogue,
+        parse=self.parse,
       )
     return self._decided[round_]
 

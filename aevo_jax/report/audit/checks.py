@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError
 
-from aevo_jax.campaign.trial.gate import Parser
 from aevo_jax.checkpoint.digest import ManifestError
-from aevo_jax.config.untrusted import parse_untrusted
+from aevo_jax.config.untrusted import Parser, parse_untrusted
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.report.audit import history, inputs, policies, releases, scores, trials, verdicts
 from aevo_jax.report.audit.audited_run import AuditedRun, Measure
@@ -115,7 +114,7 @@ def audit(
     run: a run directory, finished or not, with no controller at work in it.
     checks: names out of `CHECKS`.
     measure: measures the substrate of this checkout, given its folder and the package's root.
-    parse: reads overlays for the gate, by default in a process of its own.
+    parse: reads what agents wrote, by default in a process of its own.
 
   Yields:
     One finding for each named check.
