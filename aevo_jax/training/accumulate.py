@@ -52,6 +52,8 @@ def accumulate_gradients(
     ValueError: the rows do not divide.
   """
 
+  # jit, so that shapes and the scan below share one trace; XLA inlines the call.
+  @jax.jit
   def part_of(rows: Any) -> Accumulated:
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
     # On a mesh, so that the sum lies as the parameters do.
