@@ -98,17 +98,11 @@ def pin_threads(threads: int) -> None:
 def tune_for_cpu() -> None:
   """Makes a small model's steps cheaper on a CPU by two settings; call it before jax is imported.
 
-  benchmarks/cpu_choices.py prints what each gains.
-
-  XLA's CPU compiler stops at LLVM's first level, unless XLA_FLAGS says otherwise: a training step
-  compiles sooner and runs as fast, since its matrix products are a library's. And glibc keeps the
-  memory of a step's large arrays: by default it gives them back to the kernel and faults every page
-  in again a step later, which took a third of a step's time.
+  Besides `compile_quickly`, glibc keeps the memory of a step's large arrays: by default it gives
+  them back to the kernel and faults every page in again a step later, which took a third of a
+  step's time. benchmarks/cpu_choices.py prints what each setting gains.
   """
-  flags = os.environ.get('XLA_FLAGS', '')
-  name = '--xla_backend_optimization_level'
-  if name not in flags:
-    os.environ['XLA_FLAGS'] = f'{flags} {name}=1'.strip()
+  compile_quickly()
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc's; elsewhere nothing is changed
   if mallopt is not None:
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
@@ -116,6 +110,19 @@ def tune_for_cpu() -> None:
     mallopt(_M_TOP_PAD, 1 << 26)
     # The arenas of other threads map and unmap large arrays whatever the thresholds say.
     mallopt(_M_ARENA_MAX, 1)
+
+
+def compile_quickly() -> None:
+  """Stops XLA's CPU compiler at LLVM's first level; call it before jax is imported.
+
+  A training step compiles sooner and runs as fast, since its matrix products are a library's.
+  A level named in XLA_FLAGS stays. It is enough for a process that compiles and runs little: with the
+  one arena of `tune_for_cpu` the compiler's threads wait for each other.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  name = '--xla_backend_optimization_level'
+  if name not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {name}=1'.strip()
 
 
 def unpin(cores: set[int]) -> None:

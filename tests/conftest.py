@@ -24,7 +24,7 @@ import pytest
 
 import aevo_jax
 from aevo_jax import layout
-from aevo_jax.runtime import single_threaded_blas, tune_for_cpu
+from aevo_jax.runtime import compile_quickly, single_threaded_blas
 
 # Test processes, the commands they start and later sessions share compiled programs. Campaigns have
 # a cache of their own, which workers may only read.
@@ -33,7 +33,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
-tune_for_cpu()  # before anything imports JAX
+compile_quickly()  # before anything imports JAX
 single_threaded_blas()  # small matrices; threads only get into each other's way
 
 TINY = (
@@ -113,7 +113,7 @@ def strict_promotion(request):
   if str(request.path.relative_to(pathlib.Path(__file__).parent)) not in STRICT:
     yield
     return
-  import jax  # after tune_for_cpu
+  import jax  # after compile_quickly
 
   with jax.numpy_dtype_promotion('strict'), jax.numpy_rank_promotion('raise'):
     yield

@@ -1,5 +1,6 @@
 """Small runs of reinforcement learning on a task of copying one token, for several test files."""
 
+import dataclasses
 import functools
 import json
 
@@ -30,19 +31,24 @@ PAD, EOS, FIRST, LETTERS = 0, 1, 4, 8
 CONFIG = ModelConfig(
   vocab_size=FIRST + LETTERS,
   hidden_size=24,
-  pattern='M*-',
+  pattern='*-',
   num_attention_heads=2,
   num_key_value_heads=1,
   head_dim=12,
   intermediate_size=32,
-  mamba_num_heads=2,
-  mamba_head_dim=12,
-  ssm_state_size=8,
-  chunk_size=16,
 )
 
 
 STRUCTURE, PARAMS = unbind(create(CONFIG, 0))
+
+
+@functools.cache
+def hybrid():
+  """A model that carries a state as well, for what depends on the model; it compiles longer."""
+  config = dataclasses.replace(
+    CONFIG, pattern='M*-', mamba_num_heads=2, mamba_head_dim=12, ssm_state_size=8, chunk_size=16
+  )
+  return unbind(create(config, 0))
 
 
 RULE = transformation(Optimizer(weight_decay=0.1))
@@ -99,14 +105,17 @@ SMALL = Algorithm(
 )
 
 
-def engine():
-  return Engine(STRUCTURE, eos_ids=[EOS], pad_id=PAD, slots=64, dispatch=4)
+def engine(structure=STRUCTURE):
+  return Engine(structure, eos_ids=[EOS], pad_id=PAD, slots=64, dispatch=4)
 
 
-def trainer(directory, algorithm=SMALL, environment=None, engine_=None, seed=0):
-  source = RolloutSource(engine_ or engine(), environment or Copy(), FORM)
+def trainer(
+  directory, algorithm=SMALL, environment=None, engine_=None, seed=0, model=(STRUCTURE, PARAMS)
+):
+  structure, params = model
+  source = RolloutSource(engine_ or engine(structure), environment or Copy(), FORM)
   return loop.Trainer(
-    PolicyModel(STRUCTURE, PARAMS, {}), RULE, algorithm, source, seed=seed, directory=directory
+    PolicyModel(structure, params, {}), RULE, algorithm, source, seed=seed, directory=directory
   )
 
 

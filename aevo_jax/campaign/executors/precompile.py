@@ -17,7 +17,7 @@ import sys
 
 from aevo_jax.campaign.trial.spec import TrialSpec
 from aevo_jax.config.statements import parse_statements
-from aevo_jax.runtime import die_with_parent, pin_threads, tune_for_cpu
+from aevo_jax.runtime import compile_quickly, die_with_parent, pin_threads
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
   requests = [json.loads(pathlib.Path(path).read_text()) for path in argv[1:]]
   specs = [TrialSpec(**request['spec']) for request in requests]
   pin_threads(specs[0].threads)
-  tune_for_cpu()
+  compile_quickly()
   import jax  # noqa: PLC0415 after threads and flags are set
 
   jax.config.update('jax_compilation_cache_dir', specs[0].cache)
@@ -56,7 +56,7 @@ def compile_program(spec: TrialSpec) -> None:
   Raises:
     ValueError: the recipe is one that a worker refuses.
   """
-  # Late, since threads and malloc must be set before the libraries are imported.
+  # Late, since threads and flags must be set before the libraries are imported.
   from aevo_jax.data import corpus, tokenizer  # noqa: PLC0415 see above
   from aevo_jax.models.hf import checkpoint  # noqa: PLC0415 see above
   from aevo_jax.substrate.build import load_base  # noqa: PLC0415 see above
