@@ -81,7 +81,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke lint hooks test test-fast test-shapes test-all docs-check parity peers vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-long test-shapes test-all docs-check parity peers vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,8 +114,11 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=30 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
 
-test-fast: $(READY)  ## the lightest suites: configuration, statistics, ledger, tasks, data
-	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal tests/config tests/stats tests/ledger tests/tasks tests/data $(PYTEST_ARGS)
+test-fast: $(READY)  ## tests that start no process and compile for no second
+	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal -m 'not heavy and not slow and not long and not parity and not vllm' $(PYTEST_ARGS)
+
+test-long: $(READY)  ## long variants of what `make test` shows (PART=1/4 for a quarter)
+	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=10 -m long --long_part=$(PART) $(PYTEST_ARGS)
 
 test-shapes: $(READY)  ## the tests of models, with shapes in signatures checked by beartype
 	@.venv/bin/python -m pytest --jaxtyping-packages=aevo_jax.models,beartype.beartype --numprocesses=$(TEST_PROCESSES) tests/models $(PYTEST_ARGS)
@@ -134,7 +137,7 @@ vllm-full: $(READY) $(VLLM_READY) $(HARNESS_READY)  ## every test and measuremen
 	if [ -x third_party/parity/.venv/bin/python ]; then .venv/bin/python benchmarks/versus.py run --only=S1,S2; fi
 	.venv/bin/python benchmarks/vllm_table.py --tests=.venv/vllm_tests.xml
 
-test-all: $(READY)  ## the suite with the slow tests
+test-all: $(READY)  ## the suite with the long and the slow tests
 	@$(functions)
 	use_pip_settings
 	.venv/bin/python -m pytest -m 'not parity and not vllm' $(PYTEST_ARGS)

@@ -116,8 +116,8 @@ def compile_quickly() -> None:
   """Stops XLA's CPU compiler at LLVM's first level; call it before jax is imported.
 
   A training step compiles sooner and runs as fast, since its matrix products are a library's.
-  A level named in XLA_FLAGS stays. It is enough for a process that compiles and runs little: with the
-  one arena of `tune_for_cpu` the compiler's threads wait for each other.
+  A level named in XLA_FLAGS stays. For a process that compiles and runs little this is enough:
+  with the one arena of `tune_for_cpu` the compiler's threads wait for each other.
   """
   flags = os.environ.get('XLA_FLAGS', '')
   name = '--xla_backend_optimization_level'

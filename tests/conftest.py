@@ -50,6 +50,40 @@ TINY = (
 )
 
 
+TIERS = pathlib.Path(__file__).parent / 'tiers'
+# What these make takes processes or seconds, so a test that asks for one is heavy.
+HEAVY_FIXTURES = {'tiny_home', 'tiny_run', 'run_copy', 'start_tiny_campaign', 'run_campaign', 'run'}
+
+
+def pytest_addoption(parser) -> None:
+  parser.addoption(
+    '--long_part', default='', help='K/N: of the long tests, every N-th from the K-th (0 to N-1)'
+  )
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(config, items) -> None:
+  """Marks the tests that tiers/ lists, and leaves out long ones of other parts."""
+  long = (TIERS / 'long.txt').read_text().splitlines()
+  heavy = set((TIERS / 'heavy.txt').read_text().splitlines())
+  part, _, parts = config.getoption('--long_part').partition('/')
+  kept, left_out = [], []
+  for item in items:
+    file, _, name = item.nodeid.partition('::')
+    if f'{file}::{name.partition("[")[0]}' in heavy or HEAVY_FIXTURES & set(item.fixturenames):
+      item.add_marker('heavy')
+    rows = [number for number, row in enumerate(long) if row in (file, item.nodeid)]
+    if rows:
+      item.add_marker('long')
+    if rows and parts and rows[0] % int(parts) != int(part):
+      left_out.append(item)
+    else:
+      kept.append(item)
+  items[:] = kept
+  if left_out:
+    config.hook.pytest_deselected(items=left_out)
+
+
 @dataclasses.dataclass(frozen=True)
 class CampaignFiles:
   """Where a started campaign lies, and what `Campaign` needs."""
