@@ -73,3 +73,11 @@ def test_every_command_of_a_page_stands_where_it_is_run(page):
       line for line in block.splitlines()[1:] if line.startswith(('aevo ', 'make ', '.venv/'))
     ]
     assert not shown, f'{page}: {shown[0]!r} stands in a block that nothing runs'
+
+
+def test_a_make_of_a_page_is_no_child_of_the_make_that_runs_the_page(monkeypatch, tmp_path):
+  """A child says at its end which directory it leaves, and pages do not show that."""
+  for name in ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL'):
+    monkeypatch.setenv(name, '1')
+  assert not {'MAKEFLAGS', 'MFLAGS', 'MAKELEVEL'} & docs_commands.environment(tmp_path).keys()
+  assert docs_commands.environment(tmp_path)['AEVO_CAPS']

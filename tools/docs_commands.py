@@ -41,6 +41,9 @@ TIMEOUT_SECONDS = 3600
 # Run by whoever runs this: the test suite would start itself.
 RUN_ELSEWHERE = ('make test', 'make test-fast', 'make docs-check', 'make clean', '.ci/run')
 
+# By these a make that runs this tells one that a page starts to be its child, and to talk as one.
+OF_MAKE = ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL')
+
 # A need that is met where a file is there.
 MET_BY = {'make vllm': ROOT / 'third_party' / 'vllm' / '.venv' / 'bin' / 'python'}
 
@@ -145,7 +148,10 @@ def environment(scratch: pathlib.Path) -> dict[str, str]:
     'AEVO_CAPS': CAPS,
     'AEVO_ARBITER_HOME': str(scratch / 'arbiter'),
   }
-  return os.environ | changes
+  kept = dict(os.environ)
+  for name in OF_MAKE:
+    kept.pop(name, None)
+  return kept | changes
 
 
 def run(command: Command, checkout: pathlib.Path, variables: dict[str, str]) -> str:
