@@ -374,7 +374,7 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
 
   Args:
     base: the base that was trained. Of an import, dtypes, shards and the tensors that the forward
-      does not use are kept.
+      does not use are kept; of any other, the export holds float32 and what was trained.
     out: the run's directory.
     final: trained parameters by our names.
     config: the model's.
@@ -384,11 +384,14 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
   """
   from safetensors import SafetensorError
 
-  from aevo_jax.models.hf import checkpoint
+  from aevo_jax.models import weights
+  from aevo_jax.models.hf import checkpoint, stream
   from aevo_jax.substrate import hf_export, source, transfer
 
   export = out / 'export'
-  if (base / source.FILE).is_file():
+  stored = (base / weights.CHECKPOINT).is_dir()
+  # A base that `aevo substrate build` made has a source.json of its own, of digests.
+  if stored and (base / source.FILE).is_file():
     shutil.rmtree(export, ignore_errors=True)
     hf_export.export_hf(base, export, params=final)
     return export
@@ -400,6 +403,16 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
   for name in transfer.CARRIED:
     if (base / name).is_file():
       shutil.copyfile(base / name, export / name)
+  written = json.loads((base / checkpoint.CONFIG).read_text())
+  true = checkpoint.config_as_saved(written)
+  if true != written:
+    (export / checkpoint.CONFIG).write_text(json.dumps(true, indent=2, ensure_ascii=False) + '\n')
+  unused = () if stored else stream.Reader(base).unused
+  if unused:
+    print(
+      f'not in the export, since the model does not use them: {unused[0]} ({len(unused)} in all); '
+      'aevo import_hf makes a base that keeps them'
+    )
   return export
 
 

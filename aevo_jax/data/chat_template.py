@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 
@@ -138,10 +139,29 @@ class ChatFormat:
 MICRO = ChatFormat(CHAT_TEMPLATE, BOS, EOS, PAD)
 
 
+class _GenerationTag(jinja2.ext.Extension):
+  """`{% generation %} ... {% endgeneration %}`, by which transformers finds the model's tokens.
+
+  It marks them and changes no text. What a template sets inside is not seen outside, as there.
+  """
+
+  tags = frozenset({'generation'})
+
+  def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+    line = next(parser.stream).lineno
+    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
+    return jinja2.nodes.CallBlock(self.call_method('_text'), [], [], body).set_lineno(line)
+
+  def _text(self, caller: jinja2.runtime.Macro) -> str:
+    return caller()
+
+
 @functools.cache
 def _compiled(template: str) -> jinja2.Template:
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols']
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=['jinja2.ext.loopcontrols', _GenerationTag],
   )
   environment.filters['tojson'] = _to_json
   environment.globals |= {'raise_exception': _refuse, 'strftime_now': _no_clock}
@@ -183,7 +203,7 @@ def read(directory: str) -> ChatFormat:
   config = _json(path)
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
   tokens = {role: _token(config.get(f'{role}_token')) for role in ('bos', 'eos', 'pad')}
-  template = _template(folder, config)
+  written, template = _template(folder, config)
   _check_tokens(path, tokens, tokenizer)
   eos = tokens['eos'] or ''
   stops = _end_ids(folder) - {tokenizer.token_to_id(eos)}
@@ -194,19 +214,24 @@ def read(directory: str) -> ChatFormat:
     pad=tokens['pad'] or '',
     stops=tuple(sorted(stops)),
   )
-  _check_renders(path, chat)
+  _check_renders(written, chat)
   return chat
 
 
-def _template(folder: pathlib.Path, config: dict[str, Any]) -> str:
+def _template(folder: pathlib.Path, config: dict[str, Any]) -> tuple[pathlib.Path, str]:
+  """Finds the template: the file that holds it, and its text."""
   path = folder / TEMPLATE
-  template = path.read_text() if path.exists() else _default(config.get('chat_template'))
+  if path.exists():
+    template = path.read_text()
+  else:
+    path = folder / TOKENIZER_CONFIG
+    template = _default(config.get('chat_template'))
   if not template:
     raise ChatTemplateError(
       f'{folder / TOKENIZER_CONFIG} has no chat_template, and there is no {TEMPLATE} beside it; '
       'take an instruction-tuned checkpoint, or write the template there'
     )
-  return template
+  return path, template
 
 
 def _check_tokens(

@@ -93,7 +93,8 @@ def write(
     base = stage / build.BASE
     base.mkdir(parents=True)
     checkpoint.save_weights(base / checkpoint.WEIGHTS, params, config)
-    _write_json(base / checkpoint.CONFIG, _config(source))
+    fields = json.loads((source / checkpoint.CONFIG).read_text())
+    _write_json(base / checkpoint.CONFIG, checkpoint.config_as_saved(fields))
     shutil.copyfile(source / TOKENIZER, base / TOKENIZER)
     tokenizer_config = json.loads((source / chat_template.TOKENIZER_CONFIG).read_text())
     _write_json(
@@ -152,17 +153,6 @@ def _missing(source: pathlib.Path, name: str) -> str:
       'use_fast=True).save_pretrained(...))'
     )
   return f'{source} has no {name}; {advice}'
-
-
-def _config(source: pathlib.Path) -> dict:
-  """Returns config.json with the dtype that is written, and without layers that are left behind."""
-  fields = json.loads((source / checkpoint.CONFIG).read_text())
-  if 'num_nextn_predict_layers' in fields:
-    fields['num_nextn_predict_layers'] = 0
-  for name in ('torch_dtype', 'dtype'):
-    if name in fields:
-      fields[name] = 'float32'
-  return fields
 
 
 def _generation(

@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from aevo_jax.config import strict_json
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.tasks import answers, verify
 from aevo_jax.tasks.families.registry import FAMILIES
@@ -289,7 +290,8 @@ def _enough(quota: int, split: str) -> int:
 
 def _lines(file: pathlib.Path) -> list[str]:
   try:
-    return file.read_text(encoding='utf-8').split('\n')
+    # Windows editors write a byte order mark.
+    return file.read_text(encoding='utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
     raise TaskFileError(
       f'{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8'
@@ -299,7 +301,9 @@ def _lines(file: pathlib.Path) -> list[str]:
 def _fields(line: str, location: str) -> dict[str, str]:
   """Parses a line into its fields, all of them known, and all that are needed among them."""
   try:
-    fields = json.loads(line)
+    fields = strict_json.loads(line)
+  except strict_json.DuplicateKeyError as error:
+    raise TaskFileError(f'{location}: {error}; keep one of the two') from None
   except (ValueError, RecursionError) as error:
     raise TaskFileError(
       f'{location}: not JSON ({error}); write one object a line, with double quotes'

@@ -8,8 +8,8 @@ the comparisons:
   challenge  the public challenge's rule as competitors reimplemented it: equal as case-insensitive
              text, or, if both parse as floats, |a - b| <= max(1e-2 max(|a|, |b|), 1e-5). Bit
              strings parse as floats, so most one-bit-wrong answers pass: a flawed proxy by design.
-  number     for tasks of one's own: equal as decimal numbers, whatever commas, zeros or sign they
-             are written with.
+  number     for tasks of one's own: equal as decimal numbers, whatever zeros, sign or commas
+             between thousands they are written with.
   choice     for tasks of one's own: the same letter, as in `B`, `(b)` or `B.`.
 
 A comparison of your own is a function (family, answer or None, key) -> bool and a row of VERIFIERS;
@@ -24,30 +24,32 @@ from aevo_jax.config.nearest import suggestion
 from aevo_jax.tasks import answers
 from aevo_jax.tasks.families.registry import FAMILIES
 
-_THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(\D|$))', re.ASCII)
+# Commas where English sets them: `1,234.5`. In `0,125` and `1234,567` one may be a decimal comma.
+_THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?', re.ASCII)
 _LETTER = re.compile(r'\(?([A-Za-z])[).:]?')
-_BRACES = {'{': 1, '}': -1}
+_BRACE = re.compile(r'\\boxed\{|[{}]')
 
 
 def extract_boxed(completion: str) -> str | None:
   r"""Extracts the content of the last complete `\boxed{...}`, in which braces may nest.
 
   Args:
-    completion: a model's text.
+    completion: a model's text. The time is in proportion to its length.
 
   Returns:
     The content without white space at its ends, or None where no box is complete.
   """
-  start = completion.rfind('\\boxed{')
-  while start != -1:
-    depth = 1
-    begin = start + len('\\boxed{')
-    for end in range(begin, len(completion)):
-      depth += _BRACES.get(completion[end], 0)
-      if depth == 0:
-        return completion[begin:end].strip()
-    start = completion.rfind('\\boxed{', 0, start)
-  return None
+  last = (-1, -1)  # where the content of the last complete box begins and ends
+  contents: list[int] = []  # of the braces that are open; -1 for those that open no box
+  for brace in _BRACE.finditer(completion):
+    if brace[0] != '}':
+      contents.append(-1 if brace[0] == '{' else brace.end())
+    elif contents:
+      last = max(last, (contents.pop(), brace.start()))
+  begin, end = last
+  if begin == -1:
+    return None
+  return completion[begin:end].strip()
 
 
 def strict(family: str, answer: str | None, key: str) -> bool:
@@ -87,7 +89,8 @@ def number(family: str, answer: str | None, key: str) -> bool:
 
   Args:
     family: is not used.
-    answer: 1,000 and 1000.0 are one number; fractions, units and exponents are none.
+    answer: 1,000 and 1000.0 are one number; fractions, units and exponents are none, nor are
+      commas that part no thousands, such as the decimal one of 0,125.
     key: the right number, in any such form.
 
   Returns:
@@ -99,7 +102,9 @@ def number(family: str, answer: str | None, key: str) -> bool:
 
 
 def _plain_decimal(text: str) -> decimal.Decimal | None:
-  text = _THOUSANDS.sub('', text.strip())
+  text = text.strip()
+  if _THOUSANDS.fullmatch(text):
+    text = text.replace(',', '')
   if not answers.DECIMAL.fullmatch(text):
     return None
   return decimal.Decimal(text)

@@ -168,6 +168,50 @@ def test_a_template_file_and_a_named_default_are_read(checkpoint):
   assert chat_template.read(str(checkpoint({'chat_template': several}))).prompt('q') == 'D q'
 
 
+# A template with the tag by which transformers marks the model's tokens, and the text of a turn of
+# the user, the model and the user.
+MARKED = {
+  'on one line': (
+    '{% for m in messages %}{% if m.role == "assistant" %}{% generation %}{{ m.content }}'
+    '{% endgeneration %}{% else %}<{{ m.content }}>{% endif %}{% endfor %}',
+    '<a>b<c>',
+  ),
+  'on lines of its own': (
+    '{% for m in messages %}\n  {% generation %}\n{{ m.content }};\n  {% endgeneration %}\n'
+    '{% endfor %}',
+    'a;\nb;\nc;\n',
+  ),
+  'with signs that strip': (
+    '{% for m in messages %} {%- generation -%} {{ m.content }} {%- endgeneration -%} {% endfor %}',
+    'abc',
+  ),
+  'what is set inside stays inside': (
+    '{% set x = "-" %}{% for m in messages %}{% generation %}{% set x = m.content %}{{ x }}'
+    '{% endgeneration %}{{ x }}{% endfor %}',
+    'a-b-c-',
+  ),
+}
+
+
+@pytest.mark.parametrize(('template', 'text'), MARKED.values(), ids=MARKED)
+def test_the_generation_tag_marks_and_changes_no_text(template, text):
+  chat = ChatFormat(template, '', '<e>', '<p>')
+  messages = [
+    {'role': role, 'content': content}
+    for role, content in (('user', 'a'), ('assistant', 'b'), ('user', 'c'))
+  ]
+  assert chat.conversation(messages) == text
+
+
+def test_a_mistake_in_the_template_file_is_blamed_on_it(checkpoint):
+  folder = checkpoint({'chat_template': CHATML})
+  (folder / 'chat_template.jinja').write_text('{% generator %}')
+  with pytest.raises(ChatTemplateError, match=r'chat_template\.jinja: .*unknown tag'):
+    chat_template.read(str(folder))
+  with pytest.raises(ChatTemplateError, match=r'tokenizer_config\.json: .*unknown tag'):
+    chat_template.read(str(checkpoint({'chat_template': '{% generator %}'})))
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [

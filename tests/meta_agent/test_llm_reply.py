@@ -89,6 +89,54 @@ def test_prose_and_fences_around_the_json_are_harmless(wrapped):
   ]
 
 
+def answer(batch_rows: int) -> str:
+  return json.dumps(
+    {'assignments': [{'bindings': {'train.batch_rows': batch_rows}, 'reason': 'r'}]}
+  )
+
+
+# What stands before or around the answer, whose batch_rows is 8; drafts say 2.
+REPLIES = {
+  'a draft while thinking': f'<think>\nFirst: {answer(2)}\nNo, 8.\n</think>\n\n{answer(8)}',
+  'thinking that the template opened': f'First: {answer(2)} ... no.\n</think>\n{answer(8)}',
+  'fences in thinking and after': (
+    f'<think>\n```json\n{answer(2)}\n```\n</think>\n```json\n{answer(8)}\n```'
+  ),
+  'a small object in thinking': f'<think>It is {{"train.batch_rows": 4}}.</think>\n{answer(8)}',
+  'thinking twice': f'<think>{answer(2)}</think>{answer(4)}<think>no</think>\n{answer(8)}',
+  'braces of prose': f'I choose from {{2, 4, 8}}:\n{answer(8)}',
+  'an object in prose': f'The standing recipe is {{"train.batch_rows": 4}}, so:\n{answer(8)}',
+  'a draft in prose': f'Draft: {answer(2)}\nFinal: {answer(8)}',
+  'two fences': f'Draft:\n```json\n{answer(2)}\n```\nFinal:\n```json\n{answer(8)}\n```',
+  'a fence with attributes': f'```json title="policy"\n{answer(8)}\n```',
+  'a fence of another system': f'Sure\r\n```json\r\n{answer(8)}\r\n```',
+  'a last fence without an object': f'{answer(8)}\n```\nthat is all\n```',
+}
+
+
+@pytest.mark.parametrize('reply', REPLIES.values(), ids=REPLIES)
+def test_the_last_word_of_a_reply_counts(reply):
+  assert changes(reply_lib.read_policy(reply, 1, {}, SPACE, DEFAULTS)) == [{'train.batch_rows': 8}]
+
+
+@pytest.mark.parametrize(
+  ('reply', 'said'),
+  [
+    (f'<think>\n{answer(2)} maybe', 'ends inside of <think>'),
+    (f'<think>a</think> hm <think>{answer(2)}', 'ends inside of <think>'),
+    (f'<think>{answer(2)}</think>', 'no JSON object'),
+    (f'{answer(2)[:-1]}, {answer(8)[1:]}', "the key 'assignments' stands twice"),
+    (f'[{answer(2)[:-1]}, {answer(8)[1:]}]', "the key 'assignments' stands twice"),
+    ('{"assignments": [{"bindings": {"a": 1, "a": 2}}]}', "the key 'a' stands twice"),
+    ('{' * 100_000, 'no JSON object'),
+    ('{"a":' * 100_000, 'no JSON object'),
+  ],
+)
+def test_a_reply_that_says_nothing_or_two_things_is_sent_back(reply, said):
+  with pytest.raises(ReplyError, match=said):
+    reply_lib.read_policy(reply, 1, {}, SPACE, DEFAULTS)
+
+
 def test_surplus_and_double_recipes_are_left_out_and_too_few_are_named():
   a, b, c = {'train.batch_rows': 8}, {'train.batch_rows': 2}, {'train.ema_decay': 0.9}
   assert changes(policy(a, dict(a), b, c, count=2)) == [a, b]

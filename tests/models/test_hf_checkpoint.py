@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.hf.stream import Reader
 from aevo_jax.models.params import unbind
 
 CONFIG = ModelConfig(
@@ -208,6 +210,37 @@ def test_config_is_strict_json_and_comes_back(directory):
   )
   assert (fields['hybrid_override_pattern'], fields['num_hidden_layers']) == ('M*-', 3)
   assert (fields['eos_token_id'], fields['pad_token_id'], fields['bos_token_id']) == (2, 0, None)
+
+
+@pytest.mark.parametrize('spelt', ['{"__float__": "Infinity"}', 'Infinity', '1e999'])
+def test_infinity_is_read_however_it_is_spelt(directory, spelt):
+  """transformers 5 writes an object where JSON has no number."""
+  path, _ = directory
+  fields = json.loads((path / checkpoint.CONFIG).read_text()) | {'time_step_limit': [0.5, 'HERE']}
+  (path / checkpoint.CONFIG).write_text(json.dumps(fields).replace('"HERE"', spelt))
+  config = checkpoint.read_config(path)
+  assert (config.time_step_low, config.time_step_high) == (0.5, math.inf)
+  assert Reader(path).config == config
+
+
+@pytest.mark.parametrize('text', ['', '[1]', '{"a": 1', '{"time_step_limit": {"__float__": "x"}}'])
+def test_a_config_that_is_no_object_is_refused_by_its_path(directory, text):
+  path, _ = directory
+  (path / checkpoint.CONFIG).write_text(text)
+  for read in (checkpoint.read_config, Reader):
+    with pytest.raises(ValueError, match=r'config\.json (is no JSON|holds no JSON object)'):
+      read(path)
+
+
+def test_a_config_is_true_of_what_is_saved():
+  fields = {'torch_dtype': 'bfloat16', 'num_nextn_predict_layers': 1, 'vocab_size': 7}
+  assert checkpoint.config_as_saved(fields) == {
+    'torch_dtype': 'float32',
+    'num_nextn_predict_layers': 0,
+    'vocab_size': 7,
+  }
+  assert checkpoint.config_as_saved({'dtype': 'float16'}) == {'dtype': 'float32'}
+  assert fields['torch_dtype'] == 'bfloat16'
 
 
 def test_config_of_another_model_or_with_gaps_is_refused():

@@ -68,6 +68,23 @@ def test_lines_become_items_in_order(tmp_path):
   )
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+  plain = write(tmp_path / 'plain.jsonl', *many(40))
+  marked = tmp_path / 'marked.jsonl'
+  marked.write_bytes(b'\xef\xbb\xbf' + plain.read_bytes())
+  assert own_data.read(marked).items == own_data.read(plain).items
+  (tmp_path / 'folder').mkdir()
+  for name in ('a', 'b'):
+    (tmp_path / 'folder' / f'{name}.jsonl').write_bytes(marked.read_bytes())
+  assert own_data.read(tmp_path / 'folder').items == own_data.read(plain).items
+
+
+def test_a_decimal_comma_is_no_key_for_the_verifier_of_numbers(tmp_path):
+  path = write(tmp_path / 't.jsonl', *many(40), TASK | {'answer': '0,125'})
+  with pytest.raises(TaskFileError, match=r"t\.jsonl:41: .* does not take '0,125' for its own key"):
+    own_data.read(path, verifier='number')
+
+
 def test_a_folder_is_its_files_by_name_and_repetitions_count_once(tmp_path):
   write(tmp_path / 'b.jsonl', *many(40), TASK)
   write(tmp_path / 'a.jsonl', TASK, TASK | {'solution': 'another way'})
@@ -194,6 +211,11 @@ def test_each_epoch_has_every_item_once_in_an_order_of_its_own(example, tmp_path
   ('line', 'said'),
   [
     ("{'prompt': 'a'}", r't\.jsonl:2: not JSON .*double quotes'),
+    (
+      '{"prompt": "a", "answer": "1", "family": "sums", "answer": "2"}',
+      ":2: the key 'answer' stands twice in one object; keep one of the two",
+    ),
+    ('{"prompt": "a", "answer": NaN, "family": "sums"}', ':2: not JSON .*NaN is no JSON'),
     ('[1]', ':2: expected an object'),
     ({'prompt': 'a', 'answer': 'b'}, ":2: there is no 'family'"),
     (TASK | {'solutoin': 'x'}, "no field 'solutoin' is known; did you mean 'solution'"),

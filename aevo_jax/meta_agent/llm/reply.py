@@ -1,16 +1,16 @@
 """A language model's reply, read into checked recipes.
 
 The words are untrusted: JSON is decoded, gin is parsed as data, and every value is held against the
-space. What is harmless is repaired: prose or a fence around the JSON, bindings as an object where
-gin text is expected, more recipes than asked, one recipe twice among them. Everything else is a
-`ReplyError` that says what is wrong, so that the model may mend it.
+space. What is harmless is repaired: thinking, prose or a fence around the JSON, bindings as an
+object where gin text is expected, more recipes than asked, one recipe twice among them. Everything
+else is a `ReplyError` that says what is wrong, so that the model may mend it.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from aevo_jax.config import strict_json
 from aevo_jax.config.search_space import Axis, SearchSpace, SearchSpaceError, prune
 from aevo_jax.config.statements import Binding, StatementError
 from aevo_jax.config.untrusted import Parser, parse_untrusted
@@ -23,8 +23,10 @@ SENTENCE = 300
 SENTENCES = 8
 # Recipes that are looked at, whatever the length of the list.
 LISTED = 64
+# Braces at which an object may begin; what is behind them is not read.
+BRACES = 1000
 
-_FENCE = re.compile(r'```[A-Za-z]*\n(.*?)```', re.DOTALL)
+_FENCE = re.compile(r'```[^\n`]*\n(.*?)```', re.DOTALL)
 
 
 class Recipe(NamedTuple):
@@ -168,20 +170,44 @@ def sentence(value: Any) -> str:
 
 
 def _object(text: str) -> dict[str, Any]:
-  """The JSON object in a reply: all of it, in a fence, or from its first brace on."""
-  candidates = [text.strip(), *_FENCE.findall(text), text[max(text.find('{'), 0) :]]
-  for candidate in candidates:
+  """The JSON object that a reply ends with, raises ReplyError.
+
+  What is thought is no reply: all up to the last `</think>` is skipped, whether the template or the
+  model opened it. Of several fences the last counts, of several objects without a fence too, so
+  that a draft is never taken for the answer.
+  """
+  reply = text.rpartition('</think>')[2]
+  if '<think>' in reply:
+    raise ReplyError(['the reply ends inside of <think>; think less, or allow more tokens'])
+  fences = _FENCE.findall(reply)
+  try:
+    objects = _objects(fences[-1] if fences else reply)
+    if not objects and fences:
+      objects = _objects(reply)
+  except strict_json.DuplicateKeyError as error:
+    raise ReplyError([str(error)]) from None
+  if not objects:
+    raise ReplyError(['the reply holds no JSON object'])
+  return objects[-1]
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+  """The JSON objects in a text that lie in no other object; braces of prose are passed over."""
+  objects = []
+  start = text.find('{')
+  for _ in range(BRACES):
+    if start == -1:
+      break
     try:
-      value, _ = json.JSONDecoder(parse_constant=_no_constant).raw_decode(candidate.strip())
+      value, end = strict_json.first_value(text, start)
+    except strict_json.DuplicateKeyError:
+      raise
     except (ValueError, RecursionError):
-      continue
-    if isinstance(value, dict):
-      return value
-  raise ReplyError(['the reply holds no JSON object'])
-
-
-def _no_constant(name: str) -> None:
-  raise ValueError(f'{name} is no JSON')
+      end = start + 1
+    else:
+      objects.append(value)
+    start = text.find('{', end)
+  return objects
 
 
 def _list(reply: Mapping[str, Any], key: str, problems: list[str]) -> list[Any]:

@@ -170,6 +170,25 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   return ModelConfig(family=family, **registry.FAMILIES[family].config_from_hf(fields))
 
 
+def config_as_saved(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the config.json that is true of what `save_weights` writes.
+
+  Args:
+    fields: the content of another config.json of the model.
+
+  Returns:
+    The same, with float32 as the dtype, and without the layers of multi-token prediction, which no
+    forward pass uses and nobody stores.
+  """
+  saved = dict(fields)
+  if 'num_nextn_predict_layers' in saved:
+    saved['num_nextn_predict_layers'] = 0
+  for name in ('torch_dtype', 'dtype'):
+    if name in saved:
+      saved[name] = 'float32'
+  return saved
+
+
 def save_weights(
   path: pathlib.Path, params: Mapping[str, jax.Array | np.ndarray], config: ModelConfig
 ) -> None:
@@ -226,6 +245,36 @@ def read_file(path: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:
   return params
 
 
+def config_fields(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads a directory's config.json as it is.
+
+  Args:
+    directory: of a checkpoint, an import or a stored substrate.
+
+  Returns:
+    Its content. Infinity and NaN are numbers, also where transformers 5 spells them as objects.
+
+  Raises:
+    FileNotFoundError: there is no config.json.
+    ValueError: it is no JSON object.
+  """
+  path = directory / CONFIG
+  try:
+    fields = json.loads(path.read_text(), object_hook=_untagged)
+  except ValueError as error:
+    raise ValueError(f'{path} is no JSON ({error}); download it again') from None
+  if not isinstance(fields, dict):
+    raise ValueError(f'{path} holds no JSON object; download it again')
+  return fields
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+  """Reads an object by which transformers 5 spells a number that JSON has not."""
+  if value.keys() == {'__float__'} and isinstance(value['__float__'], str):
+    return float(value['__float__'])
+  return value
+
+
 def read_config(directory: pathlib.Path) -> ModelConfig:
   """Reads the model that a directory's config.json describes.
 
@@ -237,6 +286,6 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
 
   Raises:
     FileNotFoundError: there is no config.json.
-    ValueError: it is no JSON, or of a model that the decoder does not compute.
+    ValueError: it is no JSON object, or of a model that the decoder does not compute.
   """
-  return config_from_hf(json.loads((directory / CONFIG).read_text()))
+  return config_from_hf(config_fields(directory))

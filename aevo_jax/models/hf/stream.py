@@ -4,7 +4,6 @@ Any piece of any parameter can be read. What is read is checked first, by name, 
 Nothing here holds more than one parameter beyond what it returns.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -230,15 +229,14 @@ class _Match(NamedTuple):
 
 def _config_fields(directory: pathlib.Path) -> dict:
   """Reads config.json."""
-  path = directory / checkpoint.CONFIG
-  if not path.is_file():
+  if not (directory / checkpoint.CONFIG).is_file():
     raise CheckpointError(
       f'{directory} has no {checkpoint.CONFIG}; give a directory with a whole checkpoint in it'
     )
   try:
-    return json.loads(path.read_text())
+    return checkpoint.config_fields(directory)
   except ValueError as error:
-    raise CheckpointError(f'{path} is no JSON ({error}); download it again') from error
+    raise CheckpointError(str(error)) from error
 
 
 def _place(name: str, places: Mapping[str, np.ndarray]) -> int:
