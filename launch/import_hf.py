@@ -47,10 +47,10 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'\nimport_hf: interrupted; there is no {out}')
   extra = ''
   if done.extra:
-    extra = f' and {done.extra} tensors that the forward does not use'
+    extra = f' and {done.extra} that the forward does not use'
   print(
-    f'{out}: {done.parameters} parameters{extra}, {done.size / 1e6:,.1f} MB, with '
-    f'{", ".join(done.carried)}'
+    f'{out}: {done.numbers:,} parameters in {done.parameters} tensors{extra}, '
+    f'{done.size / 1e6:,.1f} MB, with {", ".join(done.carried)}'
   )
   if done.left:
     print(f'left behind: {", ".join(done.left)}')

@@ -74,6 +74,7 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
   from safetensors import SafetensorError
 
   from aevo_jax.checkpoint.digest import ManifestError
+  from aevo_jax.data import chat_template
   from aevo_jax.substrate import from_hf
 
   try:
@@ -89,6 +90,9 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
     print(
       f'left behind, since the model does not use them: {", ".join(shown)} ({len(unused)} in all)'
     )
+  remark = chat_template.remark(str(out / build.BASE))
+  if remark:
+    print(remark)
   print(
     f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign '
     f'--substrate={out} ...'

@@ -190,6 +190,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe) -> _Job:
   """Checks that everything goes together, and makes or continues the run's directory."""
   from aevo_jax.checkpoint.digest import logical_digest
   from aevo_jax.config.configurables import override, resolve
+  from aevo_jax.data import chat_template
   from aevo_jax.data import corpus as corpora
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models import config as model_config
@@ -220,6 +221,9 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe) -> _Job:
     plan = StepPlan(0, _RL_STEPS.value, 0)
   run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
   begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]})
+  remark = chat_template.remark(str(base))
+  if remark:
+    print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
 
 

@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
   'command': {'config', 'layout'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
   'runtime': set(),  # threads and parent of a child process; standard library only
+  'strict_json': set(),  # JSON without guessing; standard library only
   # statements and history
   'config': set(),
   'ledger': set(),
@@ -44,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
   # mathematics and bytes
   'sharding': {'config'},
   'models': _BASE | {'checkpoint'},  # weights are read in any form, Orbax's too
-  'tasks': {'config'},
+  'tasks': {'config', 'strict_json'},
   'checkpoint': _BASE,
   # what flows into and out of a model; generation reads the tokenizer and chat format of data
   'data': _BASE | {'tasks'},
@@ -55,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
   'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models', 'data'},
   # trusted scoring and the decisions over it
   'evaluation': _MODEL_SIDE | {'ledger', 'stats', 'substrate', 'layout', 'runtime'},
-  'meta_agent': {'config', 'ledger', 'stats'},
+  'meta_agent': {'config', 'ledger', 'stats', 'strict_json'},
   # the controller knows them all, and the studies and reports sit on top
   'campaign': _MODEL_SIDE
   | {'ledger', 'stats', 'training', 'substrate', 'evaluation', 'meta_agent', 'layout', 'runtime'},

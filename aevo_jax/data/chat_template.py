@@ -18,11 +18,13 @@ import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 
+from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
 
 TOKENIZER_CONFIG = 'tokenizer_config.json'
 GENERATION_CONFIG = 'generation_config.json'
 TEMPLATE = 'chat_template.jinja'
+MODEL_CONFIG = 'config.json'
 
 Message = dict[str, str]
 
@@ -121,6 +123,25 @@ class ChatFormat:
       )
     return rest
 
+  def other_end(self) -> str:
+    """Compares how the template ends the model's turn with how training will.
+
+    Returns:
+      What the template writes there instead of `eos`; empty where it is `eos`, or where it renders
+      no turn of the model.
+    """
+    answer = 'the answer'
+    messages = [
+      {'role': 'user', 'content': 'the question'},
+      {'role': 'assistant', 'content': answer},
+    ]
+    try:
+      text = self._render(messages, 'a turn of the model', opened=False)
+    except ChatTemplateError:
+      return ''
+    end = text.rpartition(answer)[2].strip()
+    return '' if end.startswith(self.eos) else end
+
   def _render(self, messages: Sequence[Message], described: str, opened: bool = True) -> str:
     try:
       return _compiled(self.template).render(
@@ -195,18 +216,20 @@ def read(directory: str) -> ChatFormat:
     The format, with which a question was rendered once.
 
   Raises:
-    ChatTemplateError: no template, end or pad token, one that the tokenizer does not have, or a
-      template that does not render.
+    ChatTemplateError: no template, end or pad token, one that the tokenizer does not have, a
+      template that does not render, or ids that the model of config.json has no embedding for.
+    FileNotFoundError, ValueError: see `tokenizer.load`.
   """
   folder = pathlib.Path(directory)
   path = folder / TOKENIZER_CONFIG
   config = _json(path)
-  tokenizer = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
+  tokenizer = tokenizer_lib.load(directory)
   tokens = {role: _token(config.get(f'{role}_token')) for role in ('bos', 'eos', 'pad')}
   written, template = _template(folder, config)
   _check_tokens(path, tokens, tokenizer)
   eos = tokens['eos'] or ''
   stops = _end_ids(folder) - {tokenizer.token_to_id(eos)}
+  _check_ids(folder, stops)
   chat = ChatFormat(
     template=template,
     bos=tokens['bos'] or '',
@@ -260,6 +283,26 @@ def _end_ids(folder: pathlib.Path) -> set[int]:
   return set(ends or [])
 
 
+def _check_ids(folder: pathlib.Path, stops: set[int]) -> None:
+  """Holds the ids of the tokenizer and of generation_config.json against the model's embedding."""
+  path = folder / MODEL_CONFIG
+  if not path.exists():
+    return
+  vocab_size = _json(path).get('vocab_size')
+  if not isinstance(vocab_size, int):
+    return
+  try:
+    tokenizer_lib.check_vocabulary(folder, vocab_size)
+  except ValueError as error:
+    raise ChatTemplateError(str(error)) from None
+  outside = sorted(id_ for id_ in stops if not 0 <= id_ < vocab_size)
+  if outside:
+    raise ChatTemplateError(
+      f'{folder / GENERATION_CONFIG} ends at token {outside[0]}, and the model of config.json has '
+      f'a vocabulary of {vocab_size}; correct its eos_token_id'
+    )
+
+
 def _check_renders(path: pathlib.Path, chat: ChatFormat) -> None:
   question = 'What is 1 + 1?'
   try:
@@ -296,3 +339,26 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   if not isinstance(fields, dict):
     raise ChatTemplateError(f'{path} must hold a JSON object')
   return fields
+
+
+def remark(directory: str) -> str:
+  """Says what a person should know who trains on a base.
+
+  Args:
+    directory: of the base.
+
+  Returns:
+    A sentence, or nothing.
+
+  Raises:
+    ChatTemplateError, FileNotFoundError, ValueError: see `read`.
+  """
+  chat = read(directory)
+  end = chat.other_end()
+  if not end:
+    return ''
+  return (
+    f"the chat template ends the model's turn with {end[:40]!r}, and training ends it with "
+    f'eos_token, {chat.eos!r}; if it should end as in the template, write that token as eos_token '
+    f'into {pathlib.Path(directory) / TOKENIZER_CONFIG}'
+  )

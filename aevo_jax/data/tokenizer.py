@@ -13,6 +13,7 @@ import string
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+FILE = 'tokenizer.json'
 PAD = '<|pad|>'
 BOS = '<|bos|>'
 EOS = '<|eos|>'
@@ -95,16 +96,45 @@ def load(path: str) -> tokenizers.Tokenizer:
     path: the file, or the directory that holds it.
 
   Returns:
-    The same object for the same path.
+    The same object for the same path. It neither cuts nor pads: transformers leaves the settings of
+    its last call in the file, and ignores them when it reads it, as this does.
 
   Raises:
     FileNotFoundError: there is no such file.
+    ValueError: it is damaged.
   """
   file = pathlib.Path(path)
   if file.is_dir():
-    file = file / 'tokenizer.json'
+    file = file / FILE
   if not file.exists():
     raise FileNotFoundError(
       f'no tokenizer at {file}; a base directory needs tokenizer.json beside its weights'
     )
-  return tokenizers.Tokenizer.from_file(str(file))
+  try:
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+  except Exception as error:  # the library raises nothing more special
+    raise ValueError(
+      f'{file} is damaged or no tokenizer ({error}); copy it from the checkpoint again'
+    ) from error
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return tokenizer
+
+
+def check_vocabulary(directory: pathlib.Path, vocab_size: int) -> None:
+  """Checks that the model has an embedding for every token.
+
+  Args:
+    directory: of the base, with a tokenizer.json.
+    vocab_size: rows of the embedding.
+
+  Raises:
+    ValueError: the tokenizer is damaged, or has an id beyond the embedding.
+  """
+  vocabulary = load(str(directory)).get_vocab(with_added_tokens=True)
+  token = max(vocabulary, key=vocabulary.__getitem__)
+  if vocabulary[token] >= vocab_size:
+    raise ValueError(
+      f'{directory / FILE} has token {vocabulary[token]}, and the model of config.json has a '
+      f'vocabulary of {vocab_size}; they do not belong together: copy both from one checkpoint'
+    )

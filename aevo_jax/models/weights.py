@@ -80,7 +80,8 @@ def load(
 
   Raises:
     CheckpointError, ManifestError: the directory cannot be read, or was changed after writing.
-    ValueError: the weights are not the config's, or config.json is not of a model we compute.
+    ValueError: the weights are not the config's or not finite, or config.json is not of a model we
+      compute.
   """
   if config is None:
     config = checkpoint.read_config(path if path.is_dir() else path.parent)
@@ -93,7 +94,7 @@ def load(
   for name, shape in shapes.items():
     members = scan_layers.members(name, config.pattern)
     load_dtype = dtype(name, source.dtype(members[0]))
-    parameter = _Parameter(source, name, members, shape.shape, np.dtype(load_dtype))
+    parameter = _Parameter(path, source, name, members, shape.shape, np.dtype(load_dtype))
     params[name] = parameter.place(shardings.get(name))
   return params
 
@@ -107,17 +108,34 @@ def _open(path: pathlib.Path, config: ModelConfig, names: list[str]) -> _Source:
   return _Tensors(stream.Reader(path, config))
 
 
+def check_finite(path: pathlib.Path, name: str, value: np.ndarray) -> None:
+  """Refuses weights with which every loss is NaN, before anything is computed with them.
+
+  Args:
+    path: where they are read from.
+    name: our name of the parameter.
+    value: the parameter or a piece of it.
+
+  Raises:
+    ValueError: some of it is infinite or NaN.
+  """
+  if not np.isfinite(value).all():
+    raise ValueError(f'{path} holds weights that are not finite in {name}; take an undamaged copy')
+
+
 class _Parameter:
   """One parameter to load; a stacked one consists of `members`, one a layer."""
 
   def __init__(
     self,
+    path: pathlib.Path,
     source: _Source,
     name: str,
     members: tuple[str, ...],
     shape: tuple[int, ...],
     dtype: np.dtype,
   ):
+    self.path = path
     self.source = source
     self.members = members
     self.stacked = scan_layers.is_stacked(name)
@@ -129,12 +147,17 @@ class _Parameter:
     if index is None:
       index = (slice(None),) * len(self.shape)
     if not self.stacked:
-      return self.source.read(self.members[0], index).astype(self.dtype, copy=False)
+      return self._read(self.members[0], index).astype(self.dtype, copy=False)
     sizes = [len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True)]
     stacked = np.empty(sizes, self.dtype)
     for row, member in enumerate(self.members[index[0]]):
-      stacked[row] = self.source.read(member, index[1:])
+      stacked[row] = self._read(member, index[1:])
     return stacked
+
+  def _read(self, member: str, index: Index) -> np.ndarray:
+    value = self.source.read(member, index)
+    check_finite(self.path, member, value)
+    return value
 
   def place(self, sharding: jax.sharding.Sharding | None) -> jax.Array:
     """Puts the parameter where `sharding` says."""

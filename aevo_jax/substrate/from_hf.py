@@ -19,16 +19,15 @@ import shutil
 import tempfile
 from typing import Any, NamedTuple
 
-import numpy as np
 import tokenizers
 
 from aevo_jax.checkpoint import durable
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.data import chat_template
+from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.chat_template import ChatFormat
 from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint, stream
-from aevo_jax.models.params import Params
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate import source as source_lib
 
@@ -75,18 +74,11 @@ def write(
   for name in (checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
     if not (source / name).is_file():
       raise ImportRefusedError(_missing(source, name))
-  tokenizer = _tokenizer(source / TOKENIZER)
   config = checkpoint.read_config(source)
   chat = chat_template.read(str(source))
-  largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-  if largest >= config.vocab_size:
-    raise ImportRefusedError(
-      f'{source / TOKENIZER} has token {largest}, and the model of config.json has a '
-      f'vocabulary of {config.vocab_size}; they do not belong together'
-    )
+  tokenizer = tokenizer_lib.load(str(source))
   params = weights.load(source, config)
   unused = _unused(source)
-  _refuse_not_finite(source, params)
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'substrate'
@@ -109,26 +101,6 @@ def write(
     durable.fsync_tree(stage)
     stage.rename(out)
   return Written(build.identity(measured), unused)
-
-
-def _refuse_not_finite(source: pathlib.Path, params: Params) -> None:
-  bad = []
-  for name, value in sorted(params.items()):
-    if not np.isfinite(np.asarray(value)).all():
-      bad.append(name)
-  if bad:
-    raise ImportRefusedError(
-      f'{source} holds weights that are not finite in {", ".join(bad[:5])}; take an undamaged copy'
-    )
-
-
-def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
-  try:
-    return tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the library raises nothing more special
-    raise ImportRefusedError(
-      f'{path} is damaged or no tokenizer ({error}); copy it from the checkpoint again'
-    ) from error
 
 
 def _unused(source: pathlib.Path) -> tuple[str, ...]:

@@ -17,7 +17,11 @@ import pathlib
 import shutil
 from typing import NamedTuple
 
+import numpy as np
+
 from aevo_jax.checkpoint import orbax_io
+from aevo_jax.data import tokenizer as tokenizer_lib
+from aevo_jax.models import weights
 from aevo_jax.models.hf import stream
 from aevo_jax.models.hf.stored import INDEX, NAMED, Stored
 from aevo_jax.models.weights import CHECKPOINT
@@ -30,6 +34,7 @@ class Imported(NamedTuple):
 
   Attributes:
     parameters, extra: how many tensors of each.
+    numbers: how many numbers the parameters are.
     size: bytes of all tensors.
     carried: names of files that came along.
     left: names of files that did not.
@@ -37,6 +42,7 @@ class Imported(NamedTuple):
 
   parameters: int
   extra: int
+  numbers: int
   size: int
   carried: tuple[str, ...]
   left: tuple[str, ...]
@@ -58,7 +64,7 @@ def import_hf(
   Raises:
     TransferError: `out` exists, or the disk has no room for it.
     CheckpointError, ValueError: `directory` holds no checkpoint of a model that the decoder
-      computes; see stream.Reader.
+      computes, see stream.Reader; or weights that are not finite, or a tokenizer of another model.
   """
   reader = stream.Reader(directory, stored=stored)
   tensors = reader.stored.tensors
@@ -74,6 +80,8 @@ def import_hf(
     )
   size = sum(nbytes(tensor) for tensor in tensors.values())
   carried = tuple(name for name in CARRIED if (directory / name).is_file())
+  if tokenizer_lib.FILE in carried:
+    tokenizer_lib.check_vocabulary(directory, reader.config.vocab_size)
   known = {*carried, *reader.stored.metadata, INDEX}
   left = tuple(sorted(path.name for path in directory.iterdir() if path.name not in known))
   with making(out, size) as temporary:
@@ -83,15 +91,24 @@ def import_hf(
     for name in carried:
       shutil.copyfile(directory / name, temporary / name)
     source_lib.write(temporary / source_lib.FILE, source_lib.of_reader(reader))
-  return Imported(len(reader.shapes), len(reader.unused), size, carried, left)
+  numbers = sum(math.prod(shape.shape) for shape in reader.shapes.values())
+  return Imported(len(reader.shapes), len(reader.unused), numbers, size, carried, left)
 
 
 def _parameters(reader: stream.Reader) -> dict[str, orbax_io.Deferred]:
   """Lists the parameters, to be read when their turn comes."""
   leaves = {}
   for name, shape in reader.shapes.items():
-    leaves[name] = orbax_io.Deferred(shape.shape, shape.dtype, functools.partial(reader.read, name))
+    read = functools.partial(_finite, reader, name)
+    leaves[name] = orbax_io.Deferred(shape.shape, shape.dtype, read)
   return leaves
+
+
+def _finite(reader: stream.Reader, name: str) -> np.ndarray:
+  """Reads a parameter that training can go on from."""
+  value = reader.read(name)
+  weights.check_finite(reader.stored.directory, name, value)
+  return value
 
 
 def _extra(reader: stream.Reader) -> dict[str, orbax_io.Deferred]:

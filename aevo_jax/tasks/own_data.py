@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aevo_jax.config import strict_json
+from aevo_jax import strict_json
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.tasks import answers, verify
 from aevo_jax.tasks.families.registry import FAMILIES

@@ -235,6 +235,57 @@ def test_what_cannot_be_used_is_refused(checkpoint, changes, said):
     chat_template.read(str(checkpoint(changes)))
 
 
+@pytest.mark.parametrize(
+  ('config', 'generation', 'said'),
+  [
+    (
+      {'vocab_size': 100},
+      None,
+      r'tokenizer\.json has token 100, .* vocabulary of 100; .* copy both',
+    ),
+    ({'vocab_size': 3}, None, 'do not belong together'),
+    ({'vocab_size': 101}, {'eos_token_id': [2, 101]}, r'generation_config\.json ends at token 101'),
+    ({'vocab_size': 101}, {'eos_token_id': -1}, r'generation_config\.json ends at token -1'),
+  ],
+)
+def test_ids_beyond_the_embedding_are_refused(checkpoint, config, generation, said):
+  folder = checkpoint({}, generation)
+  (folder / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ChatTemplateError, match=said):
+    chat_template.read(str(folder))
+
+
+def test_an_embedding_may_have_more_rows_than_there_are_tokens(checkpoint):
+  folder = checkpoint({}, {'eos_token_id': [2, 110]})
+  (folder / 'config.json').write_text('{"vocab_size": 128}')
+  assert chat_template.read(str(folder)).stops == (110,)
+
+
+# How a template ends the model's turn, and what is said of it where eos_token is <|im_end|>.
+ENDS = {
+  'eos_token': ('[{{ m.content }}{{ eos_token }}]', ''),
+  'its text': ('{{ m.content }}<|im_end|>\n', ''),
+  'a line before it': ('{{ m.content }}\n<|im_end|>', ''),
+  'another token': ('{{ m.content }}<|endoftext|>', "turn with '<|endoftext|>'"),
+  'another one first': ('{{ m.content }}<unk><|im_end|>', "turn with '<unk><|im_end|>'"),
+  'a refusal of turns of the model': (
+    '{% if m.role == "assistant" %}{{ raise_exception("no") }}{% endif %}{{ m.content }}',
+    '',
+  ),
+}
+
+
+@pytest.mark.parametrize(('turn', 'said'), ENDS.values(), ids=ENDS)
+def test_a_template_that_ends_turns_otherwise_is_remarked(checkpoint, turn, said):
+  template = '{% for m in messages %}' + turn + '{% endfor %}'
+  remark = chat_template.remark(str(checkpoint({'chat_template': template})))
+  if not said:
+    assert remark == ''
+  else:
+    assert said in remark and "eos_token, '<|im_end|>'" in remark
+    assert 'write that token as eos_token into ' in remark
+
+
 def test_a_folder_without_a_tokenizer_config_is_named(tmp_path):
   with pytest.raises(ChatTemplateError, match=r'there is no .*tokenizer_config.json'):
     chat_template.read(str(tmp_path))

@@ -171,3 +171,26 @@ def test_chat_template_is_the_training_format(tokenizer, size):
       assert tokens[: len(ids_of(tokenizer, MICRO.prompt(item.question)))] == ids_of(
         tokenizer, MICRO.prompt(item.question)
       )
+
+
+@pytest.mark.parametrize('written', ['truncation', 'padding', 'both'])
+def test_what_transformers_left_in_the_file_cuts_and_pads_nothing(tmp_path, written):
+  left = base_tokenizer.build()
+  if written != 'padding':
+    left.enable_truncation(4)
+  if written != 'truncation':
+    left.enable_padding(length=64, pad_token=base_tokenizer.PAD)
+  left.save(str(tmp_path / 'tokenizer.json'))
+  text = 'bits 0110 -> ' * 3
+  read = base_tokenizer.load(str(tmp_path))
+  assert read.encode(text).ids == base_tokenizer.build().encode(text).ids
+  assert [e.ids for e in read.encode_batch([text, 'a'])] == [
+    base_tokenizer.build().encode(t).ids for t in (text, 'a')
+  ]
+
+
+@pytest.mark.parametrize('text', ['', '{}', '{"model": 1}', 'version https://git-lfs'])
+def test_a_damaged_tokenizer_is_named(tmp_path, text):
+  (tmp_path / 'tokenizer.json').write_text(text)
+  with pytest.raises(ValueError, match=r'tokenizer\.json is damaged or no tokenizer .* copy it'):
+    base_tokenizer.load(str(tmp_path))

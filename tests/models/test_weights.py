@@ -4,6 +4,8 @@ dtype asked for, each on its devices; and trained alike.
 
 import dataclasses
 import json
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,24 @@ def test_under_an_adapter_the_base_lies_as_it_is_stored(bases, stored):
   }
   assert logical_digest(trained | frozen) == logical_digest(again[1] | again[2])
   assert {name.split('.')[-2] for name in trained} == {'q_proj', 'k_proj', 'v_proj', 'o_proj'}
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('kind', ['one', 'file'])
+def test_weights_that_are_not_finite_are_refused(bases, tmp_path, kind, value):
+  directories, params = bases
+  name = sorted(params)[3]
+  bad = params | {name: params[name].copy()}
+  bad[name].flat[-1] = value
+  shutil.copyfile(directories['one'] / 'config.json', tmp_path / 'config.json')
+  checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, bad, CONFIG)
+  path = tmp_path if kind == 'one' else tmp_path / checkpoint.WEIGHTS
+  for config in (CONFIG, SCANNED):
+    with pytest.raises(ValueError, match=rf'not finite in {re.escape(name)}; take an undamaged'):
+      weights.load(path, config)
+  with pytest.raises(ValueError, match=r'not finite in '):
+    hf_import.import_hf(tmp_path, tmp_path / 'imported')
+  assert not (tmp_path / 'imported').exists()
 
 
 def test_an_import_of_another_model_is_refused(bases):

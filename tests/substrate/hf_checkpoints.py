@@ -6,6 +6,8 @@ import pathlib
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint as hf_checkpoint
@@ -31,7 +33,8 @@ SMALL = ModelConfig(
   moe_shared_expert_intermediate_size=7,
 )
 CARRIED = {
-  'tokenizer.json': b'{"a":\r\n 1}',
+  # Line ends that no writer of JSON makes, to be kept.
+  'tokenizer.json': Tokenizer(WordLevel({'a': 0}, unk_token='a')).to_str().encode() + b'\r\n',
   'tokenizer_config.json': b'{}',
   'chat_template.jinja': b'{{ x }}\xc3\xa9',
   'generation_config.json': b'{}\n\n',

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aevo_jax.config import strict_json
+from aevo_jax import strict_json
 from aevo_jax.config.search_space import Axis, SearchSpace, SearchSpaceError, prune
 from aevo_jax.config.statements import Binding, StatementError
 from aevo_jax.config.untrusted import Parser, parse_untrusted
