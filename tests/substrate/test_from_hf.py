@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax import layout
+from aevo_jax import cli, layout
 from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.models import weights
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import build, from_hf, hf_import, manifest
 from aevo_jax.substrate.from_hf import ImportRefusedError
 
@@ -177,3 +179,57 @@ def test_what_is_no_base_is_refused_and_leaves_nothing(source, tmp_path, change,
 def test_an_existing_directory_is_left_alone(source, tmp_path):
   with pytest.raises(ImportRefusedError, match='exists; choose another --out'):
     make(source, tmp_path)
+
+
+def with_unused_tensors(source, tmp_path):
+  """The checkpoint with a layer that no forward pass uses."""
+  tensors = load_file(source / 'model.safetensors')
+  tensors['mtp.layers.0.norm.weight'] = np.ones(3, np.float16)
+  save_file(tensors, source / 'model.safetensors')
+  damage(source, 'config.json', lambda c: c.update(num_nextn_predict_layers=1))
+  return source
+
+
+def built(source, tmp_path):
+  make(source, tmp_path / 'substrate')
+  return tmp_path / 'substrate' / 'base'
+
+
+def imported(source, tmp_path):
+  hf_import.import_hf(source, tmp_path / 'imported')
+  return tmp_path / 'imported'
+
+
+# What --base may be, made of a checkpoint, and the dtype of the export's weights.
+BASES = {
+  'a checkpoint': (lambda source, tmp_path: source, 'float32'),
+  'one with unused tensors': (with_unused_tensors, 'float32'),
+  'a substrate of it': (built, 'float32'),
+  'a substrate of one with unused tensors': (
+    lambda source, tmp_path: built(with_unused_tensors(source, tmp_path), tmp_path),
+    'float32',
+  ),
+  'an import': (imported, 'float16'),
+  'an import of one with unused tensors': (
+    lambda source, tmp_path: imported(with_unused_tensors(source, tmp_path), tmp_path),
+    'float16',
+  ),
+}
+
+
+@pytest.mark.parametrize(('make_base', 'dtype'), BASES.values(), ids=BASES)
+def test_what_train_exports_is_what_its_config_says(source, tmp_path, make_base, dtype):
+  """Also where the base was made by another command of ours."""
+  base = make_base(source, tmp_path)
+  config = checkpoint.read_config(base)
+  params = {name: value + 2.0**-8 for name, value in weights.load(base, config).items()}
+  out = tmp_path / 'run'
+  out.mkdir()
+  export = cli.load(cli.commands()['train']).write_export(base, out, params, config)
+  said = json.loads((export / 'config.json').read_text())
+  stored = load_file(export / 'model.safetensors')
+  assert said['torch_dtype'] == dtype == {str(t.dtype) for t in stored.values()}.pop()
+  assert bool(said.get('num_nextn_predict_layers')) == any(n.startswith('mtp.') for n in stored)
+  again = weights.load(export)
+  for name, value in params.items():
+    np.testing.assert_array_equal(again[name], np.asarray(value).astype(dtype), err_msg=name)
