@@ -18,8 +18,10 @@ tokenizer: a base of its own) into --out. Run again after an interrupt with the 
 continues, after SIGTERM from the very step; `aevo evaluate my_run` scores it.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import functools
 import json
 import os
@@ -87,6 +89,7 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
 )
 
 STARTED_WITH = 'train.json'
+LOCK = '.lock'
 LINES = 20  # of progress
 
 
@@ -117,31 +120,33 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   """
   # Imported here, so that a wrong flag is answered before JAX starts. The first registers what gin
   # may bind.
+  from aevo_jax.checkpoint.resume import DamagedCheckpointError
   from aevo_jax.generation.protocol import InferenceError
   from aevo_jax.training import run_control
   from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.run_config import RunConfig
   from aevo_jax.training.train_loop import NonFiniteError
 
-  job = _prepare(out, base)
-  try:
-    with run_control.stop_at_sigterm() as sigterm_came:
-      run = RunConfig(
-        checkpoint_every=_CHECKPOINT_EVERY.value,
-        control=job.control,
-        stop=sigterm_came,
-        on_step=functools.partial(_print_step, job),
-        placement=job.placement,
-      )
-      final = job.run.train(job.plan, run)
-      if sigterm_came():
-        message = f'train: SIGTERM; saved, and the same command continues in {out}'
-        print(message, file=sys.stderr, flush=True)
-        sys.exit(128 + signal.SIGTERM)
-  except (NonFiniteError, StoppedError, InferenceError) as error:
-    sys.exit(f'train: {error}')
-  export = write_export(base, out, final, job.config)
-  _write_command(out, job.recipe.algorithm())
+  with contextlib.ExitStack() as held:
+    job = _prepare(out, base, held)
+    try:
+      with run_control.stop_at_sigterm() as sigterm_came:
+        run = RunConfig(
+          checkpoint_every=_CHECKPOINT_EVERY.value,
+          control=job.control,
+          stop=sigterm_came,
+          on_step=functools.partial(_print_step, job),
+          placement=job.placement,
+        )
+        final = job.run.train(job.plan, run)
+        if sigterm_came():
+          message = f'train: SIGTERM; saved, and the same command continues in {out}'
+          print(message, file=sys.stderr, flush=True)
+          sys.exit(128 + signal.SIGTERM)
+    except (DamagedCheckpointError, NonFiniteError, StoppedError, InferenceError) as error:
+      sys.exit(f'train: {error}')
+    export = write_export(base, out, final, job.config)
+    _write_command(out, job.recipe.algorithm())
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 
 
@@ -166,7 +171,7 @@ class _Job:
   run: Any
 
 
-def _prepare(out: pathlib.Path, base: pathlib.Path) -> _Job:
+def _prepare(out: pathlib.Path, base: pathlib.Path, held: contextlib.ExitStack) -> _Job:
   """Resolves gin, reads the base and the tasks, and begins the run; a mistake ends the command."""
   from safetensors import SafetensorError
 
@@ -181,12 +186,12 @@ def _prepare(out: pathlib.Path, base: pathlib.Path) -> _Job:
   COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin')
   logging.set_verbosity(logging.WARNING)
   try:
-    return _begin_job(out, base, recipe_lib.from_gin())
+    return _begin_job(out, base, recipe_lib.from_gin(), held)
   except (LoadError, ValueError, SafetensorError, ManifestError, InferenceError) as error:
     sys.exit(f'train: {error}')
 
 
-def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe) -> _Job:
+def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.ExitStack) -> _Job:
   """Checks that everything goes together, and makes or continues the run's directory."""
   from aevo_jax.checkpoint.digest import logical_digest
   from aevo_jax.config.configurables import override, resolve
@@ -220,7 +225,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe) -> _Job:
   else:
     plan = StepPlan(0, _RL_STEPS.value, 0)
   run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
-  begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]})
+  begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]}, held)
   remark = chat_template.remark(str(base))
   if remark:
     print(f'train: {remark}')
@@ -420,17 +425,26 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
   return export
 
 
-def begin(out: pathlib.Path, started_with: dict) -> None:
-  """Makes the run's directory, or checks that what lies there is this run.
+def begin(out: pathlib.Path, started_with: dict, held: contextlib.ExitStack) -> None:
+  """Makes the run's directory, or checks that what lies there is this run, and takes it.
 
   Args:
     out: the run's directory.
     started_with: what makes two runs the same, as JSON values.
+    held: keeps the directory for this process until it closes.
 
   Raises:
-    ValueError: another run lies there; the message says in what it differs.
+    ValueError: another run lies there, and the message says in what it differs; or another process
+      trains there.
   """
   out.mkdir(parents=True, exist_ok=True)
+  lock = held.enter_context((out / LOCK).open('w'))
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise ValueError(
+      f'another process trains in {out}; wait for its end, or choose another --out'
+    ) from None
   path = out / STARTED_WITH
   if path.exists():
     before = _flat(json.loads(path.read_text()))
@@ -444,7 +458,7 @@ def begin(out: pathlib.Path, started_with: dict) -> None:
         f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
         'give the same settings to continue it'
       )
-  elif any(out.iterdir()):
+  elif any(path.name != LOCK for path in out.iterdir()):
     raise ValueError(
       f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); '
       'choose another --out'

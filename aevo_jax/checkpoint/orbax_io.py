@@ -16,6 +16,7 @@ checkpoint or raises: there is no falling back to an older one.
 """
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -37,6 +38,14 @@ ARRAYS = 'arrays'
 METADATA = 'metadata.json'
 DATA_STATE = 'data_state.bin'
 GROUP_BYTES = 2**24
+_SYSTEM_ERRORS = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EIO,
+)
 _STEP = re.compile(r'step_(\d{8,})')
 
 
@@ -98,6 +107,7 @@ def save(
     TypeError: a leaf that is not an array or has no elements, naming it.
     ValueError: metadata that JSON cannot hold (NaN), or a URL instead of a path.
     RuntimeError: called in a multi-process JAX job.
+    OSError: the disk is full, or whatever else the system says, also where it says so to Orbax.
   """
   directory = _local(directory)
   if directory.exists() or directory.is_symlink():
@@ -117,8 +127,14 @@ def save(
   if temporary.exists():
     shutil.rmtree(temporary)  # left by a save that was killed
   temporary.mkdir()
-  with ocp.Checkpointer(_handler()) as checkpointer:
-    checkpointer.save(temporary / ARRAYS, arrays)
+  try:
+    with ocp.Checkpointer(_handler()) as checkpointer:
+      checkpointer.save(temporary / ARRAYS, arrays)
+  except (ValueError, RuntimeError) as error:
+    code = _system_error(str(error))
+    if code is None:
+      raise
+    raise OSError(code, os.strerror(code), str(directory)) from error
   (temporary / METADATA).write_text(text + '\n', encoding='utf-8')
   if data_state is not None:
     (temporary / DATA_STATE).write_bytes(data_state)
@@ -127,6 +143,14 @@ def save(
   os.rename(temporary, directory)
   durable.fsync(directory.parent)
   return directory
+
+
+def _system_error(message: str) -> int | None:
+  """Finds the error of the system in the words of TensorStore, which raises no OSError."""
+  for code in _SYSTEM_ERRORS:
+    if os.strerror(code) in message:
+      return code
+  return None
 
 
 def restore(directory: str | os.PathLike, abstract_tree: Any = None) -> Any:
@@ -257,10 +281,11 @@ def latest_step(root: str | os.PathLike) -> int | None:
   """
   if not Path(root).is_dir():
     return None
-  return max(_steps(root), default=None)
+  return max(saved_steps(root), default=None)
 
 
-def _steps(root: str | os.PathLike) -> list[int]:
+def saved_steps(root: str | os.PathLike) -> list[int]:
+  """Lists the steps saved under `root`, the folder of a run's checkpoints, in order."""
   steps = []
   for entry in Path(root).iterdir():
     match = _STEP.fullmatch(entry.name)
@@ -278,7 +303,7 @@ def prune(root: str | os.PathLike, keep: int) -> None:
   """
   if not keep:
     return
-  for step in _steps(root)[:-keep]:
+  for step in saved_steps(root)[:-keep]:
     shutil.rmtree(step_directory(root, step))
 
 

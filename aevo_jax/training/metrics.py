@@ -2,22 +2,44 @@
 
 import json
 import math
+import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 
 from tensorboard.summary import Writer
+
+FILE = 'metrics.jsonl'
+BOARD = 'tensorboard'
 
 
 class MetricsWriter:
   """Appends scalars by step. Use it as a context manager.
 
-  Every line is flushed, so a killed run keeps what it logged.
+  Every line is flushed, so a killed run keeps what it logged. Steps that are taken again are logged
+  once: a run that goes on from a checkpoint forgets what it logged after it.
   """
 
-  def __init__(self, directory: pathlib.Path):
+  def __init__(self, directory: pathlib.Path, first_step: int = 0):
+    """Opens the files.
+
+    Args:
+      directory: of the run.
+      first_step: that will be logged; what stands there of this and later steps is dropped.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    self._lines = (directory / 'metrics.jsonl').open('a')
-    self._board = Writer(str(directory / 'tensorboard'))
+    path = directory / FILE
+    kept, all_of_it = _rows_before(path, first_step)
+    if not all_of_it:
+      _replace(path, kept)
+      shutil.rmtree(directory / BOARD, ignore_errors=True)
+    self._lines = path.open('a')
+    self._board = Writer(str(directory / BOARD))
+    if not all_of_it:
+      for row in kept:
+        step = row.pop('step')
+        for name, value in row.items():
+          self._board.add_scalar(name, float(value), step)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Logs the scalars of one step.
@@ -41,3 +63,25 @@ class MetricsWriter:
   def __exit__(self, *exc) -> None:
     self._lines.close()
     self._board.close()
+
+
+def _rows_before(path: pathlib.Path, first_step: int) -> tuple[list[dict], bool]:
+  """Reads the rows before a step, and tells whether they are all that the file holds."""
+  if not path.exists():
+    return [], True
+  rows = []
+  lines = path.read_text().splitlines()
+  for line in lines:
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue  # cut off by a kill
+    if row['step'] < first_step:
+      rows.append(row)
+  return rows, len(rows) == len(lines)
+
+
+def _replace(path: pathlib.Path, rows: list[dict]) -> None:
+  temporary = path.with_name(f'.{path.name}.new')
+  temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  os.replace(temporary, path)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from aevo_jax.checkpoint import orbax_io
+from aevo_jax.checkpoint import orbax_io, resume
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.model_setup import PolicyModel
@@ -77,6 +77,7 @@ def train(
     The state after the last step.
 
   Raises:
+    DamagedCheckpointError: the latest checkpoint cannot be read.
     NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
   """
   params = model.params
@@ -93,8 +94,9 @@ def train(
   state = _resume(checkpoints, state, batches)
   steps = len(learning_rates)
 
-  with MetricsWriter(directory) as metrics, Profiler(directory, run.control) as profiler:
-    for step in range(int(state.step), steps):
+  first = int(state.step)
+  with MetricsWriter(directory, first) as metrics, Profiler(directory, run.control) as profiler:
+    for step in range(first, steps):
       profiler.before(step)
       started = time.perf_counter()
       batch = next(batches)
@@ -153,16 +155,11 @@ def _resume(checkpoints: pathlib.Path, state: TrainState, batches: BatchIterator
 
   Where none is saved, the given state is returned.
   """
-  latest = orbax_io.latest_step(checkpoints)
+  latest = resume.restore_latest(checkpoints, state)
   if latest is None:
     return state
-  path = orbax_io.step_directory(checkpoints, latest)
-  state = jax.tree.map(jax.numpy.asarray, orbax_io.restore(path, state))
-  position = orbax_io.read_data_state(path)
-  if position is None:
-    raise ValueError(f'{path} was saved without the position of its batches; remove it')
-  batches.set_state(json.loads(position))
-  return state
+  batches.set_state(json.loads(latest.data_state))
+  return jax.tree.map(jax.numpy.asarray, latest.tree)
 
 
 def _state_shardings(

@@ -27,7 +27,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from aevo_jax.checkpoint import orbax_io
+from aevo_jax.checkpoint import orbax_io, resume
 from aevo_jax.models.params import Params
 from aevo_jax.training.losses.policy_gradient import aggregation_weights
 from aevo_jax.training.metrics import MetricsWriter
@@ -143,13 +143,14 @@ class Trainer:
       The state after the last step.
 
     Raises:
+      DamagedCheckpointError: the latest checkpoint cannot be read.
       StoppedError: a gate or rule stopped the run (`gates`), which goes on from its last
         checkpoint. No checkpoint has the step that stopped it.
     """
     steps = len(learning_rates)
     start, rules = self._resume()
     with (
-      MetricsWriter(self._directory) as metrics,
+      MetricsWriter(self._directory, start) as metrics,
       Profiler(self._directory, run.control) as profiler,
       concurrent.futures.ThreadPoolExecutor(1) as pool,
     ):
@@ -204,14 +205,13 @@ class Trainer:
 
   def _resume(self) -> tuple[int, gates.StopRules]:
     """Returns the step to go on with, and the rules with their memory."""
-    latest = orbax_io.latest_step(self._checkpoints)
+    latest = resume.restore_latest(self._checkpoints, self._state)
     if latest is None:
       return 0, gates.StopRules(self._algorithm.gates)
-    path = orbax_io.step_directory(self._checkpoints, latest)
-    self._state = jax.tree.map(jnp.asarray, orbax_io.restore(path, self._state))
-    saved = json.loads(orbax_io.read_data_state(path) or b'')
+    self._state = jax.tree.map(jnp.asarray, latest.tree)
+    saved = json.loads(latest.data_state)
     self._next_group = saved['next_group']
-    return latest, gates.StopRules(self._algorithm.gates, saved['seen'])
+    return latest.step, gates.StopRules(self._algorithm.gates, saved['seen'])
 
   def _save(self, step: int, rules: gates.StopRules) -> None:
     position = {'next_group': self._next_group, 'seen': rules.memory()}
