@@ -438,6 +438,12 @@ def begin(out: pathlib.Path, started_with: dict, held: contextlib.ExitStack) -> 
       trains there.
   """
   out.mkdir(parents=True, exist_ok=True)
+  path = out / STARTED_WITH
+  if not path.exists() and any(entry.name != LOCK for entry in out.iterdir()):
+    raise ValueError(
+      f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); '
+      'choose another --out'
+    )
   lock = held.enter_context((out / LOCK).open('w'))
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -445,26 +451,20 @@ def begin(out: pathlib.Path, started_with: dict, held: contextlib.ExitStack) -> 
     raise ValueError(
       f'another process trains in {out}; wait for its end, or choose another --out'
     ) from None
-  path = out / STARTED_WITH
-  if path.exists():
-    before = _flat(json.loads(path.read_text()))
-    now = _flat(json.loads(json.dumps(started_with)))
-    differences = []
-    for name in sorted(before.keys() | now.keys()):
-      if before.get(name) != now.get(name):
-        differences.append(f'{name} was {before.get(name)!r} and is {now.get(name)!r} now')
-    if differences:
-      raise ValueError(
-        f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
-        'give the same settings to continue it'
-      )
-  elif any(path.name != LOCK for path in out.iterdir()):
-    raise ValueError(
-      f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); '
-      'choose another --out'
-    )
-  else:
+  if not path.exists():
     path.write_text(json.dumps(started_with, indent=1, sort_keys=True) + '\n')
+    return
+  before = _flat(json.loads(path.read_text()))
+  now = _flat(json.loads(json.dumps(started_with)))
+  differences = []
+  for name in sorted(before.keys() | now.keys()):
+    if before.get(name) != now.get(name):
+      differences.append(f'{name} was {before.get(name)!r} and is {now.get(name)!r} now')
+  if differences:
+    raise ValueError(
+      f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
+      'give the same settings to continue it'
+    )
 
 
 def _flat(values: dict, prefix: str = '') -> dict:

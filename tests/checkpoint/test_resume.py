@@ -1,7 +1,10 @@
 """A run goes on from its latest checkpoint, or is told what to do with a damaged one."""
 
+import errno
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -77,3 +80,43 @@ def test_one_that_was_saved_without_its_data_is_of_no_use(root):
   orbax_io.save(path, tree(30))
   with pytest.raises(DamagedCheckpointError, match=re.escape(f'{path} is damaged (it has no')):
     restore_latest(root, tree(0))
+
+
+SAVE = """
+import resource, sys, numpy as np
+from aevo_jax import faults
+from aevo_jax.checkpoint import orbax_io
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+values = np.random.default_rng(0).normal(size=1_000_000)
+try:
+  orbax_io.save(sys.argv[1], {'w': values})
+except OSError as error:
+  print(faults.explain(error))
+"""
+
+
+def test_a_file_that_grows_too_large_for_orbax_is_the_systems_error(tmp_path):
+  """TensorStore raises ValueError; a full disk comes the same way."""
+  path = tmp_path / 'step_00000001'
+  done = subprocess.run(
+    [sys.executable, '-c', SAVE, str(path)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.stdout.startswith(f'{path}: the file has reached the size limit'), done.stderr[-2000:]
+  assert not path.exists()
+
+
+@pytest.mark.parametrize(
+  ('said', 'code'),
+  [
+    ('RESOURCE_EXHAUSTED: Failed to write: "x" [OS error 28: ENOSPC No space left on device]', 28),
+    ('OUT_OF_RANGE: Error writing "x" [OS error 27: EFBIG File too large]', errno.EFBIG),
+    ('[OS error 122: EDQUOT Disk quota exceeded]', errno.EDQUOT),
+    ('PERMISSION_DENIED: [OS error 30: EROFS Read-only file system]', errno.EROFS),
+    ('NOT_FOUND: no such array', None),
+  ],
+)
+def test_the_systems_error_is_found_in_tensorstores_words(said, code):
+  assert orbax_io._system_error(said) == code

@@ -1,5 +1,6 @@
 """aevo train and pretrain as a person types them, judged by output and exit status."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -206,7 +207,7 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
   shutil.rmtree(tmp_path / 'two' / 'then' / 'checkpoints' / 'step_00000005')
   again = aevo(*command)
   assert again.returncode == 0 and (tmp_path / 'two' / EXPORT).read_bytes() == before, again.stderr
-  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 6)
+  assert (count('metrics.jsonl'), count('then/metrics.jsonl')) == (8, 5)  # the fifth step once
   other = aevo(*command, '--gin.method.share=0.4')
   assert other.returncode == 1 and 'recipe.method.share was 0.5 and is 0.4 now' in other.stderr
 
@@ -414,6 +415,16 @@ def test_train_names_the_path_on_a_full_disk(tmp_path):
     f'{tmp_path / "out" / "train.json"}: the disk is full' in result.stderr
     and 'Traceback' not in result.stderr
   )
+
+
+def test_a_directory_in_which_another_process_trains_is_refused(tmp_path):
+  out = tmp_path / 'out'
+  out.mkdir()
+  with (out / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as the other process does
+    result = aevo('train', f'--out={out}', '--tokens=8192', '--steps=1')
+    assert result.returncode == 1 and f'another process trains in {out};' in result.stderr
+    assert [p.name for p in out.iterdir()] == ['.lock']
 
 
 def test_train_leaves_other_peoples_files_alone(tmp_path):
