@@ -90,13 +90,13 @@ def operations(text: str) -> dict[str, tuple[str, float]]:
     for name, _, operation, rest in instructions:
       called = re.search(r'calls=%([^,\s]+)', rest)
       done = flops.get(called[1], 0) if called else 0
-      product = 'product of attention' if called and called[1] in attention else 'product'
+      kind = 'other'
+      if done:
+        kind = 'product of attention' if called and called[1] in attention else 'product'
+      elif operation in ('copy', 'transpose') or 'copy' in name or 'transpose' in name:
+        kind = 'copy'
       kinds[name] = (
-        product
-        if done
-        else 'copy'
-        if operation in ('copy', 'transpose') or 'copy' in name or 'transpose' in name
-        else 'other',
+        kind,
         float(done),
       )
   return kinds

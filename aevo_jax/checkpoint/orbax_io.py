@@ -38,6 +38,9 @@ ARRAYS = 'arrays'
 METADATA = 'metadata.json'
 DATA_STATE = 'data_state.bin'
 GROUP_BYTES = 2**24
+# What a checkpoint takes at most besides its arrays: an entry for each, and ends of files' blocks.
+BYTES_OF_AN_ENTRY = 2**10
+BYTES_OF_FILES = 2**16
 _SYSTEM_ERRORS = (
   errno.ENOSPC,
   errno.EDQUOT,
@@ -127,6 +130,7 @@ def save(
   if temporary.exists():
     shutil.rmtree(temporary)  # left by a save that was killed
   temporary.mkdir()
+  _check_room(temporary, arrays)
   try:
     with ocp.Checkpointer(_handler()) as checkpointer:
       checkpointer.save(temporary / ARRAYS, arrays)
@@ -134,6 +138,7 @@ def save(
     code = _system_error(str(error))
     if code is None:
       raise
+    shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint would keep the disk full
     raise OSError(code, os.strerror(code), str(directory)) from error
   (temporary / METADATA).write_text(text + '\n', encoding='utf-8')
   if data_state is not None:
@@ -143,6 +148,19 @@ def save(
   os.rename(temporary, directory)
   durable.fsync(directory.parent)
   return directory
+
+
+def _check_room(directory: Path, arrays: Any) -> None:
+  """Raises OSError where the disk has no room for the arrays.
+
+  TensorStore would find out too, and its threads would print pages about it.
+  """
+  leaves = jax.tree.leaves(arrays)
+  size = sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+  size += len(leaves) * BYTES_OF_AN_ENTRY + BYTES_OF_FILES
+  if shutil.disk_usage(directory).free < size:
+    directory.rmdir()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory.parent))
 
 
 def _system_error(message: str) -> int | None:

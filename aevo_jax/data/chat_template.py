@@ -127,8 +127,8 @@ class ChatFormat:
     """Compares how the template ends the model's turn with how training will.
 
     Returns:
-      What the template writes there instead of `eos`; empty where it is `eos`, or where it renders
-      no turn of the model.
+      What the template writes there instead of `eos`; empty where it is `eos` or nothing, or where
+      the template does not render a turn of the model.
     """
     answer = 'the answer'
     messages = [
@@ -139,8 +139,10 @@ class ChatFormat:
       text = self._render(messages, 'a turn of the model', opened=False)
     except ChatTemplateError:
       return ''
-    end = text.rpartition(answer)[2].strip()
-    return '' if end.startswith(self.eos) else end
+    _, shown, end = text.rpartition(answer)
+    if not shown or end.strip().startswith(self.eos):
+      return ''
+    return end.strip()
 
   def _render(self, messages: Sequence[Message], described: str, opened: bool = True) -> str:
     try:

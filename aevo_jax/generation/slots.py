@@ -312,8 +312,7 @@ def decode(
     step, (state, tokens, logprobs, counts) = progress
     logits = state.logits / knobs.temperature
     token = choose(logits, state.new)
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-    logprob = chosen - jax.nn.logsumexp(logits, axis=-1)
+    logprob = _logprob(logits, token)
     active = state.active.astype(jnp.int32)
     new = state.new + active
     ended = (new >= knobs.max_new_tokens) | _is_end(token, eos_ids)
@@ -325,20 +324,24 @@ def decode(
       seeds=state.seeds,
       decode=next_decode._replace(position=next_decode.position % ring),
     )
-    return _Progress(
-      step + 1,
-      Dispatch(
-        state=after,
-        tokens=_write_column(tokens, token, step),
-        logprobs=_write_column(logprobs, logprob, step),
-        counts=counts + active,
-      ),
+    written = Dispatch(
+      state=after,
+      tokens=_write_column(tokens, token, step),
+      logprobs=_write_column(logprobs, logprob, step),
+      counts=counts + active,
     )
+    return _Progress(step + 1, written)
 
   # A slot that ended stays so during a dispatch, so that its tokens are the first `counts` of its
   # row.
   start = _Progress(jnp.int32(0), _no_tokens(state, dispatch))
   return jax.lax.while_loop(unfinished, advance, start).dispatch
+
+
+def _logprob(logits: Float[Array, 's v'], token: Int[Array, ' s']) -> Float[Array, ' s']:
+  """Returns the log-probability of each slot's token."""
+  chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+  return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def _no_tokens(state: Slots, dispatch: int) -> Dispatch:

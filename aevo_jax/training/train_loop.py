@@ -80,14 +80,8 @@ def train(
     DamagedCheckpointError: the latest checkpoint cannot be read.
     NonFiniteError: the loss or gradient stopped being finite. Nothing is saved from that step on.
   """
-  params = model.params
-  frozen = model.frozen
   placement = run.placement
-  shardings = None
-  if placement is not None:
-    shardings = _state_shardings(placement, params, transformation, config)
-    params = jax.device_put(params, placement.params(params))
-    frozen = jax.device_put(frozen, placement.params(frozen))
+  params, frozen, shardings = _placed(model, transformation, config, placement)
   step_fn = _jitted(model.structure, transformation, config, shardings)
   state = _initial_state(params, transformation, config, shardings)
   checkpoints = directory / 'checkpoints'
@@ -160,6 +154,22 @@ def _resume(checkpoints: pathlib.Path, state: TrainState, batches: BatchIterator
     return state
   batches.set_state(json.loads(latest.data_state))
   return jax.tree.map(jax.numpy.asarray, latest.tree)
+
+
+def _placed(
+  model: PolicyModel,
+  transformation: optax.GradientTransformation,
+  config: TrainConfig,
+  placement: Placement | None,
+) -> tuple[Params, Params, Any]:
+  """Puts the parameters on the mesh: trained, frozen, and where the state goes (None without)."""
+  if placement is None:
+    return model.params, model.frozen, None
+  return (
+    jax.device_put(model.params, placement.params(model.params)),
+    jax.device_put(model.frozen, placement.params(model.frozen)),
+    _state_shardings(placement, model.params, transformation, config),
+  )
 
 
 def _state_shardings(

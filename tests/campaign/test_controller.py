@@ -218,19 +218,25 @@ def test_a_refused_recipe_is_a_row_and_never_starts(launch):
   ],
 )
 def test_a_campaign_does_not_go_on_under_other_rules(launch, budget, confines, said):
+  def can(answer):
+    def probe():
+      return answer, 'it cannot'
+
+    launch.collaborators['can_confine'] = probe
+
   def stop(record):
     if record is not None and record.kind == 'trial_started':
       raise KeyboardInterrupt
 
-  launch.collaborators['can_confine'] = lambda: (False, 'it cannot')
+  can(False)
   with pytest.raises(KeyboardInterrupt):
     launch(trains, stop, sandbox='auto')
   records = read(launch.run / 'ledger.jsonl')
-  launch.collaborators['can_confine'] = lambda: (confines, '')
+  can(confines)
   with pytest.raises(FrozenInputsError, match=said):
     launch(trains, budget=budget, sandbox='auto')
   assert read(launch.run / 'ledger.jsonl') == records
-  launch.collaborators['can_confine'] = lambda: (False, 'it cannot')
+  can(False)
   state, _ = launch(trains, sandbox='auto')
   assert state.finished is not None
 

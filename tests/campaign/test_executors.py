@@ -191,3 +191,4 @@ def test_no_job_outlives_the_close_of_a_local_one_and_closing_twice_is_fine(make
   executor.close()
   executor.close()
   wait_for(lambda: not processes_in(running.directory))
+  assert not processes_in(running.directory)

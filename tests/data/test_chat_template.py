@@ -268,6 +268,8 @@ ENDS = {
   'a line before it': ('{{ m.content }}\n<|im_end|>', ''),
   'another token': ('{{ m.content }}<|endoftext|>', "turn with '<|endoftext|>'"),
   'another one first': ('{{ m.content }}<unk><|im_end|>', "turn with '<unk><|im_end|>'"),
+  'nothing': ('{{ m.content }}', ''),
+  'no turn of the model': ('{% if m.role == "user" %}{{ m.content }}{% endif %}', ''),
   'a refusal of turns of the model': (
     '{% if m.role == "assistant" %}{{ raise_exception("no") }}{% endif %}{{ m.content }}',
     '',

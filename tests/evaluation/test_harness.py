@@ -109,7 +109,11 @@ def test_pairs_are_those_of_lm_eval(tokenizer, chat):
 
   class Theirs(api.TemplateLM):
     eot_token_id, prefix_token_id = tokenizer.token_to_id(chat.eos), made.prefix
-    loglikelihood_rolling = generate_until = lambda self, requests: None
+
+    def loglikelihood_rolling(self, requests):
+      raise NotImplementedError
+
+    generate_until = loglikelihood_rolling
 
     def tok_encode(self, string, add_special_tokens=None, **kwargs):  # HFLM's
       special = add_special_tokens is None and not string.startswith(chat.bos)

@@ -142,6 +142,9 @@ if SENDER:
   import aevo_sender
   import aevo_trainer
 
-  aevo_sender.pick = lambda backend, index: torch.device('cpu')
+  def on_the_cpu(backend, index):
+    return torch.device('cpu')
+
+  aevo_sender.pick = on_the_cpu
   aevo_trainer.BUFFER = 2**17
   aevo_sender.main()

@@ -417,6 +417,36 @@ def test_train_names_the_path_on_a_full_disk(tmp_path):
   )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='mounting a small tmpfs needs root')
+def test_a_disk_that_fills_at_a_checkpoint_is_a_sentence_and_the_run_goes_on(tmp_path):
+  """The weights are those of a run that met no full disk."""
+  command = ('train', '--tokens=8192', '--steps=4', '--checkpoint_every=1')
+  assert aevo(*command, f'--out={tmp_path / "whole"}').returncode == 0
+  checkpoint = tmp_path / 'whole' / 'checkpoints' / 'step_00000001'
+  size = sum(path.stat().st_size for path in checkpoint.rglob('*'))
+  small = tmp_path / 'small'
+  small.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', f'size={2 * size + size // 2}', 'tmpfs', small]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip('this container may not mount a tmpfs')
+  try:
+    full = aevo_process(*command, f'--out={small / "run"}')
+    assert full.returncode == 1 and 'Traceback' not in full.stderr, full.stderr
+    assert (
+      'checkpoints: the disk is full; free space, then run the same command again' in full.stderr
+    )
+    assert len(list((small / 'run' / 'checkpoints').iterdir())) == 2
+    subprocess.run(['mount', '-o', f'remount,size={20 * size}', small], check=True)
+    again = aevo_process(*command, f'--out={small / "run"}')
+    assert again.returncode == 0, again.stderr
+    assert tensors(small / 'run' / EXPORT) == tensors(tmp_path / 'whole' / EXPORT)
+    rows = (small / 'run' / 'metrics.jsonl').read_text().splitlines()
+    steps = [json.loads(row)['step'] for row in rows]
+    assert steps == [0, 1, 2, 3]
+  finally:
+    subprocess.run(['umount', '-l', small], check=True)
+
+
 def test_a_directory_in_which_another_process_trains_is_refused(tmp_path):
   out = tmp_path / 'out'
   out.mkdir()

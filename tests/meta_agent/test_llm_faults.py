@@ -101,6 +101,11 @@ def key(monkeypatch):
 parsed = functools.cache(parse_untrusted)
 
 
+def _in_turn(server, answers, request):
+  """The answer to the server's latest request."""
+  return answers[len(server.requests) - 1]
+
+
 def settings(server, **fields) -> LlmSettings:
   return LlmSettings(
     **{
@@ -159,7 +164,7 @@ def test_twenty_variations_of_a_fault_end_in_legal_policies(fault, tmp_path):
         [fault(rng)] if slow else [fault(rng), completion(LEGAL) if variation % 2 else fault(rng)]
       )
       server.requests.clear()
-      server.script = lambda request, answers=answers: answers[len(server.requests) - 1]
+      server.script = functools.partial(_in_turn, server, answers)
       began = time.monotonic()
       policy = table.decide(variation)
       assert time.monotonic() - began < 10 and len(server.requests) <= table.llm.attempts

@@ -6,6 +6,7 @@ import json
 import pathlib
 import tempfile
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,13 @@ from aevo_jax.models.decoder import create
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import is_router_bias, unbind
 
+# Of tests over random configurations: the same ones at every run.
+REPEATABLE = hypothesis.settings(
+  deadline=None,
+  derandomize=True,
+  phases=[hypothesis.Phase.generate],
+  suppress_health_check=list(hypothesis.HealthCheck),
+)
 GOLDENS = pathlib.Path(__file__).parents[1] / 'models' / 'goldens'
 
 

@@ -40,6 +40,11 @@ TEMPLATES = {
     " {% break %}\n    {% endif %}\n  [{{ message['content'] | trim }}]\n"
     '  {% endfor %}\n{% if tools %}T{% endif %}{{ eos_token }} A:'
   ),
+  'generation': (
+    '{% set mark = "-" %}{% for message in messages %}\n  {% generation %}\n'
+    '{% set mark = "+" %}{{ message.content }}{{ mark }}\n  {% endgeneration %}\n{{ mark }}'
+    '{%- generation -%} {{ message.role }} {%- endgeneration -%} {% endfor %}'
+  ),
   'json': (
     '{% for message in messages %}{{ message | tojson }}{{ message.content | '
     "tojson(indent=2) }}{% endfor %}{{ x | default('none') }}"
@@ -70,6 +75,11 @@ def test_prompts_are_those_of_hugging_face(tmp_path):
       'generation_config.json',
     ):
       shutil.copyfile(BASE / file, folder / file)
+    if name == 'generation':  # what a call of transformers with these settings leaves in the file
+      tokenizer = tokenizers.build()
+      tokenizer.enable_truncation(4)
+      tokenizer.enable_padding(length=64, pad_token=tokenizers.PAD)
+      tokenizer.save(str(folder / 'tokenizer.json'))
     if template is not None:
       fields = json.loads((folder / 'tokenizer_config.json').read_text())
       (folder / 'tokenizer_config.json').write_text(

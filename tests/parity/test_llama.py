@@ -4,7 +4,7 @@ option, in float32.
 
 import hypothesis
 import pytest
-from common import assert_equal_models, assert_golden
+from common import REPEATABLE, assert_equal_models, assert_golden
 from hypothesis import strategies as st
 
 from aevo_jax.models.config import ModelConfig
@@ -38,13 +38,7 @@ def configs(draw) -> ModelConfig:
   )
 
 
-@hypothesis.settings(
-  max_examples=20,
-  deadline=None,
-  derandomize=True,
-  phases=[hypothesis.Phase.generate],
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+@hypothesis.settings(REPEATABLE, max_examples=20)
 @hypothesis.given(config=configs(), seed=st.integers(0, 2**16))
 def test_logits_and_gradients_are_hugging_faces(reference, config, seed):
   assert_equal_models(reference, config, seed)

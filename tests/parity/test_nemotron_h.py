@@ -6,13 +6,20 @@ dt in tests/models, sliding windows and biases of attention in test_qwen3.py.
 """
 
 import dataclasses
+import json
+import math
+import pathlib
+import subprocess
 
 import hypothesis
 import pytest
-from common import assert_equal_models, assert_golden
+from common import REPEATABLE, assert_equal_models, assert_golden
 from hypothesis import strategies as st
 
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.hf import checkpoint
+
+PYTHON = pathlib.Path(__file__).parents[2] / 'third_party' / 'parity' / '.venv' / 'bin' / 'python'
 
 pytestmark = pytest.mark.parity
 
@@ -61,13 +68,7 @@ def configs(draw) -> ModelConfig:
   )
 
 
-@hypothesis.settings(
-  max_examples=60,
-  deadline=None,
-  derandomize=True,
-  phases=[hypothesis.Phase.generate],
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+@hypothesis.settings(REPEATABLE, max_examples=60)
 @hypothesis.given(config=configs(), seed=st.integers(0, 2**16))
 def test_logits_and_gradients_are_hugging_faces(reference, config, seed):
   assert_equal_models(reference, config, seed)
@@ -113,3 +114,25 @@ def test_goldens_are_what_the_reference_says(reference, name, request, tmp_path)
   assert_golden(
     reference, name, GOLDENS[name], request.config.getoption('--write_goldens'), tmp_path
   )
+
+
+SAVE = """
+import sys
+from transformers import NemotronHConfig
+config = NemotronHConfig.from_pretrained(sys.argv[1])
+config.time_step_limit = (0.3, float('inf'))
+config.save_pretrained(sys.argv[2])
+"""
+
+
+def test_a_config_that_transformers_saved_with_infinity_is_read(tmp_path):
+  config = dataclasses.replace(GOLDENS['hybrid'], time_step_low=0.3)
+  ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
+  ours.mkdir()
+  fields = checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
+  (ours / checkpoint.CONFIG).write_text(json.dumps(fields))
+  subprocess.run([PYTHON, '-c', SAVE, str(ours), str(theirs)], timeout=300, check=True)
+  saved = json.loads((theirs / checkpoint.CONFIG).read_text())
+  assert saved['time_step_limit'] == [0.3, {'__float__': 'Infinity'}]
+  read = checkpoint.read_config(theirs)
+  assert (read.time_step_low, read.time_step_high) == (0.3, math.inf)

@@ -9,7 +9,7 @@ import dataclasses
 
 import hypothesis
 import pytest
-from common import assert_equal_models, assert_golden
+from common import REPEATABLE, assert_equal_models, assert_golden
 from hypothesis import strategies as st
 
 from aevo_jax.models.config import ModelConfig
@@ -51,13 +51,7 @@ def configs(draw) -> ModelConfig:
   )
 
 
-@hypothesis.settings(
-  max_examples=40,
-  deadline=None,
-  derandomize=True,
-  phases=[hypothesis.Phase.generate],
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+@hypothesis.settings(REPEATABLE, max_examples=40)
 @hypothesis.given(config=configs(), seed=st.integers(0, 2**16))
 def test_logits_and_gradients_are_hugging_faces(reference, config, seed):
   assert_equal_models(reference, config, seed)

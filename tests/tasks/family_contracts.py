@@ -7,6 +7,7 @@ and returns every answer some consistent rule gives. `CONTRACTS` has a row for e
 import decimal
 import functools
 import itertools
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -75,7 +76,35 @@ def bitwise(f: Callable[..., int], *strings: str) -> str:
 
 
 def xor(a: str, b: str) -> str:
-  return bitwise(lambda p, q: p ^ q, a, b)
+  return bitwise(operator.xor, a, b)
+
+
+def rotated(k: int, s: str) -> str:
+  return s[k:] + s[:k]
+
+
+def shifted_left(k: int, s: str) -> str:
+  return s[k:] + '0' * k
+
+
+def shifted_right(k: int, s: str) -> str:
+  return '0' * k + s[:-k]
+
+
+def with_rotated(f: Callable[[int, int], int], k: int, s: str) -> str:
+  return bitwise(f, s, rotated(k, s))
+
+
+def with_two_rotated(f: Callable[[int, int, int], int], a: int, b: int, s: str) -> str:
+  return bitwise(f, s, rotated(a, s), rotated(b, s))
+
+
+def choice(x: int, p: int, q: int) -> int:
+  return p if x else q
+
+
+def majority(x: int, p: int, q: int) -> int:
+  return int(x + p + q >= 2)
 
 
 @functools.cache
@@ -83,24 +112,17 @@ def bit_functions(n: int) -> dict[str, Callable[[str], str]]:
   """Bit strings to bit strings, under the names of the hidden rules; several names may spell one
   function.
   """
-
-  def turn(s, k):
-    return s[k:] + s[:k]
-
-  table = {f'rot{k}': lambda s, k=k: turn(s, k) for k in range(n)}
+  bind = functools.partial
+  table = {f'rot{k}': bind(rotated, k) for k in range(n)}
   for k in range(1, n):
-    table[f'shl{k}'] = lambda s, k=k: s[k:] + '0' * k
-    table[f'shr{k}'] = lambda s, k=k: '0' * k + s[:-k]
-    table[f'xor rot{k}'] = lambda s, k=k: xor(s, turn(s, k))
-    table[f'and rot{k}'] = lambda s, k=k: bitwise(min, s, turn(s, k))
-    table[f'or rot{k}'] = lambda s, k=k: bitwise(max, s, turn(s, k))
+    table[f'shl{k}'] = bind(shifted_left, k)
+    table[f'shr{k}'] = bind(shifted_right, k)
+    table[f'xor rot{k}'] = bind(with_rotated, operator.xor, k)
+    table[f'and rot{k}'] = bind(with_rotated, min, k)
+    table[f'or rot{k}'] = bind(with_rotated, max, k)
   for a, b in itertools.permutations(range(1, n), 2):
-    table[f'ch{a}{b}'] = lambda s, a=a, b=b: bitwise(
-      lambda x, p, q: p if x else q, s, turn(s, a), turn(s, b)
-    )
-    table[f'maj{a}{b}'] = lambda s, a=a, b=b: bitwise(
-      lambda x, p, q: int(x + p + q >= 2), s, turn(s, a), turn(s, b)
-    )
+    table[f'ch{a}{b}'] = bind(with_two_rotated, choice, a, b)
+    table[f'maj{a}{b}'] = bind(with_two_rotated, majority, a, b)
   return table
 
 

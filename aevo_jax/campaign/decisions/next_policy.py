@@ -66,8 +66,7 @@ def next_policy(
   revision = trust.revise(policy.objectives, policy.trust, last.verdicts, last.families)
   revised = revision.objectives != policy.objectives
   control = constitution.control.rounds if revised else max(policy.control - 1, 0)
-  begins = revised and not policy.control
-  before = policy.objectives if begins else policy.objectives_before
+  before = policy.objectives if revised and not policy.control else policy.objectives_before
   following = dataclasses.replace(
     caller.decide(history, revision.objectives, revision.trust, llm_agent.POLICY),
     parent=policy.digest(),
@@ -78,8 +77,7 @@ def next_policy(
   )
   reasons = (*revision.reasons, *following.reasons)
   if control and policy.round < constitution.budget.rounds:
-    unaware = [_without_verdicts(evidence) for evidence in history]
-    old = caller.decide(unaware, before, {}, llm_agent.CONTROL)
+    old = caller.decide([_without_verdicts(e) for e in history], before, {}, llm_agent.CONTROL)
     armed = _with_control_arm(following, old, constitution.control.workers, caller.seed)
     following = armed.policy
     reasons = (*reasons, armed.reason)
