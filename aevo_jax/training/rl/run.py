@@ -8,7 +8,6 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tokenizers
 
 from aevo_jax.config.configurables import LoadError, bound
@@ -22,6 +21,7 @@ from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import Params, outline
 from aevo_jax.tasks.item import Item
+from aevo_jax.training.losses.batch import AnyArray
 from aevo_jax.training.model_setup import adapt_model, decoder_params
 from aevo_jax.training.optimizer import learning_rates, transformation
 from aevo_jax.training.recipe.recipe import METHODS, Recipe
@@ -191,7 +191,7 @@ def _slots(algorithm: Algorithm, environment: Environment) -> int:
 def trainer(
   config: ModelConfig,
   recipe: Recipe,
-  base: Mapping[str, np.ndarray],
+  base: Mapping[str, AnyArray],
   tokenizer: tokenizers.Tokenizer,
   tasks: TaskSource,
   *,
