@@ -7,7 +7,6 @@ command is adding a file.
 """
 
 import ast
-import difflib
 import importlib.util
 import logging
 import os
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from aevo_jax import __version__, layout
+from aevo_jax.config.nearest import nearest
 
 _USAGE = 'usage: aevo COMMAND [flags]'
 
@@ -78,9 +78,9 @@ def _unknown(name: str, available: dict[str, pathlib.Path]) -> str:
   if name.startswith('-'):
     problem = 'flags come after the command, here is only'
   hint = f'the commands are {", ".join(available)}'
-  nearest = difflib.get_close_matches(name, available, n=1)
-  if nearest:
-    hint = f'did you mean `aevo {nearest[0]}`?'
+  match = nearest(name, available)
+  if match:
+    hint = f'did you mean `aevo {match}`?'
   return f'aevo: {problem} {name!r}; {hint}\n{_USAGE}'
 
 
@@ -108,8 +108,10 @@ def main(argv: Sequence[str] | None = None, package: pathlib.Path = layout.PACKA
     return 2
   name, *flags = arguments
   if name in ('-h', '--help', 'help'):
-    print(_help(available))
-    return 0
+    if name != 'help' or not flags:
+      print(_help(available))
+      return 0
+    name, flags = flags[0], ['--help']
   if name == '--version':
     print(f'aevo-jax {__version__}')
     return 0

@@ -14,6 +14,10 @@ A file in launch/ is one command:
 
 `main(argv)` then parses `argv`, runs the function on what is left, and returns the exit status. It
 keeps no state between calls, so tests call it in their own process.
+
+What a person can mistype is answered before the function runs, which is where JAX is imported:
+flags, arguments, gin files, paths that must exist and paths that must not. The answer is one
+sentence on standard error, and the status is 1.
 """
 
 import os
@@ -23,10 +27,11 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from aevo_jax import layout
+from aevo_jax import layout, paths
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import parameters, resolve
+from aevo_jax.config.nearest import nearest
 
 HELP = ('--help', '-help', '--helpshort', '--helpfull', '-h', '-?')
 # Caps on budgets, for trying a command as a page shows it. A campaign records what it ran with.
@@ -44,12 +49,26 @@ class Command:
     line: the command line as it was given, of the latest call.
   """
 
-  def __init__(self, name: str, doc: str | None, *, no_gin: str = ''):
+  def __init__(
+    self,
+    name: str,
+    doc: str | None,
+    *,
+    takes: tuple[str, ...] = (),
+    reads: tuple[str, ...] = (),
+    makes: tuple[str, ...] = (),
+    fills: tuple[str, ...] = (),
+    no_gin: str = '',
+  ):
     """Makes a command without flags of its own.
 
     Args:
       name: the file's name in launch/, without `.py`.
       doc: the module's docstring; `--help` prints it.
+      takes: names of its positional arguments, each of which must be given.
+      reads: flags and positional arguments that name what must exist.
+      makes: flags that name a directory to be made, which must not exist.
+      fills: flags that name a directory to be made, or to be gone on with.
       no_gin: why the command reads no gin. Every gin flag is then refused with this sentence,
         because nothing would read the bindings.
     """
@@ -57,6 +76,10 @@ class Command:
     self.flags = flags.FlagValues()
     self.line = ''
     self._doc = doc or ''
+    self._takes = takes
+    self._reads = reads
+    self._makes = makes
+    self._fills = fills
     self._no_gin = no_gin
     gin_flags.define(self.flags)
     shared = flags.FLAGS.flags_by_module_dict()
@@ -86,7 +109,7 @@ class Command:
         positional = self._parse(arguments)
         status = function(positional)
       except app.UsageError as error:
-        print(f'{self.help()}\n\n{error}', file=sys.stderr)
+        print(f'aevo {self.name}: {error}\nSee: aevo {self.name} --help', file=sys.stderr)
         return 1
       except SystemExit as stop:
         return _exit_status(stop)
@@ -101,7 +124,10 @@ class Command:
 
   def help(self) -> str:
     """Returns the docstring and the flags, the command's own first."""
-    return f'{self._doc.rstrip()}\n\nflags:\n{self.flags.get_help()}'
+    text = f'{self._doc.rstrip()}\n\nflags:\n{self.flags.get_help()}'
+    if self._no_gin:
+      text += f'\n\n{self.name} takes no gin flags: {self._no_gin}.'
+    return text
 
   def load_gin(self, *first: pathlib.Path) -> None:
     """Loads files and bindings in order; a mistake ends the command with its message.
@@ -114,7 +140,7 @@ class Command:
     lowered = lowered_by_caps(os.environ.get(CAPS, ''))
     if lowered:
       print(f'{CAPS} lowers {", ".join(lowered)}', file=sys.stderr)
-      bindings = [*self.flags.gin_bindings, *lowered]
+      bindings = [*gin_flags.bindings(self.flags), *lowered]
       loading.load([*files, *self.flags.gin_file], bindings, search_paths=layout.search_paths())
 
   def _wants_help(self, arguments: list[str]) -> bool:
@@ -131,13 +157,109 @@ class Command:
     try:
       rewritten = gin_flags.rewrite_argv([self.name, *arguments])
       positional = self.flags(rewritten)[1:]
+    except flags.UnrecognizedFlagError as error:
+      raise app.UsageError(self._unknown_flag(error.flagname)) from error
     except flags.Error as error:
-      sys.exit(f'FATAL Flags parsing error: {error}\nPass --help to see the flags.')
+      missing = self._missing_flags()
+      if self.flags.is_parsed() and missing:
+        positional = [argument for argument in arguments if not argument.startswith('-')]
+        raise app.UsageError(self._missing(positional, missing)) from error
+      raise app.UsageError(' '.join(str(error).split())) from error
     if not self.flags['verbosity'].present:
       logging.set_verbosity(logging.INFO)
     if self._no_gin and (self.flags.gin_file or self.flags.gin_bindings):
       raise app.UsageError(f'{self._no_gin}; leave out --gin_file and --gin_bindings')
+    if len(positional) < len(self._takes):
+      raise app.UsageError(self._missing(positional, []))
+    if len(positional) > len(self._takes):
+      raise app.UsageError(self._unexpected(positional[len(self._takes) :]))
+    self._check_gin()
+    self._check_paths(positional)
     return positional
+
+  def _unknown_flag(self, name: str) -> str:
+    """Words a flag that the command has not; `name` is without dashes."""
+    section, dot, _ = name.partition('.')
+    if dot and section:
+      return f'no flag --{name}; a binding of gin is --gin.{name}=VALUE'
+    match = nearest(name, list(self.flags))
+    if match is not None:
+      return f'no flag --{name}; did you mean --{match}?'
+    return f'no flag --{name}'
+
+  def _missing_flags(self) -> list[str]:
+    """Lists the flags that the command needs and was not given."""
+    missing = []
+    for module_flags in self.flags.flags_by_module_dict().values():
+      for flag in module_flags:
+        if flag.value is None and not self._may_be_none(flag):
+          missing.append(flag.name)
+    return missing
+
+  def _may_be_none(self, flag: flags.Flag) -> bool:
+    """Whether none of a flag's validators refuses that nothing was given."""
+    for validator in flag.validators:
+      try:
+        validator.verify(self.flags)
+      except flags.ValidationError:
+        return False
+    return True
+
+  def _missing(self, positional: list[str], missing_flags: list[str]) -> str:
+    """Words everything that is missing in one sentence, with the whole command."""
+    names = [*self._takes[len(positional) :], *(f'--{name}' for name in missing_flags)]
+    whole = ['aevo', self.name, *self._takes]
+    for name in missing_flags:
+      whole.append(f'--{name}={name.upper()}')
+    verb = 'is'
+    if len(names) > 1:
+      verb = 'are'
+    return f'{" and ".join(names)} {verb} missing; write: {" ".join(whole)}'
+
+  def _unexpected(self, extra: list[str]) -> str:
+    """Words positional arguments that nothing takes."""
+    name, equals, _ = extra[0].partition('=')
+    if equals and (name in self.flags or name.startswith('gin.')):
+      return f'unexpected argument {extra[0]!r}; did you mean --{extra[0]}?'
+    wanted = 'no arguments'
+    if self._takes:
+      wanted = ' '.join(self._takes)
+    return f'unexpected argument {extra[0]!r}; it takes {wanted}, and flags as --NAME=VALUE'
+
+  def _check_gin(self) -> None:
+    """Ends the command where a gin file is missing or a binding cannot be read."""
+    if not self.flags.gin_file and not self.flags.gin_bindings:
+      return
+    try:
+      gin_flags.check_readable_flags(layout.search_paths(), self.flags)
+    except loading.LoadError as error:
+      sys.exit(f'configuration error: {error}')
+
+  def _check_paths(self, positional: list[str]) -> None:
+    """Raises UsageError for a path that is missing, taken, or cannot be made."""
+    given = dict(zip(self._takes, positional, strict=True))
+    for name in self._reads:
+      self._refuse(name, given, paths.missing)
+    for name in self._makes:
+      self._refuse(name, given, paths.not_new)
+    for name in self._fills:
+      self._refuse(name, given, paths.not_fillable)
+
+  def _refuse(
+    self, name: str, given: dict[str, str], problem: Callable[[pathlib.Path], str | None]
+  ) -> None:
+    """Raises UsageError if there is a problem with the path of a flag or argument."""
+    shown = ''
+    if name in given:
+      value = given[name]
+    else:
+      value = self.flags[name].value
+      shown = f'--{name}='
+    if not value:
+      return
+    found = problem(pathlib.Path(value))
+    if found is not None:
+      raise app.UsageError(f'{shown}{value}: {found}')
 
 
 def lowered_by_caps(caps: str) -> list[str]:

@@ -16,6 +16,11 @@ _ADVICE = {
 }
 
 
+def words(error: OSError) -> str:
+  """Words an error of the operating system without its paths, as `explain` does."""
+  return _ADVICE.get(error.errno or 0) or error.strerror or str(error)
+
+
 def explain(error: OSError) -> str:
   """Words an error of the operating system.
 
@@ -25,10 +30,7 @@ def explain(error: OSError) -> str:
   Returns:
     'PATH: what is wrong and what to do' for errors that a person can mend; else the system's words.
   """
-  message = error.strerror or str(error)
-  if error.errno in _ADVICE:
-    message = _ADVICE[error.errno]
   paths = [str(name) for name in (error.filename, error.filename2) if name]
   if not paths:
-    return message
-  return f'{" -> ".join(paths)}: {message}'
+    return words(error)
+  return f'{" -> ".join(paths)}: {words(error)}'

@@ -11,24 +11,30 @@ import json
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from aevo_jax import command, faults
-from aevo_jax.campaign.setup import setup
 
-COMMAND = command.Command('audit', __doc__, no_gin='an audit takes its configuration from the run')
+COMMAND = command.Command(
+  'audit',
+  __doc__,
+  takes=('RUN',),
+  reads=('RUN',),
+  no_gin='an audit takes its configuration from the run',
+)
 _JSON = flags.DEFINE_bool('json', False, 'Print the findings as JSON.', flag_values=COMMAND.flags)
 
 
 @COMMAND
 def main(arguments: list[str]) -> int:
   """Prints a line for each check; the status is 1 if one failed."""
-  if len(arguments) != 1:
-    raise app.UsageError('say which run: aevo audit RUN_DIRECTORY')
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.campaign.setup import setup
+
   logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
   run = pathlib.Path(arguments[0])
   try:
-    setup.reload(run)  # not a run: said before JAX starts
+    setup.reload(run)  # not a run: said before the checks are imported
     from aevo_jax.report.audit import checks
 
     findings = []

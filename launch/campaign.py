@@ -12,37 +12,28 @@ import dataclasses
 import json
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from aevo_jax import command, layout
-from aevo_jax.campaign import manual_arbiter
-from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
-from aevo_jax.campaign.setup import dry_run, setup, validation
-from aevo_jax.campaign.setup.settings import CampaignSettings, settings_from_gin
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
-from aevo_jax.data.chat_template import ChatTemplateError
-from aevo_jax.evaluation.servers.client import ServerError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
 from aevo_jax.meta_agent.llm.settings import LlmSettings
-from aevo_jax.report.final_table import final_table
-from aevo_jax.report.page import html
-from aevo_jax.report.progress import Progress
-from aevo_jax.report.run_view import RunView
 from aevo_jax.substrate import manifest
-from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
-from aevo_jax.tasks.own_data import TaskFileError
-from aevo_jax.tasks.verify import UnknownVerifierError
 
-COMMAND = command.Command('campaign', __doc__)
+if TYPE_CHECKING:
+  from aevo_jax.campaign.setup.settings import CampaignSettings
+
+COMMAND = command.Command('campaign', __doc__, reads=('resume', 'substrate'), fills=('run',))
 _RUN = flags.DEFINE_string('run', None, 'Directory of a new run.', flag_values=COMMAND.flags)
 _RESUME = flags.DEFINE_string(
   'resume', None, 'Directory of an interrupted run to finish.', flag_values=COMMAND.flags
@@ -77,35 +68,50 @@ _DRY_RUN = flags.DEFINE_bool(
   flag_values=COMMAND.flags,
 )
 
-# What a person can mend: each is one sentence, without a traceback.
-USER_ERRORS = (
-  setup.RunDirectoryError,
-  SubstrateMismatchError,
-  SandboxUnavailableError,
-  LedgerError,
-  ExecutorError,
-  ServerError,
-  FrozenInputsError,
-  TaskFileError,
-  ChatTemplateError,
-  UnknownVerifierError,
-  LlmSetupError,
-  validation.InvalidCampaignError,
-  manual_arbiter.ScoreRefusedError,
-)
+
+def user_errors() -> tuple[type[Exception], ...]:
+  """Returns the errors that a person can mend: each is one sentence, without a traceback."""
+  from aevo_jax.campaign import manual_arbiter
+  from aevo_jax.campaign.campaign import FrozenInputsError
+  from aevo_jax.campaign.setup import setup, validation
+  from aevo_jax.data.chat_template import ChatTemplateError
+  from aevo_jax.evaluation.servers.client import ServerError
+  from aevo_jax.substrate.build import SubstrateMismatchError
+  from aevo_jax.tasks.own_data import TaskFileError
+  from aevo_jax.tasks.verify import UnknownVerifierError
+
+  return (
+    setup.RunDirectoryError,
+    SubstrateMismatchError,
+    SandboxUnavailableError,
+    LedgerError,
+    ExecutorError,
+    ServerError,
+    FrozenInputsError,
+    TaskFileError,
+    ChatTemplateError,
+    UnknownVerifierError,
+    LlmSetupError,
+    validation.InvalidCampaignError,
+    manual_arbiter.ScoreRefusedError,
+  )
 
 
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Starts, resumes or estimates a campaign."""
-  _check_flags(arguments)
+  del arguments
+  _check_flags()
+  # Imported here and below, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.campaign import manual_arbiter
+
   run = pathlib.Path(_RESUME.value or _RUN.value or '')
   try:
     if _RESUME.value is not None:
       resume(run)
     else:
       start(run)
-  except USER_ERRORS as error:
+  except user_errors() as error:
     sys.exit(f'campaign: {error}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')
@@ -116,10 +122,8 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'\ninterrupted; nothing is lost. Finish with: aevo campaign --resume={run}')
 
 
-def _check_flags(arguments: list[str]) -> None:
+def _check_flags() -> None:
   """Raises UsageError where flags do not go together."""
-  if arguments:
-    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
   if (_RUN.value is None) == (_RESUME.value is None) and not _DRY_RUN.value:
     raise app.UsageError('give either --run=DIRECTORY for a new campaign or --resume=DIRECTORY')
   has_gin = COMMAND.flags.gin_file or COMMAND.flags.gin_bindings
@@ -134,6 +138,8 @@ def _check_flags(arguments: list[str]) -> None:
 
 def resume(run: pathlib.Path) -> None:
   """Finishes an interrupted run, without the missing scores if the flag says so."""
+  from aevo_jax.campaign import manual_arbiter
+
   if _WITHOUT_MISSING.value:
     print(f'going on without the score(s) of {", ".join(manual_arbiter.waive(run))}')
   go_on(run)
@@ -145,6 +151,9 @@ def start(run: pathlib.Path) -> None:
   Args:
     run: directory of the run; with --if_exists=continue it may exist.
   """
+  from aevo_jax.campaign.setup import dry_run, setup
+  from aevo_jax.campaign.setup.settings import settings_from_gin
+
   COMMAND.load_gin(layout.root_file('constitution.gin'))
   constitution = setup.with_tasks(constitution_lib.from_gin())
   settings = settings_from_gin()
@@ -180,10 +189,12 @@ def start(run: pathlib.Path) -> None:
 def _check_same_start(
   run: pathlib.Path,
   constitution: constitution_lib.Constitution,
-  settings: CampaignSettings,
+  settings: 'CampaignSettings',
   substrate: pathlib.Path | None,
 ) -> None:
   """Ends the command where an unfinished run was begun with something else."""
+  from aevo_jax.campaign.setup import setup
+
   inputs, settings_then = setup.reload(run)
   constitution_then = dataclasses.replace(inputs.constitution, holdout=constitution.holdout)
   substrate_root = ''
@@ -210,18 +221,30 @@ def _next_name(run: pathlib.Path) -> pathlib.Path:
 
 def finished(run: pathlib.Path) -> bool:
   """Whether the run's ledger says that it is finished."""
+  from aevo_jax.campaign.setup import setup
+
   ledger = run / setup.LEDGER
   return ledger.exists() and fold(read(ledger, strict=False)).finished is not None
 
 
 def code_changed(run: pathlib.Path) -> bool:
   """Whether the package is not the one that the run's substrate pins."""
+  from aevo_jax.campaign.setup import setup
+
   digest, _ = code_tree_digest(pathlib.Path(layout.__file__).parent.parent)
   return manifest.read(run / setup.SUBSTRATE).code_tree.digest != digest
 
 
 def go_on(run: pathlib.Path) -> None:
   """Runs a prepared or interrupted campaign to its end and writes the report."""
+  from aevo_jax.campaign import manual_arbiter
+  from aevo_jax.campaign.campaign import Campaign
+  from aevo_jax.campaign.setup import setup
+  from aevo_jax.report.final_table import final_table
+  from aevo_jax.report.page import html
+  from aevo_jax.report.progress import Progress
+  from aevo_jax.report.run_view import RunView
+
   inputs, settings = setup.reload(run)
   run = run.absolute()
   with (

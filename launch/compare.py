@@ -9,13 +9,17 @@ The difference of the scores has an interval. The campaigns need not be finished
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from aevo_jax import command, faults
 from aevo_jax.ledger.records import LedgerError
 
 COMMAND = command.Command(
-  'compare', __doc__, no_gin='a comparison takes everything from the two runs'
+  'compare',
+  __doc__,
+  takes=('RUN_A', 'RUN_B'),
+  reads=('RUN_A', 'RUN_B'),
+  no_gin='a comparison takes everything from the two runs',
 )
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=COMMAND.flags)
 
@@ -23,8 +27,6 @@ _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=C
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Prints the comparison."""
-  if len(arguments) != 2:
-    raise app.UsageError('say which two: aevo compare RUN_A RUN_B')
   from aevo_jax.config.configurables import LoadError
   from aevo_jax.report import comparison
   from aevo_jax.report.gains import ScoreFileError

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -324,10 +324,7 @@ def show(rows: list[Row]) -> None:
 @COMMAND
 def main(arguments: list[str]) -> int:
   """Prints the rows; the status says whether the demo can run."""
-  if arguments:
-    raise app.UsageError(
-      f'doctor takes no arguments, got {arguments}; the run directory is --run=DIR'
-    )
+  del arguments
   rows = examine(_RUN.value)
   blocking = [row.name for row in rows if row.required and not row.found]
   if _JSON.value:

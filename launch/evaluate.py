@@ -4,7 +4,7 @@
   aevo evaluate runs/demo/trials/r2w5/export/model.safetensors --items=300
   aevo evaluate my_run --verifier=challenge --json
   aevo evaluate my_run --split=external --secret_file=mine.json
-  aevo evaluate my_run --gin.evaluation.engine="'vllm'"
+  aevo evaluate my_run --gin.evaluation.engine=vllm
   aevo evaluate my_adapter --base=my_base --gin_file=configs/engines/challenge.gin
   aevo evaluate my_run --harness=lm_eval --tasks=a,b --include_path=DIR
 
@@ -31,7 +31,12 @@ from aevo_jax.evaluation import model_files
 from aevo_jax.evaluation.model_files import StoredModelError
 from aevo_jax.runtime import tune_for_cpu
 
-COMMAND = command.Command('evaluate', __doc__)
+COMMAND = command.Command(
+  'evaluate',
+  __doc__,
+  takes=('WEIGHTS',),
+  reads=('WEIGHTS', 'base', 'secret_file', 'include_path'),
+)
 _BASE = flags.DEFINE_string(
   'base',
   None,
@@ -131,7 +136,7 @@ class EvaluateError(ValueError):
 def main(arguments: list[str]) -> None:
   """Scores the weights and prints the result."""
   tune_for_cpu()  # as trials and the evaluator do
-  _check_flags(arguments)
+  _check_flags()
   try:
     weights = model_files.find_weights(pathlib.Path(arguments[0]))
     if _BASE.value:
@@ -156,10 +161,8 @@ def main(arguments: list[str]) -> None:
     print(table(result))
 
 
-def _check_flags(arguments: list[str]) -> None:
+def _check_flags() -> None:
   """Raises UsageError where flags do not go together."""
-  if len(arguments) != 1:
-    raise app.UsageError('say which weights: aevo evaluate WEIGHTS_OR_DIRECTORY')
   if _HARNESS.value:
     unread = OF_PUZZLES
     why = 'with --harness; leave it out'

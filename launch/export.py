@@ -18,7 +18,14 @@ from absl import app, flags, logging
 
 from aevo_jax import command, faults
 
-COMMAND = command.Command('export', __doc__, no_gin='an export takes everything from the run')
+COMMAND = command.Command(
+  'export',
+  __doc__,
+  takes=('RUN',),
+  reads=('RUN',),
+  makes=('out',),
+  no_gin='an export takes everything from the run',
+)
 _OUT = flags.DEFINE_string('out', None, 'New directory.', required=True, flag_values=COMMAND.flags)
 _STARTING = flags.DEFINE_bool(
   'starting',
@@ -65,8 +72,6 @@ class ExportOptions:
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Checks the flags, finds the winner and writes it."""
-  if len(arguments) != 1:
-    raise app.UsageError('say which run: aevo export RUN_DIRECTORY --out=DIRECTORY')
   if _ADAPTER.value != (_BASE_NAME.value is not None):
     raise app.UsageError('--adapter and --base_name go together: an adapter names its base')
   if _MAX_RANK.value is not None and not _ADAPTER.value:
@@ -74,8 +79,6 @@ def main(arguments: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   run = pathlib.Path(arguments[0])
   out = pathlib.Path(_OUT.value)
-  if out.exists():
-    sys.exit(f'export: {out} exists; choose another --out')
   if not (run / 'ledger.jsonl').is_file():
     sys.exit(f'export: {run} is not a run: it has no ledger.jsonl')
   # Imported here, so that a wrong flag or path is answered before JAX starts.

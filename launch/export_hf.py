@@ -9,11 +9,18 @@ The result is safetensors shards with an index, under the tensors' original name
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from aevo_jax import command, faults
 
-COMMAND = command.Command('export_hf', __doc__, no_gin='an export takes everything from the base')
+COMMAND = command.Command(
+  'export_hf',
+  __doc__,
+  takes=('RESULT',),
+  reads=('RESULT',),
+  makes=('out',),
+  no_gin='an export takes everything from the result',
+)
 _OUT = flags.DEFINE_string(
   'out',
   None,
@@ -35,8 +42,6 @@ _MAX_SHARD_SIZE = flags.DEFINE_string(
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Writes the checkpoint and prints its size."""
-  if len(arguments) != 1:
-    raise app.UsageError('say what to export: aevo export_hf BASE --out=DIR')
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.substrate import hf_export

@@ -11,12 +11,17 @@ docs/import_export.md.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from aevo_jax import command, faults
 
 COMMAND = command.Command(
-  'import_hf', __doc__, no_gin='an import takes everything from the checkpoint'
+  'import_hf',
+  __doc__,
+  takes=('DIRECTORY',),
+  reads=('DIRECTORY',),
+  makes=('out',),
+  no_gin='an import takes everything from the checkpoint',
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -30,8 +35,6 @@ _OUT = flags.DEFINE_string(
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Imports the checkpoint and prints what was carried along."""
-  if len(arguments) != 1:
-    raise app.UsageError('say what to import: aevo import_hf DIR --out=BASE')
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.substrate import hf_import
 

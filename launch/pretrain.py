@@ -8,6 +8,7 @@ pretrain.json (command, seed, loss curve, accuracy per family) into --out; check
 into --out/run. Run again after an interrupt, it continues.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -17,16 +18,16 @@ import pathlib
 import platform
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from aevo_jax import command
+from aevo_jax import command, faults
+from aevo_jax.checkpoint import run_directory
 from aevo_jax.config.configurables import LoadError, bound, configurable, resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.runtime import tune_for_cpu
 from aevo_jax.tasks.mixture import Mixture
-from aevo_jax.training.recipe import recipe as recipe_lib
 
-COMMAND = command.Command('pretrain', __doc__)
+COMMAND = command.Command('pretrain', __doc__, fills=('out',))
 _OUT = flags.DEFINE_string(
   'out', None, 'Directory of the new base.', required=True, flag_values=COMMAND.flags
 )
@@ -40,6 +41,7 @@ READ = (
   'answer_shown',
   'answer_withheld',
 )  # of a recipe
+UPKEEP = ('checkpoint_every', 'eval_items', 'max_new_tokens')  # which a continued run may change
 
 
 @configurable('pretrain')
@@ -76,15 +78,41 @@ class Pretrain:
 def main(arguments: list[str]) -> None:
   """Pretrains a base and writes it."""
   tune_for_cpu()  # as trials and the evaluator do
-  if arguments:
-    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
-  COMMAND.load_gin()
-  # Imported here, so that a wrong flag is answered before JAX starts.
+  del arguments
+  out = pathlib.Path(_OUT.value)
+  try:
+    run_directory.refuse_foreign(out, run_directory.PRETRAIN)
+    with contextlib.ExitStack() as held:
+      pretrain(out, held)
+  except run_directory.RunDirectoryError as error:
+    sys.exit(f'pretrain: {error}')
+  except OSError as error:
+    sys.exit(f'pretrain: {faults.explain(error)}')
+  except KeyboardInterrupt:
+    sys.exit(
+      f'\npretrain: interrupted; the same command continues from the last checkpoint in {out}'
+    )
+  print(f'base written to {out}; see {out}/pretrain.json')
+
+
+def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
+  """Trains a base and writes it; a mistake in the settings ends the command.
+
+  Args:
+    out: directory of the base; it may hold an interrupted run.
+    held: keeps the directory for this process until it closes.
+  """
+  # Imported here, so that a wrong flag is answered before JAX starts. The recipe registers what gin
+  # may bind.
+  from aevo_jax.checkpoint.resume import DamagedCheckpointError
   from aevo_jax.data import tokenizer as tokenizers
   from aevo_jax.models.decoder import create
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.models.params import unbind
+  from aevo_jax.training.recipe import recipe as recipe_lib
+  from aevo_jax.training.train_loop import NonFiniteError
 
+  COMMAND.load_gin()
   try:
     settings = resolve('pretrain')
     config = resolve('model')
@@ -92,18 +120,22 @@ def main(arguments: list[str]) -> None:
     _refuse_unread()
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  tokenizers.save(out, config.max_position_embeddings)
-  tokenizer = tokenizers.load(str(out))
+  tokenizer = tokenizers.build()
   if tokenizer.get_vocab_size() != config.vocab_size:
-    raise app.UsageError(
-      f'model.vocab_size = {config.vocab_size}, but the tokenizer has '
+    sys.exit(
+      f'pretrain: model.vocab_size = {config.vocab_size}, but the tokenizer has '
       f'{tokenizer.get_vocab_size()} entries; bind that number'
     )
+  started_with = _identity(settings, config, recipe)
+  run_directory.begin(out, run_directory.PRETRAIN, started_with, held)
+  tokenizers.save(out, config.max_position_embeddings)
+  tokenizer = tokenizers.load(str(out))
   structure, params = unbind(create(config, settings.seed))
   logging.info('%d parameters', sum(p.size for p in params.values()))
-  final = _train(structure, params, tokenizer, recipe, settings, out / 'run')
+  try:
+    final = _train(structure, params, tokenizer, recipe, settings, out / 'run')
+  except (DamagedCheckpointError, NonFiniteError) as error:
+    sys.exit(f'pretrain: {error}')
   checkpoint.save_weights(out / checkpoint.WEIGHTS, final, config)
   eos_id = tokenizer.token_to_id(tokenizers.EOS)
   pad_id = tokenizer.token_to_id(tokenizers.PAD)
@@ -121,11 +153,21 @@ def main(arguments: list[str]) -> None:
   facts['accuracy'] = _accuracies(structure, final, tokenizer, settings, mixture)
   facts['loss_curve'] = _loss_curve(out / 'run' / 'metrics.jsonl')
   _write_json(out / 'pretrain.json', facts)
-  print(f'base written to {out}; see {out}/pretrain.json')
+
+
+def _identity(settings: Pretrain, config: ModelConfig, recipe) -> dict:
+  """Collects what makes two runs the same, as JSON values."""
+  pretrain_settings = dataclasses.asdict(settings)
+  for name in UPKEEP:
+    del pretrain_settings[name]
+  sections = {name: dataclasses.asdict(getattr(recipe, name)) for name in READ}
+  return {'pretrain': pretrain_settings, 'model': _model_fields(config), 'recipe': sections}
 
 
 def _refuse_unread() -> None:
   """Raises LoadError if a section of the recipe is bound that pretraining does not read."""
+  from aevo_jax.training.recipe import recipe as recipe_lib
+
   for section in recipe_lib.NAMES:
     fields = bound(section)
     if section not in READ and fields:
@@ -141,6 +183,7 @@ def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: 
   from aevo_jax.training import train_loop
   from aevo_jax.training.model_setup import PolicyModel
   from aevo_jax.training.optimizer import learning_rates, transformation
+  from aevo_jax.training.recipe.recipe import TrainConfig
   from aevo_jax.training.run_config import RunConfig
 
   source = pipeline.PretrainSource(
@@ -164,7 +207,7 @@ def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: 
     pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
     learning_rates(recipe.optimizer, settings.steps),
     run,
-    recipe_lib.TrainConfig(),
+    TrainConfig(),
     RunConfig(checkpoint_every=settings.checkpoint_every, on_step=on_step),
   )
   return state.final_params()
@@ -172,15 +215,11 @@ def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: 
 
 def _facts(settings: Pretrain, config: ModelConfig, optimizer) -> dict:
   """Collects what pretrain.json says of the run, but for accuracy and loss curve."""
-  model = dataclasses.asdict(config)
-  for name, value in model.items():
-    if value == math.inf:
-      model[name] = 'inf'  # a limit that is none; infinity is not JSON
   return {
     'command': COMMAND.line,
     'seed': settings.seed,
     'settings': dataclasses.asdict(settings),
-    'model': model,
+    'model': _model_fields(config),
     'optimizer': dataclasses.asdict(optimizer),
     'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
     'gin_files': COMMAND.flags.gin_file,
@@ -190,6 +229,15 @@ def _facts(settings: Pretrain, config: ModelConfig, optimizer) -> dict:
     ),
     'tokens': settings.steps * settings.rows * settings.row_length,
   }
+
+
+def _model_fields(config: ModelConfig) -> dict:
+  """Returns the model's fields as JSON values."""
+  model = dataclasses.asdict(config)
+  for name, value in model.items():
+    if value == math.inf:
+      model[name] = 'inf'  # a limit that is none; infinity is not JSON
+  return model
 
 
 def _loss_curve(metrics: pathlib.Path) -> list[tuple[int, float]]:

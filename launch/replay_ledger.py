@@ -17,9 +17,13 @@ from absl import app, flags
 
 from aevo_jax import command, faults, layout
 
-COMMAND = command.Command('replay_ledger', __doc__)
+COMMAND = command.Command('replay_ledger', __doc__, takes=('TABLE',), reads=('TABLE',))
 _EXTERNAL = flags.DEFINE_string(
-  'external_column', None, 'Column of the score that counts.', flag_values=COMMAND.flags
+  'external_column',
+  None,
+  'Column of the score that counts.',
+  required=True,
+  flag_values=COMMAND.flags,
 )
 _ROUND_SIZE = flags.DEFINE_integer(
   'round_size',
@@ -45,10 +49,6 @@ DEFAULT_ROUND_SIZE = 8
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Reads the table and prints the verdicts."""
-  if len(arguments) != 1:
-    raise app.UsageError('say which table: aevo replay_ledger FILE.csv --external_column=NAME')
-  if _EXTERNAL.value is None:
-    raise app.UsageError('say which column holds the score that counts: --external_column=NAME')
   if _ROUND_SIZE.value is not None and _ROUND_COLUMN.value is not None:
     raise app.UsageError('--round_size and --round_column both say what a round is; leave out one')
   from aevo_jax.config import constitution

@@ -6,19 +6,21 @@ aevo report runs/demo
 import pathlib
 import sys
 
-from absl import app
-
 from aevo_jax import command, faults
 from aevo_jax.ledger.records import LedgerError
 
-COMMAND = command.Command('report', __doc__, no_gin='a report takes everything from the run')
+COMMAND = command.Command(
+  'report',
+  __doc__,
+  takes=('RUN',),
+  reads=('RUN',),
+  no_gin='a report takes everything from the run',
+)
 
 
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Writes the report and prints the table."""
-  if len(arguments) != 1:
-    raise app.UsageError('say which run: aevo report RUN_DIRECTORY')
   run = pathlib.Path(arguments[0])
   if not (run / 'ledger.jsonl').is_file():  # said before anything heavy is imported
     sys.exit(

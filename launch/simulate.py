@@ -3,7 +3,7 @@
   aevo simulate --campaigns=200 --agents=statistical,random
   aevo simulate --campaigns=2000 --agents=none --plant=reversal
   aevo simulate --gin_file=configs/campaigns/nemotron3_nano_30b.gin \
-    --gin.simulation.surface='"rugged"' --json
+    --gin.simulation.surface=rugged --json
 
 Prints power, false alarms, gains and regret of agents and verdicts. The first command plays the
 demo's constitution with nothing planted; the second judges random designs, thousands a minute.
@@ -14,7 +14,7 @@ says what the surface and the plant are. Settings: gin's section `simulation`.
 import json
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from aevo_jax import command, layout
 from aevo_jax.runtime import single_threaded_blas
@@ -50,8 +50,7 @@ _JSON = flags.DEFINE_bool(
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Plays the campaigns and prints what came of them."""
-  if arguments:
-    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
+  del arguments
   single_threaded_blas()  # before numpy is imported
   from aevo_jax.campaign.setup import setup
   from aevo_jax.config import constitution as constitution_lib

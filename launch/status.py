@@ -22,7 +22,6 @@ from aevo_jax.config import constitution
 from aevo_jax.config.inference import TRANSPORTS
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent.registry import OFFLINE
-from aevo_jax.report.costs import wall_clock
 
 COMMAND = command.Command('status', __doc__, no_gin='docs/status.md is made from logs alone')
 _ADD = flags.DEFINE_multi_string(
@@ -75,6 +74,9 @@ def entry(run: pathlib.Path) -> dict:
   state = fold(records)
   if state.finished is None:
     raise app.UsageError(f'{run} is not finished; finish it with aevo campaign --resume={run}')
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.report.costs import wall_clock
+
   started_with = json.loads((run / 'command.json').read_text())
   date = datetime.datetime.fromtimestamp(records[-1].time, datetime.UTC)
   sandbox = 'open'
@@ -208,8 +210,7 @@ def other_logs(root: pathlib.Path) -> list[dict]:
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Adds runs to the log and writes the page."""
-  if arguments:
-    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
+  del arguments
   root = layout.checkout_root()
   if root is None:
     raise app.UsageError('aevo status belongs to a checkout: it writes docs/status.md there')

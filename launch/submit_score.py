@@ -13,11 +13,14 @@ import sys
 from absl import app, flags
 
 from aevo_jax import command, faults
-from aevo_jax.campaign.setup import setup
 from aevo_jax.ledger.records import LedgerError
 
 COMMAND = command.Command(
-  'submit_score', __doc__, no_gin='a score is handed in to a run that has its configuration'
+  'submit_score',
+  __doc__,
+  takes=('RUN', 'TRIAL', 'SCORE'),
+  reads=('RUN',),
+  no_gin='a score is handed in to a run that has its configuration',
 )
 _NOTE = flags.DEFINE_string(
   'note', '', 'Where the score comes from; kept in the ledger.', flag_values=COMMAND.flags
@@ -33,15 +36,15 @@ _DIGEST = flags.DEFINE_string(
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Enters one score into the run's ledger."""
-  if len(arguments) != 3:
-    raise app.UsageError('say what was scored: aevo submit_score RUN TRIAL SCORE')
   run = pathlib.Path(arguments[0])
   trial = arguments[1]
   try:
     score = float(arguments[2])
   except ValueError:
     raise app.UsageError(f'a score is a number between 0 and 1, got {arguments[2]!r}') from None
+  # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.campaign import manual_arbiter
+  from aevo_jax.campaign.setup import setup
 
   try:
     setup.reload(run)

@@ -15,9 +15,15 @@ import sys
 from absl import app, flags, logging
 
 from aevo_jax import command, faults, layout
-from aevo_jax.substrate import build, manifest
 
-COMMAND = command.Command('substrate', __doc__, no_gin='a substrate is made from its folder alone')
+COMMAND = command.Command(
+  'substrate',
+  __doc__,
+  takes=('ACTION',),
+  reads=('from_hf', 'substrate'),
+  makes=('out',),
+  no_gin='a substrate is made from its folder alone',
+)
 _SUBSTRATE = flags.DEFINE_string(
   'substrate',
   None,
@@ -43,7 +49,8 @@ def main(arguments: list[str]) -> None:
   """Checks the flags and does one of the three actions."""
   if arguments not in (['pin'], ['verify'], ['build']):
     raise app.UsageError(
-      'say `aevo substrate verify`, `aevo substrate pin` or `aevo substrate build`'
+      f'no action {arguments[0]!r}; say `aevo substrate verify`, `aevo substrate pin` or '
+      '`aevo substrate build`'
     )
   action = arguments[0]
   has_build_flags = _FROM_HF.value is not None and _OUT.value is not None
@@ -75,7 +82,7 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
 
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.data import chat_template
-  from aevo_jax.substrate import from_hf
+  from aevo_jax.substrate import build, from_hf
 
   try:
     identity, unused = from_hf.write(
@@ -107,6 +114,8 @@ def measure(action: str, root: pathlib.Path, flag: str = '') -> None:
     root: the substrate's folder.
     flag: how the command names that folder, for the message.
   """
+  from aevo_jax.substrate import build, manifest
+
   measured = build.measure(root, PACKAGE_ROOT)
   path = root / build.MANIFEST
   if action == 'pin':

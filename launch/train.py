@@ -21,7 +21,6 @@ continues, after SIGTERM from the very step; `aevo evaluate my_run` scores it.
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import functools
 import json
 import os
@@ -32,12 +31,13 @@ import signal
 import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from aevo_jax import command, faults, layout
+from aevo_jax.checkpoint import run_directory
 from aevo_jax.runtime import tune_for_cpu
 
-COMMAND = command.Command('train', __doc__)
+COMMAND = command.Command('train', __doc__, reads=('base', 'tasks'), fills=('out',))
 _OUT = flags.DEFINE_string(
   'out',
   None,
@@ -88,8 +88,6 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
   flag_values=COMMAND.flags,
 )
 
-STARTED_WITH = 'train.json'
-LOCK = '.lock'
 LINES = 20  # of progress
 
 
@@ -97,14 +95,16 @@ LINES = 20  # of progress
 def main(arguments: list[str]) -> None:
   """Trains what the flags say."""
   tune_for_cpu()  # as trials and the evaluator do
-  if arguments:
-    raise app.UsageError(f'unexpected arguments: {" ".join(arguments)}')
+  del arguments
   out = pathlib.Path(_OUT.value)
   base = layout.root_file('substrate') / 'base'
   if _BASE.value:
     base = pathlib.Path(_BASE.value)
   try:
+    run_directory.refuse_foreign(out, run_directory.TRAIN)
     train(out, base)
+  except run_directory.RunDirectoryError as error:
+    sys.exit(f'train: {error}')
   except OSError as error:
     sys.exit(f'train: {faults.explain(error)}')
   except KeyboardInterrupt:
@@ -225,7 +225,8 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   else:
     plan = StepPlan(0, _RL_STEPS.value, 0)
   run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
-  begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]}, held)
+  started_with['steps'] = [plan.sft_steps, plan.rl_steps]
+  run_directory.begin(out, run_directory.TRAIN, started_with, held)
   remark = chat_template.remark(str(base))
   if remark:
     print(f'train: {remark}')
@@ -423,59 +424,6 @@ def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> 
       'aevo import_hf makes a base that keeps them'
     )
   return export
-
-
-def begin(out: pathlib.Path, started_with: dict, held: contextlib.ExitStack) -> None:
-  """Makes the run's directory, or checks that what lies there is this run, and takes it.
-
-  Args:
-    out: the run's directory.
-    started_with: what makes two runs the same, as JSON values.
-    held: keeps the directory for this process until it closes.
-
-  Raises:
-    ValueError: another run lies there, and the message says in what it differs; or another process
-      trains there.
-  """
-  out.mkdir(parents=True, exist_ok=True)
-  path = out / STARTED_WITH
-  if not path.exists() and any(entry.name != LOCK for entry in out.iterdir()):
-    raise ValueError(
-      f'{out} is not empty and not a run of `aevo train` (it has no {STARTED_WITH}); '
-      'choose another --out'
-    )
-  lock = held.enter_context((out / LOCK).open('w'))
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    raise ValueError(
-      f'another process trains in {out}; wait for its end, or choose another --out'
-    ) from None
-  if not path.exists():
-    path.write_text(json.dumps(started_with, indent=1, sort_keys=True) + '\n')
-    return
-  before = _flat(json.loads(path.read_text()))
-  now = _flat(json.loads(json.dumps(started_with)))
-  differences = []
-  for name in sorted(before.keys() | now.keys()):
-    if before.get(name) != now.get(name):
-      differences.append(f'{name} was {before.get(name)!r} and is {now.get(name)!r} now')
-  if differences:
-    raise ValueError(
-      f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
-      'give the same settings to continue it'
-    )
-
-
-def _flat(values: dict, prefix: str = '') -> dict:
-  """Turns nested dictionaries into one, its keys joined by dots."""
-  flat = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{name}.')
-    else:
-      flat[f'{prefix}{name}'] = value
-  return flat
 
 
 if __name__ == '__main__':

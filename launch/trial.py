@@ -12,28 +12,33 @@ import pathlib
 import sys
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from aevo_jax import command, faults
-from aevo_jax.campaign.decisions import decisions
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.protocol import Ended, Executor, Handle, Job
 from aevo_jax.campaign.sandbox.confinement import available
-from aevo_jax.campaign.setup import setup
-from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit
 from aevo_jax.campaign.trial.spec import EXPORT, RESULT
 from aevo_jax.checkpoint.digest import ManifestError
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import read
 from aevo_jax.ledger.records import LedgerError, Record
-from aevo_jax.report.progress import score_text
 from aevo_jax.substrate.store import Store
 
+if TYPE_CHECKING:
+  from aevo_jax.campaign.setup import setup
+
 COMMAND = command.Command(
-  'trial', __doc__, no_gin="a trial's input is fixed by its run (aevo train tries another recipe)"
+  'trial',
+  __doc__,
+  takes=('RUN', 'TRIAL'),
+  reads=('RUN',),
+  makes=('out',),
+  no_gin="a trial's input is fixed by its run (aevo train tries another recipe)",
 )
 _RERUN = flags.DEFINE_bool(
   'rerun',
@@ -54,10 +59,11 @@ POLL_SECONDS = 0.2
 @COMMAND
 def main(arguments: list[str]) -> int:
   """Describes a trial, or runs it again and compares."""
-  if len(arguments) != 2:
-    raise app.UsageError('say which trial of which run: aevo trial RUN_DIRECTORY r2w5')
   if _OUT.value is not None and not _RERUN.value:
     raise app.UsageError('--out is for the files of --rerun')
+  # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.campaign.setup import setup
+
   logging.set_verbosity(logging.WARNING)
   run = pathlib.Path(arguments[0])
   name = arguments[1]
@@ -79,8 +85,6 @@ def main(arguments: list[str]) -> int:
     return rerun(trial, state, inputs, out.absolute())
   except (setup.RunDirectoryError, LedgerError, ManifestError) as error:
     sys.exit(f'trial: {error}')
-  except FileExistsError as error:
-    sys.exit(f'trial: {error.filename} exists; give --out a new directory')
   except OSError as error:
     sys.exit(f'trial: {faults.explain(error)}')
   except KeyboardInterrupt:
@@ -101,6 +105,8 @@ def describe(
   Returns:
     A paragraph of lines: assignment, scores, cost, attempts and the whole recipe.
   """
+  from aevo_jax.campaign.decisions import decisions
+
   where = f'round {trial.round}, worker {trial.worker}'
   if trial.round == decisions.FINAL:
     where = 'final retraining'
@@ -166,6 +172,8 @@ def _recipe(trial: TrialState, default_recipe: str) -> list[str]:
 
 def _scores(trial: TrialState, state: CampaignState) -> list[str]:
   """Writes dev, released and final scores, and the rank in the round."""
+  from aevo_jax.report.progress import score_text
+
   lines = []
   if trial.dev is not None:
     lines.append(f'dev        {score_text(trial.dev)} of {trial.dev["overall"]["total"]} items')
@@ -184,7 +192,7 @@ def _scores(trial: TrialState, state: CampaignState) -> list[str]:
 
 
 def rerun(
-  trial: TrialState, state: CampaignState, inputs: setup.Inputs, directory: pathlib.Path
+  trial: TrialState, state: CampaignState, inputs: 'setup.Inputs', directory: pathlib.Path
 ) -> int:
   """Runs a trial again and compares.
 
@@ -197,6 +205,8 @@ def rerun(
   Returns:
     0 if the trial ended as it did in the run, bit for bit, and 1 if not.
   """
+  from aevo_jax.campaign.decisions import decisions
+
   started = state.started
   if not trial.recipe:
     return _again_at_the_gate(trial, inputs)
@@ -266,8 +276,10 @@ def _step(record: dict) -> str:
   return '  '.join(parts)
 
 
-def _again_at_the_gate(trial: TrialState, inputs: setup.Inputs) -> int:
+def _again_at_the_gate(trial: TrialState, inputs: 'setup.Inputs') -> int:
   """Sends a refused recipe through the gate again; 0 if it is refused for the same reason."""
+  from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit
+
   try:
     admit(trial.overlay, inputs.constitution.in_round(trial.round), inputs.recipe)
   except RecipeRefusedError as error:

@@ -39,7 +39,7 @@ def package(tmp_path):
     'import json, sys\n'
     'from absl import flags\n'
     'from aevo_jax import command\n'
-    "COMMAND = command.Command('campaign', __doc__)\n"
+    "COMMAND = command.Command('campaign', __doc__, takes=('RUN',))\n"
     "_N = flags.DEFINE_integer('rounds_of_the_test', 0, 'how many', flag_values=COMMAND.flags)\n"
     '@COMMAND\n'
     'def main(arguments):\n'
@@ -87,7 +87,9 @@ def test_version():
   [
     ((), 'usage: aevo COMMAND'),
     (('docter',), 'did you mean `aevo doctor`?'),
-    (('zzzz',), 'the commands are'),
+    (('zzzz',), "unknown command 'zzzz'; the commands are"),
+    (('impart',), "unknown command 'impart'; the commands are"),
+    (('help', 'docter'), 'did you mean `aevo doctor`?'),
     (('--gin_file=x.gin', 'campaign'), 'flags come after the command'),
   ],
 )
@@ -114,6 +116,7 @@ def test_help_of_a_command_lists_the_gin_flags(name, capsys):
   text = capsys.readouterr().out
   assert '--gin_file' in text and '--gin_bindings' in text
   assert text.startswith(cli.summary(cli.commands()[name]))
+  assert cli.main(['help', name]) == 0 and capsys.readouterr().out == text
 
 
 def test_only_public_files_are_commands(package):

@@ -50,7 +50,7 @@ def test_flags_of_an_earlier_call_are_forgotten(campaign):
 @pytest.mark.parametrize(
   ('argv', 'status', 'words'),
   [
-    (['--nope'], 1, "Unknown command line flag 'nope'"),
+    (['--nope'], 1, 'aevo report: no flag --nope\nSee: aevo report --help\n'),
     (['--gin.budget.rounds=1'], 1, 'nothing here reads gin; leave out --gin_file'),
     (['stop'], 5, ''),
     (['message'], 1, 'the reason'),
@@ -58,7 +58,7 @@ def test_flags_of_an_earlier_call_are_forgotten(campaign):
   ],
 )
 def test_every_end_is_a_status(capsys, argv, status, words):
-  made = command.Command('report', 'Doc.', no_gin='nothing here reads gin')
+  made = command.Command('report', 'Doc.', takes=('HOW',), no_gin='nothing here reads gin')
 
   @made
   def main(arguments):

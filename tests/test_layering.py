@@ -32,9 +32,10 @@ _MODEL_SIDE = _BASE | {'models', 'tasks', 'checkpoint', 'data', 'generation'}
 ALLOWED: dict[str, set[str]] = {
   # top-level modules
   'layout': set(),
-  'cli': {'layout'},
-  'command': {'config', 'layout'},  # the shell around a launch command
+  'cli': {'config', 'layout'},
+  'command': {'config', 'layout', 'paths'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
+  'paths': {'faults'},  # paths that people name; standard library only
   'runtime': set(),  # threads and parent of a child process; standard library only
   'strict_json': set(),  # JSON without guessing; standard library only
   # statements and history

@@ -195,8 +195,13 @@ def name_problem(name: str, parameter: str, names: Iterable[str]) -> str | None:
     selectors = []
     for section, fields in known.items():
       selectors += [f'{section}.{field}' for field in fields]
+    hint = suggestion(name, known)
     match = nearest(key, selectors)
-    hint = f"; did you mean '{match}'?" if match else suggestion(name, known)
+    elsewhere = [selector for selector in selectors if selector.endswith(f'.{parameter}')]
+    if match:
+      hint = f"; did you mean '{match}'?"
+    elif elsewhere:
+      hint = f"; a '{parameter}' has {', '.join(elsewhere)}"
     return f"no configurable '{name}' for '{key}'{hint}"
   if parameter not in known[name]:
     return f"'{name}' has no parameter '{parameter}'{suggestion(parameter, known[name])}"
@@ -285,8 +290,12 @@ def check_type(value: Any, annotation: Any, selector: str) -> Any:
   expected = str(annotation)
   if isinstance(annotation, type) and not typing.get_args(annotation):
     expected = annotation.__name__
+  hint = ''
+  if isinstance(value, str) and value.capitalize() in ('True', 'False', 'None'):
+    hint = f'; write {value.capitalize()}'
   raise LoadError(
-    f'{selector} expects {expected.replace("typing.", "")}, got {value!r} ({type(value).__name__})'
+    f'{selector} expects {expected.replace("typing.", "")}, got {value!r} '
+    f'({type(value).__name__}){hint}'
   )
 
 

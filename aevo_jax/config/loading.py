@@ -13,7 +13,6 @@ accepted in silence.
 """
 
 import dataclasses
-import difflib
 import io
 import os
 import re
@@ -91,8 +90,8 @@ def load(
   """Clears gin, loads the files in order and then the bindings, checks them, and locks the result.
 
   Args:
-    gin_files: paths, looked up in the working directory and then in `search_paths`; so are their
-      includes.
+    gin_files: paths, looked up in the working directory and then in `search_paths`. An include is
+      looked up beside the file that includes it, then as these.
     gin_bindings: statements such as 'optimizer.learning_rate = 1e-3'; they override the files.
     search_paths: directories.
 
@@ -104,11 +103,7 @@ def load(
   gin.clear_config()
   loaded = False
   try:
-    statements: list[_Statement] = []
-    for path in gin_files:
-      statements += _read_file(path, search_paths, ())
-    for text in gin_bindings:
-      statements += _read_binding(text, search_paths)
+    statements = _read(gin_files, gin_bindings, search_paths)
     problems = _problems(statements)
     if problems:
       raise LoadError('\n'.join(problems))
@@ -125,6 +120,34 @@ def load(
   finally:
     if not loaded:
       gin.clear_config()
+
+
+def check_readable(
+  gin_files: Sequence[str], gin_bindings: Sequence[str], *, search_paths: Sequence[str]
+) -> None:
+  """Checks what needs no configurable to be registered: that files are there, and their syntax.
+
+  Args:
+    gin_files: as `load` takes them.
+    gin_bindings: as `load` takes them.
+    search_paths: directories.
+
+  Raises:
+    LoadError: as `load`, for a missing file, wrong syntax or an import.
+  """
+  _read(gin_files, gin_bindings, search_paths)
+
+
+def _read(
+  gin_files: Sequence[str], gin_bindings: Sequence[str], search_paths: Sequence[str]
+) -> list[_Statement]:
+  """Reads files with their includes, and then the bindings."""
+  statements: list[_Statement] = []
+  for path in gin_files:
+    statements += _read_file(path, search_paths, ())
+  for text in gin_bindings:
+    statements += _read_binding(text, search_paths)
+  return statements
 
 
 def parse_binding(text: str) -> None:
@@ -154,20 +177,31 @@ def _read_binding(text: str, search_paths: Sequence[str]) -> list[_Statement]:
 def _read_file(
   path: str, search_paths: Sequence[str], parents: tuple[str, ...]
 ) -> list[_Statement]:
-  file_path = _find_file(path, search_paths)
+  file_path = _find_file(path, search_paths, parents)
   if file_path is None:
     raise LoadError(_missing_file(path, search_paths, parents))
   if file_path in parents:
     circle = ' -> '.join([*parents, file_path])
     raise LoadError(f'{parents[-1]} includes {path}, which includes it again: {circle}')
-  with open(file_path, encoding='utf-8') as file:
-    return list(_parse(file.read(), file_path, search_paths, (*parents, file_path)))
+  try:
+    with open(file_path, encoding='utf-8-sig') as file:
+      text = file.read()
+  except (OSError, UnicodeDecodeError) as error:
+    raise LoadError(f'{file_path} cannot be read as text ({error}); save it as UTF-8') from error
+  return list(_parse(text, file_path, search_paths, (*parents, file_path)))
 
 
-def _find_file(path: str, search_paths: Sequence[str]) -> str | None:
-  """Looks in the working directory and then in the search paths."""
-  roots = [''] if os.path.isabs(path) else ['', *search_paths]
-  for root in roots:
+def _roots(path: str, search_paths: Sequence[str], parents: Sequence[str]) -> list[str]:
+  """Lists where a path is looked up: beside the including file, here, in the search paths."""
+  if os.path.isabs(path):
+    return ['']
+  beside = [os.path.dirname(parent) for parent in parents[-1:]]
+  return [*beside, '', *search_paths]
+
+
+def _find_file(path: str, search_paths: Sequence[str], parents: Sequence[str] = ()) -> str | None:
+  """Returns the first file of that path among `_roots`."""
+  for root in _roots(path, search_paths, parents):
     file_path = os.path.join(root, path)
     if os.path.isfile(file_path):
       return os.path.normpath(file_path)
@@ -399,6 +433,8 @@ def _syntax_message(error: SyntaxError, text: str, source: str, in_file: bool) -
   if number <= len(lines):
     content = lines[number - 1].strip()
   message = (error.msg or 'cannot be read').split('\n')[0]
+  if message.startswith('malformed node'):
+    message = 'the value is no literal'
   code = content.split('#')[0]
   if _BARE_WORD.search(code):
     name, _, word = code.partition('=')
@@ -418,7 +454,8 @@ def _missing_file(path: str, search_paths: Sequence[str], parents: tuple[str, ..
   if os.path.isabs(path):
     message += '; searched the path itself'
   else:
-    searched = dict.fromkeys([os.getcwd(), *(str(root) for root in search_paths)])
+    roots = _roots(path, search_paths, parents)
+    searched = dict.fromkeys(os.path.abspath(root) for root in roots)
     message += f'; searched {", ".join(searched)}'
   match = _nearest_file(path, _gin_files(search_paths))
   if match is not None:
@@ -431,8 +468,8 @@ def _nearest_file(path: str, files: Sequence[str]) -> str | None:
   if match is not None:
     return match
   by_name = {os.path.basename(file): file for file in files}
-  close = difflib.get_close_matches(os.path.basename(path), by_name, 1)
-  return by_name[close[0]] if close else None
+  close = nearest(os.path.basename(path), by_name)
+  return by_name[close] if close else None
 
 
 def _gin_files(search_paths: Sequence[str]) -> list[str]:

@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 
 _SHOWN = 8
+# Of 29 English words that are none of ours, 13 have a name of ours at a ratio of 0.6, two at 0.75:
+# both are words that we use. Misspellings of one letter in four, or of two in eight, reach 0.75.
+CUTOFF = 0.75
 
 
 def nearest(name: str, legal: Iterable[str]) -> str | None:
@@ -14,10 +17,27 @@ def nearest(name: str, legal: Iterable[str]) -> str | None:
     legal: the names to choose from.
 
   Returns:
-    One with a difflib ratio of at least 0.6, or None.
+    One of the same letters; or one with a difflib ratio of at least `CUTOFF`, each part between
+    dots for itself; else None.
   """
-  matches = difflib.get_close_matches(name, sorted(set(legal)), n=1)
-  return matches[0] if matches else None
+  legal = sorted(set(legal))
+  for match in legal:
+    if sorted(match) == sorted(name):
+      return match  # letters that changed places are the commonest slip
+  for match in difflib.get_close_matches(name, legal, n=len(legal) or 1, cutoff=CUTOFF):
+    if _parts_are_near(name.split('.'), match.split('.')):
+      return match
+  return None
+
+
+def _parts_are_near(one: list[str], other: list[str]) -> bool:
+  """Whether dotted names are near part by part: a long section must not excuse another field."""
+  if len(one) != len(other):
+    return True
+  for part, match in zip(one, other, strict=True):
+    if difflib.SequenceMatcher(None, match, part).ratio() < CUTOFF:
+      return False
+  return True
 
 
 def suggestion(name: str, legal: Iterable[str]) -> str:

@@ -8,8 +8,15 @@ import gin
 import pytest
 from absl import flags
 
-from aevo_jax.config.flags import GinFlagError, define, load_from_flags, parse, rewrite_argv
-from aevo_jax.config.loading import configurable, resolve
+from aevo_jax.config.flags import (
+  GinFlagError,
+  bindings,
+  define,
+  load_from_flags,
+  parse,
+  rewrite_argv,
+)
+from aevo_jax.config.loading import LoadError, configurable, load, resolve
 
 
 @configurable('flagtest')
@@ -57,9 +64,10 @@ def test_rewrite_touches_only_its_own_spelling():
   [
     ('--gin.flagtest.rate', 'expected --gin.NAME=value, in one argument'),
     ('--gin.=1', 'expected --gin.NAME=value'),
-    ('--gin.flagtest.name=adam', """in a shell: --gin.flagtest.name='"adam"'"""),
-    ('--gin.flagtest.name=adam_w', "a string needs quotes: flagtest.name = 'adam_w'"),
-    ('--gin.flagtest.name=runs/x', "a string needs quotes: flagtest.name = 'runs/x'"),
+    ('--gin.flagtest.name=two words', 'no literal; a string with blanks needs quotes'),
+    ('--gin.flagtest.name=3rd', '--gin.flagtest.name=3rd'),
+    ('--gin.flagtest.name=[a]', '--gin.flagtest.name=[a]'),
+    ('--gin.flagtest.name="open', '--gin.flagtest.name="open'),
     ('--gin.flagtest.rate=', '--gin.flagtest.rate='),
     ('--gin.flagtest.rate=1 2', 'Expected newline'),
     ('--gin.flagtest.mix={"a": 1', 'unclosed'),
@@ -75,6 +83,56 @@ def test_mistakes_suggest_the_fix(argument, said):
 def test_parse_exits_with_the_message():
   with pytest.raises(SystemExit, match=r'FATAL Flags parsing error: --gin\.x: expected'):
     parse(['prog', '--gin.x'])
+
+
+@pytest.mark.parametrize(
+  ('spelled', 'value'),
+  [
+    ('adam', 'adam'),
+    ('adam_w-2', 'adam_w-2'),
+    ('runs/x.jsonl', 'runs/x.jsonl'),
+    ('../x', '../x'),
+    ('~/x', '~/x'),
+    ('http://host:8000/v1', 'http://host:8000/v1'),
+    ('inf', 'inf'),
+    ("'quoted'", 'quoted'),
+    ('"quoted"', 'quoted'),
+  ],
+)
+@pytest.mark.parametrize('flag', ['--gin.flagtest.name={}', '--gin_bindings=flagtest.name = {}'])
+def test_a_bare_word_is_a_string_on_the_command_line(spelled, value, flag):
+  assert from_flags(flag.format(spelled)).name == value
+
+
+@pytest.mark.parametrize(
+  ('spelled', 'said'),
+  [
+    ('fast', "flagtest.rate expects float, got 'fast' (str)"),
+    ('nan', "flagtest.rate expects float, got 'nan' (str)"),
+    ('none', "got 'none' (str); write None"),
+  ],
+)
+def test_a_bare_word_is_refused_where_no_string_is_expected(spelled, said):
+  with pytest.raises(LoadError) as caught:
+    from_flags(f'--gin.flagtest.rate={spelled}')
+  assert said in str(caught.value)
+
+
+@pytest.mark.parametrize('spelled', ['.5', '5e-1', '0.5'])
+def test_what_is_a_number_stays_one(spelled):
+  assert from_flags(f'--gin.flagtest.rate={spelled}').rate == 0.5
+
+
+def test_a_macro_is_no_bare_word():
+  assert from_flags('--gin.NAME=adam', '--gin.flagtest.name=%NAME').name == 'adam'
+
+
+def from_flags(*arguments: str) -> Flagtest:
+  values = flags.FlagValues()
+  define(values)
+  values(rewrite_argv(['prog', *arguments]))
+  load([], bindings(values), search_paths=[])
+  return resolve('flagtest')
 
 
 def test_from_command_line_to_dataclass(tmp_path):

@@ -3,6 +3,7 @@ and its fix.
 """
 
 import dataclasses
+import pathlib
 import sys
 import typing
 
@@ -126,6 +127,36 @@ def test_working_directory_comes_before_the_search_path(root, tmp_path_factory, 
   monkeypatch.chdir(here)
   load([name], [], search_paths=[str(root)])
   assert resolve('loadtest_optimizer').steps == 2
+
+
+def test_an_include_is_looked_up_beside_its_file_first(root, tmp_path_factory, monkeypatch):
+  """Then in the working directory and the search path, also one include further down."""
+  mine = tmp_path_factory.mktemp('mine')
+  (mine / 'parts').mkdir()
+  (mine / 'configs').mkdir()
+  write(root, 'x.gin', 'loadtest_optimizer.steps = 1')
+  outer = mine / 'outer.gin'
+  outer.write_text("include 'parts/inner.gin'\n")
+  (mine / 'parts' / 'inner.gin').write_text("include 'leaf.gin'\ninclude 'configs/x.gin'\n")
+  (mine / 'parts' / 'leaf.gin').write_text('loadtest_optimizer.name = "sgd"\n')
+  load([str(outer)], [], search_paths=[str(root)])
+  assert (resolve('loadtest_optimizer').steps, resolve('loadtest_optimizer').name) == (1, 'sgd')
+  monkeypatch.chdir(mine)
+  (mine / 'configs' / 'x.gin').write_text('loadtest_optimizer.steps = 2\n')
+  load(['outer.gin'], [], search_paths=[str(root)])
+  assert resolve('loadtest_optimizer').steps == 2
+  (mine / 'parts' / 'leaf.gin').unlink()
+  message = error(['outer.gin'], root=root)
+  assert f'searched {mine / "parts"}, {mine}, {root}' in message
+
+
+def test_a_file_as_an_editor_saves_it(root):
+  path = pathlib.Path(root, write(root, 'x.gin', ''))
+  path.write_bytes(b'\xef\xbb\xbfloadtest_optimizer.steps = 5\r\n')
+  load(['configs/x.gin'], [], search_paths=[str(root)])
+  assert resolve('loadtest_optimizer').steps == 5
+  path.write_bytes('loadtest_optimizer.steps = 5  # für'.encode('latin-1'))
+  assert 'x.gin cannot be read as text' in error(['configs/x.gin'], root=root)
 
 
 @pytest.mark.parametrize(

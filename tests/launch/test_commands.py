@@ -47,7 +47,7 @@ def test_audit_exits_1_on_a_failure_and_names_it(run_copy, rewrite):
   'flag', ['--dry_run', '--gin.budget.rounds=1', '--gin_file=configs/campaigns/smoke.gin']
 )
 def test_an_interrupted_campaign_goes_on_as_it_began(tmp_path, flag):
-  result = aevo('campaign', f'--resume={tmp_path / "run"}', flag)
+  result = aevo('campaign', f'--resume={tmp_path}', flag)
   assert (
     result.returncode == 1
     and '--resume takes neither --dry_run nor gin' in result.stdout + result.stderr
@@ -229,7 +229,8 @@ def test_a_substrate_of_a_checkpoint_verifies_and_starts_a_campaign(tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
-    (('build', '--from_hf=/nowhere', '--out=OUT'), '/nowhere has no config.json'),
+    (('build', '--from_hf=/nowhere', '--out=OUT'), '--from_hf=/nowhere: there is no such file'),
+    (('build', '--from_hf=/tmp', '--out=OUT'), '/tmp has no config.json'),
     (('build',), 'takes --from_hf=DIRECTORY'),
     (('verify', '--substrate=/nowhere'), '/nowhere'),
   ],
@@ -257,7 +258,7 @@ def test_export_writes_a_model_that_scores_as_the_ledger_says(tiny_run, tmp_path
   ]
   assert tensors(out / 'model.safetensors') == fold(records).trials['starting0'].candidate
   again = aevo('export', tiny_run, f'--out={out}', '--starting')
-  assert again.returncode == 1 and 'exists; choose another --out' in again.stderr
+  assert again.returncode == 1 and f'--out={out}: it exists; choose another' in again.stderr
   adapter = aevo(
     'export',
     tiny_run,

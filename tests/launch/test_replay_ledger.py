@@ -6,7 +6,9 @@ import pathlib
 
 import numpy as np
 import pytest
-from aevo_command import aevo
+from aevo_command import REPOSITORY, aevo
+
+HISTORY = REPOSITORY / 'docs' / 'history.csv'
 
 
 def replay(*arguments):
@@ -70,14 +72,14 @@ def test_a_history_in_which_nothing_turns_has_no_alarm(tmp_path):
   ('arguments', 'status', 'said'),
   [
     (['nowhere.csv', '--external_column=x'], 1, 'nowhere.csv'),
-    (['nowhere.csv'], 1, '--external_column=NAME'),
+    ([HISTORY], 1, '--external_column is missing'),
     (
-      ['nowhere.csv', '--external_column=x', '--round_size=8', '--round_column=week'],
+      [HISTORY, '--external_column=x', '--round_size=8', '--round_column=week'],
       1,
       'leave out one',
     ),
     (
-      ['nowhere.csv', '--external_column=x', '--gin.reversal.alpha=2.0'],
+      [HISTORY, '--external_column=x', '--gin.reversal.alpha=2.0'],
       1,
       'reversal.alpha must lie in (0, 1)',
     ),

@@ -1,0 +1,112 @@
+"""A trainer's directory: made new, or gone on with if it holds the same run, by one process.
+
+    OUT/RECORD   what makes two runs the same, as JSON; its name says which command trains there
+    OUT/.lock    held by the process that trains there
+
+It imports nothing of ours, so a command can refuse a directory before JAX starts.
+"""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from typing import Any
+
+LOCK = '.lock'
+TRAIN = 'train.json'
+PRETRAIN = 'pretrain_run.json'
+
+# What else may lie in a directory, by the file that shows it; the first that is there names it.
+_KINDS = {
+  TRAIN: 'a run of `aevo train`',
+  PRETRAIN: 'a run of `aevo pretrain`',
+  'ledger.jsonl': 'a run of `aevo campaign`',
+  'manifest.json': 'a substrate',
+  'config.json': 'a base or a checkpoint',
+}
+
+
+class RunDirectoryError(ValueError):
+  """The directory is not this run's, or not free; the message says so and what to do."""
+
+
+def refuse_foreign(out: pathlib.Path, record: str) -> None:
+  """Checks that a directory is empty, missing, or a run of this command.
+
+  Args:
+    out: the run's directory.
+    record: name of the file that shows a run of this command, `TRAIN` or `PRETRAIN`.
+
+  Raises:
+    RunDirectoryError: other files lie there.
+  """
+  if not out.exists() or (out / record).exists():
+    return
+  if all(entry.name == LOCK for entry in out.iterdir()):
+    return
+  holds = ''
+  for name, kind in _KINDS.items():
+    if (out / name).exists():
+      holds = f'it holds {kind}; '
+      break
+  raise RunDirectoryError(
+    f'{out} is not empty and not a run of `aevo {command_of(record)}` ({holds}it has no {record}); '
+    'choose another --out'
+  )
+
+
+def command_of(record: str) -> str:
+  """Returns the command whose runs have this record."""
+  return 'train' if record == TRAIN else 'pretrain'
+
+
+def begin(
+  out: pathlib.Path, record: str, started_with: dict[str, Any], held: contextlib.ExitStack
+) -> None:
+  """Makes the run's directory, or checks that what lies there is this run, and takes it.
+
+  Args:
+    out: the run's directory.
+    record: name of the file that holds `started_with`.
+    started_with: what makes two runs the same, as JSON values.
+    held: keeps the directory for this process until it closes.
+
+  Raises:
+    RunDirectoryError: another run lies there, and the message says in what it differs; or another
+      process trains there; or see `refuse_foreign`.
+  """
+  refuse_foreign(out, record)
+  out.mkdir(parents=True, exist_ok=True)
+  lock = held.enter_context((out / LOCK).open('w'))
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise RunDirectoryError(
+      f'another process trains in {out}; wait for its end, or choose another --out'
+    ) from None
+  path = out / record
+  if not path.exists():
+    path.write_text(json.dumps(started_with, indent=1, sort_keys=True) + '\n')
+    return
+  before = _flat(json.loads(path.read_text()))
+  now = _flat(json.loads(json.dumps(started_with)))
+  differences = []
+  for name in sorted(before.keys() | now.keys()):
+    if before.get(name) != now.get(name):
+      differences.append(f'{name} was {before.get(name)!r} and is {now.get(name)!r} now')
+  if differences:
+    raise RunDirectoryError(
+      f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
+      'give the same settings to continue it'
+    )
+
+
+def _flat(values: dict, prefix: str = '') -> dict:
+  """Turns nested dictionaries into one, its keys joined by dots."""
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
