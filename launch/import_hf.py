@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
   if len(arguments) != 1:
     raise app.UsageError('say what to import: aevo import_hf DIR --out=BASE')
   # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import hf_import
 
   logging.set_verbosity(logging.WARNING)
@@ -54,6 +55,8 @@ def main(arguments: list[str]) -> None:
   )
   if done.left:
     print(f'left behind: {", ".join(done.left)}')
+  for remark in checkpoint.remarks(out):
+    print(remark)
 
 
 if __name__ == '__main__':

@@ -226,8 +226,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
     plan = StepPlan(0, _RL_STEPS.value, 0)
   run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
   begin(out, started_with | {'steps': [plan.sft_steps, plan.rl_steps]}, held)
-  remark = chat_template.remark(str(base))
-  if remark:
+  for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
 
