@@ -227,8 +227,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
   started_with['steps'] = [plan.sft_steps, plan.rl_steps]
   run_directory.begin(out, run_directory.TRAIN, started_with, held)
-  remark = chat_template.remark(str(base))
-  if remark:
+  for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
 

@@ -166,12 +166,10 @@ def test_a_decimal_comma_is_no_thousand(tmp_path, tasks):
   lines[3] = lines[3].replace('"answer": "13"', '"answer": "0,125"')
   assert '0,125' in lines[3]
   tasks.write_text(''.join(lines))
-  item = own_data.read(tasks).items[3]
-
-  def right(answer: str) -> bool:
-    return verify.is_correct(f'\\boxed{{{answer}}}', item.family, item.answer, 'number')
-
-  assert right('0,125') and not right('125')
+  with pytest.raises(own_data.TaskFileError, match=r'tasks.jsonl:4: .*0,125'):
+    own_data.read(tasks, verifier='number')
+  for answer, right in {'0.125': True, '0,125': False, '125': False}.items():
+    assert verify.is_correct(f'\\boxed{{{answer}}}', 'sums', '0.125', 'number') is right
 
 
 def test_a_completion_of_openings_is_read_in_proportion_to_its_length():

@@ -30,12 +30,29 @@ class OneOf:
     object.__setattr__(self, 'options', tuple(options))
 
 
-class _Constraint(NamedTuple):
+class Constraint(NamedTuple):
   """What one field must fulfil: bounds, or options, and a hint for the error message."""
 
   bounds: tuple[annotated_types.BaseMetadata, ...]
   options: tuple | None
   hint: str
+
+  def allows(self, value: Any) -> bool:
+    """Returns whether a value of the field's type is one of the options and within the bounds."""
+    if self.options is not None and value not in self.options:
+      return False
+    for item in self.bounds:
+      bound = _BOUNDS[type(item)]
+      # NaN compares as False, so no bound holds for it.
+      if not bound.holds(value, getattr(item, bound.field)):
+        return False
+    return True
+
+  def words(self) -> str:
+    """Words what is allowed: 'be one of ...', 'be >= 1', 'lie in [0, 1)'."""
+    if self.options is not None:
+      return f'be one of {self.options}'
+    return _range(self.bounds)
 
 
 def checked(prefix: str):
@@ -103,22 +120,33 @@ def refuse_unread(
         )
 
 
-def _constraints(cls: type) -> dict[str, _Constraint]:
+def _constraints(cls: type) -> dict[str, Constraint]:
   """Returns field -> constraint, of the fields that have one."""
   hints = typing.get_type_hints(cls, include_extras=True)
   constraints = {}
   for field in dataclasses.fields(cls):
-    constraint = _constraint(hints[field.name], f'{cls.__qualname__}.{field.name}')
+    constraint = of_annotation(hints[field.name], f'{cls.__qualname__}.{field.name}')
     if constraint is not None:
       constraints[field.name] = constraint
   return constraints
 
 
-def _constraint(annotation: Any, where: str) -> _Constraint | None:
-  """Reads one annotation; TypeError for a constraint that would never be checked."""
+def of_annotation(annotation: Any, where: str) -> Constraint | None:
+  """Reads one annotation.
+
+  Args:
+    annotation: a type, with bounds or `OneOf` in an Annotated.
+    where: the field, for errors.
+
+  Returns:
+    What its metadata demands, or None for a bare type.
+
+  Raises:
+    TypeError: it holds a constraint that would never be checked.
+  """
   origin = typing.get_origin(annotation)
   if origin is typing.Literal:
-    return _Constraint((), typing.get_args(annotation), '')
+    return Constraint((), typing.get_args(annotation), '')
   if origin in (typing.Union, types.UnionType):
     for arg in typing.get_args(annotation):
       if typing.get_origin(arg) is Annotated:
@@ -139,7 +167,7 @@ def _constraint(annotation: Any, where: str) -> _Constraint | None:
       bounds.append(item)
     else:
       raise TypeError(f'{where}: constraint {item!r} is not supported; use bounds or OneOf')
-  return _Constraint(tuple(bounds), options, hint)
+  return Constraint(tuple(bounds), options, hint)
 
 
 class _Bound(NamedTuple):
@@ -159,22 +187,14 @@ _BOUNDS: dict[type, _Bound] = {
 }
 
 
-def _check(instance: Any, prefix: str, constraints: Mapping[str, _Constraint]) -> None:
+def _check(instance: Any, prefix: str, constraints: Mapping[str, Constraint]) -> None:
   """Raises ValueError for the first field that is outside; None is inside everywhere."""
   for field, constraint in constraints.items():
     value = getattr(instance, field)
-    if value is None:
+    if value is None or constraint.allows(value):
       continue
-    if constraint.options is not None and value not in constraint.options:
-      raise ValueError(
-        f'{prefix}.{field} must be one of {constraint.options}, got {value!r}{constraint.hint}'
-      )
-    for item in constraint.bounds:
-      bound = _BOUNDS[type(item)]
-      # NaN compares as False, so no bound holds for it.
-      if not bound.holds(value, getattr(item, bound.field)):
-        range_ = _range(constraint.bounds)
-        raise ValueError(f'{prefix}.{field} must {range_}, got {value}{constraint.hint}')
+    shown = value if constraint.options is None else repr(value)
+    raise ValueError(f'{prefix}.{field} must {constraint.words()}, got {shown}{constraint.hint}')
 
 
 def _range(bounds: Sequence[annotated_types.BaseMetadata]) -> str:
