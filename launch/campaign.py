@@ -21,7 +21,7 @@ from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
-from aevo_jax.campaign.setup import dry_run, setup, validation
+from aevo_jax.campaign.setup import dry_run, setup, starting_recipe, validation
 from aevo_jax.campaign.setup.settings import CampaignSettings, settings_from_gin
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
@@ -36,7 +36,7 @@ from aevo_jax.report.final_table import final_table
 from aevo_jax.report.page import html
 from aevo_jax.report.progress import Progress
 from aevo_jax.report.run_view import RunView
-from aevo_jax.substrate import manifest
+from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
 from aevo_jax.tasks.own_data import TaskFileError
@@ -145,12 +145,18 @@ def start(run: pathlib.Path) -> None:
   Args:
     run: directory of the run; with --if_exists=continue it may exist.
   """
-  COMMAND.load_gin(layout.root_file('constitution.gin'))
-  constitution = setup.with_tasks(constitution_lib.from_gin())
-  settings = settings_from_gin()
   substrate = None
   if _SUBSTRATE.value:
     substrate = pathlib.Path(_SUBSTRATE.value)
+  recipe = (substrate or layout.root_file('substrate')) / build.RECIPE
+  first = [layout.root_file('constitution.gin')]
+  if recipe.is_file():
+    first.append(recipe)
+  bound = COMMAND.load_gin(*first)
+  constitution = dataclasses.replace(
+    setup.with_tasks(constitution_lib.from_gin()), starting_recipe=starting_recipe.from_gin(bound)
+  )
+  settings = settings_from_gin()
   if _DRY_RUN.value:
     rows = dry_run.rows(constitution, settings, resolve('estimate'), substrate)
     for name, value in rows.items():
