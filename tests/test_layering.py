@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
   # top-level modules
   'layout': set(),
   'cli': {'config', 'layout'},
-  'command': {'config', 'layout', 'paths'},  # the shell around a launch command
+  'command': {'bindings', 'config', 'layout', 'paths'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
   'paths': {'faults'},  # paths that people name; standard library only
   'runtime': set(),  # threads and parent of a child process; standard library only
@@ -65,6 +65,8 @@ ALLOWED: dict[str, set[str]] = {
   | {'ledger', 'stats', 'training', 'substrate', 'evaluation', 'meta_agent', 'campaign', 'layout'},
   # whole campaigns without training, through the controller's own decisions
   'simulation': {'config', 'stats', 'meta_agent', 'campaign'},
+  # every configurable by name, for the table of who reads what
+  'bindings': {'config', 'sharding', 'models', 'training', 'campaign', 'simulation'},
   'report': {
     'config',
     'ledger',

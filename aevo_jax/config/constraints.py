@@ -3,10 +3,12 @@
     steps: Annotated[int, Ge(0)] = 0
     learning_rate: Annotated[float, Interval(gt=0, le=10)] = 1e-3
     schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine'
+    decay_fraction: Annotated[float, ReadWhen(one_of('optimizer.schedule', 'wsd'))] = 0.3
 
 `configurables.configurable` installs the check in every class that gin files bind; `checked` does
 so for other dataclasses. Checks of fields run before `__post_init__`, which holds only what relates
-two fields.
+two fields. `ReadWhen` declares under which values of other settings a field has an effect
+(`bindings.unread` refuses it otherwise).
 """
 
 import dataclasses
@@ -28,6 +30,113 @@ class OneOf:
 
   def __init__(self, options: Sequence):
     object.__setattr__(self, 'options', tuple(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clause:
+  """What the value of one setting must be.
+
+  Attributes:
+    selector: of the setting, or a flag with its dashes.
+    values: those that it may have, or may not have.
+    excluded: whether these are the values that it may not have.
+    part: a text that the value must hold, in place of `values`.
+  """
+
+  selector: str
+  values: tuple = ()
+  excluded: bool = False
+  part: str = ''
+
+  def holds(self, value: Any) -> bool:
+    """Whether a value of the setting fulfils the clause."""
+    if self.part:
+      return self.part in value
+    return (value in self.values) != self.excluded
+
+  def fix(self) -> str:
+    """Returns what a person can do, after 'leave it out, or'."""
+    verb = 'bind'
+    if self.selector.startswith('-'):
+      verb = 'give'
+    values = ' or '.join(map(repr, self.values))
+    if self.part:
+      return f'{verb} {self.selector} to one with {self.part!r} in it'
+    if self.excluded:
+      return f'{verb} {self.selector} to another value than {values}'
+    if verb == 'give':
+      return f'{verb} {" or ".join(f"{self.selector}={value}" for value in self.values)}'
+    return f'{verb} {self.selector} = {values}'
+
+  def __str__(self) -> str:
+    values = ' or '.join(map(repr, self.values))
+    if self.part:
+      return f'{self.selector} has {self.part!r} in it'
+    if self.excluded:
+      return f'{self.selector} is not {values}'
+    return f'{self.selector} = {values}'
+
+
+def one_of(selector: str, *values: Any) -> Clause:
+  """Returns the clause that a setting has one of these values."""
+  return Clause(selector, values)
+
+
+def other_than(selector: str, *values: Any) -> Clause:
+  """Returns the clause that a setting has none of these values."""
+  return Clause(selector, values, excluded=True)
+
+
+def holding(selector: str, part: str) -> Clause:
+  """Returns the clause that a setting, a text or a sequence, has a part in it."""
+  return Clause(selector, part=part)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadWhen:
+  """Declares in an annotation when a field is read: when one of the clauses holds.
+
+  Several of them in one annotation must all be met.
+  """
+
+  clauses: tuple[Clause, ...]
+
+  def __init__(self, *clauses: Clause):
+    object.__setattr__(self, 'clauses', clauses)
+
+  def unmet(self, value_of: Callable[[str], Any]) -> bool:
+    """Whether no clause holds.
+
+    Args:
+      value_of: selector -> value of that setting.
+    """
+    return not any(clause.holds(value_of(clause.selector)) for clause in self.clauses)
+
+  def why_unread(
+    self,
+    value_of: Callable[[str], Any],
+    name_of: Callable[[str], str] = str,
+    fix_of: Callable[[Clause], str] = Clause.fix,
+  ) -> str:
+    """Words what stands in the way and the fix: 'while SELECTOR = VALUE; leave it out, or ...'.
+
+    Args:
+      value_of: selector -> value of that setting.
+      name_of: selector -> how a person names the setting here.
+      fix_of: clause -> what a person can do to meet it, '' for nothing.
+    """
+    now = []
+    for clause in self.clauses:
+      now.append(f'{name_of(clause.selector)} = {value_of(clause.selector)!r}')
+    fixes = ['leave it out']
+    for clause in self.clauses:
+      fix = fix_of(clause)
+      if fix:
+        fixes.append(fix)
+    return f'while {" and ".join(now)}; {", or ".join(fixes)}'
+
+  def __str__(self) -> str:
+    return ' or '.join(map(str, self.clauses))
 
 
 class Constraint(NamedTuple):
@@ -93,30 +202,44 @@ def checked(prefix: str):
   return install
 
 
-def refuse_unread(
-  settings: Any, name: str, conditions: Mapping[tuple[str, ...], tuple[str, Sequence]]
-) -> None:
-  """Refuses values other than the default in fields that nothing reads.
+@functools.cache
+def conditions(cls: type) -> dict[str, tuple[ReadWhen, ...]]:
+  """Returns field -> when it is read, of the fields that declare it."""
+  hints = typing.get_type_hints(cls, include_extras=True)
+  declared = {}
+  for field in dataclasses.fields(cls):
+    metadata = getattr(hints[field.name], '__metadata__', ())
+    found = tuple(item for item in metadata if isinstance(item, ReadWhen))
+    if found:
+      declared[field.name] = found
+  return declared
+
+
+def refuse_unread(settings: Any, name: str) -> None:
+  """Refuses values other than the default in fields that other fields of the class switch off.
 
   Args:
     settings: a frozen dataclass.
-    name: under which its fields are bound.
-    conditions: fields -> (the field on which they depend, the values of it under which they are
-      read).
+    name: under which its fields are bound; `ReadWhen` of other names are not looked at.
 
   Raises:
     ValueError: naming the field and what would make it act.
   """
-  defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-  for dependents, (switch, values) in conditions.items():
-    if getattr(settings, switch) in values:
+  own = f'{name}.'
+
+  def value_of(selector: str) -> Any:
+    return getattr(settings, selector.removeprefix(own))
+
+  declared = conditions(type(settings))
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if value == field.default:
       continue
-    for field in dependents:
-      if getattr(settings, field) != defaults[field]:
+    for condition in declared.get(field.name, ()):
+      is_own = all(clause.selector.startswith(own) for clause in condition.clauses)
+      if is_own and condition.unmet(value_of):
         raise ValueError(
-          f'{name}.{field} = {getattr(settings, field)!r} is read by nothing while '
-          f'{name}.{switch} = {getattr(settings, switch)!r}; '
-          f'leave it out, or bind {switch} to {" or ".join(map(repr, values))}'
+          f'{name}.{field.name} = {value!r}, and nothing reads it {condition.why_unread(value_of)}'
         )
 
 
@@ -157,6 +280,8 @@ def of_annotation(annotation: Any, where: str) -> Constraint | None:
   options = None
   hint = ''
   for item in annotation.__metadata__:
+    if isinstance(item, ReadWhen):
+      continue
     if isinstance(item, OneOf):
       options = item.options
     elif isinstance(item, annotated_types.DocInfo):

@@ -25,6 +25,7 @@ from gin import config_parser
 from gin.config import ParserDelegate
 
 from aevo_jax.config.configurables import (
+  Bound,
   LoadError,
   configurable,
   gin_selector,
@@ -74,6 +75,7 @@ class _Statement:
   source: str
   line: int
   from_command_line: bool
+  given: str = ''
 
   @property
   def key(self) -> str:
@@ -86,7 +88,7 @@ class _Statement:
 
 def load(
   gin_files: Sequence[str], gin_bindings: Sequence[str], *, search_paths: Sequence[str]
-) -> None:
+) -> tuple[Bound, ...]:
   """Clears gin, loads the files in order and then the bindings, checks them, and locks the result.
 
   Args:
@@ -94,6 +96,9 @@ def load(
       looked up beside the file that includes it, then as these.
     gin_bindings: statements such as 'optimizer.learning_rate = 1e-3'; they override the files.
     search_paths: directories.
+
+  Returns:
+    What is bound in the end, in the order in which it was first bound.
 
   Raises:
     LoadError: for every mistake below, all of them in one message where they can be seen at once. A
@@ -117,6 +122,7 @@ def load(
       gin.bind_parameter(key, _with_gin_macros(statement.value, delegate))
     gin.finalize()
     loaded = True
+    return _bound(statements)
   finally:
     if not loaded:
       gin.clear_config()
@@ -144,10 +150,31 @@ def _read(
   """Reads files with their includes, and then the bindings."""
   statements: list[_Statement] = []
   for path in gin_files:
-    statements += _read_file(path, search_paths, ())
+    for statement in _read_file(path, search_paths, ()):
+      statements.append(dataclasses.replace(statement, given=path))
   for text in gin_bindings:
     statements += _read_binding(text, search_paths)
   return statements
+
+
+def _bound(statements: Sequence[_Statement]) -> tuple[Bound, ...]:
+  bound: dict[str, Bound] = {}
+  values: dict[str, Any] = {}
+  for statement in statements:
+    key = statement.key
+    repeats = ''
+    if key in bound and values[key] == statement.value:
+      repeats = bound[key].repeats or bound[key].given
+    bound[key] = Bound(
+      statement.name,
+      statement.parameter,
+      statement.where,
+      statement.given,
+      frozenset(_macro_uses(statement.value)),
+      repeats,
+    )
+    values[key] = statement.value  # the last one holds
+  return tuple(bound.values())
 
 
 def parse_binding(text: str) -> None:

@@ -8,12 +8,13 @@ from annotated_types import Interval
 from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, one_of
 from aevo_jax.training.losses.batch import Batch
 from aevo_jax.training.tokens.masked import WeightedSum
 from aevo_jax.training.tokens.token_stats import TokenStats
 
 
-@configurable('loss')
+@configurable('loss', ReadWhen(one_of('method.name', 'sft', 'sft_then_rl', 'sft_then_dpo')))
 @dataclasses.dataclass(frozen=True)
 class Loss:
   """The loss of supervised fine-tuning.
