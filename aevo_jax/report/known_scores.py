@@ -8,7 +8,7 @@ import math
 import pathlib
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
@@ -153,7 +153,7 @@ class KnownScores:
       return None
     value = row.external
     variances = [parts['overall'][1] for parts in row.proxies.values() if 'overall' in parts]
-    half = float(stats.norm.ppf(0.975)) * math.sqrt(sum(variances)) / len(variances)
+    half = float(special.ndtri(0.975)) * math.sqrt(sum(variances)) / len(variances)
     return Measured(value, value - half, value + half)
 
   def _read_evidence(self, round_: int) -> Evidence:

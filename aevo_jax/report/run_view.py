@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.campaign.decisions.next_policy import with_choices
@@ -206,7 +206,7 @@ class RunView:
     value = trial.dev['overall']['accuracy'] - sum(anchors) / len(anchors)
     # Two-sided, from what one recipe varies between seeds: the anchors' mean is uncertain too.
     half = (
-      float(stats.t.ppf(0.975, max(noise.degrees_of_freedom, 1)))
+      float(special.stdtrit(max(noise.degrees_of_freedom, 1), 0.975))
       * noise.seed_sd
       * math.sqrt(1 + 1 / len(anchors))
     )

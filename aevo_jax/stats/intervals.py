@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 
 class Interval(NamedTuple):
@@ -165,7 +165,7 @@ def _between_seeds(
     means = rows.mean(axis=1)
     n = len(rows)
     if n > 1:
-      wider = math.sqrt(n / (n - 1)) * stats.t.isf(tail, freedom) / stats.norm.isf(tail)
+      wider = math.sqrt(n / (n - 1)) * special.stdtrit(freedom, tail) / special.ndtri(tail)
       drawn = means[rng.integers(n, size=(resamples, n))].mean(axis=1)
       part += sign * wider * (drawn - means.mean())
   return part

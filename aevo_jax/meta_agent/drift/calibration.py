@@ -27,7 +27,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.stats import slope_test
@@ -272,6 +271,8 @@ def _critical_p(replay: _Replay) -> float:
       before = field[..., start - 1] if start else 0
       sums[name] = field[..., stop - 1] - before
     return Moments(**sums)
+
+  from scipy import stats  # noqa: PLC0415  a second of start-up, for those who calibrate
 
   reference = between(0, replay.calibration)
   least = np.ones(replay.replays)
