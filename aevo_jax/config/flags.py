@@ -22,8 +22,8 @@ from absl import app, flags
 from aevo_jax.config.loading import LoadError, check_readable, load, parse_binding
 
 _LITERAL_WORDS = frozenset({'True', 'False', 'None'})
-# Words, paths and addresses; no blank, and nothing that gin reads otherwise.
-_BARE_WORD = re.compile(r'[A-Za-z_./~][\w./~:+-]*')
+# Words, paths, addresses and patterns of layers; no blank, and nothing that gin reads otherwise.
+_BARE_WORD = re.compile(r'[A-Za-z_./~][\w./~:+*-]*')
 
 
 class GinFlagError(flags.Error):
