@@ -81,7 +81,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke lint hooks test test-fast test-long test-shapes test-all docs-check parity peers vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -119,9 +119,6 @@ test-fast: $(READY)  ## tests that start no process and compile for no second
 
 test-long: $(READY)  ## long variants of what `make test` shows (PART=1/4 for a quarter)
 	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=10 -m long --long_part=$(PART) $(PYTEST_ARGS)
-
-test-shapes: $(READY)  ## the tests of models, with shapes in signatures checked by beartype
-	@.venv/bin/python -m pytest --jaxtyping-packages=aevo_jax.models,beartype.beartype --numprocesses=$(TEST_PROCESSES) tests/models $(PYTEST_ARGS)
 
 docs-check: $(READY)  ## run every command that README.md and docs/ show (an hour)
 	@.venv/bin/python tools/docs_commands.py $(PAGES)

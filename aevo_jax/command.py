@@ -23,14 +23,15 @@ sentence on standard error, and the status is 1.
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
 from aevo_jax import layout, paths
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config import loading
-from aevo_jax.config.configurables import parameters, resolve
+from aevo_jax.config.configurables import Bound, parameters, resolve
 from aevo_jax.config.nearest import nearest
 
 HELP = ('--help', '-help', '--helpshort', '--helpfull', '-h', '-?')
@@ -129,19 +130,39 @@ class Command:
       text += f'\n\n{self.name} takes no gin flags: {self._no_gin}.'
     return text
 
-  def load_gin(self, *first: pathlib.Path) -> None:
+  def load_gin(
+    self, *first: pathlib.Path, mode: str = '', known: Mapping[str, Any] | None = None
+  ) -> tuple[Bound, ...]:
     """Loads files and bindings in order; a mistake ends the command with its message.
+
+    A binding that has no effect in this command is a mistake (`bindings.unread`).
 
     Args:
       *first: gin files that come before those of `--gin_file`.
+      mode: the flag by which the command reads other settings, as in `bindings.readers`.
+      known: selector -> value of settings that gin does not hold.
+
+    Returns:
+      What the person bound, in files and on the command line.
     """
+    from aevo_jax.bindings import registered as _registered  # noqa: F401, PLC0415  imports jax
+    from aevo_jax.bindings import unread  # noqa: PLC0415  with it
+
     files = [str(path) for path in first]
-    gin_flags.load_from_flags(layout.search_paths(), self.flags, files)
+    bound = gin_flags.load_from_flags(layout.search_paths(), self.flags, files)
+    theirs = tuple(binding for binding in bound if binding.given not in files)
+    name = f'{self.name} {mode}'.rstrip()
+    reading = unread.Reading(name, self.flags.flag_values_dict(), known or {}, files)
+    try:
+      unread.refuse_unread(theirs, reading, name)
+    except loading.LoadError as error:
+      sys.exit(f'configuration error: {error}')
     lowered = lowered_by_caps(os.environ.get(CAPS, ''))
     if lowered:
       print(f'{CAPS} lowers {", ".join(lowered)}', file=sys.stderr)
       bindings = [*gin_flags.bindings(self.flags), *lowered]
       loading.load([*files, *self.flags.gin_file], bindings, search_paths=layout.search_paths())
+    return theirs
 
   def _wants_help(self, arguments: list[str]) -> bool:
     """Whether a help flag stands before a lone `--`."""

@@ -151,15 +151,22 @@ def start(run: pathlib.Path) -> None:
   Args:
     run: directory of the run; with --if_exists=continue it may exist.
   """
-  from aevo_jax.campaign.setup import dry_run, setup
+  from aevo_jax.campaign.setup import dry_run, setup, starting_recipe
   from aevo_jax.campaign.setup.settings import settings_from_gin
+  from aevo_jax.substrate import build
 
-  COMMAND.load_gin(layout.root_file('constitution.gin'))
-  constitution = setup.with_tasks(constitution_lib.from_gin())
-  settings = settings_from_gin()
   substrate = None
   if _SUBSTRATE.value:
     substrate = pathlib.Path(_SUBSTRATE.value)
+  recipe = (substrate or layout.root_file('substrate')) / build.RECIPE
+  first = [layout.root_file('constitution.gin')]
+  if recipe.is_file():
+    first.append(recipe)
+  bound = COMMAND.load_gin(*first)
+  constitution = dataclasses.replace(
+    setup.with_tasks(constitution_lib.from_gin()), starting_recipe=starting_recipe.from_gin(bound)
+  )
+  settings = settings_from_gin()
   if _DRY_RUN.value:
     rows = dry_run.rows(constitution, settings, resolve('estimate'), substrate)
     for name, value in rows.items():

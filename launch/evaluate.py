@@ -268,22 +268,10 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
 
 
 def _constitution():
-  """Resolves the constitution, with the flags' number of items and verifier.
-
-  Raises:
-    EvaluateError: a binding that an evaluation does not read.
-  """
+  """Resolves the constitution, with the flags' number of items and verifier."""
   from aevo_jax.config import constitution as constitution_lib
-  from aevo_jax.config.configurables import bound, resolve
   from aevo_jax.config.inference import Vllm
 
-  unread = bound('vllm')
-  if resolve('evaluation').engine == 'jax' and unread:
-    raise EvaluateError(
-      f'vllm.{unread[0]} is bound, and nothing reads vllm while evaluation.engine = '
-      "'jax'; leave it out, or bind evaluation.engine = 'vllm'"
-    )
-  refuse_arbiter(bound('evaluation'))
   # A campaign shares its vLLM settings with the arbiter, under rules of their own: none apply here.
   constitution = constitution_lib.from_gin(vllm=Vllm())
   if _ITEMS.value is not None:
@@ -312,13 +300,6 @@ def _served_sampler(
     with contextlib.closing(ServedSampler(server, max_new_tokens=max_new_tokens)) as sampler:
       vllm_scoring.load_weights(sampler, settings, weights, model)
       yield sampler
-
-
-def refuse_arbiter(fields: tuple[str, ...]) -> None:
-  """Raises EvaluateError if one of these bindings of `evaluation` is for campaigns alone."""
-  for field in fields:
-    if field != 'engine':
-      raise EvaluateError(f'evaluation.{field} is bound, and read by campaigns alone; leave it out')
 
 
 def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
@@ -366,24 +347,15 @@ def harness(weights: pathlib.Path, base: pathlib.Path) -> dict:
 
 
 def _harness_settings(weights: pathlib.Path):
-  """Resolves gin's section `vllm`, and refuses every binding that the harness does not read."""
-  # Registers what a campaign's gin may bind, so that it is known by name.
-  from aevo_jax.campaign.setup import setup as _setup  # noqa: F401  imported for what it registers
-  from aevo_jax.config.configurables import bound, parameters, resolve
+  """Resolves gin's section `vllm`; an engine that the harness cannot ask is refused."""
+  from aevo_jax.config.configurables import bound, resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import harness as harness_lib
   from aevo_jax.evaluation import vllm_scoring
 
-  COMMAND.load_gin()
+  COMMAND.load_gin(mode='--harness')
   logging.set_verbosity(logging.WARNING)
   try:
-    for name in parameters():
-      fields = bound(name)
-      if name not in ('vllm', 'evaluation') and fields:
-        raise EvaluateError(
-          f'{name}.{fields[0]} is bound, and nothing reads {name} with --harness; leave it out'
-        )
-    refuse_arbiter(bound('evaluation'))
     if bound('evaluation') and resolve('evaluation').engine != 'vllm':
       raise EvaluateError('the harness asks a vLLM server; leave evaluation.engine out')
     settings = resolve('vllm')

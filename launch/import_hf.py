@@ -36,6 +36,7 @@ _OUT = flags.DEFINE_string(
 def main(arguments: list[str]) -> None:
   """Imports the checkpoint and prints what was carried along."""
   # Imported here, so that a wrong flag is answered before JAX starts.
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import hf_import
 
   logging.set_verbosity(logging.WARNING)
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> None:
   )
   if done.left:
     print(f'left behind: {", ".join(done.left)}')
+  for remark in checkpoint.remarks(out):
+    print(remark)
 
 
 if __name__ == '__main__':

@@ -22,10 +22,11 @@ from absl import flags, logging
 
 from aevo_jax import command, faults
 from aevo_jax.checkpoint import run_directory
-from aevo_jax.config.configurables import LoadError, bound, configurable, resolve
+from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.runtime import tune_for_cpu
 from aevo_jax.tasks.mixture import Mixture
+from aevo_jax.training.recipe.pretraining import Pretrain
 
 COMMAND = command.Command('pretrain', __doc__, fills=('out',))
 _OUT = flags.DEFINE_string(
@@ -42,36 +43,6 @@ READ = (
   'answer_withheld',
 )  # of a recipe
 UPKEEP = ('checkpoint_every', 'eval_items', 'max_new_tokens')  # which a continued run may change
-
-
-@configurable('pretrain')
-@dataclasses.dataclass(frozen=True)
-class Pretrain:
-  """What a base is trained on, and for how long.
-
-  Attributes:
-    steps: optimizer steps of `rows` packed rows of `row_length` tokens.
-    skill_share, chat_share: of the texts; the rest are plain puzzles, a worked_share of them with
-      their solution, a steps_share of these with its intermediate results.
-    given_weight: loss weight of the inputs of examples, which cannot be predicted.
-    max_new_tokens: longest answer, when it is scored and in generation_config.json.
-    checkpoint_every: steps between checkpoints. eval_items: dev items in the accuracies of
-      pretrain.json.
-  """
-
-  steps: int
-  seed: int = 0
-  size: str = 'micro'
-  rows: int = 32
-  row_length: int = 128
-  skill_share: float = 0.15
-  chat_share: float = 0.005
-  worked_share: float = 0.5
-  steps_share: float = 0.25
-  given_weight: float = 0.1
-  max_new_tokens: int = 56
-  checkpoint_every: int = 1000
-  eval_items: int = 1200
 
 
 @COMMAND
@@ -117,7 +88,6 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
     settings = resolve('pretrain')
     config = resolve('model')
     recipe = recipe_lib.from_gin()
-    _refuse_unread()
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
   tokenizer = tokenizers.build()
@@ -162,19 +132,6 @@ def _identity(settings: Pretrain, config: ModelConfig, recipe) -> dict:
     del pretrain_settings[name]
   sections = {name: dataclasses.asdict(getattr(recipe, name)) for name in READ}
   return {'pretrain': pretrain_settings, 'model': _model_fields(config), 'recipe': sections}
-
-
-def _refuse_unread() -> None:
-  """Raises LoadError if a section of the recipe is bound that pretraining does not read."""
-  from aevo_jax.training.recipe import recipe as recipe_lib
-
-  for section in recipe_lib.NAMES:
-    fields = bound(section)
-    if section not in READ and fields:
-      raise LoadError(
-        f'{section}.{fields[0]} is bound, and pretraining reads nothing of {section}; '
-        f'leave it out (of a recipe it reads {", ".join(READ)})'
-      )
 
 
 def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: pathlib.Path):

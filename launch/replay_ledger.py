@@ -6,7 +6,8 @@
 
 Prints whether the dev score still tracks the external one, round after round. The table has a row
 for each candidate in the order of time, and a column of dev scores for each family; see
-docs/verdicts.md. Nothing is trained and nothing is written.
+docs/verdicts.md. More is better in every column that --lower_is_better does not name. Nothing is
+trained and nothing is written.
 """
 
 import pathlib
@@ -35,6 +36,24 @@ _ROUND_SIZE = flags.DEFINE_integer(
 _ROUND_COLUMN = flags.DEFINE_string(
   'round_column', None, 'Column whose values name the rounds.', flag_values=COMMAND.flags
 )
+_DEV_COLUMNS = flags.DEFINE_list(
+  'dev_columns',
+  [],
+  'Columns of dev scores; all that look like some if not given.',
+  flag_values=COMMAND.flags,
+)
+_LOWER = flags.DEFINE_list(
+  'lower_is_better',
+  [],
+  'Columns of scores of which less is better, such as a loss.',
+  flag_values=COMMAND.flags,
+)
+_HIGHER = flags.DEFINE_list(
+  'higher_is_better',
+  [],
+  'Columns of which more is better although they are called as losses are.',
+  flag_values=COMMAND.flags,
+)
 _ITEMS = flags.DEFINE_integer(
   'items',
   None,
@@ -61,8 +80,7 @@ def main(arguments: list[str]) -> None:
     round_size = _ROUND_SIZE.value or DEFAULT_ROUND_SIZE
   try:
     rules = constitution.from_gin().reversal
-    path = pathlib.Path(arguments[0])
-    table = score_table.read(path, _EXTERNAL.value, round_size, _ROUND_COLUMN.value)
+    table = score_table.read(pathlib.Path(arguments[0]), _columns(), round_size)
     replay(table, rules, items=_ITEMS.value, round_column=_ROUND_COLUMN.value)
   except (LoadError, score_table.TableError) as error:
     sys.exit(f'replay_ledger: {error}')
@@ -70,6 +88,19 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'replay_ledger: {faults.explain(error)}')
   except KeyboardInterrupt:
     sys.exit('\nreplay_ledger: interrupted')
+
+
+def _columns():
+  """What the flags say of the columns."""
+  from aevo_jax.meta_agent.drift import score_table
+
+  return score_table.Columns(
+    external=_EXTERNAL.value,
+    round=_ROUND_COLUMN.value,
+    dev=tuple(_DEV_COLUMNS.value),
+    lower_is_better=tuple(_LOWER.value),
+    higher_is_better=tuple(_HIGHER.value),
+  )
 
 
 def replay(table, rules, *, items: int | None, round_column: str | None) -> None:
@@ -90,6 +121,7 @@ def replay(table, rules, *, items: int | None, round_column: str | None) -> None
   width = max(map(len, streams))
   rows = []
   alarms: dict[str, list[str]] = {}
+  detectable = False
   for number, round_ in enumerate(table.rounds, 1):
     thresholds = calibration.thresholds(rows, rules, len(table.rounds), workers, SEED)
     variance = {}
@@ -106,6 +138,7 @@ def replay(table, rules, *, items: int | None, round_column: str | None) -> None
     for stream in streams:
       verdict = verdicts.get(stream)
       print(f'  {stream:<{width}}  {line(verdict)}')
+      detectable |= verdict is not None and verdict.minimum_detectable_effect is not None
       if verdict and verdict.verdict in ('reversed', 'decoupled'):
         alarms.setdefault(stream, []).append(f'{verdict.verdict} in round {number}')
   print()
@@ -113,6 +146,8 @@ def replay(table, rules, *, items: int | None, round_column: str | None) -> None
     print(f'ALARM {stream}: {", ".join(raised)}')
   if not alarms:
     print(f'no alarm in {len(table.rounds)} rounds')
+    if not detectable:
+      print('None could have been raised: too few candidates have both scores. Add rounds or rows.')
   if len(table.rounds) <= rules.calibration_rounds:
     print(
       f'The slope test begins after {rules.calibration_rounds} calibration rounds '
@@ -132,6 +167,16 @@ def _print_outline(table, items: int | None) -> None:
   if table.ignored:
     ignored = ', '.join(f'{name} ({why})' for name, why in table.ignored.items())
     print(f'columns left out: {ignored}')
+  _print_directions(table)
+  if table.crashed:
+    rows = ', '.join(f'{line} ({why})' for line, why in sorted(table.crashed.items()))
+    print(f'{len(table.crashed)} candidates left out as crashed: lines {rows}')
+  if table.zeros:
+    lines = ', '.join(map(str, table.zeros))
+    print(
+      f'lines {lines} have 0 in every score and count; if those candidates crashed, leave their '
+      'cells empty'
+    )
   if items:
     print(f'item noise: {items} items a family')
   else:
@@ -139,6 +184,18 @@ def _print_outline(table, items: int | None) -> None:
       'item noise: unknown without --items, so the reference slope is not scaled when the '
       'spread of dev shrinks'
     )
+
+
+def _print_directions(table) -> None:
+  """Prints of which scores more is better, and of which less."""
+  names = [*table.families, table.external]
+  if not table.mean_overall:
+    names.insert(-1, 'overall')
+  higher = [name for name in names if name not in table.lower_is_better]
+  lower = [name for name in names if name in table.lower_is_better]
+  for words, columns in (('more', higher), ('less', lower)):
+    if columns:
+      print(f'{words} is better: {", ".join(columns)}')
 
 
 def line(verdict) -> str:

@@ -82,6 +82,7 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
 
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.data import chat_template
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import build, from_hf
 
   try:
@@ -97,8 +98,8 @@ def build_from_hf(source: pathlib.Path, out: pathlib.Path) -> None:
     print(
       f'left behind, since the model does not use them: {", ".join(shown)} ({len(unused)} in all)'
     )
-  remark = chat_template.remark(str(out / build.BASE))
-  if remark:
+  base = out / build.BASE
+  for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(remark)
   print(
     f'pinned {identity} in {out / build.MANIFEST}\nstart from it with: aevo campaign '

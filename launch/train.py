@@ -182,14 +182,13 @@ def _prepare(out: pathlib.Path, base: pathlib.Path, held: contextlib.ExitStack) 
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.config.loading import LoadError
   from aevo_jax.generation.protocol import InferenceError
-
-  # These register what gin may bind.
-  from aevo_jax.training import post_train, run_control  # noqa: F401  registers `upkeep`
+  from aevo_jax.models.hf import checkpoint
   from aevo_jax.training.recipe import recipe as recipe_lib
 
-  COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin')
-  logging.set_verbosity(logging.WARNING)
   try:
+    pattern = checkpoint.read_config(base).pattern
+    COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin', known={'model.pattern': pattern})
+    logging.set_verbosity(logging.WARNING)
     return _begin_job(out, base, recipe_lib.from_gin(), held)
   except (LoadError, ValueError, SafetensorError, ManifestError, InferenceError) as error:
     sys.exit(f'train: {error}')
@@ -233,25 +232,21 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   run_directory.begin(out, run_directory.TRAIN, started_with, held)
   origin = {'base': str(base.absolute())}
   (out / run_directory.ORIGIN).write_text(json.dumps(origin) + '\n')
-  remark = chat_template.remark(str(base))
-  if remark:
+  for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
 
 
 def _check_read(recipe):
-  """Refuses flags and bindings that this method does not read; returns the vLLM settings or None.
+  """Refuses flags that this method does not read; returns the vLLM settings or None.
 
   Raises:
-    LoadError, ValueError: the message names the flag or binding.
+    ValueError: the message names the flag.
   """
-  from aevo_jax.config.configurables import bound, resolve
-  from aevo_jax.config.loading import LoadError
-  from aevo_jax.training.rl import run as rl_run
+  from aevo_jax.config.configurables import resolve
 
   method = recipe.method.name
   algorithm = recipe.algorithm()
-  rl_run.refuse_unread_sections(method)
   unread = (_TOKENS, _STEPS)
   instead = 'give --rl_steps'
   if recipe.method.supervised:
@@ -270,12 +265,6 @@ def _check_read(recipe):
     )
   if algorithm and algorithm.rollout.engine == 'vllm':
     return resolve('vllm')
-  fields = bound('vllm')
-  if fields:
-    raise LoadError(
-      f"vllm.{fields[0]} is bound, and nothing reads vllm while rollout.engine = 'jax'; "
-      "leave it out, or bind rollout.engine = 'vllm'"
-    )
   return None
 
 

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
   # top-level modules
   'layout': set(),
   'cli': {'config', 'layout'},
-  'command': {'config', 'layout', 'paths'},  # the shell around a launch command
+  'command': {'bindings', 'config', 'layout', 'paths'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
   'provenance': {'layout'},  # which code ran; standard library and git
   'paths': {'faults'},  # paths that people name; standard library only
@@ -66,6 +66,8 @@ ALLOWED: dict[str, set[str]] = {
   | {'ledger', 'stats', 'training', 'substrate', 'evaluation', 'meta_agent', 'campaign', 'layout'},
   # whole campaigns without training, through the controller's own decisions
   'simulation': {'config', 'stats', 'meta_agent', 'campaign'},
+  # every configurable by name, for the table of who reads what
+  'bindings': {'config', 'sharding', 'models', 'training', 'campaign', 'simulation'},
   'report': {
     'config',
     'ledger',

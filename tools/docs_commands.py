@@ -35,7 +35,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 CAPS = (
   'budget.rounds=1 budget.workers=2 budget.noise_seeds=2 budget.final_seeds=1'
   ' budget.trial_tokens=8192 budget.trial_steps=8 release.per_round=2'
-  ' dev_set.items=60 external_set.items=60 final_set.items=60'
+  ' dev_set.items=60 external_set.items=60 final_set.items=60 probes.order=60'
 )
 TIMEOUT_SECONDS = 3600
 # Run by whoever runs this: the test suite would start itself.

@@ -13,11 +13,12 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 
-from aevo_jax.config.constraints import checked
+from aevo_jax.config.constraints import ReadWhen, checked
+from aevo_jax.config.constraints import conditions as field_conditions
 from aevo_jax.config.nearest import nearest, suggestion
 from aevo_jax.config.statements import Binding, render_value
 
@@ -26,6 +27,7 @@ from aevo_jax.config.statements import Binding, render_value
 _GIN_PREFIX = 'aevo.'
 
 _CONFIGURABLES: dict[str, type] = {}
+_READ_WHEN: dict[str, tuple[ReadWhen, ...]] = {}
 _KNOWN_TO_GIN: set[str] = set()
 
 
@@ -36,7 +38,33 @@ class LoadError(ValueError):
   """
 
 
-def configurable(name: str):
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """A binding that holds after every file and flag was read.
+
+  Attributes:
+    name: of the configurable; '' for a macro.
+    parameter: of it, or the macro's name.
+    where: its place, 'FILE:LINE' or the binding of the command line as written.
+    given: the file that `load` was given, whoever it includes; '' for the command line.
+    macros: that its value uses, directly.
+    repeats: the file that `load` was given first of those that say the same; '' for none before.
+  """
+
+  name: str
+  parameter: str
+  where: str
+  given: str
+  macros: frozenset[str]
+  repeats: str
+
+  @property
+  def selector(self) -> str:
+    """Returns 'name.parameter'."""
+    return f'{self.name}.{self.parameter}'
+
+
+def configurable(name: str, *read_when: ReadWhen):
   """Decorator: makes the fields of a frozen dataclass bindable as 'name.field'.
 
   Annotations may be int, float, bool, str, None, tuples, lists and dicts of those, unions and
@@ -44,6 +72,7 @@ def configurable(name: str):
 
   Args:
     name: unique, before the dot in bindings.
+    *read_when: conditions without which no field is read; all must be met.
 
   Raises:
     TypeError: not a frozen dataclass, or an annotation that cannot be checked.
@@ -70,6 +99,7 @@ def configurable(name: str):
     # Gin hears of it in `load`, not here: gin refuses registrations once its config is locked, and
     # a module that is imported later is harmless, since no binding can have named it.
     _CONFIGURABLES[name] = cls
+    _READ_WHEN[name] = read_when
     return cls
 
   return register
@@ -86,6 +116,37 @@ def register_with_gin() -> None:
 def parameters() -> dict[str, tuple[str, ...]]:
   """Returns configurable name -> names of its parameters."""
   return {name: _field_names(cls) for name, cls in _CONFIGURABLES.items()}
+
+
+class Condition(NamedTuple):
+  """When a parameter is read.
+
+  of: the configurable or the parameter that declares it.
+  """
+
+  of: str
+  when: ReadWhen
+
+
+def conditions(name: str, parameter: str) -> list[Condition]:
+  """Lists what must be met for a parameter to have an effect.
+
+  Args:
+    name: of a configurable.
+    parameter: of it.
+  """
+  found = [Condition(name, when) for when in _READ_WHEN[name]]
+  for when in field_conditions(_CONFIGURABLES[name]).get(parameter, ()):
+    found.append(Condition(f'{name}.{parameter}', when))
+  return found
+
+
+def default(name: str, parameter: str) -> Any:
+  """Returns the default of a parameter; `dataclasses.MISSING` where it has none."""
+  field = next(field for field in _fields(_CONFIGURABLES[name]) if field.name == parameter)
+  if field.default_factory is not dataclasses.MISSING:
+    return field.default_factory()
+  return field.default
 
 
 def gin_selector(name: str) -> str:

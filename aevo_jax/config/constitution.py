@@ -34,6 +34,7 @@ from aevo_jax.config.sections import (
   Release,
   Reversal,
   SearchSpaceText,
+  StartingRecipe,
   Submission,
   Tasks,
 )
@@ -44,7 +45,15 @@ FINAL_ROUND = -1
 
 # Rendered only where they are not the defaults, so that a constitution that has no use for them
 # keeps its digest and holdout.
-_OPTIONAL = ('tasks', 'submission', 'keep_or_discard', 'probes', 'evaluation', 'vllm')
+_OPTIONAL = (
+  'tasks',
+  'submission',
+  'keep_or_discard',
+  'probes',
+  'evaluation',
+  'vllm',
+  'starting_recipe',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +77,7 @@ class Constitution:
   evaluation: Evaluation
   vllm: Vllm
   llm_rules: LlmRules
+  starting_recipe: StartingRecipe
   search_space: SearchSpaceText
 
   def __post_init__(self):

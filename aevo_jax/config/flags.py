@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from aevo_jax.config.configurables import Bound
 from aevo_jax.config.loading import LoadError, check_readable, load, parse_binding
 
 _LITERAL_WORDS = frozenset({'True', 'False', 'None'})
@@ -139,16 +140,19 @@ def load_from_flags(
   search_paths: Sequence[str],
   flag_values: flags.FlagValues = flags.FLAGS,
   first: Sequence[str] = (),
-) -> None:
+) -> tuple[Bound, ...]:
   """Loads what the gin flags name; a mistake ends the program with its message, no traceback.
 
   Args:
     search_paths: directories, as for `loading.load`.
     flag_values: parsed flags, with those of `define`.
     first: gin files that are loaded before those of --gin_file.
+
+  Returns:
+    What is bound, as `loading.load`.
   """
   try:
-    load([*first, *flag_values.gin_file], bindings(flag_values), search_paths=search_paths)
+    return load([*first, *flag_values.gin_file], bindings(flag_values), search_paths=search_paths)
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
 

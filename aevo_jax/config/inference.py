@@ -3,13 +3,12 @@
 import dataclasses
 import os
 import urllib.parse
-from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf
+from aevo_jax.config.constraints import OneOf, ReadWhen, one_of, refuse_unread
 
 ENGINES = ('jax', 'vllm')
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -17,21 +16,10 @@ TRANSPORTS = ('file', 'nccl', 'ipc', 'reload', 'lora')
 # Transports of whatever was trained or sealed, to a server that knows the shape of the model alone.
 WHOLE_TRANSPORTS = ('file', 'nccl', 'ipc')
 # Settings that a server is started with.
-STARTS = (
-  'python',
-  'dtype',
-  'max_num_seqs',
-  'tensor_parallel',
-  'memory',
-  'cpu_cache_gib',
-  'cpu_threads',
-  'eager',
-  'lora_rank',
-  'lora_slots',
-  'startup_s',
-)
-# Of these, what the process that sends weights to a running server reads.
-_READ_BY_SENDER = ('python', 'tensor_parallel', 'startup_s')
+_STARTED = ReadWhen(one_of('vllm.url', ''))
+# The process that sends weights to a server is started here, whoever started the server.
+_STARTED_OR_SENDER = ReadWhen(one_of('vllm.url', ''), one_of('vllm.carrier', 'nccl', 'ipc'))
+_ADAPTERS = ReadWhen(one_of('vllm.carrier', 'lora'))
 _LOOPBACK = ('localhost', '127.0.0.1', '::1')
 _DEFAULT_PORTS = {'http': 80, 'https': 443}
 
@@ -95,7 +83,7 @@ class Evaluation:
   """
 
   engine: Annotated[str, OneOf(ENGINES)] = 'jax'
-  arbiter_url: str = ''
+  arbiter_url: Annotated[str, ReadWhen(one_of('evaluation.engine', 'vllm'))] = ''
 
   def __post_init__(self):
     check_url('evaluation.arbiter_url', self.arbiter_url)
@@ -136,38 +124,28 @@ class Vllm:
   """
 
   url: str = ''
-  python: str = ''
-  dtype: Annotated[str, OneOf(DTYPES)] = 'float32'
+  python: Annotated[str, _STARTED_OR_SENDER] = ''
+  dtype: Annotated[str, OneOf(DTYPES), _STARTED] = 'float32'
   max_model_len: Annotated[int, Interval(ge=16, le=2**24)] = 2048
-  max_num_seqs: Annotated[int, Interval(ge=1, le=2**16)] = 256
-  tensor_parallel: Annotated[int, Interval(ge=1, le=2**12)] = 1
-  memory: Annotated[float, Interval(ge=0.01, le=1)] = 0.9
-  cpu_cache_gib: Annotated[int, Interval(ge=1, le=2**12)] = 1
-  cpu_threads: Annotated[int, Interval(ge=0, le=2**12)] = 0
-  eager: bool = True
+  max_num_seqs: Annotated[int, Interval(ge=1, le=2**16), _STARTED] = 256
+  tensor_parallel: Annotated[int, Interval(ge=1, le=2**12), _STARTED_OR_SENDER] = 1
+  memory: Annotated[float, Interval(ge=0.01, le=1), _STARTED] = 0.9
+  cpu_cache_gib: Annotated[int, Interval(ge=1, le=2**12), _STARTED] = 1
+  cpu_threads: Annotated[int, Interval(ge=0, le=2**12), _STARTED] = 0
+  eager: Annotated[bool, _STARTED] = True
   carrier: Annotated[str, OneOf(TRANSPORTS)] = 'file'
-  transfer_address: str = ''
-  lora_rank: Annotated[int, Interval(ge=1, le=512)] = 32
-  lora_slots: Annotated[int, Interval(ge=1, le=512)] = 1
+  transfer_address: Annotated[str, ReadWhen(one_of('vllm.carrier', 'nccl'))] = ''
+  lora_rank: Annotated[int, Interval(ge=1, le=512), _STARTED, _ADAPTERS] = 32
+  lora_slots: Annotated[int, Interval(ge=1, le=512), _STARTED, _ADAPTERS] = 1
   gap: Annotated[float, Interval(ge=1e-7, le=10)] = 1e-3
   concurrency: Annotated[int, Interval(ge=1, le=2**12)] = 256
-  startup_s: Annotated[float, Interval(ge=1, le=86400)] = 600.0
+  startup_s: Annotated[float, Interval(ge=1, le=86400), _STARTED_OR_SENDER] = 600.0
   request_s: Annotated[float, Interval(ge=0.1, le=86400)] = 600.0
   retries: Annotated[int, Interval(ge=0, le=2)] = 2
 
   def __post_init__(self):
-    if self.carrier != 'lora':
-      for field in self._bound(('lora_rank', 'lora_slots')):
-        raise ValueError(
-          f'nothing reads vllm.{field} while vllm.carrier = {self.carrier!r}; leave it out'
-        )
+    refuse_unread(self, 'vllm')
     check_url('vllm.url', self.url)
-    if self.url:
-      self._check_running()
-    if self.carrier != 'nccl' and self.transfer_address:
-      raise ValueError(
-        f'nothing reads vllm.transfer_address while vllm.carrier = {self.carrier!r}; leave it out'
-      )
     if self.carrier == 'ipc' and self.tensor_parallel != 1:
       raise ValueError(
         "vllm.carrier = 'ipc' shares the memory of one GPU, vllm.tensor_parallel is "
@@ -176,23 +154,6 @@ class Vllm:
     hostname = urllib.parse.urlsplit(self.url).hostname
     if self.url.startswith('http') and hostname not in _LOOPBACK:
       self._check_on_another_machine()
-
-  def _bound(self, fields: Iterable[str]) -> Iterator[str]:
-    """Yields the fields that are not at their defaults."""
-    for field in fields:
-      if getattr(self, field) != getattr(type(self), field):
-        yield field
-
-  def _check_running(self) -> None:
-    """Refuses settings of a start where the server runs already."""
-    for field in self._bound(STARTS):
-      # The process that sends weights is started here, whoever started the server.
-      if self.carrier in ('nccl', 'ipc') and field in _READ_BY_SENDER:
-        continue
-      raise ValueError(
-        f'nothing reads vllm.{field} while vllm.url names a server that runs: it is '
-        'for one that is started; leave it out'
-      )
 
   def _check_on_another_machine(self) -> None:
     """Refuses carriers that do not reach a server on another machine."""

@@ -25,6 +25,7 @@ from gin import config_parser
 from gin.config import ParserDelegate
 
 from aevo_jax.config.configurables import (
+  Bound,
   LoadError,
   configurable,
   gin_selector,
@@ -34,12 +35,11 @@ from aevo_jax.config.configurables import (
   resolve,
   resolved_bindings,
 )
-from aevo_jax.config.nearest import nearest, suggestion
+from aevo_jax.config.nearest import nearest_file, suggestion
 
 __all__ = ['LoadError', 'configurable', 'load', 'parse_binding', 'resolve', 'resolved_bindings']
 
 _REQUIRED = frozenset({'gin.REQUIRED', 'REQUIRED'})
-_SEARCHED_DEPTH = 3  # folders below a search path in which a missing file's neighbours are
 _BARE_WORD = re.compile(r'=\s*-?[A-Za-z_./~][\w./~-]*\s*$')
 
 
@@ -74,6 +74,7 @@ class _Statement:
   source: str
   line: int
   from_command_line: bool
+  given: str = ''
 
   @property
   def key(self) -> str:
@@ -86,7 +87,7 @@ class _Statement:
 
 def load(
   gin_files: Sequence[str], gin_bindings: Sequence[str], *, search_paths: Sequence[str]
-) -> None:
+) -> tuple[Bound, ...]:
   """Clears gin, loads the files in order and then the bindings, checks them, and locks the result.
 
   Args:
@@ -94,6 +95,9 @@ def load(
       looked up beside the file that includes it, then as these.
     gin_bindings: statements such as 'optimizer.learning_rate = 1e-3'; they override the files.
     search_paths: directories.
+
+  Returns:
+    What is bound in the end, in the order in which it was first bound.
 
   Raises:
     LoadError: for every mistake below, all of them in one message where they can be seen at once. A
@@ -117,6 +121,7 @@ def load(
       gin.bind_parameter(key, _with_gin_macros(statement.value, delegate))
     gin.finalize()
     loaded = True
+    return _bound(statements)
   finally:
     if not loaded:
       gin.clear_config()
@@ -144,10 +149,31 @@ def _read(
   """Reads files with their includes, and then the bindings."""
   statements: list[_Statement] = []
   for path in gin_files:
-    statements += _read_file(path, search_paths, ())
+    for statement in _read_file(path, search_paths, ()):
+      statements.append(dataclasses.replace(statement, given=path))
   for text in gin_bindings:
     statements += _read_binding(text, search_paths)
   return statements
+
+
+def _bound(statements: Sequence[_Statement]) -> tuple[Bound, ...]:
+  bound: dict[str, Bound] = {}
+  values: dict[str, Any] = {}
+  for statement in statements:
+    key = statement.key
+    repeats = ''
+    if key in bound and values[key] == statement.value:
+      repeats = bound[key].repeats or bound[key].given
+    bound[key] = Bound(
+      statement.name,
+      statement.parameter,
+      statement.where,
+      statement.given,
+      frozenset(_macro_uses(statement.value)),
+      repeats,
+    )
+    values[key] = statement.value  # the last one holds
+  return tuple(bound.values())
 
 
 def parse_binding(text: str) -> None:
@@ -457,36 +483,7 @@ def _missing_file(path: str, search_paths: Sequence[str], parents: tuple[str, ..
     roots = _roots(path, search_paths, parents)
     searched = dict.fromkeys(os.path.abspath(root) for root in roots)
     message += f'; searched {", ".join(searched)}'
-  match = _nearest_file(path, _gin_files(search_paths))
+  match = nearest_file(path, search_paths, '.gin')
   if match is not None:
     message += f"; did you mean '{match}'?"
   return message
-
-
-def _nearest_file(path: str, files: Sequence[str]) -> str | None:
-  match = nearest(path, files)
-  if match is not None:
-    return match
-  by_name = {os.path.basename(file): file for file in files}
-  close = nearest(os.path.basename(path), by_name)
-  return by_name[close] if close else None
-
-
-def _gin_files(search_paths: Sequence[str]) -> list[str]:
-  """Lists the gin files near the top of the search paths, relative to them.
-
-  A search path may also hold runs and environments, which are large.
-  """
-  files = []
-  for root in search_paths:
-    for directory, names, file_names in os.walk(root):
-      inside = os.path.relpath(directory, root)
-      depth = 0 if inside == '.' else inside.count(os.sep) + 1
-      if depth < _SEARCHED_DEPTH:
-        names[:] = [name for name in names if not name.startswith('.')]
-      else:
-        names.clear()
-      for name in file_names:
-        if name.endswith('.gin'):
-          files.append(os.path.normpath(os.path.join(inside, name)))
-  return files

@@ -6,10 +6,13 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Interval, doc
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf
+from aevo_jax.config.constraints import OneOf, ReadWhen, one_of, other_than
 
 PROBES = ('rules', 'families', 'order', 'paraphrase', 'options', 'samples')
 
+_PUZZLES = ReadWhen(one_of('tasks.path', ''))
+_EXACT = ReadWhen(one_of('reversal.test', 'exact'))
+_DRAWN = ReadWhen(other_than('probes.samples', 0))
 _Probability = Annotated[float, Interval(gt=0, lt=1)]
 _Items = Annotated[int, Ge(1)]
 _ItemsOrNone = Annotated[int, Ge(0)]
@@ -32,7 +35,7 @@ class Objective:
   target: Annotated[
     str, OneOf(('external', 'proxies')), doc('dev alone is a proxy and never the target')
   ] = 'external'
-  size: str = 'micro'
+  size: Annotated[str, _PUZZLES] = 'micro'
   verifier: str = 'strict'
   max_new_tokens: int = 56
 
@@ -66,11 +69,11 @@ class EvalSet:
   """
 
   items: _Items
-  family_weight: dict[str, float] = dataclasses.field(default_factory=dict)
-  rare_share: dict[str, float] = dataclasses.field(default_factory=dict)
-  answer_shown: dict[str, float] = dataclasses.field(default_factory=dict)
-  magnitude: float = 1.0
-  extra_examples: int = 0
+  family_weight: Annotated[dict[str, float], _PUZZLES] = dataclasses.field(default_factory=dict)
+  rare_share: Annotated[dict[str, float], _PUZZLES] = dataclasses.field(default_factory=dict)
+  answer_shown: Annotated[dict[str, float], _PUZZLES] = dataclasses.field(default_factory=dict)
+  magnitude: Annotated[float, _PUZZLES] = 1.0
+  extra_examples: Annotated[int, _PUZZLES] = 0
 
 
 @configurable('dev_set')
@@ -222,7 +225,7 @@ class Reversal:
   alpha: _Probability = 0.05
   calibration_rounds: Annotated[int, Ge(1)] = 2
   test: Annotated[str, OneOf(('e_process', 'exact'))] = 'e_process'
-  exact_rounds: Annotated[int, Ge(1)] = 4
+  exact_rounds: Annotated[int, Ge(1), _EXACT] = 4
   power: _Probability = 0.8
   replays: Annotated[int, Ge(100)] = 2000
 
@@ -241,9 +244,26 @@ class Control:
     alpha: error rate of the test.
   """
 
-  workers: Annotated[int, Ge(0)] = 3
-  rounds: Annotated[int, Ge(0)] = 2
-  alpha: _Probability = 0.05
+  workers: Annotated[int, Ge(0), ReadWhen(other_than('control.rounds', 0))] = 3
+  rounds: Annotated[int, Ge(0), ReadWhen(other_than('control.workers', 0))] = 2
+  alpha: Annotated[
+    _Probability,
+    ReadWhen(other_than('control.rounds', 0)),
+    ReadWhen(other_than('control.workers', 0)),
+  ] = 0.05
+
+
+@configurable('starting_recipe')
+@dataclasses.dataclass(frozen=True)
+class StartingRecipe:
+  """What a person binds of the recipe that a campaign starts from, over the substrate's.
+
+  Attributes:
+    bindings: selector -> value; those of a recipe's own sections, such as optimizer.learning_rate,
+      are entered here when a campaign starts.
+  """
+
+  bindings: dict = dataclasses.field(default_factory=dict)
 
 
 @configurable('llm_rules')
@@ -283,17 +303,23 @@ class Probes:
     templates: of `paraphrase`, each with {prompt}.
   """
 
-  seed: int = 0
+  seed: Annotated[
+    int, ReadWhen(*(other_than(f'probes.{name}', 0) for name in PROBES if name != 'paraphrase'))
+  ] = 0
   rules: _ItemsOrNone = 0
   families: _ItemsOrNone = 0
   order: _ItemsOrNone = 0
   paraphrase: _ItemsOrNone = 0
   options: _ItemsOrNone = 0
   samples: _ItemsOrNone = 0
-  draws: int = 4
-  k: int = 2
-  temperature: Annotated[float, Gt(0), doc('dev is the greedy score')] = 1.0
-  templates: tuple[str, ...] = ()
+  draws: Annotated[int, _DRAWN] = 4
+  k: Annotated[int, _DRAWN] = 2
+  temperature: Annotated[float, Gt(0), doc('dev is the greedy score'), _DRAWN] = 1.0
+  templates: Annotated[
+    tuple[str, ...],
+    ReadWhen(other_than('probes.paraphrase', 0)),
+    ReadWhen(other_than('tasks.path', '')),
+  ] = ()
 
   def __post_init__(self):
     if not 1 <= self.k <= self.draws:

@@ -226,7 +226,7 @@ def read(directory: str) -> ChatFormat:
   path = folder / TOKENIZER_CONFIG
   config = _json(path)
   tokenizer = tokenizer_lib.load(directory)
-  tokens = {role: _token(config.get(f'{role}_token')) for role in ('bos', 'eos', 'pad')}
+  tokens = {role: _token(path, role, config) for role in ('bos', 'eos', 'pad')}
   written, template = _template(folder, config)
   _check_tokens(path, tokens, tokenizer)
   eos = tokens['eos'] or ''
@@ -250,7 +250,7 @@ def _template(folder: pathlib.Path, config: dict[str, Any]) -> tuple[pathlib.Pat
     template = path.read_text()
   else:
     path = folder / TOKENIZER_CONFIG
-    template = _default(config.get('chat_template'))
+    template = _default(path, config.get('chat_template'))
   if not template:
     raise ChatTemplateError(
       f'{folder / TOKENIZER_CONFIG} has no chat_template, and there is no {TEMPLATE} beside it; '
@@ -280,9 +280,14 @@ def _end_ids(folder: pathlib.Path) -> set[int]:
   if not path.exists():
     return set()
   ends = _json(path).get('eos_token_id')
-  if isinstance(ends, int):
-    return {ends}
-  return set(ends or [])
+  listed = ends if isinstance(ends, list) else [ends]
+  if ends is None:
+    return set()
+  if not all(type(end) is int for end in listed):
+    raise ChatTemplateError(
+      f'{path} has eos_token_id = {ends!r} (only a token id, a list of them, or null); correct it'
+    )
+  return set(listed)
 
 
 def _check_ids(folder: pathlib.Path, stops: set[int]) -> None:
@@ -317,18 +322,32 @@ def _check_renders(path: pathlib.Path, chat: ChatFormat) -> None:
     )
 
 
-def _default(template: str | list | None) -> str | None:
+def _default(path: pathlib.Path, templates: Any) -> str | None:
   """Returns the template, or the one named 'default' where a checkpoint has several."""
-  if not isinstance(template, list):
-    return template
-  for entry in template:
-    if entry.get('name') == 'default':
-      return entry.get('template')
-  return None
+  template = templates
+  if isinstance(templates, list):
+    template = None
+    for entry in templates:
+      if isinstance(entry, dict) and entry.get('name') == 'default':
+        template = entry.get('template')
+  if template is not None and not isinstance(template, str):
+    raise ChatTemplateError(
+      f'{path} has a chat_template that is no text but {template!r:.60}; copy it again'
+    )
+  return template
 
 
-def _token(value: str | dict | None) -> str | None:
-  return value.get('content') if isinstance(value, dict) else value
+def _token(path: pathlib.Path, role: str, config: dict[str, Any]) -> str | None:
+  """Reads a token of tokenizer_config.json: its text, an object that holds it, or null."""
+  token = value = config.get(f'{role}_token')
+  if isinstance(value, dict):
+    token = value.get('content', value)
+  if token is not None and not isinstance(token, str):
+    raise ChatTemplateError(
+      f'{path} has {role}_token = {value!r} (only a text, an object with a text as content, or '
+      "null); write one of the tokenizer's special tokens"
+    )
+  return token
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -343,14 +362,14 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   return fields
 
 
-def remark(directory: str) -> str:
+def remarks(directory: str) -> list[str]:
   """Says what a person should know who trains on a base.
 
   Args:
     directory: of the base.
 
   Returns:
-    A sentence, or nothing.
+    A sentence, or none.
 
   Raises:
     ChatTemplateError, FileNotFoundError, ValueError: see `read`.
@@ -358,9 +377,9 @@ def remark(directory: str) -> str:
   chat = read(directory)
   end = chat.other_end()
   if not end:
-    return ''
-  return (
+    return []
+  return [
     f"the chat template ends the model's turn with {end[:40]!r}, and training ends it with "
     f'eos_token, {chat.eos!r}; if it should end as in the template, write that token as eos_token '
     f'into {pathlib.Path(directory) / TOKENIZER_CONFIG}'
-  )
+  ]

@@ -5,7 +5,7 @@ The in-process engine and a server spoken to over HTTP share it.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from annotated_types import Interval, doc
 
@@ -112,6 +112,7 @@ class InferenceError(RuntimeError):
   """
 
 
+@runtime_checkable
 class GenerationEngine(Protocol):
   """An engine, which generates with the weights of the last `update`."""
 

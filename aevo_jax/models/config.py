@@ -10,7 +10,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf
+from aevo_jax.config.constraints import OneOf, ReadWhen, holding
 from aevo_jax.models.families import registry
 
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
@@ -22,6 +22,11 @@ ROUTERS = ('sigmoid', 'softmax')
 # How a model is computed: to be chosen anew whatever the checkpoint.
 EXECUTION = ('compute_dtype', 'moe_implementation', 'remat_policy', 'scan')
 
+_ATTENTION = ReadWhen(holding('model.pattern', '*'))
+_MLP = ReadWhen(holding('model.pattern', '-'))
+_MAMBA = ReadWhen(holding('model.pattern', 'M'))
+_MOE = ReadWhen(holding('model.pattern', 'E'))
+_MLP_OR_MOE = ReadWhen(holding('model.pattern', '-'), holding('model.pattern', 'E'))
 _Size = Annotated[int, Ge(1)]
 _SizeOrNone = Annotated[int, Ge(0)]  # 0 stands for none
 
@@ -68,37 +73,37 @@ class ModelConfig:
   vocab_size: _Size = 122
   hidden_size: _Size = 128
   pattern: str = 'M-*-M-*-'
-  num_attention_heads: _Size = 4
-  num_key_value_heads: _Size = 2
-  head_dim: _Size = 32
-  rope_theta: float = 0.0
-  qk_norm: bool = False
-  sliding_window: _SizeOrNone = 0
-  attention_bias: bool = False
-  intermediate_size: _Size = 512
-  mlp_bias: bool = False
-  mlp_activation: Annotated[str, OneOf(ACTIVATIONS)] = 'relu2'
-  mamba_num_heads: _Size = 4
-  mamba_head_dim: _Size = 32
-  n_groups: _Size = 1
-  ssm_state_size: _Size = 32
-  conv_kernel: _Size = 4
-  use_bias: bool = False
-  use_conv_bias: bool = True
-  time_step_low: float = 0.0
-  time_step_high: float = math.inf
-  chunk_size: _Size = 64
-  n_routed_experts: _Size = 8
-  num_experts_per_tok: _Size = 2
-  moe_intermediate_size: _Size = 128
-  moe_shared_expert_intermediate_size: _SizeOrNone = 128
-  moe_latent_size: _SizeOrNone = 0
-  router: Annotated[str, OneOf(ROUTERS)] = 'sigmoid'
-  n_group: _Size = 1
-  topk_group: _Size = 1
-  norm_topk_prob: bool = True
-  routed_scaling_factor: float = 1.0
-  moe_implementation: Annotated[str, OneOf(MOE_IMPLEMENTATIONS)] = 'tiled'
+  num_attention_heads: Annotated[_Size, _ATTENTION] = 4
+  num_key_value_heads: Annotated[_Size, _ATTENTION] = 2
+  head_dim: Annotated[_Size, _ATTENTION] = 32
+  rope_theta: Annotated[float, _ATTENTION] = 0.0
+  qk_norm: Annotated[bool, _ATTENTION] = False
+  sliding_window: Annotated[_SizeOrNone, _ATTENTION] = 0
+  attention_bias: Annotated[bool, _ATTENTION] = False
+  intermediate_size: Annotated[_Size, _MLP] = 512
+  mlp_bias: Annotated[bool, _MLP_OR_MOE] = False
+  mlp_activation: Annotated[str, OneOf(ACTIVATIONS), _MLP_OR_MOE] = 'relu2'
+  mamba_num_heads: Annotated[_Size, _MAMBA] = 4
+  mamba_head_dim: Annotated[_Size, _MAMBA] = 32
+  n_groups: Annotated[_Size, _MAMBA] = 1
+  ssm_state_size: Annotated[_Size, _MAMBA] = 32
+  conv_kernel: Annotated[_Size, _MAMBA] = 4
+  use_bias: Annotated[bool, _MAMBA] = False
+  use_conv_bias: Annotated[bool, _MAMBA] = True
+  time_step_low: Annotated[float, _MAMBA] = 0.0
+  time_step_high: Annotated[float, _MAMBA] = math.inf
+  chunk_size: Annotated[_Size, _MAMBA] = 64
+  n_routed_experts: Annotated[_Size, _MOE] = 8
+  num_experts_per_tok: Annotated[_Size, _MOE] = 2
+  moe_intermediate_size: Annotated[_Size, _MOE] = 128
+  moe_shared_expert_intermediate_size: Annotated[_SizeOrNone, _MOE] = 128
+  moe_latent_size: Annotated[_SizeOrNone, _MOE] = 0
+  router: Annotated[str, OneOf(ROUTERS), _MOE] = 'sigmoid'
+  n_group: Annotated[_Size, _MOE] = 1
+  topk_group: Annotated[_Size, _MOE] = 1
+  norm_topk_prob: Annotated[bool, _MOE] = True
+  routed_scaling_factor: Annotated[float, _MOE] = 1.0
+  moe_implementation: Annotated[str, OneOf(MOE_IMPLEMENTATIONS), _MOE] = 'tiled'
   layer_norm_epsilon: float = 1e-5
   max_position_embeddings: _Size = 2048
   tie_word_embeddings: bool = False

@@ -16,6 +16,7 @@ from typing import Any
 from jax.sharding import PartitionSpec
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, other_than
 from aevo_jax.config.nearest import suggestion
 
 PARAMETER_AXES = (
@@ -36,7 +37,7 @@ ACTIVATION_AXES = ('batch', 'length')
 UNSHARDED_AXES = ('layers',)  # of stacked parameters: a scan reads one layer after the other
 
 
-@configurable('sharding')
+@configurable('sharding', ReadWhen(other_than('mesh.axes', {})))
 @dataclasses.dataclass(frozen=True)
 class Sharding:
   """Where logical axes go.

@@ -13,13 +13,20 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, one_of
 from aevo_jax.tasks import answers
 
 SIZES = ('micro', 'standard')
 SOLUTION_STYLES = ('worked', 'steps', 'bare')
+# Training on puzzles: not on a file of tasks, nor in conversations alone.
+SUPERVISED = one_of('method.name', 'sft', 'sft_then_rl', 'sft_then_dpo')
+OF_PUZZLES = (
+  ReadWhen(one_of('tasks.path', '')),
+  ReadWhen(one_of('environment.name', 'puzzles'), SUPERVISED),
+)
 
 
-@configurable('difficulty')
+@configurable('difficulty', *OF_PUZZLES)
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
   """How hard the sampled puzzles are.

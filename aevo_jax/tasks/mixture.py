@@ -14,11 +14,13 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf, checked
+from aevo_jax.config.constraints import OneOf, ReadWhen, checked, other_than
 from aevo_jax.tasks.families.registry import FAMILIES
 from aevo_jax.tasks.item import (
+  OF_PUZZLES,
   SIZES,
   SOLUTION_STYLES,
+  SUPERVISED,
   Difficulty,
   Family,
   Item,
@@ -35,13 +37,26 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Style = Annotated[str, OneOf(SOLUTION_STYLES)]
 
 
+def _of_drawn(kind: Any, family: str) -> Any:
+  """Returns the annotation of a field that is read where its family is drawn at all."""
+  return Annotated[kind, ReadWhen(other_than(f'family_weight.{family}', 0.0))]
+
+
+def _always(kind: Any, family: str) -> Any:
+  """Returns the annotation of a field that is read whatever its family's weight."""
+  del family
+  return kind
+
+
 def _per_family[Table](
-  kind: Any, default: Callable[[Family], Any]
+  kind: Any,
+  default: Callable[[Family], Any],
+  annotation: Callable[[Any, str], Any] = _of_drawn,
 ) -> Callable[[type[Table]], type[Table]]:
   """Decorator: a frozen dataclass with a field for each family, in the order of the registry."""
 
   def declare(cls: type[Table]) -> type[Table]:
-    cls.__annotations__ = dict.fromkeys(FAMILIES, kind)
+    cls.__annotations__ = {name: annotation(kind, name) for name in FAMILIES}
     for family in FAMILIES.values():
       setattr(cls, family.name, default(family))
     return dataclasses.dataclass(frozen=True)(cls)
@@ -49,19 +64,19 @@ def _per_family[Table](
   return declare
 
 
-@configurable('family_weight')
-@_per_family(float, lambda family: family.weight)
+@configurable('family_weight', *OF_PUZZLES)
+@_per_family(float, lambda family: family.weight, _always)
 class FamilyWeights:
   """Relative frequency of each family; >= 0, at least one positive."""
 
 
-@configurable('rare_share')
+@configurable('rare_share', *OF_PUZZLES)
 @_per_family(Share, lambda family: family.rare_share)
 class RareKindShare:
   """Share, in [0, 1], of a family's second rule kind (see each family's `kinds`)."""
 
 
-@configurable('answer_shown')
+@configurable('answer_shown', *OF_PUZZLES)
 @_per_family(Share, lambda family: 0.0)
 class AnswerShown:
   """Share, in [0, 1], of a family's items whose question still has its answer in it.
@@ -71,7 +86,7 @@ class AnswerShown:
   """
 
 
-@configurable('answer_withheld')
+@configurable('answer_withheld', *OF_PUZZLES)
 @_per_family(Share, lambda family: 1.0)
 class AnswerWithheld:
   """The same flaw from the other side: the share of a family's items that keep their answer back.
@@ -80,7 +95,7 @@ class AnswerWithheld:
   """
 
 
-@configurable('solution_style')
+@configurable('solution_style', *OF_PUZZLES, ReadWhen(SUPERVISED))
 @_per_family(Style, lambda family: 'worked')
 class SolutionStyle:
   """What a family's training items show before the boxed answer; see `Item.solution`."""

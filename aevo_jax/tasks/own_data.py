@@ -23,12 +23,13 @@ from typing import NamedTuple
 
 from aevo_jax import strict_json
 from aevo_jax.config.nearest import suggestion
-from aevo_jax.tasks import answers, verify
+from aevo_jax.tasks import answers, shapes, verify
 from aevo_jax.tasks.families.registry import FAMILIES
 from aevo_jax.tasks.item import Item
 from aevo_jax.tasks.seeding import generator
 from aevo_jax.tasks.splits import DEV_END, TRAIN_END, split_of
 
+CONVERT = 'aevo tasks convert {} --out=tasks.jsonl'
 KIND = 'given'  # there are no kinds within a family of one's own
 NEEDED = ('prompt', 'answer', 'family')
 OPTIONAL = ('solution',)
@@ -189,7 +190,7 @@ def read(path: pathlib.Path, *, verifier: str = 'strict') -> OwnTasks:
       if not line.strip():
         continue
       location = f'{file}:{number}'
-      item = _item(line, location, verify.named(verifier))
+      item = parse_line(line, location, verify.named(verifier))
       first = by_prompt.setdefault(normalised(item.question), _Located(item, location))
       _check_agreement(item, location, first)
       locations.setdefault(item, location)
@@ -215,7 +216,8 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   files = sorted(path.glob('*.jsonl'))
   if not files:
     raise TaskFileError(
-      f'{path} holds no *.jsonl; give tasks.path a JSONL file or a folder with some'
+      f'{path} holds no *.jsonl; give tasks.path a JSONL file or a folder with some, or make one: '
+      + CONVERT.format(path)
     )
   return files
 
@@ -237,7 +239,7 @@ def read_train(path: pathlib.Path) -> tuple[Item, ...]:
   items = []
   for number, line in enumerate(_lines(path), start=1):
     if line:
-      items.append(_item(line, f'{path}:{number}', lambda *_: True))
+      items.append(parse_line(line, f'{path}:{number}', lambda *_: True))
   return tuple(items)
 
 
@@ -289,13 +291,19 @@ def _enough(quota: int, split: str) -> int:
 
 
 def _lines(file: pathlib.Path) -> list[str]:
+  content = file.read_bytes()
   try:
-    # Windows editors write a byte order mark.
-    return file.read_text(encoding='utf-8-sig').split('\n')
+    text = content.decode()
   except UnicodeDecodeError as error:
     raise TaskFileError(
-      f'{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8'
+      f'{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, or make '
+      f'tasks of it: {CONVERT.format(file)}'
     ) from None
+  if '\0' in text:
+    raise TaskFileError(f'{file} holds NUL bytes, as UTF-16 does; save it as UTF-8')
+  # Windows editors write a byte order mark, and files that are joined keep theirs.
+  lines = text.replace('\r\n', '\n').replace('\r', '\n').split('\n')
+  return [line.removeprefix('\ufeff') for line in lines]
 
 
 def _fields(line: str, location: str) -> dict[str, str]:
@@ -305,25 +313,41 @@ def _fields(line: str, location: str) -> dict[str, str]:
   except strict_json.DuplicateKeyError as error:
     raise TaskFileError(f'{location}: {error}; keep one of the two') from None
   except (ValueError, RecursionError) as error:
+    hint = ''
+    if line.lstrip().startswith('['):
+      hint = f'; of an array tasks are made by: {_convert(location)}'
     raise TaskFileError(
-      f'{location}: not JSON ({error}); write one object a line, with double quotes'
+      f'{location}: not JSON ({error}); write one object a line, with double quotes{hint}'
     ) from None
   if not isinstance(fields, dict):
+    hint = f'; of an array tasks are made by: {_convert(location)}'
     raise TaskFileError(
       f'{location}: expected an object with {", ".join(NEEDED)}, got {type(fields).__name__}'
+      + (hint if isinstance(fields, list) else '')
     )
-  for name in fields:
-    if name not in NEEDED + OPTIONAL:
-      raise TaskFileError(
-        f'{location}: no field {name!r} is known{suggestion(name, NEEDED + OPTIONAL)}; a '
-        f'task has {", ".join(NEEDED)} and perhaps {", ".join(OPTIONAL)}'
-      )
-  for name in NEEDED:
-    if name not in fields:
-      raise TaskFileError(f'{location}: there is no {name!r}; a task needs {", ".join(NEEDED)}')
+  unknown = [name for name in fields if name not in NEEDED + OPTIONAL]
+  missing = [name for name in NEEDED if name not in fields]
+  shape = shapes.detect(fields)
+  if shape and ((missing and unknown) or not isinstance(fields.get('prompt', ''), str)):
+    raise TaskFileError(
+      f'{location}: a record of the shape {shape!r} is no task, which has {", ".join(NEEDED)}; '
+      f'make tasks of the file: {_convert(location)}'
+    )
+  if unknown:
+    raise TaskFileError(
+      f'{location}: no field {unknown[0]!r} is known{suggestion(unknown[0], NEEDED + OPTIONAL)}; a '
+      f'task has {", ".join(NEEDED)} and perhaps {", ".join(OPTIONAL)}'
+    )
+  if missing:
+    raise TaskFileError(f'{location}: there is no {missing[0]!r}; a task needs {", ".join(NEEDED)}')
   for name, value in fields.items():
     _check_text(name, value, location)
   return fields
+
+
+def _convert(location: str) -> str:
+  """The command that makes tasks of a file, of file:line."""
+  return CONVERT.format(location.rpartition(':')[0])
 
 
 def _check_text(name: str, value: object, location: str) -> None:
@@ -333,6 +357,8 @@ def _check_text(name: str, value: object, location: str) -> None:
     )
   if name != 'solution' and not value.strip():
     raise TaskFileError(f'{location}: {name} is empty; write one, or leave the line out')
+  if '\0' in value:
+    raise TaskFileError(f'{location}: {name} holds a NUL, which is no text; leave it out')
   if any('\ud800' <= character <= '\udfff' for character in value):
     raise TaskFileError(
       f'{location}: {name} holds half of a surrogate pair, which is no character; mend its escape'
@@ -353,8 +379,20 @@ def _check_family(family: str, location: str) -> None:
     )
 
 
-def _item(line: str, location: str, verifier: verify.Verifier) -> Item:
-  """Turns a line into an item, or raises TaskFileError with its file:line."""
+def parse_line(line: str, location: str, verifier: verify.Verifier) -> Item:
+  """Turns a line into an item.
+
+  Args:
+    line: one JSON object.
+    location: file:line.
+    verifier: has to accept the answer for its own key.
+
+  Returns:
+    The item.
+
+  Raises:
+    TaskFileError: it is no task; the message begins with its place.
+  """
   fields = _fields(line, location)
   prompt = fields['prompt']
   answer = fields['answer'].strip()
@@ -365,9 +403,11 @@ def _item(line: str, location: str, verifier: verify.Verifier) -> Item:
       f'{location}: the answer {answer!r} cannot be read back from \\boxed{{}}; balance its braces'
     )
   if not verifier(family, answer, answer):
+    plain = verify.in_ascii(answer)
+    near = f' (write {plain!r})' if verifier(family, plain, plain) else ''
     raise TaskFileError(
       f'{location}: the verifier that the constitution names does not take {answer!r} for '
-      'its own key; mend the answer, or choose another objective.verifier'
+      f'its own key; mend the answer{near}, or choose another objective.verifier'
     )
   solution = fields.get('solution', '').strip()
   reasoning = f'{solution}\n' if solution else ''

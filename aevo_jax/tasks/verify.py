@@ -18,6 +18,7 @@ it changes the code that a substrate pins.
 
 import decimal
 import re
+import unicodedata
 from collections.abc import Callable
 
 from aevo_jax.config.nearest import suggestion
@@ -39,6 +40,12 @@ def extract_boxed(completion: str) -> str | None:
   Returns:
     The content without white space at its ends, or None where no box is complete.
   """
+  place = boxed_place(completion)
+  return None if place is None else completion[place[0] : place[1]].strip()
+
+
+def boxed_place(completion: str) -> tuple[int, int] | None:
+  r"""Finds the content of the last complete `\boxed{...}`: where it begins and ends, or None."""
   last = (-1, -1)  # where the content of the last complete box begins and ends
   contents: list[int] = []  # of the braces that are open; -1 for those that open no box
   for brace in _BRACE.finditer(completion):
@@ -46,10 +53,7 @@ def extract_boxed(completion: str) -> str | None:
       contents.append(-1 if brace[0] == '{' else brace.end())
     elif contents:
       last = max(last, (contents.pop(), brace.start()))
-  begin, end = last
-  if begin == -1:
-    return None
-  return completion[begin:end].strip()
+  return None if last[0] == -1 else last
 
 
 def strict(family: str, answer: str | None, key: str) -> bool:
@@ -108,6 +112,21 @@ def _plain_decimal(text: str) -> decimal.Decimal | None:
   if not answers.DECIMAL.fullmatch(text):
     return None
   return decimal.Decimal(text)
+
+
+def in_ascii(number: str) -> str:
+  """Writes a number with the digits and the minus of ASCII.
+
+  Args:
+    number: any text. White space and dollars around it, as of a formula, are left out.
+
+  Returns:
+    The text, which may be no number.
+  """
+  plain = unicodedata.normalize('NFKC', number).replace('\N{MINUS SIGN}', '-').strip()
+  if len(plain) > 2 and plain[0] == plain[-1] == '$':
+    plain = plain[1:-1].strip()
+  return plain
 
 
 def choice(family: str, answer: str | None, key: str) -> bool:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from aevo_jax.models.params import Params
 from aevo_jax.sharding.context import constrain_parameters
+from aevo_jax.training.losses.batch import AnyArray
 
 
 class Accumulated(NamedTuple):
@@ -71,7 +72,7 @@ def accumulate_gradients(
 
   # Every parts-th group goes to a part. So rows stay on their device where each device has a
   # multiple of `parts` groups.
-  def split(x: jax.Array) -> jax.Array:
+  def split(x: AnyArray) -> jax.Array:
     groups = x.reshape(groups_in_part, parts, -1, *x.shape[1:])
     return jnp.swapaxes(groups, 0, 1).reshape(parts, x.shape[0] // parts, *x.shape[1:])
 

@@ -15,6 +15,7 @@ import jax
 from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, other_than
 
 _Steps = Annotated[int, Interval(ge=0, le=2**31)]
 
@@ -32,7 +33,7 @@ class RunControl:
   """
 
   keep_checkpoints: _Steps = 0
-  profile_first: _Steps = 2
+  profile_first: Annotated[_Steps, ReadWhen(other_than('upkeep.profile_steps', 0))] = 2
   profile_steps: _Steps = 0
 
 

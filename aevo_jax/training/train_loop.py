@@ -9,7 +9,7 @@ import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ class NonFiniteError(RuntimeError):
   """Loss or gradient norm was NaN or infinite; the run stopped there."""
 
 
+@runtime_checkable
 class BatchIterator(Protocol):
   """Batches that resume exactly, e.g. a Grain iterator (`data.pipeline.batches`)."""
 

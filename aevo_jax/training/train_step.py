@@ -10,17 +10,16 @@ from jaxtyping import Array, Float
 
 from aevo_jax.models.params import Params, Structure
 from aevo_jax.training.accumulate import accumulate_gradients
+from aevo_jax.training.losses.batch import Batch
 from aevo_jax.training.losses.sft import Loss, predicted, sft_loss
 from aevo_jax.training.recipe.recipe import TrainConfig
 from aevo_jax.training.tokens.token_logprobs import token_stats
 from aevo_jax.training.train_state import TrainState
 
-Batch = dict[str, jax.Array]
-LossFunction = Callable[[Params, Params, Batch], tuple[jax.Array, jax.Array | None]]
+Arrays = dict[str, jax.Array]
+LossFunction = Callable[[Params, Params, Arrays], tuple[jax.Array, jax.Array | None]]
 UpdateFunction = Callable[[TrainState, Params, jax.Array], TrainState]
-StepFunction = Callable[
-  [TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]
-]
+StepFunction = Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, Arrays]]
 
 
 def make_loss(structure: Structure, config: Loss, *, logits_chunk: int = 0) -> LossFunction:
@@ -37,7 +36,7 @@ def make_loss(structure: Structure, config: Loss, *, logits_chunk: int = 0) -> L
     adapter; under full fine-tuning it holds routers' biases at most.
   """
 
-  def loss(params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+  def loss(params: Params, frozen: Params, batch: Arrays) -> tuple[jax.Array, jax.Array | None]:
     model = structure.bind({**frozen, **params})
     stats, loads = token_stats(
       model, batch['tokens'], batch['segment_ids'], mask_bt=batch['weights'], chunk=logits_chunk
@@ -57,7 +56,7 @@ def normalised(batch: Batch) -> Batch:
     The batch, in which the first token of a segment has weight 0.
   """
   weights = predicted(batch)
-  return batch | {'weights': weights / jnp.maximum(jnp.sum(weights), 1e-9)}
+  return {**batch, 'weights': weights / jnp.maximum(jnp.sum(weights), 1e-9)}
 
 
 def make_update(
@@ -131,7 +130,7 @@ def make_train_step(
 
   def step(
     state: TrainState, frozen: Params, batch: Batch, learning_rate: jax.Array
-  ) -> tuple[TrainState, dict[str, jax.Array]]:
+  ) -> tuple[TrainState, Arrays]:
     loss_tokens = jnp.sum(batch['weights'] > 0)
     total = accumulate_gradients(
       lambda params, rows: loss(params, frozen, rows),

@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf, doc
 
-from aevo_jax.config.constraints import OneOf, checked, refuse_unread
+from aevo_jax.config.constraints import (
+  OneOf,
+  ReadWhen,
+  checked,
+  holding,
+  one_of,
+  other_than,
+  refuse_unread,
+)
 
 
 @checked('trial')
@@ -82,9 +90,35 @@ def test_a_constraint_that_would_never_be_checked_is_an_error(annotation):
     checked('unsupported')(cls)
 
 
-def test_what_nothing_reads_is_refused_and_the_switch_is_named():
-  conditions = {('rate',): ('name', ('b',))}
-  refuse_unread(Trial(), 'trial', conditions)
-  refuse_unread(Trial(rate=2.0, name='b'), 'trial', conditions)
-  with pytest.raises(ValueError, match=r"trial\.rate = 2\.0 is read by nothing.*bind name to 'b'"):
-    refuse_unread(Trial(rate=2.0), 'trial', conditions)
+@dataclasses.dataclass(frozen=True)
+class Switched:
+  name: str = 'a'
+  rate: Annotated[float, Gt(0), ReadWhen(one_of('switched.name', 'b', 'c'))] = 1.0
+  width: Annotated[
+    int, ReadWhen(other_than('switched.name', 'a'), holding('switched.name', 'z'))
+  ] = 1
+  elsewhere: Annotated[int, ReadWhen(one_of('other.name', 'b'))] = 1
+
+
+@pytest.mark.parametrize(
+  ('values', 'said'),
+  [
+    ({'name': 'b', 'rate': 2.0, 'width': 2, 'elsewhere': 2}, ''),
+    ({'rate': 1.0, 'width': 1}, ''),
+    (
+      {'rate': 2.0},
+      "switched.rate = 2.0, and nothing reads it while switched.name = 'a'; leave it out, "
+      "or bind switched.name = 'b' or 'c'",
+    ),
+    (
+      {'width': 2},
+      "bind switched.name to another value than 'a', or bind switched.name to one with 'z' in it",
+    ),
+  ],
+)
+def test_what_nothing_reads_is_refused_and_the_switch_is_named(values, said):
+  if not said:
+    refuse_unread(Switched(**values), 'switched')
+    return
+  with pytest.raises(ValueError, match=re.escape(said)):
+    refuse_unread(Switched(**values), 'switched')

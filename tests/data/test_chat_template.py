@@ -228,6 +228,13 @@ def test_a_mistake_in_the_template_file_is_blamed_on_it(checkpoint):
     ),
     ({'chat_template': '{{ messages.__class__.__mro__ }} {{ messages[0].content }}'}, 'unsafe'),
     ({'chat_template': '{{ messages.append(1) }}'}, 'unsafe'),
+    ({'chat_template': 5}, 'chat_template that is no text but 5'),
+    ({'chat_template': [{'name': 'default', 'template': 5}]}, 'no text but 5'),
+    ({'chat_template': ['text']}, 'no chat_template'),
+    ({'eos_token': 5}, r'eos_token = 5 \(only a text'),
+    ({'eos_token': ['</s>']}, r"eos_token = \['</s>'\]"),
+    ({'pad_token': {'content': 5}}, "pad_token = {'content': 5}"),
+    ({'bos_token': True}, 'bos_token = True'),
   ],
 )
 def test_what_cannot_be_used_is_refused(checkpoint, changes, said):
@@ -246,6 +253,10 @@ def test_what_cannot_be_used_is_refused(checkpoint, changes, said):
     ({'vocab_size': 3}, None, 'do not belong together'),
     ({'vocab_size': 101}, {'eos_token_id': [2, 101]}, r'generation_config\.json ends at token 101'),
     ({'vocab_size': 101}, {'eos_token_id': -1}, r'generation_config\.json ends at token -1'),
+    ({'vocab_size': 101}, {'eos_token_id': '2'}, "eos_token_id = '2' \\(only a token id"),
+    ({'vocab_size': 101}, {'eos_token_id': [2, 3.5]}, r'eos_token_id = \[2, 3\.5\]'),
+    ({'vocab_size': 101}, {'eos_token_id': True}, 'eos_token_id = True'),
+    ({'vocab_size': 101}, {'eos_token_id': {'id': 2}}, "eos_token_id = {'id': 2}"),
   ],
 )
 def test_ids_beyond_the_embedding_are_refused(checkpoint, config, generation, said):
@@ -280,7 +291,7 @@ ENDS = {
 @pytest.mark.parametrize(('turn', 'said'), ENDS.values(), ids=ENDS)
 def test_a_template_that_ends_turns_otherwise_is_remarked(checkpoint, turn, said):
   template = '{% for m in messages %}' + turn + '{% endfor %}'
-  remark = chat_template.remark(str(checkpoint({'chat_template': template})))
+  remark = ' '.join(chat_template.remarks(str(checkpoint({'chat_template': template}))))
   if not said:
     assert remark == ''
   else:

@@ -61,8 +61,8 @@ def test_only_ipc_lets_a_server_unpickle_and_only_nccl_is_told_of_its_networks(m
     ({'carrier': 'ipc', 'url': 'http://10.0.0.2:8000'}, 'is for a server on this machine'),
     ({'carrier': 'ipc', 'url': 'https://gpu.example'}, 'is for a server on this machine'),
     ({'carrier': 'nccl', 'url': 'http://10.0.0.2:8000'}, 'bind vllm.transfer_address'),
-    ({'transfer_address': '10.0.0.1'}, 'nothing reads vllm.transfer_address'),
-    ({'carrier': 'ipc', 'transfer_address': '10.0.0.1'}, 'nothing reads vllm.transfer_address'),
+    ({'transfer_address': '10.0.0.1'}, 'nothing reads it while vllm.carrier'),
+    ({'carrier': 'ipc', 'transfer_address': '10.0.0.1'}, 'nothing reads it while vllm.carrier'),
   ],
 )
 def test_settings_that_cannot_be_are_refused(settings, said):

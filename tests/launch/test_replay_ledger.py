@@ -92,3 +92,43 @@ def test_what_cannot_be_served_is_a_sentence(arguments, status, said):
     and said in result.stdout + result.stderr
     and 'Traceback' not in result.stderr
   )
+
+
+def losses(path: pathlib.Path) -> pathlib.Path:
+  """A dev loss that falls while the external score rises, in 32 candidates."""
+  rng = np.random.default_rng(1)
+  lines = ['name,loss,ext']
+  for i in range(32):
+    noise = rng.normal(size=2)
+    lines.append(f'm{i},{2 - i / 100 + noise[0] / 200:.3f},{0.4 + i / 100 + noise[1] / 200:.3f}')
+  path.write_text('\n'.join(lines) + '\n')
+  return path
+
+
+def test_which_way_is_better_is_asked_and_a_falling_loss_is_no_reversal(tmp_path):
+  path = losses(tmp_path / 'lower.csv')
+  asked = replay(path, '--external_column=ext')
+  assert asked.returncode == 1 and '--lower_is_better=loss' in asked.stderr
+  result = replay(path, '--external_column=ext', '--lower_is_better=loss')
+  assert result.returncode == 0, result.stderr
+  assert 'ALARM' not in result.stdout and 'loss     coupled' in result.stdout
+  assert 'more is better: ext\nless is better: loss\n' in result.stdout
+  # The direction decides: taken the other way, it is the alarm of a reversal.
+  other = replay(path, '--external_column=ext', '--higher_is_better=loss')
+  assert 'ALARM loss: reversed' in other.stdout
+
+
+def test_the_log_of_a_loop_names_crashes_and_columns_without_scores(tmp_path):
+  path = tmp_path / 'results.tsv'
+  lines = ['commit\tval_bpb\tdev_bpb\tmemory_gb\tstatus\tdescription']
+  for i in range(4):
+    crash = i == 2
+    bpb = '0.000000' if crash else f'{1 - i / 100:.6f}'
+    lines.append(f'c{i}\t{bpb}\t{bpb}\t{44 + i}\t{"crash" if crash else "keep"}\t"a, b"')
+  path.write_text('\n'.join(lines) + '\n')
+  result = replay(path, '--external_column=val_bpb', '--lower_is_better=val_bpb,dev_bpb')
+  assert result.returncode == 0, result.stderr
+  assert '3 candidates in 1 rounds; dev: dev_bpb' in result.stdout
+  assert 'memory_gb (no score by its name)' in result.stdout
+  assert '1 candidates left out as crashed: lines 4 (status crash)' in result.stdout
+  assert 'None could have been raised: too few candidates' in result.stdout

@@ -6,9 +6,11 @@ from aevo_jax.meta_agent.drift import score_table
 from aevo_jax.meta_agent.drift.score_table import TableError
 
 
-def read(tmp_path, text, external='lb', size=2, column=None):
-  (tmp_path / 'table.csv').write_text(text)
-  return score_table.read(tmp_path / 'table.csv', external, size, column)
+def read(tmp_path, text, external='lb', size=2, column=None, **said):
+  content = text if isinstance(text, bytes) else text.encode()
+  (tmp_path / 'table.csv').write_bytes(content)
+  columns = score_table.Columns(external, column, **said)
+  return score_table.read(tmp_path / 'table.csv', columns, size)
 
 
 def test_a_leaderboard_with_comments_names_ids_and_gaps(tmp_path):
@@ -53,12 +55,16 @@ def test_rounds_by_column_and_overall_of_its_own(tmp_path):
 
 
 def test_a_last_round_may_be_short(tmp_path):
-  assert [r.rows for r in read(tmp_path, 'a,lb\n' + '1,2\n' * 5, size=3).rounds] == [3, 2]
+  assert [r.rows for r in read(tmp_path, 'a,lb\n' + '1,2\n2,3\n' * 2 + '3,1\n', size=3).rounds] == [
+    3,
+    2,
+  ]
 
 
 def test_item_variance_of_shares_and_percentages(tmp_path):
   shares, percent = (
-    read(tmp_path, f'a,b,lb\n{x},{y},1\n{x},{y},2\n') for x, y in ((0.2, 0.5), (20, 50))
+    read(tmp_path, f'a,b,lb\n{x},{y},1\n{z},{y},2\n{x},,3\n{z},0,4\n')
+    for x, z, y in ((0.2, 0.8, 0.5), (20, 80, 50))
   )
   assert shares.item_variance(shares.rounds[0], 100) == pytest.approx(
     {'a': 0.0016, 'b': 0.0025, 'overall': 0.0041 / 4}
@@ -69,6 +75,9 @@ def test_item_variance_of_shares_and_percentages(tmp_path):
   ratings = read(tmp_path, 'a,lb\n1500,1\n1600,2\n')
   with pytest.raises(TableError, match='they go from 1500 to 1600; leave out --items'):
     ratings.item_variance(ratings.rounds[0], 100)
+
+
+FALLING = 'a,lb\n' + ''.join(f'{1.99 - i / 100:.2f},{i}\n' for i in range(10))
 
 
 @pytest.mark.parametrize(
@@ -83,26 +92,96 @@ def test_item_variance_of_shares_and_percentages(tmp_path):
       r"table.csv:3: 'x' in column 'a' is not a number; leave the cell empty",
     ),
     ('a,lb\n1,2\n1,inf\n', {}, r"table.csv:3: 'inf' in column 'lb' is not a number"),
-    ('name,lb\nx,2\ny,2\n', {}, r"no column of dev scores besides 'lb' \(left out: name\)"),
+    (
+      'name,lb\nx,2\ny,3\n',
+      {},
+      r"no column of dev scores besides 'lb' \(left out: name: not numeric\)",
+    ),
     ('a,lb\n1,\n2,\n', {}, "column 'lb' is empty"),
-    ('a,lb\n1,2\n1,2\n1,3\n', {}, 'table.csv:4: round 2 has 1 row'),
+    ('a,lb\n1,2\n2,2\n1,3\n', {}, 'table.csv:4: round 2 has 1 row'),
     ('a,lb\n1,2,3\n', {}, r'table.csv:2: 3 cells, and the header names 2 columns'),
     ('a,a,lb\n1,2,3\n', {}, "two columns are named 'a'"),
     ('a,lb\n', {}, 'no rows of candidates'),
     ('', {}, 'no rows of candidates'),
     (
-      'w,a,lb\n1,1,1\n1,1,1\n2,1,1\n2,1,1\n1,1,1\n',
+      'w,a,lb\n1,1,1\n1,2,1\n2,1,1\n2,1,2\n1,1,1\n',
       {'size': None, 'column': 'w'},
       r"table.csv:6: round '1' of column 'w' begins a second time",
     ),
     (
-      'w,a,lb\n1,1,1\n,1,1\n',
+      'w,a,lb\n1,1,1\n,2,2\n',
       {'size': None, 'column': 'w'},
       r"table.csv:3: no value in round column 'w'",
     ),
     ('a,lb\n1,1\n1,1\n', {'size': None, 'column': 'lb'}, "are both 'lb'"),
+    # Which way is better.
+    ('dev_loss,lb\n2,1\n1,2\n', {}, 'say --lower_is_better=dev_loss if less is better'),
+    ('a,valBPB\n2,1\n1,2\n', {'external': 'valBPB'}, 'say --lower_is_better=valBPB'),
+    ('a,word error,lb\n.1,.2,1\n.2,.3,2\n', {}, "column 'word error' is called as if less"),
+    (FALLING, {}, "column 'a' goes from 1.99 to 1.9 in the order of time, as losses do"),
+    ('a,lb\n1,2\n2,3\n', {'lower_is_better': ('b',)}, "no column 'b' for --lower_is_better"),
+    (
+      'a,lb\n1,2\n2,3\n',
+      {'lower_is_better': ('a',), 'higher_is_better': ('a',)},
+      "both name 'a'; leave one out",
+    ),
+    # Which columns are scores.
+    (
+      'val_bpb,memory_gb,train_steps\n.9,44,7\n.8,45,8\n',
+      {'external': 'val_bpb'},
+      'memory_gb: no score by its name, train_steps: no score by its name',
+    ),
+    ('a,b,lb\n1,2,3\n2,2,4\n', {'dev': ('B',)}, "no column 'B' for --dev_columns"),
+    ('a,b,lb\n1,2,3\n2,2,4\n', {'dev': ('b',)}, "column 'b' has 2 in every row"),
+    ('a,lb\n1,2\n2,3\n', {'dev': ('lb',)}, "both name 'lb'; leave one out"),
+    ('a,lb\n1,2\n2,2\n', {}, "column 'lb' has 2 in every row, so nothing can be ranked"),
+    ('overall,Overall,lb\n1,2,3\n2,3,4\n', {}, 'two columns are named overall and Overall'),
+    # Numbers as others write them.
+    ('a;lb\n0,5;1\n0,6;2\n', {}, r"table.csv:2: '0,5' in column 'a' has a comma"),
+    ('a\tlb\n1,234.5\t1\n900\t2\n', {}, r"'1,234.5' in column 'a' has a comma"),
+    ('a,lb\n0,5,1\n', {}, 'and write decimal points'),
+    ('a,lb\n60%,1\n0.5,2\n', {}, r"table.csv:3: '0.5' in column 'a' has no percent sign"),
+    (
+      'a,b,lb\n.5,60,1\n.4,61,2\n',
+      {},
+      r"column 'a' holds shares \(0 to 1\) and column 'b' percentages .* a column 'overall'",
+    ),
+    ('a,lb,status\n1,2,crash\n2,3,OOM\n', {}, 'no candidate that did not crash'),
+    ('a,lb\n1,2\n2,3\n'.encode('utf-16'), {}, 'no CSV text in UTF-8'),
   ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path, text, options, said):
   with pytest.raises(TableError, match=said):
     read(tmp_path, text, **options)
+
+
+def test_of_a_loss_less_is_better_and_its_zeros_are_crashes(tmp_path):
+  text = 'loss,lb\n2.0,.3\n0.000000,0\n1.5,.5\n1.9,.4\n1.4,.6\n'
+  table = read(tmp_path, text, lower_is_better=('loss',))
+  assert table.rounds[0].dev['loss'] == {2: -2.0, 4: -1.5}
+  assert table.rounds[0].dev['overall'] == {2: -2.0, 4: -1.5}
+  assert table.lower_is_better == ('loss',) and table.crashed == {3: '0 in every score'}
+  with pytest.raises(TableError, match="'loss' is a loss; leave out --items"):
+    table.item_variance(table.rounds[0], 100)
+
+
+def test_the_noise_of_an_error_rate_is_that_of_its_accuracy(tmp_path):
+  text = 'error,lb\n.2,1\n.8,2\n'
+  table = read(tmp_path, text, lower_is_better=('error',))
+  assert table.item_variance(table.rounds[0], 100)['error'] == pytest.approx(0.0016)
+
+
+def test_rows_that_crashed_are_left_out_and_zeros_of_accuracies_are_named(tmp_path):
+  text = 'a,lb,Status\n.3,.4,keep\n0,0,crashed\n0,0,keep\n.2,.3,timed out\n.4,.5,discard\n'
+  table = read(tmp_path, text, size=3)
+  assert table.crashed == {3: 'Status crashed', 5: 'Status timed out'} and table.zeros == (4,)
+  assert table.rounds[0].external == {2: 0.4, 4: 0.0, 6: 0.5}
+
+
+def test_columns_that_a_flag_names_are_scores(tmp_path):
+  text = 'a,memory_gb,c,time_zones,lb\n1,40,1,1,1\n2,41,2,2,2\n'
+  assert read(tmp_path, text).families == ('a', 'c', 'time_zones')
+  named = read(tmp_path, text, dev=('memory_gb', 'a'))
+  assert named.families == ('a', 'memory_gb') and named.ignored['c'] == 'not among --dev_columns'
+  falling = read(tmp_path, FALLING, higher_is_better=('a',))
+  assert falling.lower_is_better == () and falling.rounds[0].dev['a'][2] == 1.99

@@ -166,6 +166,16 @@ def test_tensors_that_do_not_fit_are_named(saved):
     ('layers_to_transform', [1]),
     ('exclude_modules', ['q_proj']),
     ('made_up_next_year', 3),
+    ('r', '2'),
+    ('r', 1.5),
+    ('r', True),
+    ('r', 0),
+    ('lora_alpha', None),
+    ('lora_alpha', float('nan')),
+    ('target_modules', 4),
+    ('target_modules', ['q_proj', 4]),
+    ('target_modules', '(q_proj'),
+    ('target_parameters', {'up_proj': 2}),
   ],
 )
 def test_what_is_not_computed_is_refused_by_name(saved, option, value):

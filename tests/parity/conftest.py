@@ -22,7 +22,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope='session')
 def reference(tmp_path_factory):
-  """reference(directory, tokens, mask, weights) -> {'logits', 'grad.NAME'}, see
+  """reference(directory, tokens, mask, weights, prompt=0) -> {'logits', 'grad.NAME'}, see
   third_party/parity/reference.py.
   """
   log = (tmp_path_factory.mktemp('reference') / 'log.txt').open('w+')
@@ -35,16 +35,20 @@ def reference(tmp_path_factory):
   )
 
   def ask(
-    directory: pathlib.Path, tokens: np.ndarray, mask: np.ndarray, weights: np.ndarray
+    directory: pathlib.Path,
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    weights: np.ndarray,
+    prompt: int = 0,
   ) -> dict[str, np.ndarray]:
-    save_file(
-      {
-        'tokens': tokens.astype(np.int32),
-        'mask': mask.astype(np.int32),
-        'weights': weights.astype(np.float32),
-      },
-      directory / 'inputs.safetensors',
-    )
+    inputs = {
+      'tokens': tokens.astype(np.int32),
+      'mask': mask.astype(np.int32),
+      'weights': weights.astype(np.float32),
+    }
+    if prompt:
+      inputs['prompt'] = np.array([prompt], np.int32)
+    save_file(inputs, directory / 'inputs.safetensors')
     process.stdin.write(f'{directory}\n')
     process.stdin.flush()
     line = process.stdout.readline()

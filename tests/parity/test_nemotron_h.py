@@ -12,12 +12,15 @@ import pathlib
 import subprocess
 
 import hypothesis
+import jax
+import numpy as np
 import pytest
-from common import REPEATABLE, assert_equal_models, assert_golden
+from common import REPEATABLE, assert_close, assert_equal_models, assert_golden, random_parameters
 from hypothesis import strategies as st
 
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.params import outline
 
 PYTHON = pathlib.Path(__file__).parents[2] / 'third_party' / 'parity' / '.venv' / 'bin' / 'python'
 
@@ -136,3 +139,57 @@ def test_a_config_that_transformers_saved_with_infinity_is_read(tmp_path):
   assert saved['time_step_limit'] == [0.3, {'__float__': 'Infinity'}]
   read = checkpoint.read_config(theirs)
   assert (read.time_step_low, read.time_step_high) == (0.3, math.inf)
+
+
+PROMPT = 5  # tokens read at once, the others one by one
+
+
+def test_what_is_remarked_of_the_default_time_step_min_is_what_transformers_computes(
+  reference, tmp_path
+):
+  """With a config.json that leaves dt's limits out, and weights whose dt is below the default.
+
+  transformers' forward pass over a sequence cuts dt at time_step_min = 1e-3, its steps of one token
+  do not, and here nothing is cut.
+  """
+  uncut = GOLDENS['hybrid']
+  cut = dataclasses.replace(uncut, time_step_low=1e-3)
+  _, params = random_parameters(uncut, seed=1)
+  for name in params:
+    if name.endswith('dt_bias'):
+      params[name] = params[name] - 9.0  # softplus(-9) = 1.2e-4
+    elif name.endswith('in_proj.kernel'):
+      params[name] = params[name].at[:, -uncut.mamba_num_heads :].multiply(0.1)
+  checkpoint.save_weights(tmp_path / checkpoint.WEIGHTS, params, uncut)
+  fields = checkpoint.config_to_hf(uncut, eos_token_id=2, pad_token_id=0)
+  del fields['time_step_min'], fields['time_step_limit']
+  (tmp_path / checkpoint.CONFIG).write_text(json.dumps(fields))
+  assert checkpoint.read_config(tmp_path) == uncut
+  assert 'cuts it to [0.001, inf]' in checkpoint.remarks(tmp_path)[0]
+
+  tokens = np.random.default_rng(1).integers(1, uncut.vocab_size, (2, 19)).astype(np.int32)
+  ones = np.ones_like(tokens)
+  theirs = reference(tmp_path, tokens, ones, ones, prompt=PROMPT)
+  ours = {}
+  for config in (cut, uncut):
+    structure = outline(config)[0]
+    ours[config] = jax.jit(lambda p, s=structure: s.bind(p)(tokens, ones))(params)
+  assert_close(np.asarray(ours[cut]), theirs['logits'], 2e-4, 'logits, dt cut')
+  with pytest.raises(AssertionError, match='logits, dt not cut'):
+    assert_close(np.asarray(ours[uncut]), theirs['logits'], 2e-4, 'logits, dt not cut')
+
+  # The prompt's dt is cut, and that of the steps after it is not.
+  rest = tokens.shape[1] - PROMPT
+  logits, state = (
+    outline(cut)[0].bind(params).prefill(tokens[:, :PROMPT], ones[:, :PROMPT] > 0, rest)
+  )
+  decoded = {'steps not cut': [logits], 'steps cut': [logits]}
+  for name, config in (('steps not cut', uncut), ('steps cut', cut)):
+    bound, carried = outline(config)[0].bind(params), state
+    for t in range(PROMPT, tokens.shape[1]):
+      logits, carried = bound.step(tokens[:, t], carried)
+      decoded[name].append(logits)
+  stacked = {name: np.stack(values, 1) for name, values in decoded.items()}
+  assert_close(stacked['steps not cut'], theirs['decoded'], 2e-4, 'steps not cut')
+  with pytest.raises(AssertionError, match='steps cut'):
+    assert_close(stacked['steps cut'], theirs['decoded'], 2e-4, 'steps cut')

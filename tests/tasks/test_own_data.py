@@ -73,6 +73,12 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
   marked = tmp_path / 'marked.jsonl'
   marked.write_bytes(b'\xef\xbb\xbf' + plain.read_bytes())
   assert own_data.read(marked).items == own_data.read(plain).items
+  joined = tmp_path / 'joined.jsonl'
+  joined.write_bytes(marked.read_bytes() * 2)
+  assert own_data.read(joined).items == own_data.read(plain).items
+  windows = tmp_path / 'windows.jsonl'
+  windows.write_bytes(plain.read_bytes().replace(b'\n', b'\r\n'))
+  assert own_data.read(windows).items == own_data.read(plain).items
   (tmp_path / 'folder').mkdir()
   for name in ('a', 'b'):
     (tmp_path / 'folder' / f'{name}.jsonl').write_bytes(marked.read_bytes())
@@ -225,6 +231,23 @@ def test_each_epoch_has_every_item_once_in_an_order_of_its_own(example, tmp_path
     (TASK | {'answer': '7}'}, 'balance its braces'),
     (TASK | {'answer': 'seven'}, "does not take 'seven'"),
     ('{"prompt": "\\ud800", "answer": "7", "family": "sums"}', 'surrogate'),
+    ('{"prompt": "a\\u0000", "answer": "7", "family": "sums"}', 'holds a NUL'),
+    ('{"prompt": "a", "answer": ' + '9' * 5000 + ', "family": "sums"}', 'not JSON .Exceeds'),
+    ('{"prompt": "a", "answer": "7", "family": "sums",}', 'not JSON'),
+    ('[' * 5000, 'not JSON'),
+    ('[{"question": "a"},', 'aevo tasks convert .*t.jsonl --out=tasks.jsonl'),
+    ('[{"question": "a"}]', 'aevo tasks convert .*t.jsonl --out=tasks.jsonl'),
+    (TASK | {'answer': '\N{MINUS SIGN}7'}, r"own key; mend the answer \(write '-7'\)"),
+    (TASK | {'answer': '\N{FULLWIDTH DIGIT SEVEN}'}, r"\(write '7'\)"),
+    (TASK | {'answer': '1/2'}, "does not take '1/2' for its own key; mend the answer, or"),
+    ({'messages': [{'role': 'user', 'content': 'a'}]}, "the shape 'messages' .*tasks convert"),
+    ({'conversations': []}, "the shape 'ShareGPT' .*tasks convert"),
+    ({'instruction': 'a', 'input': '', 'output': 'b'}, "the shape 'alpaca' .*tasks convert"),
+    ({'prompt': [], 'reward_model': {}}, "the shape 'verl' .*tasks convert"),
+    ({'prompt': 'a', 'completion': 'b'}, "the shape 'prompt and completion' .*tasks convert"),
+    ({'question': 'a', 'answer': '#### 1'}, "the shape 'question and answer' .*tasks convert"),
+    ({'problem': 'a', 'solution': 'b'}, "the shape 'problem and solution' .*tasks convert"),
+    (TASK | {'prompt': [{'role': 'user'}]}, "the shape 'prompt and answer' .*tasks convert"),
     (
       TASK | {'prompt': 'sums  of 0?', 'answer': '9'},
       r"t\.jsonl:2: the answer '9' contradicts .*t\.jsonl:1, which has '0'",
@@ -247,6 +270,9 @@ def test_a_wrong_line_is_named_with_its_place_and_the_fix(tmp_path, line, said):
     (b'', 'holds no task'),
     (b'\n\n', 'holds no task'),
     ('é'.encode('latin-1'), 'not UTF-8'),
+    ('{}'.encode('utf-16'), 'not UTF-8 .*aevo tasks convert'),
+    ('{}'.encode('utf-16-le'), 'holds NUL bytes, as UTF-16 does; save it as UTF-8'),
+    (b'PAR1\x15\x04\xff', 'not UTF-8 .*aevo tasks convert'),
     (None, 'there is no'),
   ],
 )

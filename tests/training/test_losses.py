@@ -175,7 +175,7 @@ def test_chunks_never_hold_the_logits_of_all_tokens():
     for shape in ((rows, length, width), (width, vocabulary))
   )
   tokens, weights = (
-    rng.integers(0, vocabulary, (rows, length)),
+    jnp.asarray(rng.integers(0, vocabulary, (rows, length))),
     jnp.full((rows, length), 1 / (rows * length)),
   )
 

@@ -270,7 +270,7 @@ def test_gae_is_the_sum_of_discounted_residuals(discount, trace):
 
 def test_turn_advantages_compare_returns_from_the_turn_on():
   found = advantages_lib.of_turns(
-    [[0, 1, 0], [0, 0, 0], [1, 0]], [5, 5, 5], Advantage('turn', turn_std=False)
+    [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0]], [5, 5, 5], Advantage('turn', turn_std=False)
   )
   np.testing.assert_allclose(found[0], [1 - 2 / 3, 1 - 1 / 3, 0])
   np.testing.assert_allclose(found[1], [-2 / 3, -1 / 3, 0])

@@ -10,7 +10,9 @@ outputs.safetensors: logits [b, t, v] and, as `grad.NAME`, the gradient of
 
     sum over b, t, v of weights[b, t] * cos(v) * log_softmax(logits)[b, t, v]
 
-with respect to every parameter. Answers {"ok": true}, or {"ok": false, "error": ...}.
+with respect to every parameter. Where inputs.safetensors has prompt [1], also `decoded` [b, t -
+prompt + 1, v]: logits of the last of so many tokens read at once and of each that follows, one by
+one. Answers {"ok": true}, or {"ok": false, "error": ...}.
 """
 
 import json
@@ -35,10 +37,25 @@ def answer(directory: pathlib.Path) -> None:
   (inputs['weights'][..., None] * classes * torch.log_softmax(logits, dim=-1)).sum().backward()
   outputs = {'logits': logits.detach()}
   outputs |= {f'grad.{name}': p.grad for name, p in model.named_parameters() if p.grad is not None}
+  if 'prompt' in inputs:
+    outputs['decoded'] = decoded(model, inputs['tokens'].long(), int(inputs['prompt'][0]))
   save_file(
     {name: value.contiguous().clone() for name, value in outputs.items()},
     directory / 'outputs.safetensors',
   )
+
+
+@torch.no_grad()
+def decoded(model, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
+  model = model.eval()
+  read = model(input_ids=tokens[:, :prompt], use_cache=True)
+  logits = [read.logits[:, -1]]
+  for t in range(prompt, tokens.shape[1]):
+    read = model(
+      input_ids=tokens[:, t : t + 1], past_key_values=read.past_key_values, use_cache=True
+    )
+    logits.append(read.logits[:, -1])
+  return torch.stack(logits, 1)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from aevo_jax import layout
 from aevo_jax.campaign.setup import estimate as estimate_lib
-from aevo_jax.campaign.setup import validation
+from aevo_jax.campaign.setup import starting_recipe, validation
 from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.config.constitution import Constitution, LlmRules
 from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
@@ -94,7 +94,7 @@ def _check(
     root = layout.root_file('substrate')
   starting = None
   if root is not None and (root / build.RECIPE).exists():
-    starting = (root / build.RECIPE).read_text()
+    starting = starting_recipe.text(constitution, (root / build.RECIPE).read_text())
   validation.check(
     constitution,
     settings.agent,

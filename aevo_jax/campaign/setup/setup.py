@@ -10,7 +10,7 @@ import secrets
 
 from aevo_jax import layout
 from aevo_jax.campaign.sandbox import confinement
-from aevo_jax.campaign.setup import validation
+from aevo_jax.campaign.setup import starting_recipe, validation
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
@@ -112,7 +112,7 @@ def prepare(
     substrate_object=stored.object,
     substrate_identity=stored.identity,
     base_digest=measured.base_checkpoint.logical_digest,
-    recipe=stored.recipe,
+    recipe=starting_recipe.text(constitution, stored.recipe),
     cache=str(run.parent / '.jit_cache'),
     arbiter_home=str(home),
     substrate_root='' if substrate_root is None else str(root),
@@ -144,16 +144,19 @@ def _check(
   secret: bytes,
 ) -> None:
   """Checks that settings, recipe, tasks and probes go together."""
+  recipe = starting_recipe.text(constitution, (root / build.RECIPE).read_text())
   validation.check(
     constitution,
     settings.agent,
-    (root / build.RECIPE).read_text(),
+    recipe,
     arbiter=settings.arbiter,
     workers_choose=settings.workers_choose,
   )
   if tasks is not None:
     sets.check_own(constitution, tasks, secret)
-    _check_fit(constitution, tasks, root)
+    _check_fit(constitution, tasks, root / build.BASE, recipe)
+  if constitution.starting_recipe.bindings:
+    starting_recipe.check(constitution, recipe, root / build.BASE, tasks)
   # A probe that its items cannot be shown in is an error now.
   probes.build(constitution, tasks)
 
@@ -194,10 +197,11 @@ def _check_out_of_reach(run: pathlib.Path) -> None:
       )
 
 
-def _check_fit(constitution: Constitution, tasks: OwnTasks, root: pathlib.Path) -> None:
-  """Checks that the tasks fit the base at `root` and the rows of its starting recipe."""
-  base = root / build.BASE
-  bindings = {b.selector: b.value for b in parse_statements((root / build.RECIPE).read_text())}
+def _check_fit(
+  constitution: Constitution, tasks: OwnTasks, base: pathlib.Path, recipe: str
+) -> None:
+  """Checks that the tasks fit the base and the rows of the starting recipe."""
+  bindings = {b.selector: b.value for b in parse_statements(recipe)}
   corpus.check_fit(
     tasks,
     chat_template.read(str(base)),

@@ -98,13 +98,14 @@ def _check_starting_adapter(limit: int, values: dict[str, Any]) -> None:
   if values['adaptation.method'] != 'lora':
     raise InvalidCampaignError(
       f'submission.max_rank = {limit} asks for adapters, and the starting recipe has '
-      f'adaptation.method = {values["adaptation.method"]!r}; put '
-      "adaptation.method = 'lora' into the substrate's recipe.gin and pin it (aevo substrate pin)"
+      f'adaptation.method = {values["adaptation.method"]!r}; bind '
+      "adaptation.method = 'lora', or put it into the substrate's recipe.gin and pin that "
+      '(aevo substrate pin)'
     )
   if values['lora.rank'] > limit:
     raise InvalidCampaignError(
       f'submission.max_rank = {limit}, and the starting recipe has lora.rank = '
-      f"{values['lora.rank']}; lower it in the substrate's recipe.gin and pin it"
+      f'{values["lora.rank"]}; bind a lower one'
     )
 
 

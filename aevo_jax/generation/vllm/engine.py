@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -115,7 +115,7 @@ class VllmEngine:
     self.faults: list[str] = []
     self.transport.ready()
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> 'VllmEngine':
     return self
 
   def __exit__(self, *_: object) -> None:

@@ -5,7 +5,7 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from aevo_jax.checkpoint.digest import file_digest
 from aevo_jax.config.inference import Vllm
@@ -40,6 +40,7 @@ class Weights(NamedTuple):
   version: int = 0
 
 
+@runtime_checkable
 class Transport(Protocol):
   """A way for weights into one server, from its start to its end."""
 

@@ -1,12 +1,11 @@
 """A table of candidates in time order, as rounds of dev and external scores, from a CSV file.
 
 `aevo replay_ledger` reads it: one column for each family's dev score, optionally `overall`, one
-external column. Columns that hold no numbers, and those that by their names count or identify
-things, are left out and listed. Empty cells are missing scores. Lines that begin with # are
+external column. Columns that hold no scores are left out and listed (`score_columns`), and so are
+rows of candidates that crashed. Empty cells are missing scores. Lines that begin with # are
 comments.
 """
 
-import csv
 import dataclasses
 import math
 import pathlib
@@ -14,43 +13,46 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aevo_jax.config.nearest import suggestion
+from aevo_jax.meta_agent.drift import score_columns, table_file
+from aevo_jax.meta_agent.drift.table_file import TableError, TableFile
 
 OVERALL = 'overall'
-_MISSING = {'', '-', 'na', 'n/a', 'nan', 'none', 'null'}
-# Numbers under these names are no scores.
-_BOOKKEEPING = {
-  '',
-  'batch',
-  'candidate',
-  'date',
-  'day',
-  'entry',
-  'generation',
-  'id',
-  'index',
-  'iteration',
-  'no',
-  'number',
-  'rank',
-  'round',
-  'row',
-  'run',
-  'seed',
-  'step',
-  'submission',
-  'time',
-  'timestamp',
-  'trial',
-  'unnamed: 0',
-  'worker',
-}
 
 # line of the file -> score, None where it is missing
 Column = dict[int, float | None]
 
 
-class TableError(ValueError):
-  """The table cannot be replayed; the message names line or column, and the fix."""
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """What a person says of a table's columns.
+
+  Attributes:
+    external: name of the column with the score that counts.
+    round: name of a column with a value for each round; None for rounds of equal size.
+    dev: names of the columns with dev scores; empty for all that look like some.
+    lower_is_better: names of columns of which less is better. They hold scores.
+    higher_is_better: names of columns of which more is better, whatever they are called.
+  """
+
+  external: str
+  round: str | None = None
+  dev: tuple[str, ...] = ()
+  lower_is_better: tuple[str, ...] = ()
+  higher_is_better: tuple[str, ...] = ()
+
+  def named(self) -> dict[str, tuple[str, ...]]:
+    """Returns flag -> the columns that it names."""
+    return {
+      'external_column': (self.external,),
+      'round_column': (self.round,) if self.round is not None else (),
+      'dev_columns': self.dev,
+      'lower_is_better': self.lower_is_better,
+      'higher_is_better': self.higher_is_better,
+    }
+
+  def are_scores(self, name: str) -> bool:
+    """Whether a flag says that a column holds scores."""
+    return name in (self.external, *self.dev, *self.lower_is_better, *self.higher_is_better)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,9 @@ class Round:
     label: value of the round column, or the round's number.
     lines: first and last line of the file.
     rows: how many there are.
-    dev: stream -> line -> score, None if it is missing.
-    external: line -> score, None if it is missing.
+    dev: stream -> line -> score, None if it is missing. More is better: scores of which less is
+      better have the other sign.
+    external: line -> score, likewise.
   """
 
   label: str
@@ -81,12 +84,20 @@ class Table:
     ignored: column -> why it is left out.
     mean_overall: whether `overall` was computed here.
     rounds: in the order of the file.
+    external: name of the external column.
+    lower_is_better: columns of which less is better; their scores have the other sign.
+    crashed: line -> why its candidate is left out.
+    zeros: lines of candidates with 0 in every score.
   """
 
   families: tuple[str, ...]
   ignored: dict[str, str]
   mean_overall: bool
   rounds: tuple[Round, ...]
+  external: str
+  lower_is_better: tuple[str, ...]
+  crashed: dict[int, str]
+  zeros: tuple[int, ...]
 
   def item_variance(self, round_: Round, items: int) -> dict[str, float]:
     """Computes the variance of a dev score by the choice of items: the mean of p (1 - p) / items.
@@ -102,47 +113,39 @@ class Table:
       TableError: dev scores are neither shares nor percentages.
     """
     names = self.families or (OVERALL,)
-    scores = []
-    for each in self.rounds:
-      for name in names:
-        scores += _present(each.dev[name])
-    scale = 1 if max(scores, default=0) <= 1 else 100
-    if min(scores, default=0) < 0 or max(scores, default=0) > scale:
+    loss = next((name for name in names if score_columns.is_loss(name)), None)
+    if loss is not None:
+      raise TableError(
+        f'--items needs scores that count right answers, and {loss!r} is a loss; leave out --items'
+      )
+    written = {name: self._as_written(name, self.rounds) for name in names}
+    _check_one_scale(written, 'give --items scores of one scale, or leave it out')
+    scores = [score for column in written.values() for score in column]
+    scale = {score_columns.SHARES: 1, score_columns.PERCENTAGES: 100}.get(
+      score_columns.scale(scores)
+    )
+    if scale is None:
       raise TableError(
         '--items needs dev scores that are shares (0 to 1) or percentages (0 to 100), '
         f'and they go from {min(scores):g} to {max(scores):g}; leave out --items'
       )
     variance = {}
     for name in names:
-      present = _present(round_.dev[name])
+      present = self._as_written(name, [round_])
       if present:
         variance[name] = sum(s * (scale - s) for s in present) / len(present) / items
     if self.families and len(variance) == len(names):
       variance[OVERALL] = sum(variance.values()) / len(names) ** 2
     return variance
 
+  def _as_written(self, stream: str, rounds: Sequence[Round]) -> list[float]:
+    """The scores of a stream in some rounds, those of which less is better too."""
+    sign = -1 if stream in self.lower_is_better else 1
+    return [sign * score for each in rounds for score in _present(each.dev[stream])]
+
 
 def _present(column: Column) -> list[float]:
   return [score for score in column.values() if score is not None]
-
-
-class _Line(NamedTuple):
-  """A row of the file: its line, counted from 1, and its cells."""
-
-  number: int
-  cells: list[str]
-
-
-class _File(NamedTuple):
-  """A CSV file: its path, the names of its columns, and its rows."""
-
-  path: pathlib.Path
-  header: list[str]
-  lines: list[_Line]
-
-  def column(self, place: int) -> dict[int, str]:
-    """line -> cell."""
-    return {line.number: line.cells[place] for line in self.lines}
 
 
 class _Group(NamedTuple):
@@ -152,16 +155,13 @@ class _Group(NamedTuple):
   lines: list[int]
 
 
-def read(
-  path: pathlib.Path, external_column: str, round_size: int | None, round_column: str | None
-) -> Table:
+def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
   """Reads and checks a table.
 
   Args:
     path: of the CSV file.
-    external_column: name of the column with the external scores.
-    round_size: rows of a round; the last may have fewer.
-    round_column: name of a column with a value for each round, in place of `round_size`.
+    said: what the person says of its columns.
+    round_size: rows of a round, where no column names the rounds; the last may have fewer.
 
   Returns:
     The table.
@@ -170,33 +170,48 @@ def read(
     TableError: the table cannot be replayed.
     OSError: the file cannot be read.
   """
-  try:
-    file = _file(path)
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise TableError(f'{path} is no CSV text in UTF-8: {error}') from None
-  _check_names(file, external_column, round_column)
-  columns, ignored = _columns(file, external_column, round_column)
-  external = columns.pop(external_column)
-  if all(value is None for value in external.values()):
+  file = table_file.read(path)
+  _check_names(file, said)
+  file, crashed = _without_crashes(file)
+  columns, ignored = _columns(file, said)
+  if len(columns) == 1:
+    left_out = ', '.join(f'{name}: {why}' for name, why in ignored.items())
     raise TableError(
-      f'{path}: column {external_column!r} is empty; name the one with the external scores'
+      f'{path} has no column of dev scores besides {said.external!r}'
+      + (f' (left out: {left_out})' if left_out else '')
+      + '; give each family one, or name those there are with --dev_columns=NAME,...'
     )
-  overall = None
-  for name in list(columns):
-    if name.lower() == OVERALL and overall is None:
-      overall = columns.pop(name)
-  if not columns and overall is None:
-    left_out = f' (left out: {", ".join(ignored)})' if ignored else ''
-    raise TableError(
-      f'{path} has no column of dev scores besides {external_column!r}{left_out}; give each '
-      'family one'
-    )
+  _check_directions(path, columns, said)
+  columns, zeros = _without_zeros(columns, said, crashed)
+  lower = tuple([name for name in columns if name in said.lower_is_better])
+  if not any(name.lower() == OVERALL for name in columns) and len(columns) > 2:
+    families = {name: _present(column) for name, column in columns.items() if name != said.external}
+    _check_one_scale(families, f'write one scale, or give the table a column {OVERALL!r}')
+  columns = {name: _oriented(column, name in lower) for name, column in columns.items()}
+  external = columns.pop(said.external)
+  overall_name = next((name for name in columns if name.lower() == OVERALL), '')
+  overall = columns.pop(overall_name, None)
   streams = columns | {OVERALL: _mean(columns) if overall is None else overall}
+  return Table(
+    families=tuple(columns),
+    ignored=ignored,
+    mean_overall=overall is None,
+    rounds=_rounds(file, streams, external, _groups(file, list(external), round_size, said.round)),
+    external=said.external,
+    lower_is_better=tuple([OVERALL if name == overall_name else name for name in lower]),
+    crashed=crashed,
+    zeros=zeros,
+  )
+
+
+def _rounds(
+  file: TableFile, streams: Mapping[str, Column], external: Column, groups: Sequence[_Group]
+) -> tuple[Round, ...]:
   rounds = []
-  for group in _groups(file, round_size, round_column):
+  for group in groups:
     if len(group.lines) < 2:
       raise TableError(
-        f'{path}:{group.lines[0]}: round {group.label} has 1 row, and nothing can be ranked; '
+        f'{file.path}:{group.lines[0]}: round {group.label} has 1 row, and nothing can be ranked; '
         'remove it, or choose other rounds with --round_size or --round_column'
       )
     rounds.append(
@@ -208,58 +223,183 @@ def read(
         external=_part(external, group.lines),
       )
     )
-  return Table(tuple(columns), ignored, overall is None, tuple(rounds))
+  return tuple(rounds)
 
 
 def _part(column: Column, lines: Sequence[int]) -> Column:
   return {line: column[line] for line in lines}
 
 
-def _check_names(file: _File, external_column: str, round_column: str | None) -> None:
+def _oriented(column: Column, lower_is_better: bool) -> Column:
+  """The column with more as better."""
+  if not lower_is_better:
+    return column
+  return {line: None if score is None else -score for line, score in column.items()}
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def _check_names(file: TableFile, said: Columns) -> None:
   """Whether the file has the columns that the flags name; raises TableError."""
-  for flag, name in (('external_column', external_column), ('round_column', round_column)):
-    if name is not None and name not in file.header:
-      known = [column for column in file.header if column]
-      raise TableError(f'{file.path} has no column {name!r} for --{flag}' + suggestion(name, known))
-  if round_column == external_column:
+  for flag, names in said.named().items():
+    for name in names:
+      if name not in file.header or not name:
+        known = [column for column in file.header if column]
+        raise TableError(
+          f'{file.path} has no column {name!r} for --{flag}' + suggestion(name, known)
+        )
+  if said.round == said.external:
     raise TableError(
-      f'--round_column and --external_column are both {round_column!r}; name two columns'
+      f'--round_column and --external_column are both {said.round!r}; name two columns'
+    )
+  if said.external in said.dev:
+    raise TableError(
+      f'--dev_columns and --external_column both name {said.external!r}; leave one out'
+    )
+  both = set(said.lower_is_better) & set(said.higher_is_better)
+  if both:
+    raise TableError(
+      f'--lower_is_better and --higher_is_better both name {min(both)!r}; leave one out'
+    )
+  overall = [name for name in file.header if name.lower() == OVERALL]
+  if len(overall) > 1:
+    raise TableError(f'{file.path}: two columns are named {" and ".join(overall)}; rename one')
+
+
+def _check_directions(path: pathlib.Path, columns: Mapping[str, Column], said: Columns) -> None:
+  """Raises TableError where less seems to be better in a column and no flag says which."""
+  for name, column in columns.items():
+    if name in said.lower_is_better or name in said.higher_is_better:
+      continue
+    why = ''
+    if score_columns.less_is_better(name):
+      why = 'is called as if less were better'
+    elif score_columns.falls_as_losses_do(_present(column)):
+      scores = _present(column)
+      why = f'goes from {scores[0]:g} to {scores[-1]:g} in the order of time, as losses do'
+    if why:
+      raise TableError(
+        f'{path}: column {name!r} {why}; say --lower_is_better={name} if less is better, '
+        f'or --higher_is_better={name}'
+      )
+
+
+def _check_one_scale(columns: Mapping[str, Sequence[float]], fix: str) -> None:
+  """Raises TableError where some columns hold shares and others percentages or neither."""
+  scales: dict[str, str] = {}
+  for name, scores in columns.items():
+    if scores:
+      scales.setdefault(score_columns.scale(scores) or 'numbers beyond 0 to 100', name)
+  if len(scales) > 1:
+    (first, one), (second, other) = list(scales.items())[:2]
+    raise TableError(
+      f'column {one!r} holds {first} and column {other!r} {second}, so their mean is nearly that '
+      f'of one of them alone; {fix}'
     )
 
 
-def _columns(
-  file: _File, external_column: str, round_column: str | None
-) -> tuple[dict[str, Column], dict[str, str]]:
+# -- rows that are left out ------------------------------------------------------------------------
+
+
+def _without_crashes(file: TableFile) -> tuple[TableFile, dict[int, str]]:
+  """The file without candidates that a status column calls crashed; and line -> its status."""
+  crashed = {}
+  for name in file.header:
+    if score_columns.is_status(name):
+      for line, status in file.column(name).items():
+        if score_columns.has_crashed(status):
+          crashed[line] = f'{name} {status}'
+  lines = [line for line in file.lines if line.number not in crashed]
+  if not lines:
+    raise TableError(f'{file.path} has no candidate that did not crash')
+  return file._replace(lines=lines), crashed
+
+
+def _without_zeros(
+  columns: dict[str, Column], said: Columns, crashed: dict[int, str]
+) -> tuple[dict[str, Column], tuple[int, ...]]:
+  """Leaves out rows with 0 in every score, where less is better in one of them.
+
+  Args:
+    columns: of scores as they are written.
+    said: the flags.
+    crashed: takes the lines that are left out.
+
+  Returns:
+    The columns without those lines; and the lines with nothing but 0 that stay.
+  """
+  lower = [name for name in columns if name in said.lower_is_better]
+  zeros = []
+  for line in next(iter(columns.values())):
+    present = [column[line] for column in columns.values() if column[line] is not None]
+    if not present or any(present):
+      continue
+    if any(columns[name][line] is not None for name in lower):
+      crashed[line] = '0 in every score'
+    else:
+      zeros.append(line)
+  kept = {}
+  for name, column in columns.items():
+    kept[name] = {line: score for line, score in column.items() if line not in crashed}
+  if not next(iter(kept.values())):
+    raise TableError('there is 0 in every score of every candidate')
+  return kept, tuple(zeros)
+
+
+# -- columns and cells -----------------------------------------------------------------------------
+
+
+def _columns(file: TableFile, said: Columns) -> tuple[dict[str, Column], dict[str, str]]:
   """Columns of scores, the external one among them; and column -> why it is left out."""
   columns = {}
   ignored = {}
   for place, name in enumerate(file.header):
-    if name == round_column:
+    if name == said.round or score_columns.is_status(name):
       continue
-    cells = file.column(place)
-    why = '' if name == external_column else _no_scores(name, list(cells.values()))
+    if not name:
+      ignored[f'column {place + 1}'] = 'no score by its name'
+      continue
+    cells = file.column(name)
+    why = ''
+    if not said.are_scores(name):
+      why = score_columns.why_no_score(name, list(cells.values()))
+      if said.dev:
+        why = why or 'not among --dev_columns'
     if why:
-      ignored[name or f'column {place + 1}'] = why
+      ignored[name] = why
       continue
+    _check_percent_signs(file.path, name, cells)
     columns[name] = {}
     for line, cell in cells.items():
       columns[name][line] = _score(cell, file.path, line, name)
+    _check_ranks(file.path, name, columns[name], said)
   return columns, ignored
 
 
-def _no_scores(name: str, cells: Sequence[str]) -> str:
-  """Why a column holds no scores; '' if it does."""
-  if name.lower() in _BOOKKEEPING:
-    return 'no score by its name'
-  present = 0
-  numbers = 0
-  for cell in cells:
-    if cell.lower() not in _MISSING:
-      present += 1
-      numbers += _number(cell) is not None
-  if not present:
-    return 'empty'
-  return 'not numeric' if 2 * numbers <= present else ''
+def _check_ranks(path: pathlib.Path, name: str, column: Column, said: Columns) -> None:
+  """Raises TableError where a column that a flag names is empty or has one value alone."""
+  scores = _present(column)
+  fix = 'name the one with the external scores' if name == said.external else 'name another'
+  if not scores:
+    raise TableError(f'{path}: column {name!r} is empty; {fix}')
+  if len(set(scores)) == 1 and len(scores) > 1:
+    raise TableError(
+      f'{path}: column {name!r} has {scores[0]:g} in every row, so nothing can be ranked by it; '
+      f'{fix}'
+    )
+
+
+def _check_percent_signs(path: pathlib.Path, name: str, cells: Mapping[int, str]) -> None:
+  """Raises TableError where one cell is `60%` and another `0.6`."""
+  signed = [cell for cell in cells.values() if cell.endswith('%')]
+  for line, cell in cells.items():
+    value = score_columns.number(cell)
+    if signed and value and not cell.endswith('%') and abs(value) <= 1:
+      raise TableError(
+        f'{path}:{line}: {cell!r} in column {name!r} has no percent sign, and {signed[0]!r} has '
+        'one; write all of them one way'
+      )
 
 
 def _mean(columns: Mapping[str, Column]) -> Column:
@@ -272,57 +412,16 @@ def _mean(columns: Mapping[str, Column]) -> Column:
   return means
 
 
-def _file(path: pathlib.Path) -> _File:
-  """Reads the cells of a file."""
-  content = []
-  for number, text in enumerate(path.read_text(encoding='utf-8-sig').splitlines(keepends=True), 1):
-    if text.strip() and not text.lstrip().startswith('#'):
-      content.append((number, text))
-  head = content[0][1] if content else ''
-  delimiter = max(',;\t', key=head.count)
-  reader = csv.reader([text for _, text in content], delimiter=delimiter)
-  header: list[str] | None = None
-  lines = []
-  for raw in reader:
-    # The line that the row ends on: a quoted cell may span lines.
-    last = content[reader.line_num - 1][0]
-    cells = [cell.strip() for cell in raw]
-    if header is None:
-      header = cells
-      for name in header:
-        if name and header.count(name) > 1:
-          raise TableError(f'{path}:{last}: two columns are named {name!r}; rename one')
-      continue
-    while len(cells) > len(header) and not cells[-1]:
-      cells.pop()
-    if len(cells) != len(header):
-      raise TableError(
-        f'{path}:{last}: {len(cells)} cells, and the header names {len(header)} columns; '
-        'leave a cell empty where a score is missing'
-      )
-    lines.append(_Line(last, cells))
-  if not lines:
-    raise TableError(
-      f'{path} has no rows of candidates; a header with the names of the columns comes '
-      'first, then one line a candidate'
-    )
-  return _File(path, header, lines)
-
-
-def _number(cell: str) -> float | None:
-  """The finite number in a cell, None without one."""
-  try:
-    value = float(cell.removesuffix('%'))
-  except ValueError:
-    return None
-  return value if math.isfinite(value) else None
-
-
 def _score(cell: str, path: pathlib.Path, line: int, column: str) -> float | None:
   """The score in a cell, None if it is missing; raises TableError for anything else."""
-  if cell.lower() in _MISSING:
+  if cell.lower() in score_columns.MISSING:
     return None
-  value = _number(cell)
+  if score_columns.has_comma(cell):
+    raise TableError(
+      f'{path}:{line}: {cell!r} in column {column!r} has a comma; write a decimal point, and '
+      'nothing between thousands'
+    )
+  value = score_columns.number(cell)
   if value is None:
     raise TableError(
       f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
@@ -331,22 +430,25 @@ def _score(cell: str, path: pathlib.Path, line: int, column: str) -> float | Non
   return value
 
 
-def _groups(file: _File, round_size: int | None, round_column: str | None) -> list[_Group]:
+def _groups(
+  file: TableFile, lines: Sequence[int], round_size: int | None, round_column: str | None
+) -> list[_Group]:
   """The rounds: lines that share a value of the round column, or so many lines each."""
   if round_column is not None:
-    return _by_value(file, round_column)
-  lines = [line.number for line in file.lines]
+    return _by_value(file, lines, round_column)
   groups = []
   for i in range(0, len(lines), round_size):
-    groups.append(_Group(str(i // round_size + 1), lines[i : i + round_size]))
+    groups.append(_Group(str(i // round_size + 1), list(lines[i : i + round_size])))
   return groups
 
 
-def _by_value(file: _File, column: str) -> list[_Group]:
+def _by_value(file: TableFile, lines: Sequence[int], column: str) -> list[_Group]:
   """Lines in a row that share a value of a column; raises TableError if one comes again."""
   groups: dict[str, _Group] = {}
   latest = None
-  for line, value in file.column(file.header.index(column)).items():
+  for line, value in file.column(column).items():
+    if line not in lines:
+      continue
     if not value:
       raise TableError(
         f'{file.path}:{line}: no value in round column {column!r}; every row needs one'

@@ -1,37 +1,276 @@
-"""Checks of config.json that every family's reader needs."""
+"""The typed reader of config.json: a family declares each field once, with its type and range.
 
+    FIELDS = {
+      'hidden_size': Field(SIZE),
+      'head_dim': Field(SIZE, nullable=True),
+      'hidden_act': Field(Annotated[str, OneOf(('silu',))], default='silu'),
+    }
+
+JSON has one type of numbers, so 8.0 is read as 8 and 8 as 8.0. Nothing else is converted.
+"""
+
+import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Interval
+
+from aevo_jax.config import constraints
+
+SIZE = Annotated[int, Interval(ge=1, le=2**24)]  # of a dimension, and numbers of heads and experts
+SIZE_OR_ZERO = Annotated[int, Interval(ge=0, le=2**24)]
+LAYERS = Annotated[int, Interval(ge=1, le=2**12)]
+POSITIONS = Annotated[int, Interval(ge=1, le=2**31 - 1)]
+EPSILON = Annotated[float, Interval(gt=0, le=1)]
+THETA = Annotated[float, Interval(gt=0, le=1e15)]
+FACTOR = Annotated[float, Interval(gt=0, le=1e6)]
+
+# What transformers writes into every config.json and what no forward pass of ours depends on:
+# training's dropout and losses, initialization, classes of heads, generation, bookkeeping.
+IGNORED = frozenset(
+  (
+    '_attn_implementation',
+    '_name_or_path',
+    'architectures',
+    'attention_dropout',
+    'auto_map',
+    'bos_token_id',
+    'chunk_size_feed_forward',
+    'dtype',
+    'eos_token_id',
+    'id2label',
+    'initializer_range',
+    'is_encoder_decoder',
+    'label2id',
+    'model_type',
+    'output_attentions',
+    'output_hidden_states',
+    'output_router_logits',
+    'pad_token_id',
+    'problem_type',
+    'return_dict',
+    'torch_dtype',
+    'transformers_version',
+    'use_cache',
+  )
+)
+# By which a config.json says that the weights are quantised: transformers, MLX, llm-compressor.
+_QUANTISED = ('quantization_config', 'quantization', 'compression_config')
+UNQUANTISED = (
+  'Take the checkpoint from before quantisation, or dequantise it and save it again (in '
+  'transformers: model.dequantize(), model.save_pretrained(...)).'
+)
+_SHOWN = 60  # characters of a value that is wrong
+_ABSENT = object()
+_WORDS: dict[Any, str] = {
+  int: 'an integer',
+  float: 'a number',
+  bool: 'true or false',
+  str: 'a string',
+  list: 'a list',
+  dict: 'an object',
+}
 
 
-def require(fields: Mapping[str, Any], names: Iterable[str]) -> None:
-  """Checks that config.json has some fields.
+class ConfigJsonError(ValueError):
+  """config.json is not of a model that we compute; the message names field, found and expected."""
+
+
+class Field(NamedTuple):
+  """One field of config.json.
+
+  Attributes:
+    type: int, float, bool, str, dict, a list or tuple of these, or one of them Annotated with
+      bounds or `OneOf`.
+    default: where config.json leaves the field out; without it, the field is left out.
+    nullable: null stands for a field that is left out.
+    spelt: other names of it, in older files or as another version saves it.
+  """
+
+  type: Any
+  default: Any = _ABSENT
+  nullable: bool = False
+  spelt: tuple[str, ...] = ()
+
+
+Declared = Mapping[str, Field]
+
+
+class Values(NamedTuple):
+  """What was read, and what could not be: 'FIELD = FOUND (only EXPECTED)' for each field."""
+
+  values: dict[str, Any]
+  problems: list[str]
+
+
+def read(fields: Mapping[str, Any], declared: Declared, prefix: str = '') -> dict[str, Any]:
+  """Reads the declared fields of config.json, and checks each that is there.
+
+  Args:
+    fields: config.json or an object in it.
+    declared: the fields by their names.
+    prefix: of the object, for errors, such as 'rope_parameters.'.
+
+  Returns:
+    The values by the declared names. Fields that are missing have their defaults or are missing.
+
+  Raises:
+    ConfigJsonError: a value of another type or outside its range, or two spellings of one field
+      that differ. Every such field is in the message.
+  """
+  values, problems = typed(fields, declared, prefix)
+  refuse(problems)
+  return values
+
+
+def typed(fields: Mapping[str, Any], declared: Declared, prefix: str = '') -> Values:
+  """Reads as `read` does from any JSON object, and returns the problems."""
+  values = {}
+  problems = []
+  for name, field in declared.items():
+    present = {}
+    for spelling in (name, *field.spelt):
+      value = fields.get(spelling, _ABSENT)
+      if value is _ABSENT or (value is None and field.nullable):
+        continue
+      try:
+        present[spelling] = _typed(value, field.type)
+      except TypeError:
+        problems.append(f'{prefix}{spelling} = {_shown(value)} (only {_expected(field)})')
+    if len(set(map(repr, present.values()))) > 1:
+      both = ' and '.join(f'{prefix}{key} = {_shown(value)}' for key, value in present.items())
+      problems.append(f'{both} (only one of them, or equal values)')
+    elif present:
+      values[name] = next(iter(present.values()))
+    elif field.default is not _ABSENT:
+      values[name] = field.default
+  return Values(values, problems)
+
+
+def refuse(problems: list[str]) -> None:
+  """Raises a ConfigJsonError of `problems`, 'FIELD = FOUND (only EXPECTED)', if there are any."""
+  if problems:
+    raise ConfigJsonError(
+      f'config.json asks for what this decoder does not compute: {", ".join(problems)}'
+    )
+
+
+def require(values: Mapping[str, Any], names: Iterable[str]) -> None:
+  """Checks that some fields were there.
+
+  Args:
+    values: what `read` returned.
+    names: the fields that a model needs.
+
+  Raises:
+    ConfigJsonError: with the names of those that are missing.
+  """
+  missing = [name for name in names if name not in values]
+  if missing:
+    raise ConfigJsonError(f'config.json lacks {missing}')
+
+
+def unknown(fields: Mapping[str, Any], declared: Declared, ignored: Iterable[str]) -> list[str]:
+  """Lists the fields that are neither read nor known to change nothing.
 
   Args:
     fields: config.json.
-    names: the fields that it must have, whatever their values.
+    declared: the fields that are read.
+    ignored: the fields of this family that change nothing, beside `IGNORED`.
 
-  Raises:
-    ValueError: with the names of those that are missing.
+  Returns:
+    Their names, sorted.
   """
-  missing = [name for name in names if name not in fields]
-  if missing:
-    raise ValueError(f'config.json lacks {missing}')
+  known = {*declared, *IGNORED, *ignored, *_QUANTISED}
+  for field in declared.values():
+    known.update(field.spelt)
+  return sorted(fields.keys() - known)
 
 
-def allow_only(fields: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-  """Checks that config.json asks for nothing that the decoder does not compute.
+def _typed(value: Any, kind: Any) -> Any:
+  """Returns a value in its declared type; TypeError if it is of another or outside its range."""
+  origin = typing.get_origin(kind)
+  if origin is Annotated:
+    typed = _typed(value, kind.__origin__)
+    constraint = constraints.of_annotation(kind, 'config.json')
+    if constraint is not None and not constraint.allows(typed):
+      raise TypeError
+    return typed
+  if origin in (list, tuple):
+    return _sequence(value, origin, typing.get_args(kind))
+  if kind is int and type(value) is float and value.is_integer():
+    return int(value)
+  if kind is float and type(value) is int:
+    return _as_float(value)
+  if type(value) is not kind:
+    raise TypeError
+  return value
+
+
+def _sequence(value: Any, origin: type, kinds: tuple[Any, ...]) -> list | tuple:
+  """Reads a list of one type of items, or a tuple with a type for each item."""
+  if not isinstance(value, list | tuple):
+    raise TypeError
+  if origin is list:
+    return [_typed(item, kinds[0]) for item in value]
+  if len(value) != len(kinds):
+    raise TypeError
+  return tuple(map(_typed, value, kinds))
+
+
+def _as_float(value: int) -> float:
+  try:
+    return float(value)
+  except OverflowError as error:
+    raise TypeError from error
+
+
+def _expected(field: Field) -> str:
+  """Words what a field may hold."""
+  words = _words(field.type)
+  return f'{words}, or null' if field.nullable else words
+
+
+def _words(kind: Any) -> str:
+  origin = typing.get_origin(kind)
+  if origin is Annotated:
+    constraint = constraints.of_annotation(kind, 'config.json')
+    if constraint is None:
+      return _words(kind.__origin__)
+    if constraint.options is not None:
+      return ' or '.join(map(repr, constraint.options))
+    range_ = constraint.words().removeprefix('be ').replace('lie in', 'in')
+    return f'{_words(kind.__origin__)} {range_}'
+  if origin is list:
+    return f'a list whose items are {_words(typing.get_args(kind)[0])}'
+  if origin is tuple:
+    return f'a list of {len(typing.get_args(kind))} items, each {_words(typing.get_args(kind)[0])}'
+  return _WORDS[kind]
+
+
+def _shown(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
+
+
+def refuse_quantised(fields: Mapping[str, Any]) -> None:
+  """Refuses a config.json that says that the weights are quantised.
 
   Args:
-    fields: config.json; a field may be missing.
-    values: the one value of each field that the decoder computes.
+    fields: config.json.
 
   Raises:
-    ValueError: with the fields that have another value.
+    ConfigJsonError: naming the field and its method.
   """
-  other = []
-  for name, value in values.items():
-    if fields.get(name, value) != value:
-      other.append(f'{name} = {fields[name]!r} (only {value!r})')
-  if other:
-    raise ValueError(f'config.json asks for what this decoder does not compute: {", ".join(other)}')
+  for name in _QUANTISED:
+    found = fields.get(name)
+    if found is None:
+      continue
+    if isinstance(found, Mapping) and 'quant_method' in found:
+      name = f'{name}.quant_method'
+      found = found['quant_method']
+    raise ConfigJsonError(
+      f'config.json says that the weights are quantised: {name} = {_shown(found)} (only weights '
+      f'in float32, bfloat16 or float16 are read). {UNQUANTISED} If the weights beside it are '
+      f'plain already, remove {name.partition(".")[0]} from config.json'
+    )

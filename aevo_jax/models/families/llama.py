@@ -2,16 +2,22 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from aevo_jax.config.constraints import OneOf
 from aevo_jax.models.families import transformer
-from aevo_jax.models.families.config_json import allow_only, require
+from aevo_jax.models.families.config_json import ConfigJsonError, Field, read, require
 from aevo_jax.models.families.family import Family
 
 _SIZES = transformer.SIZES | transformer.MLP_SIZES
-_OPTIONS = ('attention_bias', 'mlp_bias', 'tie_word_embeddings')  # false where a config has none
-# What transformers takes where a config leaves them out.
-_DEFAULTS = {'rms_norm_eps': 1e-6, 'max_position_embeddings': 2048, 'rope_theta': 10000.0}
+_OPTIONS = ('attention_bias', 'mlp_bias', 'tie_word_embeddings')
+# Defaults are what transformers takes where a config leaves a field out.
+_FIELDS = transformer.FIELDS | {
+  'max_position_embeddings': transformer.FIELDS['max_position_embeddings']._replace(default=2048),
+  'rms_norm_eps': transformer.FIELDS['rms_norm_eps']._replace(default=1e-6),
+  'mlp_bias': Field(bool, default=False),
+  'rope_interleaved': Field(Annotated[bool, OneOf((False,))], default=False),
+}
 
 
 def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,25 +51,37 @@ def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
     Fields of ModelConfig; those that are missing have transformers' defaults.
 
   Raises:
-    ValueError: a field is missing, or asks for what the decoder does not compute.
+    ConfigJsonError: a field is missing, of another type or out of its range, or asks for what the
+      decoder does not compute.
   """
-  require(fields, ('num_hidden_layers', 'hidden_size', 'num_attention_heads'))
-  heads = fields['num_attention_heads']
+  values = read(fields, _FIELDS)
+  require(values, ('num_hidden_layers', 'hidden_size', 'num_attention_heads'))
+  heads = values['num_attention_heads']
   # Models from before grouped queries have as many keys as queries.
-  fields = {'num_key_value_heads': heads, **_DEFAULTS, **fields}
-  require(fields, _SIZES)
-  allow_only(fields, {'hidden_act': 'silu', 'rope_interleaved': False})
-  # Llama 3.1 is trained with scaled positions, so that it is wrong without them.
-  rope = fields.get('rope_scaling') or fields.get('rope_parameters') or {}
-  allow_only(rope, {'rope_type': 'default'})
-  values = {ours: fields[theirs] for theirs, ours in _SIZES.items()}
-  values |= {name: fields.get(name, False) for name in _OPTIONS}
-  return values | {
-    'pattern': '*-' * fields['num_hidden_layers'],
+  values = {'num_key_value_heads': heads, **values}
+  if 'rope_theta' not in fields:
+    values['rope_theta'] = 10000.0
+  require(values, _SIZES)
+  config = {ours: values[theirs] for theirs, ours in _SIZES.items()}
+  config |= {name: values[name] for name in _OPTIONS}
+  return config | {
+    'pattern': '*-' * values['num_hidden_layers'],
     'mlp_activation': 'swiglu',
-    'rope_theta': transformer.rope_from_hf(fields),
-    'head_dim': fields.get('head_dim') or fields['hidden_size'] // heads,
+    'rope_theta': _theta(values),
+    'head_dim': values.get('head_dim') or max(values['hidden_size'] // heads, 1),
   }
+
+
+def _theta(values: Mapping[str, Any]) -> float:
+  """Returns the base of the frequencies."""
+  rope = values.get('rope_scaling') or values.get('rope_parameters') or {}
+  # Llama 3.1 is trained with scaled positions, so that it is wrong without them.
+  if rope.get('rope_type') == 'llama3':
+    raise ConfigJsonError(
+      "config.json asks for rope_type = 'llama3' in rope_scaling, which this decoder does not "
+      'compute, and with which this model was trained; take one without scaled positions'
+    )
+  return transformer.rope_from_hf(values)
 
 
 FAMILY = Family(
@@ -73,6 +91,8 @@ FAMILY = Family(
   hf_name=transformer.hf_name,
   config_to_hf=config_to_hf,
   config_from_hf=config_from_hf,
+  fields=_FIELDS,
+  ignored=('is_llama_config', 'pretraining_tp'),
   fixed={
     '*': {'qk_norm': False, 'sliding_window': 0},
     '-': {'mlp_activation': 'swiglu'},

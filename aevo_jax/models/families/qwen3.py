@@ -4,10 +4,13 @@ A layer there, attention and what follows it, is two blocks here.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from aevo_jax.models.families import transformer
-from aevo_jax.models.families.config_json import allow_only, require
+from annotated_types import Interval
+
+from aevo_jax.config.constraints import OneOf
+from aevo_jax.models.families import config_json, transformer
+from aevo_jax.models.families.config_json import Field, read, refuse, require
 from aevo_jax.models.families.family import Family
 
 _DENSE = 'qwen3'
@@ -21,7 +24,21 @@ _OF_BLOCK = {
     'moe_intermediate_size': 'moe_intermediate_size',
   },
 }
-_OPTIONS = ('attention_bias', 'tie_word_embeddings')  # false where a config leaves them out
+_OPTIONS = ('attention_bias', 'tie_word_embeddings')
+_ATTENTION = ('full_attention', 'sliding_attention')
+# Defaults are what transformers takes where a config leaves a field out.
+_FIELDS = transformer.FIELDS | {
+  'use_sliding_window': Field(bool, default=False),
+  'sliding_window': Field(config_json.SIZE, nullable=True),
+  'max_window_layers': Field(Annotated[int, Interval(ge=0, le=2**12)]),
+  'layer_types': Field(list[Annotated[str, OneOf(_ATTENTION)]], nullable=True),
+  'num_experts': Field(config_json.SIZE_OR_ZERO, spelt=('num_local_experts',)),
+  'num_experts_per_tok': Field(config_json.SIZE),
+  'moe_intermediate_size': Field(config_json.SIZE),
+  'norm_topk_prob': Field(bool, default=False),
+  'decoder_sparse_step': Field(config_json.SIZE, default=1),
+  'mlp_only_layers': Field(list[Annotated[int, Interval(ge=0, le=2**12)]], nullable=True),
+}
 
 
 def config_to_hf(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,79 +90,84 @@ def config_from_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
     Fields of ModelConfig; those that are missing have its defaults.
 
   Raises:
-    ValueError: a field is missing, or asks for what the decoder does not compute.
+    ConfigJsonError: a field is missing, of another type or out of its range, or asks for what the
+      decoder does not compute.
   """
-  if 'num_local_experts' in fields:  # as transformers 5 saves it
-    fields = {'num_experts': fields['num_local_experts'], **fields}
-  require(fields, ('num_hidden_layers',))
-  pattern = _pattern(fields)
+  values = read(fields, _FIELDS)
+  require(values, ('num_hidden_layers',))
+  is_dense = fields['model_type'] == _DENSE
+  pattern = '*-' * values['num_hidden_layers']
+  if not is_dense:
+    pattern = _sparse_pattern(values)
   spelt = dict(transformer.SIZES)
   for kind, names in _OF_BLOCK.items():
     if kind in pattern:
       spelt |= names
-  require(fields, spelt)
-  allow_only(fields, {'hidden_act': 'silu'})
-  values = {ours: fields[theirs] for theirs, ours in spelt.items()}
-  values |= {name: fields.get(name, False) for name in _OPTIONS}
-  values |= {
+  if 'num_attention_heads' in values:
+    values = {'num_key_value_heads': values['num_attention_heads'], **values}
+  require(values, spelt)
+  config = {ours: values[theirs] for theirs, ours in spelt.items()}
+  config |= {name: values[name] for name in _OPTIONS}
+  config |= {
     'pattern': pattern,
     'qk_norm': True,
     'mlp_activation': 'swiglu',
-    'rope_theta': transformer.rope_from_hf(fields),
-    'sliding_window': _window(fields, len(pattern) // 2),
-    'head_dim': fields.get('head_dim') or _default_head_dim(fields),
+    'rope_theta': transformer.rope_from_hf(values),
+    'sliding_window': _window(values, is_dense),
+    'head_dim': values.get('head_dim') or _default_head_dim(values, is_dense),
   }
   if 'E' in pattern:
-    values |= {
+    config |= {
       'router': 'softmax',
       'moe_shared_expert_intermediate_size': 0,
-      'norm_topk_prob': fields.get('norm_topk_prob', False),
+      'norm_topk_prob': values['norm_topk_prob'],
     }
-  return values
+  return config
 
 
-def _default_head_dim(fields: Mapping[str, Any]) -> int:
+def _default_head_dim(values: Mapping[str, Any], is_dense: bool) -> int:
   """Returns the head width that transformers takes where config.json names none."""
-  if fields['model_type'] == _DENSE:
+  if is_dense:
     return 128
-  return fields['hidden_size'] // fields['num_attention_heads']
+  return max(values['hidden_size'] // values['num_attention_heads'], 1)
 
 
-def _pattern(fields: Mapping[str, Any]) -> str:
+def _sparse_pattern(values: Mapping[str, Any]) -> str:
   """Returns the blocks; a layer has experts unless it is listed as dense or lies between steps."""
-  layers = range(fields['num_hidden_layers'])
-  if fields['model_type'] == _DENSE:
-    return '*-' * len(layers)
-  require(fields, ('num_experts',))
-  dense = fields.get('mlp_only_layers') or []
-  step = fields.get('decoder_sparse_step', 1)
+  require(values, ('num_experts',))
+  dense = values.get('mlp_only_layers', ())
   pattern = ''
-  for i in layers:
-    is_dense = not fields['num_experts'] or i in dense or (i + 1) % step
-    pattern += '*-' if is_dense else '*E'
+  for i in range(values['num_hidden_layers']):
+    is_mlp = i in dense or (i + 1) % values['decoder_sparse_step']
+    pattern += '*-' if is_mlp or not values['num_experts'] else '*E'
   return pattern
 
 
-def _window(fields: Mapping[str, Any], layers: int) -> int:
+def _window(values: Mapping[str, Any], is_dense: bool) -> int:
   """Returns the sliding window of every layer, 0 for none."""
-  is_dense = fields['model_type'] == _DENSE
+  layers = values['num_hidden_layers']
   window = None
   first = layers
-  if fields.get('use_sliding_window'):
-    window = fields.get('sliding_window')
-  if window:
-    first = fields.get('max_window_layers', 28 if is_dense else 0)
+  if values['use_sliding_window']:
+    window = values.get('sliding_window')
+    if window is None:
+      refuse(['sliding_window = None (only an integer while use_sliding_window = True)'])
+    first = values.get('max_window_layers', 28 if is_dense else 0)
   derived = ['full_attention' if i < first else 'sliding_attention' for i in range(layers)]
-  types = set(fields.get('layer_types') or derived)
+  listed = values.get('layer_types', derived)
+  if len(listed) != layers:
+    refuse([f'layer_types of {len(listed)} layers (only as many as num_hidden_layers = {layers})'])
+  types = set(listed)
   if window and types == {'sliding_attention'}:
     return window
   # With experts, transformers 5 slides in every layer, whatever max_window_layers says; those
   # before it did not.
   if types == {'full_attention'} and (is_dense or not window):
     return 0
-  raise ValueError(
+  raise config_json.ConfigJsonError(
     f'config.json gives its layers attention of types {sorted(types)} (layer_types, or '
-    f'max_window_layers = {first}) with sliding_window = {window}; '
+    f'max_window_layers = {first}) with sliding_window = {window} and '
+    f'use_sliding_window = {window is not None}; '
     'this decoder computes one window for all layers, or none'
   )
 
@@ -157,6 +179,8 @@ FAMILY = Family(
   hf_name=transformer.hf_name,
   config_to_hf=config_to_hf,
   config_from_hf=config_from_hf,
+  fields=_FIELDS,
+  ignored=('router_aux_loss_coef',),
   fixed={
     '*': {'qk_norm': True},
     '-E': {'mlp_activation': 'swiglu', 'mlp_bias': False},

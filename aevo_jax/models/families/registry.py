@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aevo_jax.models.families import llama, nemotron_h, qwen3
+from aevo_jax.models.families.config_json import ConfigJsonError
 from aevo_jax.models.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -24,13 +25,13 @@ def of_model_type(model_type: object) -> str:
     A key of `FAMILIES`.
 
   Raises:
-    ValueError: no family has it.
+    ConfigJsonError: no family has it.
   """
   known = {}
   for name, family in FAMILIES.items():
     known |= dict.fromkeys(family.model_types, name)
-  if model_type not in known:
-    raise ValueError(
+  if not isinstance(model_type, str) or model_type not in known:
+    raise ConfigJsonError(
       f'config.json has model_type {model_type!r}; this reader knows {sorted(known)}'
     )
   return known[model_type]

@@ -5,9 +5,11 @@ changes no name, so families share what is here.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from aevo_jax.models.families.config_json import allow_only, require
+from aevo_jax.config.constraints import OneOf
+from aevo_jax.models.families import config_json
+from aevo_jax.models.families.config_json import Field
 
 # Fields of config.json, and ours.
 SIZES = {
@@ -19,6 +21,31 @@ SIZES = {
   'max_position_embeddings': 'max_position_embeddings',
 }
 MLP_SIZES = {'intermediate_size': 'intermediate_size'}
+_WHOLE = Field(Annotated[float, OneOf((1.0,))])  # every dimension of a head is rotated
+# Of config.json.
+FIELDS = {
+  'vocab_size': Field(config_json.SIZE),
+  'hidden_size': Field(config_json.SIZE),
+  'intermediate_size': Field(config_json.SIZE),
+  'num_hidden_layers': Field(config_json.LAYERS),
+  'num_attention_heads': Field(config_json.SIZE),
+  'num_key_value_heads': Field(config_json.SIZE, nullable=True),
+  'head_dim': Field(config_json.SIZE, nullable=True),
+  'hidden_act': Field(Annotated[str, OneOf(('silu',))], default='silu'),
+  'max_position_embeddings': Field(config_json.POSITIONS),
+  'rms_norm_eps': Field(config_json.EPSILON),
+  'attention_bias': Field(bool, default=False),
+  'tie_word_embeddings': Field(bool, default=False),
+  'rope_theta': Field(config_json.THETA, nullable=True),
+  'rope_scaling': Field(dict, nullable=True),
+  'rope_parameters': Field(dict, nullable=True),
+  'partial_rotary_factor': _WHOLE._replace(nullable=True),
+}
+_ROPE = {
+  'rope_type': Field(str, spelt=('type',)),
+  'rope_theta': Field(config_json.THETA),
+  'partial_rotary_factor': _WHOLE,
+}
 _PARTS = (
   {'norm': 'input_layernorm', 'mixer': 'self_attn'},
   {'norm': 'post_attention_layernorm', 'mixer': 'mlp'},
@@ -65,26 +92,33 @@ def rope_to_hf(theta: float) -> dict[str, Any]:
   }
 
 
-def rope_from_hf(fields: Mapping[str, Any]) -> float:
-  """Reads the rotary positions from config.json.
+def rope_from_hf(values: Mapping[str, Any]) -> float:
+  """Reads the rotary positions.
 
   Args:
-    fields: its content, of transformers 5 or before it.
+    values: what was read of config.json by `FIELDS`, of transformers 5 or before it.
 
   Returns:
     The base of the frequencies.
 
   Raises:
-    ValueError: the base is missing, or positions are scaled or partial.
+    ConfigJsonError: the base is missing, or positions are scaled or partial.
   """
-  rope = fields.get('rope_scaling') or fields.get('rope_parameters') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
+  name = 'rope_scaling' if values.get('rope_scaling') else 'rope_parameters'
+  fields = values.get(name, {})
+  rope = config_json.read(fields, _ROPE, f'{name}.')
+  kind = rope.get('rope_type', 'default')
   if kind != 'default':
-    raise ValueError(
-      f'config.json asks for rotary positions of type {kind!r}, which this decoder does '
-      'not compute (only "default"): '
+    raise config_json.ConfigJsonError(
+      f'config.json asks for rotary positions of type {kind!r} ({name}.rope_type), which this '
+      'decoder does not compute (only "default"): '
       'remove rope_scaling for the context that the model was trained with'
     )
-  allow_only(rope, {'partial_rotary_factor': 1.0})
-  require({**fields, **rope}, ('rope_theta',))
-  return float(rope.get('rope_theta', fields.get('rope_theta')))
+  unknown = sorted(fields.keys() - {*_ROPE, 'type'})
+  config_json.refuse([f'{name}.{key} (only {", ".join(_ROPE)})' for key in unknown])
+  theta = rope.get('rope_theta', values.get('rope_theta'))
+  if theta is None:
+    raise config_json.ConfigJsonError(
+      "config.json lacks ['rope_theta'], alone or in rope_parameters or rope_scaling"
+    )
+  return theta

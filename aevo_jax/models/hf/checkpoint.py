@@ -20,13 +20,16 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.families import registry
+from aevo_jax.models.families import config_json, registry
+from aevo_jax.models.families.config_json import ConfigJsonError
 from aevo_jax.models.params import outline
 
 WEIGHTS = 'model.safetensors'
 CONFIG = 'config.json'
 GATE_UP = '.experts.gate_up_proj'
 HEAD = 'lm_head.weight'
+# Files in which ModelOpt, GPTQ and AWQ say how they quantised the weights beside them.
+_QUANTISED_BY = ('hf_quant_config.json', 'quantize_config.json', 'quant_config.json')
 _ONE_EXPERT = re.compile(r'(.*\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight')
 
 
@@ -163,11 +166,37 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
     The model, in float32 and with the default execution.
 
   Raises:
-    ValueError: another model type, a missing field or one with a value that the decoder does not
-      compute, by name.
+    ConfigJsonError: another model type, quantised weights, a field that is missing, of another type
+      or out of its range, or a value that the decoder does not compute, by name.
   """
+  config_json.refuse_quantised(fields)
   family = registry.of_model_type(fields.get('model_type'))
-  return ModelConfig(family=family, **registry.FAMILIES[family].config_from_hf(fields))
+  values = registry.FAMILIES[family].config_from_hf(fields)
+  try:
+    return ModelConfig(family=family, **values)
+  except ValueError as error:
+    raise ConfigJsonError(f'config.json gives sizes that do not go together: {error}') from error
+
+
+def remarks(directory: pathlib.Path) -> list[str]:
+  """Says what a person should know of a checkpoint's config.json.
+
+  Args:
+    directory: of a checkpoint, an import or a stored substrate that can be read.
+
+  Returns:
+    A sentence each: what others compute otherwise, and fields that this reader does not know.
+  """
+  fields = config_fields(directory)
+  family = registry.FAMILIES[registry.of_model_type(fields.get('model_type'))]
+  sentences = family.remarks(fields)
+  unknown = config_json.unknown(fields, family.fields, family.ignored)
+  if unknown:
+    sentences.append(
+      f'{directory / CONFIG} has fields that are not known here and change nothing: '
+      f'{", ".join(unknown)}'
+    )
+  return sentences
 
 
 def config_as_saved(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,15 +285,21 @@ def config_fields(directory: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is no config.json.
-    ValueError: it is no JSON object.
+    ConfigJsonError: it is no JSON object, or a file beside it says that weights are quantised.
   """
   path = directory / CONFIG
   try:
     fields = json.loads(path.read_text(), object_hook=_untagged)
-  except ValueError as error:
-    raise ValueError(f'{path} is no JSON ({error}); download it again') from None
+  except (ValueError, RecursionError) as error:
+    raise ConfigJsonError(f'{path} is no JSON ({error}); download it again') from None
   if not isinstance(fields, dict):
-    raise ValueError(f'{path} holds no JSON object; download it again')
+    raise ConfigJsonError(f'{path} holds no JSON object; download it again')
+  for name in _QUANTISED_BY:
+    if (directory / name).exists():
+      raise ConfigJsonError(
+        f'{directory / name} says that the weights are quantised, and quantised weights are not '
+        f'read. {config_json.UNQUANTISED} If the weights beside it are plain already, remove it'
+      )
   return fields
 
 
@@ -286,6 +321,6 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
 
   Raises:
     FileNotFoundError: there is no config.json.
-    ValueError: it is no JSON object, or of a model that the decoder does not compute.
+    ConfigJsonError: it is no JSON object, or of a model that the decoder does not compute.
   """
   return config_from_hf(config_fields(directory))

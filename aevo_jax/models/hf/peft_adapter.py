@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from aevo_jax.models import lora as lora_lib
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.families import config_json
 from aevo_jax.models.hf.stored import NAMED
 from aevo_jax.models.params import abstract, is_adapter, outline
 
@@ -31,6 +32,10 @@ _EXPERTS = ('up_proj', 'down_proj')  # in the order in which PEFT wraps them
 # Fields of adapter_config.json that do not change what a loaded adapter computes, or that are read.
 # Any other that is set is refused.
 _READ = {'peft_type', 'r', 'lora_alpha', 'target_modules', 'target_parameters', 'init_lora_weights'}
+_NUMBERS = {
+  'r': config_json.Field(config_json.SIZE),
+  'lora_alpha': config_json.Field(config_json.FACTOR),
+}
 # Values of init_lora_weights that leave the base alone. PEFT repeats any other on loading, and it
 # changes the base.
 _HARMLESS_STARTS = (True, False, None, 'gaussian', 'eva', 'orthogonal')
@@ -191,25 +196,41 @@ def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
       f'{directory} is no adapter: there is no {error.filename or WEIGHTS}; pickled ones '
       '(adapter_model.bin) are not read'
     ) from error
-  except (json.JSONDecodeError, SafetensorError) as error:
+  except (ValueError, RecursionError, SafetensorError) as error:
     raise AdapterError(f'{directory} holds a damaged adapter ({error}); copy it again') from error
+  if not isinstance(fields, dict):
+    raise AdapterError(f'{directory / CONFIG} holds no JSON object; copy it again')
   _refuse(fields, directory / CONFIG)
-  rank = fields['r']
-  slots = _slots(_targeted(fields, config), config, rank)
+  numbers = config_json.typed(fields, _NUMBERS).values
+  rank = numbers['r']
+  try:
+    slots = _slots(_targeted(fields, config), config, rank)
+  except re.error as error:
+    raise AdapterError(
+      f'{directory / CONFIG} has target_modules = {fields["target_modules"]!r}, which is no '
+      f'regular expression ({error})'
+    ) from error
   _check(
     {key: slot.peft_shape() for key, slot in slots.items()},
     {key: value.shape for key, value in stored.items()},
     f'{directory / WEIGHTS} does not fit the model',
   )
   params = {slot.parameter: _from_peft(stored[key], slot) for key, slot in slots.items()}
-  return Adapter(params, rank, fields['lora_alpha'])
+  return Adapter(params, rank, numbers['lora_alpha'])
 
 
 def _refuse(fields: dict[str, Any], path: pathlib.Path) -> None:
   """Raises AdapterError for what is no LoRA, or sets an option that we do not compute."""
   if fields.get('peft_type') != 'LORA':
     raise AdapterError(f'{path} has peft_type {fields.get("peft_type")!r}; only "LORA" is read')
-  refused = []
+  numbers, refused = config_json.typed(fields, _NUMBERS)
+  refused += [f'no {name}' for name in _NUMBERS if name not in numbers and name not in fields]
+  for name in ('target_modules', 'target_parameters'):
+    targets = fields.get(name) or []
+    if not isinstance(targets, str) and (
+      not isinstance(targets, list) or not all(isinstance(target, str) for target in targets)
+    ):
+      refused.append(f'{name} = {targets!r} (only a string or a list of strings)')
   for name, value in sorted(fields.items()):
     if name not in _READ | _HARMLESS and value not in (None, False, 'none', {}, []):
       refused.append(f'{name} = {value!r}')

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from aevo_jax import layout
-from aevo_jax.campaign.setup import setup
+from aevo_jax.campaign.setup import setup, starting_recipe
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.evaluation import sets
 from aevo_jax.report.audit.audited_run import BASE, AuditedRun, sha256
@@ -120,8 +120,10 @@ def check_substrate(run: AuditedRun) -> str:
   path = Store(run.inputs['store']).verify(name)
   tensors = build.load_base(path, logical_digest=base_digest)
   run.expect(
-    (path / build.RECIPE).read_text() == run.started['recipe'],
-    'the stored recipe is not the starting recipe of the first record',
+    starting_recipe.text(run.constitution, (path / build.RECIPE).read_text())
+    == run.started['recipe'],
+    'the stored recipe, with what the constitution binds, is not the starting recipe of the first '
+    'record',
   )
   measured = manifest.read(run.path / setup.SUBSTRATE)
   run.expect(

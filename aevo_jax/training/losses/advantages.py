@@ -12,14 +12,15 @@ from annotated_types import Interval
 from jaxtyping import Float, Shaped
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf, refuse_unread
+from aevo_jax.config.constraints import OneOf, ReadWhen, one_of, refuse_unread
 
 KINDS = ('group_std', 'group_mean', 'leave_one_out', 'batch_mean', 'gae', 'turn')
 GROUPED = ('group_std', 'group_mean', 'leave_one_out', 'turn')
+_GAE = ReadWhen(one_of('advantage.kind', 'gae'))
 EPSILON = 1e-4  # beside the group's standard deviation
 
 
-@configurable('advantage')
+@configurable('advantage', ReadWhen(one_of('method.name', 'rl', 'sft_then_rl')))
 @dataclasses.dataclass(frozen=True)
 class Advantage:
   """What a completion's reward is compared with.
@@ -36,16 +37,12 @@ class Advantage:
   """
 
   kind: Annotated[str, OneOf(KINDS)] = 'group_std'
-  discount: Annotated[float, Interval(ge=0, le=1)] = 1.0
-  trace: Annotated[float, Interval(ge=0, le=1)] = 0.95
-  turn_std: bool = True
+  discount: Annotated[float, Interval(ge=0, le=1), _GAE] = 1.0
+  trace: Annotated[float, Interval(ge=0, le=1), _GAE] = 0.95
+  turn_std: Annotated[bool, ReadWhen(one_of('advantage.kind', 'turn'))] = True
 
   def __post_init__(self):
-    refuse_unread(
-      self,
-      'advantage',
-      {('discount', 'trace'): ('kind', ('gae',)), ('turn_std',): ('kind', ('turn',))},
-    )
+    refuse_unread(self, 'advantage')
 
 
 class TokenAdvantages(NamedTuple):

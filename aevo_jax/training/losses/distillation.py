@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, one_of
 from aevo_jax.training.losses.batch import AnyArray, Batch
 from aevo_jax.training.tokens.masked import WeightedSum
 
 
-@configurable('distillation')
+@configurable('distillation', ReadWhen(one_of('method.name', 'distill')))
 @dataclasses.dataclass(frozen=True)
 class Distillation:
   """Whom the student learns from.

@@ -28,7 +28,7 @@ from annotated_types import Interval
 from jaxtyping import Array, Bool, Float, Shaped
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf, refuse_unread
+from aevo_jax.config.constraints import OneOf, ReadWhen, one_of, other_than, refuse_unread
 from aevo_jax.training.losses.batch import AnyArray, Batch
 from aevo_jax.training.tokens.masked import WeightedSum
 
@@ -38,12 +38,16 @@ AGGREGATIONS = ('token_mean', 'sequence_mean', 'constant_length')
 KLS = ('none', 'k1', 'k2', 'k3')
 KL_POSITIONS = ('loss', 'reward')
 CORRECTIONS = ('none', 'truncate', 'mask')
+_RL = ReadWhen(one_of('method.name', 'rl', 'sft_then_rl'))
+_RL_OR_DISTILL = ReadWhen(one_of('method.name', 'rl', 'sft_then_rl', 'distill'))
+_CLIPPED = ReadWhen(other_than('policy_gradient.clip', 'none'))
+_PENALISED = ReadWhen(other_than('policy_gradient.kl', 'none'))
 # Log-ratios beyond are cut: a product over a long completion would overflow, and infinity times an
 # advantage of 0 is NaN.
 FARTHEST = 20.0
 
 
-@configurable('policy_gradient')
+@configurable('policy_gradient', ReadWhen(other_than('method.name', 'sft')))
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient:
   """Which parts make up the loss.
@@ -72,35 +76,38 @@ class PolicyGradient:
     temperature: at which samples are drawn, and by which the trainer divides its logits too.
   """
 
-  ratio: Annotated[str, OneOf(RATIOS)] = 'token'
-  clip: Annotated[str, OneOf(CLIPS)] = 'ppo'
-  clip_low: Annotated[float, Interval(ge=0, le=1)] = 0.2
-  clip_high: Annotated[float, Interval(ge=0, le=100)] = 0.2
-  dual_clip: Annotated[float, Interval(ge=1, le=1000)] = 3.0
-  aggregation: Annotated[str, OneOf(AGGREGATIONS)] = 'token_mean'
-  constant_length: Annotated[int, Interval(ge=1, le=2**31)] = 64
-  kl: Annotated[str, OneOf(KLS)] = 'none'
-  kl_in: Annotated[str, OneOf(KL_POSITIONS)] = 'loss'
-  kl_coefficient: Annotated[float, Interval(ge=0, le=100)] = 0.01
-  kl_unbiased: bool = False
-  correction: Annotated[str, OneOf(CORRECTIONS)] = 'none'
-  correction_cap: Annotated[float, Interval(ge=1, le=1000)] = 2.0
-  entropy_bonus: Annotated[float, Interval(ge=-10, le=10)] = 0.0
+  ratio: Annotated[str, OneOf(RATIOS), _RL] = 'token'
+  clip: Annotated[str, OneOf(CLIPS), _RL] = 'ppo'
+  clip_low: Annotated[float, Interval(ge=0, le=1), _RL, _CLIPPED] = 0.2
+  clip_high: Annotated[float, Interval(ge=0, le=100), _RL, _CLIPPED] = 0.2
+  dual_clip: Annotated[
+    float, Interval(ge=1, le=1000), _RL, ReadWhen(one_of('policy_gradient.clip', 'dual'))
+  ] = 3.0
+  aggregation: Annotated[str, OneOf(AGGREGATIONS), _RL_OR_DISTILL] = 'token_mean'
+  constant_length: Annotated[
+    int,
+    Interval(ge=1, le=2**31),
+    _RL_OR_DISTILL,
+    ReadWhen(one_of('policy_gradient.aggregation', 'constant_length')),
+  ] = 64
+  kl: Annotated[str, OneOf(KLS), _RL] = 'none'
+  kl_in: Annotated[str, OneOf(KL_POSITIONS), _RL, _PENALISED] = 'loss'
+  kl_coefficient: Annotated[float, Interval(ge=0, le=100), _RL, _PENALISED] = 0.01
+  kl_unbiased: Annotated[
+    bool, _RL, _PENALISED, ReadWhen(one_of('policy_gradient.kl_in', 'loss'))
+  ] = False
+  correction: Annotated[str, OneOf(CORRECTIONS), _RL] = 'none'
+  correction_cap: Annotated[
+    float,
+    Interval(ge=1, le=1000),
+    _RL,
+    ReadWhen(other_than('policy_gradient.correction', 'none')),
+  ] = 2.0
+  entropy_bonus: Annotated[float, Interval(ge=-10, le=10), _RL] = 0.0
   temperature: Annotated[float, Interval(ge=0.01, le=100)] = 1.0
 
   def __post_init__(self):
-    refuse_unread(
-      self,
-      'policy_gradient',
-      {
-        ('clip_low', 'clip_high'): ('clip', ('ppo', 'dual')),
-        ('dual_clip',): ('clip', ('dual',)),
-        ('constant_length',): ('aggregation', ('constant_length',)),
-        ('kl_in', 'kl_coefficient', 'kl_unbiased'): ('kl', ('k1', 'k2', 'k3')),
-        ('kl_unbiased',): ('kl_in', ('loss',)),
-        ('correction_cap',): ('correction', ('truncate', 'mask')),
-      },
-    )
+    refuse_unread(self, 'policy_gradient')
     if self.clip == 'dual' and self.dual_clip <= 1 + self.clip_high:
       raise ValueError(
         f'policy_gradient.dual_clip = {self.dual_clip} lies within the clip range, 1 + '

@@ -13,11 +13,12 @@ from annotated_types import Interval
 from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, one_of
 from aevo_jax.training.losses.batch import AnyArray, Batch
 from aevo_jax.training.tokens.masked import WeightedSum
 
 
-@configurable('dpo')
+@configurable('dpo', ReadWhen(one_of('method.name', 'dpo', 'sft_then_dpo')))
 @dataclasses.dataclass(frozen=True)
 class Dpo:
   """Strength and form of the preference loss.

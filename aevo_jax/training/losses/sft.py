@@ -3,17 +3,18 @@
 import dataclasses
 from typing import Annotated
 
-import jax
 import jax.numpy as jnp
 from annotated_types import Interval
 from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, one_of
+from aevo_jax.training.losses.batch import Batch
 from aevo_jax.training.tokens.masked import WeightedSum
 from aevo_jax.training.tokens.token_stats import TokenStats
 
 
-@configurable('loss')
+@configurable('loss', ReadWhen(one_of('method.name', 'sft', 'sft_then_rl', 'sft_then_dpo')))
 @dataclasses.dataclass(frozen=True)
 class Loss:
   """The loss of supervised fine-tuning.
@@ -27,7 +28,7 @@ class Loss:
   label_smoothing: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
 
 
-def predicted(batch: dict[str, jax.Array]) -> Float[Array, 'batch time']:
+def predicted(batch: Batch) -> Float[Array, 'batch time']:
   """Clears the weight of every segment's first token, which nothing before it predicts.
 
   Args:
@@ -42,7 +43,7 @@ def predicted(batch: dict[str, jax.Array]) -> Float[Array, 'batch time']:
 
 
 def sft_loss(
-  stats: TokenStats, batch: dict[str, jax.Array], config: Loss
+  stats: TokenStats, batch: Batch, config: Loss
 ) -> tuple[Float[Array, ''], dict[str, WeightedSum]]:
   """Computes the weighted next-token loss.
 

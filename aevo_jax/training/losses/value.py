@@ -12,10 +12,15 @@ from annotated_types import Interval
 from jaxtyping import Array, Float
 
 from aevo_jax.config.configurables import configurable
+from aevo_jax.config.constraints import ReadWhen, one_of
 from aevo_jax.training.losses.batch import AnyArray, Batch
 
 
-@configurable('critic')
+@configurable(
+  'critic',
+  ReadWhen(one_of('method.name', 'rl', 'sft_then_rl')),
+  ReadWhen(one_of('advantage.kind', 'gae')),
+)
 @dataclasses.dataclass(frozen=True)
 class Critic:
   """The critic of advantage.kind = 'gae': a head on hidden states of the policy.

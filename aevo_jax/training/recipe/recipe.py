@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Interval
 
 from aevo_jax.config.configurables import configurable, construct_all, resolve
-from aevo_jax.config.constraints import OneOf, refuse_unread
+from aevo_jax.config.constraints import OneOf, ReadWhen, one_of, other_than, refuse_unread
 from aevo_jax.config.statements import Binding
 from aevo_jax.tasks.item import Difficulty
 from aevo_jax.tasks.mixture import (
@@ -35,10 +35,12 @@ SCHEDULES = ('constant', 'linear', 'cosine', 'wsd')
 OPTIMIZERS = ('adamw', 'lion', 'muon', 'adafactor', 'sgd')
 ADAPTATIONS = ('full', 'lora')
 METHODS = ('sft', 'rl', 'dpo', 'distill', 'sft_then_rl', 'sft_then_dpo')
+SUPERVISED = ('sft', 'sft_then_rl', 'sft_then_dpo')
 SECOND = ('sft_then_rl', 'sft_then_dpo')
 PACKINGS = ('first_fit', 'first_fit_decreasing')
 
 Share = Annotated[float, Interval(ge=0, le=1)]
+_SFT = ReadWhen(one_of('method.name', *SUPERVISED))
 # At 1 the moments never move, and their bias correction divides by 0.
 Decay = Annotated[float, Interval(ge=0, le=0.99999)]
 LARGEST_FACTOR = 1e6  # of a group's learning rate and weight decay
@@ -66,13 +68,17 @@ class Optimizer:
   """
 
   name: Annotated[str, OneOf(OPTIMIZERS)] = 'adamw'
-  learning_rate: Annotated[float, Interval(ge=0, le=10)] = 1e-3
+  learning_rate: Annotated[
+    float,
+    Interval(ge=0, le=10),
+    ReadWhen(one_of('method.learning_rate', 0.0), one_of('method.name', *SUPERVISED)),
+  ] = 1e-3
   schedule: Annotated[str, OneOf(SCHEDULES)] = 'cosine'
   warmup_fraction: Share = 0.1
-  decay_fraction: Share = 0.3
+  decay_fraction: Annotated[Share, ReadWhen(one_of('optimizer.schedule', 'wsd'))] = 0.3
   weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.01
-  b1: Decay = 0.9
-  b2: Decay = 0.99
+  b1: Annotated[Decay, ReadWhen(other_than('optimizer.name', 'adafactor'))] = 0.9
+  b2: Annotated[Decay, ReadWhen(other_than('optimizer.name', 'adafactor', 'sgd'))] = 0.99
   clip_norm: Annotated[float, Gt(0)] = 1.0
   groups: tuple[tuple[str, float, float], ...] = ()
 
@@ -113,17 +119,19 @@ class Train:
     packing_window: sequences that 'first_fit_decreasing' looks at together.
   """
 
-  steps: Annotated[int, Ge(0)] = 0
-  batch_rows: Annotated[int, Ge(1)] = 16
-  row_length: Annotated[int, Ge(2)] = 128
+  steps: Annotated[int, Ge(0), _SFT] = 0
+  batch_rows: Annotated[int, Ge(1), _SFT] = 16
+  row_length: Annotated[int, Ge(2), _SFT] = 128
   ema_decay: Annotated[float, Interval(ge=0, le=0.9999)] = 0.0
-  microbatches: Annotated[int, Ge(1)] = 1
+  microbatches: Annotated[int, Ge(1), _SFT] = 1
   logits_chunk: Annotated[int, Ge(0)] = 0
-  packing: Annotated[str, OneOf(PACKINGS)] = 'first_fit'
-  packing_window: Annotated[int, Ge(1)] = 256
+  packing: Annotated[str, OneOf(PACKINGS), _SFT] = 'first_fit'
+  packing_window: Annotated[
+    int, Ge(1), _SFT, ReadWhen(one_of('train.packing', 'first_fit_decreasing'))
+  ] = 256
 
   def __post_init__(self):
-    refuse_unread(self, 'train', {('packing_window',): ('packing', ('first_fit_decreasing',))})
+    refuse_unread(self, 'train')
     if self.batch_rows % self.microbatches:
       raise ValueError(
         f'train.microbatches = {self.microbatches} does not divide train.batch_rows = '
@@ -165,7 +173,7 @@ class TrainConfig:
   train: Train = dataclasses.field(default_factory=Train)
 
 
-@configurable('data')
+@configurable('data', _SFT, ReadWhen(one_of('tasks.path', '')))
 @dataclasses.dataclass(frozen=True)
 class Data:
   """The items of supervised fine-tuning.
@@ -189,7 +197,7 @@ class Adaptation:
   method: Annotated[str, OneOf(ADAPTATIONS)] = 'full'
 
 
-@configurable('lora')
+@configurable('lora', ReadWhen(one_of('adaptation.method', 'lora')))
 @dataclasses.dataclass(frozen=True)
 class Lora:
   """The shape of an adapter.
@@ -221,13 +229,15 @@ class Method:
   """
 
   name: Annotated[str, OneOf(METHODS)] = 'sft'
-  share: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.5
-  learning_rate: Annotated[float, Interval(ge=0, le=10)] = 0.0
+  share: Annotated[float, Interval(ge=0.01, le=0.99), ReadWhen(one_of('method.name', *SECOND))] = (
+    0.5
+  )
+  learning_rate: Annotated[
+    float, Interval(ge=0, le=10), ReadWhen(other_than('method.name', 'sft'))
+  ] = 0.0
 
   def __post_init__(self):
-    refuse_unread(
-      self, 'method', {('share',): ('name', SECOND), ('learning_rate',): ('name', METHODS[1:])}
-    )
+    refuse_unread(self, 'method')
 
   @property
   def supervised(self) -> bool:

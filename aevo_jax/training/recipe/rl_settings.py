@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Interval
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import OneOf, refuse_unread
+from aevo_jax.config.constraints import OneOf, ReadWhen, one_of, other_than, refuse_unread
 from aevo_jax.config.inference import ENGINES
 from aevo_jax.tasks import verify
 from aevo_jax.training.losses.advantages import GROUPED, Advantage
@@ -22,13 +22,17 @@ REWARDS = ('verifiable', 'format', 'length', 'overlong')
 TASKS = ('puzzles', 'tally')
 OVERLONG_BUFFER = 16  # if no other is bound
 
+_GENERATES = ReadWhen(other_than('method.name', 'sft'))
+_REWARDED = ReadWhen(one_of('method.name', 'rl', 'dpo', 'sft_then_rl', 'sft_then_dpo'))
+_TALLY = ReadWhen(one_of('environment.name', 'tally'))
+_ONE_TURN = ReadWhen(one_of('environment.name', 'puzzles'))
 _Count = Annotated[int, Interval(ge=1, le=2**20)]
 _Parts = Annotated[int, Interval(ge=1, le=1024)]
 _Weight = Annotated[float, Interval(ge=-1000, le=1000)]
 _Limit = Annotated[float, Interval(ge=0, le=1e9)]
 
 
-@configurable('rollout')
+@configurable('rollout', _GENERATES)
 @dataclasses.dataclass(frozen=True)
 class Rollout:
   """What a step generates.
@@ -49,13 +53,13 @@ class Rollout:
   prompts: _Count = 8
   group_size: _Count = 8
   max_new_tokens: _Count = 56
-  dynamic_sampling: bool = False
-  max_batches: _Count = 4
+  dynamic_sampling: Annotated[bool, ReadWhen(other_than('method.name', 'distill'))] = False
+  max_batches: Annotated[_Count, ReadWhen(one_of('rollout.dynamic_sampling', True))] = 4
   asynchronous: bool = False
   engine: Annotated[str, OneOf(ENGINES)] = 'jax'
 
   def __post_init__(self):
-    refuse_unread(self, 'rollout', {('max_batches',): ('dynamic_sampling', (True,))})
+    refuse_unread(self, 'rollout')
     if self.dynamic_sampling and self.group_size < 2:
       raise ValueError(
         'rollout.dynamic_sampling leaves out groups of equal rewards, and a group of one '
@@ -63,7 +67,7 @@ class Rollout:
       )
 
 
-@configurable('environment')
+@configurable('environment', _GENERATES)
 @dataclasses.dataclass(frozen=True)
 class Task:
   """What rollouts answer.
@@ -76,11 +80,11 @@ class Task:
   """
 
   name: Annotated[str, OneOf(TASKS)] = 'puzzles'
-  turns: int = 4
-  decisions: int = 2
+  turns: Annotated[int, _TALLY] = 4
+  decisions: Annotated[int, _TALLY] = 2
 
   def __post_init__(self):
-    refuse_unread(self, 'environment', {('turns', 'decisions'): ('name', ('tally',))})
+    refuse_unread(self, 'environment')
     if not 1 <= self.decisions <= self.turns <= 64:
       raise ValueError(
         f'environment.turns = {self.turns} and environment.decisions = {self.decisions}: '
@@ -88,7 +92,7 @@ class Task:
       )
 
 
-@configurable('reward')
+@configurable('reward', _REWARDED)
 @dataclasses.dataclass(frozen=True)
 class Reward:
   """Weights of the parts of a completion's reward; a part of weight 0 counts for nothing.
@@ -104,13 +108,16 @@ class Reward:
   """
 
   verifiable: _Weight = 1.0
-  format: _Weight = 0.0
-  length: _Weight = 0.0
-  overlong: _Weight = 0.0
-  overlong_buffer: _Count = OVERLONG_BUFFER
-  verifier: str = 'strict'
+  format: Annotated[_Weight, _ONE_TURN] = 0.0
+  length: Annotated[_Weight, _ONE_TURN] = 0.0
+  overlong: Annotated[_Weight, _ONE_TURN] = 0.0
+  overlong_buffer: Annotated[_Count, _ONE_TURN, ReadWhen(other_than('reward.overlong', 0.0))] = (
+    OVERLONG_BUFFER
+  )
+  verifier: Annotated[str, _ONE_TURN, ReadWhen(other_than('reward.verifiable', 0.0))] = 'strict'
 
   def __post_init__(self):
+    refuse_unread(self, 'reward')
     verify.named(self.verifier)
     if not any(self.weights().values()):
       names = [f'reward.{name}' for name in REWARDS]
@@ -118,18 +125,13 @@ class Reward:
         'every part of the reward has weight 0, so there is nothing to learn from; bind '
         f'one of {", ".join(names)}'
       )
-    if not self.overlong and self.overlong_buffer != OVERLONG_BUFFER:
-      raise ValueError(
-        f'reward.overlong_buffer = {self.overlong_buffer} is read by nothing while '
-        'reward.overlong = 0; bind reward.overlong too'
-      )
 
   def weights(self) -> dict[str, float]:
     """Returns the weight of each part by its name."""
     return {name: getattr(self, name) for name in REWARDS}
 
 
-@configurable('rl')
+@configurable('rl', _GENERATES)
 @dataclasses.dataclass(frozen=True)
 class Rl:
   """How rollouts are trained on.
@@ -147,7 +149,7 @@ class Rl:
   shared_prefix: bool = True
 
 
-@configurable('gates')
+@configurable('gates', _GENERATES)
 @dataclasses.dataclass(frozen=True)
 class Gates:
   """When a run stops by itself; 0 turns a rule off.
@@ -166,10 +168,18 @@ class Gates:
 
   logprob_gap: _Limit = 0.05
   grad_norm: _Limit = 1000.0
-  reward_drop: _Limit = 0.0
+  reward_drop: Annotated[_Limit, _REWARDED] = 0.0
   entropy: _Limit = 0.0
-  kl: _Limit = 10.0
-  window: Annotated[int, Interval(ge=1, le=10**6)] = 10
+  kl: Annotated[_Limit, _REWARDED] = 10.0
+  window: Annotated[
+    int,
+    Interval(ge=1, le=10**6),
+    ReadWhen(
+      other_than('gates.reward_drop', 0.0),
+      other_than('gates.entropy', 0.0),
+      other_than('gates.kl', 0.0),
+    ),
+  ] = 10
 
 
 @dataclasses.dataclass(frozen=True)

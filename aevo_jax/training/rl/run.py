@@ -8,10 +8,8 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tokenizers
 
-from aevo_jax.config.configurables import LoadError, bound
 from aevo_jax.config.inference import WHOLE_TRANSPORTS, Vllm
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.corpus import Corpus
@@ -22,9 +20,10 @@ from aevo_jax.models.config import EXECUTION, ModelConfig
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.models.params import Params, outline
 from aevo_jax.tasks.item import Item
+from aevo_jax.training.losses.batch import AnyArray
 from aevo_jax.training.model_setup import adapt_model, decoder_params
 from aevo_jax.training.optimizer import learning_rates, transformation
-from aevo_jax.training.recipe.recipe import METHODS, Recipe
+from aevo_jax.training.recipe.recipe import Recipe
 from aevo_jax.training.recipe.rl_settings import Algorithm, Reward
 from aevo_jax.training.recipe.task_source import TaskSource
 from aevo_jax.training.rl import critic, items
@@ -44,46 +43,6 @@ from aevo_jax.training.train_loop import check_finite
 
 MAX_SLOTS = 512  # rows that decode together
 MAX_PROMPTS = 128  # prompts that are read together
-_SECTIONS = (
-  'policy_gradient',
-  'advantage',
-  'rollout',
-  'reward',
-  'critic',
-  'rl',
-  'gates',
-  'environment',
-)
-_READ = {
-  'sft': {'loss', 'data', 'solution_style'},
-  'rl': set(_SECTIONS),
-  'dpo': {'policy_gradient', 'rollout', 'reward', 'rl', 'gates', 'environment', 'dpo'},
-  'distill': {'policy_gradient', 'rollout', 'rl', 'gates', 'environment', 'distillation'},
-}
-
-
-def _sections_read_by(method: str) -> set[str]:
-  return set().union(*[_READ[part] for part in method.split('_then_')])
-
-
-def refuse_unread_sections(method: str) -> None:
-  """Refuses bindings of sections that only another method reads.
-
-  Args:
-    method: one of METHODS.
-
-  Raises:
-    LoadError: naming the binding.
-  """
-  of_any_method = set().union(*_READ.values())
-  for section in sorted(of_any_method - _sections_read_by(method)):
-    fields = bound(section)
-    if fields:
-      readers = [repr(m) for m in METHODS if section in _sections_read_by(m)]
-      raise LoadError(
-        f'{section}.{fields[0]} is bound, and nothing reads {section} while method.name = '
-        f'{method!r}; leave it out, or bind method.name to {" or ".join(readers)}'
-      )
 
 
 def item_reward(settings: Reward, max_new_tokens: int) -> RewardFunction:
@@ -191,7 +150,7 @@ def _slots(algorithm: Algorithm, environment: Environment) -> int:
 def trainer(
   config: ModelConfig,
   recipe: Recipe,
-  base: Mapping[str, np.ndarray],
+  base: Mapping[str, AnyArray],
   tokenizer: tokenizers.Tokenizer,
   tasks: TaskSource,
   *,

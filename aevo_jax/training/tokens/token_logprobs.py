@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
 from aevo_jax.models.decoder import Decoder
+from aevo_jax.training.losses.batch import AnyArray
 from aevo_jax.training.tokens.token_stats import TokenStats, of_logits
 
 
@@ -53,7 +54,7 @@ def token_stats(
 def per_token(
   function: Callable[..., Any],
   hidden: Any,
-  tokens_bt: Int[Array, 'batch time'],
+  tokens_bt: Int[AnyArray, 'batch time'],
   mask_bt: Shaped[Array, 'batch time'] | None = None,
   chunk: int = 0,
 ) -> Any:
@@ -83,7 +84,7 @@ def per_token(
   return jax.tree.map(lambda x: jnp.pad(jnp.where(mask, x, 0)[:, :-1], ((0, 0), (1, 0))), results)
 
 
-def _shift(x_bt: jax.Array) -> jax.Array:
+def _shift(x_bt: AnyArray) -> jax.Array:
   """Moves every row one position to the left, with a 0 at its end."""
   return jnp.concatenate([x_bt[:, 1:], jnp.zeros_like(x_bt[:, :1])], axis=1)
 

@@ -1,0 +1,1 @@
+"""Which command reads which binding, and the refusal of those that have no effect."""

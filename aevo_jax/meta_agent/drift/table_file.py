@@ -1,0 +1,84 @@
+"""The cells of a CSV file with the lines that they stand on, and the names of its columns."""
+
+import csv
+import pathlib
+from typing import NamedTuple
+
+
+class TableError(ValueError):
+  """The table cannot be replayed; the message names line or column, and the fix."""
+
+
+class Line(NamedTuple):
+  """A row of the file: its line, counted from 1, and its cells."""
+
+  number: int
+  cells: list[str]
+
+
+class TableFile(NamedTuple):
+  """A CSV file: its path, the names of its columns, and its rows."""
+
+  path: pathlib.Path
+  header: list[str]
+  lines: list[Line]
+
+  def column(self, name: str) -> dict[int, str]:
+    """Returns line -> cell of a column."""
+    place = self.header.index(name)
+    return {line.number: line.cells[place] for line in self.lines}
+
+
+def read(path: pathlib.Path) -> TableFile:
+  """Reads the cells of a file, whose header parts its columns by commas, semicolons or tabs.
+
+  Args:
+    path: of a text in UTF-8.
+
+  Returns:
+    The rows with as many cells as the header has; comments and empty lines are left out.
+
+  Raises:
+    TableError: no such text, or a row with other cells than the header names.
+    OSError: the file cannot be read.
+  """
+  try:
+    return _cells(path)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise TableError(f'{path} is no CSV text in UTF-8: {error}; save it as that') from None
+
+
+def _cells(path: pathlib.Path) -> TableFile:
+  content = []
+  for number, text in enumerate(path.read_text(encoding='utf-8-sig').splitlines(keepends=True), 1):
+    if text.strip() and not text.lstrip().startswith('#'):
+      content.append((number, text))
+  head = content[0][1] if content else ''
+  delimiter = max(',;\t', key=head.count)
+  reader = csv.reader([text for _, text in content], delimiter=delimiter)
+  header: list[str] | None = None
+  lines = []
+  for raw in reader:
+    # The line that the row ends on: a quoted cell may span lines.
+    last = content[reader.line_num - 1][0]
+    cells = [cell.strip() for cell in raw]
+    if header is None:
+      header = cells
+      for name in header:
+        if name and header.count(name) > 1:
+          raise TableError(f'{path}:{last}: two columns are named {name!r}; rename one')
+      continue
+    while len(cells) > len(header) and not cells[-1]:
+      cells.pop()
+    if len(cells) != len(header):
+      raise TableError(
+        f'{path}:{last}: {len(cells)} cells, and the header names {len(header)} columns; '
+        'leave a cell empty where a score is missing, and write decimal points'
+      )
+    lines.append(Line(last, cells))
+  if not lines:
+    raise TableError(
+      f'{path} has no rows of candidates; a header with the names of the columns comes '
+      'first, then one line a candidate'
+    )
+  return TableFile(path, header, lines)

@@ -1,0 +1,77 @@
+"""aevo tasks convert as a person types it, and aevo train with what it wrote."""
+
+import json
+
+import pytest
+from aevo_command import aevo
+
+
+@pytest.fixture
+def gsm8k(tmp_path):
+  """Twenty questions, each with steps and `#### key`."""
+  path = tmp_path / 'gsm8k.jsonl'
+  lines = []
+  for i in range(20):
+    answer = f'{i} and 1 make {i + 1}.\n#### {i + 1}'
+    lines.append(json.dumps({'question': f'{i} + 1?', 'answer': answer}))
+  path.write_text('\n'.join(lines) + '\n')
+  return path
+
+
+def test_what_is_written_is_counted_and_never_over_a_file(gsm8k, tmp_path):
+  out = tmp_path / 'tasks.jsonl'
+  result = aevo('tasks', 'convert', gsm8k, f'--out={out}')
+  assert result.returncode == 0, result.stderr
+  assert f'read {gsm8k}\n20 of the shape' in result.stdout
+  assert f'wrote 20 tasks to {out}, 20 with a solution; families: gsm8k' in result.stdout
+  assert "suits the verifier 'number'" in result.stdout
+  written = out.read_bytes()
+  again = aevo('tasks', 'convert', gsm8k, f'--out={out}')
+  assert again.returncode == 1 and 'exists; name another --out, or say --overwrite' in again.stderr
+  assert aevo('tasks', 'convert', gsm8k, f'--out={out}', '--overwrite').returncode == 0
+  assert out.read_bytes() == written
+
+
+def test_a_wrong_record_stops_all_unless_it_is_skipped(gsm8k, tmp_path):
+  out = tmp_path / 'tasks.jsonl'
+  gsm8k.write_text(gsm8k.read_text() + '{"text": "7"}\n' * 7)
+  result = aevo('tasks', 'convert', gsm8k, f'--out={out}')
+  assert result.returncode == 1 and not out.exists()
+  assert '7 not turned: no known shape has the fields text\n' in result.stdout
+  assert (
+    f'{gsm8k}:25 and 2 more' in result.stdout and '--skip to write the other 20' in result.stderr
+  )
+  assert aevo('tasks', 'convert', gsm8k, f'--out={out}', '--skip').returncode == 0
+  assert len(out.read_text().splitlines()) == 20
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    (['convert', 'nowhere.jsonl', '--out=x'], 'there is no nowhere.jsonl'),
+    (['convert', 'nowhere.jsonl'], 'aevo tasks convert FILE.jsonl --out=tasks.jsonl'),
+    (['turn', 'nowhere.jsonl', '--out=x'], 'aevo tasks convert FILE.jsonl --out=tasks.jsonl'),
+    (['convert', '{gsm8k}', '--out=nowhere/x'], 'there is no such file or directory'),
+    (['convert', '{gsm8k}', '--out=x', '--family=overall'], "family 'overall' has another meaning"),
+    (['convert', '{gsm8k}', '--out=x', '--verifier=choice'], 'no record could be turned'),
+  ],
+)
+def test_what_cannot_be_served_is_a_sentence(gsm8k, tmp_path, monkeypatch, arguments, said):
+  monkeypatch.chdir(tmp_path)
+  result = aevo('tasks', *[argument.format(gsm8k=gsm8k) for argument in arguments])
+  assert result.returncode == 1 and said in result.stdout + result.stderr
+  assert 'Traceback' not in result.stderr
+  assert [path.name for path in tmp_path.iterdir()] == ['gsm8k.jsonl']
+
+
+def test_training_names_the_command_and_takes_what_it_writes(gsm8k, tmp_path):
+  out = tmp_path / 'tasks.jsonl'
+  # Of one token no run is made. That is said once the tasks are read and found to fit.
+  train = ['train', '--tokens=1', '--steps=1', f'--out={tmp_path / "run"}']
+  refused = aevo(*train, f'--tasks={gsm8k}')
+  assert refused.returncode == 1
+  command = f'aevo tasks convert {gsm8k} --out=tasks.jsonl'
+  assert refused.stderr.strip().endswith(command)
+  assert aevo(*command.replace('tasks.jsonl', str(out)).split()[1:]).returncode == 0
+  trained = aevo(*train, f'--tasks={out}')
+  assert 'exceeds the budget of 1 tokens' in trained.stderr
