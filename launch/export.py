@@ -8,9 +8,7 @@ The last one writes a PEFT adapter, where the winning recipe trained one. With -
 refuses an adapter larger than the public challenge takes.
 """
 
-import dataclasses
 import pathlib
-import shutil
 import sys
 import tempfile
 
@@ -51,24 +49,6 @@ _MAX_RANK = flags.DEFINE_integer(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportOptions:
-  """What is written.
-
-  Attributes:
-    base_name: name of the base in the adapter's config; None writes whole weights.
-    max_rank: highest LoRA rank that is written; None for no limit.
-  """
-
-  base_name: str | None = None
-  max_rank: int | None = None
-
-  @property
-  def adapter(self) -> bool:
-    """Whether an adapter is written instead of whole weights."""
-    return self.base_name is not None
-
-
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Checks the flags, finds the winner and writes it."""
@@ -83,6 +63,7 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'export: {run} is not a run: it has no ledger.jsonl')
   # Imported here, so that a wrong flag or path is answered before JAX starts.
   from aevo_jax.checkpoint.digest import ManifestError
+  from aevo_jax.export.sealed import ExportOptions
   from aevo_jax.ledger.records import LedgerError
   from aevo_jax.report.gains import ScoreFileError
   from aevo_jax.report.winner import NoWinnerError
@@ -96,87 +77,25 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'export: {faults.explain(error)}')
 
 
-def export(run: pathlib.Path, out: pathlib.Path, options: ExportOptions, *, starting: bool) -> None:
+def export(run: pathlib.Path, out: pathlib.Path, options, *, starting: bool) -> None:
   """Finds the winner of a run and writes it with its card.
 
   Args:
     run: directory of a finished run.
     out: new directory; it appears whole or not at all.
-    options: which form is written.
+    options: `sealed.ExportOptions`, which form is written.
     starting: take a retraining of the starting recipe.
   """
-  from aevo_jax.report import model_card
-  from aevo_jax.report import winner as winner_lib
-  from aevo_jax.report.audit.audited_run import AuditedRun
-  from aevo_jax.report.run_view import RunView
-
-  audited = AuditedRun(run)
-  winner = winner_lib.find(audited, starting=starting)
-  card = model_card.text(audited, RunView(run), winner, adapter=options.adapter)
-  write(winner, card, out, options)
-  print(
-    f'{winner.trial.trial} of {run} written to {out}; its README.md says how it scored '
-    'and where it comes from'
-  )
-
-
-def write(winner, card: str, out: pathlib.Path, options: ExportOptions) -> None:
-  """Writes weights or adapter, what the base carries beside them, and the card.
-
-  Args:
-    winner: `report.winner.Winner`.
-    card: text of README.md.
-    out: new directory; it appears whole or not at all.
-    options: which form is written.
-
-  Raises:
-    NoWinnerError: the trial has no adapter, or one of a higher rank.
-  """
-  from aevo_jax.campaign.trial.spec import EXPORT
-  from aevo_jax.models.hf import checkpoint
-  from aevo_jax.substrate import build
+  from aevo_jax.export import written
 
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'export'
-    if options.adapter:
-      write_adapter(winner, stage, options)
-    else:
-      stage.mkdir()
-      shutil.copyfile(winner.directory / EXPORT, stage / checkpoint.WEIGHTS)
-      shutil.copyfile(winner.base / checkpoint.CONFIG, stage / checkpoint.CONFIG)
-    for name in build.CARRIED:
-      if name != checkpoint.CONFIG:
-        shutil.copyfile(winner.base / name, stage / name)
-    (stage / 'README.md').write_text(card)
+    what, *remarks = written.fill_winner(run, stage, options, starting=starting)
     stage.rename(out)
-
-
-def write_adapter(winner, stage: pathlib.Path, options: ExportOptions) -> None:
-  """Makes `stage` with the adapter of the winning trial's sealed checkpoint.
-
-  Args:
-    winner: `report.winner.Winner`.
-    stage: new directory.
-    options: name of the base, and the highest rank.
-
-  Raises:
-    NoWinnerError: the trial trained no adapter, or one of a higher rank.
-  """
-  from aevo_jax.campaign.trial import submission
-  from aevo_jax.report.winner import NoWinnerError
-
-  try:
-    submission.write_adapter(
-      stage,
-      winner.directory,
-      winner.base,
-      winner.recipe,
-      base_name=options.base_name,
-      max_rank=options.max_rank,
-    )
-  except submission.NoSubmissionError as error:
-    raise NoWinnerError(f'{error}; without --adapter the weights are exported') from error
+  print(f'{what} written to {out}; its README.md says how it scored and where it comes from')
+  for remark in remarks:
+    print(remark)
 
 
 if __name__ == '__main__':

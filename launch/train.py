@@ -26,7 +26,6 @@ import json
 import os
 import pathlib
 import platform
-import shutil
 import signal
 import sys
 from typing import Any
@@ -121,7 +120,9 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   # Imported here, so that a wrong flag is answered before JAX starts. The first registers what gin
   # may bind.
   from aevo_jax.checkpoint.resume import DamagedCheckpointError
+  from aevo_jax.export import trained
   from aevo_jax.generation.protocol import InferenceError
+  from aevo_jax.substrate.transfer import TransferError
   from aevo_jax.training import run_control
   from aevo_jax.training.rl.gates import StoppedError
   from aevo_jax.training.run_config import RunConfig
@@ -145,7 +146,10 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
           sys.exit(128 + signal.SIGTERM)
     except (DamagedCheckpointError, NonFiniteError, StoppedError, InferenceError) as error:
       sys.exit(f'train: {error}')
-    export = write_export(base, out, final, job.config)
+    try:
+      export = export_trained(base, out, final, job)
+    except (trained.ExportError, TransferError) as error:
+      sys.exit(f'train: {error}')
     _write_command(out, job.recipe.algorithm())
   print(f'weights written to {export}; score them with: aevo evaluate {out}')
 
@@ -226,6 +230,8 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   run = post_train.Run(config, recipe, params, tokenizer, tasks, directory=out, vllm=vllm)
   started_with['steps'] = [plan.sft_steps, plan.rl_steps]
   run_directory.begin(out, run_directory.TRAIN, started_with, held)
+  origin = {'base': str(base.absolute())}
+  (out / run_directory.ORIGIN).write_text(json.dumps(origin) + '\n')
   for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
@@ -368,50 +374,43 @@ def _write_command(out: pathlib.Path, algorithm) -> None:
   (out / 'command.json').write_text(json.dumps(facts, indent=1) + '\n')
 
 
-def write_export(base: pathlib.Path, out: pathlib.Path, final: dict, config) -> pathlib.Path:
-  """Writes the weights as a base of their own.
+def export_trained(base: pathlib.Path, out: pathlib.Path, final: dict, job: _Job) -> pathlib.Path:
+  """Writes the weights as a base of their own, with a card, and the adapter where one was trained.
 
   Args:
-    base: the base that was trained. Of an import, dtypes, shards and the tensors that the forward
-      does not use are kept; of any other, the export holds float32 and what was trained.
+    base: the base that was trained.
     out: the run's directory.
     final: trained parameters by our names.
-    config: the model's.
+    job: the run.
 
   Returns:
     The directory of the new base, below `out`.
   """
-  from safetensors import SafetensorError
+  from aevo_jax.export import trained
+  from aevo_jax.models.hf import front_matter
+  from aevo_jax.training import trained_adapter
 
-  from aevo_jax.models import weights
-  from aevo_jax.models.hf import checkpoint, stream
-  from aevo_jax.substrate import hf_export, source, transfer
-
+  adapter = None
+  if job.recipe.adaptation.method == 'lora':
+    checkpoints = trained_adapter.last_checkpoints(out)
+    adapter = trained_adapter.read(checkpoints, job.recipe.lora, job.config.pattern)
+  started_with = json.loads((out / run_directory.TRAIN).read_text())
   export = out / 'export'
-  stored = (base / weights.CHECKPOINT).is_dir()
-  # A base that `aevo substrate build` made has a source.json of its own, of digests.
-  if stored and (base / source.FILE).is_file():
-    shutil.rmtree(export, ignore_errors=True)
-    hf_export.export_hf(base, export, params=final)
-    return export
-  export.mkdir(exist_ok=True)
-  try:
-    checkpoint.save_weights(export / checkpoint.WEIGHTS, final, config)
-  except SafetensorError as error:
-    sys.exit(f'train: {export / checkpoint.WEIGHTS}: {error}')
-  for name in transfer.CARRIED:
-    if (base / name).is_file():
-      shutil.copyfile(base / name, export / name)
-  written = json.loads((base / checkpoint.CONFIG).read_text())
-  true = checkpoint.config_as_saved(written)
-  if true != written:
-    (export / checkpoint.CONFIG).write_text(json.dumps(true, indent=2, ensure_ascii=False) + '\n')
-  unused = () if stored else stream.Reader(base).unused
-  if unused:
-    print(
-      f'not in the export, since the model does not use them: {unused[0]} ({len(unused)} in all); '
-      'aevo import_hf makes a base that keeps them'
-    )
+  remarks = trained.write(
+    trained.Trained(
+      base=base,
+      config=job.config,
+      params=final,
+      title='Weights trained by aevo train',
+      facts={'command': COMMAND.line, 'steps': str(job.plan.steps)},
+      base_model=front_matter.base_name(base),
+      tasks=started_with.get('tasks', trained.PUZZLES),
+      adapter=adapter,
+    ),
+    export,
+  )
+  for remark in remarks:
+    print(remark)
   return export
 
 

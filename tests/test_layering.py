@@ -11,7 +11,7 @@ What the table protects:
   alone.
 - `meta_agent` sees evidence, never the machinery: not `campaign`, not `training`, not `substrate`.
   `campaign` calls it.
-- `report` reads the ledger and the verdicts; nothing but launch/ imports `report`.
+- `report` reads the ledger and the verdicts; nothing but `export` and launch/ imports `report`.
 - launch/ imports everything and nothing imports launch/.
 
 Imports inside functions count, and so do those under TYPE_CHECKING: a lazy import is still an
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
   'cli': {'config', 'layout'},
   'command': {'bindings', 'config', 'layout', 'paths'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
+  'provenance': {'layout'},  # which code ran; standard library and git
   'paths': {'faults'},  # paths that people name; standard library only
   'runtime': set(),  # threads and parent of a child process; standard library only
   'strict_json': set(),  # JSON without guessing; standard library only
@@ -73,12 +74,16 @@ ALLOWED: dict[str, set[str]] = {
     'stats',
     'tasks',
     'checkpoint',
+    'models',  # the head of a model card
     'substrate',
     'evaluation',
     'meta_agent',
     'campaign',
     'layout',
   },
+  # any result of the others as a directory for people
+  'export': _MODEL_SIDE
+  | {'training', 'substrate', 'evaluation', 'campaign', 'report', 'layout', 'provenance'},
 }
 
 # Folders below one package that import each other, without a circle of modules. A new pair is a

@@ -15,6 +15,7 @@ from typing import Any
 LOCK = '.lock'
 TRAIN = 'train.json'
 PRETRAIN = 'pretrain_run.json'
+ORIGIN = 'origin.json'  # where the base lies; no part of what makes two runs the same
 
 # What else may lie in a directory, by the file that shows it; the first that is there names it.
 _KINDS = {

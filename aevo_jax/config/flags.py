@@ -23,8 +23,8 @@ from aevo_jax.config.configurables import Bound
 from aevo_jax.config.loading import LoadError, check_readable, load, parse_binding
 
 _LITERAL_WORDS = frozenset({'True', 'False', 'None'})
-# Words, paths and addresses; no blank, and nothing that gin reads otherwise.
-_BARE_WORD = re.compile(r'[A-Za-z_./~][\w./~:+-]*')
+# Words, paths, addresses and patterns of layers; no blank, and nothing that gin reads otherwise.
+_BARE_WORD = re.compile(r'[A-Za-z_./~][\w./~:+*-]*')
 
 
 class GinFlagError(flags.Error):

@@ -35,12 +35,11 @@ from aevo_jax.config.configurables import (
   resolve,
   resolved_bindings,
 )
-from aevo_jax.config.nearest import nearest, suggestion
+from aevo_jax.config.nearest import nearest_file, suggestion
 
 __all__ = ['LoadError', 'configurable', 'load', 'parse_binding', 'resolve', 'resolved_bindings']
 
 _REQUIRED = frozenset({'gin.REQUIRED', 'REQUIRED'})
-_SEARCHED_DEPTH = 3  # folders below a search path in which a missing file's neighbours are
 _BARE_WORD = re.compile(r'=\s*-?[A-Za-z_./~][\w./~-]*\s*$')
 
 
@@ -484,36 +483,7 @@ def _missing_file(path: str, search_paths: Sequence[str], parents: tuple[str, ..
     roots = _roots(path, search_paths, parents)
     searched = dict.fromkeys(os.path.abspath(root) for root in roots)
     message += f'; searched {", ".join(searched)}'
-  match = _nearest_file(path, _gin_files(search_paths))
+  match = nearest_file(path, search_paths, '.gin')
   if match is not None:
     message += f"; did you mean '{match}'?"
   return message
-
-
-def _nearest_file(path: str, files: Sequence[str]) -> str | None:
-  match = nearest(path, files)
-  if match is not None:
-    return match
-  by_name = {os.path.basename(file): file for file in files}
-  close = nearest(os.path.basename(path), by_name)
-  return by_name[close] if close else None
-
-
-def _gin_files(search_paths: Sequence[str]) -> list[str]:
-  """Lists the gin files near the top of the search paths, relative to them.
-
-  A search path may also hold runs and environments, which are large.
-  """
-  files = []
-  for root in search_paths:
-    for directory, names, file_names in os.walk(root):
-      inside = os.path.relpath(directory, root)
-      depth = 0 if inside == '.' else inside.count(os.sep) + 1
-      if depth < _SEARCHED_DEPTH:
-        names[:] = [name for name in names if not name.startswith('.')]
-      else:
-        names.clear()
-      for name in file_names:
-        if name.endswith('.gin'):
-          files.append(os.path.normpath(os.path.join(inside, name)))
-  return files

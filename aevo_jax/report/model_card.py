@@ -3,6 +3,7 @@
 import json
 
 from aevo_jax.campaign.decisions.state import TrialState
+from aevo_jax.models.hf import front_matter
 from aevo_jax.report.audit.audited_run import AuditedRun
 from aevo_jax.report.final_table import OVER, verdict
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, group
@@ -40,10 +41,7 @@ _SAME_LINES = (
   'this one selected on: these scores are a claim if this was the only campaign on the '
   'file; otherwise fresh lines are needed.'
 )
-_CARD = """---
-tags: [aevo_jax]
----
-
+_CARD = """{head}
 # {what} of a campaign's {recipe}{label}
 
 {what} of `{trial}`, a retraining of the {recipe} on a fresh seed, by `aevo \
@@ -77,7 +75,9 @@ With the run's directory `aevo audit` recomputes every score and decision, and \
 """
 
 
-def text(run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool) -> str:
+def text(
+  run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool, base_model: str, code: str
+) -> str:
   """Writes the card.
 
   Args:
@@ -85,6 +85,8 @@ def text(run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool) -> st
     view: the same run.
     winner: the weights.
     adapter: whether a PEFT adapter lies beside the card, and not a whole model.
+    base_model: name of the base.
+    code: the commit of the code that the campaign ran.
 
   Returns:
     Markdown.
@@ -96,8 +98,16 @@ def text(run: AuditedRun, view: RunView, winner: Winner, *, adapter: bool) -> st
     recipe = 'promoted recipe'
     label = ''
   ask = _ASK.format(max_new_tokens=run.constitution.objective.max_new_tokens)
-  rows = [f'| {name} | `{value}` |' for name, value in provenance(run, winner).items()]
+  facts = provenance(run, winner)
+  rows = [f'| {name} | `{value}` |' for name, value in facts.items()]
+  head = front_matter.write(
+    winner.base,
+    base_model=base_model,
+    library_name='peft' if adapter else 'transformers',
+    provenance={'code': code, 'version': run.started['version'], 'tasks': facts['tasks']},
+  )
   return _CARD.format(
+    head=head,
     what=what,
     recipe=recipe,
     label=label,

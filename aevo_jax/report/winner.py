@@ -17,6 +17,7 @@ from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.trial.gate import full_recipe
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint import digest as digest_lib
+from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.report.audit.audited_run import AuditedRun, sha256
 from aevo_jax.substrate import build, manifest
@@ -79,6 +80,39 @@ def find(run: AuditedRun, *, starting: bool = False) -> Winner:
   return Winner(
     trial=trial,
     promoted=not starting,
+    directory=directory,
+    base=Store(run.inputs['store']).verify(run.started['substrate_object']),
+    recipe=full_recipe(parse_statements(trial.overlay), run.started['recipe']),
+  )
+
+
+def sealed_trial(run: AuditedRun, name: str) -> Winner:
+  """Finds any trial's weights and verifies their seal.
+
+  Args:
+    run: the campaign, finished or not.
+    name: of the trial.
+
+  Returns:
+    The trial; nothing says that it won.
+
+  Raises:
+    NoWinnerError: there is no such trial, it has no sealed weights, or they were changed.
+  """
+  trial = run.state.trials.get(name)
+  if trial is None:
+    raise NoWinnerError(f'{run.path} has no trial {name!r}{suggestion(name, run.state.trials)}')
+  if trial.status != 'sealed':
+    raise NoWinnerError(
+      f'{name} of {run.path} has no sealed weights: it is {trial.status}; see: aevo trial '
+      f'{run.path} {name}'
+    )
+  _check_substrate(run)
+  directory = run.trial_directory(trial)
+  _check_seal(run, trial, directory)
+  return Winner(
+    trial=trial,
+    promoted=False,
     directory=directory,
     base=Store(run.inputs['store']).verify(run.started['substrate_object']),
     recipe=full_recipe(parse_statements(trial.overlay), run.started['recipe']),

@@ -26,7 +26,7 @@ from aevo_jax.config.statements import digest as statements_digest
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data.corpus import TRAIN
 from aevo_jax.models import weights
-from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.hf import checkpoint, front_matter
 from aevo_jax.substrate import code_digest
 from aevo_jax.substrate import manifest as manifest_lib
 from aevo_jax.substrate.manifest import BaseCheckpoint, CodeTree, SubstrateManifest
@@ -163,6 +163,9 @@ def _store(root: pathlib.Path, measured: SubstrateManifest, store: Store, train:
     )
     for file in CARRIED:
       shutil.copyfile(root / BASE / file, stage / file)
+    for file in (front_matter.CARD, *front_matter.LICENSE_FILES):
+      if (root / BASE / file).is_file():
+        shutil.copyfile(root / BASE / file, stage / file)
     shutil.copyfile(root / RECIPE, stage / RECIPE)
     if train:
       (stage / TRAIN).write_text(train)

@@ -27,7 +27,7 @@ from aevo_jax.data import chat_template
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.chat_template import ChatFormat
 from aevo_jax.models import weights
-from aevo_jax.models.hf import checkpoint, stream
+from aevo_jax.models.hf import checkpoint, front_matter, stream
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate import source as source_lib
 
@@ -88,6 +88,9 @@ def write(
     fields = json.loads((source / checkpoint.CONFIG).read_text())
     _write_json(base / checkpoint.CONFIG, checkpoint.config_as_saved(fields))
     shutil.copyfile(source / TOKENIZER, base / TOKENIZER)
+    for name in (front_matter.CARD, *front_matter.LICENSE_FILES):
+      if (source / name).is_file():
+        shutil.copyfile(source / name, base / name)
     tokenizer_config = json.loads((source / chat_template.TOKENIZER_CONFIG).read_text())
     _write_json(
       base / chat_template.TOKENIZER_CONFIG, tokenizer_config | {'chat_template': chat.template}

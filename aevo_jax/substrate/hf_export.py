@@ -1,4 +1,4 @@
-"""From a base of ours back to a Hugging Face checkpoint.
+"""From a base of ours, or a checkpoint in shards, to a Hugging Face checkpoint.
 
 Tensors have the names, dtypes and, unless told otherwise, the shards they came in. Shards are
 written tensor by tensor behind a header that is known beforehand, so that no more than one
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.models.hf import checkpoint
+from aevo_jax.models.hf import checkpoint, front_matter, stream
 from aevo_jax.models.hf.stored import INDEX, NAMED, Tensor
 from aevo_jax.models.weights import CHECKPOINT
 from aevo_jax.substrate import source as source_lib
@@ -32,24 +32,31 @@ def export_hf(
   max_shard_size: int | None = None,
   params: Mapping[str, Any] | None = None,
 ) -> int:
-  """Writes an imported base as a Hugging Face checkpoint.
+  """Writes a base as a Hugging Face checkpoint.
 
   Args:
-    base: made by `import_hf`.
+    base: made by `import_hf`, or a Hugging Face checkpoint already.
     out: the checkpoint's directory, which must not exist.
     max_shard_size: bytes of tensors in a shard (a larger tensor has a shard to itself); None for
       the shards of the import.
-    params: all parameters by our names, to be written in place of the base's, in the base's dtypes.
+    params: all parameters by our names, to be written in place of the base's, in the base's dtypes;
+      of a base that was imported. The base's card is not theirs, and is left out.
 
   Returns:
     The bytes of its tensors.
 
   Raises:
-    TransferError: `base` is not a base that was imported, `params` do not fit it, `out` exists, or
-      the disk has no room for it.
+    TransferError: `base` is neither, `params` do not fit it, `out` exists, or the disk has no room
+      for it.
+    CheckpointError: `base` is no checkpoint of a model that the decoder computes.
     ManifestError: `base` is damaged.
   """
-  source = _source(base)
+  reader = None
+  if params is None and not (base / CHECKPOINT).is_dir():
+    reader = stream.Reader(base)
+    source = source_lib.of_reader(reader)
+  else:
+    source = _source(base)
   if max_shard_size is not None:
     source = Source({}, _split(source.rows, max_shard_size))
   files: dict[str, list[Row]] = {}
@@ -61,14 +68,20 @@ def export_hf(
     for file, rows in files.items():
       metadata = source.shards.get(file) or {'format': 'pt'}
       offsets |= _begin(temporary / file, rows, metadata)
-    _write(temporary, base, source.rows, offsets, params)
+    if reader is None:
+      _write(temporary, base, source.rows, offsets, params)
+    else:
+      _copy(temporary, reader, source.rows, offsets)
     if list(files) != [checkpoint.WEIGHTS]:
       index = {
         'metadata': {'total_size': size},
         'weight_map': {row.name: row.tensor.file for row in sorted(source.rows)},
       }
       (temporary / INDEX).write_text(json.dumps(index, indent=2) + '\n')
-    for name in CARRIED:
+    carried = CARRIED
+    if params is None:
+      carried = (*CARRIED, front_matter.CARD)
+    for name in carried:
       if (base / name).is_file():
         shutil.copyfile(base / name, temporary / name)
   return size
@@ -170,6 +183,19 @@ class _Slot(NamedTuple):
     stored = np.ascontiguousarray(value.astype(DTYPES[tensor.dtype], copy=False))
     self.file.seek(self.offset)
     self.file.write(stored.reshape(-1).view(np.uint8))
+
+
+def _copy(
+  directory: pathlib.Path, reader: stream.Reader, rows: list[Row], offsets: dict[str, int]
+) -> None:
+  """Fills the shards from those of a Hugging Face checkpoint, tensor by tensor."""
+  with contextlib.ExitStack() as stack:
+    files = {}
+    for file in {row.tensor.file for row in rows}:
+      files[file] = stack.enter_context((directory / file).open('r+b'))
+    for row in rows:
+      slot = _Slot(files[row.tensor.file], offsets[row.name], row)
+      slot.put(reader.stored.read(row.name))
 
 
 def _write(

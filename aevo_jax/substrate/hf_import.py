@@ -22,7 +22,7 @@ import numpy as np
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.models import weights
-from aevo_jax.models.hf import stream
+from aevo_jax.models.hf import front_matter, stream
 from aevo_jax.models.hf.stored import INDEX, NAMED, Stored
 from aevo_jax.models.weights import CHECKPOINT
 from aevo_jax.substrate import source as source_lib
@@ -79,7 +79,8 @@ def import_hf(
       f'than {", ".join(DTYPES)}: {unknown[:NAMED]}'
     )
   size = sum(nbytes(tensor) for tensor in tensors.values())
-  carried = tuple(name for name in CARRIED if (directory / name).is_file())
+  wanted = (*CARRIED, front_matter.CARD)
+  carried = tuple(name for name in wanted if (directory / name).is_file())
   if tokenizer_lib.FILE in carried:
     tokenizer_lib.check_vocabulary(directory, reader.config.vocab_size)
   known = {*carried, *reader.stored.metadata, INDEX}

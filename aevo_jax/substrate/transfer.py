@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aevo_jax.checkpoint import durable
-from aevo_jax.models.hf import checkpoint, stream
+from aevo_jax.models.hf import checkpoint, front_matter, stream
 from aevo_jax.models.hf.stored import Tensor
 
 EXTRA = 'extra'  # the folder of an import that holds what the forward does not use
@@ -27,6 +27,7 @@ CARRIED = (
   'tokenizer.model',
   'vocab.json',
   'merges.txt',
+  *front_matter.LICENSE_FILES,
 )
 # Of any tensor.
 DTYPES = stream.DTYPES | {

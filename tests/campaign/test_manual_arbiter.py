@@ -146,7 +146,9 @@ def test_it_needs_no_holdout_and_claims_nothing_that_was_not_scored(run):
     and 'with the arbiter until' not in page
   )
   winner = winner_lib.find(AuditedRun(run))
-  card = model_card.text(AuditedRun(run), view, winner, adapter=True)
+  card = model_card.text(
+    AuditedRun(run), view, winner, adapter=True, base_model='a base', code='a commit'
+  )
   assert (
     winner.trial.trial == 'promoted0' and 'handed in as 0.54' in card and 'scored once' not in card
   )

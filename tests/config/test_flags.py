@@ -92,6 +92,7 @@ def test_parse_exits_with_the_message():
     ('adam_w-2', 'adam_w-2'),
     ('runs/x.jsonl', 'runs/x.jsonl'),
     ('../x', '../x'),
+    ('M-*E', 'M-*E'),
     ('~/x', '~/x'),
     ('http://host:8000/v1', 'http://host:8000/v1'),
     ('inf', 'inf'),

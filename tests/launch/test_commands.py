@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from aevo_command import aevo
 from safetensors.numpy import load_file, save_file
 
@@ -242,6 +243,54 @@ def test_substrate_answers_mistakes(tmp_path, arguments, said):
     and said in result.stdout + result.stderr
     and 'Traceback' not in result.stderr
   )
+
+
+@pytest.mark.parametrize(
+  ('path', 'flags', 'trial'),
+  [
+    ('', ('--starting',), 'starting0'),
+    ('trials/r0w0', (), 'r0w0'),
+    ('trials/r1w1/export', (), 'r1w1'),
+    ('trials/r1w1/export/model.safetensors', ('--max_shard_size=1MB',), 'r1w1'),
+  ],
+)
+def test_export_hf_takes_a_campaign_and_its_trials(tiny_run, tmp_path, path, flags, trial):
+  out = tmp_path / 'model'
+  result = aevo('export_hf', tiny_run / path, f'--out={out}', *flags)
+  assert result.returncode == 0, result.stderr
+  candidate = fold(read(tiny_run / 'ledger.jsonl')).trials[trial].candidate
+  stored = {}
+  for file in out.glob('*.safetensors'):
+    stored |= load_file(file)
+  assert logical_digest(stored) == candidate
+  card = (out / 'README.md').read_text()
+  assert candidate in card and trial in card
+  fields = yaml.safe_load(card.split('---\n')[1])
+  assert (fields['license'], fields['library_name']) == ('unknown', 'transformers')
+  assert fields['base_model'].startswith('substrate/base of aevo_jax')
+  for command in (
+    ('evaluate', out, '--items=2', '--gin.objective.max_new_tokens=2'),
+    ('substrate', 'build', f'--from_hf={out}', f'--out={tmp_path / "substrate"}'),
+    ('import_hf', out, f'--out={tmp_path / "import"}'),
+    ('train', f'--base={out}', '--steps=1', '--tokens=1024', f'--out={tmp_path / "run"}'),
+  )[: 4 if trial == 'starting0' else 0]:
+    taken = aevo(*command)
+    assert taken.returncode == 0, (command, taken.stderr)
+
+
+@pytest.mark.parametrize(
+  ('path', 'flags', 'said'),
+  [
+    ('', ('--step=1',), '--step is of the checkpoints of a run'),
+    ('trials/r0w0/checkpoints', (), "are a trial's checkpoints, which nothing seals"),
+    ('trials/r0w0', ('--starting',), '--starting is of a campaign, and this is the sealed'),
+    ('trials', (), 'holds nothing that can be exported; it takes a base'),
+  ],
+)
+def test_export_hf_answers_mistakes_about_campaigns(tiny_run, tmp_path, path, flags, said):
+  result = aevo('export_hf', tiny_run / path, f'--out={tmp_path / "x"}', *flags)
+  assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
+  assert not list(tmp_path.iterdir())
 
 
 def test_export_writes_a_model_that_scores_as_the_ledger_says(tiny_run, tmp_path):

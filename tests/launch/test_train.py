@@ -154,6 +154,14 @@ def test_reinforcement_with_an_adapter_on_scanned_layers_goes_on_and_exports(tmp
   assert result.returncode == 0 and 'step     2 of 2  reward' in result.stdout, (
     result.stdout + result.stderr
   )
+  fields = json.loads((tmp_path / 'rl/export/adapter/adapter_config.json').read_text())
+  assert fields['base_model_name_or_path'] == str(layout.root_file('substrate') / 'base')
+  unstacked = load_file(tmp_path / 'rl/export/adapter/adapter_model.safetensors')
+  assert all('.layers.' in name for name in unstacked)  # as PEFT names them, not by segments
+  latest = aevo('export_hf', tmp_path / 'rl/checkpoints', f'--out={tmp_path / "latest"}')
+  assert latest.returncode == 0, latest.stderr
+  exported = tmp_path / 'rl' / EXPORT
+  assert tensors(tmp_path / 'latest/model.safetensors') == tensors(exported)
   scored = aevo('evaluate', tmp_path / 'rl', '--items=6', '--json')
   assert scored.returncode == 0 and json.loads(scored.stdout)['overall']['total'] == 6, (
     scored.stderr

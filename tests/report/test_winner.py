@@ -151,7 +151,9 @@ def test_what_is_not_sealed_is_not_handed_out(promoted, rewrite, change, said):
 def test_the_card_names_scores_and_digests(promoted):
   run = AuditedRun(promoted)
   found, records = winner.find(run), read(promoted / LEDGER)
-  text = model_card.text(run, RunView(promoted), found, adapter=False)
+  text = model_card.text(
+    run, RunView(promoted), found, adapter=False, base_model='a base', code='a commit'
+  )
   started, score = (
     records[0].payload,
     next(r for r in records if r.kind == 'final_scored').payload['scores']['promoted0']['overall'],
@@ -172,13 +174,22 @@ def test_the_card_names_scores_and_digests(promoted):
     "# Weights of a campaign's promoted recipe\n",
   ):
     assert said in text, said
-  starting = model_card.text(run, RunView(promoted), winner.find(run, starting=True), adapter=True)
+  starting = model_card.text(
+    run,
+    RunView(promoted),
+    winner.find(run, starting=True),
+    adapter=True,
+    base_model='a base',
+    code='a commit',
+  )
   assert "# LoRA adapter of a campaign's starting recipe, NOT a promoted one\n" in starting
   assert 'lines of a fixed file' not in text
   run.constitution = dataclasses.replace(
     run.constitution, tasks=constitution_lib.Tasks('mine.jsonl', 'a' * 64)
   )
-  assert 'lines of a fixed file' in model_card.text(run, RunView(promoted), found, adapter=False)
+  assert 'lines of a fixed file' in model_card.text(
+    run, RunView(promoted), found, adapter=False, base_model='a base', code='a commit'
+  )
 
 
 @pytest.mark.parametrize('adapter', [False, True])
@@ -190,7 +201,9 @@ def test_the_cards_program_runs(promoted, monkeypatch, adapter):
   for name, library in libraries.items():
     monkeypatch.setitem(sys.modules, name, library)
   run = AuditedRun(promoted)
-  text = model_card.text(run, RunView(promoted), winner.find(run), adapter=adapter)
+  text = model_card.text(
+    run, RunView(promoted), winner.find(run), adapter=adapter, base_model='a base', code='a commit'
+  )
   exec(text.partition('```python\n')[2].partition('```')[0], {})
   bare = libraries['transformers'].AutoModelForCausalLM.from_pretrained
   libraries['transformers'].AutoTokenizer.from_pretrained.assert_called_once_with('DIRECTORY')

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aevo_jax import cli, layout
+from aevo_jax import layout
 from aevo_jax.checkpoint.digest import file_digest
+from aevo_jax.export import trained
 from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import build, from_hf, hf_import, manifest
@@ -223,9 +224,8 @@ def test_what_train_exports_is_what_its_config_says(source, tmp_path, make_base,
   base = make_base(source, tmp_path)
   config = checkpoint.read_config(base)
   params = {name: value + 2.0**-8 for name, value in weights.load(base, config).items()}
-  out = tmp_path / 'run'
-  out.mkdir()
-  export = cli.load(cli.commands()['train']).write_export(base, out, params, config)
+  export = tmp_path / 'run' / 'export'
+  trained.write_weights(base, export, params, config)
   said = json.loads((export / 'config.json').read_text())
   stored = load_file(export / 'model.safetensors')
   assert said['torch_dtype'] == dtype == {str(t.dtype) for t in stored.values()}.pop()

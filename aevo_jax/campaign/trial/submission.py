@@ -5,10 +5,9 @@ import shutil
 
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.campaign.trial.spec import EXPORT
-from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models.hf import checkpoint, peft_adapter
-from aevo_jax.models.params import is_adapter
 from aevo_jax.substrate import build
+from aevo_jax.training import trained_adapter
 from aevo_jax.training.recipe.recipe import Lora
 
 
@@ -41,7 +40,7 @@ def write(
   Raises:
     NoSubmissionError: see `write_adapter`.
   """
-  if max_rank or default_values(recipe)['adaptation.method'] == 'lora':
+  if max_rank or trains_adapter(recipe):
     write_adapter(stage, directory, base, recipe, base_name=base_name, max_rank=max_rank or None)
     form = 'adapter'
   else:
@@ -55,6 +54,11 @@ def write(
   return form
 
 
+def trains_adapter(recipe: str) -> bool:
+  """Tells whether a whole recipe, as gin text, trains an adapter."""
+  return default_values(recipe)['adaptation.method'] == 'lora'
+
+
 def write_adapter(
   stage: pathlib.Path,
   directory: pathlib.Path,
@@ -64,7 +68,7 @@ def write_adapter(
   base_name: str,
   max_rank: int | None,
 ) -> None:
-  """Writes the adapter in a trial's sealed checkpoint.
+  """Writes the adapter in a trial's sealed checkpoints.
 
   Args:
     stage: directory to make.
@@ -84,14 +88,11 @@ def write_adapter(
       f'the recipe of {directory.name} trained all weights (adaptation.method = '
       f'{values["adaptation.method"]!r})'
     )
-  checkpoints = directory / 'checkpoints'
-  state = orbax_io.restore(orbax_io.step_directory(checkpoints, orbax_io.latest_step(checkpoints)))
-  weights = state.get('ema') or state['params']
-  params = {name: value for name, value in weights.items() if is_adapter(name)}
   lora = Lora(values['lora.rank'], values['lora.alpha'], values['lora.targets'])
+  config = checkpoint.read_config(base)
+  checkpoints = trained_adapter.last_checkpoints(directory)
+  adapter = trained_adapter.read(checkpoints, lora, config.pattern)
   try:
-    peft_adapter.save(
-      stage, params, checkpoint.read_config(base), lora, base_name, max_rank=max_rank
-    )
+    peft_adapter.save(stage, adapter.params, config, adapter, base_name, max_rank=max_rank)
   except peft_adapter.AdapterError as error:
     raise NoSubmissionError(str(error)) from error
