@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> None:
       'say which data and where to: aevo tasks convert FILE.jsonl --out=tasks.jsonl'
     )
   out = pathlib.Path(_OUT.value)
+  if out.is_dir():
+    sys.exit(f'tasks: {out} is a directory; name the file to write with --out')
   if out.exists() and not _OVERWRITE.value:
     sys.exit(f'tasks: {out} exists; name another --out, or say --overwrite')
   from aevo_jax.tasks.convert import conversion, records

@@ -175,6 +175,8 @@ def test_rows_that_crashed_are_left_out_and_zeros_of_accuracies_are_named(tmp_pa
   text = 'a,lb,Status\n.3,.4,keep\n0,0,crashed\n0,0,keep\n.2,.3,timed out\n.4,.5,discard\n'
   table = read(tmp_path, text, size=3)
   assert table.crashed == {3: 'Status crashed', 5: 'Status timed out'} and table.zeros == (4,)
+  assert table.ignored == {'Status': 'not numeric'}
+  assert read(tmp_path, 'state,lb\n.3,.4\n.2,.3\n').families == ('state',)
   assert table.rounds[0].external == {2: 0.4, 4: 0.0, 6: 0.5}
 
 

@@ -67,6 +67,7 @@ class Script:
   kinds: tuple = KINDS
   challenge_extra: int = 4
   pause: float = 0.0
+  seed_sd: float = 0.01
   outcomes: dict = dataclasses.field(default_factory=lambda: OUTCOMES)
   rounds: int = 2
   final_seeds: int = 2
@@ -218,7 +219,7 @@ class Writer:
       'standing': policy.standing,
       'trials': [],
       'noise': {
-        'seed_sd': 0.01,
+        'seed_sd': self.script.seed_sd,
         'degrees_of_freedom': 1 + policy.round,
         'replicates': 2 + policy.round,
       },

@@ -160,6 +160,11 @@ STATES = {
     {'accuracy': accuracy((1.0, 0.9), (1.0, 0.95), base=1.0)},
     'Gain within noise: the promoted recipe is not shown to beat the starting one.',
   ),
+  'seeds that differ as much as rates can': State(
+    {'seed_sd': 0.5},
+    f'{BEATS}.',
+    ('+0.150 [\N{MINUS SIGN}1.000, +1.000]',),
+  ),
   'rates near 0': State(
     {'accuracy': accuracy((0.0, 0.1), (1.0, 0.9), base=0.0)},
     'The promoted recipe beats the starting recipe by +0.900.',
@@ -202,8 +207,8 @@ def test_headline_page_and_terminal_say_the_same(make_run, state):
   for sentence in state.never:
     assert sentence not in text and sentence not in terminal, sentence
   for ends in INTERVAL.findall(f'{text}\n{terminal}'):
-    # A difference has a sign, a rate has none.
-    least = -1.0 if ends[0][0] in '+-\N{MINUS SIGN}' else 0.0
+    # Both ends of a difference have a sign; the upper one of a rate has none.
+    least = -1.0 if ends[1][0] in '+-\N{MINUS SIGN}' else 0.0
     assert all(least <= number(end) <= 1.0 for end in ends), ends
 
 
