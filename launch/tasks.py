@@ -81,15 +81,20 @@ def main(arguments: list[str]) -> None:
     print(f'read {", ".join(map(str, files))}')
     _print_rest(converted)
     if not converted.items:
-      sys.exit('tasks: no record could be turned, so nothing was written')
+      empty = '' if converted.refused else '; there is no record'
+      sys.exit(f'tasks: no record could be turned, so nothing was written{empty}')
     if converted.refused and not _SKIP.value:
       sys.exit(
         f'tasks: nothing was written; mend those records, or say --skip to write the other '
         f'{len(converted.items)}'
       )
     conversion.write(converted, out)
-  except (records.RecordsError, TaskFileError) as error:
+  except TaskFileError as error:
+    sys.exit(f'tasks: nothing was written: {error}')
+  except records.RecordsError as error:
     sys.exit(f'tasks: {error}')
+  except BrokenPipeError:
+    raise
   except OSError as error:
     sys.exit(f'tasks: {faults.explain(error)}')
   _print_written(converted, out)

@@ -180,6 +180,13 @@ def test_rows_that_crashed_are_left_out_and_zeros_of_accuracies_are_named(tmp_pa
   assert table.rounds[0].external == {2: 0.4, 4: 0.0, 6: 0.5}
 
 
+def test_a_column_that_counts_is_no_score(tmp_path):
+  text = 'week,nth,a,lb\n' + ''.join(f'{i // 2},{i},{i * i},{i}\n' for i in range(6))
+  table = read(tmp_path, text)
+  assert table.families == ('a',)
+  assert table.ignored == {'week': 'no score by its name', 'nth': 'counts the rows'}
+
+
 def test_columns_that_a_flag_names_are_scores(tmp_path):
   text = 'a,memory_gb,c,time_zones,lb\n1,40,1,1,1\n2,41,2,2,2\n'
   assert read(tmp_path, text).families == ('a', 'c', 'time_zones')
