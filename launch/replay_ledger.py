@@ -84,6 +84,8 @@ def main(arguments: list[str]) -> None:
     replay(table, rules, items=_ITEMS.value, round_column=_ROUND_COLUMN.value)
   except (LoadError, score_table.TableError) as error:
     sys.exit(f'replay_ledger: {error}')
+  except BrokenPipeError:
+    raise
   except OSError as error:
     sys.exit(f'replay_ledger: {faults.explain(error)}')
   except KeyboardInterrupt:

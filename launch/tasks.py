@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> None:
       'say which data and where to: aevo tasks convert FILE.jsonl --out=tasks.jsonl'
     )
   out = pathlib.Path(_OUT.value)
+  if out.is_dir():
+    sys.exit(f'tasks: {out} is a directory; name the file to write with --out')
   if out.exists() and not _OVERWRITE.value:
     sys.exit(f'tasks: {out} exists; name another --out, or say --overwrite')
   from aevo_jax.tasks.convert import conversion, records
@@ -79,15 +81,20 @@ def main(arguments: list[str]) -> None:
     print(f'read {", ".join(map(str, files))}')
     _print_rest(converted)
     if not converted.items:
-      sys.exit('tasks: no record could be turned, so nothing was written')
+      empty = '' if converted.refused else '; there is no record'
+      sys.exit(f'tasks: no record could be turned, so nothing was written{empty}')
     if converted.refused and not _SKIP.value:
       sys.exit(
         f'tasks: nothing was written; mend those records, or say --skip to write the other '
         f'{len(converted.items)}'
       )
     conversion.write(converted, out)
-  except (records.RecordsError, TaskFileError) as error:
+  except TaskFileError as error:
+    sys.exit(f'tasks: nothing was written: {error}')
+  except records.RecordsError as error:
     sys.exit(f'tasks: {error}')
+  except BrokenPipeError:
+    raise
   except OSError as error:
     sys.exit(f'tasks: {faults.explain(error)}')
   _print_written(converted, out)

@@ -23,6 +23,7 @@ from aevo_jax.report.gains import (
   RESAMPLES,
   STARTING,
   Gain,
+  gain,
   group,
   read_items,
   right_answers,
@@ -63,6 +64,7 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
     runs: names.
     differs: {what: [of A, of B]}.
     finished: [bool, bool].
+    promoted: [bool, bool], whether anything was; else the recipe so called is the starting one.
     scores: {base, starting, promoted: [score or None, ...]}.
     difference: of the promoted recipes, B minus A, or None.
     paired: whether on the same items.
@@ -81,15 +83,16 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
       f'{b} is a copy of {a}: both ledgers end with the same record; name two campaigns'
     )
   difference = _difference(*views)
-  gain = None
+  promoted = None
   if difference.gain is not None:
-    gain = dataclasses.asdict(difference.gain) | {'verdict': difference.gain.verdict}
+    promoted = dataclasses.asdict(difference.gain) | {'verdict': difference.gain.verdict}
   comparison = {
     'runs': [str(a), str(b)],
     'differs': _differs(*views),
     'finished': [],
+    'promoted': [],
     'scores': {name: _scores(views, name) for name in (BASE, STARTING, PROMOTED)},
-    'difference': gain,
+    'difference': promoted,
     'paired': difference.paired,
     'why_not': difference.why_not,
     'gains': [],
@@ -99,6 +102,7 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
   }
   for view in views:
     comparison['finished'].append(view.state.finished is not None)
+    comparison['promoted'].append(bool(view.promoted))
     comparison['gains'].append(_gains(view))
     comparison['handed_in'].append(_handed_in(view))
     comparison['costs'].append(_costs(view))
@@ -193,7 +197,7 @@ def _difference(a: RunView, b: RunView) -> Difference:
   paired = _final_set(a) == _final_set(b) and left.shape[1] == right.shape[1]
   bootstrap = paired_bootstrap if paired else unpaired_bootstrap
   value, interval = bootstrap(right, left, seed=BOOTSTRAP_SEED, resamples=RESAMPLES)
-  return Difference(Gain(value, *interval), paired, '')
+  return Difference(gain(value, interval), paired, '')
 
 
 def _final_set(view: RunView) -> dict[str, Any]:
@@ -273,6 +277,9 @@ def text(comparison: dict[str, Any]) -> str:
   for name, finished in zip('AB', comparison['finished'], strict=True):
     if not finished:
       lines.append(f'{name} is unfinished')
+  for name, promoted in zip('AB', comparison['promoted'], strict=True):
+    if not promoted:
+      lines.append(f'{name} promoted nothing: what is called so is its starting recipe again')
   lines += _differs_lines(comparison['differs'])
   lines += ['', _columns('final accuracy [95%]', 'A', 'B')]
   for name, (left, right) in comparison['scores'].items():

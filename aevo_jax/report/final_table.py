@@ -2,30 +2,12 @@
 
 import datetime
 
+from aevo_jax.report import claims
 from aevo_jax.report.costs import PARTS, TRAINING, Costs
-from aevo_jax.report.gains import BASE, PROMOTED, STARTING, FinalResults, Gain
+from aevo_jax.report.gains import BASE, PROMOTED, STARTING
 from aevo_jax.report.run_view import RunView
 
-OVER = {BASE: 'the base', STARTING: 'the starting recipe'}
 _LEAST_SHARE = 0.0005  # of the processors' time, for a line of its own
-
-
-def verdict(gain: Gain, over: str) -> str:
-  """Writes a gain as a sentence.
-
-  Args:
-    gain: what the promoted recipe gained.
-    over: 'base' or 'starting'.
-
-  Returns:
-    For example 'gained +0.043 [+0.021, +0.066] over the starting recipe'.
-  """
-  numbers = f'{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]'
-  if gain.verdict == 'gain':
-    return f'gained {numbers} over {OVER[over]}'
-  if gain.verdict == 'loss':
-    return f'LOST {numbers} against {OVER[over]}'
-  return f'{numbers} against {OVER[over]}: within noise, no gain is shown'
 
 
 def final_table(view: RunView) -> str:
@@ -64,7 +46,7 @@ def _notes(view: RunView) -> list[str]:
 def _final_scores(view: RunView) -> list[str]:
   if view.manual:
     return _submitted(view)
-  return _scores(view.results)
+  return _scores(view)
 
 
 def _submitted(view: RunView) -> list[str]:
@@ -82,48 +64,44 @@ def _submitted(view: RunView) -> list[str]:
   return [*lines, '']
 
 
-def _scores(results: FinalResults) -> list[str]:
+def _scores(view: RunView) -> list[str]:
+  results = view.results
   if not results.scores:
+    if view.state.finished is not None:
+      return ['no retraining could be scored, so nothing is known of the final set', '']
     return ['the final set is not scored yet']
+  called = claims.names(view)
   lines = [f'{"":<12} {"final accuracy [95%]":>24} {"seeds":>6} {"items":>6}']
   for name in (BASE, STARTING, PROMOTED):
     if name in results.scores:
       score = results.scores[name]
       interval = f'{score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]'
-      lines.append(f'{name:<12} {interval:>24} {score.seeds:>6} {score.items:>6}')
-  if PROMOTED not in results.scores:
-    lines.append(
-      'no retraining of the promoted recipe could be scored; see the failures in the report'
-    )
+      lines.append(f'{called[name]:<12} {interval:>24} {score.seeds:>6} {score.items:>6}')
+  for name in (STARTING, PROMOTED):
+    if name not in results.scores:
+      lines.append(
+        f'no retraining ({called[name]}) could be scored; see the failures in the report'
+      )
   return [*lines, '']
 
 
 def _gains(view: RunView) -> list[str]:
-  gains = view.results.gains
-  lines = [f'the promoted recipe {verdict(gain, over)}' for over, gain in gains.items()]
-  promotions = view.state.promotions
-  if gains and promotions and not promotions[max(promotions)]['promoted']:
-    lines.append(
-      '(nothing was promoted, so both are the starting recipe: their difference is noise '
-      'between seeds)'
-    )
-  return lines
+  notes = [f'NOTE: {warning}' for warning in claims.warnings(view)]
+  return claims.sentences(view) + notes
 
 
 def _promotions(view: RunView) -> list[str]:
-  lines = []
-  exhausted = view.state.exhausted
-  if exhausted:
-    lines.append(f'the rounds ended after round {exhausted["round"]}: {exhausted["reason"]}')
   if not view.state.promotions:
-    return lines
+    return []
   reasons = []
   for _, decision in sorted(view.state.promotions.items()):
     if decision['promoted'] != decision['before']:
       reasons += [f'  {reason}' for reason in decision['reasons']]
-  if not reasons:
-    reasons = ['nothing was promoted: no change cleared the noise floor']
-  return [*lines, '', *reasons]
+  if not reasons and view.state.finished is None:
+    reasons = ['nothing is promoted so far']
+  elif not reasons:
+    reasons = [claims.nothing_promoted(view)]
+  return ['', *reasons]
 
 
 def _costs(view: RunView) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from aevo_jax.campaign.decisions.state import CampaignState
 from aevo_jax.evaluation.scoring import ItemResult, from_rows
-from aevo_jax.stats.intervals import paired_bootstrap, wilson
+from aevo_jax.stats.intervals import Interval, clipped, paired_bootstrap, wilson
 
 BASE = 'base'
 STARTING = 'starting'
@@ -57,6 +57,16 @@ class Gain:
     if self.high < 0:
       return 'loss'
     return 'noise'
+
+
+def gain(value: float, interval: Interval) -> Gain:
+  """Makes a gain of a difference of accuracies, which lies between -1 and 1.
+
+  Args:
+    value: the difference.
+    interval: of any method; what lies beyond is cut off.
+  """
+  return Gain(value, *clipped(interval, -1.0, 1.0))
 
 
 class Results(NamedTuple):
@@ -245,7 +255,7 @@ def compare(correct: dict[str, np.ndarray], resamples: int = RESAMPLES) -> Resul
       value, interval = paired_bootstrap(
         correct[PROMOTED], correct[over], seed=BOOTSTRAP_SEED, resamples=resamples
       )
-      gains[over] = Gain(value, *interval)
+      gains[over] = gain(value, interval)
   return Results(scores, gains)
 
 
@@ -267,7 +277,8 @@ def _score(table: np.ndarray, resamples: int) -> Score:
   value, interval = paired_bootstrap(
     table, np.zeros((1, items)), seed=BOOTSTRAP_SEED, resamples=resamples
   )
-  return Score(value, interval.low, interval.high, seeds, items)
+  low, high = clipped(interval, 0.0, 1.0)
+  return Score(value, low, high, seeds, items)
 
 
 def _wilson(correct: int, total: int) -> Score:

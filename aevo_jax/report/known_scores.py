@@ -17,7 +17,7 @@ from aevo_jax.meta_agent.evidence import Evidence, EvidenceError, Noise
 from aevo_jax.report import gains
 from aevo_jax.report.gains import ScoreFileError
 from aevo_jax.report.rows import Judgement, Measured, ProxyVerdict
-from aevo_jax.stats.intervals import wilson
+from aevo_jax.stats.intervals import Interval, clipped, wilson
 
 _EXPECTED = ('undetermined', 'coupled')  # verdicts that need no row
 
@@ -154,7 +154,7 @@ class KnownScores:
     value = row.external
     variances = [parts['overall'][1] for parts in row.proxies.values() if 'overall' in parts]
     half = float(special.ndtri(0.975)) * math.sqrt(sum(variances)) / len(variances)
-    return Measured(value, value - half, value + half)
+    return Measured(value, *clipped(Interval(value - half, value + half), 0.0, 1.0))
 
   def _read_evidence(self, round_: int) -> Evidence:
     """A round's evidence; without an external target it has what the proxies say."""

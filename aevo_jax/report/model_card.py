@@ -4,8 +4,8 @@ import json
 
 from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.models.hf import front_matter
+from aevo_jax.report import claims
 from aevo_jax.report.audit.audited_run import AuditedRun
-from aevo_jax.report.final_table import OVER, verdict
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, group
 from aevo_jax.report.run_view import RunView
 from aevo_jax.report.winner import Winner
@@ -13,7 +13,6 @@ from aevo_jax.stats.intervals import wilson
 from aevo_jax.substrate import manifest
 
 # A backslash at the end of a line joins it with the next one in the card.
-_NAMES = {BASE: 'base', STARTING: 'starting recipe', PROMOTED: 'promoted recipe'}
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer, model = AutoTokenizer.from_pretrained('DIRECTORY'), \
@@ -41,13 +40,21 @@ _SAME_LINES = (
   'this one selected on: these scores are a claim if this was the only campaign on the '
   'file; otherwise fresh lines are needed.'
 )
+_NO_TARGET = (
+  'There was no external target: the final items are held-out ones of the same source as dev, so '
+  'what proxies and source have in common they share.'
+)
+_FIRST_SEED = (
+  'Of several seeds this is the first one that was trained to its end: it was not chosen by any '
+  'score.'
+)
+_ONE_SEED = 'The recipe was retrained on this seed alone.'
 _CARD = """{head}
 # {what} of a campaign's {recipe}{label}
 
 {what} of `{trial}`, a retraining of the {recipe} on a fresh seed, by `aevo \
 export` (aevo_jax {version}). \
-Of several seeds this is the first one that was trained to its end: it was not \
-chosen by any score.
+{seed}
 
 ## Scores
 
@@ -113,6 +120,7 @@ def text(
     label=label,
     trial=winner.trial.trial,
     version=run.started['version'],
+    seed=_FIRST_SEED if run.constitution.budget.final_seeds > 1 else _ONE_SEED,
     scores='\n'.join(_scores(run, view, winner)),
     use=(_USE_ADAPTER if adapter else _USE) + ask,
     gin=winner.recipe.rstrip('\n'),
@@ -126,15 +134,11 @@ def _scores(run: AuditedRun, view: RunView, winner: Winner) -> list[str]:
     lines = _handed_in(winner.trial)
   else:
     lines = _scored(run, view, winner.trial.trial)
-  if not view.promoted:
-    lines += [
-      'Nothing was promoted: "promoted" and "starting" are one recipe on different seeds.',
-      '',
-    ]
-  for over, gain in view.results.gains.items():
-    if over in OVER:
-      lines.append(f'The promoted recipe {verdict(gain, over)}.')
-  lines.append('')
+  for sentence in claims.sentences(view):
+    lines.append(f'{sentence[0].upper()}{sentence[1:]}.')
+  lines += [*claims.warnings(view), '']
+  if view.proxies_only:
+    lines += [_NO_TARGET, '']
   if run.constitution.tasks.digest:
     lines += [_SAME_LINES, '']
   return lines
@@ -154,7 +158,10 @@ def _scored(run: AuditedRun, view: RunView, name: str) -> list[str]:
     '|---|---|---|',
     f'| this model | {interval} | 1 |',
   ]
-  for group_name, words in _NAMES.items():
+  recipes = {BASE: 'base', STARTING: 'starting recipe', PROMOTED: 'promoted recipe'}
+  if not view.promoted:
+    recipes[PROMOTED] = 'starting recipe, other seeds'
+  for group_name, words in recipes.items():
     score = view.results.scores.get(group_name)
     if score:
       interval = _interval(score.accuracy, score.low, score.high)

@@ -25,12 +25,14 @@ from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.llm.agent import CONTROL, POLICY
 from aevo_jax.meta_agent.llm.dialogue import Recorded
+from aevo_jax.meta_agent.observations import by_axis
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
 from aevo_jax.report import costs, gains
 from aevo_jax.report import timeline as timeline_lib
 from aevo_jax.report.gains import Gain
 from aevo_jax.report.known_scores import KnownScores, measured
 from aevo_jax.report.rows import Change, DeadEndRow, Failure, FamilyGap, Judgement, Round, TrialRow
+from aevo_jax.stats.intervals import Interval
 from aevo_jax.substrate import manifest
 
 
@@ -210,7 +212,7 @@ class RunView:
       * noise.seed_sd
       * math.sqrt(1 + 1 / len(anchors))
     )
-    return Gain(value, value - half, value + half)
+    return gains.gain(value, Interval(value - half, value + half))
 
   def _chosen(self, number: int) -> Policy:
     """The round's policy with what its workers chose."""
@@ -240,6 +242,17 @@ class RunView:
       if shown_in == number:
         sentences.append(f'without the language model ({purpose} of round {round_}): {cause}')
     return sentences
+
+  @property
+  def axes_changed(self) -> tuple[int, int]:
+    """The fewest and the most axes that an explorer changed; (0, 0) before there is one."""
+    counts = []
+    for round_ in self.rounds:
+      for trial in round_.trials:
+        if not trial.anchor:
+          selectors = {change.selector: None for change in trial.changes}
+          counts.append(len(by_axis(selectors, self.constitution.space())))
+    return min(counts, default=0), max(counts, default=0)
 
   # -- recipes -------------------------------------------------------------------------------------
 

@@ -19,6 +19,23 @@ class Interval(NamedTuple):
 _CACHED = 2**16
 
 
+def clipped(interval: Interval, low: float, high: float) -> Interval:
+  """Cuts an interval off where the quantity cannot lie.
+
+      >>> clipped(Interval(-0.02, 0.4), 0.0, 1.0)
+      Interval(low=0.0, high=0.4)
+
+  Args:
+    interval: of a symmetric or widened method, which may reach beyond.
+    low: the least value there is, 0 for a rate and -1 for a difference of rates.
+    high: the largest.
+
+  Returns:
+    The interval within [low, high].
+  """
+  return Interval(min(max(interval.low, low), high), max(min(interval.high, high), low))
+
+
 def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:
   """Computes the Wilson score interval of a proportion (Wilson 1927; Newcombe 1998, method 3).
 

@@ -62,11 +62,16 @@ def exchange(value: Any) -> Exchange:
     raise ShapeError(f'expected an object, got {type(value).__name__}')
   shape = detect(value)
   if not shape:
-    names = ', '.join(list(value)[:8]) or 'none'
+    names = ', '.join([_shown(name) for name in list(value)[:8]]) or 'none'
     raise ShapeError(f'no known shape has the fields {names}')
   if shape == PREFERENCES:
     raise ShapeError('chosen and rejected are a preference; a task has one right answer')
   return _READERS[shape](shape, value)
+
+
+def _shown(name: str) -> str:
+  """A field's name, short and without characters that a terminal cannot print."""
+  return name[:40] if name.isprintable() else ascii(name)[:40]
 
 
 def _messages(shape: str, fields: dict[str, Any]) -> Exchange:

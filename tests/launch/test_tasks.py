@@ -51,6 +51,7 @@ def test_a_wrong_record_stops_all_unless_it_is_skipped(gsm8k, tmp_path):
     (['convert', 'nowhere.jsonl', '--out=x'], 'there is no nowhere.jsonl'),
     (['convert', 'nowhere.jsonl'], 'aevo tasks convert FILE.jsonl --out=tasks.jsonl'),
     (['turn', 'nowhere.jsonl', '--out=x'], 'aevo tasks convert FILE.jsonl --out=tasks.jsonl'),
+    (['convert', '{gsm8k}', '--out=.', '--overwrite'], 'is a directory; name the file to write'),
     (['convert', '{gsm8k}', '--out=nowhere/x'], 'there is no such file or directory'),
     (['convert', '{gsm8k}', '--out=x', '--family=overall'], "family 'overall' has another meaning"),
     (['convert', '{gsm8k}', '--out=x', '--verifier=choice'], 'no record could be turned'),

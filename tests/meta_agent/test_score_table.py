@@ -175,7 +175,16 @@ def test_rows_that_crashed_are_left_out_and_zeros_of_accuracies_are_named(tmp_pa
   text = 'a,lb,Status\n.3,.4,keep\n0,0,crashed\n0,0,keep\n.2,.3,timed out\n.4,.5,discard\n'
   table = read(tmp_path, text, size=3)
   assert table.crashed == {3: 'Status crashed', 5: 'Status timed out'} and table.zeros == (4,)
+  assert table.ignored == {'Status': 'not numeric'}
+  assert read(tmp_path, 'state,lb\n.3,.4\n.2,.3\n').families == ('state',)
   assert table.rounds[0].external == {2: 0.4, 4: 0.0, 6: 0.5}
+
+
+def test_a_column_that_counts_is_no_score(tmp_path):
+  text = 'week,nth,a,lb\n' + ''.join(f'{i // 2},{i},{i * i},{i}\n' for i in range(6))
+  table = read(tmp_path, text)
+  assert table.families == ('a',)
+  assert table.ignored == {'week': 'no score by its name', 'nth': 'counts the rows'}
 
 
 def test_columns_that_a_flag_names_are_scores(tmp_path):

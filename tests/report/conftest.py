@@ -35,16 +35,28 @@ RECIPE = "optimizer.learning_rate = 0.002\noptimizer.schedule = 'cosine'\n"
 # Round -> worker -> what happened to it, and its released score.
 OUTCOMES = {0: {}, 1: {2: 'refused', 3: 'failed'}, 2: {3: 'retried'}}
 RELEASED = {0: {0: 0.5, 1: 0.5}, 1: {0: 0.5, 1: 0.61}, 2: {0: 0.6, 1: 0.55}}
+VERDICT = {
+  'test': 'slope',
+  'statistic': -2.0,
+  'p_value': 0.001,
+  'e_value': None,
+  'threshold': 0.01,
+  'n': 8,
+  'effect': 'slope_drop',
+  'minimum_detectable_effect': 0.4,
+  'why': 'it fell',
+}
 ORDER = ('started', 'round 0', 'round 1', 'round 2', 'final scored', 'revealed', 'finished')
 
 
 @dataclasses.dataclass(frozen=True)
 class Script:
   """What happened. `accuracy`: trial, base, starting<k> or promoted<k> -> fraction of the items
-  right, the first ones of each kind.
+  right, the first ones of each kind, or kind -> that fraction.
 
   until: the last of ORDER that is written. promote: r1w1's change becomes the standing recipe of
-  round 2. text: put wherever a run holds free text.
+  round 2. text: put wherever a run holds free text. outcomes: as OUTCOMES. rounds: that are run, of
+  2. unscored: retrainings without a score. verdicts: round -> stream -> verdict.
   """
 
   accuracy: dict
@@ -55,9 +67,15 @@ class Script:
   kinds: tuple = KINDS
   challenge_extra: int = 4
   pause: float = 0.0
+  seed_sd: float = 0.01
+  outcomes: dict = dataclasses.field(default_factory=lambda: OUTCOMES)
+  rounds: int = 2
+  final_seeds: int = 2
+  unscored: tuple = ()
+  verdicts: dict = dataclasses.field(default_factory=dict)
 
 
-def rows(accuracy: float, script: Script, dev: bool = False):
+def rows(accuracy: float | dict, script: Script, dev: bool = False):
   """Item results: of every kind the first `accuracy` are right; `challenge_extra` further items of
   the set pass the challenge's comparison alone.
   """
@@ -65,7 +83,8 @@ def rows(accuracy: float, script: Script, dev: bool = False):
   each = script.items // len(script.kinds)
   results, extra = [], script.challenge_extra
   for family, kind in kinds:
-    right = round(accuracy * each)
+    share = accuracy.get(kind, 0.5) if isinstance(accuracy, dict) else accuracy
+    right = round(share * each)
     for i in range(each):
       strict = i < right
       lenient = not strict and extra > 0
@@ -87,7 +106,7 @@ class Writer:
         'budget.rounds = 2',
         'budget.workers = 4',
         'budget.noise_seeds = 2',
-        'budget.final_seeds = 2',
+        f'budget.final_seeds = {script.final_seeds}',
         f'dev_set.items = {script.items}',
         f'external_set.items = {script.items}',
         f'final_set.items = {script.items}',
@@ -200,13 +219,17 @@ class Writer:
       'standing': policy.standing,
       'trials': [],
       'noise': {
-        'seed_sd': 0.01,
+        'seed_sd': self.script.seed_sd,
         'degrees_of_freedom': 1 + policy.round,
         'replicates': 2 + policy.round,
       },
     }
     (self.run / 'evidence' / f'round_{policy.round:03d}.json').write_text(json.dumps(evidence))
     add('evidence_written', {'round': policy.round, 'digest': '0' * 64})
+    spoken = self.script.verdicts.get(policy.round)
+    if spoken:
+      verdicts = {stream: VERDICT | {'verdict': verdict} for stream, verdict in spoken.items()}
+      add('verdicts_spoken', {'round': policy.round, 'verdicts': verdicts})
     self.policy(following)
     add(
       'promotion_decided',
@@ -253,18 +276,21 @@ def _write(run: pathlib.Path, script: Script) -> None:
       'machine': 'x86_64, Linux',
     },
   )
-  for round_ in range(3):
+  for round_ in range(script.rounds + 1):
     if f'round {round_}' in steps:
-      writer.round(policies[round_], OUTCOMES[round_], RELEASED[round_], policies[round_ + 1])
+      outcomes = script.outcomes.get(round_, {})
+      writer.round(policies[round_], outcomes, RELEASED[round_], policies[round_ + 1])
       if round_ == 0 and script.pause:
         writer.now += script.pause
         add('controller_resumed', {})
+  if script.rounds < 2:
+    add('budget_exhausted', {'round': script.rounds, 'reason': '90 s of 100 are spent'})
   if 'final scored' in steps:
-    _write_final(writer, policies[-1].standing, revealed='revealed' in steps)
+    _write_final(writer, policies[script.rounds + 1].standing, revealed='revealed' in steps)
   if 'revealed' in steps:
-    for round_ in range(3):
+    for round_ in range(script.rounds + 1):
       for worker in range(len(policies[round_].assignments)):
-        if OUTCOMES[round_].get(worker, 'sealed') in ('sealed', 'retried'):
+        if script.outcomes.get(round_, {}).get(worker, 'sealed') in ('sealed', 'retried'):
           writer.summary(f'r{round_}w{worker}', 'external')
     add('secrets_revealed', {'secrets': {'holdout': SECRET.hex()}})
   if 'finished' in steps:
@@ -301,7 +327,7 @@ def _policies(script: Script) -> list[Policy]:
 
 def _write_final(writer: Writer, standing: dict, *, revealed: bool) -> None:
   for recipe, worker in (('starting', 0), ('promoted', 2)):
-    for k in range(2):
+    for k in range(writer.script.final_seeds):
       writer.trial(
         f'{recipe}{k}',
         -1,
@@ -309,10 +335,12 @@ def _write_final(writer: Writer, standing: dict, *, revealed: bool) -> None:
         recipe,
         policy_lib.render_overlay(standing) if recipe == 'promoted' else '',
       )
-  scores = {
-    name: writer.summary(name, 'final')
-    for name in ('base', 'starting0', 'starting1', 'promoted0', 'promoted1')
-  }
+  seeds = range(writer.script.final_seeds)
+  names = ['base', *[f'{recipe}{k}' for recipe in ('starting', 'promoted') for k in seeds]]
+  scores = {}
+  for name in names:
+    if name not in writer.script.unscored:
+      scores[name] = writer.summary(name, 'final')
   if not revealed:
     for path in (writer.run / 'scores').glob('*.final.json'):
       path.unlink()  # item results are the arbiter's until the reveal

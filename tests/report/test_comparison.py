@@ -118,3 +118,11 @@ def test_the_command(make_run):
   ), done.stderr
   same = aevo('compare', a, a)
   assert same.returncode == 1 and 'the same run' in same.stderr and 'Traceback' not in same.stderr
+
+
+def test_a_run_that_promoted_nothing_is_said_to_have_its_starting_recipe_twice(make_run):
+  compared = comparison.compare(make_run('a'), make_run('b', promote=False))
+  assert compared['promoted'] == [True, False]
+  lines = comparison.text(compared).splitlines()
+  assert 'B promoted nothing: what is called so is its starting recipe again' in lines
+  assert not any(line.startswith('A promoted nothing') for line in lines)

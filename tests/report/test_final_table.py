@@ -11,7 +11,8 @@ import pytest
 from aevo_jax.ledger.append import read
 from aevo_jax.report import costs as costs_lib
 from aevo_jax.report import gains
-from aevo_jax.report.final_table import final_table, verdict
+from aevo_jax.report.claims import gain_words
+from aevo_jax.report.final_table import final_table
 from aevo_jax.report.gains import Gain, ScoreFileError
 from aevo_jax.report.run_view import RunView
 
@@ -84,7 +85,7 @@ def test_the_interval_of_a_gain_agrees_with_theory():
 def test_verdicts(low, high, expected):
   gain = Gain((low + high) / 2, low, high)
   assert gain.verdict == expected
-  assert {'gain': 'gained', 'loss': 'LOST', 'noise': 'within noise'}[expected] in verdict(
+  assert {'gain': 'gained', 'loss': 'LOST', 'noise': 'within noise'}[expected] in gain_words(
     gain, 'base'
   )
 

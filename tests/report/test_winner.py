@@ -77,7 +77,13 @@ def test_nothing_promoted_is_said_and_the_starting_recipe_needs_to_be_asked_for(
   forge(run_copy, rewrite, last_standing({}))
   with pytest.raises(NoWinnerError, match=r'promoted nothing.*--starting'):
     winner.find(AuditedRun(run_copy))
-  assert winner.find(AuditedRun(run_copy), starting=True).trial.trial == 'starting0'
+  run = AuditedRun(run_copy)
+  found = winner.find(run, starting=True)
+  assert found.trial.trial == 'starting0'
+  card = model_card.text(run, RunView(run_copy), found, adapter=False)
+  assert 'The promoted recipe' not in card and '| promoted' not in card
+  assert 'Nothing was promoted: two sets of seeds of the starting recipe differ by' in card
+  assert '| starting recipe, other seeds |' in card
 
 
 def test_an_unfinished_run_has_no_winner(promoted, rewrite, tmp_path):

@@ -126,6 +126,7 @@ REFUSED = [
     'another answer than the field of the key',
   ),
   ({'text': 'a', 'meta': 'b'}, 'no known shape has the fields text, meta'),
+  ('{"\\ud800": 1}', "no known shape has the fields '\\ud800'"),
   (['a'], 'expected an object, got list'),
   ({'question': ' ', 'answer': '7'}, 'prompt is empty'),
   ('{"question": "Q?", "answer": "\\ud800"}', 'half of a surrogate pair'),

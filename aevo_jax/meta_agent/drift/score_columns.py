@@ -6,6 +6,7 @@ the person who brings the table where names and numbers leave it open.
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from scipy import stats
 
@@ -23,6 +24,7 @@ _BOOKKEEPING = {
   'index',
   'iteration',
   'learning rate',
+  'month',
   'no',
   'number',
   'rank',
@@ -32,8 +34,10 @@ _BOOKKEEPING = {
   'submission',
   'trial',
   'unnamed 0',
+  'week',
   'weight decay',
   'worker',
+  'year',
 }
 # Numbers under a name that ends with one of these words are none either: resources, settings,
 # counts. `memory_gb` is one of them, `memory_recall` is not.
@@ -102,6 +106,7 @@ _COMMAS = re.compile(r'[+-]?\d[\d.]*,[\d,.]*%?')
 _LEAST_PERCENT = 20
 _FALLS = -0.7
 _FEWEST_TO_FALL = 8
+_FEWEST_TO_COUNT = 5
 SHARES = 'shares (0 to 1)'
 PERCENTAGES = 'percentages (0 to 100)'
 
@@ -193,4 +198,11 @@ def why_no_score(name: str, cells: Iterable[str]) -> str:
     return 'not numeric'
   if len(numbers) == len(present) > 1 and None not in numbers and len(set(numbers)) == 1:
     return f'{present[0]} in every row'
+  if len(numbers) == len(present) >= _FEWEST_TO_COUNT and _counts(numbers):
+    return 'counts the rows'
   return ''
+
+
+def _counts(numbers: Sequence[float | None]) -> bool:
+  """Whether numbers go up by one from each to the next."""
+  return all(b is not None and a is not None and b == a + 1 for a, b in pairwise(numbers))

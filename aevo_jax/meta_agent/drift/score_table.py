@@ -355,7 +355,7 @@ def _columns(file: TableFile, said: Columns) -> tuple[dict[str, Column], dict[st
   columns = {}
   ignored = {}
   for place, name in enumerate(file.header):
-    if name == said.round or score_columns.is_status(name):
+    if name == said.round:
       continue
     if not name:
       ignored[f'column {place + 1}'] = 'no score by its name'

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import markupsafe
 
+from aevo_jax.report import claims
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING
 from aevo_jax.report.known_scores import measured
 from aevo_jax.report.page import plots
@@ -86,8 +87,10 @@ def _final(view: RunView) -> markupsafe.Markup | None:
     return None
   bars = []
   texts = []
-  for name in (BASE, STARTING, PROMOTED):
-    score = view.results.scores.get(name)
+  called = claims.names(view)
+  for group in (BASE, STARTING, PROMOTED):
+    score = view.results.scores.get(group)
+    name = called[group]
     if score:
       bars.append(plots.Bar(name, score.accuracy, score.low, score.high))
       texts.append(f'{name} {score.accuracy:.3f} [{score.low:.3f}, {score.high:.3f}]')

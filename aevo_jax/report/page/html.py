@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import jinja2
 import markupsafe
 
-from aevo_jax.report import costs
+from aevo_jax.report import claims, costs
 from aevo_jax.report.gains import Gain
-from aevo_jax.report.page.figures import figures
+from aevo_jax.report.page.figures import Figures, figures
 from aevo_jax.report.run_view import RunView
 
 REPORT = 'report.html'
@@ -42,11 +42,12 @@ def write(view: RunView) -> pathlib.Path:
   return path
 
 
-def render(view: RunView) -> str:
+def render(view: RunView, drawn: Figures | None = None) -> str:
   """Renders the page.
 
   Args:
     view: the run.
+    drawn: its figures; they are drawn here if not given.
 
   Returns:
     The page's HTML, the same bytes for the same run.
@@ -80,10 +81,15 @@ def render(view: RunView) -> str:
     parts=costs.PARTS,
     training=costs.TRAINING,
     final_round=costs.FINAL,
-    figures=figures(view),
+    figures=drawn or figures(view),
     run=view.run.name,
     run_path=shlex.quote(str(view.run)),
     progress=progress(view),
+    headline=claims.headline(view),
+    regressions=claims.regressions(view),
+    warnings=claims.warnings(view),
+    over=claims.OVER,
+    called=claims.names(view),
     head=view.records[-1],
     first=view.records[0],
   )

@@ -35,7 +35,7 @@ THEME = {
   PROMOTED: '--promoted',
   CARD: '--card',
 }
-_BAR_COLOURS = {'base': SOFT, 'starting': ANCHOR, 'promoted': PROMOTED}
+_BAR_COLOURS = {'base': SOFT, 'starting': ANCHOR, 'other seeds': ANCHOR, 'promoted': PROMOTED}
 _PIXELS = 100  # an inch of a figure is 100 pixels of the page
 _STYLE = {
   'svg.fonttype': 'none',
