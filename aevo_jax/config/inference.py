@@ -89,6 +89,10 @@ class Evaluation:
     check_url('evaluation.arbiter_url', self.arbiter_url)
 
 
+# Of the probe's tokens, in nats; benchmarks/logprob_gaps.py measures them.
+PROBE_GAPS = {'float32': 1e-3, 'bfloat16': 1.0, 'float16': 1.0}
+
+
 @configurable('vllm')
 @dataclasses.dataclass(frozen=True)
 class Vllm:
@@ -114,8 +118,8 @@ class Vllm:
       alone. '' is for a server on this machine.
     lora_rank: largest rank of adapters; read by carrier 'lora' alone.
     lora_slots: adapters in use at the same time; read by carrier 'lora' alone.
-    gap: largest difference of the probe's log-probabilities from JAX's, in nats, for float32. What
-      bfloat16 needs was not measured; a wider gap tells less.
+    gap: largest difference of the probe's log-probabilities from JAX's, in nats; None is the
+      dtype's of `PROBE_GAPS`. A wider gap tells less.
     concurrency: requests under way.
     startup_s: seconds after its start within which a server must answer.
     request_s: seconds within which a request must be answered.
@@ -137,7 +141,7 @@ class Vllm:
   transfer_address: Annotated[str, ReadWhen(one_of('vllm.carrier', 'nccl'))] = ''
   lora_rank: Annotated[int, Interval(ge=1, le=512), _STARTED, _ADAPTERS] = 32
   lora_slots: Annotated[int, Interval(ge=1, le=512), _STARTED, _ADAPTERS] = 1
-  gap: Annotated[float, Interval(ge=1e-7, le=10)] = 1e-3
+  gap: Annotated[float | None, Interval(ge=1e-7, le=10)] = None
   concurrency: Annotated[int, Interval(ge=1, le=2**12)] = 256
   startup_s: Annotated[float, Interval(ge=1, le=86400), _STARTED_OR_SENDER] = 600.0
   request_s: Annotated[float, Interval(ge=0.1, le=86400)] = 600.0
@@ -154,6 +158,11 @@ class Vllm:
     hostname = urllib.parse.urlsplit(self.url).hostname
     if self.url.startswith('http') and hostname not in _LOOPBACK:
       self._check_on_another_machine()
+
+  @property
+  def probe_gap(self) -> float:
+    """The gap that is bound, or the dtype's."""
+    return PROBE_GAPS[self.dtype] if self.gap is None else self.gap
 
   def _check_on_another_machine(self) -> None:
     """Refuses carriers that do not reach a server on another machine."""

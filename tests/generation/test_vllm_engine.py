@@ -312,6 +312,20 @@ def test_given_tokens_are_scored_by_the_weights_that_were_synced_and_again_after
 
 
 @pytest.mark.parametrize(
+  ('bound', 'gap'),
+  [
+    ({}, 1e-3),
+    ({'dtype': 'bfloat16'}, 1.0),
+    ({'dtype': 'float16'}, 1.0),
+    ({'dtype': 'bfloat16', 'gap': 0.2}, 0.2),
+    ({'gap': 1e-4}, 1e-4),
+  ],
+)
+def test_the_probes_gap_is_the_dtypes_unless_it_is_bound(bound, gap):
+  assert Vllm(**bound).probe_gap == gap
+
+
+@pytest.mark.parametrize(
   'field, value',
   [
     ('dtype', 'int8'),

@@ -104,7 +104,7 @@ class VllmEngine:
       structure,
       config.vocab_size,
       eos_ids=eos_ids,
-      gap=settings.gap,
+      gap=settings.probe_gap,
       max_model_len=settings.max_model_len,
     )
     self._weights: Weights | None = None

@@ -30,6 +30,7 @@ _Count = Annotated[int, Interval(ge=1, le=2**20)]
 _Parts = Annotated[int, Interval(ge=1, le=1024)]
 _Weight = Annotated[float, Interval(ge=-1000, le=1000)]
 _Limit = Annotated[float, Interval(ge=0, le=1e9)]
+_LimitOrNone = Annotated[float | None, Interval(ge=0, le=1e9)]
 
 
 @configurable('rollout', _GENERATES)
@@ -157,6 +158,10 @@ class Gates:
   Attributes:
     logprob_gap: largest difference between the sampler's and the trainer's log-probability of one
       token under the same weights, in nats.
+    logprob_gap_quantile: the difference that one of 100 tokens may exceed.
+    logprob_gap_mean: the mean difference of a step's tokens. Where none of the three is bound, they
+      are what was measured for the dtype and the engine (`rl.gates.LIMITS`); where one is bound,
+      those that are not are off.
     grad_norm: divergence: a gradient larger than this.
     reward_drop: reward collapse: mean reward of the last `window` steps below that of the best
       window by this much.
@@ -166,7 +171,9 @@ class Gates:
     window: in steps.
   """
 
-  logprob_gap: _Limit = 0.05
+  logprob_gap: _LimitOrNone = None
+  logprob_gap_quantile: _LimitOrNone = None
+  logprob_gap_mean: _LimitOrNone = None
   grad_norm: _Limit = 1000.0
   reward_drop: Annotated[_Limit, _REWARDED] = 0.0
   entropy: _Limit = 0.0

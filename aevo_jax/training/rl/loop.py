@@ -111,11 +111,14 @@ class Trainer:
     self.frozen = model.frozen
     self._teacher = {} if teacher is None else teacher.frozen()
     params = model.params
+    config = model.structure.bind({**model.frozen, **params}).config
+    dtypes = {config.compute_dtype, source.dtype or config.compute_dtype}
+    coarser = 'float32' if dtypes == {'float32'} else 'bfloat16'
+    self._gap_limits = gates.limits(algorithm.gates, coarser, algorithm.rollout.engine)
     if algorithm.needs_reference:
       self._reference = jax.tree.map(jnp.copy, params)
     if algorithm.advantage.kind == 'gae':
-      width = model.structure.bind({**model.frozen, **params}).config.hidden_size
-      params = params | critic_lib.init(width, seed)
+      params = params | critic_lib.init(config.hidden_size, seed)
 
     def first_state(params: Params) -> TrainState:
       return TrainState.create(params, transformation, train.ema_decay)
@@ -285,12 +288,13 @@ class Trainer:
       batch.arrays['sampler_logprobs'],
       mask,
       batch.arrays['tokens'],
-      self._algorithm.gates,
+      self._gap_limits,
       self._source.form.name_of,
     )
     facts = {
       'entropy_sampled': _masked_mean(np.asarray(stats.entropy), mask),
       'logprob_gap_max': gap.largest,
+      'logprob_gap_quantile': gap.quantile,
       'logprob_gap_mean': gap.mean,
       'logprob_gap_kl': gap.kl,
     }

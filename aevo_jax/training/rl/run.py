@@ -181,8 +181,10 @@ def trainer(
   form = _format(tokenizer, tasks.corpus)
   environment = _environment(recipe, algorithm, tasks)
   pad = _token_id(tokenizer, tasks.corpus.chat.pad)
+  dtype = None
   if algorithm.rollout.engine == 'vllm':
     engine = _served(config, recipe, tokenizer, form.eos, pad, directory, vllm)
+    dtype = vllm.dtype if vllm is not None else None
   else:
     engine = Engine(
       model.structure,
@@ -198,7 +200,7 @@ def trainer(
     model,
     transformation(recipe.second_optimizer()),
     algorithm,
-    RolloutSource(engine, environment, form),
+    RolloutSource(engine, environment, form, dtype),
     seed=tasks.seed,
     directory=directory,
     train=recipe.train,

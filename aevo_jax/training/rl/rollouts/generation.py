@@ -37,11 +37,13 @@ class RolloutSource(NamedTuple):
   engine: generates with the weights that it was given last.
   environment: makes the episodes.
   form: turns them into tokens.
+  dtype: of the engine's products, where they are not the policy's.
   """
 
   engine: GenerationEngine
   environment: Environment
   form: Format
+  dtype: str | None = None
 
 
 class Collected(NamedTuple):
