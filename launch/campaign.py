@@ -22,16 +22,18 @@ from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.campaign.setup import dry_run, setup, starting_recipe, validation
-from aevo_jax.campaign.setup.settings import CampaignSettings, settings_from_gin
+from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs, settings_from_gin
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
+from aevo_jax.config.statements import parse_statements
 from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.evaluation.servers.client import ServerError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
 from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
 from aevo_jax.meta_agent.llm.settings import LlmSettings
+from aevo_jax.models.hf import checkpoint
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.page import html
 from aevo_jax.report.progress import Progress
@@ -39,8 +41,11 @@ from aevo_jax.report.run_view import RunView
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.build import SubstrateMismatchError
 from aevo_jax.substrate.code_digest import code_tree_digest
+from aevo_jax.substrate.store import Store
 from aevo_jax.tasks.own_data import TaskFileError
 from aevo_jax.tasks.verify import UnknownVerifierError
+from aevo_jax.training import header
+from aevo_jax.training.recipe.recipe import Recipe
 
 COMMAND = command.Command('campaign', __doc__)
 _RUN = flags.DEFINE_string('run', None, 'Directory of a new run.', flag_values=COMMAND.flags)
@@ -244,11 +249,32 @@ def go_on(run: pathlib.Path) -> None:
       raise manual_arbiter.WaitingForScoresError(run, missing)
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
+    print(_header(inputs, settings), flush=True)
     Campaign(run, ledger, settings, inputs, progress).run()
   view = RunView(run)
   path = html.write(view)
   print(final_table(view))
   print(f'report: {path}')
+
+
+def _header(inputs: Inputs, settings: CampaignSettings) -> str:
+  """Words what the campaign is about to do, or to finish."""
+  starting = Recipe.from_bindings(parse_statements(inputs.recipe))
+  base = Store(inputs.store).path(inputs.substrate_object)
+  budget = inputs.constitution.budget
+  rounds = f'{budget.rounds} rounds of {budget.workers} trials'
+  if budget.wall_clock_s:
+    rounds += f', {budget.wall_clock_s / 3600:g} h at most'
+  rows = {
+    'recipe': header.changes(starting.sections().items()),
+    'model': header.model(checkpoint.read_config(base)),
+    'method': f'{header.method(starting)}; agent {settings.agent}, arbiter {settings.arbiter}',
+    'devices': f'{settings.slots} processes of {settings.threads} threads',
+    'tokens': f'{budget.trial_tokens:,} a trial',
+    'steps': f'{budget.trial_steps:,} a trial at most',
+    'budget': rounds,
+  }
+  return header.text(rows)
 
 
 if __name__ == '__main__':

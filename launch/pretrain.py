@@ -20,6 +20,7 @@ import sys
 from absl import app, flags, logging
 
 from aevo_jax import command
+from aevo_jax.bindings import readers
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.runtime import tune_for_cpu
@@ -31,6 +32,9 @@ COMMAND = command.Command('pretrain', __doc__)
 _OUT = flags.DEFINE_string(
   'out', None, 'Directory of the new base.', required=True, flag_values=COMMAND.flags
 )
+
+
+READ = tuple(name for name in recipe_lib.NAMES if name in readers.READERS['pretrain'])
 
 
 @COMMAND
@@ -61,8 +65,8 @@ def main(arguments: list[str]) -> None:
       f'model.vocab_size = {config.vocab_size}, but the tokenizer has '
       f'{tokenizer.get_vocab_size()} entries; bind that number'
     )
+  print(_header(settings, config, recipe), flush=True)
   structure, params = unbind(create(config, settings.seed))
-  logging.info('%d parameters', sum(p.size for p in params.values()))
   final = _train(structure, params, tokenizer, recipe, settings, out / 'run')
   checkpoint.save_weights(out / checkpoint.WEIGHTS, final, config)
   eos_id = tokenizer.token_to_id(tokenizers.EOS)
@@ -82,6 +86,23 @@ def main(arguments: list[str]) -> None:
   facts['loss_curve'] = _loss_curve(out / 'run' / 'metrics.jsonl')
   _write_json(out / 'pretrain.json', facts)
   print(f'base written to {out}; see {out}/pretrain.json')
+
+
+def _header(settings: Pretrain, config: ModelConfig, recipe) -> str:
+  """Words what the run is about to do."""
+  from aevo_jax.training import header
+
+  tokens = settings.steps * settings.rows * settings.row_length
+  rows = {
+    'recipe': header.changes([(name, getattr(recipe, name)) for name in READ]),
+    'model': header.model(config),
+    'method': 'pretraining, all weights',
+    'devices': header.devices(),
+    'tokens': f'{tokens:,}',
+    'steps': f'{settings.steps:,} of {settings.rows} rows x {settings.row_length} tokens',
+    'budget': 'pretrain.steps',
+  }
+  return header.text(rows)
 
 
 def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: pathlib.Path):
