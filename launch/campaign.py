@@ -31,7 +31,7 @@ from aevo_jax.substrate import manifest
 from aevo_jax.substrate.code_digest import code_tree_digest
 
 if TYPE_CHECKING:
-  from aevo_jax.campaign.setup.settings import CampaignSettings
+  from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 
 COMMAND = command.Command('campaign', __doc__, reads=('resume', 'substrate'), fills=('run',))
 _RUN = flags.DEFINE_string('run', None, 'Directory of a new run.', flag_values=COMMAND.flags)
@@ -268,11 +268,38 @@ def go_on(run: pathlib.Path) -> None:
       raise manual_arbiter.WaitingForScoresError(run, missing)
     if (run / setup.CONSTITUTION).read_text() != inputs.constitution.text():
       sys.exit(f'campaign: {run / setup.CONSTITUTION} is not canonical; it was edited')
+    print(_header(inputs, settings), flush=True)
     Campaign(run, ledger, settings, inputs, progress).run()
   view = RunView(run)
   path = html.write(view)
   print(final_table(view))
   print(f'report: {path}')
+
+
+def _header(inputs: 'Inputs', settings: 'CampaignSettings') -> str:
+  """Words what the campaign is about to do, or to finish."""
+  from aevo_jax.config.statements import parse_statements
+  from aevo_jax.models.hf import checkpoint
+  from aevo_jax.substrate.store import Store
+  from aevo_jax.training import header
+  from aevo_jax.training.recipe.recipe import Recipe
+
+  starting = Recipe.from_bindings(parse_statements(inputs.recipe))
+  base = Store(inputs.store).path(inputs.substrate_object)
+  budget = inputs.constitution.budget
+  rounds = f'{budget.rounds} rounds of {budget.workers} trials'
+  if budget.wall_clock_s:
+    rounds += f', {budget.wall_clock_s / 3600:g} h at most'
+  rows = {
+    'recipe': header.changes(starting.sections().items()),
+    'model': header.model(checkpoint.read_config(base)),
+    'method': f'{header.method(starting)}; agent {settings.agent}, arbiter {settings.arbiter}',
+    'devices': f'{settings.slots} processes of {settings.threads} threads',
+    'tokens': f'{budget.trial_tokens:,} a trial',
+    'steps': f'{budget.trial_steps:,} a trial at most',
+    'budget': rounds,
+  }
+  return header.text(rows)
 
 
 if __name__ == '__main__':

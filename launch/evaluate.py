@@ -225,6 +225,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.config.configurables import resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import scoring, sets, stored_model, vllm_scoring
+  from aevo_jax.training import header
 
   COMMAND.load_gin(layout.root_file('constitution.gin'))
   logging.set_verbosity(logging.WARNING)
@@ -242,6 +243,16 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     raise EvaluateError(str(error)) from error
   model = stored_model.read(weights, base)
   objective = constitution.objective
+  tasks = constitution.tasks.path or f'{objective.size} puzzles'
+  rows = {
+    'model': f'{header.model(model.config)}, from {weights}',
+    'engine': constitution.evaluation.engine,
+    'devices': header.devices(),
+    'items': f'{len(items):,} of {tasks}, {_SPLIT.value}',
+    'tokens': f'{objective.max_new_tokens} new ones an answer at most',
+    'scored by': objective.verifier,
+  }
+  print(header.text(rows), file=sys.stderr, flush=True)
 
   def score(sampler=None) -> list[scoring.ItemResult]:
     scorer = scoring.Scorer(

@@ -21,6 +21,7 @@ import sys
 from absl import flags, logging
 
 from aevo_jax import command, faults
+from aevo_jax.bindings import readers
 from aevo_jax.checkpoint import run_directory
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.models.config import ModelConfig
@@ -34,14 +35,6 @@ _OUT = flags.DEFINE_string(
 )
 
 
-READ = (
-  'optimizer',
-  'family_weight',
-  'rare_share',
-  'difficulty',
-  'answer_shown',
-  'answer_withheld',
-)  # of a recipe
 UPKEEP = ('checkpoint_every', 'eval_items', 'max_new_tokens')  # which a continued run may change
 
 
@@ -100,6 +93,7 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
   run_directory.begin(out, run_directory.PRETRAIN, started_with, held)
   tokenizers.save(out, config.max_position_embeddings)
   tokenizer = tokenizers.load(str(out))
+  print(_header(settings, config, recipe), flush=True)
   structure, params = unbind(create(config, settings.seed))
   logging.info('%d parameters', sum(p.size for p in params.values()))
   try:
@@ -125,13 +119,37 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
   _write_json(out / 'pretrain.json', facts)
 
 
+def _sections_read() -> list[str]:
+  """Lists the sections of a recipe that pretraining reads."""
+  from aevo_jax.training.recipe import recipe as recipe_lib
+
+  return [name for name in recipe_lib.NAMES if name in readers.READERS['pretrain']]
+
+
 def _identity(settings: Pretrain, config: ModelConfig, recipe) -> dict:
   """Collects what makes two runs the same, as JSON values."""
   pretrain_settings = dataclasses.asdict(settings)
   for name in UPKEEP:
     del pretrain_settings[name]
-  sections = {name: dataclasses.asdict(getattr(recipe, name)) for name in READ}
+  sections = {name: dataclasses.asdict(getattr(recipe, name)) for name in _sections_read()}
   return {'pretrain': pretrain_settings, 'model': _model_fields(config), 'recipe': sections}
+
+
+def _header(settings: Pretrain, config: ModelConfig, recipe) -> str:
+  """Words what the run is about to do."""
+  from aevo_jax.training import header
+
+  tokens = settings.steps * settings.rows * settings.row_length
+  rows = {
+    'recipe': header.changes([(name, getattr(recipe, name)) for name in _sections_read()]),
+    'model': header.model(config),
+    'method': 'pretraining, all weights',
+    'devices': header.devices(),
+    'tokens': f'{tokens:,}',
+    'steps': f'{settings.steps:,} of {settings.rows} rows x {settings.row_length} tokens',
+    'budget': 'pretrain.steps',
+  }
+  return header.text(rows)
 
 
 def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: pathlib.Path):

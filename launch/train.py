@@ -130,6 +130,7 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
 
   with contextlib.ExitStack() as held:
     job = _prepare(out, base, held)
+    print(_header(job, base), flush=True)
     try:
       with run_control.stop_at_sigterm() as sigterm_came:
         run = RunConfig(
@@ -235,6 +236,29 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
+
+
+def _header(job: _Job, base: pathlib.Path) -> str:
+  """Words what the run is about to do."""
+  from aevo_jax.training import header
+
+  plan = job.plan
+  recipe = job.recipe
+  budget = f'{plan.rl_steps:,} steps'
+  tokens = 'as many as are generated'
+  if recipe.method.supervised:
+    budget = f'{_TOKENS.value:,} tokens, {_STEPS.value:,} steps'
+    tokens = f'{plan.tokens:,}'
+  rows = {
+    'recipe': header.changes(recipe.sections().items()),
+    'model': f'{header.model(job.config)}, {job.config.compute_dtype}, from {base}',
+    'method': header.method(recipe),
+    'devices': header.devices(job.placement and job.placement.mesh),
+    'tokens': tokens,
+    'steps': header.steps(plan, recipe),
+    'budget': budget,
+  }
+  return header.text(rows)
 
 
 def _check_read(recipe):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from aevo_jax.config.constraints import ReadWhen, holding, one_of, other_than
 
-Rows = Mapping[str, tuple[ReadWhen, ...]]
+Rows = Mapping[str, tuple[ReadWhen, ...] | None]  # None: of this section, not that field
 
 
 def _always(*names: str) -> dict[str, tuple[ReadWhen, ...]]:
@@ -62,7 +62,6 @@ _SIZES = _always(
   'model.head_dim',
   'model.rope_theta',
   'model.qk_norm',
-  'model.sliding_window',
   'model.attention_bias',
   'model.intermediate_size',
   'model.mlp_bias',
@@ -74,6 +73,8 @@ _SIZES = _always(
   'model.conv_kernel',
   'model.use_bias',
   'model.use_conv_bias',
+  'model.time_step_low',
+  'model.time_step_high',
   'model.chunk_size',
   'model.n_routed_experts',
   'model.num_experts_per_tok',
@@ -81,8 +82,6 @@ _SIZES = _always(
   'model.moe_shared_expert_intermediate_size',
   'model.moe_latent_size',
   'model.router',
-  'model.n_group',
-  'model.topk_group',
   'model.norm_topk_prob',
   'model.moe_implementation',
   'model.tie_word_embeddings',
@@ -104,6 +103,7 @@ READERS: Mapping[str, Rows] = {
     **_always('rollout', 'campaign', 'objective', 'tasks.path', 'dev_set', 'budget'),
     **_always('promotion', 'reversal', 'control', 'probes', 'evaluation.engine', 'search_space'),
     **_always('submission.max_rank'),
+    'campaign.llm': None,
     'release.per_round': (_EXTERNAL,),
     'release.decimals': (_EXTERNAL,),
     'external_set': (_EXTERNAL, _LOCAL),
@@ -133,7 +133,8 @@ READERS: Mapping[str, Rows] = {
   'evaluate --harness': _always('vllm', 'evaluation.engine'),
   'shapes': {
     **_SIZES,
-    **_always('adaptation', 'lora', 'optimizer.name', 'train.ema_decay', 'mesh', 'sharding'),
+    **_always('adaptation', 'lora.rank', 'lora.targets', 'optimizer.name', 'train.ema_decay'),
+    **_always('mesh', 'sharding'),
   },
   'simulate': {
     **_always('budget.rounds', 'budget.workers', 'budget.noise_seeds', 'dev_set.items'),

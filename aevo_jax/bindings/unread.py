@@ -10,7 +10,7 @@ command line.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aevo_jax.bindings.readers import OVERRIDES, readers, row
+from aevo_jax.bindings.readers import OVERRIDES, READERS, readers, row
 from aevo_jax.config.configurables import Bound, LoadError, conditions, default, resolve
 from aevo_jax.config.constraints import Clause, ReadWhen
 
@@ -76,7 +76,8 @@ class Reading:
     for when in of_command:
       is_of_flags = all(clause.selector.startswith('--') for clause in when.clauses)
       if not (binding.given and is_of_flags) and self._unmet(when):
-        return f'{selector} is bound, and nothing reads it {self._reason(when)}'
+        of = 'it' if selector in READERS[self._command] else binding.name
+        return f'{selector} is bound, and nothing reads {of} {self._reason(when)}'
     for condition in conditions(binding.name, binding.parameter):
       if self._unmet(condition.when):
         of = 'it' if condition.of == selector else condition.of

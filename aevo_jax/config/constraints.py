@@ -69,12 +69,11 @@ class Clause:
     return f'{verb} {self.selector} = {values}'
 
   def __str__(self) -> str:
-    values = ' or '.join(map(repr, self.values))
     if self.part:
       return f'{self.selector} has {self.part!r} in it'
-    if self.excluded:
-      return f'{self.selector} is not {values}'
-    return f'{self.selector} = {values}'
+    if len(self.values) > 1:
+      return f'{self.selector} {"not " * self.excluded}in {self.values!r}'
+    return f'{self.selector} {"!=" if self.excluded else "="} {self.values[0]!r}'
 
 
 def one_of(selector: str, *values: Any) -> Clause:

@@ -236,7 +236,7 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
     ),
     (
       ('--harness=lm_eval', '--tasks=a', '--gin.dev_set.items=3'),
-      'nothing reads dev_set with --harness',
+      'aevo evaluate --harness reads nothing of dev_set',
     ),
     (
       ('--harness=lm_eval', '--tasks=a', "--gin.evaluation.engine='jax'"),
@@ -245,7 +245,7 @@ def test_two_methods_share_tokens_and_go_on_where_they_were(tmp_path):
     (('--harness=lm_eval', '--tasks=a', "--gin.vllm.carrier='reload'"), 'bind one of file'),
     (
       ("--gin.evaluation.arbiter_url='http://a'",),
-      'evaluation.arbiter_url is bound, and read by campaigns alone',
+      'evaluation.arbiter_url is bound, and aevo evaluate does not read it',
     ),
     (
       ("--gin.evaluation.engine='vllm'", "--gin.vllm.python='/nowhere/python'"),
@@ -351,12 +351,12 @@ def test_conversations_of_several_turns_are_trained_on(tmp_path):
       ("--gin.method.name='rl'", "--gin.environment.name='tally'", '--tasks=x.jsonl'),
       '--tasks is read by nothing',
     ),
-    (('--gin.environment.turns=3',), 'turns = 3 is read by nothing'),
+    (('--gin.environment.turns=3',), 'environment.turns is bound, and nothing reads environment'),
     (("--gin.method.name='sft_then_rl'", '--rl_steps=3'), 'give --tokens and --steps'),
     (("--gin.method.name='sft_then_rl'", '--tokens=9000'), 'not one fits'),
     (
       ('--gin.method.share=0.3',),
-      "method.share = 0.3 is read by nothing while method.name = 'sft'",
+      "method.share = 0.3, and nothing reads it while method.name = 'sft'",
     ),
     (
       ('--gin.policy_gradient.clip_high=0.3',),
@@ -410,7 +410,7 @@ def test_pretraining_refuses_what_it_does_not_read(tmp_path):
   )
   assert (
     result.returncode == 1
-    and 'rl.epochs is bound, and pretraining reads nothing of rl' in result.stderr
+    and 'rl.epochs is bound, and aevo pretrain reads nothing of rl' in result.stderr
     and 'Traceback' not in result.stderr
   )
   assert not (tmp_path / 'base').exists()

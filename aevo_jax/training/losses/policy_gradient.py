@@ -41,6 +41,10 @@ CORRECTIONS = ('none', 'truncate', 'mask')
 _RL = ReadWhen(one_of('method.name', 'rl', 'sft_then_rl'))
 _RL_OR_DISTILL = ReadWhen(one_of('method.name', 'rl', 'sft_then_rl', 'distill'))
 _CLIPPED = ReadWhen(other_than('policy_gradient.clip', 'none'))
+# Of one update at the weights that generated, every ratio is 1 and no clip acts.
+_RATIOS = ReadWhen(
+  other_than('rl.epochs', 1), other_than('rl.minibatches', 1), one_of('rollout.asynchronous', True)
+)
 _PENALISED = ReadWhen(other_than('policy_gradient.kl', 'none'))
 # Log-ratios beyond are cut: a product over a long completion would overflow, and infinity times an
 # advantage of 0 is NaN.
@@ -78,10 +82,10 @@ class PolicyGradient:
 
   ratio: Annotated[str, OneOf(RATIOS), _RL] = 'token'
   clip: Annotated[str, OneOf(CLIPS), _RL] = 'ppo'
-  clip_low: Annotated[float, Interval(ge=0, le=1), _RL, _CLIPPED] = 0.2
-  clip_high: Annotated[float, Interval(ge=0, le=100), _RL, _CLIPPED] = 0.2
+  clip_low: Annotated[float, Interval(ge=0, le=1), _RL, _CLIPPED, _RATIOS] = 0.2
+  clip_high: Annotated[float, Interval(ge=0, le=100), _RL, _CLIPPED, _RATIOS] = 0.2
   dual_clip: Annotated[
-    float, Interval(ge=1, le=1000), _RL, ReadWhen(one_of('policy_gradient.clip', 'dual'))
+    float, Interval(ge=1, le=1000), _RL, ReadWhen(one_of('policy_gradient.clip', 'dual')), _RATIOS
   ] = 3.0
   aggregation: Annotated[str, OneOf(AGGREGATIONS), _RL_OR_DISTILL] = 'token_mean'
   constant_length: Annotated[

@@ -78,7 +78,12 @@ class Optimizer:
   decay_fraction: Annotated[Share, ReadWhen(one_of('optimizer.schedule', 'wsd'))] = 0.3
   weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.01
   b1: Annotated[Decay, ReadWhen(other_than('optimizer.name', 'adafactor'))] = 0.9
-  b2: Annotated[Decay, ReadWhen(other_than('optimizer.name', 'adafactor', 'sgd'))] = 0.99
+  # Muon leaves to Adam what is no matrix, and all of an adapter is matrices.
+  b2: Annotated[
+    Decay,
+    ReadWhen(other_than('optimizer.name', 'adafactor', 'sgd')),
+    ReadWhen(other_than('optimizer.name', 'muon'), one_of('adaptation.method', 'full')),
+  ] = 0.99
   clip_norm: Annotated[float, Gt(0)] = 1.0
   groups: tuple[tuple[str, float, float], ...] = ()
 
