@@ -5,7 +5,9 @@
   aevo campaign --resume=runs/demo
 
 A report says what happened. The exit status is 3 where the campaign waits for scores that somebody
-else gives (campaign.arbiter = 'manual'); it has then said how they are handed in.
+else gives (campaign.arbiter = 'manual'); it has then said how they are handed in. It is 75 where
+the machine failed (disk, memory, device, engine): the campaign has paused, spent no attempt for it,
+and says what to mend before it is resumed.
 """
 
 import dataclasses
@@ -15,11 +17,12 @@ import sys
 
 from absl import app, flags
 
-from aevo_jax import command, layout
+from aevo_jax import command, faults, layout
 from aevo_jax.campaign import manual_arbiter
 from aevo_jax.campaign.campaign import Campaign, FrozenInputsError
 from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
+from aevo_jax.campaign.machine import fault as fault_lib
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.campaign.setup import dry_run, setup, validation
 from aevo_jax.campaign.setup.settings import CampaignSettings, settings_from_gin
@@ -30,8 +33,7 @@ from aevo_jax.data.chat_template import ChatTemplateError
 from aevo_jax.evaluation.servers.client import ServerError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
-from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
-from aevo_jax.meta_agent.llm.settings import LlmSettings
+from aevo_jax.meta_agent.llm.chat_client import LlmSetupError
 from aevo_jax.report.final_table import final_table
 from aevo_jax.report.page import html
 from aevo_jax.report.progress import Progress
@@ -105,8 +107,13 @@ def main(arguments: list[str]) -> None:
       resume(run)
     else:
       start(run)
+  except fault_lib.MachineFaultError as fault:
+    print(f'campaign: paused: {fault}', file=sys.stderr)
+    sys.exit(fault_lib.PAUSED_STATUS)
   except USER_ERRORS as error:
     sys.exit(f'campaign: {error}')
+  except OSError as error:
+    sys.exit(f'campaign: {faults.explain(error)}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')
   except manual_arbiter.WaitingForScoresError as waiting:
@@ -146,13 +153,19 @@ def start(run: pathlib.Path) -> None:
     run: directory of the run; with --if_exists=continue it may exist.
   """
   COMMAND.load_gin(layout.root_file('constitution.gin'))
-  constitution = setup.with_tasks(constitution_lib.from_gin())
+  written = constitution_lib.from_gin()
+  dead = setup.dead_bindings(written)
+  for selector, reason in dead.items():
+    print(f'search_space.axes: {selector} is left out: {reason}')
+  constitution = setup.with_tasks(written)
   settings = settings_from_gin()
   substrate = None
   if _SUBSTRATE.value:
     substrate = pathlib.Path(_SUBSTRATE.value)
   if _DRY_RUN.value:
-    rows = dry_run.rows(constitution, settings, resolve('estimate'), substrate)
+    estimate = resolve('estimate')
+    place = run if _RUN.value else pathlib.Path('run')
+    rows = dry_run.rows(constitution, settings, estimate, substrate, place)
     for name, value in rows.items():
       print(f'{name:<20} {value}')
     return
@@ -163,17 +176,17 @@ def start(run: pathlib.Path) -> None:
       go_on(run)
       return
     run = _next_name(run)
-  # A sandbox that is asked for and missing, and an endpoint that cannot be asked, are errors before
-  # anything is made.
-  settings.locked()
-  if settings.asks_llm:
-    ChatClient(LlmSettings(**settings.llm))
   setup.prepare(run, constitution, settings, substrate)
   size = constitution.objective.size
   if constitution.tasks.path:
     size = 'own tasks'
   facts = {'command': COMMAND.line, 'gin_files': COMMAND.flags.gin_file, 'size': size}
+  if dead:
+    facts['left_out'] = dead
   (run / 'command.json').write_text(json.dumps(facts) + '\n')
+  remark = setup.disk_remark(run, constitution, settings, substrate)
+  if remark:
+    print(f'campaign: {remark}')
   go_on(run)
 
 
@@ -221,7 +234,24 @@ def code_changed(run: pathlib.Path) -> bool:
 
 
 def go_on(run: pathlib.Path) -> None:
-  """Runs a prepared or interrupted campaign to its end and writes the report."""
+  """Runs a prepared or interrupted campaign to its end and writes the report.
+
+  Args:
+    run: its directory.
+
+  Raises:
+    MachineFaultError: the machine failed; the same run can go on once that is mended.
+  """
+  try:
+    _go_on(run)
+  except OSError as error:
+    fault = fault_lib.of_error(error, run)
+    if fault is None:
+      raise
+    raise fault from error
+
+
+def _go_on(run: pathlib.Path) -> None:
   inputs, settings = setup.reload(run)
   run = run.absolute()
   with (
