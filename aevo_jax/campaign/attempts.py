@@ -95,10 +95,13 @@ class Attempts:
 
     Args:
       trial: without a running attempt. Nothing happens unless its directory holds the result of
-        the spec that it would be started with.
+        the spec that it would be started with; that it lacked memory is no result, since nobody
+        knows any more whose fault it was.
     """
     directory = self.directory(trial)
-    if (directory / RESULT).exists() and TrialSpec.read(directory) == self._spec_of(trial):
+    if not (directory / RESULT).exists() or _lacked_memory(directory):
+      return
+    if TrialSpec.read(directory) == self._spec_of(trial):
       self._conclude(trial, Ended(0))
 
   def start(self, trial: TrialState) -> None:
@@ -234,6 +237,7 @@ class Attempts:
         disk_used=usage.disk_bytes(directory),
         memory_used=peak,
         kills_before=began.kills,
+        interrupted_before=trial.interruptions > 0,
       )
     except MachineFaultError:
       (directory / RESULT).unlink(missing_ok=True)  # its word counts for nothing, as if unsaid
@@ -280,6 +284,15 @@ def _end_of_log(directory: pathlib.Path) -> str:
   with log.open('rb') as file:  # which may be longer than the memory
     file.seek(max(0, log.stat().st_size - _LOG_CHARACTERS))
     return file.read(_LOG_CHARACTERS).decode(errors='replace')
+
+
+def _lacked_memory(directory: pathlib.Path) -> bool:
+  """Whether a worker says that it ended for want of memory."""
+  try:
+    claim = read_claim(directory)
+  except UnsealableError:
+    return False
+  return claim['status'] == 'failed' and claim['cause'] == OUT_OF_MEMORY
 
 
 def _exceeded(status: Ended | Lost) -> str:

@@ -144,6 +144,33 @@ def test_a_worker_cannot_say_that_the_machine_failed(launch, machine, name):
   assert state.pauses == 0 and state.trials['r1w1'].interruptions == 0
 
 
+def test_little_memory_is_an_excuse_once(launch, machine):
+  """A trial that asks for more than this machine ever has would pause the campaign for ever."""
+  machine.memory = GB
+  with pytest.raises(MachineFaultError):
+    launch(only({'r1w1'}, claims(OUT_OF_MEMORY)))
+  state, records = launch(only({'r1w1'}, claims(OUT_OF_MEMORY)))
+  assert failures(records, 'r1w1') == [('out_of_memory', True)] and state.finished is not None
+
+
+def test_two_workers_that_lacked_memory_at_once_are_both_tried_again(launch, machine):
+  def fails(trial, attempt, directory):
+    if trial in ('r1w0', 'r1w1') and not launch.mended:
+      machine.limit = GB
+      return claims(OUT_OF_MEMORY)(trial, attempt, directory)
+    return works(trial, attempt, directory)
+
+  launch.mended = False
+  launch.questions['r1w0'] = 50  # it has said so when the other ends, and nobody has asked
+  with pytest.raises(MachineFaultError):
+    launch(fails)
+  assert (launch.run / 'trials' / 'r1w0' / 'result.json').exists()
+  machine.limit = None
+  launch.mended = True
+  state, records = launch(fails)
+  assert not [r for r in records if r.kind == 'trial_failed'] and state.finished is not None
+
+
 def test_a_kill_before_the_attempt_began_is_no_excuse(launch, machine):
   machine.killed = 7
   _, records = launch(only({'r1w1'}, exits(-signal.SIGKILL)))

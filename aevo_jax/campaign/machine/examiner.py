@@ -79,7 +79,15 @@ class Examiner:
     """Counts the kernel's kills so far; `check` wants the number at the attempt's start."""
     return self._machine.oom_kills()
 
-  def check(self, signs: Signs, *, disk_used: int, memory_used: int, kills_before: int) -> None:
+  def check(
+    self,
+    signs: Signs,
+    *,
+    disk_used: int,
+    memory_used: int,
+    kills_before: int,
+    interrupted_before: bool = False,
+  ) -> None:
     """Raises the machine's fault, where there is one.
 
     Args:
@@ -87,6 +95,8 @@ class Examiner:
       disk_used: bytes of its directory.
       memory_used: its highest resident memory; 0 where nobody knows.
       kills_before: `kills` when it began.
+      interrupted_before: an earlier attempt of the trial was not counted. Then that little memory
+        is free is no excuse: a trial that always asks for too much would pause for ever.
 
     Raises:
       MachineFaultError: the machine could not give it its allowance.
@@ -95,7 +105,7 @@ class Examiner:
     if signs.killed and self._machine.oom_kills() > kills_before:
       raise self._fault(OUT_OF_MEMORY, 'the machine ran out of memory; free some')
     if signs.memory:
-      self._check_memory(memory_used)
+      self._check_memory(memory_used, interrupted_before)
     if self._accelerators:
       self._check_devices()
 
@@ -116,13 +126,14 @@ class Examiner:
       )
     raise MachineFaultError(faults.MACHINE[error.errno], message)
 
-  def _check_memory(self, used: int) -> None:
+  def _check_memory(self, used: int, interrupted_before: bool) -> None:
     limit = self._machine.memory_limit()
     if limit is not None and limit < self.allowance.memory:
       raise self._fault(
         'memory_limit', f'memory is limited to {limit / 1e9:.1f} GB (ulimit -v, -d); raise that'
       )
-    if self._machine.memory_free() < self.allowance.memory - used:
+    short = self._machine.memory_free() < self.allowance.memory - used
+    if short and not interrupted_before:
       raise self._fault(OUT_OF_MEMORY, 'the machine has too little memory; free some')
 
   def _check_devices(self) -> None:

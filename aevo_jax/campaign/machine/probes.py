@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+from aevo_jax import faults
 from aevo_jax.runtime import child_environment
 
 _PROBE = '.probe'
@@ -140,8 +141,8 @@ class Machine:
       )
     except subprocess.TimeoutExpired:
       return f'no answer in {_COMPUTE_SECONDS} s'
-    if done.returncode == 0:
-      return None
+    if done.returncode == 0 or faults.DEVICE_OUT_OF_MEMORY in done.stderr:
+      return None  # it computes, or for others
     return (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]
 
   def _cgroup_number(self, name: str) -> int | None:
