@@ -5,7 +5,9 @@
   aevo campaign --resume=runs/demo
 
 A report says what happened. The exit status is 3 where the campaign waits for scores that somebody
-else gives (campaign.arbiter = 'manual'); it has then said how they are handed in.
+else gives (campaign.arbiter = 'manual'); it has then said how they are handed in. It is 75 where
+the machine failed (disk, memory, device, engine): the campaign has paused, spent no attempt for it,
+and says what to mend before it is resumed.
 """
 
 import dataclasses
@@ -16,17 +18,17 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from aevo_jax import command, layout
+from aevo_jax import command, faults, layout
 from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
+from aevo_jax.campaign.machine import fault as fault_lib
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve
 from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
-from aevo_jax.meta_agent.llm.chat_client import ChatClient, LlmSetupError
-from aevo_jax.meta_agent.llm.settings import LlmSettings
+from aevo_jax.meta_agent.llm.chat_client import LlmSetupError
 from aevo_jax.substrate import manifest
 from aevo_jax.substrate.code_digest import code_tree_digest
 
@@ -111,8 +113,13 @@ def main(arguments: list[str]) -> None:
       resume(run)
     else:
       start(run)
+  except fault_lib.MachineFaultError as fault:
+    print(f'campaign: paused: {fault}', file=sys.stderr)
+    sys.exit(fault_lib.PAUSED_STATUS)
   except user_errors() as error:
     sys.exit(f'campaign: {error}')
+  except OSError as error:
+    sys.exit(f'campaign: {faults.explain(error)}')
   except (LoadError, SearchSpaceError) as error:
     sys.exit(f'configuration error: {error}')
   except manual_arbiter.WaitingForScoresError as waiting:
@@ -163,12 +170,18 @@ def start(run: pathlib.Path) -> None:
   if recipe.is_file():
     first.append(recipe)
   bound = COMMAND.load_gin(*first)
+  written = constitution_lib.from_gin()
+  dead = setup.dead_bindings(written)
+  for selector, reason in dead.items():
+    print(f'search_space.axes: {selector} is left out: {reason}')
   constitution = dataclasses.replace(
-    setup.with_tasks(constitution_lib.from_gin()), starting_recipe=starting_recipe.from_gin(bound)
+    setup.with_tasks(written), starting_recipe=starting_recipe.from_gin(bound)
   )
   settings = settings_from_gin()
   if _DRY_RUN.value:
-    rows = dry_run.rows(constitution, settings, resolve('estimate'), substrate)
+    estimate = resolve('estimate')
+    place = run if _RUN.value else pathlib.Path('run')
+    rows = dry_run.rows(constitution, settings, estimate, substrate, place)
     for name, value in rows.items():
       print(f'{name:<20} {value}')
     return
@@ -179,17 +192,17 @@ def start(run: pathlib.Path) -> None:
       go_on(run)
       return
     run = _next_name(run)
-  # A sandbox that is asked for and missing, and an endpoint that cannot be asked, are errors before
-  # anything is made.
-  settings.locked()
-  if settings.asks_llm:
-    ChatClient(LlmSettings(**settings.llm))
   setup.prepare(run, constitution, settings, substrate)
   size = constitution.objective.size
   if constitution.tasks.path:
     size = 'own tasks'
   facts = {'command': COMMAND.line, 'gin_files': COMMAND.flags.gin_file, 'size': size}
+  if dead:
+    facts['left_out'] = dead
   (run / 'command.json').write_text(json.dumps(facts) + '\n')
+  remark = setup.disk_remark(run, constitution, settings, substrate)
+  if remark:
+    print(f'campaign: {remark}')
   go_on(run)
 
 
@@ -243,7 +256,24 @@ def code_changed(run: pathlib.Path) -> bool:
 
 
 def go_on(run: pathlib.Path) -> None:
-  """Runs a prepared or interrupted campaign to its end and writes the report."""
+  """Runs a prepared or interrupted campaign to its end and writes the report.
+
+  Args:
+    run: its directory.
+
+  Raises:
+    MachineFaultError: the machine failed; the same run can go on once that is mended.
+  """
+  try:
+    _go_on(run)
+  except OSError as error:
+    fault = fault_lib.of_error(error, run)
+    if fault is None:
+      raise
+    raise fault from error
+
+
+def _go_on(run: pathlib.Path) -> None:
   from aevo_jax.campaign import manual_arbiter
   from aevo_jax.campaign.campaign import Campaign
   from aevo_jax.campaign.setup import setup

@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> None:
   base = layout.root_file('substrate') / 'base'
   if _BASE.value:
     base = pathlib.Path(_BASE.value)
+  out_of_memory = faults.OUT_OF_MEMORY.format(again=faults.AGAIN)
   try:
     run_directory.refuse_foreign(out, run_directory.TRAIN)
     train(out, base)
@@ -106,6 +107,12 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'train: {error}')
   except OSError as error:
     sys.exit(f'train: {faults.explain(error)}')
+  except MemoryError:
+    sys.exit(f'train: {out_of_memory}')
+  except RuntimeError as error:
+    if faults.DEVICE_OUT_OF_MEMORY not in str(error):
+      raise
+    sys.exit(f'train: {out_of_memory} ({str(error).splitlines()[0]})')
   except KeyboardInterrupt:
     sys.exit(f'\ntrain: interrupted; the same command continues from the last checkpoint in {out}')
 
@@ -197,6 +204,8 @@ def _prepare(out: pathlib.Path, base: pathlib.Path, held: contextlib.ExitStack) 
 
 def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.ExitStack) -> _Job:
   """Checks that everything goes together, and makes or continues the run's directory."""
+  from aevo_jax.campaign.machine import allowance
+  from aevo_jax.campaign.machine.probes import Machine
   from aevo_jax.checkpoint.digest import logical_digest
   from aevo_jax.config.configurables import override, resolve
   from aevo_jax.data import chat_template
@@ -210,6 +219,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   from aevo_jax.training.recipe.token_budget import StepPlan, plan_steps
 
   vllm = _check_read(recipe)
+  allowance.refuse_low_limit(base, Machine().memory_limit())
   config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
   placement = placement_lib.from_gin(config, recipe)
   if recipe.algorithm() and placement:

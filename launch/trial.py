@@ -150,6 +150,8 @@ def _attempts(trial: TrialState, records: list[Record]) -> list[str]:
     if record.kind == 'trial_failed':
       message = record.payload.get('message', '').strip().splitlines() or ['']
       lines.append(f'           failed ({record.payload["cause"]}): {message[-1]}')
+    elif record.kind == 'trial_interrupted':
+      lines.append(f'           interrupted, not counted: {record.payload["message"]}')
   return lines
 
 

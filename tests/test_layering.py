@@ -26,7 +26,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-_BASE = {'config', 'sharding'}
+_BASE = {'config', 'sharding', 'faults'}
 _MODEL_SIDE = _BASE | {'models', 'tasks', 'checkpoint', 'data', 'generation'}
 
 ALLOWED: dict[str, set[str]] = {

@@ -18,6 +18,7 @@ from typing import Any
 
 import aevo_jax
 from aevo_jax.campaign import collaborators as collaborators_lib
+from aevo_jax.campaign import pausing
 from aevo_jax.campaign.attempts import Attempts
 from aevo_jax.campaign.decisions import decisions
 from aevo_jax.campaign.decisions.decisions import FINAL, Retraining, TrialConditions
@@ -25,8 +26,13 @@ from aevo_jax.campaign.decisions.next_policy import with_choices
 from aevo_jax.campaign.decisions.round_evidence import round_evidence
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.executors.precompiler import Request, compiled_marker
+from aevo_jax.campaign.executors.protocol import Allowance, ExecutorError
 from aevo_jax.campaign.journal import Journal, Observer
 from aevo_jax.campaign.llm_session import LlmSession
+from aevo_jax.campaign.machine import allowance as allowance_lib
+from aevo_jax.campaign.machine import fault as fault_lib
+from aevo_jax.campaign.machine.examiner import Examiner
+from aevo_jax.campaign.machine.fault import MachineFaultError
 from aevo_jax.campaign.scheduler import Scheduler
 from aevo_jax.campaign.scoring import Scoring
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
@@ -34,12 +40,16 @@ from aevo_jax.campaign.target import ArbiterTarget, ManualTarget
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, full_recipe
 from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.statements import render
+from aevo_jax.evaluation.servers.client import ServerDiedError
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.llm.chat_client import ChatClient
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.meta_agent.policy import Policy
+
+# What may say that the machine failed; `fault_lib.of_error` decides.
+PAUSING = (MachineFaultError, OSError, MemoryError, ServerDiedError, ExecutorError)
 
 
 class FrozenInputsError(ValueError):
@@ -92,12 +102,16 @@ class Campaign:
   def _connect(self, collaborators: collaborators_lib.Collaborators) -> None:
     """Builds the parts of the controller from its collaborators."""
     self._collaborators = collaborators
+    notes = pathlib.Path(self._inputs.arbiter_home) / pausing.NOTES
+    note = notes / f'{self._inputs.arbiter_campaign}.json'
+    self._pausing = pausing.Pausing(self._run, self._journal, note)
     executor = collaborators.executor
     evaluator = collaborators.evaluator
     arbiter = collaborators.arbiter
     self._scoring = Scoring(
       self._run, self._journal, self._inputs, evaluator, arbiter, manual=self._manual
     )
+    examiner = Examiner(collaborators.machine, self._run, self._allowance)
     self._attempts = Attempts(
       self._run / 'trials',
       self._journal,
@@ -106,6 +120,7 @@ class Campaign:
       campaign=self._inputs.arbiter_campaign,
       spec_of=self.spec,
       base_file=self._scoring.base_file,
+      examiner=examiner,
     )
     self._scheduler = Scheduler(
       self._journal,
@@ -140,24 +155,38 @@ class Campaign:
 
     Raises:
       WaitingForScoresError: somebody else has to score submissions first.
-      ServerError: a server fails.
-      ExecutorError: no attempt can be started.
+      ServerError: a server refuses a request.
+      MachineFaultError: the machine failed, and the campaign has paused.
     """
     try:
-      if self.state.started is None:
-        self._start()
-      elif self.state.finished is None:
-        self._append('controller_resumed', {})
-      self._rounds()
-      if self.state.final is None and self.state.finished is None:
-        self._final()
-      if self.state.revealed is None and not self._manual:
-        self._reveal()
-      if self.state.finished is None:
-        self._append('campaign_finished', {})
+      self._to_the_end()
       return self.state
+    except PAUSING as error:
+      fault = fault_lib.of_error(error, self._run)
+      if fault is None:
+        raise
+      interrupted = sorted(self._attempts.running)
+      self._attempts.cancel_all()
+      self._pausing.pause(fault, interrupted)
+      raise fault from error
     finally:
       self._close()
+
+  def _to_the_end(self) -> None:
+    if self.state.finished is None:
+      self._pausing.prepare()
+    if self.state.started is None:
+      self._start()
+    elif self.state.finished is None:
+      self._append('controller_resumed', {})
+    self._rounds()
+    if self.state.final is None and self.state.finished is None:
+      self._final()
+    if self.state.revealed is None and not self._manual:
+      self._reveal()
+    if self.state.finished is None:
+      self._append('campaign_finished', {})
+    self._pausing.end()
 
   def _close(self) -> None:
     self._attempts.cancel_all()
@@ -168,6 +197,15 @@ class Campaign:
 
   def _append(self, kind: str, payload: dict[str, Any]) -> None:
     self._journal.append(kind, payload)
+
+  def _allowance(self) -> Allowance:
+    base_bytes = allowance_lib.float32_bytes(self._scoring.base_file())
+    free = self._collaborators.machine.memory_free()
+    default = allowance_lib.default(base_bytes, free, self._settings.slots)
+    return Allowance(
+      disk=int(self._settings.trial_disk_gb * allowance_lib.GB) or default.disk,
+      memory=int(self._settings.trial_memory_gb * allowance_lib.GB) or default.memory,
+    )
 
   def _frozen(self) -> dict[str, Any]:
     """What the first record fixes for the whole campaign."""

@@ -9,6 +9,7 @@ from aevo_jax.campaign.decisions import next_policy
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.precompiler import Precompiler
 from aevo_jax.campaign.executors.protocol import Executor
+from aevo_jax.campaign.machine.probes import Machine
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
 from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
@@ -31,6 +32,7 @@ class Collaborators:
     clock: for deadlines and waiting.
     next_policy: decides a round's policy, see `next_policy.next_policy`.
     write_submission: writes what is handed in elsewhere, see `submission.write`.
+    machine: the controller's own look at disk, memory and devices.
     can_confine: tells whether workers can be confined here, see `confinement.available`.
   """
 
@@ -42,6 +44,7 @@ class Collaborators:
   clock: Clock = MONOTONIC
   next_policy: Callable[..., Policy] = next_policy.next_policy
   write_submission: WriteSubmission = submission.write
+  machine: Machine = dataclasses.field(default_factory=Machine)
   can_confine: Callable[[], tuple[bool, str]] = confinement.available
 
 

@@ -37,6 +37,11 @@ class Journal:
     self.state.apply(record)
     self._observer(record)
 
+  def recover(self) -> None:
+    """Folds the ledger anew after an append that the disk refused; see `Ledger.recover`."""
+    self._ledger.recover()
+    self.state = fold(self._ledger.records)
+
   def wait(self) -> None:
     """Tells the observer that the controller waits."""
     self._observer(None)

@@ -6,14 +6,16 @@ from typing import Any
 from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.journal import Journal
+from aevo_jax.campaign.machine.fault import MachineFaultError, resume_command
 from aevo_jax.campaign.setup.settings import Inputs
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint.digest import file_digest
-from aevo_jax.evaluation.servers.client import Answer, Server, ServerError
+from aevo_jax.evaluation.servers.client import Answer, Server
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate.build import load_base
 
 BASE = 'base'
+ENGINE_CHECKED = 'engine_checked'
 
 
 class Scoring:
@@ -89,11 +91,14 @@ class Scoring:
     """Enters the answers that came.
 
     Raises:
-      ServerError: the base cannot be scored, or a server fails (see `Server.poll`).
+      ServerError, OSError: a server fails (see `Server.poll`).
+      MachineFaultError: what a server scores with does not work, whatever it is given.
     """
     for server in (self._evaluator, self._arbiter):
       answer = server.poll()
-      if answer is not None:
+      if answer is not None and 'unavailable' in answer.reply:
+        self._examine(server, answer)
+      elif answer is not None:
         self._enter(answer)
 
   def _submit_final(self, trial: TrialState) -> None:
@@ -104,26 +109,43 @@ class Scoring:
       request = {'op': 'final', 'candidate': trial.trial, **self._weights(trial)}
       self._arbiter.submit(('final_candidate_scored', trial.trial), request)
 
+  def _examine(self, server: Server, answer: Answer) -> None:
+    """Finds out whether the engine below a server fails with the base as well."""
+    kind, name = answer.tag
+    message = answer.reply['unavailable']
+    if name == BASE or kind == ENGINE_CHECKED:
+      again = resume_command(self._run)
+      raise MachineFaultError(
+        'engine', f'the evaluation engine fails: {message}; mend it, then {again}'
+      )
+    # Asked before anything else, which would only meet the same engine.
+    tag = (ENGINE_CHECKED, (name, message))
+    server.submit(tag, {'op': 'check', **self._base_weights()}, first=True)
+
   def _enter(self, answer: Answer) -> None:
     kind, name = answer.tag
     reply = answer.reply
-    trials = self._journal.state.trials
-    failed = name in trials and trials[name].status == 'failed'
-    if 'unavailable' in reply:
-      if name == BASE:
-        raise ServerError(f'the base cannot be scored: {reply["unavailable"]}')
-      if not failed:
-        self._journal.append(
-          'trial_failed',
-          {'trial': name, 'cause': 'scoring', 'final': True, 'message': reply['unavailable']},
-        )
-    elif kind is not None and not failed:
+    if kind == ENGINE_CHECKED:
+      trial, message = name
+      self._fail_scoring(trial, message)
+    elif kind is not None and not self._has_failed(name):
       payload: dict[str, Any] = {'trial': name}
       if 'summary' in reply:
         payload['score'] = reply['summary']
       if 'probes' in reply:
         payload['probes'] = reply['probes']
       self._journal.append(kind, payload)
+
+  def _has_failed(self, name: str) -> bool:
+    trials = self._journal.state.trials
+    return name in trials and trials[name].status == 'failed'
+
+  def _fail_scoring(self, trial: str, message: str) -> None:
+    """Enters that a trial's weights bring down an engine that works with the base."""
+    if not self._has_failed(trial):
+      self._journal.append(
+        'trial_failed', {'trial': trial, 'cause': 'scoring', 'final': True, 'message': message}
+      )
 
   def _weights(self, trial: TrialState) -> dict[str, str]:
     path = self._run / 'trials' / trial.trial / EXPORT

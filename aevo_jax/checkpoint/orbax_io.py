@@ -31,6 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
+from aevo_jax import faults
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.checkpoint import durable
 
@@ -41,14 +42,6 @@ GROUP_BYTES = 2**24
 # What a checkpoint takes at most besides its arrays: an entry for each, and ends of files' blocks.
 BYTES_OF_AN_ENTRY = 2**10
 BYTES_OF_FILES = 2**16
-_SYSTEM_ERRORS = (
-  errno.ENOSPC,
-  errno.EDQUOT,
-  errno.EFBIG,
-  errno.EROFS,
-  errno.EACCES,
-  errno.EIO,
-)
 _STEP = re.compile(r'step_(\d{8,})')
 
 
@@ -135,7 +128,7 @@ def save(
     with ocp.Checkpointer(_handler()) as checkpointer:
       checkpointer.save(temporary / ARRAYS, arrays)
   except (ValueError, RuntimeError) as error:
-    code = _system_error(str(error))
+    code = faults.system_errno(str(error))
     if code is None:
       raise
     shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint would keep the disk full
@@ -161,14 +154,6 @@ def _check_room(directory: Path, arrays: Any) -> None:
   if shutil.disk_usage(directory).free < size:
     directory.rmdir()
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory.parent))
-
-
-def _system_error(message: str) -> int | None:
-  """Finds the error of the system in the words of TensorStore, which raises no OSError."""
-  for code in _SYSTEM_ERRORS:
-    if os.strerror(code) in message:
-      return code
-  return None
 
 
 def restore(directory: str | os.PathLike, abstract_tree: Any = None) -> Any:

@@ -140,6 +140,18 @@ class Ledger:
     self.records.append(record)
     return record
 
+  def recover(self) -> None:
+    """Reads the ledger again, as `open` does, under the same lock; appends then work again.
+
+    Raises:
+      LedgerCorruptError, LedgerWriteError: see `open`.
+    """
+    if self._file >= 0:
+      os.close(self._file)
+      self._file = -1
+    self._load()
+    self._failed = False
+
   def close(self) -> None:
     """Releases the lock. Closing twice is fine."""
     for descriptor in (self._file, self._lock):

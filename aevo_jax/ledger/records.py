@@ -32,6 +32,7 @@ KINDS: dict[str, frozenset[str]] = {
     'trial_sealed': ('trial', 'digest'),
     'trial_failed': ('trial', 'cause'),
     'trial_refused': ('trial', 'cause'),
+    'trial_interrupted': ('trial', 'cause'),
     'trial_scored': ('trial', 'score'),
     'base_scored': ('score',),
     'external_scored': ('trial',),
@@ -66,6 +67,7 @@ KINDS: dict[str, frozenset[str]] = {
     'score_submitted': ('trial', 'score'),
     'scores_waived': ('trials',),
     'campaign_waiting': ('trials',),
+    'campaign_paused': ('cause', 'message', 'trials'),
     'budget_exhausted': ('round', 'reason'),
     'note': ('text',),
   }.items()

@@ -127,6 +127,8 @@ class _Accountant:
         self._began[payload['trial']] = record.time
       case 'trial_failed' | 'trial_refused' if payload['trial'] in self._began:
         self.parts[FAILED] += record.time - self._began.pop(payload['trial'])
+      case 'trial_interrupted' if payload['trial'] in self._began:
+        self.parts[LOST] += record.time - self._began.pop(payload['trial'])
       case 'trial_sealed':
         self._seal(record)
 

@@ -77,7 +77,7 @@ class Progress:
   def _follow(self, record: Record) -> None:
     if record.kind == 'trial_started':
       self._running[record.payload['trial']] = time.monotonic()
-    elif record.kind in ('trial_sealed', 'trial_failed', 'trial_refused'):
+    elif record.kind in ('trial_sealed', 'trial_failed', 'trial_refused', 'trial_interrupted'):
       self._running.pop(record.payload['trial'], None)
       self._trained += record.kind == 'trial_sealed'
 
@@ -195,6 +195,7 @@ _WRITERS: dict[str, Callable[[dict], str]] = {
   'base_scored': lambda p: f'base               dev {score_text(p["score"])}',
   'trial_scored': lambda p: f'{p["trial"]:<18} dev {score_text(p["score"])}',
   'trial_failed': _failed,
+  'trial_interrupted': lambda p: f'{p["trial"]:<18} interrupted: {p["message"]}, trying again',
   'trial_refused': lambda p: f'{p["trial"]:<18} refused: {p["cause"]}',
   'external_released': lambda p: f'{p["trial"]:<18} external {p["score"]:.2f}',
   'promotion_decided': _decided,
@@ -204,5 +205,6 @@ _WRITERS: dict[str, Callable[[dict], str]] = {
   'final_scored': _final_scored,
   'llm_exchange': _exchange,
   'agent_fell_back': _fell_back,
+  'campaign_paused': lambda p: f'paused: {p["message"]}',
   'controller_resumed': lambda p: 'resumed',
 }

@@ -319,7 +319,7 @@ class RunView:
 
   @property
   def failures(self) -> list[Failure]:
-    """Failed attempts and refusals.
+    """Failed and interrupted attempts, and refusals.
 
     Returns:
       One row each, in the order in which they happened.
@@ -335,6 +335,10 @@ class RunView:
         what = 'refused'
         cause = 'recipe refused'
         message = payload['cause']
+      elif record.kind == 'trial_interrupted':
+        what = 'interrupted, tried again'
+        cause = payload['cause']
+        message = payload['message']
       else:
         continue
       axis = self.state.trials[payload['trial']].axis

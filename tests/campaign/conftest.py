@@ -92,11 +92,11 @@ class Launcher:
         CampaignSettings(**{'sandbox': 'open', 'parallel': 2} | settings),
         dataclasses.replace(self._inputs, constitution=rules),
         observer,
-        **self._stand_ins(behaviour) | self.collaborators,
+        **self.stand_ins(behaviour) | self.collaborators,
       ).run()
     return state, read(self.run / 'ledger.jsonl')
 
-  def _stand_ins(self, behaviour):
+  def stand_ins(self, behaviour):
     arbiter = Arbiter(
       private=self.run.parent / 'home' / 'c',
       secret=b's' * 32,

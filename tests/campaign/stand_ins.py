@@ -3,7 +3,9 @@ workers leave behind.
 """
 
 import collections
+import errno
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -33,7 +35,7 @@ class StandInExecutor:
   """Each job ends at once, or after `questions[trial]` polls.
 
   `behaviour(trial, attempt, directory)` writes into the directory and returns the exit status,
-  'deadline' or 'lost'; `attempts` counts.
+  'deadline', 'lost' or an `Ended`; `attempts` counts.
   """
 
   slots = 2
@@ -54,7 +56,7 @@ class StandInExecutor:
     self._attempts[trial] += 1
     status = self._behaviour(trial, self._attempts[trial], job.directory)
     ends = {'deadline': Ended(-9, timed_out=True), 'lost': Lost('the node is gone')}
-    self._ends[key] = ends.get(status) or Ended(status)
+    self._ends[key] = status if isinstance(status, Ended) else ends.get(status) or Ended(status)
     self._left[key] = self._questions.get(trial, 0)
     return key
 
@@ -110,8 +112,8 @@ class StandInServer:
     self._queue = collections.deque()
     self.busy = False
 
-  def submit(self, tag, request):
-    self._queue.append((tag, request))
+  def submit(self, tag, request, *, first=False):
+    self._queue.insert(0 if first else len(self._queue), (tag, request))
 
   @property
   def waiting(self):
@@ -197,3 +199,38 @@ def failures(records, trial):
 
 def evidence_of(run: pathlib.Path, round_: int) -> dict:
   return json.loads((run / 'evidence' / f'round_{round_:03d}.json').read_text())
+
+
+class StandInMachine:
+  """A machine whose probes find what its attributes say; by default nothing is wrong."""
+
+  def __init__(self):
+    self.refusal = None  # an errno of the disk
+    self.free = 10**12  # bytes of disk
+    self.memory = 10**12
+    self.limit = None
+    self.killed = 0
+    self.devices = ('gpu0',)
+    self.silent = None  # what a device says that does not compute
+
+  def disk_error(self, directory, needed):
+    code = self.refusal or (errno.ENOSPC if self.free < needed else None)
+    return code and OSError(code, os.strerror(code), str(directory))
+
+  def disk_free(self, directory):
+    return self.free
+
+  def memory_free(self):
+    return self.memory
+
+  def memory_limit(self):
+    return self.limit
+
+  def oom_kills(self):
+    return self.killed
+
+  def accelerators(self):
+    return self.devices
+
+  def device_error(self):
+    return self.silent

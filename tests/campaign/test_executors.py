@@ -1,5 +1,6 @@
 """The contract of every executor. A new one is a row in `EXECUTORS`."""
 
+import dataclasses
 import os
 import pathlib
 import time
@@ -8,7 +9,7 @@ import pytest
 
 from aevo_jax import runtime
 from aevo_jax.campaign.executors.local import LocalExecutor
-from aevo_jax.campaign.executors.protocol import Ended, Job, Lost, Queued, Running
+from aevo_jax.campaign.executors.protocol import Allowance, Ended, Job, Lost, Queued, Running
 
 # name -> make(slots, directory for logs, clock)
 EXECUTORS = {
@@ -96,6 +97,29 @@ def processes_in(directory: pathlib.Path) -> list[int]:
     except OSError:
       continue  # it ended meanwhile
   return found
+
+
+@pytest.mark.parametrize(
+  ('allowance', 'exceeded'),
+  [
+    (Allowance(disk=10**6), 'disk'),
+    (Allowance(memory=10**8), 'memory'),
+    (Allowance(disk=10**9, memory=10**11), ''),
+  ],
+)
+def test_a_job_that_takes_more_than_its_allowance_is_ended(make, job, clock, allowance, exceeded):
+  """A worker of a fork server holds more than 100 MB; the file is there from its start."""
+  executor, running = make(), job('a')
+  (running.directory / 'hoard').write_bytes(os.urandom(2 * 10**6))
+  handle = executor.submit('key', dataclasses.replace(running, allowance=allowance))
+  wait_for(lambda: processes_in(running.directory))
+  clock.now += 1
+  if exceeded:
+    assert end_of(executor, handle) == Ended(-9, exceeded=exceeded)
+  else:
+    assert isinstance(executor.poll(handle), Running)
+    executor.cancel(handle)
+    assert executor.poll(handle) == Ended(-9) and executor.poll(handle).peak_memory > 10**8
 
 
 def test_the_same_key_twice_is_the_same_job(make, job):

@@ -1,5 +1,6 @@
-"""A machine below the evaluator or the arbiter that fails: the trial fails for it, with no score of
-it in anything, and the campaign goes on.
+"""A machine below the evaluator or the arbiter that fails with one trial and works with the base:
+the trial fails for it, with no score of it in anything, and the campaign goes on. One that fails
+with the base too pauses the campaign.
 """
 
 import io
@@ -10,10 +11,10 @@ import pytest
 
 from aevo_jax import layout
 from aevo_jax.campaign import collaborators
+from aevo_jax.campaign.machine.fault import MachineFaultError
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.evaluation.servers import protocol
-from aevo_jax.evaluation.servers.client import ServerError
 from aevo_jax.ledger.append import read
 from aevo_jax.report.audit import checks
 
@@ -70,11 +71,11 @@ def test_a_trial_whose_scoring_fails_has_no_score_and_the_campaign_goes_on(
   assert not [f for f in checks.audit(files.run) if f.status == checks.FAILED]
 
 
-def test_a_base_that_cannot_be_scored_stops_the_campaign_and_it_can_go_on(
+def test_a_base_that_cannot_be_scored_pauses_the_campaign_and_it_can_go_on(
   start_tiny_campaign, run_campaign
 ):
   files = start_tiny_campaign('unavailablebase')
-  with pytest.raises(ServerError, match='the base cannot be scored: ServerDownError: so it goes'):
+  with pytest.raises(MachineFaultError, match='engine fails: ServerDownError: so it goes; mend it'):
     run_campaign(files, **failing(files, ('base_scored', 'base')))
   assert run_campaign(files).finished is not None
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from aevo_jax import faults
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.checkpoint.resume import DamagedCheckpointError, restore_latest
 
@@ -119,4 +120,4 @@ def test_a_file_that_grows_too_large_for_orbax_is_the_systems_error(tmp_path):
   ],
 )
 def test_the_systems_error_is_found_in_tensorstores_words(said, code):
-  assert orbax_io._system_error(said) == code
+  assert faults.system_errno(said) == code

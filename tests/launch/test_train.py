@@ -426,8 +426,10 @@ def test_train_names_the_path_on_a_full_disk(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='mounting a small tmpfs needs root')
-def test_a_disk_that_fills_at_a_checkpoint_is_a_sentence_and_the_run_goes_on(tmp_path):
-  """The weights are those of a run that met no full disk."""
+def test_a_machine_that_fails_is_a_sentence_and_the_run_goes_on(tmp_path):
+  """Full disk, read-only disk, limits on files and memory, by turns; the weights are those of a run
+  that met none of it.
+  """
   command = ('train', '--tokens=8192', '--steps=4', '--checkpoint_every=1')
   assert aevo(*command, f'--out={tmp_path / "whole"}').returncode == 0
   checkpoint = tmp_path / 'whole' / 'checkpoints' / 'step_00000001'
@@ -444,7 +446,16 @@ def test_a_disk_that_fills_at_a_checkpoint_is_a_sentence_and_the_run_goes_on(tmp
       'checkpoints: the disk is full; free space, then run the same command again' in full.stderr
     )
     assert len(list((small / 'run' / 'checkpoints').iterdir())) == 2
-    subprocess.run(['mount', '-o', f'remount,size={20 * size}', small], check=True)
+    for options, limit, said in (
+      ('ro', 'ulimit -f unlimited', 'the file system is read-only; make it writable'),
+      (f'rw,size={20 * size}', 'ulimit -v 900000', 'memory is limited to 0.9 GB (ulimit -v, -d)'),
+      ('rw', f'ulimit -f {size // 4096}', 'the file has reached the size limit (ulimit -f)'),
+    ):
+      subprocess.run(['mount', '-o', f'remount,{options}', small], check=True)
+      limited = ('sh', '-c', f'{limit}; exec "$@"', 'sh')
+      fails = aevo_process(*command, f'--out={small / "run"}', prefix=limited)
+      assert fails.returncode == 1 and said in fails.stderr, fails.stderr
+      assert 'Traceback' not in fails.stderr and 'run the same command again' in fails.stderr
     again = aevo_process(*command, f'--out={small / "run"}')
     assert again.returncode == 0, again.stderr
     assert tensors(small / 'run' / EXPORT) == tensors(tmp_path / 'whole' / EXPORT)

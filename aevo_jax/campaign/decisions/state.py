@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from aevo_jax.ledger.records import Record
 
 NO_COST = {'tokens_in': 0, 'tokens_out': 0, 'money': 0.0}
-# What is written before them was written by a controller that has ended.
+# What is written before them was written by a controller that has ended, or that waited for nothing
+# but a machine that had failed.
 AFTER_A_STOP = (
   'controller_resumed',
+  'campaign_paused',
   'score_submitted',
   'scores_waived',
 )
@@ -28,6 +30,7 @@ class TrialState:
     status: assigned, sealed, failed or refused.
     cause: of its failure or refusal.
     failures: attempts that failed.
+    interruptions: attempts that the machine or another trial ended; they are not counted.
     candidate: logical digest of its weights, once sealed.
     export_file: SHA-256 of the weights' file.
     claim: what its worker says of it.
@@ -52,6 +55,7 @@ class TrialState:
   status: str = 'assigned'
   cause: str = ''
   failures: int = 0
+  interruptions: int = 0
   candidate: str = ''
   export_file: str = ''
   claim: dict = dataclasses.field(default_factory=dict)
@@ -98,6 +102,8 @@ class CampaignState:
     llm_costs: what the language model took.
     llm_reserved: what the request in flight can come to.
     waiting: trials whose scores the controller stopped for.
+    paused: payload of the pause in which the campaign is, None while it runs.
+    pauses: how often it paused.
     seconds: from the first record to the last, times in which the campaign was stopped left out.
     round_ended: `seconds` at a round's end.
     last_time: of the last record.
@@ -126,6 +132,8 @@ class CampaignState:
   llm_reserved: dict | None = None
   exhausted: dict | None = None
   waiting: list[str] = dataclasses.field(default_factory=list)
+  paused: dict | None = None
+  pauses: int = 0
   seconds: float = dataclasses.field(default=0.0, repr=False)
   round_ended: dict[int, float] = dataclasses.field(default_factory=dict)
   last_time: float | None = dataclasses.field(default=None, repr=False)
@@ -205,6 +213,16 @@ class CampaignState:
     del payload
     self.resumes += 1
     self.waiting = []
+    self.paused = None
+
+  def _campaign_paused(self, payload: dict) -> None:
+    self.paused = payload
+    self.pauses += 1
+    for trial in payload['trials']:
+      self.trials[trial].interruptions += 1
+
+  def _trial_interrupted(self, payload: dict) -> None:
+    self.trials[payload['trial']].interruptions += 1
 
   def _policy_written(self, payload: dict) -> None:
     self.policies[payload['round']] = payload
@@ -338,6 +356,7 @@ _KINDS = (
   'trial_sealed',
   'trial_failed',
   'trial_refused',
+  'trial_interrupted',
   'trial_scored',
   'base_scored',
   'external_scored',
@@ -354,6 +373,7 @@ _KINDS = (
   'score_submitted',
   'scores_waived',
   'campaign_waiting',
+  'campaign_paused',
   'budget_exhausted',
   'final_candidate_scored',
   'final_scored',

@@ -6,13 +6,17 @@ That saves each of them two to three seconds. It runs nothing of a trial itself,
 never touches a device; so what it forks is what a fresh process would be: nothing computed, nothing
 open, free to confine itself. All trials start from the same image and none can change it.
 
-Requests come a line each on standard input, {"directory": ...}; on standard output {"directory",
-"pid"} says that the worker was started there, {"directory", "status"} that it ended. When the fork
-server ends, so do its workers. `forked_workers.py` is the controller's side.
+Requests come a line each on standard input, {"directory", "file_size"}: bytes that a file of the
+worker may have, 0 for any. On standard output {"directory", "pid"} says that the worker was started
+there, {"directory", "status", "peak_memory"} that it ended. When the fork server ends, so do its
+workers. `forked_workers.py` is the controller's side.
 """
 
+import contextlib
 import json
 import os
+import pathlib
+import resource
 import selectors
 import sys
 import traceback
@@ -31,11 +35,12 @@ class _Child(NamedTuple):
   pid: int
 
 
-def _become_worker(directory: str) -> NoReturn:
+def _become_worker(directory: str, file_size: int) -> NoReturn:
   """Turns the forked process into a worker: keeps no file of the fork server, runs, ends."""
   status = 1
   try:
     os.setsid()
+    _limit(file_size)
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(os.path.join(directory, 'log.txt'), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(nothing, 0)
@@ -43,12 +48,23 @@ def _become_worker(directory: str) -> NoReturn:
     os.dup2(log, 2)
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     status = worker.main(directory)
-  except BaseException:  # also SystemExit: the fork server's loop must never run in a worker
+  except BaseException as error:  # also SystemExit: the loop must never run in a worker
+    status = worker.exit_status(error)
     traceback.print_exc()
   finally:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+      with contextlib.suppress(OSError):  # a full disk takes no last words
+        stream.flush()
     os._exit(status)
+
+
+def _limit(file_size: int) -> None:
+  """Bounds the worker's files, and makes it the first that the kernel kills for want of memory."""
+  _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  if file_size and (hard == resource.RLIM_INFINITY or file_size < hard):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+  with contextlib.suppress(OSError):  # some containers forbid it
+    pathlib.Path('/proc/self/oom_score_adj').write_text('1000')
 
 
 class _Loop:
@@ -74,13 +90,14 @@ class _Loop:
     data = os.read(_REQUESTS, 1 << 16)
     *lines, self._buffer = (self._buffer + data).split(b'\n')
     for line in lines:
-      self._fork(json.loads(line)['directory'])
+      request = json.loads(line)
+      self._fork(request['directory'], request['file_size'])
     return bool(data)
 
-  def _fork(self, directory: str) -> None:
+  def _fork(self, directory: str, file_size: int) -> None:
     pid = os.fork()
     if pid == 0:
-      _become_worker(directory)
+      _become_worker(directory, file_size)
     descriptor = os.pidfd_open(pid)
     self._children[descriptor] = _Child(directory, pid)
     self._selector.register(descriptor, selectors.EVENT_READ)
@@ -90,9 +107,14 @@ class _Loop:
     child = self._children.pop(descriptor)
     self._selector.unregister(descriptor)
     os.close(descriptor)
-    _, wait_status = os.waitpid(child.pid, 0)
-    status = os.waitstatus_to_exitcode(wait_status)
-    self._reply({'directory': child.directory, 'status': status})
+    _, wait_status, usage = os.wait4(child.pid, 0)
+    self._reply(
+      {
+        'directory': child.directory,
+        'status': os.waitstatus_to_exitcode(wait_status),
+        'peak_memory': usage.ru_maxrss * 1024,
+      }
+    )
 
   def _reply(self, message: dict) -> None:
     os.write(self._replies, json.dumps(message).encode() + b'\n')

@@ -28,6 +28,7 @@ class ForkServer:
     self._python = python
     self._pids: dict[str, int] = {}
     self._statuses: dict[str, int] = {}
+    self._peaks: dict[str, int] = {}
     self._process: subprocess.Popen | None = None
     self._buffer = b''
 
@@ -52,11 +53,12 @@ class ForkServer:
         start_new_session=True,
       )
 
-  def start(self, directory: pathlib.Path) -> 'ForkedWorker':
+  def start(self, directory: pathlib.Path, file_size: int = 0) -> 'ForkedWorker':
     """Starts a worker on the spec in `directory`.
 
     Args:
       directory: its log.txt takes what the worker prints. An earlier worker there has ended.
+      file_size: bytes that a file of the worker may have; 0 for any number.
 
     Raises:
       ExecutorError: the process that forks ended twice.
@@ -65,11 +67,13 @@ class ForkServer:
     self._listen(0)
     self._pids.pop(name, None)
     self._statuses.pop(name, None)
+    self._peaks.pop(name, None)
     for _ in range(2):
       self.open()
       # A broken pipe means that it died, which listening finds out.
       with contextlib.suppress(BrokenPipeError):
-        self._process.stdin.write(json.dumps({'directory': name}).encode() + b'\n')
+        request = {'directory': name, 'file_size': file_size}
+        self._process.stdin.write(json.dumps(request).encode() + b'\n')
         self._process.stdin.flush()
       while self._process is not None and name not in self._pids:
         self._listen(1)
@@ -85,6 +89,10 @@ class ForkServer:
     """
     self._listen(0)
     return self._statuses.get(str(directory.absolute()))
+
+  def peak_memory(self, directory: pathlib.Path) -> int:
+    """Returns the highest resident memory of the last worker in `directory`; 0 if not known."""
+    return self._peaks.get(str(directory.absolute()), 0)
 
   def close(self) -> None:
     """Ends the process and with it every worker."""
@@ -109,6 +117,7 @@ class ForkServer:
       self._pids[message['directory']] = message['pid']
     else:
       self._statuses[message['directory']] = message['status']
+      self._peaks[message['directory']] = message['peak_memory']
 
   def _lost(self) -> None:
     # The kernel kills workers whose fork server ends.
@@ -135,6 +144,10 @@ class ForkedWorker:
   def status(self) -> int | None:
     """Reads the exit status; None while the worker runs."""
     return self._server.status(self.directory)
+
+  def peak_memory(self) -> int:
+    """Returns the highest resident memory in bytes, once it has ended; 0 if nobody knows."""
+    return self._server.peak_memory(self.directory)
 
   def signal(self) -> None:
     """Kills the worker and every process of its group, without waiting for their end."""

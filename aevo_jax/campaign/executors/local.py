@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from aevo_jax.campaign.executors import usage
 from aevo_jax.campaign.executors.forked_workers import ForkedWorker, ForkServer
 from aevo_jax.campaign.executors.protocol import (
   Ended,
@@ -18,6 +19,7 @@ from aevo_jax.campaign.executors.protocol import (
 )
 
 _WAIT_SECONDS = 0.005
+_MEASURE_SECONDS = 0.25
 
 
 @dataclasses.dataclass
@@ -28,6 +30,8 @@ class _Entry:
   status: Status = dataclasses.field(default_factory=Queued)
   worker: ForkedWorker | None = None
   timed_out: bool = False
+  exceeded: str = ''
+  measured: float = 0.0
 
 
 class LocalExecutor:
@@ -104,17 +108,40 @@ class LocalExecutor:
       if running == self.slots:
         break
       if isinstance(entry.status, Queued):
-        entry.worker = self._fork_server.start(entry.job.directory)
+        file_size = entry.job.allowance.disk
+        entry.worker = self._fork_server.start(entry.job.directory, file_size)
         entry.status = Running(self._clock())
         running += 1
 
   def _read(self, entry: _Entry) -> None:
-    """Reads one running job's state and applies its deadline."""
+    """Reads one running job's state and applies its deadline and its allowance."""
     if not isinstance(entry.status, Running):
       return
     exit_status = entry.worker.status()
     if exit_status is not None:
-      entry.status = Ended(exit_status, entry.timed_out)
+      peak = entry.worker.peak_memory()
+      exceeded = entry.exceeded or _exceeded(entry.job, peak)
+      entry.status = Ended(exit_status, entry.timed_out, exceeded, peak)
     elif self._clock() - entry.status.since > entry.job.deadline_s and not entry.timed_out:
       entry.timed_out = True
       entry.worker.signal()
+    elif not entry.exceeded and self._clock() - entry.measured >= _MEASURE_SECONDS:
+      entry.measured = self._clock()
+      entry.exceeded = _exceeded(entry.job, usage.memory_bytes(entry.worker.pid))
+      if entry.exceeded:
+        entry.worker.signal()
+
+
+def _exceeded(job: Job, memory: int) -> str:
+  """Names what a job took too much of, '' if nothing.
+
+  Args:
+    job: its directory is measured.
+    memory: that it has or had, in bytes.
+  """
+  allowance = job.allowance
+  if allowance.memory and memory > allowance.memory:
+    return 'memory'
+  if allowance.disk and usage.disk_bytes(job.directory) > allowance.disk:
+    return 'disk'
+  return ''

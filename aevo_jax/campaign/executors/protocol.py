@@ -20,16 +20,31 @@ class ExecutorError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Allowance:
+  """What one attempt may take of its machine, in bytes; 0 is as much as there is.
+
+  Attributes:
+    disk: of its directory, and so of each of its files.
+    memory: resident, of all its processes together.
+  """
+
+  disk: int = 0
+  memory: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
   """One attempt at a trial.
 
   Attributes:
     directory: absolute, with the attempt's input; the worker writes its output and `log.txt` there.
     deadline_s: seconds that it may run, from its start and not from its submission.
+    allowance: the executor ends a job that takes more.
   """
 
   directory: pathlib.Path
   deadline_s: float
+  allowance: Allowance = Allowance()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +66,14 @@ class Ended:
   Attributes:
     exit_status: of the worker; -N where signal N ended it.
     timed_out: the executor ended it at its deadline.
+    exceeded: 'disk' or 'memory' where it took more than its allowance, else ''.
+    peak_memory: the worker's highest resident memory in bytes; 0 where nobody knows.
   """
 
   exit_status: int
   timed_out: bool = False
+  exceeded: str = ''
+  peak_memory: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +123,7 @@ class Executor(Protocol):
     """
 
   def poll(self, handle: Handle) -> Status:
-    """Reads a job's state, and ends the job if its deadline has passed."""
+    """Reads a job's state; ends one that is past its deadline or takes more than its allowance."""
 
   def cancel(self, handle: Handle) -> None:
     """Ends a job with all the processes of its group; one that has ended is left alone."""

@@ -34,6 +34,11 @@ class CampaignSettings:
     threads: of each of them.
     sandbox: 'locked' refuses to start where workers cannot be confined, 'open' does not confine,
       'auto' locks where it can and says so.
+    trial_disk_gb: what the directory of a trial may take; 0 allows several times what a trial of
+      the base's size is known to write.
+    trial_memory_gb: what the processes of a trial may take; 0 is the free memory divided by the
+      processes that compute at once, and several times what a trial of the base's size is known to
+      need where that is more.
   """
 
   seed: int = 0
@@ -44,6 +49,8 @@ class CampaignSettings:
   parallel: Annotated[int, Ge(0)] = 0
   threads: Annotated[int, Ge(1)] = 1
   sandbox: Annotated[str, OneOf(('locked', 'open', 'auto'))] = 'auto'
+  trial_disk_gb: Annotated[float, Ge(0)] = 0.0
+  trial_memory_gb: Annotated[float, Ge(0)] = 0.0
 
   @property
   def slots(self) -> int:

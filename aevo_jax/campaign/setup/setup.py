@@ -4,14 +4,20 @@ The substrate is stored, the holdout committed, and the constitution frozen in t
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import secrets
+import shutil
+from typing import NamedTuple
 
 from aevo_jax import layout
+from aevo_jax.campaign.machine import allowance
+from aevo_jax.campaign.machine.probes import Machine
 from aevo_jax.campaign.sandbox import confinement
-from aevo_jax.campaign.setup import starting_recipe, validation
+from aevo_jax.campaign.setup import dead_axes, preflight, starting_recipe, validation
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
+from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
@@ -19,6 +25,8 @@ from aevo_jax.data import chat_template, corpus
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import probes, sets
 from aevo_jax.evaluation.servers import arbiter
+from aevo_jax.meta_agent.llm.chat_client import ChatClient
+from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
@@ -39,16 +47,35 @@ class RunDirectoryError(ValueError):
 
 
 def with_tasks(constitution: Constitution) -> Constitution:
-  """Enters the digest of the tasks that tasks.path names.
+  """Enters the digest of the tasks that tasks.path names, and leaves out axes that they make dead.
 
   Args:
     constitution: returned as it is where it has puzzles.
 
   Raises:
     UnknownVerifierError, TaskFileError: see `sets.own_tasks`.
+    InvalidCampaignError: see `dead_axes.without`.
   """
   tasks = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
-  return constitution if tasks is None else constitution.with_tasks(tasks.digest)
+  if tasks is None:
+    return constitution
+  selectors = list(dead_axes.dead(constitution, tasks.of_split('train')))
+  return dead_axes.without(constitution.with_tasks(tasks.digest), selectors)
+
+
+def dead_bindings(constitution: Constitution) -> dict[str, str]:
+  """Finds what `with_tasks` leaves out of the search space.
+
+  Args:
+    constitution: as it was written.
+
+  Returns:
+    selector -> why.
+  """
+  tasks = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
+  if tasks is None:
+    return {}
+  return dead_axes.dead(constitution, tasks.of_split('train'))
 
 
 def tasks_path(name: str) -> pathlib.Path:
@@ -72,6 +99,7 @@ def prepare(
   constitution: Constitution,
   settings: CampaignSettings,
   substrate_root: pathlib.Path | None = None,
+  machine: Machine | None = None,
 ) -> Inputs:
   """Makes the run directory and freezes its inputs.
 
@@ -80,9 +108,12 @@ def prepare(
     constitution: without a commitment.
     settings: of the campaign.
     substrate_root: the substrate's folder; the project's if not given.
+    machine: that the campaign will run on; this one's if not given.
 
   Raises:
-    InvalidCampaignError: see `validation.check`.
+    InvalidCampaignError: see `validation.check` and `preflight`.
+    SeveralMistakesError: more than one thing is wrong.
+    OSError: the disk refuses a file; the run directory is then removed again.
     RunDirectoryError: it exists, or lies where workers read and would hold private tasks.
     SubstrateMismatchError: the substrate is not the pinned one.
     TaskFileError, ChatTemplateError: tasks of one's own or the base's chat format cannot be used.
@@ -100,7 +131,7 @@ def prepare(
   frozen = constitution.committed(sets.commitment(secret)) if holdout else constitution
   run = run.absolute()
   root = _substrate_root(substrate_root)
-  _check(constitution, settings, root, tasks, secret)
+  _check(_Given(run, constitution, settings, root, tasks, machine or Machine()), secret)
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
   stored = build.build(root, measured, store, _training_tasks(tasks))
@@ -117,10 +148,14 @@ def prepare(
     arbiter_home=str(home),
     substrate_root='' if substrate_root is None else str(root),
   )
-  _freeze(run, inputs, settings)
-  if tasks is not None:
-    (run / sets.TASKS).write_text(tasks.text())
-  manifest.write(run / SUBSTRATE, measured)
+  try:
+    _freeze(run, inputs, settings)
+    if tasks is not None:
+      (run / sets.TASKS).write_text(tasks.text())
+    manifest.write(run / SUBSTRATE, measured)
+  except OSError:
+    shutil.rmtree(run, ignore_errors=True)
+    raise
   # As a resumed controller or an audit will read them: the order of the axes in the operator's gin
   # must not steer an agent.
   return reload(run)[0]
@@ -136,29 +171,79 @@ def _holdout(constitution: Constitution, settings: CampaignSettings) -> str:
   return f'{constitution.digest()[:16]}-{settings.seed}'
 
 
-def _check(
+class _Given(NamedTuple):
+  """What a campaign is to start with."""
+
+  run: pathlib.Path
+  constitution: Constitution
+  settings: CampaignSettings
+  root: pathlib.Path
+  tasks: OwnTasks | None
+  machine: Machine
+
+
+def _check(given: _Given, secret: bytes) -> None:
+  """Checks that settings, recipe, tasks, probes and machine go together; all at once."""
+  constitution = given.constitution
+  settings = given.settings
+  base_bytes = allowance.float32_bytes(given.root / build.BASE / checkpoint.WEIGHTS)
+  recipe = starting_recipe.text(constitution, (given.root / build.RECIPE).read_text())
+  base = given.root / build.BASE
+  adapter = default_values(recipe)['adaptation.method'] == 'lora'
+  needs = allowance.needs(base_bytes, adapter=adapter)
+  checks = [
+    functools.partial(
+      validation.check,
+      constitution,
+      settings.agent,
+      recipe,
+      arbiter=settings.arbiter,
+      workers_choose=settings.workers_choose,
+    ),
+    settings.locked,
+    functools.partial(_check_llm, settings),
+    functools.partial(preflight.check_disk, given.run, base_bytes, given.machine),
+    functools.partial(preflight.check_memory, constitution, settings, needs, given.machine),
+    functools.partial(preflight.check_engine, constitution),
+    # A probe that its items cannot be shown in is an error now.
+    functools.partial(probes.build, constitution, given.tasks),
+  ]
+  if given.tasks is not None:
+    checks.append(functools.partial(sets.check_own, constitution, given.tasks, secret))
+    checks.append(functools.partial(_check_fit, constitution, given.tasks, base, recipe))
+  if constitution.starting_recipe.bindings:
+    checks.append(functools.partial(starting_recipe.check, constitution, recipe, base, given.tasks))
+  validation.together(*checks)
+
+
+def disk_remark(
+  run: pathlib.Path,
   constitution: Constitution,
   settings: CampaignSettings,
-  root: pathlib.Path,
-  tasks: OwnTasks | None,
-  secret: bytes,
-) -> None:
-  """Checks that settings, recipe, tasks and probes go together."""
-  recipe = starting_recipe.text(constitution, (root / build.RECIPE).read_text())
-  validation.check(
-    constitution,
-    settings.agent,
-    recipe,
-    arbiter=settings.arbiter,
-    workers_choose=settings.workers_choose,
-  )
-  if tasks is not None:
-    sets.check_own(constitution, tasks, secret)
-    _check_fit(constitution, tasks, root / build.BASE, recipe)
-  if constitution.starting_recipe.bindings:
-    starting_recipe.check(constitution, recipe, root / build.BASE, tasks)
-  # A probe that its items cannot be shown in is an error now.
-  probes.build(constitution, tasks)
+  substrate_root: pathlib.Path | None = None,
+) -> str:
+  """Says where the disk is too small for the trials of a prepared run.
+
+  Args:
+    run: the run directory.
+    constitution: of the campaign.
+    settings: of the campaign.
+    substrate_root: as in `prepare`.
+
+  Returns:
+    A sentence, '' where there is room.
+  """
+  weights = _substrate_root(substrate_root) / build.BASE / checkpoint.WEIGHTS
+  base_bytes = allowance.float32_bytes(weights)
+  trials = preflight.trials(constitution, manual=settings.arbiter == 'manual')
+  needed = trials * allowance.needs(base_bytes).trial_disk
+  return preflight.disk_remark(run, needed, Machine())
+
+
+def _check_llm(settings: CampaignSettings) -> None:
+  """Checks that the language model can be asked, where one is."""
+  if settings.asks_llm:
+    ChatClient(LlmSettings(**settings.llm))
 
 
 def _training_tasks(tasks: OwnTasks | None) -> str:

@@ -3,9 +3,12 @@
 It runs before anything is written.
 """
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
+from aevo_jax.campaign.sandbox.confinement import SandboxError
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.registry import AGENTS
@@ -15,6 +18,44 @@ ARBITERS = ('local', 'manual')
 
 class InvalidCampaignError(ValueError):
   """The parts of a campaign do not go together; the message names the binding and the fix."""
+
+
+class SeveralMistakesError(InvalidCampaignError):
+  """More than one thing is wrong.
+
+  Attributes:
+    mistakes: a sentence for each.
+  """
+
+  def __init__(self, mistakes: list[str]):
+    listed = '\n  - '.join(mistakes)
+    super().__init__(f'{len(mistakes)} things are in the way:\n  - {listed}')
+    self.mistakes = mistakes
+
+
+def together(*checks: Callable[[], object]) -> None:
+  """Makes all checks, so that a person hears of every mistake at once.
+
+  Args:
+    *checks: each raises ValueError, or SandboxError, for a mistake.
+
+  Raises:
+    ValueError, SandboxError: the mistake, where there is one.
+    SeveralMistakesError: there are several.
+  """
+  found = []
+  for check_one in checks:
+    try:
+      check_one()
+    except (ValueError, SandboxError) as error:
+      found.append(error)
+  if len(found) == 1:
+    raise found[0]
+  mistakes = []
+  for error in found:
+    mistakes += getattr(error, 'mistakes', [str(error)])
+  if mistakes:
+    raise SeveralMistakesError(mistakes)
 
 
 def check(
@@ -35,9 +76,25 @@ def check(
     workers_choose: as in CampaignSettings.
 
   Raises:
-    InvalidCampaignError: naming what does not go together.
+    InvalidCampaignError: naming all that does not go together.
   """
-  _check_budget(constitution, agent)
+  checks = [
+    functools.partial(_check_budget, constitution, agent),
+    functools.partial(_check_choices, constitution, agent, arbiter, workers_choose),
+    functools.partial(_check_reversal, constitution),
+  ]
+  limit = constitution.submission.max_rank
+  if limit:
+    if recipe is not None:
+      checks.append(functools.partial(_check_starting_adapter, limit, default_values(recipe)))
+    checks.append(functools.partial(_check_adapter_axes, limit, constitution))
+  together(*checks)
+
+
+def _check_choices(
+  constitution: Constitution, agent: str, arbiter: str, workers_choose: str
+) -> None:
+  """Checks that agent, arbiter and the workers' choice go together."""
   if workers_choose == 'llm' and AGENTS[agent].changes_are_whole:
     raise InvalidCampaignError(
       f"campaign.workers_choose = 'llm' changes what campaign.agent = {agent!r} will "
@@ -53,12 +110,6 @@ def check(
     raise InvalidCampaignError(
       "campaign.agent = 'tpe' needs optuna; install it with: pip install 'aevo-jax[search]'"
     )
-  _check_reversal(constitution)
-  limit = constitution.submission.max_rank
-  if limit:
-    if recipe is not None:
-      _check_starting_adapter(limit, default_values(recipe))
-    _check_adapter_axes(limit, constitution)
 
 
 def _check_budget(constitution: Constitution, agent: str) -> None:

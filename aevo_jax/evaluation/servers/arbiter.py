@@ -26,6 +26,8 @@ machine meets the same holdout. The constitution holds only the secret's commitm
                 summaries of all that `final` scored
   reveal        out                              -> {"secret"}
                 ends the secrecy: everything is written to `out`
+  check         weights, file_digest             -> {}
+                loads weights and scores nothing: shows that the engine works
 """
 
 import contextlib
@@ -447,7 +449,8 @@ def main() -> None:
     threads=arguments.threads,
   )
   arbiter = Arbiter(private=private, secret=secret, constitution=score.constitution, score=score)
-  protocol.serve({name: getattr(arbiter, name) for name in OPERATIONS})
+  handlers = {name: getattr(arbiter, name) for name in OPERATIONS}
+  protocol.serve(handlers | {'check': score.check})
   score.close()
 
 

@@ -80,6 +80,18 @@ class Backend:
       self._served.load(path, digest, params)
     return params
 
+  def check(self, request: dict) -> dict:
+    """Loads weights: an inference server is shown to have them and to answer.
+
+    Args:
+      request: 'weights' and 'file_digest'.
+
+    Returns:
+      Nothing. Raises UnavailableError where the server does not work.
+    """
+    self.load(pathlib.Path(request['weights']), request['file_digest'])
+    return {}
+
   def scorer(self, items: Sequence[Item]) -> Scorer:
     """Creates a scorer, which compiles a sampler for the items.
 

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from aevo_jax import faults
 from aevo_jax.runtime import child_environment, close_pipes
 
 EVALUATOR = 'aevo_jax.evaluation.servers.evaluator'
@@ -22,6 +23,10 @@ _CLOSE_SECONDS = 15
 
 class ServerError(RuntimeError):
   """A trusted server refused a request, or keeps dying."""
+
+
+class ServerDiedError(ServerError):
+  """A server keeps dying, whatever it is asked."""
 
 
 class Answer(NamedTuple):
@@ -95,14 +100,18 @@ class Server:
     """The process, None if it does not run."""
     return None if self._process is None else self._process.pid
 
-  def submit(self, tag: object, request: dict) -> None:
+  def submit(self, tag: object, request: dict, *, first: bool = False) -> None:
     """Queues a request.
 
     Args:
       tag: comes back with the reply.
       request: JSON with its operation as "op".
+      first: before all others that wait.
     """
-    self._queue.append((tag, request))
+    place = len(self._queue)
+    if first:
+      place = int(self.busy)  # the request in flight stays in front
+    self._queue.insert(place, (tag, request))
 
   @property
   def waiting(self) -> bool:
@@ -128,7 +137,8 @@ class Server:
       The reply to the request that was sent, None while there is none.
 
     Raises:
-      ServerError: the server answered with an error, or died too often.
+      ServerError: the server answered with an error, or died too often (`ServerDiedError`).
+      OSError: the machine refused the server something, such as room on the disk.
     """
     if not self.busy:
       return None
@@ -138,6 +148,8 @@ class Server:
       tag, request = self._queue.popleft()
       self.busy = False
       reply = json.loads(line)
+      if reply.get('errno') in faults.MACHINE:
+        raise OSError(reply['errno'], os.strerror(reply['errno']), reply['path'])
       if 'error' in reply:
         raise ServerError(f'{request["op"]}: {reply["error"]}')
       return Answer(tag, reply)
@@ -199,6 +211,6 @@ class Server:
     close_pipes(self._process)
     self._process = None
     if self._deaths > self.RESTARTS:
-      raise ServerError(
+      raise ServerDiedError(
         f'{self._command[2]} ended {self._deaths} times, last with status {status}; see {self._log}'
       )

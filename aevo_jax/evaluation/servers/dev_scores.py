@@ -69,6 +69,10 @@ class Evaluator:
     score_files.write_probes(score_files.probes_path(out), answers, summaries, file_digest=digest)
     return {'summary': summary, 'probes': summaries}
 
+  def check(self, request: dict) -> dict:
+    """Loads weights and scores nothing; see `Backend.check`."""
+    return self._backend.check(request)
+
   def _summarize(self, answers: dict, results: list[ItemResult]) -> dict[str, dict]:
     dev_answers = [result.answer for result in results]
     summaries = {}

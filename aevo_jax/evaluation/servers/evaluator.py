@@ -7,6 +7,8 @@ Request {"op": "score", "weights": PATH, "file_digest": SHA256, "out": PATH}: it
 written to `out`, and the reply is their summary. If the constitution has probes, their answers go
 to the file beside it that `score_files.probes_path` names, and their summaries into the reply. It
 reads nothing a worker wrote but the safetensors file, whose digest must be the sealed one.
+
+Request {"op": "check", "weights": PATH, "file_digest": SHA256} loads weights and scores nothing.
 """
 
 from aevo_jax.evaluation.servers import arguments as arguments_lib
@@ -22,7 +24,7 @@ def main() -> None:
   evaluator = dev_scores.open_evaluator(
     arguments.constitution, arguments.base, threads=arguments.threads
   )
-  protocol.serve({'score': evaluator.score})
+  protocol.serve({'score': evaluator.score, 'check': evaluator.check})
   evaluator.close()
 
 

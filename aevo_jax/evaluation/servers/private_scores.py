@@ -51,6 +51,10 @@ class PrivateScores:
     results = self._scorers[split](params)
     return results, scoring.summary(results, self.constitution.objective.verifier)
 
+  def check(self, request: dict) -> dict:
+    """Loads weights and scores nothing; see `Backend.check`."""
+    return self._backend.check(request)
+
   def close(self) -> None:
     """Ends an inference server that was started."""
     self._backend.close()

@@ -1,9 +1,9 @@
 """The serving half of the servers' protocol: one JSON request a line in, one JSON reply a line out.
 
 Evaluator and arbiter are processes on a pipe. They stay alive between trials, end when their
-controller does, and answer an error as {"error": ...} without ending, and a failed machine below
-them, such as an inference server, as {"unavailable": ...}. Anything else printed goes to standard
-error. `client.py` is the other half.
+controller does, and answer an error as {"error": ...} without ending, with "errno" and "path" where
+it is the system's, and a failed machine below them, such as an inference server, as
+{"unavailable": ...}. Anything else printed goes to standard error. `client.py` is the other half.
 """
 
 import json
@@ -58,7 +58,10 @@ def _reply(handlers: Mapping[str, Handler], request: dict) -> dict:
         f'unknown operation {request["op"]!r}; this server knows {sorted(handlers)}'
       )
     return handlers[request['op']](request)
-  except (RequestError, OSError, ValueError, KeyError) as error:
+  except OSError as error:
+    path = str(error.filename or '')
+    return {'error': f'{type(error).__name__}: {error}', 'errno': error.errno, 'path': path}
+  except (RequestError, ValueError, KeyError) as error:
     return {'error': f'{type(error).__name__}: {error}'}
   except UnavailableError as error:
     return {'unavailable': f'{type(error.__cause__ or error).__name__}: {error}'}

@@ -10,6 +10,7 @@ Weights travel as safetensors only; pickle is never read.
 """
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -17,8 +18,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from aevo_jax import faults
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.families import config_json, registry
 from aevo_jax.models.families.config_json import ConfigJsonError
@@ -227,11 +230,33 @@ def save_weights(
     path: the file; an existing one is replaced.
     params: arrays by our names, adapters merged beforehand.
     config: of the family whose spelling the file has.
+
+  Raises:
+    OSError: see `save_tensors`.
   """
   tensors = {}
   for name, value in sorted(params.items()):
     tensors |= as_stored(name, np.asarray(value, np.float32), config)
-  save_file(tensors, path, metadata={'format': 'pt'})
+  save_tensors(path, tensors)
+
+
+def save_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a safetensors file.
+
+  Args:
+    path: the file; an existing one is replaced.
+    tensors: by the names that the file has.
+
+  Raises:
+    OSError: the disk is full, or whatever else the system says to safetensors.
+  """
+  try:
+    save_file(dict(tensors), path, metadata={'format': 'pt'})
+  except SafetensorError as error:
+    code = faults.system_errno(str(error))
+    if code is None:
+      raise
+    raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_file(path: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:

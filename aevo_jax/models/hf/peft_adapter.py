@@ -16,11 +16,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from aevo_jax.models import lora as lora_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.families import config_json
+from aevo_jax.models.hf.checkpoint import save_tensors
 from aevo_jax.models.hf.stored import NAMED
 from aevo_jax.models.params import abstract, is_adapter, outline
 
@@ -141,7 +142,7 @@ def save(
   )
   directory.mkdir(parents=True)
   tensors = {key: _to_peft(adapters[slot.parameter], slot) for key, slot in sorted(slots.items())}
-  save_file(tensors, directory / WEIGHTS, metadata={'format': 'pt'})
+  save_tensors(directory / WEIGHTS, tensors)
   fields = _fields(maps, config, lora, base_name)
   (directory / CONFIG).write_text(json.dumps(fields, indent=2) + '\n')
 

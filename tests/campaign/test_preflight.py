@@ -1,0 +1,141 @@
+"""What a machine lacks and what goes wrong in a set-up is said at once, before the run exists."""
+
+import json
+
+import pytest
+from stand_ins import StandInMachine
+
+from aevo_jax import layout
+from aevo_jax.campaign.setup import preflight, setup
+from aevo_jax.campaign.setup.settings import CampaignSettings
+from aevo_jax.campaign.setup.validation import InvalidCampaignError, SeveralMistakesError
+from aevo_jax.config import constitution as constitution_lib
+from aevo_jax.config import loading
+
+OWN = 'configs/campaigns/own_data.gin'
+
+
+def constitution(*bindings: str, files: tuple[str, ...] = ()) -> constitution_lib.Constitution:
+  loading.load(
+    [str(layout.root_file('constitution.gin')), *files],
+    list(bindings),
+    search_paths=layout.search_paths(),
+  )
+  return constitution_lib.from_gin()
+
+
+# what is wrong with the machine, bindings, settings -> what is said, with its fix
+MISTAKES = {
+  'disk': ({'free': 10**6}, (), {}, 'free space, or choose another --run'),
+  'memory': ({'memory': 10**9}, (), {'parallel': 4}, 'bind campaign.parallel = 1, or free some'),
+  'no memory at all': ({'memory': 10**8}, (), {}, 'free some, or use a larger machine'),
+  'no vLLM': (
+    {},
+    ("evaluation.engine = 'vllm'", "vllm.python = '/nowhere/python'"),
+    {},
+    'there is no vLLM at /nowhere/python: run `make vllm`',
+  ),
+  'budget': ({}, ('budget.workers = 1',), {}, 'leaves campaign.agent'),
+  'reversal': (
+    {},
+    ("reversal.test = 'exact'", 'reversal.exact_rounds = 9'),
+    {},
+    'lower the one or raise the other',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_is_said_before_the_run_exists(tiny_home, tmp_path, name):
+  wrong, bindings, settings, said = MISTAKES[name]
+  machine = StandInMachine()
+  vars(machine).update(wrong)
+  with pytest.raises(InvalidCampaignError) as error:
+    setup.prepare(
+      tmp_path / 'run', constitution(*bindings), CampaignSettings(**settings), machine=machine
+    )
+  assert said in str(error.value) and not (tmp_path / 'run').exists()
+
+
+def test_all_mistakes_are_said_at_once(tiny_home, tmp_path):
+  machine = StandInMachine()
+  bindings = []
+  settings = {}
+  for wrong, bound, set_, _ in MISTAKES.values():
+    vars(machine).update(wrong)
+    bindings += bound
+    settings |= set_
+  with pytest.raises(SeveralMistakesError) as error:
+    setup.prepare(
+      tmp_path / 'run', constitution(*bindings), CampaignSettings(**settings), machine=machine
+    )
+  for name in MISTAKES.keys() - {'memory'}:  # of which there is none at all
+    assert MISTAKES[name][3] in str(error.value)
+  assert len(error.value.mistakes) == len(MISTAKES) - 1
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_disk_too_small_for_all_trials_is_remarked(tmp_path):
+  machine = StandInMachine()
+  machine.free = 50 * 10**6
+  assert preflight.disk_remark(tmp_path / 'run', 10**7, machine) == ''
+  said = preflight.disk_remark(tmp_path / 'run', 10**8, machine)
+  assert said.startswith(f'{tmp_path} has 50 MB free, and the trials take about 100 MB;')
+
+
+def tasks(path, solution: str) -> None:
+  rows = []
+  for i in range(40):
+    row = {'prompt': f'What is {i} + 1?', 'answer': str(i + 1), 'family': 'sums'}
+    rows.append(row | ({'solution': solution} if solution else {}))
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+AXES = """search_space.axes = {
+  'solution_weight': {'loss.reasoning_weight': {'kind': 'float', 'low': 0.1, 'high': 4.0}},
+  'replay': {
+    'data.plain_share': {'kind': 'float', 'low': 0.0, 'high': 0.5},
+    'optimizer.b2': {'kind': 'float', 'low': 0.9, 'high': 0.999},
+  },
+  'demonstrations': {'data.demonstrations': {'kind': 'int', 'low': 1, 'high': 64}},
+}"""
+
+
+@pytest.mark.parametrize(
+  ('solution', 'dead', 'axes'),
+  [
+    (
+      '',
+      ['loss.reasoning_weight', 'data.plain_share', 'data.demonstrations'],
+      {'replay': ['optimizer.b2']},
+    ),
+    (
+      'add one',
+      ['data.plain_share', 'data.demonstrations'],
+      {'solution_weight': ['loss.reasoning_weight'], 'replay': ['optimizer.b2']},
+    ),
+  ],
+)
+def test_axes_that_the_tasks_make_dead_are_left_out(tmp_path, solution, dead, axes):
+  tasks(tmp_path / 'tasks.jsonl', solution)
+  path = f"tasks.path = '{tmp_path / 'tasks.jsonl'}'"
+  written = constitution(
+    path, AXES, "search_space.from_round = {'demonstrations': 2}", files=(OWN,)
+  )
+  assert list(setup.dead_bindings(written)) == dead
+  frozen = setup.with_tasks(written)
+  left = {name: list(axis) for name, axis in frozen.search_space.axes.items()}
+  assert left == axes and frozen.search_space.from_round == {}
+  assert setup.with_tasks(frozen).digest() == frozen.digest()
+
+
+def test_a_space_in_which_everything_is_dead_is_refused(tmp_path):
+  tasks(tmp_path / 'tasks.jsonl', '')
+  axes = AXES.replace("'optimizer.b2'", "'data.demonstrations'").partition("  'demonstrations'")
+  written = constitution(f"tasks.path = '{tmp_path / 'tasks.jsonl'}'", f'{axes[0]}}}', files=(OWN,))
+  with pytest.raises(InvalidCampaignError, match='has nothing that acts on the tasks'):
+    setup.with_tasks(written)
+
+
+def test_puzzles_have_no_dead_axes():
+  assert setup.dead_bindings(constitution()) == {}
