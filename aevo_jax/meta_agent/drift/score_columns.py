@@ -204,5 +204,6 @@ def why_no_score(name: str, cells: Iterable[str]) -> str:
 
 
 def _counts(numbers: Sequence[float | None]) -> bool:
-  """Whether numbers go up by one from each to the next."""
-  return all(b is not None and a is not None and b == a + 1 for a, b in pairwise(numbers))
+  """Whether numbers begin with 0 or 1 and go up by one from each to the next."""
+  steps = [b - a for a, b in pairwise(numbers) if a is not None and b is not None]
+  return numbers[0] in (0, 1) and steps == [1] * (len(numbers) - 1)
