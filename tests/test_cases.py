@@ -1,9 +1,11 @@
 """What people brought that once went wrong, each given to the command that met it.
 
 One test is one case: the files that they had, the command that they typed, and what they must be
-told. Tests of the parts, with their siblings in tables, lie beside the parts.
+told. Tests of the parts, with their siblings in tables, lie beside the parts; those that fill a
+disk lie in launch/test_train.py and campaign/test_machine_faults.py.
 """
 
+import fcntl
 import json
 import pathlib
 import shutil
@@ -15,6 +17,9 @@ import saved_base
 from aevo_command import aevo
 from safetensors.numpy import load_file
 
+from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.meta_agent.llm import reply
+from aevo_jax.meta_agent.llm.dialogue import ReplyError
 from aevo_jax.tasks import own_data, verify
 
 STEPS = ('--steps=2', '--tokens=100000')
@@ -158,7 +163,7 @@ def test_a_byte_order_mark_is_read(tmp_path, tasks):
   base = saved_base.write(tmp_path / 'base')
   succeeded(train(base, tasks, f'--gin_file={recipe}', out=tmp_path / 'run'))
   recorded = json.loads((tmp_path / 'run' / 'train.json').read_text())
-  assert recorded['recipe']['optimizer.learning_rate'] == 1e-3
+  assert recorded['recipe']['optimizer']['learning_rate'] == 1e-3
 
 
 def test_a_decimal_comma_is_no_thousand(tmp_path, tasks):
@@ -205,3 +210,90 @@ def test_a_damaged_checkpoint_is_named_with_the_step_before(tmp_path, tasks):
 def test_a_dry_run_prints_trials_hours_and_disk(campaign):
   said = succeeded(aevo('campaign', f'--gin_file=configs/campaigns/{campaign}.gin', '--dry_run'))
   assert all(line in said for line in ('\ntraining tokens ', '\ntime ', '\ndisk '))
+
+
+@pytest.mark.parametrize(
+  ('binding', 'reason'),
+  [
+    ('lora.rank=16', "adaptation.method = 'full'"),
+    ('optimizer.decay_fraction=0.3', 'optimizer.schedule'),
+    ('family_weight.unit_conversion=2.0', '--tasks'),
+    ("solution_style.unit_conversion='steps'", '--tasks'),
+    ('reward.format=0.5', "method.name = 'sft'"),
+  ],
+)
+def test_a_binding_that_nothing_reads_is_refused(tmp_path, tasks, binding, reason):
+  base = saved_base.write(tmp_path / 'base')
+  said = refused(train(base, tasks, f'--gin.{binding}', out=tmp_path / 'run'))
+  assert binding.partition('=')[0] in said and reason in said
+  assert not (tmp_path / 'run').exists()
+
+
+def test_two_trainers_do_not_share_a_directory(tmp_path, tasks):
+  """The second is refused, and the first goes on; here the first is this test."""
+  base = saved_base.write(tmp_path / 'base')
+  out = tmp_path / 'run'
+  out.mkdir()
+  with (out / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert 'another process trains' in refused(train(base, tasks, out=out))
+  succeeded(train(base, tasks, out=out))
+
+
+def test_each_step_is_logged_once_after_a_kill(tmp_path, tasks):
+  """A run that was killed after its third step goes on from its second, which it had saved."""
+  base = saved_base.write(tmp_path / 'base')
+  out = tmp_path / 'run'
+  flags = (f'--base={base}', f'--tasks={tasks}', f'--out={out}', '--tokens=100000')
+  flags += ('--steps=4', '--checkpoint_every=2')
+  succeeded(aevo('train', *flags))
+  metrics = out / 'metrics.jsonl'
+  rows = metrics.read_text().splitlines(keepends=True)
+  shutil.rmtree(out / 'export')
+  shutil.rmtree(out / 'checkpoints' / 'step_00000004')
+  metrics.write_text(''.join(rows[:3]))
+  succeeded(aevo('train', *flags))
+  steps = [json.loads(line)['step'] for line in metrics.read_text().splitlines()]
+  assert steps == [0, 1, 2, 3]
+
+
+def test_replay_ledger_asks_which_way_is_better(tmp_path):
+  """Of a dev loss that falls while the external score rises: no reversal."""
+  rows = [f'm{i},{1.9 - 0.02 * i:.3f},{0.4 + 0.01 * i:.3f}' for i in range(32)]
+  table = tmp_path / 'lower.csv'
+  table.write_text('\n'.join(['name,loss,ext', *rows]) + '\n')
+  assert '--lower_is_better' in refused(aevo('replay_ledger', table, '--external_column=ext'))
+  said = succeeded(aevo('replay_ledger', table, '--external_column=ext', '--lower_is_better=loss'))
+  assert 'ALARM' not in said
+
+
+def test_replay_ledger_takes_no_memory_and_no_crash_for_a_score(tmp_path):
+  """Of the table that autoresearch writes."""
+  rows = [f'c{i}\t{1.0 - 0.002 * i:.6f}\t44.{i % 10}\tkeep\ttry {i}' for i in range(30)]
+  rows[5] = 'c5\t0.000000\t0.0\tcrash\ttry 5'
+  table = tmp_path / 'results.tsv'
+  table.write_text('\n'.join(['commit\tval_bpb\tmemory_gb\tstatus\tdescription', *rows]) + '\n')
+  flags = ('--external_column=val_bpb', '--lower_is_better=val_bpb')
+  result = aevo('replay_ledger', table, *flags)
+  said = result.stdout + result.stderr
+  assert 'memory_gb' in said and 'ALARM' not in said and 'Traceback' not in said
+
+
+def test_the_object_after_the_thinking_is_the_policy():
+  space = SearchSpace.from_literals(
+    {'batch': {'train.batch_rows': {'kind': 'choice', 'choices': [2, 4, 8]}}}
+  )
+
+  def policy(rows: int) -> str:
+    return json.dumps({'assignments': [{'bindings': {'train.batch_rows': rows}, 'reason': 'r'}]})
+
+  for text in (
+    f'<think>\nFirst: {policy(2)}\nNo, 8.\n</think>\n\n{policy(8)}',
+    f'Draft:\n```json\n{policy(2)}\n```\nFinal:\n```json\n{policy(8)}\n```',
+    f'I choose from {{2, 4, 8}}:\n{policy(8)}',
+  ):
+    read = reply.read_policy(text, 1, {}, space, {'train.batch_rows': 4})
+    assert [a.changes for a in read.assignments] == [{'train.batch_rows': 8}]
+  for text in (f'<think>\n{policy(2)} maybe', policy(2)[:-1] + ', ' + policy(8)[1:]):
+    with pytest.raises(ReplyError):
+      reply.read_policy(text, 1, {}, space, {'train.batch_rows': 4})
