@@ -410,7 +410,7 @@ def test_pretraining_refuses_what_it_does_not_read(tmp_path):
   )
   assert (
     result.returncode == 1
-    and 'rl.epochs is bound, and pretraining reads nothing of rl' in result.stderr
+    and 'rl.epochs is bound, and aevo pretrain reads nothing of rl' in result.stderr
     and 'Traceback' not in result.stderr
   )
   assert not (tmp_path / 'base').exists()
