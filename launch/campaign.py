@@ -10,10 +10,12 @@ the machine failed (disk, memory, device, engine): the campaign has paused, spen
 and says what to mend before it is resumed.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from absl import app, flags
@@ -199,7 +201,8 @@ def start(run: pathlib.Path) -> None:
   facts = {'command': COMMAND.line, 'gin_files': COMMAND.flags.gin_file, 'size': size}
   if dead:
     facts['left_out'] = dead
-  (run / 'command.json').write_text(json.dumps(facts) + '\n')
+  with _resumable(run):
+    (run / 'command.json').write_text(json.dumps(facts) + '\n')
   remark = setup.disk_remark(run, constitution, settings, substrate)
   if remark:
     print(f'campaign: {remark}')
@@ -264,8 +267,15 @@ def go_on(run: pathlib.Path) -> None:
   Raises:
     MachineFaultError: the machine failed; the same run can go on once that is mended.
   """
-  try:
+  with _resumable(run):
     _go_on(run)
+
+
+@contextlib.contextmanager
+def _resumable(run: pathlib.Path) -> Iterator[None]:
+  """Turns an error of the machine into the fault for which the run has paused."""
+  try:
+    yield
   except OSError as error:
     fault = fault_lib.of_error(error, run)
     if fault is None:

@@ -63,8 +63,9 @@ class Scheduler:
       spare: trials that start where a slot would be idle, and are not waited for.
 
     Raises:
-      ServerError: a server fails.
+      ServerError, OSError: a server fails.
       ExecutorError: no attempt can be started.
+      MachineFaultError: an attempt or the engine below a server fails for the machine.
     """
     self._wanted = {trial.trial for trial in trials}
     running = self._attempts.running

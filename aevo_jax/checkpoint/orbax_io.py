@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,9 @@ GROUP_BYTES = 2**24
 # What a checkpoint takes at most besides its arrays: an entry for each, and ends of files' blocks.
 BYTES_OF_AN_ENTRY = 2**10
 BYTES_OF_FILES = 2**16
+# TensorStore packs arrays into files of this size, and compresses them by less than this factor.
+LARGEST_FILE = 2**31
+COMPRESSION = 4
 _STEP = re.compile(r'step_(\d{8,})')
 
 
@@ -144,16 +148,22 @@ def save(
 
 
 def _check_room(directory: Path, arrays: Any) -> None:
-  """Raises OSError where the disk has no room for the arrays.
+  """Raises OSError where the disk has no room for the arrays, or a file may not grow so large.
 
   TensorStore would find out too, and its threads would print pages about it.
   """
   leaves = jax.tree.leaves(arrays)
   size = sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
   size += len(leaves) * BYTES_OF_AN_ENTRY + BYTES_OF_FILES
+  limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+  code = None
   if shutil.disk_usage(directory).free < size:
+    code = errno.ENOSPC
+  elif limit != resource.RLIM_INFINITY and limit < min(size, LARGEST_FILE) // COMPRESSION:
+    code = errno.EFBIG
+  if code is not None:
     directory.rmdir()
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory.parent))
+    raise OSError(code, os.strerror(code), str(directory.parent))
 
 
 def restore(directory: str | os.PathLike, abstract_tree: Any = None) -> Any:

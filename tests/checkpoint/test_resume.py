@@ -87,7 +87,7 @@ SAVE = """
 import resource, sys, numpy as np
 from aevo_jax import faults
 from aevo_jax.checkpoint import orbax_io
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 values = np.random.default_rng(0).normal(size=1_000_000)
 try:
   orbax_io.save(sys.argv[1], {'w': values})
@@ -96,17 +96,21 @@ except OSError as error:
 """
 
 
-def test_a_file_that_grows_too_large_for_orbax_is_the_systems_error(tmp_path):
-  """TensorStore raises ValueError; a full disk comes the same way."""
+@pytest.mark.parametrize(('limit', 'named'), [(3_000_000, 'step_00000001'), (100_000, '')])
+def test_a_file_that_grows_too_large_for_orbax_is_the_systems_error(tmp_path, limit, named):
+  """TensorStore raises ValueError; a full disk comes the same way. A limit far below the 8 MB of
+  the array is seen beforehand.
+  """
   path = tmp_path / 'step_00000001'
   done = subprocess.run(
-    [sys.executable, '-c', SAVE, str(path)],
+    [sys.executable, '-c', SAVE, str(path), str(limit)],
     capture_output=True,
     text=True,
     check=False,
   )
-  assert done.stdout.startswith(f'{path}: the file has reached the size limit'), done.stderr[-2000:]
-  assert not path.exists()
+  said = f'{tmp_path / named}: the file has reached the size limit'
+  assert done.stdout.startswith(said), done.stderr[-2000:]
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
