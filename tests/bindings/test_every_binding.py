@@ -251,6 +251,8 @@ def test_a_value_of_a_model_changes_it(selector):
   field = selector.partition('.')[2]
   base = ModelConfig(pattern='M*-E')
   for value in every_binding.others(selector, getattr(base, field)) or [0.5, 7]:
+    if value == getattr(base, field):
+      continue
     try:
       moved = dataclasses.replace(base, **{field: value})
       shapes, computed = of_model(moved)
