@@ -9,6 +9,7 @@ from aevo_jax.bindings import readers, registered
 from aevo_jax.config import configurables
 from aevo_jax.config.constraints import Clause, OneOf
 
+SETS = ('dev', 'external', 'final')
 # Of texts and tables, which no range describes.
 OTHERS: dict[str, list[Any]] = {
   'lora.targets': ['attention'],
@@ -18,6 +19,16 @@ OTHERS: dict[str, list[Any]] = {
   'mesh.axes': [{'fsdp': 1}],
   'method.learning_rate': [0.01],
   'model.pattern': ['M*-E', 'M*-'],
+  **{f'{name}_set.family_weight': [{'unit_conversion': 2.0}] for name in SETS},
+  **{f'{name}_set.rare_share': [{'unit_conversion': 0.25}] for name in SETS},
+  **{f'{name}_set.answer_shown': [{'unit_conversion': 0.25}] for name in SETS},
+  'llm.temperature': [0.5],
+  'vllm.gap': [0.01],
+  'probes.templates': [('Say it again. {prompt}',)],
+  'search_space.axes': [{}],
+  'search_space.from_round': [{'schedule': 2}],
+  'vllm.url': ['http://127.0.0.1:8000'],
+  'evaluation.arbiter_url': ['http://127.0.0.1:8001'],
 }
 # Flags on which commands depend, as they are where nobody gives them.
 FLAGS = {'--dry_run': False, '--split': 'dev', '--plant': 'none', '--agents': ['statistical']}
@@ -74,6 +85,8 @@ def others(selector: str, value: Any) -> list[Any]:
     if isinstance(value, int):
       moved = [value * 2, value // 2, value + 1, value - 1]
     return [v for v in dict.fromkeys(moved) if low < v < high and v != value]
+  if isinstance(value, str):
+    return [f'{value}other']
   return []
 
 

@@ -1,6 +1,6 @@
 """Every binding of every command acts where the table says so, and is refused elsewhere.
 
-Recipes are compared by the fingerprint of what they do, campaigns by the digest of what is frozen,
+Recipes are compared by the fingerprint of what they do, campaigns by what their run freezes,
 models by shapes and by the jaxpr of a small stand-in. A new option that nothing reads, or whose
 switch is not declared, fails here.
 """
@@ -16,8 +16,10 @@ import pytest
 from aevo_jax import layout
 from aevo_jax.bindings import readers
 from aevo_jax.bindings.unread import Reading
+from aevo_jax.campaign.setup.settings import settings_from_gin
 from aevo_jax.campaign.trial.liveness import _Digests, with_values
-from aevo_jax.config import configurables
+from aevo_jax.config import configurables, loading
+from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import Bound
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.models.config import ModelConfig
@@ -52,8 +54,6 @@ BESIDE_THE_FINGERPRINT = {
 
 @pytest.fixture(scope='module', autouse=True)
 def nothing_bound():
-  from aevo_jax.config import loading
-
   loading.load([], [], search_paths=())
 
 
@@ -211,6 +211,52 @@ def test_what_is_refused_does_change_nothing(selector, values):
     except ValueError:
       continue  # its own section refuses it
     assert digests.first_difference(parts(moved)) is None, value
+
+
+# Settings that are legal together alone.
+SERVERS = {'vllm.url': 'http://127.0.0.1:1', 'evaluation.arbiter_url': 'http://127.0.0.1:2'}
+TOGETHER = {
+  'evaluation.arbiter_url': SERVERS,
+  'vllm.url': SERVERS,
+  'objective.target': {'probes.rules': 40},
+}
+# A campaign's engine scores sealed weights, which no adapter's carrier takes: refused.
+OF_ADAPTERS = ('vllm.lora_rank', 'vllm.lora_slots')
+# Of a campaign, what is no recipe's. The estimate is printed and frozen nowhere.
+OF_CAMPAIGNS = [
+  s
+  for s in every_binding.selectors('campaign')
+  if s.split('.')[0] not in (*NAMES, 'estimate', 'rollout') and s not in OF_ADAPTERS
+]
+
+
+def frozen(*bindings: str) -> tuple:
+  """What a run directory freezes of a campaign."""
+  loading.load([str(layout.root_file('constitution.gin'))], bindings, search_paths=())
+  return constitution_lib.from_gin().text(), settings_from_gin()
+
+
+@pytest.mark.parametrize('selector', OF_CAMPAIGNS)
+def test_a_value_of_a_campaign_is_frozen_in_its_run(selector):
+  needed = {}
+  for when in conditions('campaign', selector):
+    clause = when.clauses[0]
+    if clause.selector not in needed and not clause.holds(every_binding.default(clause.selector)):
+      needed[clause.selector] = every_binding.met(clause)
+  given = [f'{name} = {value!r}' for name, value in needed.items()]
+  loading.load([str(layout.root_file('constitution.gin'))], given, search_paths=())
+  name, _, parameter = selector.partition('.')
+  now = getattr(configurables.resolve(name), parameter)
+  given += [f'{name} = {value!r}' for name, value in TOGETHER.get(selector, {}).items()]
+  base = frozen(*given)
+  for value in every_binding.others(selector, now):
+    try:
+      moved = frozen(*given, f'{selector} = {value!r}')
+    except ValueError:
+      continue  # impossible beside the rest
+    if moved != base:
+      return
+  pytest.fail(f'{selector}: no other value is frozen')
 
 
 def of_model(config: ModelConfig) -> tuple:
