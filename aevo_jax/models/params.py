@@ -6,7 +6,7 @@ structure.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import Decoder, create
 
 Params = dict[str, jax.Array]
+if not TYPE_CHECKING:
+  # Checks at run time meet abstract parameters too: estimates and fingerprints trace with shapes.
+  Params = dict[str, jax.Array | jax.ShapeDtypeStruct]
 # The leaves that the reference keeps in float32 whatever the rest is.
 _FLOAT32 = ('A_log', 'D', 'dt_bias', 'e_score_correction_bias')
 

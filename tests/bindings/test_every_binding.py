@@ -132,7 +132,7 @@ def attributes() -> dict[str, set[str]]:
 # Read by name, all fields of a section in a loop.
 IN_A_LOOP = (
   *('family_weight', 'rare_share', 'solution_style', 'answer_shown', 'answer_withheld'),
-  *('reward', 'probes', 'holdout', 'starting_recipe'),
+  *('gates', 'reward', 'probes', 'holdout', 'starting_recipe'),
 )
 
 

@@ -122,7 +122,7 @@ REFUSED = [
   ('simulate', ('--gin.optimizer.learning_rate=0.1',), 'aevo simulate reads nothing of optimizer'),
   (
     'replay_ledger',
-    ('none.csv', '--external_column=a', '--gin.budget.rounds=2'),
+    ('docs/history.csv', '--external_column=private_score', '--gin.budget.rounds=2'),
     'aevo replay_ledger reads nothing of budget',
   ),
 ]
