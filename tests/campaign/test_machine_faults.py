@@ -9,6 +9,7 @@ import resource
 import signal
 
 import pytest
+from launcher import Launcher
 from stand_ins import CLAIM, StandInMachine, claims, exits, failures, only, trains
 
 from aevo_jax.campaign.executors.protocol import Ended, ExecutorError
@@ -90,8 +91,6 @@ FAULTS = {
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
   """The outcome of the campaign on a machine that never fails."""
-  from conftest import Launcher
-
   return outcome(Launcher(tmp_path_factory.mktemp('undisturbed'))(works)[0])
 
 
