@@ -209,7 +209,8 @@ def test_policies_hold_where_nothing_repeats():
 
 
 def test_prefill_and_steps_are_the_written_out_ones():
-  tokens, valid = TOKENS[:, :7], np.arange(7) >= np.array([[0], [3]])
+  tokens = jnp.asarray(TOKENS[:, :7])
+  valid = jnp.asarray(np.arange(7) >= np.array([[0], [3]]))
 
   @functools.partial(jax.jit, static_argnums=0)
   def decode(structure, params):
@@ -217,7 +218,7 @@ def test_prefill_and_steps_are_the_written_out_ones():
     logits, state = model.prefill(tokens, valid, 2)
     out = [logits]
     for i in range(2):
-      logits, state = model.step(TOKENS[:, 7 + i], state)
+      logits, state = model.step(jnp.asarray(TOKENS[:, 7 + i]), state)
       out.append(logits)
     return jnp.stack(out)
 
