@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
@@ -17,8 +18,8 @@ from aevo_jax.models.decoder import Decoder, create
 
 Params = dict[str, jax.Array]
 if not TYPE_CHECKING:
-  # Checks at run time meet abstract parameters too: estimates and fingerprints trace with shapes.
-  Params = dict[str, jax.Array | jax.ShapeDtypeStruct]
+  # What checks at run time meet too: shapes, with which estimates trace, and arrays of a checkpoint.
+  Params = dict[str, jax.Array | jax.ShapeDtypeStruct | np.ndarray]
 # The leaves that the reference keeps in float32 whatever the rest is.
 _FLOAT32 = ('A_log', 'D', 'dt_bias', 'e_score_correction_bias')
 

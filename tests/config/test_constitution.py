@@ -76,6 +76,8 @@ def another_value(field: str, old):
     return {'batch': 2}
   if isinstance(old, bool):
     return not old
+  if old is None:
+    return 0.5
   if isinstance(old, str):
     replacements = {
       'strict': 'challenge',

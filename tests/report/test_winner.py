@@ -80,7 +80,9 @@ def test_nothing_promoted_is_said_and_the_starting_recipe_needs_to_be_asked_for(
   run = AuditedRun(run_copy)
   found = winner.find(run, starting=True)
   assert found.trial.trial == 'starting0'
-  card = model_card.text(run, RunView(run_copy), found, adapter=False)
+  card = model_card.text(
+    run, RunView(run_copy), found, adapter=False, base_model='a base', code='a commit'
+  )
   assert 'The promoted recipe' not in card and '| promoted' not in card
   assert 'Nothing was promoted: two sets of seeds of the starting recipe differ by' in card
   assert '| starting recipe, other seeds |' in card

@@ -63,6 +63,8 @@ def candidates(value):
   """Other values of the type of this one, of which some are legal."""
   if isinstance(value, bool):
     return [not value]
+  if value is None:
+    return [0.25, 0.5]
   if isinstance(value, int):
     return [value + 1, value * 2, value // 2]
   if isinstance(value, float):
@@ -77,7 +79,7 @@ def replaced(section, field):
   for value in candidates(getattr(section, field)):
     try:
       yield dataclasses.replace(section, **{field: value})
-    except ValueError:
+    except (ValueError, TypeError):
       continue
 
 

@@ -100,9 +100,9 @@ def test_the_critic_does_not_move_the_policy():
   }
   rng = np.random.default_rng(0)
   batch = {
-    'tokens': rng.integers(FIRST, FIRST + LETTERS, (4, 6)).astype(np.int32),
-    'segment_ids': np.ones((4, 6), np.int32),
-    'mask': np.ones((4, 6), np.float32),
+    'tokens': jnp.asarray(rng.integers(FIRST, FIRST + LETTERS, (4, 6)), np.int32),
+    'segment_ids': jnp.ones((4, 6), np.int32),
+    'mask': jnp.ones((4, 6), np.float32),
   }
 
   def loss(p):
