@@ -18,7 +18,7 @@ from aevo_jax.models.decoder import Decoder, create
 
 Params = dict[str, jax.Array]
 if not TYPE_CHECKING:
-  # What checks at run time meet too: shapes, with which estimates trace, and arrays of a checkpoint.
+  # Checks at run time meet shapes too, with which estimates trace, and arrays of a checkpoint.
   Params = dict[str, jax.Array | jax.ShapeDtypeStruct | np.ndarray]
 # The leaves that the reference keeps in float32 whatever the rest is.
 _FLOAT32 = ('A_log', 'D', 'dt_bias', 'e_score_correction_bias')

@@ -205,7 +205,7 @@ def test_diagnostics_by_hand():
   'wrong,fix',
   [
     ({'ratio': 'tokens'}, "must be one of ('token', 'sequence', 'trajectory')"),
-    ({'clip': 'none', 'clip_high': 0.3}, "bind policy_gradient.clip = 'ppo' or 'dual'"),
+    ({'clip': 'none', 'clip_high': 0.3}, "bind policy_gradient.clip to another value than 'none'"),
     ({'dual_clip': 2.0}, "bind policy_gradient.clip = 'dual'"),
     ({'constant_length': 7}, "bind policy_gradient.aggregation = 'constant_length'"),
     ({'kl_coefficient': 0.2}, "bind policy_gradient.kl to another value than 'none'"),
