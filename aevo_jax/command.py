@@ -66,7 +66,8 @@ class Command:
     Args:
       name: the file's name in launch/, without `.py`.
       doc: the module's docstring; `--help` prints it.
-      takes: names of its positional arguments, each of which must be given.
+      takes: names of its positional arguments, each of which must be given. A last one that ends
+        in `...` stands for one or more.
       reads: flags and positional arguments that name what must exist.
       makes: flags that name a directory to be made, which must not exist.
       fills: flags that name a directory to be made, or to be gone on with.
@@ -78,6 +79,7 @@ class Command:
     self.line = ''
     self._doc = doc or ''
     self._takes = takes
+    self._takes_more = bool(takes) and takes[-1].endswith('...')
     self._reads = reads
     self._makes = makes
     self._fills = fills
@@ -192,7 +194,7 @@ class Command:
       raise app.UsageError(f'{self._no_gin}; leave out --gin_file and --gin_bindings')
     if len(positional) < len(self._takes):
       raise app.UsageError(self._missing(positional, []))
-    if len(positional) > len(self._takes):
+    if len(positional) > len(self._takes) and not self._takes_more:
       raise app.UsageError(self._unexpected(positional[len(self._takes) :]))
     self._check_gin()
     self._check_paths(positional)
@@ -258,7 +260,9 @@ class Command:
 
   def _check_paths(self, positional: list[str]) -> None:
     """Raises UsageError for a path that is missing, taken, or cannot be made."""
-    given = dict(zip(self._takes, positional, strict=True))
+    given: dict[str, list[str]] = {}
+    for place, argument in enumerate(positional, 1):
+      given.setdefault(self._takes[min(place, len(self._takes)) - 1], []).append(argument)
     for name in self._reads:
       self._refuse(name, given, paths.missing)
     for name in self._makes:
@@ -267,20 +271,19 @@ class Command:
       self._refuse(name, given, paths.not_fillable)
 
   def _refuse(
-    self, name: str, given: dict[str, str], problem: Callable[[pathlib.Path], str | None]
+    self, name: str, given: dict[str, list[str]], problem: Callable[[pathlib.Path], str | None]
   ) -> None:
     """Raises UsageError if there is a problem with the path of a flag or argument."""
     shown = ''
     if name in given:
-      value = given[name]
+      values = given[name]
     else:
-      value = self.flags[name].value
+      values = [self.flags[name].value]
       shown = f'--{name}='
-    if not value:
-      return
-    found = problem(pathlib.Path(value))
-    if found is not None:
-      raise app.UsageError(f'{shown}{value}: {found}')
+    for value in filter(None, values):
+      found = problem(pathlib.Path(value))
+      if found is not None:
+        raise app.UsageError(f'{shown}{value}: {found}')
 
 
 def lowered_by_caps(caps: str) -> list[str]:

@@ -15,8 +15,14 @@ from absl import app, flags
 
 from aevo_jax import command, faults
 
-COMMAND = command.Command('tasks', __doc__, no_gin='tasks are made from their files alone')
-_OUT = flags.DEFINE_string('out', None, 'File to write.', flag_values=COMMAND.flags)
+COMMAND = command.Command(
+  'tasks',
+  __doc__,
+  takes=('convert', 'FILE...'),
+  reads=('FILE...',),
+  no_gin='tasks are made from their files alone',
+)
+_OUT = flags.DEFINE_string('out', None, 'File to write.', required=True, flag_values=COMMAND.flags)
 _OVERWRITE = flags.DEFINE_boolean(
   'overwrite', False, 'Replace --out if it exists.', flag_values=COMMAND.flags
 )
@@ -55,10 +61,9 @@ _PLACES = 5
 @COMMAND
 def main(arguments: list[str]) -> None:
   """Converts the files and says what became of them."""
-  if len(arguments) < 2 or arguments[0] != 'convert' or not _OUT.value:
-    raise app.UsageError(
-      'say which data and where to: aevo tasks convert FILE.jsonl --out=tasks.jsonl'
-    )
+  action, *given = arguments
+  if action != 'convert':
+    raise app.UsageError(f'no action {action!r}; write: aevo tasks convert FILE... --out=OUT')
   out = pathlib.Path(_OUT.value)
   if out.is_dir():
     sys.exit(f'tasks: {out} is a directory; name the file to write with --out')
@@ -75,7 +80,7 @@ def main(arguments: list[str]) -> None:
   )
   try:
     files = []
-    for argument in arguments[1:]:
+    for argument in given:
       files += records.files(pathlib.Path(argument))
     converted = conversion.convert(files, options)
     print(f'read {", ".join(map(str, files))}')

@@ -1,9 +1,14 @@
 """The runner of the pages' commands: what it reads, and which ends it calls failures."""
 
 import importlib.util
+import itertools
 import pathlib
+import shlex
 
 import pytest
+
+from aevo_jax import cli, paths
+from aevo_jax.config import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SPEC = importlib.util.spec_from_file_location('docs_commands', ROOT / 'tools' / 'docs_commands.py')
@@ -73,6 +78,35 @@ def test_every_command_of_a_page_stands_where_it_is_run(page):
       line for line in block.splitlines()[1:] if line.startswith(('aevo ', 'make ', '.venv/'))
     ]
     assert not shown, f'{page}: {shown[0]!r} stands in a block that nothing runs'
+
+
+def shown_commands() -> list[list[str]]:
+  """Every call of aevo that a page shows, as words."""
+  found = []
+  for page in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))):
+    for shown in docs_commands.read_page(page.read_text(), page.name):
+      words = shlex.shlex(shown.text.replace('\\\n', ' '), posix=True, punctuation_chars=True)
+      words.whitespace_split = True
+      for is_end, part in itertools.groupby(words, lambda word: word[0] in ';&|<>()'):
+        call = list(part)
+        if not is_end and 'aevo' in call:
+          found.append(call[call.index('aevo') + 1 :])
+  return found
+
+
+def test_the_shell_takes_every_command_of_a_page(monkeypatch, capsys):
+  """No flag is unknown and no argument is one too many; which files are there is not asked."""
+  for name in ('missing', 'not_new', 'not_fillable'):
+    monkeypatch.setattr(paths, name, lambda path: None)
+  monkeypatch.setattr(flags, 'check_readable_flags', lambda *_: None)
+  launch = cli.commands()
+  shown = shown_commands()
+  assert ['tasks', 'convert', 'docs/chats.jsonl', '--out=chat_tasks.jsonl'] in shown
+  assert len(shown) >= 60
+  for name, *arguments in shown:
+    if name != '--help':
+      done = cli.load(launch[name]).COMMAND(lambda _: 0)(arguments)
+      assert done == 0, f'aevo {name} {arguments}: {capsys.readouterr().err}'
 
 
 def test_a_make_of_a_page_is_no_child_of_the_make_that_runs_the_page(monkeypatch, tmp_path):

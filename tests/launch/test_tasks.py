@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from aevo_command import aevo
+from aevo_command import REPOSITORY, aevo
 
 
 @pytest.fixture
@@ -32,6 +32,20 @@ def test_what_is_written_is_counted_and_never_over_a_file(gsm8k, tmp_path):
   assert out.read_bytes() == written
 
 
+def test_the_command_of_the_page(tmp_path, monkeypatch):
+  page = (REPOSITORY / 'docs' / 'own_model_and_data.md').read_text()
+  command = page.partition('$ aevo tasks ')[2].partition('\n')[0].split()
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'docs').symlink_to(REPOSITORY / 'docs')
+  result = aevo('tasks', *command)
+  assert result.returncode == 0, result.stderr
+  assert 'wrote 24 tasks to chat_tasks.jsonl, 24 with a solution' in result.stdout
+  # Several files are one data set.
+  both = aevo('tasks', 'convert', 'docs/chats.jsonl', 'chat_tasks.jsonl', '--out=x', '--family=a')
+  assert 'read docs/chats.jsonl, chat_tasks.jsonl\n' in both.stdout
+  assert '24 repeat another record' in both.stdout
+
+
 def test_a_wrong_record_stops_all_unless_it_is_skipped(gsm8k, tmp_path):
   out = tmp_path / 'tasks.jsonl'
   gsm8k.write_text(gsm8k.read_text() + '{"text": "7"}\n' * 7)
@@ -48,9 +62,13 @@ def test_a_wrong_record_stops_all_unless_it_is_skipped(gsm8k, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
-    (['convert', 'nowhere.jsonl', '--out=x'], 'there is no nowhere.jsonl'),
-    (['convert', 'nowhere.jsonl'], 'aevo tasks convert FILE.jsonl --out=tasks.jsonl'),
-    (['turn', 'nowhere.jsonl', '--out=x'], 'aevo tasks convert FILE.jsonl --out=tasks.jsonl'),
+    (['convert', 'nowhere.jsonl', '--out=x'], 'nowhere.jsonl: there is no such file or directory'),
+    (['convert', '{gsm8k}', 'no.jsonl', '--out=x'], 'no.jsonl: there is no such file or directory'),
+    (['convert', '{gsm8k}', '--out='], 'is a directory; name the file to write with --out'),
+    ([], 'convert and FILE... and --out are missing; write: aevo tasks convert FILE... --out=OUT'),
+    (['convert', '--out=x'], 'FILE... is missing; write: aevo tasks convert FILE...'),
+    (['convert', '{gsm8k}'], '--out is missing; write: aevo tasks convert FILE... --out=OUT'),
+    (['turn', '{gsm8k}', '--out=x'], "no action 'turn'; write: aevo tasks convert FILE..."),
     (['convert', '{gsm8k}', '--out=.', '--overwrite'], 'is a directory; name the file to write'),
     (['convert', '{gsm8k}', '--out=nowhere/x'], 'there is no such file or directory'),
     (['convert', '{gsm8k}', '--out=x', '--family=overall'], "family 'overall' has another meaning"),
