@@ -13,6 +13,8 @@ from typing import Any
 from aevo_jax.bindings.readers import OVERRIDES, READERS, readers, row
 from aevo_jax.config.configurables import Bound, LoadError, conditions, default, resolve
 from aevo_jax.config.constraints import Clause, ReadWhen
+from aevo_jax.config.parameter import SearchSpaceError, some_values
+from aevo_jax.config.search_space import SearchSpace
 
 _SHOWN = 3  # bindings of a file that is not for this command
 
@@ -86,9 +88,22 @@ class Reading:
 
   def _unmet(self, when: ReadWhen) -> bool:
     try:
-      return when.unmet(self.value_of)
-    except LoadError:
+      return when.unmet(self.value_of) and not self._is_searched(when)
+    except (LoadError, SearchSpaceError):
       return False  # the command itself will say what is wrong with that section
+
+  def _is_searched(self, when: ReadWhen) -> bool:
+    """Whether an explorer of a campaign may bind what fulfils one of the clauses."""
+    if self._command != 'campaign':
+      return False
+    offered = SearchSpace.from_literals(resolve('search_space').axes).parameters
+    for clause in when.clauses:
+      for parameter in offered:
+        if parameter.selector != clause.selector:
+          continue
+        if any(map(clause.holds, some_values(parameter, clause.values))):
+          return True
+    return False
 
   def _reason(self, when: ReadWhen) -> str:
     return when.why_unread(self.value_of, self._name_of, self._fix)

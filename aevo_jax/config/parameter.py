@@ -218,6 +218,21 @@ def perturbations(parameter: Parameter, value: Any) -> list[Any]:
   return values
 
 
+def some_values(parameter: Parameter, others: Sequence) -> list[Any]:
+  """Lists legal values: every one of a choice or bool, and the ends of a range.
+
+  Args:
+    parameter: of any kind.
+    others: values that are listed too where they lie in the range.
+  """
+  if parameter.kind == 'bool':
+    return [False, True]
+  if parameter.kind == 'choice':
+    return list(parameter.choices)
+  legal = [value for value in others if value_problem(parameter, value) is None]
+  return [*parameter.bounds, *legal]
+
+
 def value_problem(parameter: Parameter, value: Any) -> str | None:
   """Explains why a value is not legal.
 

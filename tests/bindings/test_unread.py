@@ -192,6 +192,34 @@ def test_two_files_that_say_the_same_are_no_default(tmp_path):
     check('train', (tmp_path / 'a.gin', tmp_path / 'b.gin'))
 
 
+_EPOCHS = "{'rl.epochs': {'kind': 'int', 'low': 1, 'high': 4}}"
+_ASYNCHRONOUS = "{'rollout.asynchronous': {'kind': 'bool'}}"
+_SCHEDULES = "{'optimizer.schedule': {'kind': 'choice', 'choices': ['cosine', '%s']}}"
+_METHODS = "{'adaptation.method': {'kind': 'choice', 'choices': ['full', 'lora']}}"
+RL = "method.name = 'rl'"
+
+
+@pytest.mark.parametrize(
+  ('axis', 'bindings', 'said'),
+  [
+    (_SCHEDULES % 'wsd', ('optimizer.decay_fraction = 0.3',), ''),
+    (_SCHEDULES % 'linear', ('optimizer.decay_fraction = 0.3',), "bind optimizer.schedule = 'wsd'"),
+    (_METHODS, ('lora.rank = 4',), ''),
+    (_METHODS, ('dpo.beta = 0.2',), "while method.name = 'sft'"),
+    (_EPOCHS, (RL, 'policy_gradient.clip_low = 0.1'), ''),
+    (_ASYNCHRONOUS, (RL, 'policy_gradient.clip_low = 0.1'), ''),
+    (_METHODS, (RL, 'policy_gradient.clip_low = 0.1'), 'while rl.epochs = 1'),
+  ],
+)
+def test_what_an_axis_can_switch_on_may_be_bound_in_a_campaign(axis, bindings, said):
+  bindings = (f"search_space.axes = {{'axis': {axis}}}", *bindings)
+  if not said:
+    check('campaign', (), bindings, dry_run=True)
+    return
+  with pytest.raises(LoadError, match=said):
+    check('campaign', (), bindings, dry_run=True)
+
+
 def published(folder: str) -> list[str]:
   files = (layout.root_file('configs') / folder).iterdir()
   return sorted(f'configs/{folder}/{path.name}' for path in files)
