@@ -162,7 +162,8 @@ def test_a_batch_read_from_its_log_gives_the_same_loss(algorithm, tmp_path):
   arrays, _ = loss_inputs(rollout_log.read(tmp_path / loop.ROLLOUTS / '000000'), algorithm)
   arrays['weights'] = aggregation_weights(arrays['mask'], algorithm.loss)
   config = update.StepConfig(algorithm.loss, algorithm.critic)
-  value, _ = update.make_loss(STRUCTURE, config)(before, {}, jax.tree.map(jnp.asarray, arrays))
+  before, arrays = jax.tree.map(jnp.asarray, (before, arrays))
+  value, _ = update.make_loss(STRUCTURE, config)(before, {}, arrays)
   assert float(value) == pytest.approx(metrics(tmp_path)[0]['loss'], rel=1e-4, abs=1e-6)
 
 
