@@ -321,7 +321,7 @@ def _header(inputs: 'Inputs', settings: 'CampaignSettings') -> str:
   from aevo_jax.config.statements import parse_statements
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate.store import Store
-  from aevo_jax.training import header
+  from aevo_jax.training.recipe import header
   from aevo_jax.training.recipe.recipe import Recipe
 
   starting = Recipe.from_bindings(parse_statements(inputs.recipe))

@@ -225,7 +225,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.config.configurables import resolve
   from aevo_jax.config.loading import LoadError
   from aevo_jax.evaluation import scoring, sets, stored_model, vllm_scoring
-  from aevo_jax.training import header
+  from aevo_jax.training.recipe import header
 
   COMMAND.load_gin(layout.root_file('constitution.gin'))
   logging.set_verbosity(logging.WARNING)

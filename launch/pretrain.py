@@ -137,7 +137,7 @@ def _identity(settings: Pretrain, config: ModelConfig, recipe) -> dict:
 
 def _header(settings: Pretrain, config: ModelConfig, recipe) -> str:
   """Words what the run is about to do."""
-  from aevo_jax.training import header
+  from aevo_jax.training.recipe import header
 
   tokens = settings.steps * settings.rows * settings.row_length
   rows = {

@@ -250,7 +250,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
 
 def _header(job: _Job, base: pathlib.Path) -> str:
   """Words what the run is about to do."""
-  from aevo_jax.training import header
+  from aevo_jax.training.recipe import header
 
   plan = job.plan
   recipe = job.recipe

@@ -76,7 +76,7 @@ def test_the_wheel_says_what_it_needs(wheel, project):
   }
   assert {re.match(r'[\w-]+', line)[0] for line in needed} == {
     *('absl-py', 'annotated-types', 'flax', 'gin-config', 'grain', 'jax', 'jaxtyping', 'jinja2'),
-    *('matplotlib', 'numpy', 'optax', 'orbax-checkpoint', 'rich', 'safetensors', 'scipy'),
+    *('matplotlib', 'numpy', 'optax', 'orbax-checkpoint', 'pyyaml', 'rich', 'safetensors', 'scipy'),
     *('tensorboard', 'tensorstore', 'tokenizers'),
   }
   assert archive.read('aevo_jax-0.1.0.dist-info/entry_points.txt').decode().split() == [
