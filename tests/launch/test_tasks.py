@@ -83,6 +83,87 @@ def test_what_cannot_be_served_is_a_sentence(gsm8k, tmp_path, monkeypatch, argum
   assert [path.name for path in tmp_path.iterdir()] == ['gsm8k.jsonl']
 
 
+BOX = '\\boxed{A}'
+LIST = ['one', 'two', 'three', 'four']
+LISTED = 'Q?\n\nA. one\nB. two\nC. three\nD. four'
+LABELLED = {'label': ['1', '2', '3', '4'], 'text': LIST}
+PAIRS = [{'label': label, 'text': text} for label, text in zip('ABCD', LIST, strict=True)]
+
+
+# A record, and prompt, answer and solution of the task that is written.
+@pytest.mark.parametrize(
+  ('record', 'prompt', 'answer', 'solution'),
+  [
+    ({'question': 'Q?', 'subject': 's', 'choices': LIST, 'answer': 2}, LISTED, 'C', None),
+    ({'question': 'Q?', 'choices': LIST, 'answer': 0}, LISTED, 'A', None),
+    ({'question': 'Q?', 'choices': LIST, 'answer': 'b'}, LISTED, 'B', None),
+    ({'question': 'Q?', 'choices': LIST, 'answer': '(B)'}, LISTED, 'B', None),
+    ({'question': 'Q?', 'choices': LIST, 'answer': 'two'}, LISTED, 'B', None),
+    ({'question': 'Q?', 'choices': LABELLED, 'answerKey': '4'}, LISTED, 'D', None),
+    ({'question': 'Q?', 'choices': PAIRS, 'answerKey': 'D'}, LISTED, 'D', None),
+    (
+      {'question': 'Q?', 'options': dict(zip('ABCD', LIST, strict=True)), 'answer': 'four'},
+      LISTED,
+      'D',
+      None,
+    ),
+    ({'prompt': 'Q?', 'choices': LIST, 'answer': 3, 'solution': 'So #### (D)'}, LISTED, 'D', 'So'),
+    (
+      {'question': 'Q?', 'choices': ['4', '2', '1'], 'answer': 1},
+      'Q?\n\nA. 4\nB. 2\nC. 1',
+      'B',
+      None,
+    ),
+    ({'question': 'Q?', 'choices': ['4', '7'], 'answer': 7}, 'Q?\n\nA. 4\nB. 7', 'B', None),
+    ({'question': 'Q?', 'answer': 'It is 3. #### 3'}, 'Q?', '3', 'It is 3.'),
+    ({'question': 'Q?', 'answer': 'A #### 1 B #### C#'}, 'Q?', 'C#', 'A #### 1 B'),
+    ({'question': 'Q?', 'answer': 'It is\n####3\nIndeed.'}, 'Q?', '3', 'It is'),
+    (
+      {'question': 'Q?', 'answer': '3', 'solution': '#### Add\n1 + 2'},
+      'Q?',
+      '3',
+      '#### Add\n1 + 2',
+    ),
+  ],
+)
+def test_a_record_is_written_as_a_task(gsm8k, tmp_path, record, prompt, answer, solution):
+  gsm8k.write_text(gsm8k.read_text() + json.dumps(record) + '\n')
+  out = tmp_path / 'tasks.jsonl'
+  result = aevo('tasks', 'convert', gsm8k, f'--out={out}', '--family=mine')
+  assert result.returncode == 0, result.stdout + result.stderr
+  task = json.loads(out.read_text().splitlines()[-1])
+  assert (task['prompt'], task['answer'], task.get('solution')) == (prompt, answer, solution)
+
+
+@pytest.mark.parametrize(
+  ('record', 'why'),
+  [
+    ({'question': 'Q?', 'choices': LIST, 'answer': 4}, 'the answer names 0 of the choices'),
+    ({'question': 'Q?', 'choices': LIST, 'answer': -1}, 'the answer names 0 of the choices'),
+    ({'question': 'Q?', 'choices': LIST, 'answer': 'five'}, 'the answer names 0 of the choices'),
+    ({'question': 'Q?', 'choices': LIST, 'response': 'B'}, 'the answer names 0 of the choices'),
+    ({'question': 'Q?', 'choices': [3, 2, 1], 'answer': 2}, 'the answer names 2 of the choices'),
+    ({'question': 'Q?', 'choices': ['B', 'A'], 'answer': 'B'}, 'the answer names 2 of the'),
+    ({'question': 'Q?', 'choices': ['one'], 'answer': 0}, 'there are 1 choices'),
+    ({'question': 'Q?', 'choices': [{'message': 'a'}, {}], 'answer': 0}, 'a choice is dict'),
+    (
+      {'question': 'Q?', 'choices': LIST, 'answer': 2, 'solution': BOX},
+      'the reply ends with another',
+    ),
+    ({'question': 'Q?', 'passage': 'P.', 'answer': 'yes'}, "a field 'passage' stands beside"),
+    ({'messages': [], 'images': ['a.png']}, "a field 'images' stands beside the question"),
+    ({'question': 'Q?', 'answer': 'It is 3. ####'}, 'no answer stands behind the last ####'),
+    ({'question': 'Q?', 'answer': '#### Answer\nAdd them.'}, 'no answer stands behind the last'),
+    ({'question': 'Q?', 'solution': '#### Answer\nAdd.'}, 'no answer can be checked'),
+  ],
+)
+def test_a_record_that_says_more_is_not_turned(gsm8k, tmp_path, record, why):
+  gsm8k.write_text(gsm8k.read_text() + json.dumps(record) + '\n')
+  result = aevo('tasks', 'convert', gsm8k, f'--out={tmp_path / "tasks.jsonl"}')
+  assert result.returncode == 1 and f'1 not turned: {why}' in result.stdout, result.stdout
+  assert f'{gsm8k}:21' in result.stdout
+
+
 def test_training_names_the_command_and_takes_what_it_writes(gsm8k, tmp_path):
   out = tmp_path / 'tasks.jsonl'
   # Of one token no run is made. That is said once the tasks are read and found to fit.

@@ -16,7 +16,8 @@ from aevo_jax.tasks.shapes import Exchange, ShapeError
 SYSTEMS = ('refuse', 'prepend', 'drop')
 # Longer text under a name such as `answer` is a reply, of which nobody can say which part counts.
 LONGEST_KEY = 100
-_HASHES = re.compile(r'^####[^#\n]*$', re.MULTILINE)
+# The last #### of a line; five or more are a heading.
+_HASHES = re.compile(r'^(.*)(?<!#)####(?!#)(.*)$', re.MULTILINE)
 _NO_FAMILY = re.compile(r'[^A-Za-z0-9_-]+')
 
 
@@ -197,6 +198,8 @@ def _answer(told: Exchange, options: Options) -> tuple[str, str]:
   reply = told.reply
   if _HASHES.search(key) or verify.boxed_place(key):
     found, solution = _split(key)
+    if not found:
+      raise ShapeError('no answer stands behind the last ####')
     if reply:
       solution = _split(reply)[1]
     return found, solution
@@ -220,8 +223,9 @@ def _answer(told: Exchange, options: Options) -> tuple[str, str]:
   if not whole:
     raise ShapeError('there is no answer')
   raise ShapeError(
-    'no answer can be checked: the reply has no \\boxed{} and no ####, and is no number or letter; '
-    'give its key a field "answer", or say --whole_replies if the whole of it is the key'
+    'no answer can be checked: the reply has no \\boxed{} and no #### at its end, and is no '
+    'number or letter; give its key a field "answer", or say --whole_replies if the whole of it is '
+    'the key'
   )
 
 
@@ -238,13 +242,20 @@ def _split(reply: str) -> tuple[str, str]:
   found = list(_HASHES.finditer(reply))
   if not found:
     return '', reply.strip()
-  return found[-1][0].removeprefix('####').strip(), reply[: found[-1].start()].strip()
+  last = found[-1]
+  key = last[2].strip()
+  if reply[last.end() :].strip() and fitting_verifier([_plain_number(key) or key]) == 'strict':
+    return '', reply.strip()  # a heading, with its text below it
+  return key, reply[: last.end(1)].strip()
 
 
 def _agree(found: str, key: str) -> bool:
-  """Whether two answers are one, as texts or as numbers."""
-  number = verify.named('number')
-  return found == key or number('', _plain_number(found), _plain_number(key))
+  """Whether two answers are one, as texts, as numbers or as letters of a choice."""
+  return (
+    found == key
+    or verify.number('', _plain_number(found), _plain_number(key))
+    or verify.choice('', found, key)
+  )
 
 
 def _plain_number(key: str) -> str:
