@@ -5,6 +5,8 @@ import json
 import pytest
 from aevo_command import REPOSITORY, aevo
 
+from aevo_jax.tasks import splits
+
 
 @pytest.fixture
 def gsm8k(tmp_path):
@@ -162,6 +164,34 @@ def test_a_record_that_says_more_is_not_turned(gsm8k, tmp_path, record, why):
   result = aevo('tasks', 'convert', gsm8k, f'--out={tmp_path / "tasks.jsonl"}')
   assert result.returncode == 1 and f'1 not turned: {why}' in result.stdout, result.stdout
   assert f'{gsm8k}:21' in result.stdout
+
+
+def private(family: str) -> dict[str, str]:
+  """A question that is in no train split."""
+  prompts = (f'{family} {i}?' for i in range(100))
+  keys = {prompt: f'own|{prompt.casefold()}' for prompt in prompts}
+  question = next(prompt for prompt, key in keys.items() if splits.split_of(key) == 'private')
+  return {'question': question, 'answer': '7', 'family': family}
+
+
+def test_rare_families_cost_themselves_alone_and_all_are_named(gsm8k, tmp_path):
+  out = tmp_path / 'tasks.jsonl'
+  rare = [json.dumps(private(family)) for family in ('rare', 'few')]
+  gsm8k.write_text(gsm8k.read_text() + '\n'.join(rare))
+  result = aevo('tasks', 'convert', gsm8k, f'--out={out}')
+  assert result.returncode == 1 and not out.exists()
+  assert "2 not turned: no prompt of families 'few', 'rare' falls into the train" in result.stdout
+  assert 'say --family=NAME' in result.stdout and f'{gsm8k}:21, {gsm8k}:22' in result.stdout
+  assert 'say --skip to write the other 20' in result.stderr
+  for option, written in (('--skip', 20), ('--family=mine', 22)):
+    done = aevo('tasks', 'convert', gsm8k, f'--out={out}', '--overwrite', option)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(out.read_text().splitlines()) == written
+  # A data set that is one such record has nothing to train on.
+  gsm8k.write_text(rare[0])
+  alone = aevo('tasks', 'convert', gsm8k, f'--out={tmp_path / "x"}')
+  assert alone.returncode == 1 and 'x.new' not in alone.stderr
+  assert "nothing was written: no line of family 'rare' falls into the train" in alone.stderr
 
 
 def test_training_names_the_command_and_takes_what_it_writes(gsm8k, tmp_path):

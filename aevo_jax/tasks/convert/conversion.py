@@ -107,11 +107,8 @@ def convert(files: Sequence[pathlib.Path], options: Options) -> Conversion:
 
 def _checked(tasks: Sequence[_Task], verifier: str, refused: dict[str, list[str]]) -> Conversion:
   """Checks tasks as a training run does; what it does not take goes to `refused`."""
-  items: dict[Item, None] = {}
   first: dict[str, _Located] = {}
-  turned: collections.Counter = collections.Counter()
-  repeated = 0
-  rewritten = 0
+  accepted = []
   for task in tasks:
     try:
       item = own_data.parse_line(json.dumps(task.fields), task.location, verify.named(verifier))
@@ -120,11 +117,30 @@ def _checked(tasks: Sequence[_Task], verifier: str, refused: dict[str, list[str]
     except (own_data.TaskFileError, ShapeError) as error:
       refused[str(error).removeprefix(f'{task.location}: ')].append(task.location)
       continue
+    accepted.append((item, task))
+  untrained = own_data.untrained_families([item for item, _ in accepted])
+  trained = {item.family for item, _ in accepted}.difference(untrained)
+  items: dict[Item, None] = {}
+  turned: collections.Counter = collections.Counter()
+  repeated = 0
+  rewritten = 0
+  for item, task in accepted:
+    if trained and item.family not in trained:
+      refused[
+        f'no prompt of {_families(untrained)} falls into the train split (60% of prompts do); say '
+        '--family=NAME to make all tasks one family, or add records'
+      ].append(task.location)
+      continue
     turned[task.shape] += 1
     repeated += item in items
     rewritten += task.rewritten
     items.setdefault(item)
   return Conversion(tuple(items), verifier, dict(turned), dict(refused), repeated, rewritten)
+
+
+def _families(names: Sequence[str]) -> str:
+  noun = 'family' if len(names) == 1 else 'families'
+  return f'{noun} {", ".join(map(repr, names))}'
 
 
 def write(conversion: Conversion, out: pathlib.Path) -> None:
@@ -144,7 +160,7 @@ def write(conversion: Conversion, out: pathlib.Path) -> None:
     own_data.read(temporary, verifier=conversion.verifier)
     temporary.replace(out)
   except own_data.TaskFileError as error:
-    raise own_data.TaskFileError(str(error).replace(str(temporary), str(out))) from None
+    raise own_data.TaskFileError(str(error).removeprefix(f'{temporary}: ')) from None
   finally:
     temporary.unlink(missing_ok=True)
 
