@@ -1,6 +1,11 @@
 """aevo tasks convert as a person types it, and aevo train with what it wrote."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
 
 import pytest
 from aevo_command import REPOSITORY, aevo
@@ -164,6 +169,41 @@ def test_a_record_that_says_more_is_not_turned(gsm8k, tmp_path, record, why):
   result = aevo('tasks', 'convert', gsm8k, f'--out={tmp_path / "tasks.jsonl"}')
   assert result.returncode == 1 and f'1 not turned: {why}' in result.stdout, result.stdout
   assert f'{gsm8k}:21' in result.stdout
+
+
+def packed(names: dict[str, str]) -> bytes:
+  """A zip archive."""
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as archive:
+    for name, text in names.items():
+      archive.writestr(name, text)
+  return content.getvalue()
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'said'),
+  [
+    ('t.csv', b'question,answer\n1 + 1?,2\n', 'is CSV, where JSON or JSON lines is expected'),
+    ('t.TSV', b'question\tanswer\n1 + 1?\t2\n', "pandas.read_csv(FILE, sep='\\t').to_json("),
+    ('t.parquet', b'PAR1\0', 'pandas.read_parquet(FILE).to_json('),
+    ('t.arrow', b'ARROW1\0', 'pandas.read_feather(FILE).to_json('),
+    ('m.jsonl.gz', gzip.compress(b'{}'), 'is packed by gzip; unpack it first: gunzip m.jsonl.gz'),
+    ('m.jsonl', bz2.compress(b'{}'), 'is packed by bzip2; unpack it first: bunzip2 m.jsonl'),
+    ('m.jsonl.xz', lzma.compress(b'{}'), 'is packed by xz'),
+    ('m.jsonl.zst', b'\x28\xb5\x2f\xfd\0', 'is packed by zstd'),
+    ('m.zip', packed({'m.jsonl': '{}'}), 'is packed by zip; unpack it first: unzip m.zip'),
+    ('m.xlsx', packed({'a.xml': '', 'xl/workbook.xml': ''}), 'pandas.read_excel(FILE).to_json('),
+  ],
+)
+def test_a_file_of_another_kind_is_named_with_what_to_do(
+  tmp_path, monkeypatch, name, content, said
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / name).write_bytes(content)
+  result = aevo('tasks', 'convert', name, '--out=x')
+  assert result.returncode == 1 and said in result.stderr, result.stderr
+  assert result.stderr.startswith(f'tasks: {name} is ') and result.stderr.count('\n') == 1
+  assert not (tmp_path / 'x').exists()
 
 
 def private(family: str) -> dict[str, str]:
