@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
   'cli': {'config', 'layout'},
   'command': {'bindings', 'config', 'layout', 'paths'},  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
+  'file_kinds': set(),  # files of another kind than is read; standard library only
   'provenance': {'layout'},  # which code ran; standard library and git
   'paths': {'faults'},  # paths that people name; standard library only
   'runtime': set(),  # threads and parent of a child process; standard library only
@@ -47,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
   # mathematics and bytes
   'sharding': {'config'},
   'models': _BASE | {'checkpoint'},  # weights are read in any form, Orbax's too
-  'tasks': {'config', 'strict_json'},
+  'tasks': {'config', 'file_kinds', 'strict_json'},
   'checkpoint': _BASE,
   # what flows into and out of a model; generation reads the tokenizer and chat format of data
   'data': _BASE | {'tasks'},
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
   'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models', 'data'},
   # trusted scoring and the decisions over it
   'evaluation': _MODEL_SIDE | {'ledger', 'stats', 'substrate', 'layout', 'runtime'},
-  'meta_agent': {'config', 'ledger', 'stats', 'strict_json'},
+  'meta_agent': {'config', 'file_kinds', 'ledger', 'stats', 'strict_json'},
   # the controller knows them all, and the studies and reports sit on top
   'campaign': _MODEL_SIDE
   | {'ledger', 'stats', 'training', 'substrate', 'evaluation', 'meta_agent', 'layout', 'runtime'},

@@ -199,13 +199,19 @@ def read(path: pathlib.Path, *, verifier: str = 'strict') -> OwnTasks:
       f'{path} holds no task; write one JSON object a line with {", ".join(NEEDED)}'
     )
   tasks = OwnTasks(tuple(locations), tuple(locations.values()))
-  missing = sorted(_prompts(tasks.items).keys() - _prompts(tasks.of_split('train')).keys())
-  if missing:
+  untrained = untrained_families(tasks.items)
+  if untrained:
     raise TaskFileError(
-      f'{path}: no line of family {missing[0]!r} falls into the train split (60% of '
-      'prompts do); give the family more lines'
+      f'{path}: no line of family {", ".join(map(repr, untrained))} falls into the train split '
+      '(60% of prompts do); give each more lines, or write its lines into another family'
     )
   return tasks
+
+
+def untrained_families(items: Sequence[Item]) -> list[str]:
+  """Lists the families of which no item falls into the train split, by name."""
+  trained = {item.family for item in items if split_of(item.key) == 'train'}
+  return sorted({item.family for item in items} - trained)
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:

@@ -2,14 +2,38 @@
 
 import dataclasses
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 
 _USER = ('user', 'human', 'prompter')
 _MODEL = ('assistant', 'gpt', 'model', 'bot', 'chatgpt')
 _SYSTEM = ('system', 'developer')
-KEYS = ('answer', 'ground_truth', 'final_answer', 'expected_answer', 'target', 'label')
+KEYS = (
+  'answer',
+  'ground_truth',
+  'final_answer',
+  'expected_answer',
+  'answerKey',
+  'target',
+  'label',
+)
 _REPLIES = ('solution', 'completion', 'response', 'output', 'rationale', 'generated_solution')
+_NOTHING = (None, '', [], {})
+_CHOICES = ('choices', 'options')
+# What a question may speak of, and a task has no field for.
+_BESIDE = (
+  'context',
+  'passage',
+  'article',
+  'image',
+  'images',
+  'video',
+  'videos',
+  'audio',
+  'audios',
+  'tools',
+)
 
 
 class ShapeError(ValueError):
@@ -66,7 +90,13 @@ def exchange(value: Any) -> Exchange:
     raise ShapeError(f'no known shape has the fields {names}')
   if shape == PREFERENCES:
     raise ShapeError('chosen and rejected are a preference; a task has one right answer')
-  return _READERS[shape](shape, value)
+  beside = [name for name in _BESIDE if value.get(name)]
+  if beside:
+    raise ShapeError(
+      f'a field {beside[0]!r} stands beside the question, and a task has none; write it into the '
+      'question, or leave the field out'
+    )
+  return _with_choices(_READERS[shape](shape, value), value)
 
 
 def _shown(name: str) -> str:
@@ -136,6 +166,55 @@ def _with_key(told: Exchange, fields: dict[str, Any]) -> Exchange:
   return dataclasses.replace(told, key=_optional(fields, *KEYS))
 
 
+def _with_choices(told: Exchange, fields: dict[str, Any]) -> Exchange:
+  """Writes the choices of a question below it, with the letter of the right one as its key."""
+  given = next((fields[name] for name in _CHOICES if fields.get(name) not in _NOTHING), None)
+  if given is None:
+    return told
+  labels, values = _labelled(given)
+  texts = [_text('a choice', value) for value in values]
+  letters = string.ascii_uppercase
+  if not 2 <= len(texts) <= len(letters):
+    raise ShapeError(f'there are {len(texts)} choices; letters name 2 to {len(letters)}')
+  key = next((fields[name] for name in KEYS if fields.get(name) not in _NOTHING), told.key)
+  word = _text('answer', key).strip()
+  places = set()
+  if isinstance(key, int) and labels is None:
+    places = {key} & set(range(len(texts)))
+  if not places or not all(isinstance(value, str) for value in values):
+    names = (word, word.strip('().:').upper())
+    for place, (label, text) in enumerate(zip(labels or letters, texts, strict=False)):
+      if label.upper() in names or text.strip() == word:
+        places.add(place)
+  if len(places) != 1:
+    raise ShapeError(
+      f'the answer names {len(places)} of the choices; it must be the letter, the text or, from 0, '
+      'the number of one'
+    )
+  listed = '\n'.join([f'{letter}. {text}' for letter, text in zip(letters, texts, strict=False)])
+  return dataclasses.replace(
+    told, question=f'{told.question}\n\n{listed}', key=letters[places.pop()]
+  )
+
+
+def _labelled(choices: Any) -> tuple[list[str] | None, list[Any]]:
+  """The labels of choices, None where they have none, and the choices."""
+  if isinstance(choices, list):
+    if not all(
+      isinstance(choice, dict) and {'label', 'text'} <= choice.keys() for choice in choices
+    ):
+      return None, choices
+    return [_text('label', choice['label']) for choice in choices], [c['text'] for c in choices]
+  if not isinstance(choices, dict):
+    raise ShapeError(f'choices are {type(choices).__name__} and no list')
+  labels, values = choices.get('label'), choices.get('text')
+  if not isinstance(labels, list) or not isinstance(values, list):
+    return list(choices), list(choices.values())
+  if len(labels) != len(values):
+    raise ShapeError(f'{len(labels)} labels and {len(values)} texts of choices')
+  return [_text('label', label) for label in labels], values
+
+
 def _turns(shape: str, turns: Any, system: Any) -> Exchange:
   """One turn of the user and at most one of the model behind it."""
   if not isinstance(turns, list) or not turns:
@@ -188,7 +267,7 @@ def _content(turn: dict[str, Any]) -> str:
 def _optional(fields: Mapping[str, Any], *names: str) -> str:
   """The text of the first field that is there and not empty; ''."""
   for name in names:
-    if fields.get(name) not in (None, '', [], {}):
+    if fields.get(name) not in _NOTHING:
       return _text(name, fields[name])
   return ''
 

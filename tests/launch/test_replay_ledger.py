@@ -2,6 +2,7 @@
 that cannot be served.
 """
 
+import gzip
 import pathlib
 
 import numpy as np
@@ -92,6 +93,27 @@ def test_what_cannot_be_served_is_a_sentence(arguments, status, said):
     and said in result.stdout + result.stderr
     and 'Traceback' not in result.stderr
   )
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'said'),
+  [
+    ('h.json', b'[{"a": 1}, {"a": 2}]', 'is JSON, where CSV or TSV is expected'),
+    ('h.json', b'{"a": [1, 2],\n "b": [1, 2]}\n', 'pandas.read_json(FILE).to_csv('),
+    ('h.jsonl', b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n', 'pandas.read_json(FILE, lines=True).to_csv('),
+    ('h.parquet', b'PAR1\x15\xff', 'is Parquet, where CSV or TSV is expected'),
+    ('h.csv.gz', gzip.compress(b'a,b\n'), 'is packed by gzip; unpack it first: gunzip h.csv.gz'),
+    ('h.xls', b'\xd0\xcf\x11\xe0\xa1', 'pandas.read_excel(FILE).to_csv('),
+  ],
+)
+def test_a_table_of_another_kind_is_named_with_what_to_do(
+  tmp_path, monkeypatch, name, content, said
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / name).write_bytes(content)
+  result = replay(name, '--external_column=b')
+  assert result.returncode == 1 and said in result.stderr, result.stderr
+  assert result.stderr.startswith(f'replay_ledger: {name} is ')
 
 
 def losses(path: pathlib.Path) -> pathlib.Path:

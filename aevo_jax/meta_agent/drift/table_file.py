@@ -4,6 +4,8 @@ import csv
 import pathlib
 from typing import NamedTuple
 
+from aevo_jax import file_kinds, strict_json
+
 
 class TableError(ValueError):
   """The table cannot be replayed; the message names line or column, and the fix."""
@@ -49,8 +51,16 @@ def read(path: pathlib.Path) -> TableFile:
 
 
 def _cells(path: pathlib.Path) -> TableFile:
+  written = path.read_bytes()
+  foreign = file_kinds.not_text(path, written, file_kinds.CSV)
+  whole = '' if foreign else written.decode('utf-8-sig')
+  reader = _of_json(whole)
+  if reader:
+    foreign = file_kinds.table(path, 'JSON', reader, file_kinds.CSV)
+  if foreign is not None:
+    raise TableError(foreign)
   content = []
-  for number, text in enumerate(path.read_text(encoding='utf-8-sig').splitlines(keepends=True), 1):
+  for number, text in enumerate(whole.splitlines(keepends=True), 1):
     if text.strip() and not text.lstrip().startswith('#'):
       content.append((number, text))
   head = content[0][1] if content else ''
@@ -82,3 +92,15 @@ def _cells(path: pathlib.Path) -> TableFile:
       'first, then one line a candidate'
     )
   return TableFile(path, header, lines)
+
+
+def _of_json(text: str) -> str:
+  """The call of pandas that reads a text of JSON; '' where it is none."""
+  text = text.strip()
+  if text[:1] not in ('{', '['):
+    return ''
+  try:
+    _, end = strict_json.first_value(text, 0)
+  except (ValueError, RecursionError):
+    return ''
+  return 'read_json(FILE)' if end == len(text) else 'read_json(FILE, lines=True)'

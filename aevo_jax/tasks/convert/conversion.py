@@ -16,7 +16,8 @@ from aevo_jax.tasks.shapes import Exchange, ShapeError
 SYSTEMS = ('refuse', 'prepend', 'drop')
 # Longer text under a name such as `answer` is a reply, of which nobody can say which part counts.
 LONGEST_KEY = 100
-_HASHES = re.compile(r'^####[^#\n]*$', re.MULTILINE)
+# The last #### of a line; five or more are a heading.
+_HASHES = re.compile(r'^(.*)(?<!#)####(?!#)(.*)$', re.MULTILINE)
 _NO_FAMILY = re.compile(r'[^A-Za-z0-9_-]+')
 
 
@@ -106,11 +107,8 @@ def convert(files: Sequence[pathlib.Path], options: Options) -> Conversion:
 
 def _checked(tasks: Sequence[_Task], verifier: str, refused: dict[str, list[str]]) -> Conversion:
   """Checks tasks as a training run does; what it does not take goes to `refused`."""
-  items: dict[Item, None] = {}
   first: dict[str, _Located] = {}
-  turned: collections.Counter = collections.Counter()
-  repeated = 0
-  rewritten = 0
+  accepted = []
   for task in tasks:
     try:
       item = own_data.parse_line(json.dumps(task.fields), task.location, verify.named(verifier))
@@ -119,11 +117,30 @@ def _checked(tasks: Sequence[_Task], verifier: str, refused: dict[str, list[str]
     except (own_data.TaskFileError, ShapeError) as error:
       refused[str(error).removeprefix(f'{task.location}: ')].append(task.location)
       continue
+    accepted.append((item, task))
+  untrained = own_data.untrained_families([item for item, _ in accepted])
+  trained = {item.family for item, _ in accepted}.difference(untrained)
+  items: dict[Item, None] = {}
+  turned: collections.Counter = collections.Counter()
+  repeated = 0
+  rewritten = 0
+  for item, task in accepted:
+    if trained and item.family not in trained:
+      refused[
+        f'no prompt of {_families(untrained)} falls into the train split (60% of prompts do); say '
+        '--family=NAME to make all tasks one family, or add records'
+      ].append(task.location)
+      continue
     turned[task.shape] += 1
     repeated += item in items
     rewritten += task.rewritten
     items.setdefault(item)
   return Conversion(tuple(items), verifier, dict(turned), dict(refused), repeated, rewritten)
+
+
+def _families(names: Sequence[str]) -> str:
+  noun = 'family' if len(names) == 1 else 'families'
+  return f'{noun} {", ".join(map(repr, names))}'
 
 
 def write(conversion: Conversion, out: pathlib.Path) -> None:
@@ -143,7 +160,7 @@ def write(conversion: Conversion, out: pathlib.Path) -> None:
     own_data.read(temporary, verifier=conversion.verifier)
     temporary.replace(out)
   except own_data.TaskFileError as error:
-    raise own_data.TaskFileError(str(error).replace(str(temporary), str(out))) from None
+    raise own_data.TaskFileError(str(error).removeprefix(f'{temporary}: ')) from None
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -197,6 +214,8 @@ def _answer(told: Exchange, options: Options) -> tuple[str, str]:
   reply = told.reply
   if _HASHES.search(key) or verify.boxed_place(key):
     found, solution = _split(key)
+    if not found:
+      raise ShapeError('no answer stands behind the last ####')
     if reply:
       solution = _split(reply)[1]
     return found, solution
@@ -220,8 +239,9 @@ def _answer(told: Exchange, options: Options) -> tuple[str, str]:
   if not whole:
     raise ShapeError('there is no answer')
   raise ShapeError(
-    'no answer can be checked: the reply has no \\boxed{} and no ####, and is no number or letter; '
-    'give its key a field "answer", or say --whole_replies if the whole of it is the key'
+    'no answer can be checked: the reply has no \\boxed{} and no #### at its end, and is no '
+    'number or letter; give its key a field "answer", or say --whole_replies if the whole of it is '
+    'the key'
   )
 
 
@@ -238,13 +258,20 @@ def _split(reply: str) -> tuple[str, str]:
   found = list(_HASHES.finditer(reply))
   if not found:
     return '', reply.strip()
-  return found[-1][0].removeprefix('####').strip(), reply[: found[-1].start()].strip()
+  last = found[-1]
+  key = last[2].strip()
+  if reply[last.end() :].strip() and fitting_verifier([_plain_number(key) or key]) == 'strict':
+    return '', reply.strip()  # a heading, with its text below it
+  return key, reply[: last.end(1)].strip()
 
 
 def _agree(found: str, key: str) -> bool:
-  """Whether two answers are one, as texts or as numbers."""
-  number = verify.named('number')
-  return found == key or number('', _plain_number(found), _plain_number(key))
+  """Whether two answers are one, as texts, as numbers or as letters of a choice."""
+  return (
+    found == key
+    or verify.number('', _plain_number(found), _plain_number(key))
+    or verify.choice('', found, key)
+  )
 
 
 def _plain_number(key: str) -> str:

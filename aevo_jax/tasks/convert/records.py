@@ -9,10 +9,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from aevo_jax import strict_json
+from aevo_jax import file_kinds, strict_json
 
-_PARQUET = b'PAR1'
 _SUFFIXES = ('.jsonl', '.json', '.ndjson')
+_OF_CSV = {'.csv': 'read_csv(FILE)', '.tsv': "read_csv(FILE, sep='\\t')"}
 
 
 class RecordsError(ValueError):
@@ -65,11 +65,14 @@ def read(file: pathlib.Path) -> Iterator[Record | Unreadable]:
     The JSON values, and the places that hold none.
 
   Raises:
-    RecordsError: it is no text, or Parquet.
+    RecordsError: it is no text, or a table such as CSV or Parquet.
     OSError: it cannot be read.
   """
   text = _text(file)
   begin = _skip(text, 0)
+  reader = _OF_CSV.get(file.suffix.lower())
+  if reader and text[begin : begin + 1] not in ('', '[', '{'):
+    raise RecordsError(file_kinds.table(file, 'CSV', reader, file_kinds.JSON))
   if text[begin : begin + 1] == '[':
     yield from _array(text, begin + 1, file)
   elif text[begin : begin + 1] == '{' and not _is_value(text[begin:].partition('\n')[0]):
@@ -80,11 +83,9 @@ def read(file: pathlib.Path) -> Iterator[Record | Unreadable]:
 
 def _text(file: pathlib.Path) -> str:
   content = file.read_bytes()
-  if content.startswith(_PARQUET):
-    raise RecordsError(
-      f'{file} is Parquet, which nothing installed here reads; write JSON lines of it, with '
-      "pandas: pandas.read_parquet(FILE).to_json('FILE.jsonl', orient='records', lines=True)"
-    )
+  foreign = file_kinds.not_text(file, content, file_kinds.JSON)
+  if foreign is not None:
+    raise RecordsError(foreign)
   encoding = 'utf-8-sig'
   if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
     encoding = 'utf-16'
