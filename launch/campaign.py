@@ -180,14 +180,17 @@ def start(run: pathlib.Path) -> None:
     setup.with_tasks(written), starting_recipe=starting_recipe.from_gin(bound)
   )
   settings = settings_from_gin()
+  goes_on = _IF_EXISTS.value == 'continue' and run.exists() and not setup.missing_files(run)
   if _DRY_RUN.value:
     estimate = resolve('estimate')
-    place = run if _RUN.value else pathlib.Path('run')
+    place = None
+    if _RUN.value and not goes_on:
+      place = run
     rows = dry_run.rows(constitution, settings, estimate, substrate, place)
     for name, value in rows.items():
       print(f'{name:<20} {value}')
     return
-  if run.exists() and _IF_EXISTS.value == 'continue':
+  if goes_on:
     if not finished(run):
       _check_same_start(run, constitution, settings, substrate)
       print(f'{run} is unfinished; resuming it')

@@ -15,6 +15,7 @@ import tempfile
 from absl import app, flags, logging
 
 from aevo_jax import command, faults
+from aevo_jax.checkpoint.run_directory import no_campaign
 
 COMMAND = command.Command(
   'export',
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> None:
   run = pathlib.Path(arguments[0])
   out = pathlib.Path(_OUT.value)
   if not (run / 'ledger.jsonl').is_file():
-    sys.exit(f'export: {run} is not a run: it has no ledger.jsonl')
+    sys.exit(f'export: {no_campaign(run, ["ledger.jsonl"])}')
   # Imported here, so that a wrong flag or path is answered before JAX starts.
   from aevo_jax.checkpoint.digest import ManifestError
   from aevo_jax.export.sealed import ExportOptions

@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from aevo_jax import command, faults
+from aevo_jax.checkpoint.run_directory import no_campaign
 from aevo_jax.ledger.records import LedgerError
 
 COMMAND = command.Command(
@@ -23,10 +24,7 @@ def main(arguments: list[str]) -> None:
   """Writes the report and prints the table."""
   run = pathlib.Path(arguments[0])
   if not (run / 'ledger.jsonl').is_file():  # said before anything heavy is imported
-    sys.exit(
-      f'report: {run} is not a run: it has no ledger.jsonl; start one with aevo campaign '
-      f'--run={run}'
-    )
+    sys.exit(f'report: {no_campaign(run, ["ledger.jsonl"])}')
   from aevo_jax.report.final_table import final_table
   from aevo_jax.report.gains import ScoreFileError
   from aevo_jax.report.page import html

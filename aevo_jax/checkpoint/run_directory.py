@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 LOCK = '.lock'
@@ -17,11 +18,13 @@ TRAIN = 'train.json'
 PRETRAIN = 'pretrain_run.json'
 ORIGIN = 'origin.json'  # where the base lies; no part of what makes two runs the same
 
+CAMPAIGNS = 'a run of `aevo campaign`'
 # What else may lie in a directory, by the file that shows it; the first that is there names it.
 _KINDS = {
   TRAIN: 'a run of `aevo train`',
   PRETRAIN: 'a run of `aevo pretrain`',
-  'ledger.jsonl': 'a run of `aevo campaign`',
+  'ledger.jsonl': CAMPAIGNS,
+  'inputs.json': CAMPAIGNS,
   'manifest.json': 'a substrate',
   'config.json': 'a base or a checkpoint',
 }
@@ -45,15 +48,44 @@ def refuse_foreign(out: pathlib.Path, record: str) -> None:
     return
   if all(entry.name == LOCK for entry in out.iterdir()):
     return
-  holds = ''
-  for name, kind in _KINDS.items():
-    if (out / name).exists():
-      holds = f'it holds {kind}; '
-      break
+  found = _found(out)
+  holds = f'it holds {found}; ' if found else ''
   raise RunDirectoryError(
     f'{out} is not empty and not a run of `aevo {command_of(record)}` ({holds}it has no {record}); '
     'choose another --out'
   )
+
+
+def _found(path: pathlib.Path) -> str:
+  """Words what lies in a directory; '' for anything else than those of `_KINDS`."""
+  return next((kind for name, kind in _KINDS.items() if (path / name).exists()), '')
+
+
+def what_it_is(path: pathlib.Path) -> str:
+  """Words what a path is that is no campaign's: 'a run of `aevo train`'."""
+  if not path.is_dir():
+    return 'a file'
+  if not any(path.iterdir()):
+    return 'an empty directory'
+  return _found(path) or 'a directory of other files'
+
+
+def no_campaign(path: pathlib.Path, missing: Iterable[str]) -> str:
+  """Words that a path is no campaign's, what it is, and what a command takes.
+
+  Args:
+    path: that exists.
+    missing: files that a campaign has and it has not.
+  """
+  lacks = ', '.join(missing)
+  kind = what_it_is(path)
+  if kind != CAMPAIGNS:
+    return (
+      f'{path} is not a run: it has no {lacks}; it is {kind}, give the directory of {CAMPAIGNS}'
+    )
+  if (path / 'inputs.json').exists():
+    return f'{path} has not begun: it has no {lacks}; go on with aevo campaign --resume={path}'
+  return f'{path} is {CAMPAIGNS} that has lost {lacks}; restore what was lost, or give another'
 
 
 def command_of(record: str) -> str:

@@ -18,6 +18,7 @@ from aevo_jax.campaign.decisions.next_policy import with_choices
 from aevo_jax.campaign.decisions.state import TrialState, fold
 from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.campaign.trial.gate import default_values
+from aevo_jax.checkpoint.run_directory import no_campaign
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.statements import render_value
 from aevo_jax.evaluation.scoring import ItemResult
@@ -62,10 +63,7 @@ class RunView:
     self.run = run
     missing = [name for name in ('ledger.jsonl', 'constitution.gin') if not (run / name).is_file()]
     if missing:
-      raise NoRunError(
-        f'{run} is not a run: it has no {", ".join(missing)}; start one with aevo '
-        f'campaign --run={run}'
-      )
+      raise NoRunError(no_campaign(run, missing))
     self.records = read(run / 'ledger.jsonl', strict=False)
     self.state = fold(self.records)
     if self.state.started is None:

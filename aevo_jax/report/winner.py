@@ -17,6 +17,7 @@ from aevo_jax.campaign.setup import setup
 from aevo_jax.campaign.trial.gate import full_recipe
 from aevo_jax.campaign.trial.spec import EXPORT
 from aevo_jax.checkpoint import digest as digest_lib
+from aevo_jax.checkpoint.run_directory import no_campaign
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.report.audit.audited_run import AuditedRun, sha256
@@ -122,7 +123,7 @@ def sealed_trial(run: AuditedRun, name: str) -> Winner:
 def _promoted(run: AuditedRun) -> dict[str, Any]:
   """The standing recipe at the end; raises NoWinnerError where there is no end."""
   if not (run.path / setup.LEDGER).is_file():
-    raise NoWinnerError(f'{run.path} is not a run: it has no {setup.LEDGER}')
+    raise NoWinnerError(no_campaign(run.path, [setup.LEDGER]))
   if run.state.finished is None:
     raise NoWinnerError(
       f'{run.path} is unfinished; finish it with: aevo campaign --resume={run.path}'

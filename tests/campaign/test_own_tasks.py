@@ -12,7 +12,7 @@ import types
 import pytest
 
 from aevo_jax import layout
-from aevo_jax.campaign.setup import setup
+from aevo_jax.campaign.setup import setup, validation
 from aevo_jax.campaign.trial.liveness import DeadBindingError, check_live
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
@@ -185,7 +185,7 @@ def test_private_tasks_may_not_lie_where_workers_read(tiny_home, tmp_path, reada
   (tmp_path / 'link').symlink_to(readable)
   run = tmp_path / 'link' / 'share' / 'run'
   with pytest.raises(
-    setup.RunDirectoryError,
+    validation.SeveralMistakesError,  # and the substrate is none
     match=r'run lies beneath .*, which locked workers may read.*choose a --run outside of it',
   ):
     setup.prepare(run, constitution(), setup.CampaignSettings(), tmp_path)

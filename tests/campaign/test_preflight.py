@@ -6,7 +6,8 @@ import pytest
 from stand_ins import StandInMachine
 
 from aevo_jax import layout
-from aevo_jax.campaign.setup import preflight, setup
+from aevo_jax.campaign.setup import dry_run, preflight, setup
+from aevo_jax.campaign.setup.estimate import Estimate
 from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.campaign.setup.validation import InvalidCampaignError, SeveralMistakesError
 from aevo_jax.config import constitution as constitution_lib
@@ -36,6 +37,13 @@ MISTAKES = {
     'there is no vLLM at /nowhere/python: run `make vllm`',
   ),
   'budget': ({}, ('budget.workers = 1',), {}, 'leaves campaign.agent'),
+  'no axes': ({}, ('search_space.axes = {}',), {}, 'explorers have nothing to explore'),
+  'a trial without disk': (
+    {},
+    (),
+    {'trial_disk_gb': 1e-6},
+    'the weights of a trial alone take 3.1',
+  ),
   'reversal': (
     {},
     ("reversal.test = 'exact'", 'reversal.exact_rounds = 9'),
@@ -45,14 +53,23 @@ MISTAKES = {
 }
 
 
+ENTRANCES = {
+  'the start': lambda *given: setup.prepare(*given[:3], None, given[3]),
+  'the dry run': lambda run, frozen, settings, machine: dry_run.rows(
+    frozen, settings, Estimate(), None, run, machine
+  ),
+}
+
+
+@pytest.mark.parametrize('entrance', ENTRANCES)
 @pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_said_before_the_run_exists(tiny_home, tmp_path, name):
+def test_a_mistake_is_said_before_the_run_exists(tiny_home, tmp_path, name, entrance):
   wrong, bindings, settings, said = MISTAKES[name]
   machine = StandInMachine()
   vars(machine).update(wrong)
   with pytest.raises(InvalidCampaignError) as error:
-    setup.prepare(
-      tmp_path / 'run', constitution(*bindings), CampaignSettings(**settings), machine=machine
+    ENTRANCES[entrance](
+      tmp_path / 'run', constitution(*bindings), CampaignSettings(**settings), machine
     )
   assert said in str(error.value) and not (tmp_path / 'run').exists()
 
@@ -73,6 +90,36 @@ def test_all_mistakes_are_said_at_once(tiny_home, tmp_path):
     assert MISTAKES[name][3] in str(error.value)
   assert len(error.value.mistakes) == len(MISTAKES) - 1
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('entrance', ENTRANCES)
+@pytest.mark.parametrize(
+  ('file', 'said'),
+  [
+    ('', 'exists and is an empty directory; choose another --run'),
+    ('train.json', 'exists and is a run of `aevo train`; choose another --run'),
+    ('manifest.json', 'exists and is a substrate; choose another --run'),
+    ('thesis.tex', 'exists and is a directory of other files; choose another --run'),
+  ],
+)
+def test_an_occupied_place_is_said_beside_the_rest(tiny_home, tmp_path, file, said, entrance):
+  run = tmp_path / 'run'
+  run.mkdir()
+  if file:
+    (run / file).write_text('{}')
+  with pytest.raises(SeveralMistakesError) as error:
+    ENTRANCES[entrance](
+      run, constitution('budget.workers = 1'), CampaignSettings(), StandInMachine()
+    )
+  assert said in str(error.value) and MISTAKES['budget'][3] in str(error.value)
+  assert '--resume' not in str(error.value)
+
+
+def test_an_occupied_place_does_not_hide_a_folder_that_is_no_substrate(tmp_path):
+  (tmp_path / 'run').mkdir()
+  with pytest.raises(SeveralMistakesError, match='choose another --run') as error:
+    setup.prepare(tmp_path / 'run', constitution(), CampaignSettings(), tmp_path)
+  assert 'is no substrate' in str(error.value)
 
 
 def test_a_disk_too_small_for_all_trials_is_remarked(tmp_path):

@@ -1,17 +1,16 @@
 """The dry run: what a campaign takes in trials, time, memory and disk, and what it lacks."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Mapping
 
-from aevo_jax import layout
 from aevo_jax.campaign.machine import allowance
 from aevo_jax.campaign.machine.probes import Machine
 from aevo_jax.campaign.setup import estimate as estimate_lib
-from aevo_jax.campaign.setup import preflight, starting_recipe, validation
+from aevo_jax.campaign.setup import preflight, setup
 from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.config.constitution import Constitution, LlmRules
+from aevo_jax.evaluation import sets
 from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.models.hf import checkpoint
@@ -27,7 +26,8 @@ def rows(
   settings: CampaignSettings,
   estimate: estimate_lib.Estimate,
   substrate: pathlib.Path | None,
-  run: pathlib.Path = pathlib.Path('run'),
+  run: pathlib.Path | None = None,
+  machine: Machine | None = None,
 ) -> dict[str, str]:
   """Estimates a campaign without starting anything.
 
@@ -36,16 +36,25 @@ def rows(
     settings: gin's section `campaign`.
     estimate: gin's section `estimate`; its model, where there is one, replaces the base.
     substrate: folder of a substrate of one's own; None for the project's.
-    run: where it would run.
+    run: where it would run; None for anywhere below the working directory.
+    machine: that it would run on; this one's if not given.
 
   Returns:
     Name and value of each line.
 
   Raises:
-    InvalidCampaignError: agent, budget, recipe and submission do not go together, or the machine
-      lacks something.
+    ValueError, SandboxError: see `setup.prepare`.
   """
-  base_bytes = _checked(constitution, settings, estimate, substrate, run)
+  machine = machine or Machine()
+  tasks = sets.own_tasks(constitution, setup.tasks_path(constitution.tasks.path))
+  root = None
+  base_bytes = 0
+  setup.check_needed(run, constitution, substrate)
+  if substrate is not None or not estimate.model:
+    root = setup.find_substrate(substrate)
+    base_bytes = allowance.float32_bytes(root / build.BASE / checkpoint.WEIGHTS)
+  # Whether a language model can be asked is a row of its own.
+  setup.check(setup.Given(run, constitution, settings, root, tasks, machine), b'')
   manual = settings.arbiter == 'manual'
   budget = constitution.budget
   trials = preflight.trials(constitution, manual=manual)
@@ -75,7 +84,8 @@ def rows(
       f'about {hours:.2f} h on cores that train {TOKENS_PER_SECOND:,} tokens a second (micro model)'
     )
     disk = preflight.disk_bytes(constitution, base_bytes, manual=manual)
-    lines |= _machine(run, disk, allowance.needs(base_bytes).trial_memory)
+    parent = (run or pathlib.Path('run')).absolute().parent
+    lines |= _machine(machine, parent, disk, allowance.needs(base_bytes).trial_memory)
   if settings.asks_llm:
     lines['language model'] = _language_model(LlmSettings(**settings.llm), constitution.llm_rules)
   if settings.arbiter == 'manual':
@@ -85,58 +95,14 @@ def rows(
   return lines
 
 
-def _checked(
-  constitution: Constitution,
-  settings: CampaignSettings,
-  estimate: estimate_lib.Estimate,
-  substrate: pathlib.Path | None,
-  run: pathlib.Path,
-) -> int:
-  """Makes every check that a campaign's start makes; returns the base's size in float32, or 0."""
-  root = substrate
-  if root is None and not estimate.model:
-    root = layout.root_file('substrate')
-  base_bytes = 0
-  if root is not None and (root / build.BASE / checkpoint.WEIGHTS).exists():
-    base_bytes = allowance.float32_bytes(root / build.BASE / checkpoint.WEIGHTS)
-  needs = allowance.needs(base_bytes, adapter=bool(constitution.submission.max_rank))
-  machine = Machine()
-  validation.together(
-    functools.partial(_check, constitution, settings, root),
-    functools.partial(preflight.check_engine, constitution),
-    functools.partial(preflight.check_disk, run, base_bytes, machine),
-    functools.partial(preflight.check_memory, constitution, settings, needs, machine),
-    settings.locked,
-  )
-  return base_bytes
-
-
-def _machine(run: pathlib.Path, disk: int, memory: int) -> dict[str, str]:
+def _machine(machine: Machine, parent: pathlib.Path, disk: int, memory: int) -> dict[str, str]:
   """Says what a campaign takes of disk and memory, and what there is."""
-  machine = Machine()
-  parent = run.absolute().parent
   room = machine.disk_free(parent) / 1e9
   free = machine.memory_free() / 1e9
   return {
     'disk': f'about {disk / 1e6:,.0f} MB; {room:,.1f} GB are free at {parent}',
     'memory': f'about {memory / 1e9:.1f} GB for each process; {free:,.1f} GB are free',
   }
-
-
-def _check(
-  constitution: Constitution, settings: CampaignSettings, root: pathlib.Path | None
-) -> None:
-  """Checks what can be checked without a run: a starting recipe is read where one exists."""
-  starting = None
-  if root is not None and (root / build.RECIPE).exists():
-    starting = starting_recipe.text(constitution, (root / build.RECIPE).read_text())
-  validation.check(
-    constitution,
-    settings.agent,
-    starting,
-    arbiter=settings.arbiter,
-    workers_choose=settings.workers_choose,
-  )
 
 
 def _submissions(constitution: Constitution) -> str:

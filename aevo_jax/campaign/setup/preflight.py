@@ -79,6 +79,27 @@ def check_disk(run: pathlib.Path, base_bytes: int, machine: Machine) -> None:
     )
 
 
+def check_allowance(settings: CampaignSettings, base_bytes: int) -> None:
+  """Checks that a trial may hold its weights, in memory and on disk.
+
+  Args:
+    settings: what a trial may take; 0 leaves it to `allowance.default`.
+    base_bytes: of the base's weights in float32, which a trial holds once at least.
+
+  Raises:
+    InvalidCampaignError: every trial would fail.
+  """
+  needs = allowance.needs(base_bytes)
+  for name, needed in (('disk', needs.trial_disk), ('memory', needs.trial_memory)):
+    field = f'trial_{name}_gb'
+    allowed = getattr(settings, field)
+    if allowed and allowed * allowance.GB < base_bytes:
+      raise InvalidCampaignError(
+        f'campaign.{field} = {allowed:g}, and the weights of a trial alone take '
+        f'{base_bytes / _MB:,.1f} MB; leave it out, or bind {needed / allowance.GB:.2g} or more'
+      )
+
+
 def check_memory(
   constitution: Constitution,
   settings: CampaignSettings,

@@ -6,9 +6,11 @@ The substrate is stored, the holdout committed, and the constitution frozen in t
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import secrets
 import shutil
+from collections.abc import Callable
 from typing import NamedTuple
 
 from aevo_jax import layout
@@ -18,6 +20,7 @@ from aevo_jax.campaign.sandbox import confinement
 from aevo_jax.campaign.setup import dead_axes, preflight, starting_recipe, validation
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.trial.gate import default_values
+from aevo_jax.checkpoint import run_directory
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
@@ -119,19 +122,19 @@ def prepare(
     TaskFileError, ChatTemplateError: tasks of one's own or the base's chat format cannot be used.
     ProbeError: see `probes.build`.
   """
-  if run.exists():
-    raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
+  check_needed(run, constitution, substrate_root)
   constitution = with_tasks(constitution)
   tasks = sets.own_tasks(constitution, tasks_path(constitution.tasks.path))
-  if tasks is not None:
-    _check_out_of_reach(run)
   home = arbiter.default_home()
   holdout = _holdout(constitution, settings)
   secret = arbiter.holdout_secret(home, holdout) if holdout else b''
   frozen = constitution.committed(sets.commitment(secret)) if holdout else constitution
+  root = find_substrate(substrate_root)
+  given = Given(run, constitution, settings, root, tasks, machine or Machine())
+  validation.together(
+    functools.partial(check, given, secret), functools.partial(_check_llm, settings)
+  )
   run = run.absolute()
-  root = _substrate_root(substrate_root)
-  _check(_Given(run, constitution, settings, root, tasks, machine or Machine()), secret)
   store = Store(run.parent / '.store')
   measured = build.measure(root, pathlib.Path(layout.__file__).parent.parent)
   stored = build.build(root, measured, store, _training_tasks(tasks))
@@ -171,26 +174,71 @@ def _holdout(constitution: Constitution, settings: CampaignSettings) -> str:
   return f'{constitution.digest()[:16]}-{settings.seed}'
 
 
-class _Given(NamedTuple):
-  """What a campaign is to start with."""
+def check_needed(
+  run: pathlib.Path | None, constitution: Constitution, substrate_root: pathlib.Path | None
+) -> None:
+  """Checks what every other check needs: that tasks and substrate can be read.
 
-  run: pathlib.Path
+  Args:
+    run: where, see `Given`; what is wrong there is said beside the rest.
+    constitution: as it was written.
+    substrate_root: as in `prepare`.
+
+  Raises:
+    ValueError: see `prepare`.
+  """
+  needed = [
+    functools.partial(with_tasks, constitution),
+    functools.partial(find_substrate, substrate_root),
+  ]
+  if not validation.mistakes(*needed):
+    return
+  if run is not None:
+    needed.append(functools.partial(_check_place, run, constitution))
+  validation.together(*needed)
+
+
+class Given(NamedTuple):
+  """What a campaign is to start with.
+
+  Attributes:
+    run: where; None where a dry run names no place.
+    constitution: with the tasks' digest.
+    settings: of the campaign.
+    root: of the substrate; None where there is none yet and a dry run estimates its model.
+    tasks: the user's; None for puzzles.
+    machine: that it would run on.
+  """
+
+  run: pathlib.Path | None
   constitution: Constitution
   settings: CampaignSettings
-  root: pathlib.Path
+  root: pathlib.Path | None
   tasks: OwnTasks | None
   machine: Machine
 
 
-def _check(given: _Given, secret: bytes) -> None:
-  """Checks that settings, recipe, tasks, probes and machine go together; all at once."""
+def check(given: Given, secret: bytes) -> None:
+  """Checks that place, settings, recipe, tasks, probes and machine go together; all at once.
+
+  Args:
+    given: all of it.
+    secret: of the holdout; b'' where none was drawn.
+
+  Raises:
+    ValueError, SandboxError: see `prepare`.
+  """
   constitution = given.constitution
   settings = given.settings
-  base_bytes = allowance.float32_bytes(given.root / build.BASE / checkpoint.WEIGHTS)
-  recipe = starting_recipe.text(constitution, (given.root / build.RECIPE).read_text())
-  base = given.root / build.BASE
-  adapter = default_values(recipe)['adaptation.method'] == 'lora'
+  recipe = None
+  base_bytes = 0
+  adapter = bool(constitution.submission.max_rank)
+  if given.root is not None:
+    recipe = starting_recipe.text(constitution, (given.root / build.RECIPE).read_text())
+    base_bytes = allowance.float32_bytes(given.root / build.BASE / checkpoint.WEIGHTS)
+    adapter = default_values(recipe)['adaptation.method'] == 'lora'
   needs = allowance.needs(base_bytes, adapter=adapter)
+  run = given.run or pathlib.Path('run')
   checks = [
     functools.partial(
       validation.check,
@@ -201,19 +249,43 @@ def _check(given: _Given, secret: bytes) -> None:
       workers_choose=settings.workers_choose,
     ),
     settings.locked,
-    functools.partial(_check_llm, settings),
-    functools.partial(preflight.check_disk, given.run, base_bytes, given.machine),
+    functools.partial(preflight.check_disk, run, base_bytes, given.machine),
+    functools.partial(preflight.check_allowance, settings, base_bytes),
     functools.partial(preflight.check_memory, constitution, settings, needs, given.machine),
     functools.partial(preflight.check_engine, constitution),
     # A probe that its items cannot be shown in is an error now.
     functools.partial(probes.build, constitution, given.tasks),
   ]
+  if given.run is not None:
+    checks.insert(0, functools.partial(_check_place, given.run, constitution))
   if given.tasks is not None:
     checks.append(functools.partial(sets.check_own, constitution, given.tasks, secret))
+  if given.root is not None:
+    checks += _of_base(given, given.root / build.BASE, recipe)
+  validation.together(*checks)
+
+
+def _of_base(given: Given, base: pathlib.Path, recipe: str) -> list[Callable[[], None]]:
+  """Lists the checks that need the base."""
+  constitution = given.constitution
+  checks = []
+  if given.tasks is not None:
     checks.append(functools.partial(_check_fit, constitution, given.tasks, base, recipe))
   if constitution.starting_recipe.bindings:
     checks.append(functools.partial(starting_recipe.check, constitution, recipe, base, given.tasks))
-  validation.together(*checks)
+  return checks
+
+
+def _check_place(run: pathlib.Path, constitution: Constitution) -> None:
+  """Checks that a run may be made there."""
+  if os.path.lexists(run):
+    if missing_files(run):
+      raise RunDirectoryError(
+        f'{run} exists and is {run_directory.what_it_is(run)}; choose another --run'
+      )
+    raise RunDirectoryError(f'{run} exists; resume it with --resume={run}, or choose another --run')
+  if constitution.tasks.path:
+    _check_out_of_reach(run)
 
 
 def disk_remark(
@@ -233,7 +305,7 @@ def disk_remark(
   Returns:
     A sentence, '' where there is room.
   """
-  weights = _substrate_root(substrate_root) / build.BASE / checkpoint.WEIGHTS
+  weights = find_substrate(substrate_root) / build.BASE / checkpoint.WEIGHTS
   base_bytes = allowance.float32_bytes(weights)
   trials = preflight.trials(constitution, manual=settings.arbiter == 'manual')
   needed = trials * allowance.needs(base_bytes).trial_disk
@@ -250,7 +322,15 @@ def _training_tasks(tasks: OwnTasks | None) -> str:
   return '' if tasks is None else own_data.jsonl(tasks.of_split('train'))
 
 
-def _substrate_root(substrate_root: pathlib.Path | None) -> pathlib.Path:
+def find_substrate(substrate_root: pathlib.Path | None) -> pathlib.Path:
+  """Finds the folder of the substrate.
+
+  Args:
+    substrate_root: as in `prepare`.
+
+  Raises:
+    SubstrateMismatchError: it is no substrate.
+  """
   root = (substrate_root or layout.root_file('substrate')).absolute()
   if not (root / build.MANIFEST).is_file():
     raise build.SubstrateMismatchError(
@@ -298,6 +378,11 @@ def _check_fit(
   )
 
 
+def missing_files(run: pathlib.Path) -> list[str]:
+  """Lists what a campaign has before its first record and a directory has not."""
+  return [name for name in (INPUTS, SETTINGS, CONSTITUTION) if not (run / name).exists()]
+
+
 def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
   """Reads the frozen inputs of an existing run.
 
@@ -307,11 +392,9 @@ def reload(run: pathlib.Path) -> tuple[Inputs, CampaignSettings]:
   Raises:
     RunDirectoryError: not a run directory, or its frozen tasks were changed.
   """
-  missing = [name for name in (INPUTS, SETTINGS, CONSTITUTION) if not (run / name).exists()]
+  missing = missing_files(run)
   if missing:
-    raise RunDirectoryError(
-      f'{run} is not a run: it has no {", ".join(missing)}; start one with --run={run}'
-    )
+    raise RunDirectoryError(run_directory.no_campaign(run, missing))
   constitution = constitution_lib.read(run / CONSTITUTION)
   try:
     sets.own_tasks(constitution, run / sets.TASKS)

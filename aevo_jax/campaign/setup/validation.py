@@ -43,19 +43,25 @@ def together(*checks: Callable[[], object]) -> None:
     ValueError, SandboxError: the mistake, where there is one.
     SeveralMistakesError: there are several.
   """
+  found = mistakes(*checks)
+  if len(found) == 1:
+    raise found[0]
+  sentences = []
+  for error in found:
+    sentences += getattr(error, 'mistakes', [str(error)])
+  if sentences:
+    raise SeveralMistakesError(sentences)
+
+
+def mistakes(*checks: Callable[[], object]) -> list[Exception]:
+  """Makes all checks, as `together`, and returns what they raise."""
   found = []
   for check_one in checks:
     try:
       check_one()
     except (ValueError, SandboxError) as error:
       found.append(error)
-  if len(found) == 1:
-    raise found[0]
-  mistakes = []
-  for error in found:
-    mistakes += getattr(error, 'mistakes', [str(error)])
-  if mistakes:
-    raise SeveralMistakesError(mistakes)
+  return found
 
 
 def check(
@@ -82,6 +88,7 @@ def check(
     functools.partial(_check_budget, constitution, agent),
     functools.partial(_check_choices, constitution, agent, arbiter, workers_choose),
     functools.partial(_check_reversal, constitution),
+    functools.partial(_check_axes, constitution),
   ]
   limit = constitution.submission.max_rank
   if limit:
@@ -130,6 +137,15 @@ def _check_budget(constitution: Constitution, agent: str) -> None:
     raise InvalidCampaignError(
       f'campaign.agent = {agent!r} promotes after its last round, which '
       'budget.wall_clock_s may cut off; set it to 0'
+    )
+
+
+def _check_axes(constitution: Constitution) -> None:
+  """Checks that there is something to explore."""
+  if not constitution.search_space.axes:
+    raise InvalidCampaignError(
+      'search_space.axes is empty, so explorers have nothing to explore; offer an axis, as '
+      'configs/campaigns/quickstart.gin does'
     )
 
 
