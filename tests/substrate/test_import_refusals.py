@@ -136,7 +136,7 @@ def test_an_existing_directory_and_a_full_disk_are_refused(checkpoint, tmp_path)
   with pytest.raises(transfer.TransferError, match='base exists'):
     hf_export.export_hf(checkpoint.out, checkpoint.out)
   with pytest.raises(transfer.TransferError, match='is not a base that `aevo import_hf` made'):
-    hf_export.export_hf(checkpoint.path, tmp_path / 'out')
+    hf_export.export_hf(checkpoint.path, tmp_path / 'out', params={})
   with pytest.raises(transfer.TransferError, match=r'5G is no size.*such as 5GB'):
     hf_export.parse_size('5G')
   assert [hf_export.parse_size(text) for text in ('5GB', '1.5mb')] == [5 * 10**9, 1_500_000]
