@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
   )
   if done.left:
     print(f'left behind: {", ".join(done.left)}')
-  for remark in checkpoint.remarks(out):
+  for remark in (*done.remarks, *checkpoint.remarks(out)):
     print(remark)
 
 

@@ -26,6 +26,7 @@ _KINDS = {
   'ledger.jsonl': CAMPAIGNS,
   'inputs.json': CAMPAIGNS,
   'manifest.json': 'a substrate',
+  'spec.json': 'a trial of a campaign',
   'config.json': 'a base or a checkpoint',
 }
 
@@ -86,6 +87,37 @@ def no_campaign(path: pathlib.Path, missing: Iterable[str]) -> str:
   if (path / 'inputs.json').exists():
     return f'{path} has not begun: it has no {lacks}; go on with aevo campaign --resume={path}'
   return f'{path} is {CAMPAIGNS} that has lost {lacks}; restore what was lost, or give another'
+
+
+def no_base(directory: pathlib.Path) -> str:
+  """Says what a directory without config.json is, and what to give in its place.
+
+  Args:
+    directory: which somebody gave for a base or a checkpoint.
+
+  Returns:
+    A sentence.
+  """
+  config = 'config.json'
+  for folder in ('export', 'base'):
+    if not (directory / folder / config).is_file():
+      continue
+    for name, kind in _KINDS.items():
+      if (directory / name).exists():
+        return f'{directory} is {kind}, and its weights lie below it; give {directory / folder}'
+    return f'{directory} has no {config}, and {directory / folder} has; give that'
+  for name, kind in _KINDS.items():
+    if (directory / name).exists():
+      return (
+        f'{directory} is {kind}; write its weights as a checkpoint and give that: '
+        f'aevo export_hf {directory} --out=DIRECTORY'
+      )
+  if (directory / 'adapter_config.json').is_file():
+    return (
+      f'{directory} is a LoRA adapter; merge it into its base and give that: '
+      f'aevo export_hf {directory} --out=DIRECTORY'
+    )
+  return f'{directory} has no {config}; copy it from the checkpoint'
 
 
 def command_of(record: str) -> str:

@@ -25,6 +25,16 @@ TOKENIZER_CONFIG = 'tokenizer_config.json'
 GENERATION_CONFIG = 'generation_config.json'
 TEMPLATE = 'chat_template.jinja'
 MODEL_CONFIG = 'config.json'
+_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')  # of generation_config.json
+# By any of which a directory shows that it is meant to have a tokenizer.
+_OF_TOKENIZER = (
+  tokenizer_lib.FILE,
+  TOKENIZER_CONFIG,
+  TEMPLATE,
+  'tokenizer.model',
+  'vocab.json',
+  'merges.txt',
+)
 
 Message = dict[str, str]
 
@@ -218,20 +228,27 @@ def read(directory: str) -> ChatFormat:
     The format, with which a question was rendered once.
 
   Raises:
-    ChatTemplateError: no template, end or pad token, one that the tokenizer does not have, a
-      template that does not render, or ids that the model of config.json has no embedding for.
-    FileNotFoundError, ValueError: see `tokenizer.load`.
+    ChatTemplateError: no tokenizer.json, template, end or pad token, one that the tokenizer does
+      not have, a template that does not render, or ids that the model of config.json has no
+      embedding for.
+    ValueError: see `tokenizer.load`.
   """
   folder = pathlib.Path(directory)
   path = folder / TOKENIZER_CONFIG
   config = _json(path)
+  if not (folder / tokenizer_lib.FILE).is_file():
+    raise ChatTemplateError(
+      f'{folder} has no {tokenizer_lib.FILE}; save the tokenizer as a fast one (transformers: '
+      'AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...))'
+    )
   tokenizer = tokenizer_lib.load(directory)
   tokens = {role: _token(path, role, config) for role in ('bos', 'eos', 'pad')}
   written, template = _template(folder, config)
   _check_tokens(path, tokens, tokenizer)
   eos = tokens['eos'] or ''
-  stops = _end_ids(folder) - {tokenizer.token_to_id(eos)}
-  _check_ids(folder, stops)
+  ids = _generation_ids(folder)
+  _check_ids(folder, ids)
+  stops = set(ids.get('eos_token_id', ())) - {tokenizer.token_to_id(eos)}
   chat = ChatFormat(
     template=template,
     bos=tokens['bos'] or '',
@@ -274,23 +291,29 @@ def _check_tokens(
       )
 
 
-def _end_ids(folder: pathlib.Path) -> set[int]:
-  """Returns the ids that end a completion by generation_config.json, none without that file."""
+def _generation_ids(folder: pathlib.Path) -> dict[str, list[int]]:
+  """Returns the ids of generation_config.json by their fields, none without that file."""
   path = folder / GENERATION_CONFIG
   if not path.exists():
-    return set()
-  ends = _json(path).get('eos_token_id')
-  listed = ends if isinstance(ends, list) else [ends]
-  if ends is None:
-    return set()
-  if not all(type(end) is int for end in listed):
-    raise ChatTemplateError(
-      f'{path} has eos_token_id = {ends!r} (only a token id, a list of them, or null); correct it'
-    )
-  return set(listed)
+    return {}
+  fields = _json(path)
+  ids = {}
+  for name in _IDS:
+    value = fields.get(name)
+    several = name == 'eos_token_id' and isinstance(value, list)
+    listed = value if several else [value]
+    if value is None:
+      continue
+    if not all(type(id_) is int for id_ in listed):
+      or_list = ', a list of them' if name == 'eos_token_id' else ''
+      raise ChatTemplateError(
+        f'{path} has {name} = {value!r} (only a token id{or_list}, or null); correct it'
+      )
+    ids[name] = listed
+  return ids
 
 
-def _check_ids(folder: pathlib.Path, stops: set[int]) -> None:
+def _check_ids(folder: pathlib.Path, ids: dict[str, list[int]]) -> None:
   """Holds the ids of the tokenizer and of generation_config.json against the model's embedding."""
   path = folder / MODEL_CONFIG
   if not path.exists():
@@ -302,12 +325,13 @@ def _check_ids(folder: pathlib.Path, stops: set[int]) -> None:
     tokenizer_lib.check_vocabulary(folder, vocab_size)
   except ValueError as error:
     raise ChatTemplateError(str(error)) from None
-  outside = sorted(id_ for id_ in stops if not 0 <= id_ < vocab_size)
-  if outside:
-    raise ChatTemplateError(
-      f'{folder / GENERATION_CONFIG} ends at token {outside[0]}, and the model of config.json has '
-      f'a vocabulary of {vocab_size}; correct its eos_token_id'
-    )
+  for name, listed in ids.items():
+    outside = sorted(id_ for id_ in listed if not 0 <= id_ < vocab_size)
+    if outside:
+      raise ChatTemplateError(
+        f'{folder / GENERATION_CONFIG} has {outside[0]} as {name}, and the model of config.json '
+        f'has a vocabulary of {vocab_size}; correct it'
+      )
 
 
 def _check_renders(path: pathlib.Path, chat: ChatFormat) -> None:
@@ -372,7 +396,7 @@ def remarks(directory: str) -> list[str]:
     A sentence, or none.
 
   Raises:
-    ChatTemplateError, FileNotFoundError, ValueError: see `read`.
+    ChatTemplateError, ValueError: see `read`.
   """
   chat = read(directory)
   end = chat.other_end()
@@ -382,4 +406,24 @@ def remarks(directory: str) -> list[str]:
     f"the chat template ends the model's turn with {end[:40]!r}, and training ends it with "
     f'eos_token, {chat.eos!r}; if it should end as in the template, write that token as eos_token '
     f'into {pathlib.Path(directory) / TOKENIZER_CONFIG}'
+  ]
+
+
+def check(directory: pathlib.Path) -> list[str]:
+  """Checks the files beside a base's weights, where the base comes in and where it goes out.
+
+  Args:
+    directory: of the base.
+
+  Returns:
+    What a person should know of it, see `remarks`; or that there is no tokenizer at all.
+
+  Raises:
+    ChatTemplateError, ValueError: see `read`.
+  """
+  if any((directory / name).exists() for name in _OF_TOKENIZER):
+    return remarks(str(directory))
+  return [
+    f'there is no tokenizer in {directory}: it can be imported and exported; to train or evaluate '
+    f'it, put {tokenizer_lib.FILE} and {TOKENIZER_CONFIG} there first'
   ]

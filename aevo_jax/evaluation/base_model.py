@@ -31,13 +31,13 @@ def read(directory: pathlib.Path) -> BaseModel:
 
   Returns:
     The base model.
+
+  Raises:
+    FileNotFoundError, ConfigJsonError: see `checkpoint.read_config`.
+    ChatTemplateError, ValueError: see `chat_template.read`.
   """
   config = checkpoint.read_config(directory)
   structure, _ = outline(config)
-  return BaseModel(
-    directory,
-    config,
-    structure,
-    tokenizer=tokenizer_lib.load(str(directory)),
-    chat=chat_template.read(str(directory)),
-  )
+  chat = chat_template.read(str(directory))
+  tokenizer = tokenizer_lib.load(str(directory))
+  return BaseModel(directory, config, structure, tokenizer, chat)

@@ -86,7 +86,7 @@ def fill(
     return []
   stage.mkdir()
   shutil.copyfile(winner.directory / EXPORT, stage / checkpoint.WEIGHTS)
-  shutil.copyfile(winner.base / checkpoint.CONFIG, stage / checkpoint.CONFIG)
+  checkpoint.save_config(winner.base, stage)
   _carry(winner, card('weights'), stage)
   if submission.trains_adapter(winner.recipe):
     try:

@@ -10,7 +10,6 @@ adapter_config.json for an adapter, whatever else lies there.
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 
 from aevo_jax import provenance
 from aevo_jax.checkpoint.digest import logical_digest
+from aevo_jax.data import chat_template
 from aevo_jax.models import weights
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint, front_matter, peft_adapter, stream
@@ -108,8 +108,10 @@ def write_weights(
     As `write`.
 
   Raises:
-    As `write`.
+    ChatTemplateError, ValueError: see `chat_template.check`.
+    Also as `write`.
   """
+  chat_template.check(base)
   shutil.rmtree(out, ignore_errors=True)
   stored = (base / weights.CHECKPOINT).is_dir()
   # A base that `aevo substrate build` made has a source.json of its own, of digests.
@@ -121,11 +123,8 @@ def write_weights(
     checkpoint.save_weights(out / checkpoint.WEIGHTS, params, config)
   except SafetensorError as error:
     raise ExportError(f'{out / checkpoint.WEIGHTS}: {error}') from error
-  carry(base, out)
-  written = json.loads((base / checkpoint.CONFIG).read_text())
-  true = checkpoint.config_as_saved(written)
-  if true != written:
-    (out / checkpoint.CONFIG).write_text(json.dumps(true, indent=2, ensure_ascii=False) + '\n')
+  carry(base, out, without=(checkpoint.CONFIG,))
+  checkpoint.save_config(base, out)
   # A base that is being pretrained has no weights of its own yet.
   is_checkpoint = any((base / name).is_file() for name in (checkpoint.WEIGHTS, INDEX))
   unused = stream.Reader(base).unused if is_checkpoint and not stored else ()

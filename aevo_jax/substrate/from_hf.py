@@ -71,9 +71,6 @@ def write(
   """
   if out.exists():
     raise ImportRefusedError(f'{out} exists; choose another --out')
-  for name in (checkpoint.CONFIG, TOKENIZER, chat_template.TOKENIZER_CONFIG):
-    if not (source / name).is_file():
-      raise ImportRefusedError(_missing(source, name))
   config = checkpoint.read_config(source)
   chat = chat_template.read(str(source))
   tokenizer = tokenizer_lib.load(str(source))
@@ -85,8 +82,7 @@ def write(
     base = stage / build.BASE
     base.mkdir(parents=True)
     checkpoint.save_weights(base / checkpoint.WEIGHTS, params, config)
-    fields = json.loads((source / checkpoint.CONFIG).read_text())
-    _write_json(base / checkpoint.CONFIG, checkpoint.config_as_saved(fields))
+    checkpoint.save_config(source, base)
     shutil.copyfile(source / TOKENIZER, base / TOKENIZER)
     for name in (front_matter.CARD, *front_matter.LICENSE_FILES):
       if (source / name).is_file():
@@ -118,16 +114,6 @@ def _files(source: pathlib.Path) -> list[pathlib.Path]:
   paths = [path for path in source.iterdir() if path.is_file()]
   paths += [path for path in (source / weights.CHECKPOINT).rglob('*') if path.is_file()]
   return sorted(paths)
-
-
-def _missing(source: pathlib.Path, name: str) -> str:
-  advice = 'copy it from the checkpoint'
-  if name == TOKENIZER:
-    advice = (
-      'save the tokenizer as a fast one (transformers: AutoTokenizer.from_pretrained(..., '
-      'use_fast=True).save_pretrained(...))'
-    )
-  return f'{source} has no {name}; {advice}'
 
 
 def _generation(

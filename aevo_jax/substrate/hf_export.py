@@ -15,12 +15,21 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
+from aevo_jax.data import chat_template
 from aevo_jax.models.hf import checkpoint, front_matter, stream
 from aevo_jax.models.hf.stored import INDEX, NAMED, Tensor
 from aevo_jax.models.weights import CHECKPOINT
 from aevo_jax.substrate import source as source_lib
 from aevo_jax.substrate.source import Row, Source
-from aevo_jax.substrate.transfer import CARRIED, DTYPES, EXTRA, TransferError, making, nbytes
+from aevo_jax.substrate.transfer import (
+  CARRIED,
+  DTYPES,
+  EXTRA,
+  TransferError,
+  copy_config,
+  making,
+  nbytes,
+)
 
 UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
 
@@ -49,6 +58,7 @@ def export_hf(
     TransferError: `base` is neither, `params` do not fit it, `out` exists, or the disk has no room
       for it.
     CheckpointError: `base` is no checkpoint of a model that the decoder computes.
+    ValueError: its config.json or the files of its tokenizer are wrong.
     ManifestError: `base` is damaged.
   """
   reader = None
@@ -57,6 +67,8 @@ def export_hf(
     source = source_lib.of_reader(reader)
   else:
     source = _source(base)
+    checkpoint.read_config(base)
+  chat_template.check(base)
   if max_shard_size is not None:
     source = Source({}, _split(source.rows, max_shard_size))
   files: dict[str, list[Row]] = {}
@@ -81,8 +93,9 @@ def export_hf(
     carried = CARRIED
     if params is None:
       carried = (*CARRIED, front_matter.CARD)
+    copy_config(base, temporary, source.rows)
     for name in carried:
-      if (base / name).is_file():
+      if name != checkpoint.CONFIG and (base / name).is_file():
         shutil.copyfile(base / name, temporary / name)
   return size
 

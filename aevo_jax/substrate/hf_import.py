@@ -20,13 +20,21 @@ from typing import NamedTuple
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
-from aevo_jax.data import tokenizer as tokenizer_lib
+from aevo_jax.data import chat_template
 from aevo_jax.models import weights
-from aevo_jax.models.hf import front_matter, stream
+from aevo_jax.models.hf import checkpoint, front_matter, stream
 from aevo_jax.models.hf.stored import INDEX, NAMED, Stored
 from aevo_jax.models.weights import CHECKPOINT
 from aevo_jax.substrate import source as source_lib
-from aevo_jax.substrate.transfer import CARRIED, DTYPES, EXTRA, TransferError, making, nbytes
+from aevo_jax.substrate.transfer import (
+  CARRIED,
+  DTYPES,
+  EXTRA,
+  TransferError,
+  copy_config,
+  making,
+  nbytes,
+)
 
 
 class Imported(NamedTuple):
@@ -38,6 +46,7 @@ class Imported(NamedTuple):
     size: bytes of all tensors.
     carried: names of files that came along.
     left: names of files that did not.
+    remarks: what a person should know, a sentence each.
   """
 
   parameters: int
@@ -46,6 +55,7 @@ class Imported(NamedTuple):
   size: int
   carried: tuple[str, ...]
   left: tuple[str, ...]
+  remarks: tuple[str, ...]
 
 
 def import_hf(
@@ -64,7 +74,8 @@ def import_hf(
   Raises:
     TransferError: `out` exists, or the disk has no room for it.
     CheckpointError, ValueError: `directory` holds no checkpoint of a model that the decoder
-      computes, see stream.Reader; or weights that are not finite, or a tokenizer of another model.
+      computes, see stream.Reader; or weights that are not finite, or files beside them that are
+      wrong, see chat_template.check.
   """
   reader = stream.Reader(directory, stored=stored)
   tensors = reader.stored.tensors
@@ -81,8 +92,8 @@ def import_hf(
   size = sum(nbytes(tensor) for tensor in tensors.values())
   wanted = (*CARRIED, front_matter.CARD)
   carried = tuple(name for name in wanted if (directory / name).is_file())
-  if tokenizer_lib.FILE in carried:
-    tokenizer_lib.check_vocabulary(directory, reader.config.vocab_size)
+  remarks = chat_template.check(directory)
+  source = source_lib.of_reader(reader)
   known = {*carried, *reader.stored.metadata, INDEX}
   left = tuple(sorted(path.name for path in directory.iterdir() if path.name not in known))
   with making(out, size) as temporary:
@@ -90,10 +101,14 @@ def import_hf(
     if reader.unused:
       orbax_io.save(temporary / EXTRA, _extra(reader))
     for name in carried:
-      shutil.copyfile(directory / name, temporary / name)
-    source_lib.write(temporary / source_lib.FILE, source_lib.of_reader(reader))
+      if name != checkpoint.CONFIG:
+        shutil.copyfile(directory / name, temporary / name)
+    remarks += copy_config(directory, temporary, source.rows)
+    source_lib.write(temporary / source_lib.FILE, source)
   numbers = sum(math.prod(shape.shape) for shape in reader.shapes.values())
-  return Imported(len(reader.shapes), len(reader.unused), numbers, size, carried, left)
+  return Imported(
+    len(reader.shapes), len(reader.unused), numbers, size, carried, left, tuple(remarks)
+  )
 
 
 def _parameters(reader: stream.Reader) -> dict[str, orbax_io.Deferred]:

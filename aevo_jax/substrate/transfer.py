@@ -1,18 +1,20 @@
 """What import from and export to Hugging Face share: sizes, errors, and a directory made whole."""
 
 import contextlib
+import json
 import math
 import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from aevo_jax.checkpoint import durable
 from aevo_jax.models.hf import checkpoint, front_matter, stream
 from aevo_jax.models.hf.stored import Tensor
+from aevo_jax.substrate.source import Row
 
 EXTRA = 'extra'  # the folder of an import that holds what the forward does not use
 # Files that come along as they are.
@@ -59,6 +61,36 @@ def nbytes(tensor: Tensor) -> int:
     The bytes without the header.
   """
   return math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+
+
+def copy_config(base: pathlib.Path, out: pathlib.Path, rows: Iterable[Row]) -> list[str]:
+  """Copies config.json, byte for byte where it is true of the tensors beside it.
+
+  Args:
+    base: has config.json, of a model that the decoder computes.
+    out: gets it.
+    rows: the tensors.
+
+  Returns:
+    A sentence where it had to be corrected, see `checkpoint.config_as_held`.
+  """
+  fields = json.loads((base / checkpoint.CONFIG).read_text())
+  dtypes: dict[str, int] = {}
+  for row in rows:
+    if row.parameter is not None:
+      name = str(DTYPES[row.tensor.dtype])
+      dtypes[name] = dtypes.get(name, 0) + math.prod(row.tensor.shape)
+  held = checkpoint.config_as_held(fields, dtypes)
+  changes = []
+  for name, value in fields.items():
+    now = repr(held[name]) if name in held else 'left out'
+    if now != repr(value):
+      changes.append(f'{name} was {value!r} and is {now}')
+  if not changes:
+    shutil.copyfile(base / checkpoint.CONFIG, out / checkpoint.CONFIG)
+    return []
+  (out / checkpoint.CONFIG).write_text(json.dumps(held, indent=2, ensure_ascii=False) + '\n')
+  return [f'{checkpoint.CONFIG} is made true of the weights: {"; ".join(changes)}']
 
 
 @contextlib.contextmanager

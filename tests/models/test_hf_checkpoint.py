@@ -233,14 +233,61 @@ def test_a_config_that_is_no_object_is_refused_by_its_path(directory, text):
 
 
 def test_a_config_is_true_of_what_is_saved():
-  fields = {'torch_dtype': 'bfloat16', 'num_nextn_predict_layers': 1, 'vocab_size': 7}
-  assert checkpoint.config_as_saved(fields) == {
+  model = {'model_type': 'nemotron_h', 'vocab_size': 7}
+  fields = model | {'torch_dtype': 'bfloat16', 'num_nextn_predict_layers': 1}
+  assert checkpoint.config_as_saved(fields) == model | {
     'torch_dtype': 'float32',
     'num_nextn_predict_layers': 0,
-    'vocab_size': 7,
   }
-  assert checkpoint.config_as_saved({'dtype': 'float16'}) == {'dtype': 'float32'}
+  assert checkpoint.config_as_saved(model | {'dtype': 'float16'}) == model | {'dtype': 'float32'}
   assert fields['torch_dtype'] == 'bfloat16'
+
+
+MIXED = {'bfloat16': 90, 'float32': 10}
+# (labels, numbers of each dtype, labels of what is written)
+LABELS = [
+  ({}, {'float32': 1}, {}),
+  ({'torch_dtype': None}, {'float32': 1}, {'torch_dtype': None}),
+  ({'torch_dtype': 'float32'}, {'float32': 1}, {'torch_dtype': 'float32'}),
+  ({'torch_dtype': 'int8'}, {'float32': 1}, {'torch_dtype': 'float32'}),
+  ({'dtype': 'torch.float32'}, {'float32': 1}, {'dtype': 'float32'}),
+  ({'torch_dtype': 'int8', 'dtype': 'float16'}, {'float32': 1}, {'torch_dtype': 'float32'}),
+  ({'torch_dtype': 'float32', 'dtype': 'float16'}, {'float32': 1}, {'torch_dtype': 'float32'}),
+  (
+    {'torch_dtype': None, 'dtype': 'int8'},
+    {'float32': 1},
+    {'torch_dtype': None, 'dtype': 'float32'},
+  ),
+  ({'torch_dtype': 'float32', 'dtype': 'float32'}, {'float32': 1}, 'as they are'),
+  ({'torch_dtype': 'float32'}, MIXED, 'as they are'),
+  ({'torch_dtype': 'float16'}, MIXED, {'torch_dtype': 'bfloat16'}),
+]
+
+
+@pytest.mark.parametrize(('labels', 'dtypes', 'written'), LABELS)
+def test_the_label_is_a_dtype_of_the_weights(labels, dtypes, written):
+  model = {'model_type': 'llama', 'vocab_size': 7}
+  held = checkpoint.config_as_held(model | labels, dtypes)
+  expected = labels if written == 'as they are' else written
+  shown = {name: value for name, value in held.items() if name not in model}
+  assert shown == expected
+
+
+def test_integers_are_spelt_as_integers():
+  fields = {
+    'model_type': 'nemotron_h',
+    'vocab_size': 122.0,
+    'hidden_size': 128.0,
+    'mamba_n_groups': 2.0,  # an older spelling
+    'layer_norm_epsilon': 1.0,
+    'eos_token_id': [2.0, 4],
+    'time_step_limit': [0.0, 1.0],
+    'unheard_of': 3.0,
+  }
+  held = checkpoint.config_as_held(fields, {'float32': 1})
+  changed = {name for name, value in held.items() if repr(value) != repr(fields[name])}
+  assert held == fields
+  assert changed == {'vocab_size', 'hidden_size', 'mamba_n_groups', 'eos_token_id'}
 
 
 def test_config_of_another_model_or_with_gaps_is_refused():

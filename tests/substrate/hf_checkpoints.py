@@ -35,8 +35,8 @@ SMALL = ModelConfig(
 CARRIED = {
   # Line ends that no writer of JSON makes, to be kept.
   'tokenizer.json': Tokenizer(WordLevel({'a': 0}, unk_token='a')).to_str().encode() + b'\r\n',
-  'tokenizer_config.json': b'{}',
-  'chat_template.jinja': b'{{ x }}\xc3\xa9',
+  'tokenizer_config.json': b'{"eos_token":  "a", "pad_token": "a"}',
+  'chat_template.jinja': b'{{ messages[0].content }}\xc3\xa9',
   'generation_config.json': b'{}\n\n',
 }
 

@@ -25,35 +25,6 @@ EPSILON = Annotated[float, Interval(gt=0, le=1)]
 THETA = Annotated[float, Interval(gt=0, le=1e15)]
 FACTOR = Annotated[float, Interval(gt=0, le=1e6)]
 
-# What transformers writes into every config.json and what no forward pass of ours depends on:
-# training's dropout and losses, initialization, classes of heads, generation, bookkeeping.
-IGNORED = frozenset(
-  (
-    '_attn_implementation',
-    '_name_or_path',
-    'architectures',
-    'attention_dropout',
-    'auto_map',
-    'bos_token_id',
-    'chunk_size_feed_forward',
-    'dtype',
-    'eos_token_id',
-    'id2label',
-    'initializer_range',
-    'is_encoder_decoder',
-    'label2id',
-    'model_type',
-    'output_attentions',
-    'output_hidden_states',
-    'output_router_logits',
-    'pad_token_id',
-    'problem_type',
-    'return_dict',
-    'torch_dtype',
-    'transformers_version',
-    'use_cache',
-  )
-)
 # By which a config.json says that the weights are quantised: transformers, MLX, llm-compressor.
 _QUANTISED = ('quantization_config', 'quantization', 'compression_config')
 UNQUANTISED = (
@@ -94,6 +65,39 @@ class Field(NamedTuple):
 
 
 Declared = Mapping[str, Field]
+
+FLAG = Field(bool, nullable=True)
+NUMBER = Field(float, nullable=True)
+TEXT = Field(str, nullable=True)
+OBJECT = Field(dict, nullable=True)
+COUNT = Field(int, nullable=True)
+TEXTS = Field(list[str], nullable=True)
+# What transformers writes into every config.json and what no forward pass of ours depends on:
+# training's dropout and losses, initialization, classes of heads, bookkeeping. It is held to its
+# type, since transformers and vLLM read it in what is exported. So are the ids of tokens.
+IGNORED: Declared = {
+  '_attn_implementation': TEXT,
+  '_name_or_path': TEXT,
+  'architectures': TEXTS,
+  'attention_dropout': NUMBER,
+  'auto_map': OBJECT,
+  'chunk_size_feed_forward': COUNT,
+  'dtype': TEXT,
+  'id2label': OBJECT,
+  'initializer_range': NUMBER,
+  'is_encoder_decoder': FLAG,
+  'label2id': OBJECT,
+  'model_type': TEXT,
+  'output_attentions': FLAG,
+  'output_hidden_states': FLAG,
+  'output_router_logits': FLAG,
+  'problem_type': TEXT,
+  'return_dict': FLAG,
+  'torch_dtype': TEXT,
+  'transformers_version': TEXT,
+  'use_cache': FLAG,
+}
+TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
 class Values(NamedTuple):
@@ -181,10 +185,76 @@ def unknown(fields: Mapping[str, Any], declared: Declared, ignored: Iterable[str
   Returns:
     Their names, sorted.
   """
-  known = {*declared, *IGNORED, *ignored, *_QUANTISED}
+  known = {*declared, *IGNORED, *TOKEN_IDS, *ignored, *_QUANTISED}
   for field in declared.values():
     known.update(field.spelt)
   return sorted(fields.keys() - known)
+
+
+def passed_over(fields: Mapping[str, Any], ignored: Declared, vocab_size: int) -> Declared:
+  """Declares what is not computed with: `IGNORED`, a family's own fields, and ids of tokens.
+
+  Args:
+    fields: config.json. Several tokens may end a completion: eos_token_id is a list, or an id.
+    ignored: the fields of the family.
+    vocab_size: rows of the embedding.
+
+  Returns:
+    The fields by their names.
+  """
+  id_ = Annotated[int, Interval(ge=0, le=vocab_size - 1)]
+  ids: dict[str, Field] = {}
+  for name in TOKEN_IDS:
+    several = name == 'eos_token_id' and isinstance(fields.get(name), list)
+    ids[name] = Field(list[id_] if several else id_, nullable=True)
+  return {**IGNORED, **ignored, **ids}
+
+
+def check_passed_over(fields: Mapping[str, Any], ignored: Declared, vocab_size: int) -> None:
+  """Checks what is not computed with, for those who read the config.json of an export.
+
+  Args:
+    fields: config.json.
+    ignored: the fields of the family.
+    vocab_size: rows of the embedding.
+
+  Raises:
+    ConfigJsonError: a value of another type, or an id that has no embedding.
+  """
+  problems = typed(fields, passed_over(fields, ignored, vocab_size)).problems
+  if problems:
+    raise ConfigJsonError(
+      f'config.json has what cannot be right, correct it there: {", ".join(problems)}'
+    )
+
+
+def with_integers(fields: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
+  """Spells integers as others insist on: 128 where config.json has 128.0.
+
+  Args:
+    fields: config.json, which was read.
+    declared: its fields.
+
+  Returns:
+    The same numbers.
+  """
+  spelt = dict(fields)
+  for name, field in declared.items():
+    for spelling in (name, *field.spelt):
+      if spelling in spelt:
+        spelt[spelling] = _as_integers(spelt[spelling], field.type)
+  return spelt
+
+
+def _as_integers(value: Any, kind: Any) -> Any:
+  origin = typing.get_origin(kind)
+  if origin is Annotated:
+    return _as_integers(value, kind.__origin__)
+  if origin is list and isinstance(value, list):
+    return [_as_integers(item, typing.get_args(kind)[0]) for item in value]
+  if kind is int and type(value) is float and value.is_integer():
+    return int(value)
+  return value
 
 
 def _typed(value: Any, kind: Any) -> Any:

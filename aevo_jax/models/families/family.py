@@ -50,7 +50,7 @@ class Family:
   config_to_hf: Callable[[Fields], dict[str, Any]]
   config_from_hf: Callable[[Fields], dict[str, Any]]
   fields: Declared
-  ignored: tuple[str, ...]
+  ignored: Declared
   fixed: Mapping[str, Fields]
   needed: Mapping[str, tuple[str, ...]]
   multiples: Mapping[str, str] = types.MappingProxyType({})

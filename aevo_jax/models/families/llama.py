@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 from aevo_jax.config.constraints import OneOf
 from aevo_jax.models.families import transformer
-from aevo_jax.models.families.config_json import ConfigJsonError, Field, read, require
+from aevo_jax.models.families.config_json import (
+  COUNT,
+  FLAG,
+  ConfigJsonError,
+  Field,
+  read,
+  require,
+)
 from aevo_jax.models.families.family import Family
 
 _SIZES = transformer.SIZES | transformer.MLP_SIZES
@@ -92,7 +99,7 @@ FAMILY = Family(
   config_to_hf=config_to_hf,
   config_from_hf=config_from_hf,
   fields=_FIELDS,
-  ignored=('is_llama_config', 'pretraining_tp'),
+  ignored={'is_llama_config': FLAG, 'pretraining_tp': COUNT},
   fixed={
     '*': {'qk_norm': False, 'sliding_window': 0},
     '-': {'mlp_activation': 'swiglu'},

@@ -98,28 +98,28 @@ _FIELDS = {
   'tie_word_embeddings': Field(Annotated[bool, OneOf((_ONLY['tie_word_embeddings'],))]),
 }
 # Initialization, training, speed, multi-token prediction, and what NVIDIA's code does not read.
-_IGNORED = (
-  'expand',
-  'hidden_dropout',
-  'mamba_dt_init_floor',
-  'mamba_dt_max',
-  'mamba_expand',
-  'mamba_proj_bias',
-  'mamba_ssm_cache_dtype',
-  'moe_shared_expert_overlap',
-  'mtp_hybrid_override_pattern',
-  'mtp_layers_block_type',
-  'norm_eps',
-  'num_logits_to_keep',
-  'num_nextn_predict_layers',
-  'partial_rotary_factor',
-  'rescale_prenorm_residual',
-  'residual_in_fp32',
-  'rope_theta',
-  'time_step_floor',
-  'time_step_max',
-  'use_mamba_kernels',
-)
+_IGNORED = {
+  'expand': config_json.NUMBER,
+  'hidden_dropout': config_json.NUMBER,
+  'mamba_dt_init_floor': config_json.NUMBER,
+  'mamba_dt_max': config_json.NUMBER,
+  'mamba_expand': config_json.NUMBER,
+  'mamba_proj_bias': config_json.FLAG,
+  'mamba_ssm_cache_dtype': config_json.TEXT,
+  'moe_shared_expert_overlap': config_json.FLAG,
+  'mtp_hybrid_override_pattern': config_json.TEXT,
+  'mtp_layers_block_type': config_json.TEXTS,
+  'norm_eps': config_json.NUMBER,
+  'num_logits_to_keep': config_json.COUNT,
+  'num_nextn_predict_layers': config_json.COUNT,
+  'partial_rotary_factor': config_json.NUMBER,
+  'rescale_prenorm_residual': config_json.FLAG,
+  'residual_in_fp32': config_json.FLAG,
+  'rope_theta': config_json.NUMBER,
+  'time_step_floor': config_json.NUMBER,
+  'time_step_max': config_json.NUMBER,
+  'use_mamba_kernels': config_json.FLAG,
+}
 _NOTHING_BELOW = 1e-20  # no softplus in float32 of a trained model is as small
 _TYPES = 'layers_block_type (layer_types)'
 _NO_LIMIT = float(np.finfo(np.float32).max)  # infinity is not JSON

@@ -180,7 +180,7 @@ FAMILY = Family(
   config_to_hf=config_to_hf,
   config_from_hf=config_from_hf,
   fields=_FIELDS,
-  ignored=('router_aux_loss_coef',),
+  ignored={'router_aux_loss_coef': config_json.NUMBER},
   fixed={
     '*': {'qk_norm': True},
     '-E': {'mlp_activation': 'swiglu', 'mlp_bias': False},

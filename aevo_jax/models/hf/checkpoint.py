@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from aevo_jax import faults
+from aevo_jax.checkpoint import run_directory
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.families import config_json, registry
 from aevo_jax.models.families.config_json import ConfigJsonError
@@ -174,7 +176,9 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   """
   config_json.refuse_quantised(fields)
   family = registry.of_model_type(fields.get('model_type'))
-  values = registry.FAMILIES[family].config_from_hf(fields)
+  declared = registry.FAMILIES[family]
+  values = declared.config_from_hf(fields)
+  config_json.check_passed_over(fields, declared.ignored, values['vocab_size'])
   try:
     return ModelConfig(family=family, **values)
   except ValueError as error:
@@ -209,16 +213,51 @@ def config_as_saved(fields: Mapping[str, Any]) -> dict[str, Any]:
     fields: the content of another config.json of the model.
 
   Returns:
-    The same, with float32 as the dtype, and without the layers of multi-token prediction, which no
-    forward pass uses and nobody stores.
+    The same as of float32 weights, see `config_as_held`, and without the layers of multi-token
+    prediction, which no forward pass uses and nobody stores.
   """
-  saved = dict(fields)
+  saved = config_as_held(fields, {'float32': 1})
   if 'num_nextn_predict_layers' in saved:
     saved['num_nextn_predict_layers'] = 0
-  for name in ('torch_dtype', 'dtype'):
-    if name in saved:
-      saved[name] = 'float32'
   return saved
+
+
+def save_config(base: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes the config.json that is true of what `save_weights` writes.
+
+  Args:
+    base: has another config.json of the model. It is copied byte for byte where it is true.
+    out: gets it.
+  """
+  fields = json.loads((base / CONFIG).read_text())
+  saved = config_as_saved(fields)
+  if repr(saved) == repr(fields):  # 128 == 128.0
+    shutil.copyfile(base / CONFIG, out / CONFIG)
+    return
+  (out / CONFIG).write_text(json.dumps(saved, indent=2, ensure_ascii=False) + '\n')
+
+
+def config_as_held(fields: Mapping[str, Any], dtypes: Mapping[str, int]) -> dict[str, Any]:
+  """Returns the config.json that is true of weights, and that others read.
+
+  Args:
+    fields: the content of a config.json that `config_from_hf` reads.
+    dtypes: of the weights: {dtype: how many numbers}.
+
+  Returns:
+    The same, with integers spelt as integers. A dtype that none of the weights has, or two that
+    differ, become the one of most of the weights.
+  """
+  family = registry.FAMILIES[registry.of_model_type(fields['model_type'])]
+  passed_over = config_json.passed_over(fields, family.ignored, int(fields['vocab_size']))
+  held = config_json.with_integers(fields, {**family.fields, **passed_over})
+  labels = [name for name in ('torch_dtype', 'dtype') if held.get(name) is not None]
+  said = {held[name] for name in labels}
+  if labels and (len(said) > 1 or not said <= dtypes.keys()):
+    held[labels[0]] = max(dtypes, key=dtypes.__getitem__)
+    for name in labels[1:]:
+      del held[name]
+  return held
 
 
 def save_weights(
@@ -313,6 +352,8 @@ def config_fields(directory: pathlib.Path) -> dict[str, Any]:
     ConfigJsonError: it is no JSON object, or a file beside it says that weights are quantised.
   """
   path = directory / CONFIG
+  if not path.exists():
+    raise FileNotFoundError(run_directory.no_base(directory))
   try:
     fields = json.loads(path.read_text(), object_hook=_untagged)
   except (ValueError, RecursionError) as error:

@@ -229,13 +229,9 @@ class _Match(NamedTuple):
 
 def _config_fields(directory: pathlib.Path) -> dict:
   """Reads config.json."""
-  if not (directory / checkpoint.CONFIG).is_file():
-    raise CheckpointError(
-      f'{directory} has no {checkpoint.CONFIG}; give a directory with a whole checkpoint in it'
-    )
   try:
     return checkpoint.config_fields(directory)
-  except ValueError as error:
+  except (FileNotFoundError, ValueError) as error:
     raise CheckpointError(str(error)) from error
 
 

@@ -206,6 +206,16 @@ MUTATIONS = {
   'object': {'text': 4},
 }
 
+_NUMBERS = {'zero', 'negative', 'huge', 'null'}
+# The mutations that a field that changes nothing may hold, by its type.
+OF_TYPE = {
+  bool: {'true', 'false', 'null'},
+  str: {'text', 'number_as_text', 'empty_text', 'null'},
+  int: _NUMBERS | {'beyond_float'},
+  float: _NUMBERS | {'fraction', 'nan', 'infinity', 'minus_infinity'},
+  dict: {'object', 'empty_object', 'null'},
+  list[str]: {'list_of_text', 'empty_list', 'null'},
+}
 _ALL_EXPERTS = {'pattern': '*E*E', 'intermediate_size': 512}  # which no block reads
 # (config, field, mutation): the fields of ModelConfig that differ from those of the valid config.
 ACCEPTED = {
@@ -406,11 +416,50 @@ def test_every_field_is_read_or_known_to_change_nothing(name):
   valid = CONFIGS[name]
   family = family_of(valid)
   assert not config_json.unknown(valid, family.fields, family.ignored)
-  ignored = config_json.IGNORED | set(family.ignored)
-  assert not ignored & family.fields.keys()
-  for field in ignored - {'model_type'}:
-    for value in MUTATIONS.values():
-      assert outcome(valid | {field: value}) == outcome(valid), field
+  ignored = {**config_json.IGNORED, **family.ignored}
+  assert not ignored.keys() & family.fields.keys()
+  del ignored['model_type']
+  expected = outcome(valid)
+  for field, declared in ignored.items():
+    for mutation, value in MUTATIONS.items():
+      got = outcome(valid | {field: value})
+      if mutation in OF_TYPE[declared.type]:
+        assert got == expected, f'{field} = {value!r}: {got}'
+      else:
+        assert f'{field} = ' in got and 'correct it there' in got, f'{field} = {value!r}: {got}'
+
+
+# What others read in a field that changes nothing here.
+FLAWS_ELSEWHERE = [
+  ('use_cache', 'yes', 'only true or false, or null'),
+  ('use_cache', 1, 'only true or false, or null'),
+  ('torch_dtype', 16, 'only a string, or null'),
+  ('architectures', 'LlamaForCausalLM', 'only a list whose items are a string, or null'),
+  ('initializer_range', '0.02', 'only a number, or null'),
+  ('eos_token_id', 99999, 'only an integer in [0, 18], or null'),
+  ('eos_token_id', 19, 'only an integer in [0, 18], or null'),
+  ('eos_token_id', [2, 19], 'only a list whose items are an integer in [0, 18], or null'),
+  ('eos_token_id', [2, 'a'], 'only a list whose items are an integer in [0, 18], or null'),
+  ('eos_token_id', True, 'only an integer in [0, 18], or null'),
+  ('pad_token_id', -1, 'only an integer in [0, 18], or null'),
+  ('pad_token_id', [0], 'only an integer in [0, 18], or null'),
+  ('bos_token_id', 'x', 'only an integer in [0, 18], or null'),
+  ('bos_token_id', 1.5, 'only an integer in [0, 18], or null'),
+]
+
+
+@pytest.mark.parametrize(('field', 'value', 'only'), FLAWS_ELSEWHERE)
+@configs
+def test_what_only_others_read_is_refused_by_its_field(name, field, value, only):
+  got = outcome(CONFIGS[name] | {field: value})
+  assert isinstance(got, str) and f'{field} = {value!r} ({only})' in got, got
+
+
+@configs
+def test_every_id_of_the_vocabulary_may_end_a_completion(name):
+  valid = outcome(CONFIGS[name])
+  for ids in (0, 18, 18.0, [0, 18], [], None):
+    assert outcome(CONFIGS[name] | {'eos_token_id': ids}) == valid
 
 
 @pytest.mark.parametrize(('name', 'change', 'message'), TOGETHER)
