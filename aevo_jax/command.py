@@ -20,8 +20,10 @@ flags, arguments, gin files, paths that must exist and paths that must not. The 
 sentence on standard error, and the status is 1.
 """
 
+import itertools
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +39,8 @@ from aevo_jax.config.nearest import nearest
 HELP = ('--help', '-help', '--helpshort', '--helpfull', '-h', '-?')
 # Caps on budgets, for trying a command as a page shows it. A campaign records what it ran with.
 CAPS = 'AEVO_CAPS'
+# What the help of a flag begins with where its name does not say what it takes: `COLUMN,...: ...`.
+_EXAMPLE = re.compile(r'([A-Z]+(,\.\.\.)?): ')
 # absl's own flags that every command has: how much is logged, and where.
 _ABSL_MODULES = ('absl.logging',)
 
@@ -173,6 +177,7 @@ class Command:
 
   def _parse(self, arguments: list[str]) -> list[str]:
     """Sets the flags and returns the positional arguments; a wrong flag ends the command."""
+    self._refuse_no_value(arguments)
     self.flags.unparse_flags()
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # libraries read absl's global flags, and find their defaults
@@ -199,6 +204,25 @@ class Command:
     self._check_gin()
     self._check_paths(positional)
     return positional
+
+  def _refuse_no_value(self, arguments: list[str]) -> None:
+    """Raises UsageError for a flag that names nothing: last, before another flag, or no list."""
+    for argument, behind in itertools.pairwise([*arguments, '--']):
+      name, equals, value = argument.lstrip('-').partition('=')
+      if argument == '--':
+        return
+      if not argument.startswith('-') or name not in self.flags:
+        continue
+      flag = self.flags[name]
+      if not equals and not behind.startswith('--'):
+        value = behind
+      may_be_empty = equals and not isinstance(flag.parser, flags.ListParser)
+      if value or may_be_empty or flag.boolean:
+        continue
+      example = _EXAMPLE.match(flag.help or '')
+      raise app.UsageError(
+        f'--{name} is given no value; write --{name}={example[1] if example else name.upper()}'
+      )
 
   def _unknown_flag(self, name: str) -> str:
     """Words a flag that the command has not; `name` is without dashes."""

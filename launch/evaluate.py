@@ -87,7 +87,7 @@ _HARNESS = flags.DEFINE_enum(
   flag_values=COMMAND.flags,
 )
 _TASKS = flags.DEFINE_list(
-  'tasks', [], 'With --harness: names of its tasks and groups.', flag_values=COMMAND.flags
+  'tasks', [], 'TASK,...: with --harness, names of its tasks and groups.', flag_values=COMMAND.flags
 )
 _INCLUDE = flags.DEFINE_string(
   'include_path',

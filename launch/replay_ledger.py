@@ -22,7 +22,7 @@ COMMAND = command.Command('replay_ledger', __doc__, takes=('TABLE',), reads=('TA
 _EXTERNAL = flags.DEFINE_string(
   'external_column',
   None,
-  'Column of the score that counts.',
+  'COLUMN: that of the score that counts.',
   required=True,
   flag_values=COMMAND.flags,
 )
@@ -34,24 +34,24 @@ _ROUND_SIZE = flags.DEFINE_integer(
   flag_values=COMMAND.flags,
 )
 _ROUND_COLUMN = flags.DEFINE_string(
-  'round_column', None, 'Column whose values name the rounds.', flag_values=COMMAND.flags
+  'round_column', None, 'COLUMN: the one whose values name the rounds.', flag_values=COMMAND.flags
 )
 _DEV_COLUMNS = flags.DEFINE_list(
   'dev_columns',
   [],
-  'Columns of dev scores; all that look like some if not given.',
+  'COLUMN,...: those of dev scores; all that look like some if not given.',
   flag_values=COMMAND.flags,
 )
 _LOWER = flags.DEFINE_list(
   'lower_is_better',
   [],
-  'Columns of scores of which less is better, such as a loss.',
+  'COLUMN,...: those of scores of which less is better, such as a loss.',
   flag_values=COMMAND.flags,
 )
 _HIGHER = flags.DEFINE_list(
   'higher_is_better',
   [],
-  'Columns of which more is better although they are called as losses are.',
+  'COLUMN,...: those of which more is better although they are called as losses are.',
   flag_values=COMMAND.flags,
 )
 _ITEMS = flags.DEFINE_integer(

@@ -26,7 +26,7 @@ _CAMPAIGNS = flags.DEFINE_integer(
 _AGENTS = flags.DEFINE_list(
   'agents',
   ['statistical'],
-  "Agents, by their names in campaign.agent; 'none' draws designs at random and judges them.",
+  "AGENT,...: names as in campaign.agent; 'none' draws designs at random and judges them.",
   flag_values=COMMAND.flags,
 )
 _PLANT = flags.DEFINE_enum(
