@@ -39,6 +39,7 @@ _ADVICE = {
   errno.ENOTDIR: 'a file is in the place of a directory',
 }
 # How libraries that are not written in Python spell an errno: Rust's, and TensorStore's.
+_LFS = b'version https://git-lfs'
 _NUMBER = re.compile(r'\(os error (\d+)\)|OS error (\d+)')
 
 
@@ -84,6 +85,22 @@ def system_errno(message: str) -> int | None:
     if os.strerror(code) in message:
       return code
   return None
+
+
+def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
+  """Tells whether a file holds what Git LFS puts in the place of one that it did not download."""
+  try:
+    with open(path, 'rb') as file:
+      return file.read(len(_LFS)) == _LFS
+  except OSError:
+    return False
+
+
+def again(path: str | os.PathLike[str]) -> str:
+  """Says how to come by a file of a checkpoint that cannot be read."""
+  if is_lfs_pointer(path):
+    return "it is Git LFS's pointer to the file; run `git lfs pull` in its directory"
+  return 'download it again'
 
 
 def is_machines(error: BaseException) -> bool:

@@ -88,6 +88,8 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
 )
 
 LINES = 20  # of progress
+EXPORT = 'export'
+RECORD = 'command.json'
 
 
 @COMMAND
@@ -138,13 +140,14 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
   with contextlib.ExitStack() as held:
     job = _prepare(out, base, held)
     print(_header(job, base), flush=True)
+    steps: list[int] = []
     try:
       with run_control.stop_at_sigterm() as sigterm_came:
         run = RunConfig(
           checkpoint_every=_CHECKPOINT_EVERY.value,
           control=job.control,
           stop=sigterm_came,
-          on_step=functools.partial(_print_step, job),
+          on_step=functools.partial(_print_step, job, steps),
           placement=job.placement,
         )
         final = job.run.train(job.plan, run)
@@ -154,12 +157,19 @@ def train(out: pathlib.Path, base: pathlib.Path) -> None:
           sys.exit(128 + signal.SIGTERM)
     except (DamagedCheckpointError, NonFiniteError, StoppedError, InferenceError) as error:
       sys.exit(f'train: {error}')
+    if not steps and _is_whole(out):
+      print(
+        f'the run was complete already, no step was left; its weights are in {out / EXPORT}; '
+        f'score them with: aevo evaluate {out}'
+      )
+      return
     try:
       export = export_trained(base, out, final, job)
     except (trained.ExportError, TransferError) as error:
       sys.exit(f'train: {error}')
     _write_command(out, job.recipe.algorithm())
-  print(f'weights written to {export}; score them with: aevo evaluate {out}')
+  left = '' if steps else 'no step was left; '
+  print(f'{left}weights written to {export}; score them with: aevo evaluate {out}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -374,8 +384,16 @@ def _own_tasks(base: pathlib.Path, config, recipe):
   return own
 
 
-def _print_step(job: _Job, step: int, scalars: dict[str, float]) -> None:
-  """Prints about `LINES` lines of a run, and the last step of each part."""
+def _is_whole(out: pathlib.Path) -> bool:
+  """Tells whether an earlier process wrote all that a run leaves; its last file is command.json."""
+  export = out / EXPORT
+  has_weights = any(export.glob('*.safetensors'))
+  return (out / RECORD).is_file() and (export / 'config.json').is_file() and has_weights
+
+
+def _print_step(job: _Job, steps: list[int], step: int, scalars: dict[str, float]) -> None:
+  """Notes a step; prints about `LINES` lines of a run, and the last step of each part."""
+  steps.append(step)
   plan = job.plan
   is_last = step + 1 in (plan.sft_steps, plan.steps)
   if (step + 1) % max(1, plan.steps // LINES) != 0 and not is_last:
@@ -405,7 +423,7 @@ def _write_command(out: pathlib.Path, algorithm) -> None:
     f'{platform.machine()}, {platform.system()}, Python {platform.python_version()}, '
     f'{os.cpu_count()} cores'
   )
-  (out / 'command.json').write_text(json.dumps(facts, indent=1) + '\n')
+  (out / RECORD).write_text(json.dumps(facts, indent=1) + '\n')
 
 
 def export_trained(base: pathlib.Path, out: pathlib.Path, final: dict, job: _Job) -> pathlib.Path:
@@ -429,7 +447,7 @@ def export_trained(base: pathlib.Path, out: pathlib.Path, final: dict, job: _Job
     checkpoints = trained_adapter.last_checkpoints(out)
     adapter = trained_adapter.read(checkpoints, job.recipe.lora, job.config.pattern)
   started_with = json.loads((out / run_directory.TRAIN).read_text())
-  export = out / 'export'
+  export = out / EXPORT
   remarks = trained.write(
     trained.Trained(
       base=base,

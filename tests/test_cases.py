@@ -65,6 +65,22 @@ def test_an_export_names_the_dtype_that_is_there(tmp_path, tasks):
   assert config.get('torch_dtype', 'float32') == 'float32'
 
 
+def test_a_finished_run_is_left_as_it_is(tmp_path, tasks):
+  base = saved_base.write(tmp_path / 'base')
+  run = tmp_path / 'run'
+  assert 'weights written to' in succeeded(train(base, tasks, out=run))
+  (run / 'export' / 'README.md').write_text('a card that somebody wrote')
+  before = (run / 'command.json').read_bytes()
+  said = succeeded(train(base, tasks, out=run))
+  assert 'the run was complete already, no step was left' in said and 'written' not in said
+  assert (run / 'export' / 'README.md').read_text() == 'a card that somebody wrote'
+  assert (run / 'command.json').read_bytes() == before
+  shutil.rmtree(run / 'export')
+  said = succeeded(train(base, tasks, out=run))
+  assert 'no step was left; weights written to' in said
+  assert (run / 'export' / 'model.safetensors').is_file()
+
+
 def test_an_export_keeps_the_mtp_tensors_or_says_that_they_are_gone(tmp_path, tasks):
   base = saved_base.write(
     tmp_path / 'base', saved_base.NEMOTRON_H, config={'num_nextn_predict_layers': 1}, mtp=True

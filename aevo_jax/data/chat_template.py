@@ -18,6 +18,7 @@ import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 
+from aevo_jax import faults
 from aevo_jax.data import tokenizer as tokenizer_lib
 from aevo_jax.data.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
 
@@ -380,7 +381,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   except FileNotFoundError:
     raise ChatTemplateError(f'there is no {path}; copy it from the checkpoint') from None
   except ValueError as error:
-    raise ChatTemplateError(f'{path} is not JSON: {error}') from None
+    raise ChatTemplateError(f'{path} is not JSON ({error}); {faults.again(path)}') from None
   if not isinstance(fields, dict):
     raise ChatTemplateError(f'{path} must hold a JSON object')
   return fields

@@ -13,6 +13,8 @@ import string
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from aevo_jax import faults
+
 FILE = 'tokenizer.json'
 PAD = '<|pad|>'
 BOS = '<|bos|>'
@@ -114,7 +116,7 @@ def load(path: str) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
   except Exception as error:  # the library raises nothing more special
     raise ValueError(
-      f'{file} is damaged or no tokenizer ({error}); copy it from the checkpoint again'
+      f'{file} is damaged or no tokenizer ({error}); {faults.again(file)}'
     ) from error
   tokenizer.no_truncation()
   tokenizer.no_padding()

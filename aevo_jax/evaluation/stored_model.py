@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from aevo_jax import faults
 from aevo_jax.checkpoint.digest import file_digest, logical_digest
 from aevo_jax.data import chat_template
 from aevo_jax.data import tokenizer as tokenizers
@@ -70,7 +71,9 @@ def read(weights: pathlib.Path, base: pathlib.Path) -> StoredModel:
   except ValueError as error:
     raise StoredModelError(str(error)) from error
   except SafetensorError as error:
-    raise StoredModelError(f'{weights} is no safetensors file: {error}') from error
+    raise StoredModelError(
+      f'{weights} is no safetensors file ({error}); {faults.again(weights)}'
+    ) from error
   structure = outline(config)[0]
   return StoredModel(config, structure, params, tokenizers.load(str(base)), chat, digest)
 

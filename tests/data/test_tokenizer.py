@@ -189,8 +189,16 @@ def test_what_transformers_left_in_the_file_cuts_and_pads_nothing(tmp_path, writ
   ]
 
 
-@pytest.mark.parametrize('text', ['', '{}', '{"model": 1}', 'version https://git-lfs'])
-def test_a_damaged_tokenizer_is_named(tmp_path, text):
+DAMAGED = {
+  '': 'download it again',
+  '{}': 'download it again',
+  '{"model": 1}': 'download it again',
+  'version https://git-lfs': '`git lfs pull`',
+}
+
+
+@pytest.mark.parametrize(('text', 'fix'), DAMAGED.items())
+def test_a_damaged_tokenizer_is_named(tmp_path, text, fix):
   (tmp_path / 'tokenizer.json').write_text(text)
-  with pytest.raises(ValueError, match=r'tokenizer\.json is damaged or no tokenizer .* copy it'):
+  with pytest.raises(ValueError, match=rf'tokenizer\.json is damaged or no tokenizer .* {fix}'):
     base_tokenizer.load(str(tmp_path))

@@ -79,9 +79,9 @@ def write(
 ) -> pathlib.Path:
   """A checkpoint whose tensors lie in `shards` files, at random."""
   directory.mkdir()
-  (directory / 'config.json').write_text(
-    json.dumps(hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0))
-  )
+  fields = hf_checkpoint.config_to_hf(config, eos_token_id=2, pad_token_id=0)
+  fields['torch_dtype'] = str(next(iter(tensors.values())).dtype)
+  (directory / 'config.json').write_text(json.dumps(fields))
   for name, data in CARRIED.items():
     (directory / name).write_bytes(data)
   if shards == 1:

@@ -8,7 +8,7 @@ import saved_base
 
 from aevo_jax import layout
 from aevo_jax.data import corpus
-from aevo_jax.evaluation import base_model
+from aevo_jax.evaluation import base_model, stored_model
 from aevo_jax.export import trained
 from aevo_jax.models import weights
 from aevo_jax.models.hf import checkpoint
@@ -100,6 +100,34 @@ def test_a_flawed_base_is_refused_at_every_entrance(tmp_path, change, said):
     with pytest.raises(ValueError, match=said):
       enter(base, tmp_path / 'out')
     assert [path.name for path in tmp_path.iterdir()] == ['base'], name
+
+
+LFS = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n'
+
+
+@pytest.mark.parametrize(
+  'name', ['model.safetensors', 'config.json', 'tokenizer.json', TOKENIZER, GENERATION]
+)
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path, name):
+  base = saved_base.write(tmp_path / 'base')
+  (base / name).write_text(LFS)
+  for enter in (hf_import.import_hf, hf_export.export_hf, build):
+    with pytest.raises(ValueError, match=rf"{name} .*; it is Git LFS's pointer .*`git lfs pull`"):
+      enter(base, tmp_path / 'out')
+    assert [path.name for path in tmp_path.iterdir()] == ['base']
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'adapter_model.safetensors'])
+def test_a_pointer_in_place_of_weights_to_be_scored_is_named(tmp_path, name):
+  base = saved_base.write(tmp_path / 'base')
+  (tmp_path / 'adapter').mkdir()
+  (tmp_path / 'adapter' / 'adapter_config.json').write_text(
+    json.dumps({'base_model_name_or_path': str(base)})
+  )
+  folder = base if name == 'model.safetensors' else tmp_path / 'adapter'
+  (folder / name).write_text(LFS)
+  with pytest.raises(ValueError, match='`git lfs pull`'):
+    stored_model.read(folder / name, base)
 
 
 def test_weights_without_any_tokenizer_are_imported_with_a_remark(tmp_path):

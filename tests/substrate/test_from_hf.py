@@ -147,7 +147,7 @@ def not_finite(folder):
     ),
     (
       lambda f: (f / 'tokenizer.json').write_text('{"model": 1}'),
-      'hf/tokenizer.json is damaged or no tokenizer .*; copy it from the checkpoint again',
+      'hf/tokenizer.json is damaged or no tokenizer .*; download it again',
     ),
     (
       lambda f: (f / 'model.safetensors').rename(f / 'other'),

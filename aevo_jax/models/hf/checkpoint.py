@@ -357,7 +357,7 @@ def config_fields(directory: pathlib.Path) -> dict[str, Any]:
   try:
     fields = json.loads(path.read_text(), object_hook=_untagged)
   except (ValueError, RecursionError) as error:
-    raise ConfigJsonError(f'{path} is no JSON ({error}); download it again') from None
+    raise ConfigJsonError(f'{path} is no JSON ({error}); {faults.again(path)}') from None
   if not isinstance(fields, dict):
     raise ConfigJsonError(f'{path} holds no JSON object; download it again')
   for name in _QUANTISED_BY:

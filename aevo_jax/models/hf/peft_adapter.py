@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from aevo_jax import faults
 from aevo_jax.models import lora as lora_lib
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.families import config_json
@@ -198,7 +199,9 @@ def load(directory: pathlib.Path, config: ModelConfig) -> Adapter:
       '(adapter_model.bin) are not read'
     ) from error
   except (ValueError, RecursionError, SafetensorError) as error:
-    raise AdapterError(f'{directory} holds a damaged adapter ({error}); copy it again') from error
+    raise AdapterError(
+      f'{directory} holds a damaged adapter ({error}); {faults.again(directory / WEIGHTS)}'
+    ) from error
   if not isinstance(fields, dict):
     raise AdapterError(f'{directory / CONFIG} holds no JSON object; copy it again')
   _refuse(fields, directory / CONFIG)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from aevo_jax import faults
 from aevo_jax.models.hf.checkpoint import WEIGHTS
 
 INDEX = 'model.safetensors.index.json'
@@ -92,7 +93,7 @@ class Stored:
       are_beside_it = all(pathlib.PurePath(file).name == file for file in files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise CheckpointError(
-        f'{path} is no index of shards ({type(error).__name__}: {error}); download it again'
+        f'{path} is no index of shards ({type(error).__name__}: {error}); {faults.again(path)}'
       ) from error
     if not are_beside_it or not files:
       raise CheckpointError(
@@ -143,7 +144,7 @@ class Stored:
     except SafetensorError as error:
       raise CheckpointError(
         f'{self.directory / file} is truncated, damaged or no safetensors file ({error}); '
-        'download it again'
+        f'{faults.again(self.directory / file)}'
       ) from error
 
 
