@@ -108,6 +108,8 @@ REFUSED = [
   ('evaluate', (BASE, '--gin.model.hidden_size=7'), 'aevo evaluate reads nothing of model'),
   ('evaluate', (BASE, '--gin.dev_set.items=7', '--items=3'), '--items takes its place'),
   ('evaluate', (BASE, '--gin.final_set.items=7'), 'or give --split=final'),
+  ('evaluate', (BASE, '--gin.external_set.items=7', '--items=3'), 'or give --split=external'),
+  ('evaluate', (BASE, '--gin.final_set.items=7', '--items=3'), 'or give --split=final'),
   ('evaluate', (BASE, '--gin.evaluation.arbiter_url="http://a"'), 'does not read it'),
   (
     'evaluate',
