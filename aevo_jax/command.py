@@ -131,7 +131,14 @@ class Command:
 
   def help(self) -> str:
     """Returns the docstring and the flags, the command's own first."""
-    text = f'{self._doc.rstrip()}\n\nflags:\n{self.flags.get_help()}'
+    shown = flags.FlagValues()
+    for module, module_flags in self.flags.flags_by_module_dict().items():
+      for flag in module_flags:
+        if self._no_gin and flag.name in gin_flags.NAMES:
+          continue  # it would be refused
+        shown[flag.name] = flag
+        shown.register_flag_by_module(module, flag)
+    text = f'{self._doc.rstrip()}\n\nflags:\n{shown.get_help()}'
     if self._no_gin:
       text += f'\n\n{self.name} takes no gin flags: {self._no_gin}.'
     return text

@@ -26,7 +26,7 @@ from aevo_jax.campaign.executors.protocol import ExecutorError
 from aevo_jax.campaign.machine import fault as fault_lib
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.config import constitution as constitution_lib
-from aevo_jax.config.configurables import LoadError, resolve
+from aevo_jax.config.configurables import LoadError, resolve, resolve_all
 from aevo_jax.config.parameter import SearchSpaceError
 from aevo_jax.ledger.append import Ledger, read
 from aevo_jax.ledger.records import LedgerError
@@ -172,6 +172,8 @@ def start(run: pathlib.Path) -> None:
   if recipe.is_file():
     first.append(recipe)
   bound = COMMAND.load_gin(*first)
+  # All that is wrong with any section is said at once.
+  resolve_all([*constitution_lib.owned_names(), 'campaign', *starting_recipe.named(bound)])
   written = constitution_lib.from_gin()
   dead = setup.dead_bindings(written)
   for selector, reason in dead.items():

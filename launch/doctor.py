@@ -21,7 +21,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from aevo_jax import command, layout
+from aevo_jax import command, layout, paths
 from aevo_jax.campaign.sandbox.confinement import available
 
 COMMAND = command.Command('doctor', __doc__, no_gin='nothing of the machine depends on gin')
@@ -170,17 +170,17 @@ def memory_row() -> Row:
 
 def disk_row(run: str) -> Row:
   """Free space where the run directory is or will be."""
+  problem = paths.not_fillable(pathlib.Path(run))
+  if problem is not None:
+    return Row('disk', False, f'{run}: {problem}', 'choose another --run', True)
   place = pathlib.Path(run).absolute()
   while not place.exists():
     place = place.parent
   free = shutil.disk_usage(place).free
-  writable = os.access(place, os.W_OK)
   detail = f'{free / _GIB:.1f} GiB free at {place}'
-  if not writable:
-    detail += ', not writable'
   return _row(
     'disk',
-    writable and free >= _MIN_DISK,
+    free >= _MIN_DISK,
     detail,
     f'put the run where {_MIN_DISK // _GIB} GiB are free: --run=/elsewhere',
     True,

@@ -74,13 +74,14 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.config.loading import LoadError
   from aevo_jax.meta_agent.drift import score_table
 
-  COMMAND.load_gin(layout.root_file('constitution.gin'))
   round_size = None
   if not _ROUND_COLUMN.value:
     round_size = _ROUND_SIZE.value or DEFAULT_ROUND_SIZE
   try:
-    rules = constitution.from_gin().reversal
+    # The table first: what is wrong with it is said before JAX starts.
     table = score_table.read(pathlib.Path(arguments[0]), _columns(), round_size)
+    COMMAND.load_gin(layout.root_file('constitution.gin'))
+    rules = constitution.from_gin().reversal
     replay(table, rules, items=_ITEMS.value, round_column=_ROUND_COLUMN.value)
   except (LoadError, score_table.TableError) as error:
     sys.exit(f'replay_ledger: {error}')

@@ -111,10 +111,11 @@ def test_flags_and_exit_code_are_the_apps_own(package, capsys):
 
 
 @pytest.mark.parametrize('name', sorted(cli.commands()))
-def test_help_of_a_command_lists_the_gin_flags(name, capsys):
+def test_help_of_a_command_lists_the_gin_flags_that_it_reads(name, capsys):
   assert cli.main([name, '--help']) == 0
   text = capsys.readouterr().out
-  assert '--gin_file' in text and '--gin_bindings' in text
+  reads_gin = 'takes no gin flags' not in text
+  assert ('--gin_file' in text) is ('--gin_bindings' in text) is reads_gin
   assert text.startswith(cli.summary(cli.commands()[name]))
   assert cli.main(['help', name]) == 0 and capsys.readouterr().out == text
 
@@ -186,6 +187,22 @@ def test_doctor_fails_where_the_run_directory_has_no_room():
   report = json.loads(done.stdout)
   assert (done.returncode, report['demo_can_run']) == (1, False)
   assert [row['name'] for row in report['rows'] if row['required'] and not row['found']] == ['disk']
+
+
+@pytest.mark.parametrize(
+  ('place', 'said'),
+  [
+    ('file', 'it is a file, and a directory is needed'),
+    ('file/run', 'is a file, so nothing can lie below it'),
+    ('link', 'it is a symbolic link that leads nowhere'),
+    ('n' * 256, 'the name has more than 255 bytes'),
+  ],
+)
+def test_doctor_names_a_run_directory_that_cannot_be_made(tmp_path, place, said):
+  (tmp_path / 'file').write_text('work')
+  (tmp_path / 'link').symlink_to('nowhere')
+  row = cli.load(cli.commands()['doctor']).disk_row(str(tmp_path / place))
+  assert not row.found and row.required and said in row.detail
 
 
 def test_doctor_table_names_a_command_for_what_is_missing(tmp_path):

@@ -47,6 +47,16 @@ def test_flags_of_an_earlier_call_are_forgotten(campaign):
   assert campaign(['--gin.budget.rounds=4']) == 4
 
 
+@pytest.mark.parametrize(('no_gin', 'listed'), [('', True), ('nothing here reads gin', False)])
+def test_help_lists_the_gin_flags_where_they_are_read(no_gin, listed):
+  made = command.Command('report', 'Doc.', no_gin=no_gin)
+  flags.DEFINE_string('out', None, 'Directory.', flag_values=made.flags)
+  said = made.help()
+  assert '--out' in said and (made.flags.get_help() in said) is listed
+  assert ('--gin_file' in said) is ('--gin_bindings' in said) is listed
+  assert ('takes no gin flags' in said) is not listed
+
+
 @pytest.mark.parametrize(
   ('argv', 'status', 'words'),
   [

@@ -60,6 +60,8 @@ def directory(tmp_path_factory) -> pathlib.Path:
   lines = [{'prompt': '1 + 1?', 'answer': '2', 'family': 'sums'}, {'prompt': '1 + 2?'}]
   (made / 'my_tasks.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   (made / 'typo.gin').write_text('optimizer.schedule = cosine\n')
+  (made / 'scores.csv').write_text('dev_sums,score\n0.1,0.2\n0.3\n')
+  (made / 'header.csv').write_text('dev_sums,score\n')
   (made / 'nested.gin').write_text("include 'parts/typo.gin'\n")
   return made
 

@@ -71,15 +71,15 @@ class Reading:
     if of_command is None:
       return '' if binding.given else self._of_other_commands(binding)
     flag = self.flag_instead(selector)
-    if flag:
-      return '' if binding.given else f'{selector} is bound, and {flag} takes its place; keep one'
-    if binding.given and self._is_harmless(binding):
+    if binding.given and (flag or self._is_harmless(binding)):
       return ''
     for when in of_command:
       is_of_flags = all(clause.selector.startswith('--') for clause in when.clauses)
       if not (binding.given and is_of_flags) and self._unmet(when):
         of = 'it' if selector in READERS[self._command] else binding.name
         return f'{selector} is bound, and nothing reads {of} {self._reason(when)}'
+    if flag:
+      return f'{selector} is bound, and {flag} takes its place; keep one'
     for condition in conditions(binding.name, binding.parameter):
       if self._unmet(condition.when):
         of = 'it' if condition.of == selector else condition.of

@@ -173,6 +173,30 @@ def resolve(name: str) -> Any:
   return construct(name, _loaded(name))
 
 
+def resolve_all(names: Iterable[str]) -> dict[str, Any]:
+  """Builds several dataclasses, as `resolve`, so that a person hears of every mistake at once.
+
+  Args:
+    names: of configurables.
+
+  Returns:
+    name -> instance, in the order of `names`.
+
+  Raises:
+    LoadError: a line for each that cannot be built.
+  """
+  resolved = {}
+  problems = []
+  for name in names:
+    try:
+      resolved[name] = resolve(name)
+    except LoadError as error:
+      problems.append(str(error))
+  if problems:
+    raise LoadError('\n'.join(problems))
+  return resolved
+
+
 def _loaded(name: str) -> dict[str, Any]:
   """Returns the bindings that gin holds of a configurable."""
   if name not in _KNOWN_TO_GIN:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aevo_jax.config.configurables import LoadError, check_type, resolve
+from aevo_jax.config.configurables import LoadError, check_type, resolve_all
 from aevo_jax.config.inference import WHOLE_TRANSPORTS, Evaluation, Vllm, same_server
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.search_space import SearchSpace
@@ -189,7 +189,7 @@ def from_gin(**replaced: Any) -> Constitution:
     LoadError: a section that cannot be, or sections that do not go together.
     SearchSpaceError: a malformed search space, in whichever round it opens.
   """
-  sections: dict[str, Any] = {name: resolve(name) for name in _SECTIONS}
+  sections = resolve_all(_SECTIONS)
   constitution = Constitution(**(sections | replaced))
   for round_ in (FINAL_ROUND, *range(1, constitution.budget.rounds + 1)):
     constitution.in_round(round_).space()  # a malformed space is an error now, not in that round

@@ -22,6 +22,7 @@ from absl import app, flags
 from aevo_jax.config.configurables import Bound
 from aevo_jax.config.loading import LoadError, check_readable, load, parse_binding
 
+NAMES = ('gin_file', 'gin_bindings')
 _LITERAL_WORDS = frozenset({'True', 'False', 'None'})
 # Words, paths, addresses and patterns of layers; no blank, and nothing that gin reads otherwise.
 _BARE_WORD = re.compile(r'[A-Za-z_./~][\w./~:+*-]*')

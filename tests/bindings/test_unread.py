@@ -13,12 +13,13 @@ from aevo_jax.config.configurables import LoadError
 TASKS = 'configs/tasks/example.jsonl'
 BASE = layout.root_file('substrate') / 'base'
 PRETRAIN = '--gin_file=configs/recipes/pretrain_micro.gin'
+SMOKE = '--gin_file=configs/campaigns/smoke.gin'  # whose axes leave the method alone
 FSDP = '--gin_file=configs/meshes/fsdp.gin'
 
 # (command, arguments, what is said)
 REFUSED = [
   ('campaign', ('--dry_run', '--gin.model.hidden_size=7'), 'aevo campaign reads nothing of model'),
-  ('campaign', ('--dry_run', '--gin.lora.rank=4'), "while adaptation.method = 'full'"),
+  ('campaign', ('--dry_run', SMOKE, '--gin.lora.rank=4'), "while adaptation.method = 'full'"),
   ('campaign', ('--dry_run', '--gin.estimate.devices=4'), "while estimate.model = ''"),
   ('campaign', ('--dry_run', '--gin.llm.attempts=2'), "bind campaign.agent = 'llm'"),
   ('campaign', ('--dry_run', '--gin.keep_or_discard.anchors=2'), "= 'keep_or_discard'"),
@@ -108,6 +109,8 @@ REFUSED = [
   ('evaluate', (BASE, '--gin.model.hidden_size=7'), 'aevo evaluate reads nothing of model'),
   ('evaluate', (BASE, '--gin.dev_set.items=7', '--items=3'), '--items takes its place'),
   ('evaluate', (BASE, '--gin.final_set.items=7'), 'or give --split=final'),
+  ('evaluate', (BASE, '--gin.external_set.items=7', '--items=3'), 'or give --split=external'),
+  ('evaluate', (BASE, '--gin.final_set.items=7', '--items=3'), 'or give --split=final'),
   ('evaluate', (BASE, '--gin.evaluation.arbiter_url="http://a"'), 'does not read it'),
   (
     'evaluate',

@@ -68,6 +68,25 @@ def test_a_wrong_budget_is_a_sentence(flag, said):
   assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
 
 
+def test_mistakes_in_several_sections_are_said_at_once():
+  result = aevo(
+    'campaign',
+    '--dry_run',
+    '--gin.campaign.threads=0',
+    '--gin.dev_set.items=-1',
+    '--gin.optimizer.learning_rate=-1.0',
+    '--gin.budget.rounds=x',
+  )
+  assert result.returncode == 1 and 'Traceback' not in result.stderr
+  for said in (
+    'campaign.threads must be >= 1, got 0',
+    'dev_set.items must be >= 1, got -1',
+    'optimizer.learning_rate must',
+    'budget.rounds expects int',
+  ):
+    assert said in result.stderr
+
+
 # -- trial ---------------------------------------------------------------------------------------
 
 

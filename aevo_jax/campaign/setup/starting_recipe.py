@@ -42,6 +42,11 @@ def from_gin(bound: Sequence[Bound]) -> StartingRecipe:
   return StartingRecipe(dict(sorted(bindings.items())))
 
 
+def named(bound: Sequence[Bound]) -> list[str]:
+  """Lists the sections of a recipe of which something is bound, sorted."""
+  return sorted({binding.name for binding in bound} & set(recipe_lib.NAMES))
+
+
 def text(constitution: Constitution, substrate_recipe: str) -> str:
   """Puts the constitution's bindings over a substrate's recipe.
 
