@@ -102,7 +102,11 @@ def test_what_cannot_be_served_is_a_sentence(arguments, status, said):
     ('h.json', b'{"a": [1, 2],\n "b": [1, 2]}\n', 'pandas.read_json(FILE).to_csv('),
     ('h.jsonl', b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n', 'pandas.read_json(FILE, lines=True).to_csv('),
     ('h.parquet', b'PAR1\x15\xff', 'is Parquet, where CSV or TSV is expected'),
-    ('h.csv.gz', gzip.compress(b'a,b\n', mtime=0), 'is packed by gzip; unpack it first: gunzip h.csv.gz'),
+    (
+      'h.csv.gz',
+      gzip.compress(b'a,b\n', mtime=0),
+      'is packed by gzip; unpack it first: gunzip h.csv.gz',
+    ),
     ('h.xls', b'\xd0\xcf\x11\xe0\xa1', 'pandas.read_excel(FILE).to_csv('),
   ],
 )

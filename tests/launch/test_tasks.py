@@ -187,7 +187,11 @@ def packed(names: dict[str, str]) -> bytes:
     ('t.TSV', b'question\tanswer\n1 + 1?\t2\n', "pandas.read_csv(FILE, sep='\\t').to_json("),
     ('t.parquet', b'PAR1\0', 'pandas.read_parquet(FILE).to_json('),
     ('t.arrow', b'ARROW1\0', 'pandas.read_feather(FILE).to_json('),
-    ('m.jsonl.gz', gzip.compress(b'{}', mtime=0), 'is packed by gzip; unpack it first: gunzip m.jsonl.gz'),
+    (
+      'm.jsonl.gz',
+      gzip.compress(b'{}', mtime=0),
+      'is packed by gzip; unpack it first: gunzip m.jsonl.gz',
+    ),
     ('m.jsonl', bz2.compress(b'{}'), 'is packed by bzip2; unpack it first: bunzip2 m.jsonl'),
     ('m.jsonl.xz', lzma.compress(b'{}'), 'is packed by xz'),
     ('m.jsonl.zst', b'\x28\xb5\x2f\xfd\0', 'is packed by zstd'),
