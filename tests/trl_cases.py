@@ -174,6 +174,7 @@ def our_loss(
   case: Case, structure, params, reference, batch: dict[str, np.ndarray], chunk: int = 0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """(loss, gradient by every parameter); reference: parameters of the reference or the teacher."""
+  batch, reference = jax.tree.map(jnp.asarray, (batch, reference))
   wanted = batch['mask']
 
   def loss(p):

@@ -143,7 +143,7 @@ def test_pretraining_goes_on_with_its_own_run_alone(tmp_path):
 @pytest.mark.parametrize('command', COMMANDS.values(), ids=COMMANDS)
 def test_a_read_only_file_system_is_said(read_only, command):
   status, words = run_on(read_only, read_only / 'deep' / 'out', command)
-  assert status == 1 and 'the file system is read-only; choose another directory' in words
+  assert status == 1 and 'the file system is read-only; make it writable' in words
 
 
 @pytest.fixture(scope='module')

@@ -80,7 +80,7 @@ def test_a_history_in_which_nothing_turns_has_no_alarm(tmp_path):
       'leave out one',
     ),
     (
-      [HISTORY, '--external_column=x', '--gin.reversal.alpha=2.0'],
+      [HISTORY, '--external_column=private_score', '--gin.reversal.alpha=2.0'],
       1,
       'reversal.alpha must lie in (0, 1)',
     ),
