@@ -348,7 +348,11 @@ def test_conversations_of_several_turns_are_trained_on(tmp_path):
   ('arguments', 'said'),
   [
     (
-      ("--gin.method.name='rl'", "--gin.environment.name='tally'", '--tasks=x.jsonl'),
+      (
+        "--gin.method.name='rl'",
+        "--gin.environment.name='tally'",
+        '--tasks=configs/tasks/example.jsonl',
+      ),
       '--tasks is read by nothing',
     ),
     (('--gin.environment.turns=3',), 'environment.turns is bound, and nothing reads environment'),
