@@ -201,7 +201,7 @@ class Command:
         raise app.UsageError(self._missing(positional, missing)) from error
       raise app.UsageError(' '.join(str(error).split())) from error
     if not self.flags['verbosity'].present:
-      logging.set_verbosity(logging.INFO)
+      logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
     if self._no_gin and (self.flags.gin_file or self.flags.gin_bindings):
       raise app.UsageError(f'{self._no_gin}; leave out --gin_file and --gin_bindings')
     if len(positional) < len(self._takes):

@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from aevo_jax import command, faults
 
@@ -31,7 +31,6 @@ def main(arguments: list[str]) -> int:
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.campaign.setup import setup
 
-  logging.set_verbosity(logging.WARNING)  # Orbax tells at INFO of every file it opens
   run = pathlib.Path(arguments[0])
   try:
     setup.reload(run)  # not a run: said before the checks are imported

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from aevo_jax import command, faults, layout
 from aevo_jax.evaluation import model_files
@@ -228,7 +228,6 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.training.recipe import header
 
   COMMAND.load_gin(layout.root_file('constitution.gin'))
-  logging.set_verbosity(logging.WARNING)
   try:
     settings = resolve('vllm')
     constitution = _constitution()
@@ -365,7 +364,6 @@ def _harness_settings(weights: pathlib.Path):
   from aevo_jax.evaluation import vllm_scoring
 
   COMMAND.load_gin(mode='--harness')
-  logging.set_verbosity(logging.WARNING)
   try:
     if bound('evaluation') and resolve('evaluation').engine != 'vllm':
       raise EvaluateError('the harness asks a vLLM server; leave evaluation.engine out')

@@ -12,7 +12,7 @@ import pathlib
 import sys
 import tempfile
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from aevo_jax import command, faults
 from aevo_jax.checkpoint.run_directory import no_campaign
@@ -57,7 +57,6 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError('--adapter and --base_name go together: an adapter names its base')
   if _MAX_RANK.value is not None and not _ADAPTER.value:
     raise app.UsageError('--max_rank is of an adapter; say --adapter too')
-  logging.set_verbosity(logging.WARNING)
   run = pathlib.Path(arguments[0])
   out = pathlib.Path(_OUT.value)
   if not (run / 'ledger.jsonl').is_file():

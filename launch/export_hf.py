@@ -14,7 +14,7 @@ original names, dtypes and shards. Where LoRA was trained, adapter/ holds the ad
 import pathlib
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from aevo_jax import command, faults
 from aevo_jax.export import results
@@ -80,7 +80,6 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.report.gains import ScoreFileError
   from aevo_jax.substrate import hf_export
 
-  logging.set_verbosity(logging.WARNING)
   out = pathlib.Path(_OUT.value)
   base = None
   if _BASE.value:

@@ -11,7 +11,7 @@ docs/import_export.md.
 import pathlib
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from aevo_jax import command, faults
 
@@ -39,7 +39,6 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.models.hf import checkpoint
   from aevo_jax.substrate import hf_import
 
-  logging.set_verbosity(logging.WARNING)
   out = pathlib.Path(_OUT.value)
   try:
     done = hf_import.import_hf(pathlib.Path(arguments[0]), out)

@@ -18,7 +18,7 @@ import pathlib
 import platform
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from aevo_jax import command, faults
 from aevo_jax.bindings import readers
@@ -95,7 +95,6 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
   tokenizer = tokenizers.load(str(out))
   print(_header(settings, config, recipe), flush=True)
   structure, params = unbind(create(config, settings.seed))
-  logging.info('%d parameters', sum(p.size for p in params.values()))
   try:
     final = _train(structure, params, tokenizer, recipe, settings, out / 'run')
   except (DamagedCheckpointError, NonFiniteError) as error:
@@ -174,7 +173,7 @@ def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: 
 
   def on_step(step: int, scalars: dict[str, float]) -> None:
     if step % 100 == 0:
-      logging.info('step %d of %d: loss %.4f', step, settings.steps, scalars['loss'])
+      print(f'step {step} of {settings.steps}: loss {scalars["loss"]:.4f}', flush=True)
 
   state = train_loop.train(
     PolicyModel(structure, params, {}),

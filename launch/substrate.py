@@ -12,7 +12,7 @@ of the base checkpoint, the code tree and the default recipe.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from aevo_jax import command, faults, layout
 
@@ -59,7 +59,6 @@ def main(arguments: list[str]) -> None:
       '`aevo substrate build` takes --from_hf=DIRECTORY and --out=DIRECTORY, the other '
       'two --substrate=DIRECTORY'
     )
-  logging.set_verbosity(logging.WARNING)
   try:
     if action == 'build':
       build_from_hf(pathlib.Path(_FROM_HF.value), pathlib.Path(_OUT.value))

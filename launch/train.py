@@ -30,7 +30,7 @@ import signal
 import sys
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from aevo_jax import command, faults, layout
 from aevo_jax.checkpoint import run_directory
@@ -206,7 +206,6 @@ def _prepare(out: pathlib.Path, base: pathlib.Path, held: contextlib.ExitStack) 
   try:
     pattern = checkpoint.read_config(base).pattern
     COMMAND.load_gin(layout.root_file('substrate') / 'recipe.gin', known={'model.pattern': pattern})
-    logging.set_verbosity(logging.WARNING)
     return _begin_job(out, base, recipe_lib.from_gin(), held)
   except (LoadError, ValueError, SafetensorError, ManifestError, InferenceError) as error:
     sys.exit(f'train: {error}')

@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from aevo_jax import command, faults
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState, fold
@@ -64,7 +64,6 @@ def main(arguments: list[str]) -> int:
   # Imported here, so that a wrong flag is answered before JAX starts.
   from aevo_jax.campaign.setup import setup
 
-  logging.set_verbosity(logging.WARNING)
   run = pathlib.Path(arguments[0])
   name = arguments[1]
   try:

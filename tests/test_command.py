@@ -1,7 +1,7 @@
 """The shell around a command: statuses, help, refused gin, budgets capped by the environment."""
 
 import pytest
-from absl import app, flags
+from absl import app, flags, logging
 
 from aevo_jax import command, layout
 from aevo_jax.campaign.setup import settings as _settings  # noqa: F401  registers what campaigns may bind
@@ -31,6 +31,24 @@ def test_caps_lower_budgets_and_never_raise_them(campaign, monkeypatch, capsys, 
   monkeypatch.setenv(command.CAPS, caps)
   assert campaign(['--gin.budget.rounds=4']) == rounds
   assert ('AEVO_CAPS lowers budget.rounds = 1' in capsys.readouterr().err) is (rounds == 1)
+
+
+@pytest.mark.parametrize(
+  ('flag', 'printed'),
+  [((), []), (('--verbosity=1',), ['of a library']), (('--verbosity=-1',), [])],
+  ids=['', 'info', 'warning'],
+)
+def test_what_libraries_log_at_info_is_printed_where_it_is_asked_for(
+  campaign, caplog, flag, printed
+):
+  """Orbax tells at INFO of every file."""
+  before = logging.get_verbosity()
+  try:
+    campaign(flag)
+    logging.info('of a library')
+  finally:
+    logging.set_verbosity(before)
+  assert caplog.messages == printed
 
 
 @pytest.mark.parametrize(

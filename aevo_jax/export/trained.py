@@ -25,7 +25,6 @@ from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.hf import checkpoint, front_matter, peft_adapter, stream
 from aevo_jax.models.hf.stored import INDEX
 from aevo_jax.substrate import hf_export, source, transfer
-from aevo_jax.training.trained_adapter import TrainedAdapter
 
 ADAPTER = 'adapter'
 PUZZLES = 'the puzzles that the code generates'
@@ -57,7 +56,7 @@ class Trained:
   facts: Mapping[str, str]
   base_model: str
   tasks: str = PUZZLES
-  adapter: TrainedAdapter | None = None
+  adapter: peft_adapter.Adapter | None = None
 
 
 def write(trained: Trained, out: pathlib.Path) -> list[str]:

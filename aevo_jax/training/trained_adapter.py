@@ -3,31 +3,17 @@
 import errno
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.models import scan_layers
+from aevo_jax.models.hf.peft_adapter import Adapter
 from aevo_jax.models.params import is_adapter
 from aevo_jax.training.recipe.recipe import Lora
 
 CHECKPOINTS = 'checkpoints'
 THEN = 'then'  # the folder of the method that follows supervised fine-tuning
-
-
-class TrainedAdapter(NamedTuple):
-  """An adapter of the base that a run began with.
-
-  Attributes:
-    params: lora_a and lora_b by our names.
-    rank: columns of A and rows of B.
-    alpha: scales it by alpha / rank.
-  """
-
-  params: dict[str, np.ndarray]
-  rank: int
-  alpha: float
 
 
 def last_checkpoints(run: pathlib.Path) -> list[pathlib.Path]:
@@ -52,7 +38,7 @@ def last_checkpoints(run: pathlib.Path) -> list[pathlib.Path]:
   return found
 
 
-def read(checkpoints: Sequence[pathlib.Path], lora: Lora, pattern: str) -> TrainedAdapter:
+def read(checkpoints: Sequence[pathlib.Path], lora: Lora, pattern: str) -> Adapter:
   """Reads what a run added to its base.
 
   Two methods one after the other train an adapter each, the second on weights into which the first
@@ -72,7 +58,7 @@ def read(checkpoints: Sequence[pathlib.Path], lora: Lora, pattern: str) -> Train
   for name in parts[0]:
     axis = -1 if name.endswith('.lora_a') else -2
     params[name] = np.concatenate([part[name] for part in parts], axis)
-  return TrainedAdapter(params, len(parts) * lora.rank, len(parts) * lora.alpha)
+  return Adapter(params, len(parts) * lora.rank, len(parts) * lora.alpha)
 
 
 def _of_checkpoint(path: pathlib.Path, pattern: str) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import pytest
 from stand_ins import StandInMachine
 
 from aevo_jax import layout
-from aevo_jax.campaign.setup import dry_run, preflight, setup
+from aevo_jax.campaign.setup import dry_run, preflight, setup, validation
 from aevo_jax.campaign.setup.estimate import Estimate
 from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.campaign.setup.validation import InvalidCampaignError, SeveralMistakesError
@@ -186,3 +186,43 @@ def test_a_space_in_which_everything_is_dead_is_refused(tmp_path):
 
 def test_puzzles_have_no_dead_axes():
   assert setup.dead_bindings(constitution()) == {}
+
+
+RATE = {'optimizer.learning_rate': {'kind': 'float', 'low': 1e-4, 'high': 1e-2, 'scale': 'log'}}
+RANK = {'lora.rank': {'kind': 'int', 'low': 2, 'high': 8}}
+METHOD = {'method.name': {'kind': 'choice', 'choices': ['sft', 'sft_then_rl']}}
+
+
+@pytest.mark.parametrize(
+  ('limit', 'recipe', 'axis', 'said'),
+  [
+    (8, 'lora.rank = 8', RATE, ''),
+    (8, 'lora.rank = 16', RATE, 'an adapter of rank 16 (lora.rank = 16'),
+    # Two methods train an adapter each, and what is handed in is both.
+    (16, "lora.rank = 8\nmethod.name = 'sft_then_rl'", RATE, ''),
+    (8, "lora.rank = 8\nmethod.name = 'sft_then_rl'", RATE, 'an adapter of rank 16'),
+    (8, 'lora.rank = 4', RANK, ''),
+    (4, 'lora.rank = 4', RANK, 'adapters of rank 8 (lora.rank up to 8'),
+    (8, 'lora.rank = 4', METHOD, ''),
+    (
+      8,
+      'lora.rank = 8',
+      METHOD,
+      'adapters of rank 16 (lora.rank up to 8, methods sft, sft_then_rl',
+    ),
+    (8, "lora.rank = 4\nmethod.name = 'sft_then_dpo'", RANK, 'adapters of rank 16'),
+  ],
+)
+def test_adapters_stay_within_the_rank_that_is_taken(limit, recipe, axis, said):
+  rules = constitution(f'submission.max_rank = {limit}', f"search_space.axes = {{'axis': {axis}}}")
+  text = f"adaptation.method = 'lora'\n{recipe}\n"
+
+  def check() -> None:
+    validation.check(rules, 'statistical', text, arbiter='local', workers_choose='policy')
+
+  if not said:
+    check()
+    return
+  with pytest.raises(InvalidCampaignError) as error:
+    check()
+  assert said in str(error.value)

@@ -12,6 +12,7 @@ from aevo_jax.campaign.sandbox.confinement import SandboxError
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.registry import AGENTS
+from aevo_jax.training.recipe.recipe import SECOND
 
 ARBITERS = ('local', 'manual')
 
@@ -92,9 +93,11 @@ def check(
   ]
   limit = constitution.submission.max_rank
   if limit:
+    values = {}
     if recipe is not None:
-      checks.append(functools.partial(_check_starting_adapter, limit, default_values(recipe)))
-    checks.append(functools.partial(_check_adapter_axes, limit, constitution))
+      values = default_values(recipe)
+      checks.append(functools.partial(_check_starting_adapter, limit, values))
+    checks.append(functools.partial(_check_adapter_axes, limit, constitution, values))
   together(*checks)
 
 
@@ -169,24 +172,38 @@ def _check_starting_adapter(limit: int, values: dict[str, Any]) -> None:
       "adaptation.method = 'lora', or put it into the substrate's recipe.gin and pin that "
       '(aevo substrate pin)'
     )
-  if values['lora.rank'] > limit:
+  rank = values['lora.rank'] * _adapters(values['method.name'])
+  if rank > limit:
     raise InvalidCampaignError(
-      f'submission.max_rank = {limit}, and the starting recipe has lora.rank = '
-      f'{values["lora.rank"]}; bind a lower one'
+      f'submission.max_rank = {limit}, and the starting recipe trains an adapter of rank {rank} '
+      f'(lora.rank = {values["lora.rank"]} by each method of {values["method.name"]!r}); bind a '
+      'lower lora.rank'
     )
 
 
-def _check_adapter_axes(limit: int, constitution: Constitution) -> None:
+def _adapters(*methods: str) -> int:
+  """Counts the adapters that a recipe of one of the methods stacks: two methods train one each."""
+  return 2 if set(methods) & set(SECOND) else 1
+
+
+def _check_adapter_axes(limit: int, constitution: Constitution, values: dict[str, Any]) -> None:
   """Checks that whatever an agent may bind trains an adapter within the limit."""
-  for parameter in constitution.space().parameters:
-    if parameter.selector == 'adaptation.method' and set(parameter.choices) != {'lora'}:
-      raise InvalidCampaignError(
-        f'submission.max_rank = {limit} asks for adapters, and search_space.axes offers '
-        'adaptation.method; leave it out'
-      )
-    if parameter.selector == 'lora.rank':
-      highest = max(parameter.choices or (parameter.high,))
-      if highest > limit:
-        raise InvalidCampaignError(
-          f'search_space.axes offers lora.rank up to {highest}, and submission.max_rank is {limit}'
-        )
+  offered = {parameter.selector: parameter for parameter in constitution.space().parameters}
+  method = offered.get('adaptation.method')
+  if method is not None and set(method.choices) != {'lora'}:
+    raise InvalidCampaignError(
+      f'submission.max_rank = {limit} asks for adapters, and search_space.axes offers '
+      'adaptation.method; leave it out'
+    )
+  names = (values.get('method.name', 'sft'),)
+  if 'method.name' in offered:
+    names = offered['method.name'].choices
+  highest = values.get('lora.rank', 0)
+  if 'lora.rank' in offered:
+    highest = max(offered['lora.rank'].choices or (offered['lora.rank'].high,))
+  rank = highest * _adapters(*names)
+  if rank > limit and ('lora.rank' in offered or 'method.name' in offered):
+    raise InvalidCampaignError(
+      f'search_space.axes lets recipes train adapters of rank {rank} (lora.rank up to {highest}, '
+      f'methods {", ".join(names)}), and submission.max_rank is {limit}'
+    )
