@@ -173,7 +173,9 @@ class Command:
     lowered = lowered_by_caps(os.environ.get(CAPS, ''))
     if lowered:
       print(f'{CAPS} lowers {", ".join(lowered)}', file=sys.stderr)
-      bindings = [*gin_flags.bindings(self.flags), *lowered]
+      names = [_bound_name(binding) for binding in lowered]
+      given = [b for b in gin_flags.bindings(self.flags) if _bound_name(b) not in names]
+      bindings = [*given, *lowered]
       loading.load([*files, *self.flags.gin_file], bindings, search_paths=layout.search_paths())
     return theirs
 
@@ -315,6 +317,10 @@ class Command:
       found = problem(pathlib.Path(value))
       if found is not None:
         raise app.UsageError(f'{shown}{value}: {found}')
+
+
+def _bound_name(binding: str) -> str:
+  return binding.partition('=')[0].strip()
 
 
 def lowered_by_caps(caps: str) -> list[str]:

@@ -7,9 +7,9 @@ unlocked, never half-loaded.
 
 Narrower than gin, on purpose: no imports (`import os` would run a module, and a gin file holds
 literals), no dynamic registration, no scopes (`a/b.c = 1` would shadow `b.c`), no references
-(`@f()` would make what ran unrecordable as literals), no parameter bound twice in one file. Wider
-than gin: a macro that is defined but never used is an error, since `LRR = 9` would otherwise be
-accepted in silence.
+(`@f()` would make what ran unrecordable as literals), no parameter bound twice in one file or on
+one command line. Wider than gin: a macro that is defined but never used is an error, since
+`LRR = 9` would otherwise be accepted in silence.
 """
 
 import dataclasses
@@ -322,7 +322,7 @@ def _problems(statements: Sequence[_Statement]) -> list[str]:
   known = parameters()
   effective = {statement.key: statement for statement in statements}  # the last one holds
   macros = _Macros(statements, effective)
-  first_lines: dict[tuple[str, str, str], int] = {}
+  first_places: dict[tuple[str, str, str], _Statement] = {}
   useless: set[str] = set()
   problems = []
   for statement in statements:
@@ -344,13 +344,14 @@ def _problems(statements: Sequence[_Statement]) -> list[str]:
       if problem is not None:
         problems.append(f"{where}: macro '{key}' {problem}")
         useless.add(key)
-    if not statement.from_command_line:
-      place = (statement.source, statement.scope, key)
-      first = first_lines.setdefault(place, statement.line)
-      if first != statement.line:
-        problems.append(
-          f"{where}: '{key}' is bound twice in this file, first in line {first}; keep one"
-        )
+    text = '' if statement.from_command_line else statement.source
+    first = first_places.setdefault((text, statement.scope, key), statement)
+    if first is not statement and statement.from_command_line:
+      problems.append(f"{where}: '{key}' is bound before, by {first.where}; keep one")
+    elif first is not statement:
+      problems.append(
+        f"{where}: '{key}' is bound twice in this file, first in line {first.line}; keep one"
+      )
     problems += _value_problems(statement, macros)
   return problems + _effective_problems(effective)
 

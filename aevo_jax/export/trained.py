@@ -115,8 +115,7 @@ def write_weights(
   stored = (base / weights.CHECKPOINT).is_dir()
   # A base that `aevo substrate build` made has a source.json of its own, of digests.
   if stored and (base / source.FILE).is_file():
-    hf_export.export_hf(base, out, params=params)
-    return []
+    return hf_export.export_hf(base, out, params=params).remarks
   out.mkdir(parents=True)
   try:
     checkpoint.save_weights(out / checkpoint.WEIGHTS, params, config)

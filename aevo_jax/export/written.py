@@ -63,11 +63,11 @@ def write(result: results.Result, out: pathlib.Path, options: Options) -> list[s
     LedgerError: it cannot be exported; the message says why.
   """
   if isinstance(result, results.Base) and _is_plain(result.directory):
-    hf_export.export_hf(result.directory, out, max_shard_size=options.max_shard_size)
+    done = hf_export.export_hf(result.directory, out, max_shard_size=options.max_shard_size)
     extra = result.directory / trained.ADAPTER
     if (extra / model_files.ADAPTER_CONFIG).is_file():
       shutil.copytree(extra, out / trained.ADAPTER)
-    return []
+    return done.remarks
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
     stage = pathlib.Path(staging) / 'export'

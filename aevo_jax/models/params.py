@@ -5,6 +5,7 @@ structure.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,12 @@ def outline(config: ModelConfig) -> tuple[Structure, dict[str, jax.ShapeDtypeStr
   Returns:
     The structure, and the shape of every parameter.
   """
+  structure, shapes = _outline(config)
+  return structure, dict(shapes)
+
+
+@functools.lru_cache(maxsize=8)  # a second of tracing for a deep model
+def _outline(config: ModelConfig) -> tuple[Structure, dict[str, jax.ShapeDtypeStruct]]:
   return unbind(abstract(config))
 
 

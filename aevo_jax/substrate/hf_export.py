@@ -34,13 +34,25 @@ from aevo_jax.substrate.transfer import (
 UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
 
 
+class Exported(NamedTuple):
+  """What was written.
+
+  Attributes:
+    size: bytes of its tensors.
+    remarks: what a person should know, a sentence each.
+  """
+
+  size: int
+  remarks: list[str]
+
+
 def export_hf(
   base: pathlib.Path,
   out: pathlib.Path,
   *,
   max_shard_size: int | None = None,
   params: Mapping[str, Any] | None = None,
-) -> int:
+) -> Exported:
   """Writes a base as a Hugging Face checkpoint.
 
   Args:
@@ -52,7 +64,7 @@ def export_hf(
       of a base that was imported. The base's card is not theirs, and is left out.
 
   Returns:
-    The bytes of its tensors.
+    Its size, and what a person should know.
 
   Raises:
     TransferError: `base` is neither, `params` do not fit it, `out` exists, or the disk has no room
@@ -93,11 +105,11 @@ def export_hf(
     carried = CARRIED
     if params is None:
       carried = (*CARRIED, front_matter.CARD)
-    copy_config(base, temporary, source.rows)
+    remarks = copy_config(base, temporary, source.rows)
     for name in carried:
       if name != checkpoint.CONFIG and (base / name).is_file():
         shutil.copyfile(base / name, temporary / name)
-  return size
+  return Exported(size, remarks)
 
 
 def parse_size(text: str) -> int:

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aevo_jax import strict_json
+from aevo_jax import file_kinds, strict_json
 from aevo_jax.config.nearest import suggestion
 from aevo_jax.tasks import answers, shapes, verify
 from aevo_jax.tasks.families.registry import FAMILIES
@@ -298,6 +298,9 @@ def _enough(quota: int, split: str) -> int:
 
 def _lines(file: pathlib.Path) -> list[str]:
   content = file.read_bytes()
+  foreign = file_kinds.not_text(file, content, file_kinds.JSON)
+  if foreign is not None:
+    raise TaskFileError(foreign)
   try:
     text = content.decode()
   except UnicodeDecodeError as error:

@@ -230,8 +230,9 @@ OF_CAMPAIGNS = [
 ]
 
 
-def frozen(*bindings: str) -> tuple:
-  """What a run directory freezes of a campaign."""
+def frozen(values: dict[str, object]) -> tuple:
+  """What a run directory freezes of a campaign with these bindings."""
+  bindings = [f'{name} = {value!r}' for name, value in values.items()]
   loading.load([str(layout.root_file('constitution.gin'))], bindings, search_paths=())
   return constitution_lib.from_gin().text(), settings_from_gin()
 
@@ -243,15 +244,14 @@ def test_a_value_of_a_campaign_is_frozen_in_its_run(selector):
     clause = when.clauses[0]
     if clause.selector not in needed and not clause.holds(every_binding.default(clause.selector)):
       needed[clause.selector] = every_binding.met(clause)
-  given = [f'{name} = {value!r}' for name, value in needed.items()]
-  loading.load([str(layout.root_file('constitution.gin'))], given, search_paths=())
+  frozen(needed)
   name, _, parameter = selector.partition('.')
   now = getattr(configurables.resolve(name), parameter)
-  given += [f'{name} = {value!r}' for name, value in TOGETHER.get(selector, {}).items()]
-  base = frozen(*given)
+  given = needed | TOGETHER.get(selector, {})
+  base = frozen(given)
   for value in every_binding.others(selector, now):
     try:
-      moved = frozen(*given, f'{selector} = {value!r}')
+      moved = frozen(given | {selector: value})
     except ValueError:
       continue  # impossible beside the rest
     if moved != base:

@@ -300,8 +300,10 @@ def test_command_line_bindings():
   assert 'more than one' in error(
     bindings=['loadtest_optimizer.steps=3\nloadtest_optimizer.name="sgd"']
   )
-  load([], ['loadtest_optimizer.steps=3', 'loadtest_optimizer.steps=4'], search_paths=[])
-  assert resolve('loadtest_optimizer').steps == 4
+  assert (
+    "'loadtest_optimizer.steps' is bound before, by binding 'loadtest_optimizer.steps=3'; keep one"
+    in error(bindings=['loadtest_optimizer.steps=3', 'loadtest_optimizer.steps=4'])
+  )
 
 
 def test_a_macro_of_the_command_line_must_reach_something(root):

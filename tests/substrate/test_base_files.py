@@ -154,8 +154,9 @@ def test_config_json_is_made_true_of_the_weights_with_a_remark(tmp_path, said, t
   base = saved_base.write(tmp_path / 'base', config=said)
   done = hf_import.import_hf(base, tmp_path / 'imported')
   name = next(iter(said))
-  assert f'{name} was {said[name]!r} and is {true[name]!r}' in ' '.join(done.remarks)
-  hf_export.export_hf(base, tmp_path / 'exported')
+  exported = hf_export.export_hf(base, tmp_path / 'exported')
+  for remarks in (done.remarks, exported.remarks):
+    assert f'{name} was {said[name]!r} and is {true[name]!r}' in ' '.join(remarks)
   trained.write_weights(base, tmp_path / 'trained', weights.load(base), saved_base.QWEN3)
   build(base, tmp_path / 'built')
   for out in ('imported', 'exported', 'trained', 'built/base'):

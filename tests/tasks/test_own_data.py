@@ -272,7 +272,9 @@ def test_a_wrong_line_is_named_with_its_place_and_the_fix(tmp_path, line, said):
     ('é'.encode('latin-1'), 'not UTF-8'),
     ('{}'.encode('utf-16'), 'not UTF-8 .*aevo tasks convert'),
     ('{}'.encode('utf-16-le'), 'holds NUL bytes, as UTF-16 does; save it as UTF-8'),
-    (b'PAR1\x15\x04\xff', 'not UTF-8 .*aevo tasks convert'),
+    (b'PAR1\x15\x04\xff', 'is Parquet, .*read_parquet'),
+    (b'\x1f\x8b\x08\x00', 'is packed by gzip; .*gunzip'),
+    (b'PK\x03\x04', 'is packed by zip; .*unzip'),
     (None, 'there is no'),
   ],
 )

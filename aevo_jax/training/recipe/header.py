@@ -16,7 +16,7 @@ import jax
 
 from aevo_jax.config.statements import render_value
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.params import abstract, unbind
+from aevo_jax.models.params import outline
 from aevo_jax.training.recipe.recipe import Recipe
 from aevo_jax.training.recipe.token_budget import StepPlan
 
@@ -67,7 +67,7 @@ def changes(sections: Iterable[tuple[str, Any]]) -> str:
 
 def parameters(config: ModelConfig) -> int:
   """Counts the parameters of a model from its shapes."""
-  params = unbind(abstract(config))[1]
+  params = outline(config)[1]
   return sum(math.prod(value.shape) for value in params.values())
 
 
