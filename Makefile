@@ -109,7 +109,7 @@ test: $(READY)  ## run the test suite (PYTEST_ARGS="-k name" for a part)
 	@if [ ! -x third_party/vllm/.venv/bin/python ]; then
 	  printf '\n!!! no test runs against vLLM: third_party/vllm/.venv is not there; make vllm makes it\n\n' >&2
 	elif [ -z "$(PYTEST_ARGS)" ]; then
-	  .venv/bin/python -m pytest -m 'vllm and not slow' --durations=10 $(VLLM_TESTS)
+	  .venv/bin/python -m pytest -m 'vllm and not slow and not long' --durations=10 $(VLLM_TESTS)
 	fi
 	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=30 $(PYTEST_ARGS)
 	[ -x third_party/vllm/.venv/bin/python ] || printf '\n!!! no test has run against vLLM\n' >&2
@@ -118,7 +118,10 @@ test-fast: $(READY)  ## tests that start no process and compile for no second
 	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal -m 'not heavy and not slow and not long and not parity and not vllm' $(PYTEST_ARGS)
 
 test-long: $(READY)  ## long variants of what `make test` shows (PART=1/4 for a quarter)
-	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=10 -m long --long_part=$(PART) $(PYTEST_ARGS)
+	@if [ -x third_party/vllm/.venv/bin/python ] && [ -z "$(PYTEST_ARGS)" ]; then
+	  .venv/bin/python -m pytest -m 'vllm and long' --long_part=$(PART) $(VLLM_TESTS) || [ $$? -eq 5 ]  # 5: none in this part
+	fi
+	.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal --durations=10 -m 'long and not vllm' --long_part=$(PART) $(PYTEST_ARGS)
 
 docs-check: $(READY)  ## run every command that README.md and docs/ show (an hour)
 	@.venv/bin/python tools/docs_commands.py $(PAGES)

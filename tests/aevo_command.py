@@ -36,16 +36,16 @@ def aevo(*arguments: str | pathlib.Path) -> subprocess.CompletedProcess:
 
 
 def environment() -> dict[str, str]:
-  """A user's environment: without the compiler's flags that the suite sets for itself."""
+  """The suite's environment, with this code to import."""
   path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])])
-  inherited = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
-  return inherited | {'PYTHONPATH': path}
+  return os.environ | {'PYTHONPATH': path}
 
 
 def aevo_process(
   *arguments: str | pathlib.Path,
   program: tuple[str, ...] = ('-m', 'aevo_jax.cli'),
   prefix: tuple[str, ...] = (),
+  timeout: int = 300,
 ) -> subprocess.CompletedProcess:
   """Runs the command in a process of its own.
 
@@ -53,6 +53,7 @@ def aevo_process(
     *arguments: the command and its flags.
     program: what Python runs.
     prefix: a program that starts Python, such as taskset.
+    timeout: seconds.
 
   Returns:
     The ended process, with text output.
@@ -62,5 +63,5 @@ def aevo_process(
     capture_output=True,
     text=True,
     env=environment(),
-    timeout=300,
+    timeout=timeout,
   )

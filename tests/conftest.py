@@ -21,19 +21,25 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+import tiers_of_tests as tiers
 
 import aevo_jax
 from aevo_jax import layout
-from aevo_jax.runtime import compile_quickly, single_threaded_blas
+from aevo_jax.runtime import single_threaded_blas
 
 # Test processes, the commands they start and later sessions share compiled programs. Campaigns have
 # a cache of their own, which workers may only read.
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(__file__).resolve().parents[1] / '.jax_cache')
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
-compile_quickly()  # before anything imports JAX
+# Small programs run once or twice: what LLVM's passes over them cost is never won back. The
+# processes of campaigns inherit the flags. All before anything imports JAX.
+os.environ['XLA_FLAGS'] = (
+  f'{os.environ.get("XLA_FLAGS", "")} --xla_llvm_disable_expensive_passes=true '
+  '--xla_backend_optimization_level=0'
+).strip()
 single_threaded_blas()  # small matrices; threads only get into each other's way
 
 TINY = (
@@ -50,7 +56,6 @@ TINY = (
 )
 
 
-TIERS = pathlib.Path(__file__).parent / 'tiers'
 # What these make takes processes or seconds, so a test that asks for one is heavy.
 HEAVY_FIXTURES = {'tiny_home', 'tiny_run', 'run_copy', 'start_tiny_campaign', 'run_campaign', 'run'}
 
@@ -64,21 +69,19 @@ def pytest_addoption(parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(config, items) -> None:
   """Marks the tests that tiers/ lists, and leaves out long ones of other parts."""
-  long = (TIERS / 'long.txt').read_text().splitlines()
-  heavy = set((TIERS / 'heavy.txt').read_text().splitlines())
-  part, _, parts = config.getoption('--long_part').partition('/')
+  if config.args == config.getini('testpaths'):
+    config.stash[tiers.ALL] = [item.nodeid for item in items]
   kept, left_out = [], []
   for item in items:
-    file, _, name = item.nodeid.partition('::')
-    if f'{file}::{name.partition("[")[0]}' in heavy or HEAVY_FIXTURES & set(item.fixturenames):
+    if tiers.is_heavy(item.nodeid) or HEAVY_FIXTURES & set(item.fixturenames):
       item.add_marker('heavy')
-    rows = [number for number, row in enumerate(long) if row in (file, item.nodeid)]
-    if rows:
+    row = tiers.row_of_long(item.nodeid)
+    if row is not None:
       item.add_marker('long')
-    if rows and parts and rows[0] % int(parts) != int(part):
-      left_out.append(item)
-    else:
+    if row is None or tiers.is_in_part(row, config.getoption('--long_part')):
       kept.append(item)
+    else:
+      left_out.append(item)
   items[:] = kept
   if left_out:
     config.hook.pytest_deselected(items=left_out)

@@ -1,47 +1,38 @@
-"""tests/tiers/ names tests that exist."""
+"""tests/tiers/ names tests that exist, and its parts are the whole."""
 
 import pathlib
 import re
-import subprocess
-import sys
 
-TIERS = pathlib.Path(__file__).parent / 'tiers'
+import pytest
+import tiers_of_tests as tiers
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_every_row_of_heavy_is_a_test_function():
-  for row in (TIERS / 'heavy.txt').read_text().splitlines():
+  for row in tiers.rows('heavy'):
     file, name = row.split('::')
     assert re.search(rf'^def {name}\(', (ROOT / file).read_text(), re.MULTILINE), row
 
 
-def collected(*arguments: str) -> set[str]:
-  """Ids of the long tests that pytest would run."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'pytest', '--collect-only', '-q', '-p', 'no:cacheprovider', *arguments],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  return {line for line in done.stdout.splitlines() if '::' in line}
+def test_every_row_of_long_is_a_test(request):
+  tests = request.config.stash.get(tiers.ALL, None)
+  if tests is None:
+    pytest.skip('only where all tests are collected')
+  assert tiers.rows_without_test(tests) == []
 
 
-def rows_of_long() -> list[str]:
-  return (TIERS / 'long.txt').read_text().splitlines()
+def test_a_row_of_long_that_names_no_test_is_found():
+  there = tiers.rows('long')
+  assert tiers.rows_without_test(there) == []
+  assert tiers.rows_without_test(there[1:]) == [there[0]]
+  file = next(row for row in there if '::' not in row)
+  assert file not in tiers.rows_without_test([f'{file}::test_one'])
 
 
-def collected_of_their_files(*arguments: str) -> set[str]:
-  files = {row.partition('::')[0] for row in rows_of_long()}
-  return collected('-m', 'long', *arguments, *sorted(files))
-
-
-def test_every_row_of_long_is_collected():
-  long = collected_of_their_files()
-  assert set(rows_of_long()) <= long | {test.partition('::')[0] for test in long}
-
-
-def test_the_parts_of_the_long_tests_are_the_whole():
-  first, second = (collected_of_their_files(f'--long_part={part}/2') for part in range(2))
-  assert first and second and not first & second
-  assert set(rows_of_long()) <= first | second | {t.partition('::')[0] for t in first | second}
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_the_parts_of_the_long_tests_are_the_whole(parts):
+  rows = range(len(tiers.rows('long')))
+  shares = [[row for row in rows if tiers.is_in_part(row, f'{k}/{parts}')] for k in range(parts)]
+  assert sorted(row for share in shares for row in share) == list(rows)
+  assert all(shares) and all(tiers.is_in_part(row, '') for row in rows)

@@ -3,17 +3,21 @@
 import dataclasses
 import os
 import pathlib
+import signal
 import time
 
 import pytest
 
 from aevo_jax import runtime
+from aevo_jax.campaign.executors.forked_workers import ForkServer
 from aevo_jax.campaign.executors.local import LocalExecutor
 from aevo_jax.campaign.executors.protocol import Allowance, Ended, Job, Lost, Queued, Running
 
-# name -> make(slots, directory for logs, clock)
+# name -> make(slots, directory for logs, clock, fork server or None for one of its own)
 EXECUTORS = {
-  'local': lambda slots, logs, clock: LocalExecutor(slots, logs / 'fork_server.log', clock),
+  'local': lambda slots, logs, clock, fork_server: LocalExecutor(
+    slots, logs / 'fork_server.log', clock, fork_server
+  ),
 }
 PATIENCE_S = 60
 REPOSITORY = pathlib.Path(runtime.__file__).resolve().parents[1]
@@ -44,18 +48,32 @@ def clock():
   return ManualClock()
 
 
+@pytest.fixture(scope='module')
+def fork_server(tmp_path_factory):
+  """One for all tests: it imports what workers need for seconds."""
+  server = ForkServer(tmp_path_factory.mktemp('fork_server') / 'log.txt')
+  yield server
+  server.close()
+
+
 @pytest.fixture(params=EXECUTORS)
-def make(request, tmp_path, clock):
-  """make(slots) -> an executor."""
+def make(request, tmp_path, clock, fork_server):
+  """make(slots) -> an executor; `alone`: with a fork server of its own."""
   made = []
 
-  def build(slots=4):
-    made.append(EXECUTORS[request.param](slots, tmp_path, clock))
-    return made[-1]
+  def build(slots=4, alone=False):
+    shared = None if alone else fork_server
+    executor = EXECUTORS[request.param](slots, tmp_path, clock, shared)
+    if alone:
+      made.append(executor)
+    return executor
 
   yield build
   for executor in made:
     executor.close()
+  for directory in (tmp_path / 'trials').glob('*'):
+    for pid in processes_in(directory):
+      os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -188,7 +206,7 @@ def test_slots_are_kept_and_a_deadline_counts_from_the_start(make, job, clock):
 def test_cancel_ends_every_process_of_the_group(make, job, tmp_path, monkeypatch):
   (tmp_path / 'sitecustomize.py').write_text(STARTS_A_PROCESS)
   monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
-  executor, running = make(), job('a')
+  executor, running = make(alone=True), job('a')
   (running.directory / 'starts_a_process').touch()
   handle = executor.submit('key', running)
   wait_for(lambda: len(processes_in(running.directory)) == 2)
@@ -209,7 +227,7 @@ def test_a_queued_job_can_be_cancelled_and_cancelling_twice_is_fine(make, job):
 
 
 def test_no_job_outlives_the_close_of_a_local_one_and_closing_twice_is_fine(make, job):
-  executor, running = make(), job('a')
+  executor, running = make(alone=True), job('a')
   executor.submit('key', running)
   wait_for(lambda: processes_in(running.directory))
   executor.close()

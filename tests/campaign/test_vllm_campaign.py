@@ -12,15 +12,16 @@ import socket
 import threading
 
 import pytest
+from aevo_command import aevo_process
 from vllm_served import QWEN3, SETTINGS, processes, write_model
 
 from aevo_jax import layout
-from aevo_jax.campaign.machine.fault import MachineFaultError
+from aevo_jax.campaign.machine.fault import PAUSED_STATUS, MachineFaultError
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.data import chat_template
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import scoring, sets
-from aevo_jax.generation.vllm.server import Server
+from aevo_jax.generation.vllm.server import Server, interpreter
 from aevo_jax.ledger.append import read
 from aevo_jax.models import weights as weights_lib
 from aevo_jax.models.decoder import create
@@ -158,6 +159,27 @@ def test_a_server_that_never_stays_up_pauses_the_campaign_which_then_goes_on(
   assert state.finished is not None and state.pauses == 1
   assert state.trials['r1w1'].dev is not None and not failed(files.run)
   assert 'trial_failed' not in [record.kind for record in read(files.run / 'ledger.jsonl')]
+
+
+def test_an_engine_that_is_gone_pauses_the_command_and_back_again_it_goes_on(
+  start_tiny_campaign, tmp_path
+):
+  """Between a campaign's preparation and its start, somebody removes vLLM's environment."""
+  engine = tmp_path / 'engine'
+  environment = interpreter(SETTINGS).parent.parent
+  engine.symlink_to(environment)
+  there = f"vllm.python = '{engine / 'bin' / 'python'}'"
+  run = start_tiny_campaign('vllmgone', *SCORED_BY_VLLM, there).run
+  engine.unlink()
+  paused = aevo_process('campaign', f'--resume={run}')
+  assert paused.returncode == PAUSED_STATUS, paused.stdout + paused.stderr
+  assert f'there is no vLLM at {engine}' in paused.stderr and 'Traceback' not in paused.stderr
+  assert f'aevo campaign --resume={run}' in paused.stderr
+  engine.symlink_to(environment)
+  resumed = aevo_process('campaign', f'--resume={run}', timeout=900)
+  assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+  kinds = [record.kind for record in read(run / 'ledger.jsonl')]
+  assert 'campaign_paused' in kinds and 'trial_failed' not in kinds and not failed(run)
 
 
 def test_a_campaign_planned_by_a_server_of_random_weights_finishes_under_the_statistical_agent(

@@ -23,7 +23,7 @@ BATCH = {'single': 1, 'fsdp': 8, 'fsdp_tensor': 2, 'expert': 8, 'context': 8, 'h
 
 def on_eight_devices(*arguments):
   """The JSON lines of one process with 8 devices."""
-  flags = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
   environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
   result = subprocess.run(
     [sys.executable, pathlib.Path(__file__).with_name('on_eight_devices.py'), *arguments],
