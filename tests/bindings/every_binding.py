@@ -23,6 +23,7 @@ OTHERS: dict[str, list[Any]] = {
   **{f'{name}_set.rare_share': [{'unit_conversion': 0.25}] for name in SETS},
   **{f'{name}_set.answer_shown': [{'unit_conversion': 0.25}] for name in SETS},
   'llm.temperature': [0.5],
+  'objective.size': ['standard'],
   'vllm.gap': [0.01],
   'probes.templates': [('Say it again. {prompt}',)],
   'search_space.axes': [{}],
