@@ -30,7 +30,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from aevo_jax import layout, paths
+from aevo_jax import faults, layout, paths
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import Bound, parameters, resolve
@@ -103,7 +103,7 @@ class Command:
 
     Returns:
       `main(argv)`, which takes the command line without the program's name and returns the exit
-      status: 0, 1 for a usage error, or the command's own.
+      status: 0, 1 for a usage error or where no memory is left, or the command's own.
     """
 
     def main(argv: Sequence[str]) -> int:
@@ -123,6 +123,13 @@ class Command:
       except BrokenPipeError:
         # The reader went away, as `| head` does. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+      except Exception as error:
+        if not faults.is_out_of_memory(error):
+          raise
+        words = faults.OUT_OF_MEMORY.format(again=faults.AGAIN)
+        detail = (str(error) or type(error).__name__).splitlines()[0]
+        print(f'{self.name}: {words} ({detail})', file=sys.stderr)
         return 1
       return status or 0
 

@@ -24,6 +24,8 @@ MACHINE = {
 OUT_OF_MEMORY = 'the memory is used up; free some or raise its limit (ulimit -v), then {again}'
 # What JAX says where a device has no memory left, as RuntimeError.
 DEVICE_OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'
+# What Python's threads and the loader of libraries say where memory or its limit is used up.
+_NO_MEMORY = (DEVICE_OUT_OF_MEMORY, "can't start new thread", 'failed to map segment')
 _ADVICE = {
   errno.ENOSPC: 'the disk is full; free space, then {again}',
   errno.EDQUOT: 'your disk quota is used up; free space, then {again}',
@@ -101,6 +103,14 @@ def again(path: str | os.PathLike[str]) -> str:
   if is_lfs_pointer(path):
     return "it is Git LFS's pointer to the file; run `git lfs pull` in its directory"
   return 'download it again'
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+  """Tells whether an error says that the memory of this process, or its limit, is used up."""
+  if isinstance(error, OSError):
+    return error.errno == errno.ENOMEM
+  known = isinstance(error, (RuntimeError, ImportError))
+  return isinstance(error, MemoryError) or (known and any(w in str(error) for w in _NO_MEMORY))
 
 
 def is_machines(error: BaseException) -> bool:

@@ -23,7 +23,9 @@ from absl import app, flags
 from aevo_jax import command, faults, layout
 from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.campaign.executors.protocol import ExecutorError
+from aevo_jax.campaign.machine import allowance
 from aevo_jax.campaign.machine import fault as fault_lib
+from aevo_jax.campaign.machine.probes import Machine
 from aevo_jax.campaign.sandbox.confinement import SandboxUnavailableError
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.configurables import LoadError, resolve, resolve_all
@@ -96,6 +98,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     ChatTemplateError,
     UnknownVerifierError,
     LlmSetupError,
+    allowance.LowLimitError,
     validation.InvalidCampaignError,
     manual_arbiter.ScoreRefusedError,
   )
@@ -171,6 +174,7 @@ def start(run: pathlib.Path) -> None:
   first = [layout.root_file('constitution.gin')]
   if recipe.is_file():
     first.append(recipe)
+  allowance.refuse_low_limit(recipe.with_name('base'), Machine().memory_limit())
   bound = COMMAND.load_gin(*first)
   # All that is wrong with any section is said at once.
   resolve_all([*constitution_lib.owned_names(), 'campaign', *starting_recipe.named(bound)])
@@ -273,7 +277,24 @@ def go_on(run: pathlib.Path) -> None:
     MachineFaultError: the machine failed; the same run can go on once that is mended.
   """
   with _resumable(run):
+    _refuse_low_limit(run)
     _go_on(run)
+
+
+def _refuse_low_limit(run: pathlib.Path) -> None:
+  """Refuses a limit on memory under which JAX would abort the process.
+
+  Args:
+    run: its directory, which has a copy of the base's weights.
+
+  Raises:
+    MachineFaultError: the limit is too low.
+  """
+  try:
+    again = fault_lib.resume_command(run)
+    allowance.refuse_low_limit(run, Machine().memory_limit(), again)
+  except allowance.LowLimitError as error:
+    raise fault_lib.MachineFaultError('memory_limit', str(error)) from error
 
 
 @contextlib.contextmanager
@@ -281,7 +302,9 @@ def _resumable(run: pathlib.Path) -> Iterator[None]:
   """Turns an error of the machine into the fault for which the run has paused."""
   try:
     yield
-  except OSError as error:
+  except fault_lib.MachineFaultError:
+    raise
+  except Exception as error:
     fault = fault_lib.of_error(error, run)
     if fault is None:
       raise

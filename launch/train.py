@@ -101,7 +101,6 @@ def main(arguments: list[str]) -> None:
   base = layout.root_file('substrate') / 'base'
   if _BASE.value:
     base = pathlib.Path(_BASE.value)
-  out_of_memory = faults.OUT_OF_MEMORY.format(again=faults.AGAIN)
   try:
     run_directory.refuse_foreign(out, run_directory.TRAIN)
     train(out, base)
@@ -109,12 +108,6 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'train: {error}')
   except OSError as error:
     sys.exit(f'train: {faults.explain(error)}')
-  except MemoryError:
-    sys.exit(f'train: {out_of_memory}')
-  except RuntimeError as error:
-    if faults.DEVICE_OUT_OF_MEMORY not in str(error):
-      raise
-    sys.exit(f'train: {out_of_memory} ({str(error).splitlines()[0]})')
   except KeyboardInterrupt:
     sys.exit(f'\ntrain: interrupted; the same command continues from the last checkpoint in {out}')
 

@@ -93,3 +93,39 @@ def test_every_end_is_a_status(capsys, argv, status, words):
     raise SystemExit({'stop': 5, 'message': 'the reason'}[arguments[0]])
 
   assert main(argv) == status and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('error', 'detail'),
+  [
+    (MemoryError(), 'MemoryError'),
+    (RuntimeError("can't start new thread"), "can't start new thread"),
+    (RuntimeError('RESOURCE_EXHAUSTED: 9 bytes.\nmore'), 'RESOURCE_EXHAUSTED: 9 bytes.'),
+    (ImportError('libx.so: failed to map segment from shared object'), 'libx.so: failed to map'),
+  ],
+)
+def test_want_of_memory_is_a_sentence_in_every_command(capsys, error, detail):
+  made = command.Command('report', 'Doc.')
+
+  @made
+  def main(arguments):
+    raise error
+
+  assert main([]) == 1
+  said = capsys.readouterr().err
+  assert said.startswith(
+    'report: the memory is used up; free some or raise its limit (ulimit -v), then run the same '
+    f'command again ({detail}'
+  )
+  assert said.count('\n') == 1
+
+
+def test_another_error_is_shown_as_it_is():
+  made = command.Command('report', 'Doc.')
+
+  @made
+  def main(arguments):
+    raise RuntimeError('a mistake of ours')
+
+  with pytest.raises(RuntimeError, match='a mistake of ours'):
+    main([])

@@ -33,7 +33,13 @@ ALLOWED: dict[str, set[str]] = {
   # top-level modules
   'layout': set(),
   'cli': {'config', 'layout'},
-  'command': {'bindings', 'config', 'layout', 'paths'},  # the shell around a launch command
+  'command': {
+    'bindings',
+    'config',
+    'faults',
+    'layout',
+    'paths',
+  },  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
   'file_kinds': set(),  # files of another kind than is read; standard library only
   'provenance': {'layout'},  # which code ran; standard library and git

@@ -26,13 +26,12 @@ from aevo_jax.campaign.decisions.next_policy import with_choices
 from aevo_jax.campaign.decisions.round_evidence import round_evidence
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.executors.precompiler import Request, compiled_marker
-from aevo_jax.campaign.executors.protocol import Allowance, ExecutorError
+from aevo_jax.campaign.executors.protocol import Allowance
 from aevo_jax.campaign.journal import Journal, Observer
 from aevo_jax.campaign.llm_session import LlmSession
 from aevo_jax.campaign.machine import allowance as allowance_lib
 from aevo_jax.campaign.machine import fault as fault_lib
 from aevo_jax.campaign.machine.examiner import Examiner
-from aevo_jax.campaign.machine.fault import MachineFaultError
 from aevo_jax.campaign.scheduler import Scheduler
 from aevo_jax.campaign.scoring import Scoring
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
@@ -40,16 +39,12 @@ from aevo_jax.campaign.target import ArbiterTarget, ManualTarget
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, full_recipe
 from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.statements import render
-from aevo_jax.evaluation.servers.client import ServerDiedError
 from aevo_jax.ledger.append import Ledger
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.llm.chat_client import ChatClient
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.meta_agent.policy import Policy
-
-# What may say that the machine failed; `fault_lib.of_error` decides.
-PAUSING = (MachineFaultError, OSError, MemoryError, ServerDiedError, ExecutorError)
 
 
 class FrozenInputsError(ValueError):
@@ -161,7 +156,7 @@ class Campaign:
     try:
       self._to_the_end()
       return self.state
-    except PAUSING as error:
+    except Exception as error:
       fault = fault_lib.of_error(error, self._run)
       if fault is None:
         raise

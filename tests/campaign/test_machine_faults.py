@@ -244,6 +244,19 @@ CONTROLLERS = {
   "evaluator's disk": ('evaluator', 'poll', OSError(errno.ENOSPC, 'No space'), 'disk_full'),
   "arbiter's quota": ('arbiter', 'poll', OSError(errno.EDQUOT, 'quota'), 'disk_quota'),
   'memory of the controller': ('evaluator', 'poll', MemoryError(), 'out_of_memory'),
+  'no thread': ('evaluator', 'poll', RuntimeError("can't start new thread"), 'out_of_memory'),
+  'no library': (
+    'evaluator',
+    'poll',
+    ImportError('libXau.so.6: failed to map segment from shared object'),
+    'out_of_memory',
+  ),
+  "the controller's device": (
+    'evaluator',
+    'poll',
+    RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 262144 bytes.'),
+    'out_of_memory',
+  ),
 }
 
 

@@ -93,6 +93,8 @@ def test_a_campaign_on_a_disk_that_fails_pauses_and_comes_to_the_same_end(
   run = start_tiny_campaign('machine').run
   limited = ('sh', '-c', 'ulimit -f 4000; exec "$@"', 'sh')  # in 512 bytes: less than the base
   pauses(run, 'the file has reached the size limit (ulimit -f); raise it', limited)
+  little = ('sh', '-c', 'ulimit -v 900000; exec "$@"', 'sh')
+  pauses(run, 'memory is limited to 0.9 GB (ulimit -v, -d)', little)
   with small_disk(run, '9m') as remount:
     pauses(run, 'the disk is full; free space, then aevo campaign --resume=')
     remount('ro')

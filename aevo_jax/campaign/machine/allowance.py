@@ -63,6 +63,10 @@ def float32_bytes(weights: pathlib.Path) -> int:
   return 4 * elements
 
 
+class LowLimitError(ValueError):
+  """A limit on memory under which nothing can run."""
+
+
 def needs(base_bytes: int, *, adapter: bool = False) -> Needs:
   """Estimates what a campaign takes.
 
@@ -93,19 +97,20 @@ def default(base_bytes: int, memory_free: int, slots: int) -> Allowance:
   )
 
 
-def refuse_low_limit(base: pathlib.Path, limit: int | None) -> None:
+def refuse_low_limit(base: pathlib.Path, limit: int | None, again: str = faults.AGAIN) -> None:
   """Refuses a limit on memory below which the compiler would end the process without a word.
 
   Args:
     base: directory of the weights.
     limit: see `Machine.memory_limit`.
+    again: what to do once it is raised.
 
   Raises:
-    ValueError: naming the limit and the fix.
+    LowLimitError: naming the limit and the fix.
   """
   needed = LEAST_MAPPED + sum([path.stat().st_size for path in base.glob('*.safetensors')])
   if limit is not None and limit < needed:
-    raise ValueError(
-      f'memory is limited to {limit / GB:.1f} GB (ulimit -v, -d), and training maps more than '
-      f'{needed / GB:.1f} GB; raise the limit, then {faults.AGAIN}'
+    raise LowLimitError(
+      f'memory is limited to {limit / GB:.1f} GB (ulimit -v, -d), and JAX maps more than '
+      f'{needed / GB:.1f} GB; raise the limit, then {again}'
     )

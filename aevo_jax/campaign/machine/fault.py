@@ -46,8 +46,8 @@ def of_error(error: Exception, run: pathlib.Path) -> MachineFaultError | None:
     return error
   if faults.is_machines(error):
     return MachineFaultError(faults.MACHINE[error.errno], faults.explain(error, again))
-  if isinstance(error, MemoryError):
-    return MachineFaultError('out_of_memory', f'the memory is used up; free some, then {again}')
+  if faults.is_out_of_memory(error):
+    return MachineFaultError('out_of_memory', faults.OUT_OF_MEMORY.format(again=again))
   if isinstance(error, ServerDiedError):
     return MachineFaultError('server_died', f'{error}; mend that, then {again}')
   if isinstance(error, ExecutorError):

@@ -115,9 +115,15 @@ def check_memory(
     machine: of the campaign.
 
   Raises:
-    InvalidCampaignError: they do not; it says how many would.
+    InvalidCampaignError: they do not; it says how many would, or which limit forbids it.
   """
   each = needs.trial_memory
+  limit = machine.memory_limit()
+  if limit is not None and limit < each:
+    raise InvalidCampaignError(
+      f'memory is limited to {limit / allowance.GB:.1f} GB (ulimit -v, -d), and a trial takes '
+      f'about {each / allowance.GB:.1f} GB; raise the limit'
+    )
   budget = constitution.budget
   at_once = min(settings.slots, budget.workers + budget.final_seeds + SERVERS)
   free = machine.memory_free()
