@@ -34,6 +34,7 @@ from aevo_jax.campaign.machine import fault as fault_lib
 from aevo_jax.campaign.machine.examiner import Examiner
 from aevo_jax.campaign.scheduler import Scheduler
 from aevo_jax.campaign.scoring import Scoring
+from aevo_jax.campaign.setup import preflight
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.campaign.target import ArbiterTarget, ManualTarget
 from aevo_jax.campaign.trial.gate import RecipeRefusedError, admit, full_recipe
@@ -174,6 +175,8 @@ class Campaign:
       self._start()
     elif self.state.finished is None:
       self._append('controller_resumed', {})
+    if self.state.finished is None:
+      self._check_engine()
     self._rounds()
     if self.state.final is None and self.state.finished is None:
       self._final()
@@ -182,6 +185,13 @@ class Campaign:
     if self.state.finished is None:
       self._append('campaign_finished', {})
     self._pausing.end()
+
+  def _check_engine(self) -> None:
+    """Raises MachineFaultError where the engine was removed since the campaign was prepared."""
+    problem = preflight.missing_engine(self._constitution)
+    if problem:
+      again = fault_lib.resume_command(self._run)
+      raise fault_lib.MachineFaultError('engine', f'{problem}; put it back, then {again}')
 
   def _close(self) -> None:
     self._attempts.cancel_all()

@@ -52,7 +52,7 @@ class Launcher:
     collaborators: further arguments of `Campaign`.
   """
 
-  def __init__(self, folder):
+  def __init__(self, folder, *bindings):
     self.run = folder / 'run'
     self.attempts = collections.Counter()
     self.compiled = []
@@ -61,7 +61,9 @@ class Launcher:
     self.ledger_clock = time.time
     self.collaborators = {}
     loading.load(
-      [str(layout.root_file('constitution.gin'))], list(BUDGET), search_paths=layout.search_paths()
+      [str(layout.root_file('constitution.gin'))],
+      [*BUDGET, *bindings],
+      search_paths=layout.search_paths(),
     )
     self.run.mkdir()
     (self.run / 'constitution.gin').write_text(constitution_lib.from_gin().text())

@@ -308,6 +308,19 @@ def test_an_engine_that_fails_with_the_base_too_is_missing(launch, machine, undi
   assert outcome(state) == undisturbed and not [r for r in records if r.kind == 'trial_failed']
 
 
+def test_an_engine_that_was_removed_is_named_and_put_back_it_goes_on(tmp_path):
+  python = tmp_path / 'python'
+  launch = Launcher(tmp_path, "evaluation.engine = 'vllm'", f"vllm.python = '{python}'")
+  launch.collaborators['machine'] = StandInMachine()
+  with pytest.raises(MachineFaultError, match=f'there is no vLLM at {python}') as fault:
+    launch(works)
+  assert fault.value.cause == 'engine'
+  assert read(launch.run / 'ledger.jsonl')[-1].payload['cause'] == 'engine'
+  python.touch()
+  state, _ = launch(works)
+  assert state.finished is not None and state.pauses == 1
+
+
 def test_an_engine_that_fails_with_one_trial_alone_fails_the_trial(launch, machine):
   launch.collaborators['evaluator'] = unavailable(
     launch.stand_ins(works)['evaluator'], lambda request: 'r1w1' in request.get('out', '')

@@ -33,9 +33,10 @@ SMALL = ('dev_set.items = 12', 'external_set.items = 12', 'final_set.items = 12'
 
 
 def constitution(*bindings: str) -> constitution_lib.Constitution:
+  last = {binding.partition(' = ')[0]: binding for binding in (*SMALL, *bindings)}
   loading.load(
     [str(layout.root_file('constitution.gin')), GIN],
-    [*SMALL, *bindings],
+    list(last.values()),
     search_paths=layout.search_paths(),
   )
   return constitution_lib.from_gin()

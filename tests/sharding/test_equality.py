@@ -65,12 +65,14 @@ def check(patterns, meshes):
         ), (mesh, of)
 
 
-def test_a_step_is_the_single_devices():
+@pytest.mark.parametrize(
+  ('pattern', 'meshes'), [('E*', ['fsdp_tensor', 'context']), ('*E*E+scan+qwen3', ['expert'])]
+)
+def test_a_step_is_the_single_devices(pattern, meshes):
   """Experts and attention, under the three meshes that cut most: experts, widths, rows; one scanned
   with remat. The slow test below has all.
   """
-  check(['E*'], ['fsdp_tensor', 'context'])
-  check(['*E*E+scan+qwen3'], ['expert'])
+  check([pattern], meshes)
 
 
 def test_a_run_continues_on_another_mesh(tmp_path):

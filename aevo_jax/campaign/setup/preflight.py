@@ -148,19 +148,29 @@ def check_engine(constitution: Constitution) -> None:
   Raises:
     InvalidCampaignError: it is not, and what to do.
   """
-  if constitution.evaluation.engine != 'vllm':
-    return
-  fix = "or bind evaluation.engine = 'jax'"
-  if importlib.util.find_spec('httpx2') is None:
+  problem = missing_engine(constitution)
+  if problem:
     raise InvalidCampaignError(
-      "evaluation.engine = 'vllm' needs httpx2; install it with: pip install 'aevo-jax[vllm]', "
-      f'{fix}'
+      f"evaluation.engine = 'vllm', and {problem}, or bind evaluation.engine = 'jax'"
     )
+
+
+def missing_engine(constitution: Constitution) -> str:
+  """Says which part of the evaluation engine is not installed, and what to do; '' if it is whole.
+
+  Args:
+    constitution: names the engine.
+  """
+  if constitution.evaluation.engine != 'vllm':
+    return ''
+  if importlib.util.find_spec('httpx2') is None:
+    return "there is no httpx2: install it with: pip install 'aevo-jax[vllm]'"
   if constitution.vllm.url:
-    return
+    return ''
   from aevo_jax.generation.vllm import server  # noqa: PLC0415  httpx2 is an extra
 
   try:
     server.interpreter(constitution.vllm)
   except server.NoVllmError as error:
-    raise InvalidCampaignError(f"evaluation.engine = 'vllm', and {error}, {fix}") from error
+    return str(error)
+  return ''
