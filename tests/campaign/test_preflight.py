@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from aevo_command import aevo_process
 from stand_ins import StandInMachine
 
 from aevo_jax import layout
@@ -30,6 +31,12 @@ MISTAKES = {
   'disk': ({'free': 10**6}, (), {}, 'free space, or choose another --run'),
   'memory': ({'memory': 10**9}, (), {'parallel': 4}, 'bind campaign.parallel = 1, or free some'),
   'no memory at all': ({'memory': 10**8}, (), {}, 'free some, or use a larger machine'),
+  'a limit on memory': (
+    {'limit': 5 * 10**8},
+    (),
+    {},
+    'memory is limited to 0.5 GB (ulimit -v, -d), and a trial takes about 0.6 GB',
+  ),
   'no vLLM': (
     {},
     ("evaluation.engine = 'vllm'", "vllm.python = '/nowhere/python'"),
@@ -86,9 +93,10 @@ def test_all_mistakes_are_said_at_once(tiny_home, tmp_path):
     setup.prepare(
       tmp_path / 'run', constitution(*bindings), CampaignSettings(**settings), machine=machine
     )
-  for name in MISTAKES.keys() - {'memory'}:  # of which there is none at all
+  covered = {'memory', 'no memory at all'}  # by the limit on it
+  for name in MISTAKES.keys() - covered:
     assert MISTAKES[name][3] in str(error.value)
-  assert len(error.value.mistakes) == len(MISTAKES) - 1
+  assert len(error.value.mistakes) == len(MISTAKES) - len(covered)
   assert not (tmp_path / 'run').exists()
 
 
@@ -226,3 +234,12 @@ def test_adapters_stay_within_the_rank_that_is_taken(limit, recipe, axis, said):
   with pytest.raises(InvalidCampaignError) as error:
     check()
   assert said in str(error.value)
+
+
+def test_a_limit_under_which_jax_would_abort_is_said_first():
+  """A real one: without the check, C++ ends the process without a sentence."""
+  limited = ('sh', '-c', 'ulimit -v 900000; exec "$@"', 'sh')
+  result = aevo_process('campaign', '--dry_run', prefix=limited)
+  assert result.returncode == 1 and result.stderr.startswith(
+    'campaign: memory is limited to 0.9 GB (ulimit -v, -d), and JAX maps more than'
+  )
