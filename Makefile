@@ -17,6 +17,8 @@ PEERS_PACKAGES := maxtext==0.2.5 google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12
   pydantic==2.14.3 transformers==5.12.1 datasets==5.2.0 sentencepiece==0.2.3 tiktoken==0.14.0 tensorboardx==2.6.5 chex==0.1.92 \
   jaxtyping==0.3.11 jsonlines==4.0.0 pathwaysutils==0.1.13 cloud-accelerator-diagnostics==0.1.1 pillow==13.0.0 jinja2==3.1.6 \
   sympy==1.14.0
+# Compilers without their devices: XLA's for NVIDIA (the plugins of the pinned jax, ptxas) and libtpu. jax itself comes from .venv.
+TARGETS_PACKAGES := jax-cuda13-plugin==0.12.0.1 jax-cuda13-pjrt==0.12.0.1 nvidia-cuda-nvcc==13.5.* nvidia-nvvm==13.5.* libtpu==0.0.50.*
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=
@@ -35,6 +37,7 @@ HARNESS_READY := .venv/.aevo-harness-$(HARNESS_VERSION)
 VLLM_READY := third_party/vllm/.venv/.aevo-vllm-$(VLLM_VERSION)
 PARITY_READY := third_party/parity/.venv/.aevo-parity-$(shell echo '$(PARITY_PACKAGES)' | cksum | tr ' ' -)
 PEERS_READY := third_party/maxtext/.venv/.aevo-peers-$(shell echo '$(PEERS_PACKAGES)' | cksum | tr ' ' -)
+TARGETS_READY := third_party/targets/.venv/.aevo-targets-$(shell echo '$(TARGETS_PACKAGES)' | cksum | tr ' ' -)
 # Named after the content it was made from, and the folder, because an editable install does not survive a move.
 READY := .venv/.aevo-setup-$(shell (pwd; cat requirements.lock pyproject.toml hatch_build.py .python-version) | cksum | tr ' ' -)
 
@@ -81,7 +84,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers targets vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -190,6 +193,15 @@ $(PARITY_READY): | $(UV_READY)
 	@$(functions)
 	use_pip_settings
 	own_environment parity "$${PARITY_PYTHON:-3.12 3.11}" $$(torch_for_cpu) $(PARITY_PACKAGES)
+	touch $@
+
+targets: $(TARGETS_READY)  ## install XLA's compilers for NVIDIA GPUs and TPUs, which need no device, into third_party/targets/.venv
+	@echo "the compilers are in third_party/targets/.venv; aevo shapes --compile=h200x8 uses them"
+
+$(TARGETS_READY): | $(UV_READY)
+	@$(functions)
+	use_pip_settings
+	own_environment targets "$${TARGETS_PYTHON:-3.12}" --no-deps $(TARGETS_PACKAGES)
 	touch $@
 
 peers: $(PEERS_READY)  ## install MaxText and Tunix, which benchmarks compare with, into third_party/maxtext/.venv (gigabytes)

@@ -33,65 +33,6 @@ _ROWS = flags.DEFINE_integer('rows', 8, 'Rows of a batch.')
 _ROW_LENGTH = flags.DEFINE_integer('row_length', 512, 'Tokens of a row.')
 
 
-def compile_step(config, recipe, placement):
-  """Compiles the training step of a recipe for a mesh, from shapes alone."""
-  import jax
-  import jax.numpy as jnp
-
-  from aevo_jax.models import lora, scan_layers
-  from aevo_jax.models.params import abstract, unbind
-  from aevo_jax.training import placement as placement_lib
-  from aevo_jax.training.optimizer import transformation
-  from aevo_jax.training.recipe import recipe as recipe_lib
-  from aevo_jax.training.train_state import TrainState
-  from aevo_jax.training.train_step import make_train_step
-
-  trained, frozen, _axes = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
-  model = abstract(config)
-  if recipe.adaptation.method == 'lora':
-    lora.attach(
-      model,
-      rank=recipe.lora.rank,
-      alpha=recipe.lora.alpha,
-      targets=recipe.lora.targets,
-      seed=0,
-      shapes=True,
-    )
-  structure = unbind(scan_layers.Scanned(model) if config.scan else model)[0]
-  optimizer = transformation(recipe.optimizer)
-  state = jax.eval_shape(
-    lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), trained
-  )
-
-  def place(tree, shardings):
-    return jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      tree,
-      shardings,
-    )
-
-  shardings = placement.state(state, trained)
-  shape = (_ROWS.value, _ROW_LENGTH.value)
-  batch = {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch())
-    for name, dtype in (('tokens', jnp.int32), ('segment_ids', jnp.int32), ('weights', jnp.float32))
-  }
-  # As if rows went through the model together, whatever the recipe's microbatches.
-  train = recipe_lib.Train(ema_decay=recipe.train.ema_decay)
-  step = make_train_step(structure, optimizer, recipe_lib.TrainConfig(recipe.loss, train))
-  with placement.use():
-    return (
-      jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-      .lower(
-        place(state, shardings),
-        place(frozen, placement.params(frozen)),
-        batch,
-        jax.ShapeDtypeStruct((), jnp.float32),
-      )
-      .compile()
-    )
-
-
 def gib(size: float) -> float:
   return round(size / 2**30, 3)
 
@@ -119,6 +60,7 @@ def main(argv: list[str]) -> None:
   )
   from aevo_jax.config.configurables import resolve
   from aevo_jax.training import placement as placement_lib
+  from aevo_jax.training.abstract_step import lower_step
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import estimate_memory
 
@@ -126,16 +68,17 @@ def main(argv: list[str]) -> None:
   config, recipe = resolve('model'), recipe_lib.from_gin()
   if _BLOCKS.value:
     config = dataclasses.replace(config, pattern=config.pattern[: _BLOCKS.value])
-  recipe = dataclasses.replace(
-    recipe,
-    train=dataclasses.replace(recipe.train, batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value),
+  # As if rows went through the model together, whatever the recipe's microbatches.
+  train = recipe_lib.Train(
+    batch_rows=_ROWS.value, row_length=_ROW_LENGTH.value, ema_decay=recipe.train.ema_decay
   )
+  recipe = dataclasses.replace(recipe, train=train)
   placement = placement_lib.from_gin(config, recipe)
   estimate = estimate_memory(
     config, recipe, placement.layout, rows=_ROWS.value, row_length=_ROW_LENGTH.value
   )
   started = time.perf_counter()
-  analysis = compile_step(config, recipe, placement).memory_analysis()
+  analysis = lower_step(config, recipe, placement).lowered.compile().memory_analysis()
   held = estimate.parameters + estimate.frozen + estimate.optimizer + estimate.moving_average
   activations = estimate.activations[config.remat_policy]
   # Gradients are made and used within the step, so XLA counts them with the activations.
