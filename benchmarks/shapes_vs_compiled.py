@@ -46,8 +46,8 @@ def beside(estimate: float, compiled: float) -> dict[str, float]:
   }
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def set_flags() -> None:
+  """Makes XLA simulate devices, and order programs as compilers of accelerators do."""
   os.environ['XLA_FLAGS'] = ' '.join(
     [
       os.environ.get('XLA_FLAGS', ''),
@@ -58,9 +58,14 @@ def main(argv: list[str]) -> None:
       '--xla_cpu_enable_concurrency_optimized_scheduler=false',
     ]
   )
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  set_flags()
+  from aevo_jax.analysis.abstract_step import lower_step
   from aevo_jax.config.configurables import resolve
   from aevo_jax.training import placement as placement_lib
-  from aevo_jax.training.abstract_step import lower_step
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import estimate_memory
 

@@ -9,13 +9,13 @@ from h200_parts import models
 from h200_parts.kernels import product
 from h200_parts.timing import attempt, limit_bytes, peak_gib, seconds
 
+from aevo_jax.analysis.abstract_step import lower_step
+from aevo_jax.analysis.useful_flops import useful_flops
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.sharding.rules import Sharding
-from aevo_jax.training.abstract_step import lower_step
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.recipe.memory_estimate import estimate_memory
 from aevo_jax.training.recipe.recipe import Recipe
-from aevo_jax.training.recipe.useful_flops import useful_flops
 from aevo_jax.training.train_state import TrainState
 
 ROWS = {'h200': 4, 'toy': 2}

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import pytest
 
+from aevo_jax.analysis.abstract_step import lower_step
+from aevo_jax.analysis.useful_flops import useful_flops
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.training.abstract_step import lower_step
 from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer, Recipe, Train
-from aevo_jax.training.recipe.useful_flops import useful_flops
 
 DENSE = ModelConfig(
   family='qwen3',
