@@ -17,8 +17,11 @@ PEERS_PACKAGES := maxtext==0.2.5 google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12
   pydantic==2.14.3 transformers==5.12.1 datasets==5.2.0 sentencepiece==0.2.3 tiktoken==0.14.0 tensorboardx==2.6.5 chex==0.1.92 \
   jaxtyping==0.3.11 jsonlines==4.0.0 pathwaysutils==0.1.13 cloud-accelerator-diagnostics==0.1.1 pillow==13.0.0 jinja2==3.1.6 \
   sympy==1.14.0
-# Compilers without their devices: XLA's for NVIDIA (the plugins of the pinned jax, ptxas) and libtpu. jax itself comes from .venv.
-TARGETS_PACKAGES := jax-cuda13-plugin==0.12.0.1 jax-cuda13-pjrt==0.12.0.1 nvidia-cuda-nvcc==13.5.* nvidia-nvvm==13.5.* libtpu==0.0.50.*
+# Compilers without their devices: XLA's for NVIDIA (the plugins of the pinned jax, ptxas) and libtpu, and tokamax, whose kernels they
+# compile. jax itself comes from .venv.
+TARGETS_PACKAGES := jax-cuda13-plugin==0.12.0.1 jax-cuda13-pjrt==0.12.0.1 nvidia-cuda-nvcc==13.5.* nvidia-nvvm==13.5.* libtpu==0.0.50.* \
+  tokamax==0.0.17 xprof==2.24.2 gviz-api==1.10.0 fire==0.7.1 termcolor==3.2.0 six==1.17.0 tensorboardx==2.6.5 einshape==1.0 qwix==0.1.8 \
+  immutabledict==4.3.1 pydantic==2.14.4 pydantic-core==2.50.5 typing-inspection==0.4.5 tqdm==4.70.1
 DEMO_RUN ?= runs/demo
 SMOKE_RUN ?= runs/smoke
 PYTEST_ARGS ?=

@@ -5,22 +5,43 @@
   aevo shapes --gin_file=configs/models/nemotron_h_8b.gin --gin_file=configs/meshes/fsdp.gin \
     --adaptation=lora --row_length=4096 --json
 
+  aevo shapes --gin_file=configs/models/qwen3_8b.gin --gin_file=configs/meshes/fsdp.gin \
+    --adaptation=lora --row_length=4096 --compile=h200x8
+
 Nothing is allocated. Bytes per device of parameters, gradients and optimizer state are exact;
-activations by remat policy are an estimate (docs/sharding.md).
+activations by remat policy are an estimate (docs/sharding.md). With --compile, XLA compiles the
+training step for devices that need not be there, and what it allots, sends and multiplies stands
+beside the estimate.
 """
 
 import dataclasses
 import json
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from aevo_jax import command
+from aevo_jax import command, layout
+from aevo_jax.analysis import targets
+
+if TYPE_CHECKING:
+  from aevo_jax.analysis.compiled import CompiledStep
+  from aevo_jax.training.recipe.memory_estimate import MemoryEstimate
 
 COMMAND = command.Command('shapes', __doc__)
 _DEVICES = flags.DEFINE_integer(
-  'devices', 8, 'Devices of the mesh.', lower_bound=1, flag_values=COMMAND.flags
+  'devices',
+  None,
+  "Devices of the mesh; without it 8, or the target's.",
+  lower_bound=1,
+  flag_values=COMMAND.flags,
+)
+_COMPILE = flags.DEFINE_string(
+  'compile',
+  None,
+  'TARGET: compile the step for it too: h200x8, h200x64, v5p:2x2x2, cpux8 (make targets).',
+  flag_values=COMMAND.flags,
 )
 _ROWS = flags.DEFINE_integer(
   'rows',
@@ -43,6 +64,7 @@ _JSON = flags.DEFINE_boolean(
   'json', False, 'Print one JSON object of bytes instead of a table.', flag_values=COMMAND.flags
 )
 
+DEVICES = 8
 # Fields of the estimate, as the table calls them.
 PARTS = {
   'parameters': 'trained parameters',
@@ -58,6 +80,7 @@ def main(arguments: list[str]) -> None:
   """Estimates the memory and prints it."""
   del arguments
   started = time.perf_counter()
+  target = _target()
   from aevo_jax.config.loading import LoadError, resolve
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import estimate_memory
@@ -71,14 +94,22 @@ def main(arguments: list[str]) -> None:
     mesh = resolve('mesh')
     if not mesh.axes:
       raise ValueError('no mesh: name a mesh file, e.g. --gin_file=configs/meshes/fsdp.gin')
-    sizes = mesh.sizes(_DEVICES.value)
-    bound = resolve('sharding').bind(sizes)
+    sizes = mesh.sizes(_DEVICES.value or (target.devices if target else DEVICES))
+    rules = resolve('sharding')
+    bound = rules.bind(sizes)
     rows = _ROWS.value or bound.shards('batch')
+    train = dataclasses.replace(recipe.train, batch_rows=rows, row_length=_ROW_LENGTH.value)
+    recipe = dataclasses.replace(recipe, train=train)
     estimate = estimate_memory(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
+    compiled = None
+    if target is not None:
+      from aevo_jax.analysis.compiled import compile_step
+
+      compiled = compile_step(config, recipe, mesh, rules, target)
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
   facts = {
-    'devices': _DEVICES.value,
+    'devices': bound.devices,
     'mesh': sizes,
     'rows': rows,
     'row_length': _ROW_LENGTH.value,
@@ -88,12 +119,23 @@ def main(arguments: list[str]) -> None:
   }
   if _JSON.value:
     totals = {policy: estimate.total(policy) for policy in estimate.activations}
-    print(json.dumps(facts | dataclasses.asdict(estimate) | {'total': totals}, indent=1))
+    facts |= dataclasses.asdict(estimate) | {'total': totals}
+    if compiled is not None:
+      facts |= {'compiled': _as_json(compiled)}
+    print(json.dumps(facts, indent=1))
     return
+  _print_estimate(estimate, facts)
+  if compiled is not None:
+    temporary = estimate.gradients + sum(estimate.activations[config.remat_policy].values())
+    _print_compiled(compiled, config.remat_policy, temporary)
+
+
+def _print_estimate(estimate: 'MemoryEstimate', facts: dict[str, Any]) -> None:
+  """Prints the table of the estimate."""
   print(
-    f'{estimate.count / 1e9:.2f} billion parameters on {_DEVICES.value} devices {sizes}, '
-    f'{rows} rows of {_ROW_LENGTH.value} tokens, {recipe.adaptation.method}, '
-    f'{recipe.optimizer.name}\nGiB per device:'
+    f'{estimate.count / 1e9:.2f} billion parameters on {facts["devices"]} devices '
+    f'{facts["mesh"]}, {facts["rows"]} rows of {facts["row_length"]} tokens, '
+    f'{facts["adaptation"]}, {facts["optimizer"]}\nGiB per device:'
   )
   for name, label in PARTS.items():
     _print_size(label, getattr(estimate, name))
@@ -102,6 +144,57 @@ def main(arguments: list[str]) -> None:
     for part, size in parts.items():
       _print_size(f'  {part}', size)
     _print_size('  all of the above', estimate.total(policy))
+
+
+def _target() -> targets.Target | None:
+  """Reads --compile and prepares this process for its compiler."""
+  if _COMPILE.value is None:
+    return None
+  try:
+    target = targets.parse(_COMPILE.value)
+    if _DEVICES.value not in (None, target.devices):
+      sys.exit(
+        f'shapes: --devices={_DEVICES.value} and --compile={target.name}, which has '
+        f'{target.devices}; leave --devices out'
+      )
+    targets.prepare(target, layout.checkout_root())
+  except targets.TargetError as error:
+    sys.exit(f'shapes: --compile: {error}')
+  return target
+
+
+def _as_json(compiled: 'CompiledStep') -> dict[str, Any]:
+  """Returns a compiled step with its collectives added up."""
+  from aevo_jax.analysis.collectives import totals
+
+  added = [total._asdict() for total in totals(compiled.collectives)]
+  return dataclasses.asdict(dataclasses.replace(compiled, collectives=[])) | {
+    'collectives': added,
+    'gathered_bytes': compiled.gathered_bytes,
+  }
+
+
+def _print_compiled(compiled: 'CompiledStep', policy: str, estimated: float) -> None:
+  """Prints what the compiler made of the step, beside the estimate of its temporaries."""
+  from aevo_jax.analysis.collectives import totals
+
+  print(
+    f'compiled for {compiled.target}, remat {policy!r} '
+    f'({compiled.trace_s:.0f} s traced, {compiled.compile_s:.0f} s compiled), GiB per device:'
+  )
+  _print_size('state, frozen weights and batch', compiled.arguments)
+  _print_size('temporaries', compiled.temporaries)
+  _print_size(f'  estimated, {estimated / compiled.temporaries:.2f} of it', estimated)
+  print('collectives of a step, on each device:')
+  for total in totals(compiled.collectives):
+    print(
+      f'  {total.kind:<20}{"+".join(total.axes):<18}{total.dtype:<6}{total.times:>6} times'
+      f'{total.result_bytes / 2**30:>10.3f} GiB, {total.wire_bytes / 2**30:.3f} sent'
+    )
+  print(
+    f'matrix products: {compiled.compiled_flops / 1e12:.2f} TFLOP on each device, '
+    f'{compiled.compiled_flops / compiled.useful_flops:.2f} of the useful ones'
+  )
 
 
 def _print_size(label: str, size: float) -> None:

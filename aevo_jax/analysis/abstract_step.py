@@ -80,10 +80,17 @@ def lower_step(
       jax.tree.map(lambda leaf: _with(leaf, where), tree) for tree in (state, frozen, batch)
     )
   step = make_train_step(_structure(config, recipe), optimizer, TrainConfig(recipe.loss, train))
-  with traced_in:
+  # Layers choose their kernels by the default device.
+  with jax.default_device(_first_device(placement)), traced_in:
     jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)
     lowered = jitted.lower(state, frozen, batch, jax.ShapeDtypeStruct((), jnp.float32))
   return AbstractStep(lowered, state, frozen, batch)
+
+
+def _first_device(placement: Placement | jax.Device | None) -> jax.Device | None:
+  if isinstance(placement, Placement):
+    return placement.mesh.devices.flat[0]
+  return placement
 
 
 def _structure(config: ModelConfig, recipe: Recipe) -> Structure:

@@ -134,7 +134,8 @@ READERS: Mapping[str, Rows] = {
   'shapes': {
     **_SIZES,
     **_always('adaptation', 'lora.rank', 'lora.targets', 'optimizer.name', 'train.ema_decay'),
-    **_always('mesh', 'sharding'),
+    **_always('mesh', 'sharding', 'train.logits_chunk', 'train.microbatches'),
+    'model.remat_policy': (ReadWhen(other_than('--compile', None)),),
   },
   'simulate': {
     **_always('budget.rounds', 'budget.workers', 'budget.noise_seeds', 'dev_set.items'),

@@ -15,7 +15,7 @@ from aevo_jax.models.families import registry
 
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
-MOE_IMPLEMENTATIONS = ('tiled', 'ragged_dot', 'mosaic')
+MOE_IMPLEMENTATIONS = ('auto', 'tiled', 'ragged_dot', 'mosaic')
 REMAT_POLICIES = ('none', 'dots', 'block')
 ACTIVATIONS = ('relu2', 'swiglu')
 ROUTERS = ('sigmoid', 'softmax')
@@ -103,7 +103,7 @@ class ModelConfig:
   topk_group: Annotated[_Size, _MOE] = 1
   norm_topk_prob: Annotated[bool, _MOE] = True
   routed_scaling_factor: Annotated[float, _MOE] = 1.0
-  moe_implementation: Annotated[str, OneOf(MOE_IMPLEMENTATIONS), _MOE] = 'tiled'
+  moe_implementation: Annotated[str, OneOf(MOE_IMPLEMENTATIONS), _MOE] = 'auto'
   layer_norm_epsilon: float = 1e-5
   max_position_embeddings: _Size = 2048
   tie_word_embeddings: bool = False

@@ -24,7 +24,7 @@ from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
-from aevo_jax.sharding.context import constrain
+from aevo_jax.sharding.context import constrain, gather_weight
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -212,20 +212,40 @@ class Decoder(nnx.Module):
       return x, None
     return x, jnp.stack(loads)
 
-  def logits(self, x: Float[Array, '*lead width']) -> Float[Array, '*lead vocab']:
+  def head(self, dtype: jnp.dtype) -> Float[Array, 'width vocab']:
+    """Lays out the output head for `logits` of many parts of a row.
+
+    Args:
+      dtype: of the residual stream.
+
+    Returns:
+      The head's weights without an adapter, gathered once for all parts.
+    """
+    if self.lm_head is None:
+      weights = self.embedding[...].T.astype(dtype)
+    else:
+      weights = self.lm_head.kernel[...].astype(dtype)
+    return gather_weight(weights, 'embed', 'vocab')
+
+  def logits(
+    self, x: Float[Array, '*lead width'], head: Float[Array, 'width vocab'] | None = None
+  ) -> Float[Array, '*lead vocab']:
     """Applies the final norm and the output head.
 
     Args:
       x: the residual stream behind the last block.
+      head: its weights as `head` lays them out; None takes them as they lie.
 
     Returns:
       The logits of each token's successor, float32.
     """
     x = self.norm_f(x)
-    if self.lm_head is None:
-      logits = matmul(x, self.embedding[...].T.astype(x.dtype))
+    if self.lm_head is not None:
+      logits = self.lm_head(x, head)
+    elif head is not None:
+      logits = matmul(x, head)
     else:
-      logits = self.lm_head(x)
+      logits = matmul(x, self.embedding[...].T.astype(x.dtype))
     return logits.astype(jnp.float32)
 
   def prefill(

@@ -83,6 +83,52 @@ def constrain_parameters(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
   return constrained
 
 
+def gather_weight(x: Shaped[Array, '...'], *logical: str) -> Shaped[Array, '...']:
+  """Lays a weight out as rows are multiplied with it: cut only along mesh axes without rows.
+
+  A loop whose body multiplies with the result gathers nothing, where one that multiplies with the
+  weight itself gathers it in every turn. The gradient lies as the weight does.
+
+  Args:
+    x: the weight.
+    *logical: the logical axis of each of its dimensions.
+
+  Returns:
+    The same numbers.
+  """
+  in_use = _IN_USE.value
+  if in_use is None:
+    return x
+  return _gathered(in_use.layout, logical, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gathered(layout: Layout, logical: tuple[str, ...], x: jax.Array) -> jax.Array:
+  token_axes = layout.mesh_axes('batch') + layout.mesh_axes('length')
+  entries = []
+  for name in logical:
+    axes = tuple(axis for axis in layout.mesh_axes(name) if axis not in token_axes)
+    entries.append(axes or None)
+  # Both: a cast before it would otherwise be of the gathered weight, and the gather of more bytes.
+  x = jax.lax.with_sharding_constraint(x, layout.spec(*logical))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
+def _gathered_forward(
+  layout: Layout, logical: tuple[str, ...], x: jax.Array
+) -> tuple[jax.Array, None]:
+  return _gathered(layout, logical, x), None
+
+
+def _gathered_backward(
+  layout: Layout, logical: tuple[str, ...], _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+  return (jax.lax.with_sharding_constraint(gradient, layout.spec(*logical)),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
 class ExpertTokens(NamedTuple):
   """s tokens and the k experts of each.
 

@@ -37,7 +37,7 @@ def preset(name: str, size: str) -> ModelConfig:
   if size == 'toy':
     return TOYS.get(name, _TOY)
   path = pathlib.Path('configs') / 'models' / f'{name}.gin'
-  load([str(path)], [], layout.search_paths())
+  load([str(path)], [], search_paths=layout.search_paths())
   return resolve('model')
 
 

@@ -91,6 +91,10 @@ def others(selector: str, value: Any) -> list[Any]:
   return []
 
 
+# What flags are given where a setting is read with them alone.
+FLAGS = {'--plant': 'reversal', '--compile': 'h200x8'}
+
+
 def met(clause: Clause) -> Any:
   """Returns a value under which a clause holds."""
   name, _, parameter = clause.selector.partition('.')
@@ -98,8 +102,8 @@ def met(clause: Clause) -> Any:
     return 'M*-E' if clause.selector == 'model.pattern' else clause.part
   if not clause.excluded:
     return clause.values[0]
-  if clause.selector == '--plant':
-    return 'reversal'
+  if clause.selector in FLAGS:
+    return FLAGS[clause.selector]
   default = configurables.default(name, parameter)
   if default not in clause.values:
     return default

@@ -117,7 +117,7 @@ REFUSED = [
     (BASE, f"--gin.tasks.path='{TASKS}'", "--gin.objective.size='standard'"),
     "bind tasks.path = ''",
   ),
-  ('shapes', (FSDP, '--gin.train.logits_chunk=1024'), 'aevo shapes does not read it'),
+  ('shapes', (FSDP, '--gin.train.steps=3'), 'aevo shapes does not read it'),
   ('shapes', (FSDP, "--gin.adaptation.method='lora'", '--adaptation=full'), '--adaptation takes'),
   ('shapes', (FSDP, '--adaptation=full', '--gin.lora.rank=4'), "while --adaptation = 'full'"),
   ('simulate', ('--gin.simulation.plant_size=2.0',), "while --plant = 'none'"),

@@ -2,13 +2,16 @@
 product per group; memory that does not grow with experts.
 """
 
+import re
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend import backend
 
 from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
 from aevo_jax.models.layers.grouped_matmul import TILE, grouped_matmul
@@ -16,7 +19,8 @@ from aevo_jax.models.layers.moe import MoE
 from aevo_jax.training.model_setup import adapt_model
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
-HERE = [name for name in MOE_IMPLEMENTATIONS if name != 'mosaic']  # which runs on GPU and TPU only
+# 'mosaic' runs on GPU and TPU only; 'auto' is one of the others.
+HERE = [name for name in MOE_IMPLEMENTATIONS if name not in ('auto', 'mosaic')]
 QWEN3 = {
   'family': 'qwen3',
   'pattern': '*E',
@@ -104,6 +108,67 @@ def by_the_paper(moe, c, x):
       @ get(moe.shared_experts.down_proj.kernel)
     )
   return np.stack(out)
+
+
+def leaving_garbage(x, w, *, group_sizes, implementation):
+  """What tokamax's kernel computes on a GPU: rows behind the last group are as memory was, in the
+  products and in the gradient.
+  """
+  assert implementation == 'mosaic'
+
+  @jax.custom_vjp
+  def multiply(x, w):
+    return spoilt(jax.lax.ragged_dot(x, w, group_sizes))
+
+  def spoilt(y):
+    return jnp.where((jnp.arange(len(y)) < group_sizes.sum())[:, None], y, jnp.nan)
+
+  def backward(saved, g):
+    dx, dw = jax.vjp(lambda x, w: jax.lax.ragged_dot(x, w, group_sizes), *saved)[1](g)
+    return spoilt(dx), dw
+
+  multiply.defvjp(lambda x, w: (multiply(x, w), (x, w)), backward)
+  return multiply(x, w)
+
+
+def test_what_the_kernel_leaves_behind_the_last_group_is_cleared(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tokamax', types.SimpleNamespace(ragged_dot=leaving_garbage))
+  x, w, c = (
+    jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(9, 3), (2, 3, 4), (9, 4)])
+  )
+  sizes = jnp.array([4, 2])
+
+  def loss(implementation):
+    return jax.value_and_grad(
+      lambda x, w: jnp.sum(c * grouped_matmul(x, w, sizes, implementation)), argnums=(0, 1)
+    )(x, w)
+
+  jax.tree.map(np.testing.assert_array_equal, loss('mosaic'), loss('ragged_dot'))
+
+
+def test_a_kernel_that_there_is_not_is_no_other_one(monkeypatch):
+  def refuses(*_, **__):
+    raise NotImplementedError('Unsupported GPU architecture.')
+
+  monkeypatch.setitem(sys.modules, 'tokamax', types.SimpleNamespace(ragged_dot=refuses))
+  with pytest.raises(
+    NotImplementedError, match='no kernel for float32 rows of 3 by 4 on a cpu: Unsupported GPU'
+  ):
+    grouped_matmul(jnp.zeros((2, 3)), jnp.zeros((1, 3, 4)), jnp.array([2]), 'mosaic')
+
+
+@pytest.mark.parametrize(
+  ('platform', 'implementation'), [('gpu', 'mosaic'), ('tpu', 'ragged_dot'), ('cpu', 'tiled')]
+)
+def test_the_platform_chooses(monkeypatch, platform, implementation):
+  device = types.SimpleNamespace(platform=platform)
+  monkeypatch.setattr(backend, 'get_default_device', lambda: device)
+  monkeypatch.setitem(sys.modules, 'tokamax', types.SimpleNamespace(ragged_dot=leaving_garbage))
+  jaxprs = []
+  for name in ('auto', implementation):
+    traced = jax.make_jaxpr(lambda x, w, n=name: grouped_matmul(x, w, jnp.array([2]), n))
+    jaxprs.append(re.sub('0x[0-9a-f]+', '', str(traced(jnp.zeros((2, 3)), jnp.zeros((1, 3, 4))))))
+  assert jaxprs[0] == jaxprs[1]
 
 
 @pytest.mark.parametrize('implementation', HERE)
@@ -207,7 +272,7 @@ def test_no_way_of_training_trains_the_routers_bias():
 def test_mosaic_without_tokamax_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tokamax', None)
   with pytest.raises(
-    ImportError, match=r"'mosaic' needs tokamax: install aevo-jax\[kernels\], or bind 'ragged_dot'"
+    ImportError, match=r"'mosaic' .* needs tokamax: install aevo-jax\[kernels\], or bind 'tiled'"
   ):
     grouped_matmul(jnp.zeros((2, 3)), jnp.zeros((1, 3, 4)), jnp.array([2]), 'mosaic')
 

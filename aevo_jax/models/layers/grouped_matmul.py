@@ -5,12 +5,13 @@
 Rows lie sorted by group, and each group has a matrix; no array has both a row and a group axis.
 Implementations with equal results (`model.moe_implementation`):
 
-    'ragged_dot'  jax.lax.ragged_dot, which XLA maps to grouped kernels on TPU and GPU. On CPU it
-                  multiplies every row with every matrix.
-    'mosaic'      tokamax's Mosaic kernels for GPU and TPU; needs the package tokamax
-                  (`aevo-jax[kernels]`).
+    'auto'        'mosaic' on a GPU, 'ragged_dot' on a TPU, 'tiled' on a CPU
+    'mosaic'      tokamax's Mosaic kernels; needs the package tokamax (`aevo-jax[kernels]`). On a
+                  TPU they want an adapter's rank of 128 or more.
+    'ragged_dot'  jax.lax.ragged_dot, which XLA maps to grouped kernels on a TPU. On a CPU and on a
+                  GPU it multiplies every row with every matrix.
     'tiled'       a loop over the tiles of rows that a group touches, as in MegaBlocks (2211.15841);
-                  what CPUs want.
+                  what CPUs want, and one tile after the other on whatever else.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from aevo_jax.models.platform import target_platform
+
 TILE = 64
 
 
@@ -28,7 +31,7 @@ def grouped_matmul(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],
   sizes_e: Int[Array, ' groups'],
-  implementation: str = 'tiled',
+  implementation: str = 'auto',
 ) -> Float[Array, 'rows outputs']:
   """Multiplies each row with its group's matrix.
 
@@ -43,9 +46,15 @@ def grouped_matmul(
 
   Raises:
     ImportError: 'mosaic' without tokamax.
+    NotImplementedError: 'mosaic' for a device, a dtype or sizes that its kernels do not have.
   """
+  if implementation == 'auto':
+    implementation = _BY_PLATFORM[target_platform()]
   implementations = {'ragged_dot': jax.lax.ragged_dot, 'mosaic': _mosaic, 'tiled': _padded}
   return implementations[implementation](x_sd, w_edf, sizes_e)
+
+
+_BY_PLATFORM = {'gpu': 'mosaic', 'tpu': 'ragged_dot', 'cpu': 'tiled'}
 
 
 def _mosaic(
@@ -53,17 +62,29 @@ def _mosaic(
   w_edf: Float[Array, 'groups inputs outputs'],
   sizes_e: Int[Array, ' groups'],
 ) -> Float[Array, 'rows outputs']:
+  """Multiplies by tokamax's kernel, which leaves rows behind the last group as memory was.
+
+  They are cleared in the products, and, by clearing the rows that go in, in the gradient too.
+  """
   try:
     import tokamax  # pyrefly: ignore[missing-import]  # noqa: PLC0415  an optional extra
   except ImportError as error:
     raise ImportError(
-      "model.moe_implementation = 'mosaic' needs tokamax: install aevo-jax[kernels], or "
-      "bind 'ragged_dot'"
+      "model.moe_implementation = 'mosaic' (what 'auto' is on a GPU) needs tokamax: install "
+      f"aevo-jax[kernels], or bind 'tiled' ({error})"
     ) from error
-  # No other implementation: a slower one must not take its place unseen.
-  return tokamax.ragged_dot(
-    x_sd, w_edf, group_sizes=sizes_e, implementation='mosaic', zero_initialize=True
-  )
+  of_group = (jnp.arange(x_sd.shape[0]) < sizes_e.sum())[:, None]
+  rows = jnp.where(of_group, x_sd, 0)
+  try:
+    # No other implementation: a slower one must not take its place unseen.
+    y_sf = tokamax.ragged_dot(rows, w_edf, group_sizes=sizes_e, implementation='mosaic')
+  except (NotImplementedError, ValueError) as error:
+    raise NotImplementedError(
+      f"model.moe_implementation = 'mosaic' has no kernel for {x_sd.dtype} rows of "
+      f'{w_edf.shape[1]} by {w_edf.shape[2]} on a {target_platform()}: {error}; bind '
+      "model.compute_dtype = 'bfloat16', or 'tiled'"
+    ) from error
+  return jnp.where(of_group, y_sf, 0)
 
 
 def _padded(

@@ -16,9 +16,10 @@ def matmul(
 ) -> Float[Array, '*lead outputs']:
   """Multiplies rows with a matrix.
 
-  Differentiated like any product; only, the weight gradient x^T g multiplies a transposed copy of
-  x. XLA would fold the transpose into the product, and on CPUs that product runs at 0.6 of the
-  speed of one without (benchmarks/cpu_choices.py).
+  Differentiated like any product. Only, on CPUs the weight gradient x^T g multiplies a transposed
+  copy of x: XLA would fold the transpose into the product, and that product runs at 0.6 of the
+  speed of one without (benchmarks/cpu_choices.py). Elsewhere the copy would cost, and a partitioner
+  would gather x for it.
 
   Args:
     x: rows along its last axis.
@@ -39,9 +40,18 @@ def _matmul_forward(
 def _matmul_backward(
   saved: tuple[Array, Array], g: Float[Array, '*lead outputs']
 ) -> tuple[Float[Array, '*lead inputs'], Float[Array, 'inputs outputs']]:
-  x, kernel = saved
+  # Chosen when the program is lowered, so for the devices that it is compiled for.
+  return jax.lax.platform_dependent(*saved, g, cpu=_gradients_on_cpu, default=_gradients)
+
+
+def _gradients_on_cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
   transposed = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
   return g @ kernel.T, transposed @ g.reshape(-1, g.shape[-1])
+
+
+def _gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+  _, gradients = jax.vjp(jnp.matmul, x, kernel)
+  return gradients(g)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -77,16 +87,21 @@ class Linear(nnx.Module):
     self.lora_b: nnx.Param | None = nnx.data(None)
     self.lora_scale = 0.0
 
-  def __call__(self, x: Float[Array, '*lead inputs']) -> Float[Array, '*lead outputs']:
+  def __call__(
+    self, x: Float[Array, '*lead inputs'], kernel: Float[Array, 'inputs outputs'] | None = None
+  ) -> Float[Array, '*lead outputs']:
     """Applies the map.
 
     Args:
       x: activations; weights are cast to their dtype.
+      kernel: W in the dtype of x, laid out otherwise; None takes it as it lies.
 
     Returns:
       The outputs, in the dtype of x.
     """
-    y = matmul(x, self.kernel[...].astype(x.dtype))
+    if kernel is None:
+      kernel = self.kernel[...].astype(x.dtype)
+    y = matmul(x, kernel)
     if self.bias is not None:
       y = y + jnp.expand_dims(self.bias[...].astype(x.dtype), range(x.ndim - 1))
     if self.lora_a is not None and self.lora_b is not None:

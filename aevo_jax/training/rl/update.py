@@ -21,8 +21,8 @@ from aevo_jax.training.recipe.rl_settings import Algorithm
 from aevo_jax.training.rl import critic as critic_lib
 from aevo_jax.training.rl import prefix
 from aevo_jax.training.tokens.masked import WeightedSum
-from aevo_jax.training.tokens.token_logprobs import per_token
-from aevo_jax.training.tokens.token_stats import TokenStats, of_logits
+from aevo_jax.training.tokens.token_logprobs import per_token, stats_of_hidden
+from aevo_jax.training.tokens.token_stats import TokenStats
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_update
 
@@ -211,10 +211,7 @@ def describe(
   model = structure.bind({**frozen, **policy})
   hidden = _hidden(model, batch)
 
-  def stats_of(hidden: jax.Array, tokens: jax.Array) -> TokenStats:
-    return of_logits(model.logits(hidden), tokens, temperature)
-
-  stats = per_token(stats_of, hidden, batch['tokens'], batch['mask'], chunk)
+  stats = stats_of_hidden(model, hidden, batch['tokens'], batch['mask'], temperature, chunk)
   if not critic:
     return stats, None
 
@@ -332,15 +329,18 @@ def make_distillation_loss(
     student = structure.bind({**student_params, **params})
     teacher = teacher_structure.bind(teacher_params)
 
+    hidden = (_hidden(student, rows), jax.lax.stop_gradient(_hidden(teacher, rows)))
+    heads = (None, None)
+    if config.logits_chunk:
+      heads = (student.head(hidden[0].dtype), teacher.head(hidden[1].dtype))
+
     def divergence(hidden: tuple[jax.Array, jax.Array], tokens: jax.Array) -> jax.Array:
       del tokens
-      student_hidden, teacher_hidden = hidden
       return reverse_kl(
-        student.logits(student_hidden) / temperature,
-        jax.lax.stop_gradient(teacher.logits(teacher_hidden)) / temperature,
+        student.logits(hidden[0], heads[0]) / temperature,
+        jax.lax.stop_gradient(teacher.logits(hidden[1], heads[1])) / temperature,
       )
 
-    hidden = (_hidden(student, rows), jax.lax.stop_gradient(_hidden(teacher, rows)))
     kl = per_token(divergence, hidden, rows['tokens'], rows['mask'], config.logits_chunk)
     value, metrics = distillation_loss(kl, rows)
     return value, Diagnostics(metrics)

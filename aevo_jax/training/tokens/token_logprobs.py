@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from aevo_jax.models.decoder import Decoder
 from aevo_jax.training.tokens.token_stats import TokenStats, of_logits
@@ -44,11 +44,36 @@ def token_stats(
     The statistics [batch, time], and the experts' loads (`Decoder.with_loads`).
   """
   hidden, loads = model.hidden(tokens_bt, segment_ids_bt)
+  return stats_of_hidden(model, hidden, tokens_bt, mask_bt, temperature, chunk), loads
+
+
+def stats_of_hidden(
+  model: Decoder,
+  hidden: Float[Array, 'batch time width'],
+  tokens_bt: Int[jax.Array | np.ndarray, 'batch time'],
+  mask_bt: Shaped[Array, 'batch time'] | None,
+  temperature: float,
+  chunk: int,
+) -> TokenStats:
+  """Computes the statistics of tokens from the residual stream behind the last block.
+
+  Args:
+    model: whose head is applied.
+    hidden: of packed rows.
+    tokens_bt: packed rows.
+    mask_bt: where 0, the statistics are 0; None masks nothing.
+    temperature: divides the logits.
+    chunk: positions of every row at a time; 0 is all.
+
+  Returns:
+    The statistics [batch, time].
+  """
+  head = model.head(hidden.dtype) if chunk else None
 
   def stats_of(hidden: jax.Array, tokens: jax.Array) -> TokenStats:
-    return of_logits(model.logits(hidden), tokens, temperature)
+    return of_logits(model.logits(hidden, head), tokens, temperature)
 
-  return per_token(stats_of, hidden, tokens_bt, mask_bt, chunk), loads
+  return per_token(stats_of, hidden, tokens_bt, mask_bt, chunk)
 
 
 def per_token(
