@@ -86,8 +86,7 @@ def main(argv: list[str]) -> None:
   analysis = lower_step(config, recipe, placement).lowered.compile().memory_analysis()
   held = estimate.parameters + estimate.frozen + estimate.optimizer + estimate.moving_average
   activations = estimate.activations[config.remat_policy]
-  # Gradients are made and used within the step, so XLA counts them with the activations.
-  temporary = estimate.gradients + sum(activations.values())
+  temporary = estimate.temporary(config.remat_policy)
 
   print(
     json.dumps(

@@ -60,6 +60,13 @@ _ADAPTATION = flags.DEFINE_enum(
   "Instead of gin's adaptation.method.",
   flag_values=COMMAND.flags,
 )
+_PLATFORM = flags.DEFINE_enum(
+  'platform',
+  'gpu',
+  ['cpu', 'gpu', 'tpu'],
+  "Whose kernels the estimate is for; with --compile the target's.",
+  flag_values=COMMAND.flags,
+)
 _JSON = flags.DEFINE_boolean(
   'json', False, 'Print one JSON object of bytes instead of a table.', flag_values=COMMAND.flags
 )
@@ -100,7 +107,14 @@ def main(arguments: list[str]) -> None:
     rows = _ROWS.value or bound.shards('batch')
     train = dataclasses.replace(recipe.train, batch_rows=rows, row_length=_ROW_LENGTH.value)
     recipe = dataclasses.replace(recipe, train=train)
-    estimate = estimate_memory(config, recipe, bound, rows=rows, row_length=_ROW_LENGTH.value)
+    estimate = estimate_memory(
+      config,
+      recipe,
+      bound,
+      rows=rows,
+      row_length=_ROW_LENGTH.value,
+      platform=target.platform if target else _PLATFORM.value,
+    )
     compiled = None
     if target is not None:
       from aevo_jax.analysis.compiled import compile_step
@@ -126,8 +140,7 @@ def main(arguments: list[str]) -> None:
     return
   _print_estimate(estimate, facts)
   if compiled is not None:
-    temporary = estimate.gradients + sum(estimate.activations[config.remat_policy].values())
-    _print_compiled(compiled, config.remat_policy, temporary)
+    _print_compiled(compiled, config.remat_policy, estimate.temporary(config.remat_policy))
 
 
 def _print_estimate(estimate: 'MemoryEstimate', facts: dict[str, Any]) -> None:
@@ -140,10 +153,10 @@ def _print_estimate(estimate: 'MemoryEstimate', facts: dict[str, Any]) -> None:
   for name, label in PARTS.items():
     _print_size(label, getattr(estimate, name))
   for policy, parts in estimate.activations.items():
-    _print_size(f'activations, remat {policy!r}', sum(parts.values()))
+    _print_size(f'beside the state at a time, remat {policy!r}', estimate.temporary(policy))
     for part, size in parts.items():
       _print_size(f'  {part}', size)
-    _print_size('  all of the above', estimate.total(policy))
+    _print_size('  with the state', estimate.total(policy))
 
 
 def _target() -> targets.Target | None:

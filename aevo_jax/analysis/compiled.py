@@ -36,7 +36,8 @@ class CompiledStep:
     temporaries: bytes that the program takes beside them, at most at a time.
     collectives: every one that devices take part in.
     compiled_flops: of the matrix products of one device. Kernels of grouped products skip rows that
-      are of no group; they count as if tokens chose all experts evenly.
+      are of no group, and count as if tokens chose all experts evenly; kernels of attention skip
+      keys that are not seen, and count half of all pairs.
     useful_flops: that all devices together cannot do without, over their number.
     trace_s, compile_s: seconds that it took to trace and to compile.
   """
@@ -122,7 +123,8 @@ def compile_step(
     temporaries=memory.temp_size_in_bytes,
     collectives=collectives(hlo.parse(executable.as_text()), sizes),
     compiled_flops=partitioned.flops()
-    + partitioned.grouped_flops() / placement.layout.shards('experts'),
+    + partitioned.grouped_flops() / placement.layout.shards('experts')
+    + partitioned.attention_flops(),
     useful_flops=useful / placement.layout.devices,
     trace_s=traced - started,
     compile_s=compiled - traced,

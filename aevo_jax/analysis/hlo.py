@@ -190,6 +190,29 @@ class Module:
         total += executed.times * 2.0 * math.prod(left.dimensions) * right.dimensions[-1]
     return total
 
+  def attention_flops(self) -> float:
+    """Counts the operations of attention's kernels, if a query sees half of the keys, as in causal
+    rows of one segment.
+    """
+    total = 0.0
+    for executed in self.executed():
+      instruction = executed.instruction
+      if instruction.opcode != 'custom-call' or _MOSAIC not in instruction.rest:
+        continue
+      operands = self.operand_shapes(executed)
+      if len(operands) < 4 or any(len(shape.dimensions) != 3 for shape in operands[:3]):
+        continue
+      queries, keys, values, fourth = operands[:4]
+      if keys != values or queries.dimensions[2] != keys.dimensions[2]:
+        continue  # a grouped product
+      products = 2  # scores and their mix
+      if fourth == queries:  # the gradient of the result: scores again, and three or two more
+        products = 4 if shapes(instruction.result)[0] == keys else 3
+      pairs = queries.dimensions[0] * keys.dimensions[0] / 2
+      width = queries.dimensions[1] * queries.dimensions[2]
+      total += executed.times * products * 2.0 * pairs * width
+    return total
+
   def _flops_of(self, executed: Executed) -> float:
     result = shapes(executed.instruction.result)[0]
     left = self.operand_shapes(executed)[0]
@@ -198,6 +221,7 @@ class Module:
     return 2.0 * math.prod(result.dimensions) * inner
 
 
+_MOSAIC = 'custom_call_target="mosaic_gpu'
 _GROUPED = 'ragged'  # in the names of tokamax's kernels
 # Their computations combine two elements, and are no part of the program's flow.
 _APPLIED_TO_ELEMENTS = frozenset(

@@ -54,6 +54,11 @@ class Target:
   kind: str
   devices: int
 
+  @property
+  def platform(self) -> str:
+    """'cpu', 'gpu' or 'tpu'."""
+    return 'gpu' if self.kind == 'h200' else self.kind
+
 
 def parse(name: str) -> Target:
   """Reads a target's name.

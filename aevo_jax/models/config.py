@@ -16,11 +16,18 @@ from aevo_jax.models.families import registry
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
 MOE_IMPLEMENTATIONS = ('auto', 'tiled', 'ragged_dot', 'mosaic')
+ATTENTION_IMPLEMENTATIONS = ('auto', 'einsum', 'mosaic')
 REMAT_POLICIES = ('none', 'dots', 'block')
 ACTIVATIONS = ('relu2', 'swiglu')
 ROUTERS = ('sigmoid', 'softmax')
 # How a model is computed: to be chosen anew whatever the checkpoint.
-EXECUTION = ('compute_dtype', 'moe_implementation', 'remat_policy', 'scan')
+EXECUTION = (
+  'compute_dtype',
+  'attention_implementation',
+  'moe_implementation',
+  'remat_policy',
+  'scan',
+)
 
 _ATTENTION = ReadWhen(holding('model.pattern', '*'))
 _MLP = ReadWhen(holding('model.pattern', '-'))
@@ -44,6 +51,7 @@ class ModelConfig:
     rope_theta: base of the rotary positions in attention; 0 is attention without positions.
     qk_norm: every head's queries and keys pass an RMSNorm, before they are rotated.
     sliding_window: a token attends to so many tokens, itself included; 0 to all before it.
+    attention_implementation: see `flash_attention`; changes memory and speed, not results.
     attention_bias, mlp_bias, use_bias, use_conv_bias: biases of attention, of MLPs and experts'
       shared parts, of mamba's projections and convolution.
     time_step_low, time_step_high: mamba's dt is cut to this range (time_step_limit).
@@ -80,6 +88,7 @@ class ModelConfig:
   qk_norm: Annotated[bool, _ATTENTION] = False
   sliding_window: Annotated[_SizeOrNone, _ATTENTION] = 0
   attention_bias: Annotated[bool, _ATTENTION] = False
+  attention_implementation: Annotated[str, OneOf(ATTENTION_IMPLEMENTATIONS), _ATTENTION] = 'auto'
   intermediate_size: Annotated[_Size, _MLP] = 512
   mlp_bias: Annotated[bool, _MLP_OR_MOE] = False
   mlp_activation: Annotated[str, OneOf(ACTIVATIONS), _MLP_OR_MOE] = 'relu2'

@@ -46,6 +46,12 @@ def use(mesh: Mesh, layout: Layout, axes: Axes) -> Iterator[None]:
     yield
 
 
+def layout_in_use() -> Layout | None:
+  """Returns the layout by which arrays lie, or None without a mesh."""
+  in_use = _IN_USE.value
+  return None if in_use is None else in_use.layout
+
+
 def constrain(x: Shaped[Array, '...'], *logical: str | None) -> Shaped[Array, '...']:
   """Lays an array out by the layout in use.
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from h200_parts.timing import attempt, seconds
 
+from aevo_jax.models.kernels.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers import attention as attention_lib
-from aevo_jax.models.layers.grouped_matmul import grouped_matmul
 
 # Nemotron 3 Nano: 4,096 tokens, each to 6 of 128 experts.
 GROUPED = {

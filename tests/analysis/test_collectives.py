@@ -88,3 +88,20 @@ def test_kernels_of_groups_count_by_their_rows():
     f'  {kernel}\n}}\n'
   )
   assert module.grouped_flops() == 2 * 64 * 16 * 32 and module.flops() == 0
+
+
+def test_kernels_of_attention_count_half_of_the_pairs():
+  """Forward two products; backward, by what goes in and comes out, three and four."""
+  q = 'bf16[64,4,16]{2,1,0}'
+  k = 'bf16[64,2,16]{2,1,0}'
+  call = 'custom_call_target="mosaic_gpu_v2"'
+  text = (
+    f'HloModule m\n\nENTRY %main (x: f32[]) -> f32[] {{\n  %q = {q} parameter(0)\n'
+    f'  %k = {k} parameter(1)\n  %s = s32[1,64]{{1,0}} parameter(2)\n'
+    f'  %y = {q} custom-call(%q, %k, %k, %s), {call}\n'
+    f'  %dq = {q} custom-call(%q, %k, %k, %q, %s), {call}\n'
+    f'  %dkv = ({k}, {k}) custom-call(%q, %k, %k, %q, %s), {call}\n}}\n'
+  )
+  one = 2 * 64 * 64 / 2 * 4 * 16
+  assert hlo.parse(text).attention_flops() == (2 + 3 + 4) * one
+  assert hlo.parse(text).grouped_flops() == 0

@@ -8,13 +8,14 @@ import types
 
 import jax
 import jax.numpy as jnp
+import kernel_stand_ins
 import numpy as np
 import pytest
 from flax import nnx
 from jax.extend import backend
 
 from aevo_jax.models.config import MOE_IMPLEMENTATIONS, ModelConfig
-from aevo_jax.models.layers.grouped_matmul import TILE, grouped_matmul
+from aevo_jax.models.kernels.grouped_matmul import TILE, grouped_matmul
 from aevo_jax.models.layers.moe import MoE
 from aevo_jax.training.model_setup import adapt_model
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
@@ -110,29 +111,8 @@ def by_the_paper(moe, c, x):
   return np.stack(out)
 
 
-def leaving_garbage(x, w, *, group_sizes, implementation):
-  """What tokamax's kernel computes on a GPU: rows behind the last group are as memory was, in the
-  products and in the gradient.
-  """
-  assert implementation == 'mosaic'
-
-  @jax.custom_vjp
-  def multiply(x, w):
-    return spoilt(jax.lax.ragged_dot(x, w, group_sizes))
-
-  def spoilt(y):
-    return jnp.where((jnp.arange(len(y)) < group_sizes.sum())[:, None], y, jnp.nan)
-
-  def backward(saved, g):
-    dx, dw = jax.vjp(lambda x, w: jax.lax.ragged_dot(x, w, group_sizes), *saved)[1](g)
-    return spoilt(dx), dw
-
-  multiply.defvjp(lambda x, w: (multiply(x, w), (x, w)), backward)
-  return multiply(x, w)
-
-
 def test_what_the_kernel_leaves_behind_the_last_group_is_cleared(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'tokamax', types.SimpleNamespace(ragged_dot=leaving_garbage))
+  monkeypatch.setitem(sys.modules, 'tokamax', kernel_stand_ins.modules()['tokamax'])
   x, w, c = (
     jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(9, 3), (2, 3, 4), (9, 4)])
   )
@@ -163,7 +143,7 @@ def test_a_kernel_that_there_is_not_is_no_other_one(monkeypatch):
 def test_the_platform_chooses(monkeypatch, platform, implementation):
   device = types.SimpleNamespace(platform=platform)
   monkeypatch.setattr(backend, 'get_default_device', lambda: device)
-  monkeypatch.setitem(sys.modules, 'tokamax', types.SimpleNamespace(ragged_dot=leaving_garbage))
+  monkeypatch.setitem(sys.modules, 'tokamax', kernel_stand_ins.modules()['tokamax'])
   jaxprs = []
   for name in ('auto', implementation):
     traced = jax.make_jaxpr(lambda x, w, n=name: grouped_matmul(x, w, jnp.array([2]), n))

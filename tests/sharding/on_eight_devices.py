@@ -1,14 +1,17 @@
 """One optimizer step of tiny models, on 8 simulated devices, under meshes and without one. Run by
 test_equality.py, in a process of its own.
 
-  on_eight_devices.py M-*-,ME*E,*E*E+scan+qwen3 fsdp,expert      patterns (scanned with remat, of
-  another family), mesh files on_eight_devices.py continued DIRECTORY        a training run that
-  continues on another mesh
+  on_eight_devices.py M-*-,ME*E,*E*E+scan+qwen3 fsdp,expert      patterns, mesh files
+  on_eight_devices.py continued DIRECTORY        a training run that continues on another mesh
+
+Behind a pattern: scan (with recomputation), qwen3 (another family), window (of attention), kernels
+(their stand-ins on the mesh, none on the single device).
 
 Prints one JSON line a case: losses, the largest differences, and the shapes that single devices
 hold.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -77,16 +80,22 @@ def difference(a, b) -> float:
   )
 
 
+def config_of(kinds: str, options: list[str]) -> ModelConfig:
+  fields = FIELDS
+  if 'qwen3' in options:
+    fields = fields | QWEN3
+  if 'scan' in options:
+    fields = fields | {'scan': True, 'remat_policy': 'block'}
+  if 'window' in options:
+    fields = fields | {'sliding_window': 5}
+  return ModelConfig(**fields, pattern=kinds)
+
+
 def main(patterns: list[str], meshes: list[str]) -> None:
   batch = make_batch(0)
   for pattern in patterns:
     kinds, *options = pattern.split('+')
-    fields = (
-      FIELDS
-      | (QWEN3 if 'qwen3' in options else {})
-      | ({'scan': True, 'remat_policy': 'block'} if 'scan' in options else {})
-    )
-    config = ModelConfig(**fields, pattern=kinds)
+    config = config_of(kinds, options)
     structure, params = unbind(create(config, seed=0))
     if config.scan:
       structure, params = unbind(Scanned(abstract(config)))[0], stack(params, kinds)
@@ -94,6 +103,17 @@ def main(patterns: list[str], meshes: list[str]) -> None:
     step = make_train_step(structure, optimizer, TrainConfig())
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))
     whole, metrics = jax.jit(step)(start, {}, batch, np.float32(1e-3))
+    if 'kernels' in options:  # the single device has computed without
+      sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+      import kernel_stand_ins
+
+      kernel_stand_ins.install()
+      config = dataclasses.replace(
+        config, attention_implementation='mosaic', moe_implementation='mosaic'
+      )
+      model = abstract(config)
+      structure = unbind(Scanned(model) if config.scan else model)[0]
+      step = make_train_step(structure, optimizer, TrainConfig())
     *_, axes = shapes_of(config, Adaptation(), Lora())
     for name in meshes:
       placement = placed(name, axes)

@@ -66,11 +66,16 @@ def check(patterns, meshes):
 
 
 @pytest.mark.parametrize(
-  ('pattern', 'meshes'), [('E*', ['fsdp_tensor', 'context']), ('*E*E+scan+qwen3', ['expert'])]
+  ('pattern', 'meshes'),
+  [
+    ('E*', ['fsdp_tensor', 'context']),
+    ('*E*E+scan+qwen3', ['expert']),
+    ('*E+kernels+window', ['fsdp_tensor', 'context', 'expert']),
+  ],
 )
 def test_a_step_is_the_single_devices(pattern, meshes):
   """Experts and attention, under the three meshes that cut most: experts, widths, rows; one scanned
-  with remat. The slow test below has all.
+  with remat, one with GPUs' kernels. The slow test below has all.
   """
   check([pattern], meshes)
 
@@ -88,4 +93,6 @@ def test_a_run_continues_on_another_mesh(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_is_the_single_devices_for_dense_hybrid_and_moe():
-  check(['*-*-', 'M-*-', 'ME*E', 'M*EM*E+scan', '*E*-+qwen3'], MESHES)
+  check(
+    ['*-*-', 'M-*-', 'ME*E', 'M*EM*E+scan', '*E*-+qwen3', '*E+kernels', '*-*-+scan+kernels'], MESHES
+  )

@@ -139,3 +139,42 @@ def test_experts_keep_the_tokens_that_they_collect():
 def test_the_batch_must_be_divided():
   with pytest.raises(ValueError, match=r'train\.batch_rows = 3 cannot be divided by 2'):
     of(Sharding({'batch': 'fsdp'}).bind(SIZES), rows=3)
+
+
+def test_a_gpus_kernel_keeps_no_scores():
+  """Without the scores [heads, t, t] what attention keeps grows with a row's length, not its
+  square.
+  """
+  config = dataclasses.replace(CONFIG, pattern='*', compute_dtype='bfloat16')
+
+  def kept(length, platform):
+    found = estimate_memory(
+      config, Recipe(), ONE, rows=1, row_length=length, platform=platform
+    ).activations
+    return found['none']['kept in blocks']
+
+  assert kept(512, 'gpu') < 2.1 * kept(256, 'gpu')
+  assert kept(512, 'cpu') > 3 * kept(256, 'cpu')
+
+
+def test_chunks_and_microbatches_take_less_at_a_time():
+  base = of(row_length=64)
+  chunked = of(row_length=64, train=Train(logits_chunk=16))
+  assert chunked.activations['none']['loss'] == pytest.approx(
+    base.activations['none']['loss'] / 4, rel=0.01
+  )
+  assert chunked.activations['none']['gathered head'] == 32 * 32 * 4
+  parts = of(row_length=64, train=Train(microbatches=4))
+  for part in ('block inputs', 'loss'):
+    assert parts.activations['none'][part] == pytest.approx(
+      base.activations['none'][part] / 4, rel=0.01
+    )
+  assert parts.gradients == 2 * base.gradients  # of a part, and their sum
+
+
+def test_the_loss_and_the_blocks_gradients_are_not_there_at_once():
+  found = of()
+  parts = found.activations['block']
+  assert found.temporary('block') == parts['block inputs'] + max(
+    parts['loss'], found.gradients + parts['largest block']
+  )

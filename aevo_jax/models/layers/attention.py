@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.kernels import flash_attention
+from aevo_jax.models.kernels.flash_attention import Heads
 from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.rope import positions, rotate
@@ -47,16 +49,8 @@ class GroupCache(NamedTuple):
   continuation: KVCache
 
 
-class _Heads(NamedTuple):
-  """queries [b, t, n, h], keys and values [b, s, k, h]."""
-
-  queries: Array
-  keys: Array
-  values: Array
-
-
 def _attend(
-  heads: _Heads, mask_bts: Bool[Array, '#batch time source']
+  heads: Heads, mask_bts: Bool[Array, '#batch time source']
 ) -> Float[Array, 'batch time width']:
   """Computes softmax attention; each of the k key heads serves n / k query heads.
 
@@ -89,6 +83,8 @@ class Attention(nnx.Module):
     self.head_dim = config.head_dim
     self.window = config.sliding_window
     self.theta = config.rope_theta
+    self.implementation = config.attention_implementation
+    self.dtype = config.compute_dtype
     bias = config.attention_bias
     q_width = self.heads * self.head_dim
     kv_width = self.kv_heads * self.head_dim
@@ -145,13 +141,19 @@ class Attention(nnx.Module):
       selected_bt = positions_bt[:, queries]
     q = self._positioned(q, self.q_norm, selected_bt)
     k = self._positioned(k, self.k_norm, positions_bt)
-    visible = _visible(x_btd.shape[1], self.window)[queries]
-    mask = visible[None] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
-    # Arrays go in and out as wholes, as around the scan of mamba2: XLA's CPU compiler would fuse
-    # neighbours in and compute them several times over.
-    heads, mask = jax.lax.optimization_barrier((_Heads(q, k, v), mask))
-    y = remat.context(jax.lax.optimization_barrier(_attend(heads, mask)))
-    output = self.o_proj(y)
+    heads = Heads(q, k, v)
+    implementation = flash_attention.chosen(self.implementation, self.dtype)
+    if implementation == 'einsum' or q.shape[1] < k.shape[1]:
+      visible = _visible(x_btd.shape[1], self.window)[queries]
+      mask = visible[None] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
+      # Arrays go in and out as wholes, as around the scan of mamba2: XLA's CPU compiler would fuse
+      # neighbours in and compute them several times over.
+      heads, mask = jax.lax.optimization_barrier((heads, mask))
+      y = jax.lax.optimization_barrier(_attend(heads, mask))
+    else:
+      first = self._within_window(jnp.arange(q.shape[1])[None] - positions(segment_ids_bt))
+      y = flash_attention.attend(heads, first, implementation=implementation)
+    output = self.o_proj(remat.context(y))
     return output, KVCache(_cached(heads.keys, room), _cached(heads.values, room))
 
   def shared(
@@ -179,6 +181,20 @@ class Attention(nnx.Module):
     q_prompt, q_continuation = rows.split(q)
     k_prompt, k_continuation = rows.split(k)
     v_prompt, v_continuation = rows.split(v)
+    k_both = jnp.concatenate([rows.each(k_prompt), k_continuation], axis=1)
+    v_both = jnp.concatenate([rows.each(v_prompt), v_continuation], axis=1)
+    prompt = Heads(q_prompt, k_prompt, v_prompt)
+    continuation = Heads(q_continuation, k_both, v_both)
+    implementation = flash_attention.chosen(self.implementation, self.dtype)
+    if implementation == 'einsum':
+      y = self._shared_by_einsum(prompt, continuation, rows)
+    else:
+      y = self._shared_by_kernel(prompt, continuation, rows, implementation)
+    return self.o_proj(remat.context(y))
+
+  def _shared_by_einsum(
+    self, prompt: Heads, continuation: Heads, rows: SharedPrefix
+  ) -> Float[Array, 'prompts time all']:
     prompt_ids = rows.prompt_ids
     continuation_ids = rows.continuation_ids
     length = rows.prompt
@@ -187,16 +203,38 @@ class Attention(nnx.Module):
     same = prompt_ids[:, :, None] == prompt_ids[:, None, :]
     prompt_mask = visible[None, :length, :length] & same
     continuation_mask = visible[None, length:] & is_token[:, None, :]
-    k_both = jnp.concatenate([rows.each(k_prompt), k_continuation], axis=1)
-    v_both = jnp.concatenate([rows.each(v_prompt), v_continuation], axis=1)
-    prompt = _Heads(q_prompt, k_prompt, v_prompt)
-    continuation = _Heads(q_continuation, k_both, v_both)
     # Wholes, as in `prefill`.
     prompt, prompt_mask, continuation, continuation_mask = jax.lax.optimization_barrier(
       (prompt, prompt_mask, continuation, continuation_mask)
     )
     y = rows.join(_attend(prompt, prompt_mask), _attend(continuation, continuation_mask))
-    return self.o_proj(remat.context(jax.lax.optimization_barrier(y)))
+    return jax.lax.optimization_barrier(y)
+
+  def _shared_by_kernel(
+    self, prompt: Heads, continuation: Heads, rows: SharedPrefix, implementation: str
+  ) -> Float[Array, 'prompts time all']:
+    """Attends to spans: prompts are padded on the left, continuations on the right."""
+    length = rows.prompt
+    of_prompt = self._within_window(jnp.arange(length)[None] - positions(rows.prompt_ids))
+    y_prompt = flash_attention.attend(prompt, of_prompt, implementation=implementation)
+    begin = jnp.sum(rows.prompt_ids == 0, axis=1, keepdims=True)
+    of_rows = jnp.broadcast_to(rows.each(begin), rows.continuation_ids.shape)
+    y_continuation = flash_attention.attend(
+      continuation,
+      self._within_window(of_rows, behind=length),
+      behind=length,
+      implementation=implementation,
+    )
+    return rows.join(y_prompt, y_continuation)
+
+  def _within_window(
+    self, first_bt: Int[Array, 'batch time'], behind: int = 0
+  ) -> Int[Array, 'batch time']:
+    """Moves the first key of each query's span into its window."""
+    if not self.window:
+      return first_bt
+    own = jnp.arange(first_bt.shape[1])[None] + behind
+    return jnp.maximum(first_bt, own - self.window + 1)
 
   def step(
     self,

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from aevo_jax.models.config import ModelConfig
-from aevo_jax.models.layers.grouped_matmul import grouped_matmul
+from aevo_jax.models.kernels.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.mlp import MLP, activate
 from aevo_jax.models.layers.parameter import param

@@ -3,8 +3,8 @@
 State is exact: the real parameters' shapes, the rules' partitions, and the real Optax
 transformation. Activations are an estimate: one block of each kind is traced at the size that a
 device holds; what its backward pass keeps is counted and multiplied by the number of such blocks.
-To that come the blocks' inputs, what recomputing or differentiating the largest block takes at
-once, its weights gathered, and the loss over the vocabulary.
+To that come the blocks' inputs, and the larger of two: what the loss over the vocabulary takes, or
+the gradients and what differentiating the largest block takes, its weights gathered.
 """
 
 import dataclasses
@@ -18,6 +18,8 @@ from flax import nnx
 from aevo_jax.models import lora, remat
 from aevo_jax.models.config import REMAT_POLICIES, ModelConfig
 from aevo_jax.models.decoder import Block, Decoder
+from aevo_jax.models.kernels import flash_attention
+from aevo_jax.models.layers.attention import Attention
 from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
 from aevo_jax.sharding.memory import device_bytes, kept_bytes
@@ -52,8 +54,11 @@ class MemoryEstimate:
   moving_average: int
   activations: dict[str, dict[str, int]]
 
-  def total(self, policy: str) -> int:
-    """Adds everything up.
+  def temporary(self, policy: str) -> int:
+    """Counts what a step takes beside the state, at most at a time.
+
+    The loss over the vocabulary is done when the blocks' backward passes begin, and gradients are
+    made there.
 
     Args:
       policy: remat policy of the activations.
@@ -61,27 +66,42 @@ class MemoryEstimate:
     Returns:
       Bytes on each device.
     """
-    return (
-      self.parameters
-      + self.frozen
-      + self.gradients
-      + self.optimizer
-      + self.moving_average
-      + sum(self.activations[policy].values())
-    )
+    parts = self.activations[policy]
+    throughout = parts['block inputs'] + parts['kept in blocks'] + parts['weights in compute dtype']
+    in_loss = parts['loss'] + parts['gathered head']
+    return throughout + max(in_loss, self.gradients + parts['largest block'])
+
+  def total(self, policy: str) -> int:
+    """Adds up what a step takes, at most at a time.
+
+    Args:
+      policy: remat policy of the activations.
+
+    Returns:
+      Bytes on each device.
+    """
+    state = self.parameters + self.frozen + self.optimizer + self.moving_average
+    return state + self.temporary(policy)
 
 
 def estimate_memory(
-  config: ModelConfig, recipe: Recipe, layout: Layout, *, rows: int, row_length: int
+  config: ModelConfig,
+  recipe: Recipe,
+  layout: Layout,
+  *,
+  rows: int,
+  row_length: int,
+  platform: str = '',
 ) -> MemoryEstimate:
   """Estimates what a recipe takes on each device.
 
   Args:
     config: of the model.
-    recipe: adaptation, optimizer and moving average.
+    recipe: adaptation, optimizer, moving average, microbatches and chunks of logits.
     layout: rules on a mesh.
     rows: of a batch, over all devices.
     row_length: tokens of a row.
+    platform: 'cpu', 'gpu' or 'tpu', whose kernels the model is computed with; '' is this machine's.
 
   Returns:
     The estimate.
@@ -104,12 +124,12 @@ def estimate_memory(
     for name, shape in shapes.items()
     if shape.dtype != config.compute_dtype
   }
-  batch = _Batch(rows, row_length)
+  batch = _Batch(rows, row_length, platform)
   return MemoryEstimate(
     count=sum(math.prod(shape.shape) for shape in shapes.values()),
     parameters=parameters,
     frozen=on_device(model.frozen),
-    gradients=parameters,
+    gradients=parameters * (2 if recipe.train.microbatches > 1 else 1),
     optimizer=on_device(jax.eval_shape(transformation(recipe.optimizer).init, trained)),
     moving_average=parameters if recipe.train.ema_decay else 0,
     activations=_activations(config, recipe, layout, batch, on_device(in_compute_dtype)),
@@ -120,25 +140,30 @@ def estimate_memory(
 class _Batch:
   rows: int
   row_length: int
+  platform: str
 
 
 def _activations(
   config: ModelConfig, recipe: Recipe, layout: Layout, batch: _Batch, weight_copies: int
 ) -> dict[str, dict[str, int]]:
   """Returns policy -> part -> bytes; `weight_copies` are those of weights in the compute dtype."""
-  rows = batch.rows // layout.shards('batch')
+  rows = max(1, batch.rows // (layout.shards('batch') * recipe.train.microbatches))
   length_shards = layout.shards('length')
   dtype = jnp.dtype(config.compute_dtype)
   # Traced with whole rows and then divided: a token's scores go over the whole row wherever it
   # lies.
   x_btd = jax.ShapeDtypeStruct((rows, batch.row_length, config.hidden_size), dtype)
   kinds = tuple(dict.fromkeys(config.pattern))
-  kept = _kept_by_kind(config, recipe, layout, x_btd)
+  kept = _kept_by_kind(config, recipe, layout, x_btd, batch.platform)
   weights = _gathered(_adapted_blocks(config, recipe), layout)
   vocab = config.vocab_size // _width_shards(layout, 'vocab')
-  logits = jax.ShapeDtypeStruct((rows, batch.row_length, vocab), jnp.float32)
+  chunk = recipe.train.logits_chunk
+  chunked = 0 < chunk < batch.row_length
+  positions = chunk if chunked else batch.row_length // length_shards
+  logits = jax.ShapeDtypeStruct((rows, positions, vocab), jnp.float32)
   inputs = len(config.pattern) * math.prod(x_btd.shape) * dtype.itemsize // length_shards
-  loss = _loss_bytes(logits) // length_shards
+  loss = _loss_bytes(logits)
+  head = config.hidden_size * vocab * dtype.itemsize if chunked else 0
   parts = {}
   for policy in REMAT_POLICIES:
     recomputes = policy != 'none'
@@ -154,6 +179,7 @@ def _activations(
       'weights in compute dtype': 0 if recomputes else weight_copies,
       'largest block': largest,
       'loss': loss,
+      'gathered head': head,
     }
   return parts
 
@@ -195,8 +221,11 @@ def _on_one_device(config: ModelConfig, layout: Layout) -> ModelConfig:
   )
 
 
-def _adapted_blocks(config: ModelConfig, recipe: Recipe) -> Decoder:
-  """Builds an abstract decoder with blocks of every kind of the pattern, and adapters."""
+def _adapted_blocks(config: ModelConfig, recipe: Recipe, platform: str = '') -> Decoder:
+  """Builds an abstract decoder with blocks of every kind of the pattern, and adapters.
+
+  Where the platform has a kernel for attention, it stands in.
+  """
   # A beginning: what a family allows as a whole it may not allow in another order.
   blocks = max(config.pattern.index(kind) for kind in set(config.pattern)) + 1
   model = abstract(dataclasses.replace(config, pattern=config.pattern[:blocks]))
@@ -205,14 +234,24 @@ def _adapted_blocks(config: ModelConfig, recipe: Recipe) -> Decoder:
     lora.attach(
       model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True
     )
+  if flash_attention.chosen(config.attention_implementation, config.compute_dtype, platform) != (
+    'einsum'
+  ):
+    for layer in model.layers:
+      if isinstance(layer.mixer, Attention):
+        layer.mixer.implementation = flash_attention.SHAPES
   return model
 
 
 def _kept_by_kind(
-  config: ModelConfig, recipe: Recipe, layout: Layout, x_btd: jax.ShapeDtypeStruct
+  config: ModelConfig,
+  recipe: Recipe,
+  layout: Layout,
+  x_btd: jax.ShapeDtypeStruct,
+  platform: str,
 ) -> dict[str, dict[str, int]]:
   """Returns policy -> kind -> bytes that one block keeps on a device."""
-  model = _adapted_blocks(_on_one_device(config, layout), recipe)
+  model = _adapted_blocks(_on_one_device(config, layout), recipe, platform)
   token_axes = _token_axes(layout)
   sizes = dict(layout.sizes)
   collected = math.prod(sizes[axis] for axis in layout.mesh_axes('experts') if axis in token_axes)
@@ -291,7 +330,7 @@ def _gathered(model: Decoder, layout: Layout) -> dict[str, int]:
 
 
 def _loss_bytes(logits_btv: jax.ShapeDtypeStruct) -> int:
-  """Returns the bytes of the logits, of what their loss keeps, and of their gradient."""
+  """Returns the bytes of what the loss of logits keeps, and of their gradient."""
   tokens = jnp.ones(logits_btv.shape[:2], jnp.int32)
   weights = tokens.astype(jnp.float32)
 
@@ -300,4 +339,4 @@ def _loss_bytes(logits_btv: jax.ShapeDtypeStruct) -> int:
     return sft_loss(stats, {'weights': weights}, Loss())[0]
 
   kept = kept_bytes(loss, {}, {}, logits_btv)
-  return kept + 2 * math.prod(logits_btv.shape) * logits_btv.dtype.itemsize
+  return kept + math.prod(logits_btv.shape) * logits_btv.dtype.itemsize

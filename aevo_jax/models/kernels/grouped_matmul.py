@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from aevo_jax.models.platform import target_platform
+from aevo_jax.models.kernels.platform import target_platform
 
 TILE = 64
 

@@ -1,0 +1,1 @@
+"""Kernels that differ by platform, and the choice among them."""
