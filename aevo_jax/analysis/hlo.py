@@ -191,8 +191,9 @@ class Module:
     return total
 
   def attention_flops(self) -> float:
-    """Counts the operations of attention's kernels, if a query sees half of the keys, as in causal
-    rows of one segment.
+    """Counts the operations of attention's kernels.
+
+    A query is taken to see half of the keys, as in causal rows of one segment.
     """
     total = 0.0
     for executed in self.executed():
