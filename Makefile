@@ -87,10 +87,10 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers targets vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers targets targets-check targets-goldens vllm vllm-full harness lock wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install everything into .venv (instant when nothing changed)
 	@echo "setup: ready; .venv/bin/aevo doctor says what this machine offers"
@@ -197,6 +197,13 @@ $(PARITY_READY): | $(UV_READY)
 	use_pip_settings
 	own_environment parity "$${PARITY_PYTHON:-3.12 3.11}" $$(torch_for_cpu) $(PARITY_PACKAGES)
 	touch $@
+
+targets-check: $(READY) $(TARGETS_READY)  ## compile every published model and mesh for H200s and TPUs (an hour), as docs/sharding.md shows
+	@.venv/bin/python tools/compile_targets.py run
+	.venv/bin/python tools/compile_targets.py table
+
+targets-goldens: $(READY) $(TARGETS_READY)  ## compile two steps for 8 H200s: what they take, send and multiply may not have grown
+	@.venv/bin/python tools/compile_targets.py check
 
 targets: $(TARGETS_READY)  ## install XLA's compilers for NVIDIA GPUs and TPUs, which need no device, into third_party/targets/.venv
 	@echo "the compilers are in third_party/targets/.venv; aevo shapes --compile=h200x8 uses them"

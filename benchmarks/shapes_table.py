@@ -28,6 +28,7 @@ def shapes(model: str, adaptation: str, devices: int) -> dict:
     '--gin_file=configs/meshes/fsdp_tensor.gin',
     f'--devices={devices}',
     f'--adaptation={adaptation}',
+    '--gin.train.logits_chunk=512',
     '--json',
   ]
   return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -44,9 +45,7 @@ def main() -> None:
       for devices in DEVICES:
         found = shapes(model, adaptation, devices)
         seconds.append(found['seconds'])
-        gib = {
-          policy: sum(parts.values()) / 2**30 for policy, parts in found['activations'].items()
-        }
+        gib = {policy: size / 2**30 for policy, size in found['temporary'].items()}
         state = (found['total']['block'] / 2**30) - gib['block']
         cells.append(f'{state:.1f} + {gib["block"]:.1f} ({gib["dots"]:.1f})')
       print(f'| {name} | {adaptation} | {" | ".join(cells)} |', flush=True)

@@ -27,7 +27,10 @@ from aevo_jax.analysis import targets
 
 if TYPE_CHECKING:
   from aevo_jax.analysis.compiled import CompiledStep
+  from aevo_jax.models.config import ModelConfig
+  from aevo_jax.sharding.rules import Layout
   from aevo_jax.training.recipe.memory_estimate import MemoryEstimate
+  from aevo_jax.training.recipe.recipe import Recipe
 
 COMMAND = command.Command('shapes', __doc__)
 _DEVICES = flags.DEFINE_integer(
@@ -87,6 +90,7 @@ def main(arguments: list[str]) -> None:
   """Estimates the memory and prints it."""
   del arguments
   started = time.perf_counter()
+  facts: dict[str, Any] = {}
   target = _target()
   from aevo_jax.config.loading import LoadError, resolve
   from aevo_jax.training.recipe import recipe as recipe_lib
@@ -120,9 +124,10 @@ def main(arguments: list[str]) -> None:
       from aevo_jax.analysis.compiled import compile_step
 
       compiled = compile_step(config, recipe, mesh, rules, target)
+      facts = _largest_batch(target, config, recipe, bound, estimate)
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
-  facts = {
+  facts |= {
     'devices': bound.devices,
     'mesh': sizes,
     'rows': rows,
@@ -132,15 +137,33 @@ def main(arguments: list[str]) -> None:
     'seconds': round(time.perf_counter() - started, 1),
   }
   if _JSON.value:
-    totals = {policy: estimate.total(policy) for policy in estimate.activations}
-    facts |= dataclasses.asdict(estimate) | {'total': totals}
-    if compiled is not None:
-      facts |= {'compiled': _as_json(compiled)}
-    print(json.dumps(facts, indent=1))
+    _print_json(facts, estimate, compiled)
     return
   _print_estimate(estimate, facts)
   if compiled is not None:
     _print_compiled(compiled, config.remat_policy, estimate.temporary(config.remat_policy))
+    _print_whether_it_fits(compiled, facts)
+
+
+def _print_json(
+  facts: dict[str, Any], estimate: 'MemoryEstimate', compiled: 'CompiledStep | None'
+) -> None:
+  """Prints everything as one JSON object."""
+  facts = facts | dataclasses.asdict(estimate)
+  facts['temporary'] = {policy: estimate.temporary(policy) for policy in estimate.activations}
+  facts['total'] = {policy: estimate.total(policy) for policy in estimate.activations}
+  if compiled is not None:
+    facts['compiled'] = _as_json(compiled)
+  print(json.dumps(facts, indent=1))
+
+
+def _print_whether_it_fits(compiled: 'CompiledStep', facts: dict[str, Any]) -> None:
+  """Prints the last line: whether the target's memory holds it, and how much more it would."""
+  fits = compiled.arguments + compiled.temporaries <= facts['memory_gb'] * 1e9
+  print(
+    f'fits in {facts["memory_gb"]:g} GB: {"yes" if fits else "no"}, largest batch by the '
+    f'estimate: {facts["largest_batch"]} rows'
+  )
 
 
 def _print_estimate(estimate: 'MemoryEstimate', facts: dict[str, Any]) -> None:
@@ -174,6 +197,41 @@ def _target() -> targets.Target | None:
   except targets.TargetError as error:
     sys.exit(f'shapes: --compile: {error}')
   return target
+
+
+def _largest_batch(
+  target: targets.Target,
+  config: 'ModelConfig',
+  recipe: 'Recipe',
+  bound: 'Layout',
+  estimate: 'MemoryEstimate',
+) -> dict[str, Any]:
+  """Returns the target's memory and the largest batch that fits by the estimate."""
+  from aevo_jax.analysis.hardware import largest_batch, load_hardware
+  from aevo_jax.training.recipe.memory_estimate import estimate_memory
+
+  policy = config.remat_policy
+  train = recipe.train
+  twice = estimate_memory(
+    config,
+    recipe,
+    bound,
+    rows=2 * train.batch_rows,
+    row_length=train.row_length,
+    platform=target.platform,
+  )
+  hardware = load_hardware(target.hardware, layout.search_paths())
+  temporary = {
+    train.batch_rows: estimate.temporary(policy),
+    2 * train.batch_rows: twice.temporary(policy),
+  }
+  state = estimate.total(policy) - estimate.temporary(policy)
+  return {
+    'memory_gb': hardware.memory_gb,
+    'largest_batch': largest_batch(hardware, state, temporary),
+    'estimated_state': state,
+    'temporary_by_rows': temporary,
+  }
 
 
 def _as_json(compiled: 'CompiledStep') -> dict[str, Any]:

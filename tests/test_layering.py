@@ -76,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
   # whole campaigns without training, through the controller's own decisions
   'simulation': {'config', 'stats', 'meta_agent', 'campaign'},
   # every configurable by name, for the table of who reads what
-  'bindings': {'config', 'sharding', 'models', 'training', 'campaign', 'simulation'},
+  'bindings': {'config', 'sharding', 'models', 'training', 'analysis', 'campaign', 'simulation'},
   'report': {
     'config',
     'ledger',

@@ -45,7 +45,10 @@ RUN_ELSEWHERE = ('make test', 'make test-fast', 'make docs-check', 'make clean',
 OF_MAKE = ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL')
 
 # A need that is met where a file is there.
-MET_BY = {'make vllm': ROOT / 'third_party' / 'vllm' / '.venv' / 'bin' / 'python'}
+MET_BY = {
+  'make vllm': ROOT / 'third_party' / 'vllm' / '.venv' / 'bin' / 'python',
+  'make targets': ROOT / 'third_party' / 'targets' / '.venv' / 'bin' / 'python',
+}
 
 _FENCE = re.compile(r'^```console(?P<attributes>.*)$')
 _NEEDS = re.compile(r'needs="([^"]+)"')

@@ -59,6 +59,11 @@ class Target:
     """'cpu', 'gpu' or 'tpu'."""
     return 'gpu' if self.kind == 'h200' else self.kind
 
+  @property
+  def hardware(self) -> str:
+    """The name of the file in configs/hardware that describes a device."""
+    return self.name.partition(':')[0] if self.kind == 'tpu' else self.kind
+
 
 def parse(name: str) -> Target:
   """Reads a target's name.

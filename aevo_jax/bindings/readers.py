@@ -84,6 +84,8 @@ _SIZES = _always(
   'model.router',
   'model.norm_topk_prob',
   'model.moe_implementation',
+  'model.attention_implementation',
+  'model.sliding_window',
   'model.tie_word_embeddings',
   'model.compute_dtype',
   'model.scan',
@@ -94,7 +96,7 @@ READERS: Mapping[str, Rows] = {
     **_RECIPE,
     **_always('rollout', 'upkeep', 'mesh', 'sharding'),
     **_always('model.compute_dtype', 'model.moe_implementation', 'model.remat_policy'),
-    **_always('model.scan'),
+    **_always('model.attention_implementation', 'model.scan'),
     'vllm': (ReadWhen(one_of('rollout.engine', 'vllm')),),
   },
   'pretrain': {**_MIXTURE, **_always('pretrain', 'model', 'optimizer')},
@@ -137,6 +139,12 @@ READERS: Mapping[str, Rows] = {
     **_always('mesh', 'sharding', 'train.logits_chunk', 'train.microbatches'),
     'model.remat_policy': (ReadWhen(other_than('--compile', None)),),
   },
+  'compare_sharding': {
+    **_SIZES,
+    **_always('adaptation', 'lora.rank', 'lora.targets', 'optimizer.name', 'train.ema_decay'),
+    **_always('sharding', 'train.logits_chunk', 'train.microbatches', 'model.remat_policy'),
+    **_always('hardware'),
+  },
   'simulate': {
     **_always('budget.rounds', 'budget.workers', 'budget.noise_seeds', 'dev_set.items'),
     **_always('external_set.items', 'promotion', 'release', 'tasks.path', 'objective.verifier'),
@@ -163,6 +171,7 @@ READERS: Mapping[str, Rows] = {
 OVERRIDES: Mapping[str, Mapping[str, str]] = {
   'train': {'tasks.path': '--tasks'},
   'shapes': {'adaptation.method': '--adaptation'},
+  'compare_sharding': {'adaptation.method': '--adaptation'},
   'evaluate': {
     'objective.verifier': '--verifier',
     'dev_set.items': '--items',

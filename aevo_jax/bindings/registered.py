@@ -3,6 +3,7 @@
 Importing this module imports JAX.
 """
 
+from aevo_jax.analysis import hardware as _hardware
 from aevo_jax.campaign.setup import settings as _campaign
 from aevo_jax.config import constitution as _constitution
 from aevo_jax.models import config as _model
@@ -16,6 +17,7 @@ from aevo_jax.training.recipe import recipe as _recipe
 MODULES = (
   _campaign,
   _constitution,
+  _hardware,
   _mesh,
   _model,
   _pretraining,

@@ -278,6 +278,7 @@ OF_A_WHOLE_MODEL = {
   'model.topk_group': 'the stand-in has one',
   'model.num_experts_per_tok': 'the stand-in has two',
   'model.moe_implementation': 'one of them on this device',
+  'model.attention_implementation': 'one of them on this device',
   'model.remat_policy': 'memory, not results',
   'model.scan': 'names and compile time, not results',
 }

@@ -52,3 +52,43 @@ def test_json_of_the_micro_model_by_hand():
 def test_a_mesh_that_does_not_fit_is_a_sentence(arguments, said):
   result = shapes(*arguments)
   assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    ([], 'name mesh files and devices, e.g. --meshes=configs/meshes/fsdp.gin --hardware=h200x8'),
+    (['--meshes=none/*.gin', '--hardware=h200x8'], '--meshes=none/*.gin: there is no such file'),
+    (['--meshes=configs/meshes/*.gin', '--hardware=abacus'], "--hardware: 'abacus' is no target"),
+    (
+      ['--meshes=configs/meshes/*.gin', '--hardware=h200x8', '--json=no/such/t.json'],
+      'no/such/t.json: there is no such directory',
+    ),
+  ],
+)
+def test_a_comparison_that_cannot_be_is_a_sentence(arguments, said):
+  result = aevo('compare_sharding', *arguments)
+  assert result.returncode == 1 and said in result.stderr and 'Traceback' not in result.stderr
+
+
+def test_meshes_are_compared_and_one_that_does_not_divide_is_a_row(tmp_path):
+  result = aevo(
+    'compare_sharding',
+    '--gin_file=configs/models/micro_qwen3.gin',
+    "--gin.model.pattern='*-'",
+    '--meshes=configs/meshes/fsdp.gin',
+    '--meshes=configs/meshes/expert.gin',
+    '--hardware=cpux8',
+    '--row_length=32',
+    '--gin.hardware.memory_gb=0.000001',
+    f'--json={tmp_path}/t.json',
+    f'--html={tmp_path}/t.html',
+  )
+  assert result.returncode == 0, result.stderr
+  fsdp, expert = json.loads((tmp_path / 't.json').read_text())
+  assert fsdp['mesh'] == 'fsdp' and fsdp['rows'] == 8
+  assert not fsdp['fits'] and fsdp['largest_batch'] == 0
+  assert {tuple(one['axes']) for one in fsdp['collectives']} == {('fsdp',)}
+  assert "('vocab', size 122) cannot be divided by 4" in expert['error']
+  assert '<svg' in (tmp_path / 't.html').read_text()
+  assert '| fsdp | cpux8 | 8 x 32 |' in result.stdout

@@ -59,7 +59,12 @@ def memory(estimate: Estimate, constitution: Constitution) -> dict[str, str]:
     trained = f'an adapter of rank {limit}'
   config, bound = _load(estimate.model, estimate.mesh, estimate.devices)
   sharded = estimate_memory(
-    config, recipe, bound, rows=bound.shards('batch'), row_length=estimate.row_length
+    config,
+    recipe,
+    bound,
+    rows=bound.shards('batch'),
+    row_length=estimate.row_length,
+    platform='gpu',
   )
   single_config, single_bound = _load(estimate.model, 'configs/meshes/single.gin', 1)
   single_config = dataclasses.replace(

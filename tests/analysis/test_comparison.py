@@ -1,0 +1,135 @@
+"""What a step takes at least on datasheets' devices, by hand; rows, their order, table and page."""
+
+import pytest
+
+from aevo_jax import layout
+from aevo_jax.analysis import comparison, hardware, targets
+from aevo_jax.config.configurables import LoadError
+
+CHIP = hardware.Hardware(
+  memory_gb=10.0,
+  peak_tflops=100.0,
+  memory_tb_s=1.0,
+  devices_of_host=8,
+  link_gb_s=100.0,
+  network_gb_s=10.0,
+)
+MESH = {'data': 2, 'fsdp': 4, 'tensor': 2}  # two hosts of eight
+
+
+@pytest.mark.parametrize(
+  ('axes', 'within'),
+  [(['tensor'], True), (['fsdp'], True), (['fsdp', 'tensor'], True), (['data'], False),
+   (['data', 'tensor'], False), ([], True)],
+)  # fmt: skip
+def test_axes_that_leave_a_host(axes, within):
+  assert CHIP.is_within_host(axes, MESH) == within
+
+
+def test_a_tpus_slice_and_one_host_have_fast_links_alone():
+  slice_ = hardware.Hardware(devices_of_host=0)
+  assert slice_.is_within_host(['data'], MESH)
+  assert CHIP.is_within_host(['data'], {'data': 4, 'tensor': 2})
+
+
+def test_bounds_by_hand():
+  sent = [
+    {'axes': ['fsdp'], 'wire_bytes': 5e9},
+    {'axes': ['data'], 'wire_bytes': 1e9},
+    {'axes': ['tensor'], 'wire_bytes': 1e9},
+  ]
+  compiled = {'compiled_flops': 20e12, 'useful_flops': 10e12, 'arguments': 4e9}
+  bounds = hardware.roofline(CHIP, MESH, compiled | {'collectives': sent})
+  assert bounds == pytest.approx((0.1, 0.2, 0.004, 0.06, 0.1))
+  assert bounds.shortest == pytest.approx(0.1) and bounds.longest == pytest.approx(0.364)
+  held = hardware.roofline(CHIP, MESH, compiled | {'collectives': [], 'arguments': 8e11})
+  assert held.shortest == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+  ('state', 'temporary', 'largest'),
+  [
+    (4e9, {8: 2e9, 16: 3e9}, 40),  # 4 GB are left for batches of 8 at 1 GB each
+    (7e9, {8: 2e9, 16: 3e9}, 16),
+    (9e9, {8: 2e9, 16: 3e9}, 0),
+  ],
+)
+def test_the_largest_batch_by_hand(state, temporary, largest):
+  assert hardware.largest_batch(CHIP, state, temporary) == largest
+
+
+@pytest.mark.parametrize('name', ['h100', 'h200', 'b200', 'v5p', 'v6e', 'cpu'])
+def test_every_published_device_is_read(name):
+  found = hardware.load_hardware(name, layout.search_paths())
+  assert found.memory_gb > 1
+  other = hardware.load_hardware(name, layout.search_paths(), ['hardware.memory_gb = 7.0'])
+  assert other.memory_gb == 7.0
+
+
+def test_an_unknown_device_is_named():
+  with pytest.raises(LoadError, match=r'configs/hardware/abacus\.gin'):
+    hardware.load_hardware('abacus', layout.search_paths())
+
+
+def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9) -> dict:
+  return {
+    'mesh': MESH,
+    'devices': 16,
+    'rows': 32,
+    'row_length': 100,
+    'estimated_state': 4e9,
+    'temporary_by_rows': {'32': 3e9, '64': 6e9},
+    'compiled': {
+      'arguments': held,
+      'temporaries': held,
+      'compiled_flops': flops,
+      'useful_flops': 10e12,
+      'collectives': [
+        {'kind': 'all-gather', 'axes': ['fsdp'], 'wire_bytes': sent},
+        {'kind': 'all-reduce', 'axes': ['data'], 'wire_bytes': sent},
+      ],
+    },
+  }
+
+
+TARGET = targets.Target('h200x16', 'h200', 16)
+
+
+def rows() -> list[dict]:
+  return [
+    comparison.row('refused', TARGET, {'error': "'vocab' | 122 cannot be divided"}, CHIP),
+    comparison.row('wasteful', TARGET, found(flops=30e12), CHIP),
+    comparison.row('large', TARGET, found(held=6 * 10**9), CHIP),
+    comparison.row('talkative', TARGET, found(sent=9e9), CHIP),
+    comparison.row('good', TARGET, found(), CHIP),
+  ]
+
+
+def test_rows_are_ordered_and_a_refusal_is_one_too():
+  ordered = [found['mesh'] for found in comparison.order(rows())]
+  assert ordered == ['good', 'wasteful', 'talkative', 'large', 'refused']
+
+
+def test_a_row_by_hand():
+  good = rows()[-1]
+  assert good['fits'] and good['largest_batch'] == 64
+  assert good['roofline']['shortest'] == pytest.approx(0.1)
+  assert good['roofline']['longest'] == pytest.approx(0.1 + 0.001 + 0.01 + 0.1)
+  assert good['tokens_per_second_of_device'] == pytest.approx([200 / 0.211, 200 / 0.1])
+  assert not good['warnings']
+
+
+def test_what_to_change_is_named():
+  said = {found['mesh']: found.get('warnings', []) for found in rows()}
+  assert said['wasteful'] == ['3.0 times the useful products are computed']
+  assert said['talkative'] == ['what is sent between hosts takes longer than all products']
+  assert not said['good'] and not said['large']
+
+
+def test_table_and_page_have_every_row_and_need_nothing_else():
+  text = comparison.text(rows())
+  assert text.count('\n') == 1 + 5 + 2  # head, rows, warnings
+  assert '| good | h200x16 | 32 x 100 | 0.93 | 0.93 | yes | 64 | fsdp 0.93, data 0.93 |' in text
+  page = comparison.html(rows(), 'aevo compare_sharding <x>')
+  assert '&lt;x&gt;' in page and '<svg' in page and 'refused' in page
+  assert 'src=' not in page and 'href="http' not in page and '<script' not in page
