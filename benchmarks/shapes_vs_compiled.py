@@ -65,6 +65,7 @@ def main(argv: list[str]) -> None:
   set_flags()
   from aevo_jax.analysis.abstract_step import lower_step
   from aevo_jax.config.configurables import resolve
+  from aevo_jax.models.config import REMAT_ALIASES
   from aevo_jax.training import placement as placement_lib
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import estimate_memory
@@ -85,7 +86,8 @@ def main(argv: list[str]) -> None:
   started = time.perf_counter()
   analysis = lower_step(config, recipe, placement).lowered.compile().memory_analysis()
   held = estimate.parameters + estimate.frozen + estimate.optimizer + estimate.moving_average
-  activations = estimate.activations[config.remat_policy]
+  policy = REMAT_ALIASES.get(config.remat_policy, config.remat_policy)
+  activations = estimate.activations[policy]
   temporary = estimate.temporary(config.remat_policy)
 
   print(

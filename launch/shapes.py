@@ -28,7 +28,7 @@ from aevo_jax.analysis import targets
 if TYPE_CHECKING:
   from aevo_jax.analysis.compiled import CompiledStep
   from aevo_jax.models.config import ModelConfig
-  from aevo_jax.sharding.rules import Layout
+  from aevo_jax.sharding.rules import Layout, Sharding
   from aevo_jax.training.recipe.memory_estimate import MemoryEstimate
   from aevo_jax.training.recipe.recipe import Recipe
 
@@ -93,6 +93,7 @@ def main(arguments: list[str]) -> None:
   facts: dict[str, Any] = {}
   target = _target()
   from aevo_jax.config.loading import LoadError, resolve
+  from aevo_jax.sharding.rules import IndivisibleError
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import estimate_memory
 
@@ -125,6 +126,8 @@ def main(arguments: list[str]) -> None:
 
       compiled = compile_step(config, recipe, mesh, rules, target)
       facts = _largest_batch(target, config, recipe, bound, estimate)
+  except IndivisibleError as error:
+    sys.exit(f'shapes: {error}{_nearest_mesh(config, recipe, sizes, rules)}')
   except (LoadError, ValueError) as error:
     sys.exit(f'shapes: {error}')
   facts |= {
@@ -197,6 +200,21 @@ def _target() -> targets.Target | None:
   except targets.TargetError as error:
     sys.exit(f'shapes: --compile: {error}')
   return target
+
+
+def _nearest_mesh(
+  config: 'ModelConfig', recipe: 'Recipe', sizes: dict[str, int], rules: 'Sharding'
+) -> str:
+  """Names the mesh with the same axes and devices, nearest to the one that does not divide."""
+  from aevo_jax.analysis.legal_meshes import legal
+  from aevo_jax.training.placement import shapes_of
+
+  model = shapes_of(config, recipe.adaptation, recipe.lora)
+  shapes = model.trained | model.frozen
+  meshes = legal(sizes, rules, shapes, model.axes, _ROW_LENGTH.value, _ROWS.value)
+  if not meshes:
+    return '; no mesh with these axes and as many devices divides it'
+  return f'; the nearest mesh that divides it: mesh.axes = {meshes[0]}'
 
 
 def _largest_batch(

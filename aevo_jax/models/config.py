@@ -17,7 +17,9 @@ BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
 MOE_IMPLEMENTATIONS = ('auto', 'tiled', 'ragged_dot', 'mosaic')
 ATTENTION_IMPLEMENTATIONS = ('auto', 'einsum', 'mosaic')
-REMAT_POLICIES = ('none', 'dots', 'block')
+REMAT_POLICIES = ('none', 'dots', 'minimal', 'block')
+# MaxText's names of the same, and what is like 'minimal' on the device.
+REMAT_ALIASES = {'full': 'block', 'minimal_with_context': 'dots', 'minimal_offloaded': 'minimal'}
 ACTIVATIONS = ('relu2', 'swiglu')
 ROUTERS = ('sigmoid', 'softmax')
 # How a model is computed: to be chosen anew whatever the checkpoint.
@@ -117,7 +119,7 @@ class ModelConfig:
   max_position_embeddings: _Size = 2048
   tie_word_embeddings: bool = False
   compute_dtype: Annotated[str, OneOf(DTYPES)] = 'float32'
-  remat_policy: Annotated[str, OneOf(REMAT_POLICIES)] = 'none'
+  remat_policy: Annotated[str, OneOf((*REMAT_POLICIES, *REMAT_ALIASES))] = 'none'
   scan: bool = False
 
   def __post_init__(self):

@@ -2,10 +2,13 @@
 
 What is not kept is computed again.
 
-    none    everything
-    dots    the outputs of products with weights, and what attention and scan give ('context');
-            norms, activations, attention, scan and routed experts are computed again
-    block   only the block's input
+    none                everything
+    dots                the outputs of products with weights, and what attention and scan give
+                        ('context'); norms, activations, attention, scan and routed experts are
+                        computed again. MaxText calls it minimal_with_context
+    minimal             the outputs of products with weights
+    minimal_offloaded   those, in the host's pinned memory, where the backend has such
+    block               only the block's input. MaxText calls it full
 
 See Chen et al. (1604.06174) for the trade, and `aevo shapes` for what it saves.
 """
@@ -24,8 +27,12 @@ _KEPT = {
   'dots': _policies.save_from_both_policies(
     _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(CONTEXT)
   ),
+  'minimal': _policies.dots_with_no_batch_dims_saveable,
+  'minimal_offloaded': _policies.offload_dot_with_no_batch_dims('device', 'pinned_host'),
   'block': _policies.nothing_saveable,
 }
+_KEPT['full'] = _KEPT['block']
+_KEPT['minimal_with_context'] = _KEPT['dots']
 
 
 def context(x: Float[Array, '*shape']) -> Float[Array, '*shape']:

@@ -37,6 +37,10 @@ ACTIVATION_AXES = ('batch', 'length')
 UNSHARDED_AXES = ('layers',)  # of stacked parameters: a scan reads one layer after the other
 
 
+class IndivisibleError(ValueError):
+  """A dimension or a batch that its rule does not divide."""
+
+
 @configurable('sharding', ReadWhen(other_than('mesh.axes', {})))
 @dataclasses.dataclass(frozen=True)
 class Sharding:
@@ -181,7 +185,7 @@ class Layout:
           )
         used[mesh_axis] = axis
       if size % self.shards(axis):
-        raise ValueError(
+        raise IndivisibleError(
           f'{name}: dimension {dimension} ({axis!r}, size {size}) cannot be divided by '
           f'{self.shards(axis)}, the size of mesh axis '
           f'{" x ".join(self.mesh_axes(axis))}; change sharding.rules for {axis!r}, or mesh.axes'
@@ -210,7 +214,7 @@ class Layout:
 
   def _check_divides(self, binding: str, size: int, logical: str) -> None:
     if size % self.shards(logical):
-      raise ValueError(
+      raise IndivisibleError(
         f'{binding} = {size} cannot be divided by {self.shards(logical)}, the size of mesh '
         f'axis {" x ".join(self.mesh_axes(logical))} '
         f'(rule of {logical!r}); change {binding}, the rule, or mesh.axes'

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from h200_parts.timing import attempt, seconds
 
+from aevo_jax.models.kernels import flash_attention
+from aevo_jax.models.kernels.flash_attention import Heads
 from aevo_jax.models.kernels.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers import attention as attention_lib
 
@@ -101,17 +103,24 @@ def _grouped(
 
 
 def attention(size: str) -> Iterator[dict]:
-  """Times causal attention, forward and gradient, of ours and of cuDNN."""
+  """Times causal attention, forward and gradient: all scores, our kernel by spans, cuDNN."""
   for what in ('forward', 'backward'):
-    for name, attend in (('einsum (ours)', _ours), ('cudnn', _cudnn)):
+    for name, attend in (('einsum', _einsum), ('mosaic', _mosaic), ('cudnn', _cudnn)):
       yield from attempt(
         f'{name}, {what}', lambda a=attend, w=what: _attention(a, w, **ATTENTION[size])
       )
 
 
-def _ours(q, k, v):
+def _einsum(q, k, v):
   visible = attention_lib._visible(q.shape[1], 0)
-  return attention_lib._attend(attention_lib._Heads(q, k, v), visible[None])
+  return attention_lib._attend(Heads(q, k, v), visible[None])
+
+
+def _mosaic(q, k, v):
+  # Packed: every row has two segments.
+  half = q.shape[1] // 2
+  first = jnp.broadcast_to(jnp.repeat(jnp.array([0, half]), half), q.shape[:2])
+  return flash_attention.attend(Heads(q, k, v), first, implementation='mosaic')
 
 
 def _cudnn(q, k, v):

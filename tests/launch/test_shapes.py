@@ -39,8 +39,16 @@ def test_json_of_the_micro_model_by_hand():
       ['--gin_file=configs/meshes/fsdp.gin', '--devices=3'],
       (
         "embedding: dimension 1 ('embed', size 128) cannot be divided by 3, the size of "
-        'mesh axis fsdp'
+        'mesh axis fsdp; change sharding.rules for'
       ),
+    ),
+    (
+      ['--gin_file=configs/meshes/expert.gin'],
+      "the nearest mesh that divides it: mesh.axes = {'fsdp': 4, 'expert': 2}",
+    ),
+    (
+      ['--gin_file=configs/meshes/fsdp.gin', '--devices=3'],
+      'no mesh with these axes and as many devices divides it',
     ),
     (
       ['--gin_file=configs/meshes/fsdp_tensor.gin', '--devices=6'],

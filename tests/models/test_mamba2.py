@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from aevo_jax.models.config import ModelConfig
+from aevo_jax.models.layers import ssd as ssd_lib
 from aevo_jax.models.layers.causal_conv import causal_conv
 from aevo_jax.models.layers.mamba2 import Mamba2
 from aevo_jax.models.layers.ssd import ScanInputs, ssd
@@ -267,3 +268,29 @@ def test_bfloat16_stays_bfloat16_in_prefill_and_step(prompt):
   assert jax.tree.map(lambda a: (a.shape, a.dtype), cache) == jax.tree.map(
     lambda a: (a.shape, a.dtype), stepped
   )
+
+
+@pytest.mark.parametrize('shards', [2, 3, 6])
+def test_states_between_devices_are_those_of_one_scan(shards):
+  """A row's chunks on several devices: the state before every chunk and its gradient, with segments
+  that begin anew.
+  """
+  rng = np.random.default_rng(0)
+  first = jnp.asarray(rng.normal(size=(2, 1, 3, 4, 5)), jnp.float32)
+  keeps = jnp.asarray(
+    rng.uniform(size=(2, 6, 1, 3)) * (rng.random((2, 6, 1, 3)) < 0.8), jnp.float32
+  )
+  added = jnp.asarray(rng.normal(size=(2, 6, 1, 3, 4, 5)), jnp.float32)
+
+  def loss(run):
+    def of(first, keeps, added):
+      entering, last = run(first, keeps, added)
+      weights = jnp.cos(jnp.arange(entering.size)).reshape(entering.shape)
+      return jnp.sum(entering * weights) + jnp.sum(last**2), (entering, last)
+
+    return jax.grad(of, argnums=(0, 1, 2), has_aux=True)(first, keeps, added)
+
+  one = loss(ssd_lib._between_chunks)
+  several = loss(lambda *arrays: ssd_lib._between_shards(*arrays, shards))
+  for expected, found in zip(*map(jax.tree.leaves, (one, several)), strict=True):
+    np.testing.assert_allclose(expected, found, atol=2e-5)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from aevo_jax.sharding import context
+
 
 class ScanInputs(NamedTuple):
   """What the scan reads at each token.
@@ -83,12 +85,15 @@ def ssd(
     first = jnp.zeros_like(added[:, 0])
   else:
     first = initial.reshape(added[:, 0].shape)
-  last, entering = jax.lax.scan(
-    _advance, first, (jnp.moveaxis(keeps, 1, 0), jnp.moveaxis(added, 1, 0))
-  )
+  layout = context.layout_in_use()
+  shards = 1 if layout is None else layout.shards('length')
+  if shards == 1 or z % shards:
+    entering, last = _between_chunks(first, keeps, added)
+  else:
+    entering, last = _between_shards(first, keeps, added, shards)
   reached = (segment == before[..., None])[..., None, None]
   from_start = jnp.where(reached, jnp.exp(chunks.decay), 0)
-  entering = jnp.moveaxis(entering, 0, 1).astype(chunks.c_out.dtype)
+  entering = entering.astype(chunks.c_out.dtype)
   carried = _product('bztgr,bzgqpr->bztgqp', chunks.c_out, entering)
   y = y + carried * from_start[..., None]
   return y.reshape(b, z * length, n, p)[:, :t], last.reshape(b, n, p, r)
@@ -157,9 +162,60 @@ def _added(
   return _product('bzsgr,bzsgqp->bzgqpr', chunks.b_in, xdt)
 
 
+def _between_chunks(
+  first: Float[Array, 'batch groups heads head state'],
+  keeps: Float[Array, 'batch chunks groups heads'],
+  added: Float[Array, 'batch chunks groups heads head state'],
+) -> tuple[
+  Float[Array, 'batch chunks groups heads head state'],
+  Float[Array, 'batch groups heads head state'],
+]:
+  """Carries the state from chunk to chunk; returns that before each, and that after the last."""
+  last, entering = jax.lax.scan(
+    _advance, first, (jnp.moveaxis(keeps, 1, 0), jnp.moveaxis(added, 1, 0))
+  )
+  return jnp.moveaxis(entering, 0, 1), last
+
+
+def _between_shards(
+  first: Float[Array, 'batch groups heads head state'],
+  keeps: Float[Array, 'batch chunks groups heads'],
+  added: Float[Array, 'batch chunks groups heads head state'],
+  shards: int,
+) -> tuple[
+  Float[Array, 'batch chunks groups heads head state'],
+  Float[Array, 'batch groups heads head state'],
+]:
+  """Does the same where a row's chunks lie on several devices.
+
+  Each carries a state through its own chunks as if it began with none, and only those that come out
+  are sent around: one for each device, where one scan over all chunks would send every chunk's.
+  """
+  b, z = keeps.shape[:2]
+
+  def by_shard(x: jax.Array) -> jax.Array:
+    cut = x.reshape(b, shards, z // shards, *x.shape[2:])
+    return context.constrain(cut, 'batch', 'length', *[None] * (cut.ndim - 2))
+
+  def advance(carry: tuple[Array, Array], chunk: tuple[Array, Array]):
+    state, kept = carry
+    return (_advance(state, chunk)[0], kept * chunk[0]), carry
+
+  own_keeps = by_shard(keeps)
+  own_added = by_shard(added)
+  nothing = (jnp.zeros_like(own_added[:, :, 0]), jnp.ones_like(own_keeps[:, :, 0]))
+  (out, kept), (entering, so_far) = jax.lax.scan(
+    advance, nothing, (jnp.moveaxis(own_keeps, 2, 0), jnp.moveaxis(own_added, 2, 0))
+  )
+  from_before, last = _between_chunks(first, kept, out)
+  reached = jnp.moveaxis(so_far, 0, 2)[..., None, None] * from_before[:, :, None]
+  entering = jnp.moveaxis(entering, 0, 2) + reached
+  return entering.reshape(added.shape), last
+
+
 def _advance(
-  state: Float[Array, 'batch groups heads head state'],
-  chunk: tuple[Float[Array, 'batch groups heads'], Float[Array, 'batch groups heads head state']],
+  state: Float[Array, '*batch groups heads head state'],
+  chunk: tuple[Float[Array, '*batch groups heads'], Float[Array, '*batch groups heads head state']],
 ) -> tuple[Array, Array]:
   """Carries the state over one chunk; the second result is the state before it."""
   keep, add = chunk

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aevo_jax.models import lora, remat
-from aevo_jax.models.config import REMAT_POLICIES, ModelConfig
+from aevo_jax.models.config import REMAT_ALIASES, REMAT_POLICIES, ModelConfig
 from aevo_jax.models.decoder import Block, Decoder
 from aevo_jax.models.kernels import flash_attention
 from aevo_jax.models.layers.attention import Attention
@@ -66,7 +66,7 @@ class MemoryEstimate:
     Returns:
       Bytes on each device.
     """
-    parts = self.activations[policy]
+    parts = self.activations[REMAT_ALIASES.get(policy, policy)]
     throughout = parts['block inputs'] + parts['kept in blocks'] + parts['weights in compute dtype']
     in_loss = parts['loss'] + parts['gathered head']
     return throughout + max(in_loss, self.gradients + parts['largest block'])
