@@ -255,17 +255,20 @@ def _largest_batch(
 def _as_json(compiled: 'CompiledStep') -> dict[str, Any]:
   """Returns a compiled step with its collectives added up."""
   from aevo_jax.analysis.collectives import totals
+  from aevo_jax.analysis.resharding import sentence
 
   added = [total._asdict() for total in totals(compiled.collectives)]
   return dataclasses.asdict(dataclasses.replace(compiled, collectives=[])) | {
     'collectives': added,
     'gathered_bytes': compiled.gathered_bytes,
+    'resharded': [sentence(one) for one in compiled.resharded],
   }
 
 
 def _print_compiled(compiled: 'CompiledStep', policy: str, estimated: float) -> None:
   """Prints what the compiler made of the step, beside the estimate of its temporaries."""
   from aevo_jax.analysis.collectives import totals
+  from aevo_jax.analysis.resharding import sentence
 
   print(
     f'compiled for {compiled.target}, remat {policy!r} '
@@ -280,6 +283,8 @@ def _print_compiled(compiled: 'CompiledStep', policy: str, estimated: float) -> 
       f'  {total.kind:<20}{"+".join(total.axes):<18}{total.dtype:<6}{total.times:>6} times'
       f'{total.result_bytes / 2**30:>10.3f} GiB, {total.wire_bytes / 2**30:.3f} sent'
     )
+  for one in compiled.resharded:
+    print(sentence(one))
   print(
     f'matrix products: {compiled.compiled_flops / 1e12:.2f} TFLOP on each device, '
     f'{compiled.compiled_flops / compiled.useful_flops:.2f} of the useful ones'

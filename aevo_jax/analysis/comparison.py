@@ -68,7 +68,7 @@ def row(mesh: str, target: targets.Target, found: Mapping[str, Any], hardware: H
 
 def _warnings(compiled: Mapping[str, Any], bounds: Any) -> list[str]:
   """Names what a person would want to change."""
-  said = []
+  said = list(compiled['resharded'])
   ratio = compiled['compiled_flops'] / compiled['useful_flops']
   if ratio > 2:
     said.append(f'{ratio:.1f} times the useful products are computed')

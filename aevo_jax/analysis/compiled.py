@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 import time
 
-from aevo_jax.analysis import hlo, targets
+from aevo_jax.analysis import hlo, resharding, targets
 from aevo_jax.analysis.abstract_step import lower_step
 from aevo_jax.analysis.collectives import Collective, collectives
 from aevo_jax.analysis.useful_flops import useful_flops
@@ -39,6 +39,7 @@ class CompiledStep:
       are of no group, and count as if tokens chose all experts evenly; kernels of attention skip
       keys that are not seen, and count half of all pairs.
     useful_flops: that all devices together cannot do without, over their number.
+    resharded: arrays that the partitioner makes whole on every device.
     trace_s, compile_s: seconds that it took to trace and to compile.
   """
 
@@ -49,6 +50,7 @@ class CompiledStep:
   collectives: list[Collective]
   compiled_flops: float
   useful_flops: float
+  resharded: list[resharding.Resharded]
   trace_s: float
   compile_s: float
 
@@ -109,7 +111,8 @@ def compile_step(
       'xla_dump_hlo_pass_re': 'spmd-partitioning',
       'xla_dump_hlo_as_text': True,
     }
-    executable = lowered.compile(compiler_options=options)
+    with resharding.listening() as said:
+      executable = lowered.compile(compiler_options=options)
     compiled = time.perf_counter()
     partitioned = hlo.parse(_program(pathlib.Path(directory), placement.layout.devices))
   memory = executable.memory_analysis()
@@ -126,6 +129,7 @@ def compile_step(
     + partitioned.grouped_flops() / placement.layout.shards('experts')
     + partitioned.attention_flops(),
     useful_flops=useful / placement.layout.devices,
+    resharded=resharding.read(''.join(said), partitioned, placement.layout),
     trace_s=traced - started,
     compile_s=compiled - traced,
   )

@@ -24,7 +24,7 @@ from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
-from aevo_jax.sharding.context import constrain, gather_weight
+from aevo_jax.sharding.context import constrain, gather_weight, settle
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -207,7 +207,7 @@ class Decoder(nnx.Module):
     Returns:
       The residual stream behind the last block, and the loads of `with_loads`.
     """
-    x, loads = self._blocks(self._embed(tokens_bt), segments)
+    x, loads = self._blocks(settle(self._embed(tokens_bt)), segments)
     if not loads:
       return x, None
     return x, jnp.stack(loads)

@@ -84,6 +84,7 @@ def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9) -> dict:
       'temporaries': held,
       'compiled_flops': flops,
       'useful_flops': 10e12,
+      'resharded': [],
       'collectives': [
         {'kind': 'all-gather', 'axes': ['fsdp'], 'wire_bytes': sent},
         {'kind': 'all-reduce', 'axes': ['data'], 'wire_bytes': sent},
