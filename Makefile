@@ -208,10 +208,12 @@ targets-goldens: $(READY) $(TARGETS_READY)  ## compile two steps for 8 H200s: wh
 targets: $(TARGETS_READY)  ## install XLA's compilers for NVIDIA GPUs and TPUs, which need no device, into third_party/targets/.venv
 	@echo "the compilers are in third_party/targets/.venv; aevo shapes --compile=h200x8 uses them"
 
-$(TARGETS_READY): | $(UV_READY)
+# With the Python of .venv, whose processes load them.
+$(TARGETS_READY): | $(UV_READY) $(READY)
 	@$(functions)
 	use_pip_settings
-	own_environment targets "$${TARGETS_PYTHON:-3.12}" --no-deps $(TARGETS_PACKAGES)
+	version=$$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	own_environment targets "$$version" --no-deps $(TARGETS_PACKAGES)
 	touch $@
 
 peers: $(PEERS_READY)  ## install MaxText and Tunix, which benchmarks compare with, into third_party/maxtext/.venv (gigabytes)

@@ -63,7 +63,7 @@ _HTML = flags.DEFINE_string(
 
 
 @COMMAND
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
   """Compiles every mesh for every hardware and prints the table."""
   del arguments
   if not _MESHES.value or not _HARDWARE.value:
@@ -90,11 +90,14 @@ def main(arguments: list[str]) -> None:
       hardware = comparison.load(target, layout.search_paths(), _of_hardware())
       for path, found in zip(files, compiled, strict=True):
         rows.append(comparison.row(pathlib.Path(path).stem, target, found, hardware))
+        said = found.get('error', f'compiled, {found.get("seconds")} s')
+        print(f'{path} for {target.name}: {said}', file=sys.stderr, flush=True)
   print(comparison.text(rows))
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
   if _HTML.value:
     pathlib.Path(_HTML.value).write_text(comparison.html(rows, COMMAND.line))
+  return int(all('error' in found for found in rows))
 
 
 def _mesh_files(patterns: list[str]) -> list[str]:
@@ -156,7 +159,9 @@ def _compile(path: str, target: targets.Target, rows: int) -> dict[str, Any]:
     check=False,
   )
   if done.returncode:
-    lines = done.stderr.strip().splitlines() or ['ended without a word']
+    if 'Traceback' in done.stderr:  # no refusal but a fault: all of it is wanted
+      sys.stderr.write(done.stderr)
+    lines = done.stderr.strip().splitlines() or [f'ended with status {done.returncode}']
     return {'error': lines[-1].removeprefix('shapes: ')}
   return json.loads(done.stdout[done.stdout.index('{') :])
 

@@ -41,6 +41,17 @@ def test_a_part_runs(h200, key):
   json.dumps(rows)
 
 
+@pytest.mark.parametrize(
+  ('name', 'blocks'),
+  [('qwen3_0p6b', 56), ('qwen3_1p7b', 56), ('qwen3_4b', 72), ('nemotron3_nano_30b_a3b', 52)],
+)
+def test_the_models_of_a_gpu_are_the_published_ones(h200, monkeypatch, name, blocks):
+  models = importlib.import_module('h200_parts.models')
+  monkeypatch.chdir(ROOT)
+  config = models.preset(name, 'h200')
+  assert len(config.pattern) == blocks and config.compute_dtype == 'bfloat16'
+
+
 def test_every_part_names_a_function(h200):
   for part in h200.PARTS.values():
     module = importlib.import_module(f'h200_parts.{part.module}')

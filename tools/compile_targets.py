@@ -19,6 +19,10 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from aevo_jax import layout
+from aevo_jax.analysis import targets
+from aevo_jax.analysis.hardware import load_hardware
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'compiled.jsonl'
 CODE = ('models', 'sharding', 'training', 'analysis')  # folders of the package
@@ -186,7 +190,6 @@ HEAD = (
   '| model | mesh | adaptation | target | rows | state | temporaries | fits | gathered | '
   'compiled / useful | estimate / compiled |\n|---|---|---|---|---|---|---|---|---|---|---|'
 )
-MEMORY_GIB = {'h200': 141e9 / 2**30, 'v5p': 95e9 / 2**30}
 
 
 def line(row: dict) -> str:
@@ -196,10 +199,11 @@ def line(row: dict) -> str:
     return f'{first} | | | | | | {row["error"]} |'
   gib = 2**30
   held = row['arguments'] + row['temporaries']
-  memory = next(size for name, size in MEMORY_GIB.items() if row['target'].startswith(name))
+  device = targets.parse(row['target']).hardware
+  memory = load_hardware(device, layout.search_paths()).memory_gb * 1e9
   return (
     f'{first} {row["rows"]} x {row["row_length"]} | {row["arguments"] / gib:.1f} | '
-    f'{row["temporaries"] / gib:.1f} | {"yes" if held / gib < memory else "no"} | '
+    f'{row["temporaries"] / gib:.1f} | {"yes" if held <= memory else "no"} | '
     f'{row["gathered_bytes"] / gib:.1f} | {row["compiled_over_useful"]:.2f} | '
     f'{row["estimated_total"] / held:.2f} |'
   )

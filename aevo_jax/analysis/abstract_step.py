@@ -1,7 +1,7 @@
 """The training step on shapes alone: lowered and compiled, but never run.
 
 It is the step that `train_loop.train` runs, so that what a compiler says of its memory and its
-collectives holds for a run. The mesh may be of devices that are not there (`sharding.targets`).
+collectives holds for a run. The mesh may be of devices that are not there (`targets`).
 """
 
 import contextlib

@@ -13,7 +13,8 @@ KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective
 _WITH_OPERANDS = ('all-gather-start', 'reduce-scatter-start', 'all-to-all-start')
 _LISTED = re.compile(r'replica_groups=\{(\{[\d,{}]*\})\}')
 _IOTA = re.compile(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?')
-_NAMED = re.compile(r'replica_groups=mesh\[([^\]]*)\](?: ?,? ?device_ids=\(\[[^)]*\))? \{([^}]*)\}')
+# A mesh that lists its devices in another order is an unknown spelling, not this one.
+_NAMED = re.compile(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}')
 _PAIRS = re.compile(r'source_target_pairs=\{([\d,{}]*)\}')
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 

@@ -127,8 +127,8 @@ def prepare(target: Target, root: pathlib.Path | None) -> None:
   if compiler is None or _is_there(compiler):
     return
   if root is not None:
-    for packages in sorted(root.glob(str(_INSTALLED / 'lib' / 'python3*' / 'site-packages'))):
-      sys.path.append(str(packages))  # behind our own
+    version = f'python{sys.version_info.major}.{sys.version_info.minor}'
+    sys.path.append(str(root / _INSTALLED / 'lib' / version / 'site-packages'))  # behind our own
   if not _is_there(compiler):
     raise TargetError(
       f'the compiler for {target.name} is not installed; make targets installs it into {_INSTALLED}'

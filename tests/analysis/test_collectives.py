@@ -34,9 +34,13 @@ def test_groups_are_read_in_every_spelling(groups):
   assert gather.op_name == 'jit(step)/gather'
 
 
-def test_an_unknown_spelling_is_no_guess():
+@pytest.mark.parametrize(
+  'groups',
+  ['replica_groups=new{1}', "replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}"],
+)
+def test_an_unknown_spelling_is_no_guess(groups):
   with pytest.raises(ValueError, match='unknown spelling'):
-    collectives(program('replica_groups=new{1}'), MESH)
+    collectives(program(groups), MESH)
 
 
 def test_kinds_axes_and_bytes():
