@@ -82,8 +82,10 @@ def main(arguments: list[str]) -> int:
   COMMAND.load_gin()
   from aevo_jax.analysis import comparison
 
-  rows = []
-  with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
+  rows: list[dict[str, Any]] = []
+  pool = concurrent.futures.ThreadPoolExecutor(_JOBS.value)
+  interrupted = False
+  try:
     for target in chosen:
       batch = _ROWS.value or _common_batch(files, target)
       compiled = pool.map(lambda path, t=target, b=batch: _compile(path, t, b), files)
@@ -92,11 +94,18 @@ def main(arguments: list[str]) -> int:
         rows.append(comparison.row(pathlib.Path(path).stem, target, found, hardware))
         said = found.get('error', f'compiled, {found.get("seconds")} s')
         print(f'{path} for {target.name}: {said}', file=sys.stderr, flush=True)
+  except KeyboardInterrupt:
+    interrupted = True
+    print('interrupted; what was compiled until then:', file=sys.stderr, flush=True)
+  finally:
+    pool.shutdown(cancel_futures=True)
   print(comparison.text(rows))
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
   if _HTML.value:
     pathlib.Path(_HTML.value).write_text(comparison.html(rows, COMMAND.line))
+  if interrupted:
+    return 130
   return int(all('error' in found for found in rows))
 
 
@@ -159,7 +168,8 @@ def _compile(path: str, target: targets.Target, rows: int) -> dict[str, Any]:
     check=False,
   )
   if done.returncode:
-    if 'Traceback' in done.stderr:  # no refusal but a fault: all of it is wanted
+    # No refusal but a fault: all of it is wanted.
+    if 'Traceback' in done.stderr and 'KeyboardInterrupt' not in done.stderr:
       sys.stderr.write(done.stderr)
     lines = done.stderr.strip().splitlines() or [f'ended with status {done.returncode}']
     return {'error': lines[-1].removeprefix('shapes: ')}
