@@ -223,7 +223,9 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   vllm = _check_read(recipe)
   allowance.refuse_low_limit(base, Machine().memory_limit())
   config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
-  placement = placement_lib.from_gin(config, recipe)
+  placement = placement_lib.from_gin(config, recipe.adaptation, recipe.lora)
+  if placement:
+    placement.layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
   if recipe.algorithm() and placement:
     method = recipe.method.name
     raise ValueError(f'method.name = {method!r} runs on one device; leave mesh.axes empty')

@@ -28,9 +28,11 @@ from aevo_jax.models.params import (
 from aevo_jax.sharding import context
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
-from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
+_FULL = Adaptation()
+_NO_ADAPTER = Lora()
 
 
 class ModelShapes(NamedTuple):
@@ -148,27 +150,33 @@ class Placement:
     """Returns a context in which training steps are traced and run."""
     return context.use(self.mesh, self.layout, self.axes)
 
+  def use_for_generation(self) -> contextlib.AbstractContextManager:
+    """Returns a context in which samplers are traced and run."""
+    return context.use(self.mesh, self.layout.of_generation(), self.axes)
 
-def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
+
+def from_gin(
+  config: ModelConfig, adaptation: Adaptation = _FULL, adapter: Lora = _NO_ADAPTER
+) -> Placement | None:
   """Builds the placement of the loaded gin configuration on this machine's devices.
 
   Args:
     config: of the model.
-    recipe: its batches and its adaptation must fit the rules.
+    adaptation: full fine-tuning or an adapter.
+    adapter: rank and targets, read where the adaptation is an adapter.
 
   Returns:
     The placement; None where the configuration names no mesh.
 
   Raises:
-    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or
-      batches not the rules.
+    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters not the
+      rules.
   """
   mesh_config = resolve('mesh')
   if not mesh_config.axes:
     return None
   layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
-  layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
-  shapes = shapes_of(config, recipe.adaptation, recipe.lora)
+  shapes = shapes_of(config, adaptation, adapter)
   placement = Placement(mesh_lib.create(mesh_config), layout, shapes.axes)
   # Called for its ValueError, before anything runs.
   placement.params(shapes.trained | shapes.frozen)
