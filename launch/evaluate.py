@@ -248,7 +248,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   rows = {
     'model': f'{header.model(model.config)}, from {weights}',
     'engine': constitution.evaluation.engine,
-    'devices': header.devices(placement and placement.mesh),
+    'devices': header.devices(placement),
     'items': f'{len(items):,} of {tasks}, {_SPLIT.value}',
     'tokens': f'{objective.max_new_tokens} new ones an answer at most',
     'scored by': objective.verifier,

@@ -97,6 +97,7 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
     )
   started_with = _identity(settings, config, recipe)
   run_directory.begin(out, run_directory.PRETRAIN, started_with, held)
+  run_directory.record_devices(out, placement and placement.record())
   tokenizers.save(out, config.max_position_embeddings)
   tokenizer = tokenizers.load(str(out))
   print(_header(settings, config, recipe, placement), flush=True)
@@ -163,7 +164,7 @@ def _header(settings: Pretrain, config: ModelConfig, recipe, placement) -> str:
     'recipe': header.changes([(name, getattr(recipe, name)) for name in _sections_read()]),
     'model': header.model(config),
     'method': 'pretraining, all weights',
-    'devices': header.devices(placement and placement.mesh),
+    'devices': header.devices(placement),
     'tokens': f'{tokens:,}',
     'steps': f'{settings.steps:,} of {settings.rows} rows x {settings.row_length} tokens',
     'budget': 'pretrain.steps',

@@ -25,7 +25,7 @@ from aevo_jax.models.params import (
   resident_dtype,
   unbind,
 )
-from aevo_jax.sharding import context
+from aevo_jax.sharding import chips, context
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.training.recipe.recipe import Adaptation, Lora
@@ -110,11 +110,13 @@ class Placement:
     mesh: of the devices.
     layout: rules from logical axes to mesh axes.
     axes: logical axes of the model's parameters.
+    source: the mesh file and the chip by which it was chosen; '' where no chip chose.
   """
 
   mesh: Mesh
   layout: Layout
   axes: Mapping[str, tuple[str, ...]]
+  source: str = ''
 
   def params(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
     """Returns the sharding of every parameter.
@@ -145,6 +147,16 @@ class Placement:
   def batch(self) -> NamedSharding:
     """Returns the sharding of every array of a batch, [batch, time]."""
     return NamedSharding(self.mesh, self.layout.spec('batch', 'length'))
+
+  def record(self) -> dict[str, Any]:
+    """Returns what computes and how arrays lie there, as JSON values."""
+    return {
+      'devices': self.mesh.size,
+      'device_kind': self.mesh.devices.flat[0].device_kind,
+      'mesh': dict(self.mesh.shape),
+      'rules': {name: list(axes) for name, axes in self.layout.rules},
+      'chosen': self.source,
+    }
 
   def use(self) -> contextlib.AbstractContextManager:
     """Returns a context in which training steps are traced and run."""
@@ -177,7 +189,11 @@ def from_gin(
     return None
   layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
   shapes = shapes_of(config, adaptation, adapter)
-  placement = Placement(mesh_lib.create(mesh_config), layout, shapes.axes)
+  source = ''
+  if mesh_config.for_chip:
+    chip = chips.this_chip()
+    source = f'{chips.file_of(mesh_config.for_chip, chip)}, by mesh.for_chip for {chip}'
+  placement = Placement(mesh_lib.create(mesh_config), layout, shapes.axes, source)
   # Called for its ValueError, before anything runs.
   placement.params(shapes.trained | shapes.frozen)
   return placement

@@ -56,6 +56,15 @@ def mesh(name: str) -> str:
   return f'--gin_file=configs/meshes/{name}.gin'
 
 
+def by_chip(directory: pathlib.Path) -> str:
+  """A mesh that is chosen by chip: context here."""
+  path = directory / 'by_chip.gin'
+  path.write_text(
+    "mesh.for_chip = {'cpu': 'configs/meshes/context.gin', 'h200': 'configs/meshes/fsdp.gin'}\n"
+  )
+  return f'--gin_file={path}'
+
+
 def sampler(patterns: list[str], meshes: list[str]) -> None:
   """Greedy tokens of random models, where as many rows as fit no mesh are asked at a time."""
   rng = np.random.default_rng(1)
@@ -105,8 +114,9 @@ def pretrain(directory: pathlib.Path) -> None:
   (interrupted / 'model.safetensors').unlink()
   report(
     interrupted,
-    aevo('pretrain', *MODEL, *PRETRAIN, mesh('context'), f'--out={interrupted}'),
+    aevo('pretrain', *MODEL, *PRETRAIN, by_chip(directory), f'--out={interrupted}'),
   )
+  print((interrupted / 'devices.jsonl').read_text(), end='')
   refused = aevo(
     *('pretrain', *MODEL, *PRETRAIN[2:], '--gin.pretrain.steps=1', '--gin.pretrain.rows=6'),
     *(mesh('fsdp'), f'--out={directory / "refused"}'),

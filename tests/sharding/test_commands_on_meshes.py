@@ -20,7 +20,7 @@ def test_greedy_tokens_are_the_single_devices(pattern, mesh):
 
 def test_pretraining_under_a_mesh_is_the_single_devices(tmp_path):
   """Losses and weights to 1e-5, also where half of the run is on another mesh."""
-  whole, on_one, fsdp, on_eight, continued, refused = on_eight_devices(
+  whole, on_one, fsdp, on_eight, continued, first, second, refused = on_eight_devices(
     'pretrain', tmp_path, script=SCRIPT
   )
   assert len(whole['loss']) == 4 and whole['loss'][3] < whole['loss'][0] - 0.1
@@ -30,7 +30,15 @@ def test_pretraining_under_a_mesh_is_the_single_devices(tmp_path):
     assert case['accuracy'] == whole['accuracy']
   assert 'devices  1 cpu, no mesh' in whole['out']
   assert 'devices  8 cpu, mesh fsdp 8' in fsdp['out']
-  assert 'devices  8 cpu, mesh fsdp 2 x context 4' in continued['out']
+  assert (
+    'devices  8 cpu, mesh fsdp 2 x context 4 (configs/meshes/context.gin, by mesh.for_chip'
+    in (continued['out'])
+  )
+  assert first['mesh'] == {'fsdp': 8} and first['chosen'] == ''
+  assert second['mesh'] == {'fsdp': 2, 'context': 4} and second['devices'] == 8
+  assert second['chosen'] == 'configs/meshes/context.gin, by mesh.for_chip for cpu'
+  assert second['rules']['length'] == ['context'] and second['device_kind'] == 'cpu'
+  assert not (tmp_path / 'whole' / 'devices.jsonl').exists()
   assert 'step 0 of 4' in fsdp['out'] and 'step 0 of 4' not in continued['out']
   for name in ('embedding', 'layers.0.mixer.q_proj.kernel', 'lm_head.kernel'):
     for what in ('trained', 'scored'):
