@@ -31,6 +31,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from aevo_jax import faults, layout, paths
+from aevo_jax.bindings import names
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import Bound, parameters, resolve
@@ -319,11 +320,11 @@ class Command:
     return f'unexpected argument {extra[0]!r}; it takes {wanted}, and flags as --NAME=VALUE'
 
   def _check_gin(self) -> None:
-    """Ends the command where a gin file is missing or a binding cannot be read."""
+    """Ends the command where a gin file is missing or a binding cannot be read, or has no name."""
     if not self.flags.gin_file and not self.flags.gin_bindings:
       return
     try:
-      gin_flags.check_readable_flags(layout.search_paths(), self.flags)
+      gin_flags.check_readable_flags(layout.search_paths(), self.flags, names.written())
     except loading.LoadError as error:
       sys.exit(f'configuration error: {error}')
 
