@@ -320,7 +320,7 @@ class Command:
     return f'unexpected argument {extra[0]!r}; it takes {wanted}, and flags as --NAME=VALUE'
 
   def _check_gin(self) -> None:
-    """Ends the command where a gin file is missing or a binding cannot be read, or has no name."""
+    """Ends the command where a gin file is missing, or binds what cannot be read or is no name."""
     if not self.flags.gin_file and not self.flags.gin_bindings:
       return
     try:

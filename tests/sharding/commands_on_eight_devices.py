@@ -35,7 +35,7 @@ ROWS = 5  # rows of a program, which no mesh divides
 MODEL = (
   '--gin_file=configs/models/micro_nemotron_h.gin',
   '--gin.model.hidden_size=32',
-  "--gin.model.pattern='*-'",
+  "--gin.model.pattern='*-*-'",
   '--gin.model.head_dim=8',
   '--gin.model.intermediate_size=32',
 )
@@ -50,6 +50,7 @@ PRETRAIN = (
   '--gin.optimizer.name=sgd',
   '--gin.optimizer.learning_rate=0.1',
 )
+SCANNED = '--gin.model.scan=True'
 
 
 def mesh(name: str) -> str:
@@ -100,10 +101,13 @@ class Seen:
 
 
 def pretrain(directory: pathlib.Path) -> None:
-  """Four steps without a mesh, under fsdp, and two under fsdp with two under context."""
+  """Four steps without a mesh, under fsdp, and two under fsdp with two under context.
+
+  Equal blocks are scanned on meshes alone.
+  """
   trained = Seen(train_loop, 'train', lambda model, *_: model.params)
   scored = Seen(scoring.Scorer, '__call__', lambda scorer, params: params)
-  for name, more in (('whole', ()), ('fsdp', (mesh('fsdp'),))):
+  for name, more in (('whole', ()), ('fsdp', (mesh('fsdp'), SCANNED))):
     report(
       directory / name, aevo('pretrain', *MODEL, *PRETRAIN, *more, f'--out={directory / name}')
     )
@@ -114,7 +118,7 @@ def pretrain(directory: pathlib.Path) -> None:
   (interrupted / 'model.safetensors').unlink()
   report(
     interrupted,
-    aevo('pretrain', *MODEL, *PRETRAIN, by_chip(directory), f'--out={interrupted}'),
+    aevo('pretrain', *MODEL, *PRETRAIN, by_chip(directory), SCANNED, f'--out={interrupted}'),
   )
   print((interrupted / 'devices.jsonl').read_text(), end='')
   refused = aevo(

@@ -40,9 +40,10 @@ def test_pretraining_under_a_mesh_is_the_single_devices(tmp_path):
   assert second['rules']['length'] == ['context'] and second['device_kind'] == 'cpu'
   assert not (tmp_path / 'whole' / 'devices.jsonl').exists()
   assert 'step 0 of 4' in fsdp['out'] and 'step 0 of 4' not in continued['out']
-  for name in ('embedding', 'layers.0.mixer.q_proj.kernel', 'lm_head.kernel'):
-    for what in ('trained', 'scored'):
-      assert on_one[what][name] == 1 and on_eight[what][name] == 8
+  kernel = 'mixer.q_proj.kernel'
+  for what, name in (('trained', f'segments.0.0.{kernel}'), ('scored', f'layers.2.{kernel}')):
+    assert on_eight[what][name] == on_eight[what]['embedding'] == 8
+    assert on_one[what][f'layers.2.{kernel}'] == on_one[what]['embedding'] == 1
   assert refused['status'] == 1
   assert 'pretrain.rows = 6 cannot be divided by 8, the size of mesh axis fsdp' in refused['said']
   assert not (tmp_path / 'refused').exists()
