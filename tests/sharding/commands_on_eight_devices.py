@@ -10,6 +10,7 @@ Prints one JSON line a case.
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file
 
 from aevo_jax.checkpoint import orbax_io
 from aevo_jax.evaluation import scoring
-from aevo_jax.generation.sampler import Sampler
+from aevo_jax.generation import sampler as sampler_lib
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training import train_loop
@@ -32,6 +33,7 @@ import saved_base
 from aevo_command import aevo
 
 ROWS = 5  # rows of a program, which no mesh divides
+BUCKET, NEW = 16, 8
 MODEL = (
   '--gin_file=configs/models/micro_nemotron_h.gin',
   '--gin.model.hidden_size=32',
@@ -75,14 +77,28 @@ def sampler(patterns: list[str], meshes: list[str]) -> None:
     config = on_eight_devices.config_of(kinds, options)
     structure, params = unbind(create(config, seed=0))
     *_, axes = shapes_of(config, Adaptation(), Lora())
-    generate = Sampler(structure, eos_id=2, pad_id=0, batch=ROWS, bucket=16, max_new_tokens=8)
+    generate = sampler_lib.Sampler(
+      structure, eos_id=2, pad_id=0, batch=ROWS, bucket=BUCKET, max_new_tokens=NEW
+    )
     whole = generate(params, prompts)
     for name in meshes:
       placement: Placement = on_eight_devices.placed(name, axes)
       sharded = jax.device_put(params, placement.params(params))
       with placement.use_for_generation():
         found = generate(sharded, prompts)
-      print(json.dumps({'pattern': pattern, 'mesh': name, 'whole': whole, 'sharded': found}))
+        gathered = gathered_in_loop(structure, sharded)
+      line = {'pattern': pattern, 'mesh': name, 'whole': whole, 'sharded': found}
+      print(json.dumps(line | {'gathered_in_loop': gathered}))
+
+
+def gathered_in_loop(structure, params) -> int:
+  """How many matrices are gathered for every token, rather than once before the first."""
+  tokens = np.zeros((8, BUCKET), np.int32)
+  lowered = sampler_lib.generate.lower(
+    structure, params, tokens, tokens > 0, max_new_tokens=NEW, eos_id=2, pad_id=0
+  )
+  before_main = lowered.compile().as_text().partition('\nENTRY ')[0]
+  return len(re.findall(r'= f32\[\d+,\d+\]\S* all-gather\(', before_main))
 
 
 class Seen:

@@ -15,6 +15,7 @@ def test_greedy_tokens_are_the_single_devices(pattern, mesh):
   """Five rows are asked at a time, which neither mesh divides."""
   (case,) = on_eight_devices('sampler', pattern, mesh, script=SCRIPT)
   assert case['sharded'] == case['whole']
+  assert case['gathered_in_loop'] >= 4, 'queries, keys, values and outputs, block by block'
   assert len({tuple(tokens) for tokens in case['whole']}) > 4, 'one answer to all compares nothing'
 
 
