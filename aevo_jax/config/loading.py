@@ -137,9 +137,7 @@ def check_readable(
   """Checks what needs no configurable to be registered: files, their syntax, and names.
 
   Args:
-    gin_files: as `load` takes them.
-    gin_bindings: as `load` takes them.
-    search_paths: directories.
+    gin_files, gin_bindings, search_paths: as `load` takes them.
     known: name -> parameters of all configurables.
 
   Raises:
