@@ -25,12 +25,14 @@ from aevo_jax.models.params import (
   resident_dtype,
   unbind,
 )
-from aevo_jax.sharding import context
+from aevo_jax.sharding import chips, context
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
-from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
+_FULL = Adaptation()
+_NO_ADAPTER = Lora()
 
 
 class ModelShapes(NamedTuple):
@@ -108,11 +110,13 @@ class Placement:
     mesh: of the devices.
     layout: rules from logical axes to mesh axes.
     axes: logical axes of the model's parameters.
+    source: the mesh file and the chip by which it was chosen; '' where no chip chose.
   """
 
   mesh: Mesh
   layout: Layout
   axes: Mapping[str, tuple[str, ...]]
+  source: str = ''
 
   def params(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
     """Returns the sharding of every parameter.
@@ -144,32 +148,52 @@ class Placement:
     """Returns the sharding of every array of a batch, [batch, time]."""
     return NamedSharding(self.mesh, self.layout.spec('batch', 'length'))
 
+  def record(self) -> dict[str, Any]:
+    """Returns what computes and how arrays lie there, as JSON values."""
+    return {
+      'devices': self.mesh.size,
+      'device_kind': self.mesh.devices.flat[0].device_kind,
+      'mesh': dict(self.mesh.shape),
+      'rules': {name: list(axes) for name, axes in self.layout.rules},
+      'chosen': self.source,
+    }
+
   def use(self) -> contextlib.AbstractContextManager:
     """Returns a context in which training steps are traced and run."""
     return context.use(self.mesh, self.layout, self.axes)
 
+  def use_for_generation(self) -> contextlib.AbstractContextManager:
+    """Returns a context in which samplers are traced and run."""
+    return context.use(self.mesh, self.layout.of_generation(), self.axes)
 
-def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
+
+def from_gin(
+  config: ModelConfig, adaptation: Adaptation = _FULL, adapter: Lora = _NO_ADAPTER
+) -> Placement | None:
   """Builds the placement of the loaded gin configuration on this machine's devices.
 
   Args:
     config: of the model.
-    recipe: its batches and its adaptation must fit the rules.
+    adaptation: full fine-tuning or an adapter.
+    adapter: rank and targets, read where the adaptation is an adapter.
 
   Returns:
     The placement; None where the configuration names no mesh.
 
   Raises:
-    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or
-      batches not the rules.
+    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters not the
+      rules.
   """
   mesh_config = resolve('mesh')
   if not mesh_config.axes:
     return None
   layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
-  layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
-  shapes = shapes_of(config, recipe.adaptation, recipe.lora)
-  placement = Placement(mesh_lib.create(mesh_config), layout, shapes.axes)
+  shapes = shapes_of(config, adaptation, adapter)
+  source = ''
+  if mesh_config.for_chip:
+    chip = chips.this_chip()
+    source = f'{chips.file_of(mesh_config.for_chip, chip)}, by mesh.for_chip for {chip}'
+  placement = Placement(mesh_lib.create(mesh_config), layout, shapes.axes, source)
   # Called for its ValueError, before anything runs.
   placement.params(shapes.trained | shapes.frozen)
   return placement
