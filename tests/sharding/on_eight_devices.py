@@ -5,7 +5,7 @@ test_equality.py, in a process of its own.
   on_eight_devices.py continued DIRECTORY        a training run that continues on another mesh
 
 Behind a pattern: scan (with recomputation), qwen3 (another family), window (of attention), kernels
-(their stand-ins on the mesh, none on the single device).
+(their stand-ins on the mesh, none on the single device), chunks (of logits, on the mesh alone).
 
 Prints one JSON line a case: losses, the largest differences, and the shapes that single devices
 hold.
@@ -114,6 +114,8 @@ def main(patterns: list[str], meshes: list[str]) -> None:
       model = abstract(config)
       structure = unbind(Scanned(model) if config.scan else model)[0]
       step = make_train_step(structure, optimizer, TrainConfig())
+    if 'chunks' in options:  # of 6 positions: of 4 parts of a row one each, 8 times
+      step = make_train_step(structure, optimizer, TrainConfig(train=Train(logits_chunk=6)))
     *_, axes = shapes_of(config, Adaptation(), Lora())
     for name in meshes:
       placement = placed(name, axes)
