@@ -95,7 +95,9 @@ class Dataflow:
         tree, name = (named[1], named[2] or '') if named else ('', '')
         self.arguments[_number(instruction)] = Argument(tree, name)
     self._origins: dict[tuple[str, str], list[int]] = {}
-    self._run(module.entry, [[1 << number] for number in range(max(self.arguments, default=-1) + 1)])
+    self._run(
+      module.entry, [[1 << number] for number in range(max(self.arguments, default=-1) + 1)]
+    )
 
   def instruction(self, value: Value) -> Instruction:
     """Returns the instruction that gives a value."""
@@ -134,6 +136,11 @@ class Dataflow:
     if opcode in ('call', 'conditional'):
       return [self._root(callee, element) for callee in _callees(instruction)]
     return given
+
+  def passed(self, value: Value) -> list[Value]:
+    """Lists what a parameter of a computation is given; a loop's: at first, then by its turns."""
+    instruction = self.instruction(value)
+    return list(self._passed(value.computation, _number(instruction), value.element))
 
   def shape(self, value: Value) -> Shape | None:
     """Returns a value's shape; None of a token."""

@@ -21,6 +21,7 @@ from aevo_jax.models.kernels.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.mlp import MLP, activate
 from aevo_jax.models.layers.parameter import param
+from aevo_jax.sharding.by_token import over_tokens
 from aevo_jax.sharding.context import ExpertTokens, over_experts
 
 
@@ -67,13 +68,18 @@ class Router(nnx.Module):
     choice = scores
     if self.e_score_correction_bias is not None:
       choice = scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])[None]
-    if c.topk_group < c.n_group:
-      choice = self._within_groups(choice)
-    experts = jax.lax.top_k(choice, c.num_experts_per_tok)[1]
+    experts = over_tokens(self._best, choice)
     weights = jnp.take_along_axis(scores, experts, axis=1)
     if c.norm_topk_prob:
       weights = weights / (weights.sum(axis=1, keepdims=True) + 1e-20)
     return Routing(experts, weights * c.routed_scaling_factor)
+
+  def _best(self, choice: Float[Array, 'tokens experts']) -> Int[Array, 'tokens chosen']:
+    """Returns the experts with the highest scores, the best first."""
+    c = self.config
+    if c.topk_group < c.n_group:
+      choice = self._within_groups(choice)
+    return jax.lax.top_k(choice, c.num_experts_per_tok)[1]
 
   def _within_groups(
     self, choice: Float[Array, 'tokens experts']

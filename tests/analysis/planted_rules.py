@@ -1,0 +1,170 @@
+"""Compiles small models under good and bad rules of a sharding and prints what is found. Run by
+test_planted_rules.py, in a process of its own.
+
+  planted_rules.py cpux8 good:fsdp bad:no_batch      cases of this file, by kind and name
+
+Prints one JSON line a case: its name and the findings.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from aevo_jax import layout
+from aevo_jax.analysis import targets
+
+DENSE = {
+  'family': 'qwen3',
+  'pattern': '*-*-',
+  'vocab_size': 384,
+  'hidden_size': 256,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 24,
+  'rope_theta': 1e4,
+  'qk_norm': True,
+  'intermediate_size': 640,
+  'mlp_activation': 'swiglu',
+}
+HYBRID = {
+  'pattern': 'ME*-',
+  'vocab_size': 384,
+  'hidden_size': 256,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 24,
+  'intermediate_size': 640,
+  'mamba_num_heads': 8,
+  'mamba_head_dim': 40,
+  'n_groups': 4,
+  'ssm_state_size': 16,
+  'chunk_size': 16,
+  'n_routed_experts': 8,
+  'num_experts_per_tok': 2,
+  'moe_intermediate_size': 96,
+  'moe_shared_expert_intermediate_size': 112,
+}
+EXPERTS = HYBRID | {'pattern': '*E*-'}
+
+Plant = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A model under rules.
+
+  Attributes:
+    model: fields of its config.
+    mesh: a mesh file's name, or {axis: size}.
+    rules: over the mesh file's; None as a value takes a rule out.
+    adaptation: 'full' or 'lora'.
+    train: fields of the recipe's `train`.
+    plant: changes the code, instead of the rules.
+    as_accelerators: products are differentiated as on accelerators, rather than as on CPUs.
+    array: what a finding must name, a part of it.
+    source: the file and function that it must name, or ''.
+    rule: a rule that it must name.
+  """
+
+  model: dict[str, Any]
+  mesh: str | dict[str, int]
+  rules: dict[str, Any] = dataclasses.field(default_factory=dict)
+  adaptation: str = 'full'
+  train: dict[str, Any] = dataclasses.field(default_factory=dict)
+  plant: Plant = contextlib.nullcontext
+  as_accelerators: bool = True
+  array: str = ''
+  source: str = ''
+  rule: str = ''
+
+
+def findings(case: Case, target: targets.Target) -> list[dict[str, Any]]:
+  """Compiles a case."""
+  from aevo_jax.analysis.compiled import compile_step
+  from aevo_jax.config import loading
+  from aevo_jax.config.configurables import resolve
+  from aevo_jax.models.config import ModelConfig
+  from aevo_jax.sharding.mesh import MeshConfig
+  from aevo_jax.sharding.rules import Sharding
+  from aevo_jax.training.recipe import recipe as recipe_lib
+
+  files = [f'configs/meshes/{case.mesh}.gin'] if isinstance(case.mesh, str) else []
+  loading.load(files, [], search_paths=layout.search_paths())
+  mesh = resolve('mesh') if files else MeshConfig(axes=case.mesh)
+  rules = resolve('sharding').rules if files else {}
+  rules = {name: axes for name, axes in (rules | case.rules).items() if axes is not None}
+  sharding = Sharding(rules)
+  rows = 2 * sharding.bind(mesh.sizes(target.devices)).shards('batch')
+  fields = {'batch_rows': rows, 'row_length': 128} | case.train
+  recipe = dataclasses.replace(
+    recipe_lib.from_gin(),
+    train=recipe_lib.Train(**fields),
+    adaptation=recipe_lib.Adaptation(case.adaptation),
+  )
+  kernels = {}
+  if case.as_accelerators:
+    kernels = {'attention_implementation': 'mosaic', 'moe_implementation': 'mosaic'}
+  with case.plant(), _products(case):
+    step = compile_step(ModelConfig(**(case.model | kernels)), recipe, mesh, sharding, target)
+  return [dataclasses.asdict(one) | {'sentence': one.sentence} for one in step.findings]
+
+
+@contextlib.contextmanager
+def _products(case: Case) -> Iterator[None]:
+  """Differentiates products as accelerators do, and attends and routes by kernels' stand-ins."""
+  from aevo_jax.models.layers import linear
+
+  if not case.as_accelerators:
+    yield
+    return
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+  import kernel_stand_ins
+
+  kernel_stand_ins.install()
+  with mock.patch.object(linear, '_gradients_on_cpu', linear._gradients):
+    yield
+
+
+def _good() -> dict[str, Case]:
+  scanned = {'scan': True, 'remat_policy': 'block'}
+  return {
+    'fsdp': Case(DENSE, 'fsdp'),
+    'fsdp_hybrid_lora': Case(HYBRID | scanned, 'fsdp', adaptation='lora'),
+    'fsdp_tensor': Case(DENSE | {'remat_policy': 'block'}, 'fsdp_tensor'),
+    'fsdp_tensor_chunk_lora': Case(
+      DENSE | scanned, 'fsdp_tensor', adaptation='lora', train={'logits_chunk': 32}
+    ),
+    'expert_lora': Case(EXPERTS | scanned, 'expert', adaptation='lora'),
+    'expert': Case(EXPERTS | {'remat_policy': 'block'}, 'expert'),
+    'context': Case(DENSE | scanned, 'context'),
+    'context_hybrid': Case(HYBRID, 'context'),
+    'hybrid': Case(EXPERTS, 'hybrid'),
+    'hybrid_tied': Case(DENSE | {'tie_word_embeddings': True}, 'hybrid'),
+  }
+
+
+GOOD = _good()
+BAD: dict[str, Case] = {}
+
+
+def main(name: str, cases: list[str]) -> None:
+  target = targets.parse(name)
+  # Kernels of simulated devices never run here.
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
+  targets.prepare(target, layout.checkout_root())
+  for case in cases:
+    kind, _, called = case.partition(':')
+    chosen = {'good': GOOD, 'bad': BAD}[kind]
+    for one in chosen if called == '*' else called.split(','):
+      found = findings(chosen[one], target)
+      print(json.dumps({'case': f'{kind}:{one}', 'findings': found}), flush=True)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], sys.argv[2:])
