@@ -22,7 +22,7 @@ def over_tokens(
 
   Args:
     function: of any number of tokens.
-    x: the tokens, in the order of the batch.
+    x: the tokens, as `flatten` lists them.
 
   Returns:
     function(x).
@@ -30,7 +30,7 @@ def over_tokens(
   layout = layout_in_use()
   if layout is None:
     return function(x)
-  rows = PartitionSpec(layout.mesh_axes('batch') + layout.mesh_axes('length') or None)
+  rows = _tokens(layout)
   return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(x)
 
 
@@ -89,3 +89,54 @@ def _of_this_part(layout: Layout, dtype: jnp.dtype, table: jax.Array, ids: jax.A
     else:
       x = jax.lax.psum(x, axis)
   return x
+
+
+def flatten(x: jax.Array) -> jax.Array:
+  """Lists the tokens of a batch, in the order in which devices hold them.
+
+  A reshape would have to send them around where rows and positions are both cut.
+
+  Args:
+    x: [batch, time, ...], laid out as a batch.
+
+  Returns:
+    [tokens, ...]; `unflatten` inverts it.
+  """
+  layout = layout_in_use()
+  if layout is None:
+    return _flat(x)
+  rows = layout.spec('batch', 'length')
+  return jax.shard_map(_flat, in_specs=rows, out_specs=_tokens(layout), check_vma=False)(x)
+
+
+def unflatten(x: jax.Array, rows: int, time: int) -> jax.Array:
+  """Inverts `flatten`.
+
+  Args:
+    x: [tokens, ...].
+    rows: of the batch.
+    time: tokens of a row.
+
+  Returns:
+    [batch, time, ...].
+  """
+  layout = layout_in_use()
+  if layout is None:
+    return x.reshape(rows, time, *x.shape[1:])
+  rows //= layout.shards('batch')
+  time //= layout.shards('length')
+  run = jax.shard_map(
+    lambda part: part.reshape(rows, time, *part.shape[1:]),
+    in_specs=_tokens(layout),
+    out_specs=layout.spec('batch', 'length'),
+    check_vma=False,
+  )
+  return run(x)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  return x.reshape(-1, *x.shape[2:])
+
+
+def _tokens(layout: Layout) -> PartitionSpec:
+  return PartitionSpec(layout.mesh_axes('batch') + layout.mesh_axes('length') or None)

@@ -8,6 +8,8 @@ Prints one JSON line a case: its name and the findings.
 
 import contextlib
 import dataclasses
+import functools
+import importlib
 import json
 import os
 import pathlib
@@ -149,8 +151,102 @@ def _good() -> dict[str, Case]:
   }
 
 
+def _patched(target: str, name: str, change: Callable[[Any], Any]) -> Plant:
+  """Makes a plant that puts `change(what was there)` in the place of a module's attribute."""
+
+  @contextlib.contextmanager
+  def plant() -> Iterator[None]:
+    module = importlib.import_module(target)
+    owner, _, attribute = name.rpartition('.')
+    holder = getattr(module, owner) if owner else module
+    with mock.patch.object(holder, attribute, change(getattr(holder, attribute))):
+      yield
+
+  return plant
+
+
+def _relaid(*logical: str | None) -> Callable[[Any], Any]:
+  """Lays a function's result out by logical axes."""
+
+  def change(function):
+    from aevo_jax.sharding.context import constrain
+
+    @functools.wraps(function)
+    def changed(*args, **kwargs):
+      return constrain(function(*args, **kwargs), *logical)
+
+    return changed
+
+  return change
+
+
+def _whole_stream(run_block):
+  """Lays the residual stream out whole before every block."""
+
+  @functools.wraps(run_block)
+  def changed(policy, block, x, segments, **options):
+    import jax
+    from jax.sharding import PartitionSpec
+
+    x = jax.lax.with_sharding_constraint(x, PartitionSpec(None, None, None))
+    return run_block(policy, block, x, segments, **options)
+
+  return changed
+
+
+def _not_gathered(gather_weight):
+  """Leaves the head as it lies, so that every chunk of logits gathers it."""
+  return lambda x, *logical: x
+
+
+def _bad() -> dict[str, Case]:
+  models = 'aevo_jax/models/'
+  return {
+    # Rows are on every device: all do the same.
+    'no_batch': Case(DENSE, 'fsdp', {'batch': None}, array="'fsdp'", rule='batch'),
+    'unused_axis': Case(
+      DENSE, {'fsdp': 4, 'spare': 2}, {'embed': 'fsdp', 'batch': 'fsdp'}, array="'spare'",
+      rule='batch',
+    ),
+    'no_length': Case(DENSE, 'context', {'length': None}, array="'context'", rule='batch'),
+    # Half a head on each device.
+    'half_heads': Case(
+      DENSE | {'num_key_value_heads': 2, 'head_dim': 32}, 'fsdp_tensor', {'kv_heads': 'tensor'},
+      array='k_proj.kernel', rule='kv_heads',
+    ),
+    'no_embed': Case(
+      DENSE, 'fsdp_tensor', {'embed': None, 'vocab': None}, array='embedding', rule='embed',
+    ),
+    'rank': Case(
+      DENSE, 'fsdp_tensor', {'lora_rank': 'tensor', 'heads': None, 'mlp': None, 'vocab': None},
+      adaptation='lora', array='lora_', rule='lora_rank',
+    ),
+    'whole_stream': Case(
+      DENSE, 'fsdp', plant=_patched('aevo_jax.models.decoder', 'run_block', _whole_stream),
+      array='layers.0.mixer.o_proj.kernel', source='aevo_jax/models/decoder.py',
+      rule='batch',
+    ),
+    'wide_mlp': Case(
+      DENSE, 'fsdp_tensor',
+      plant=_patched('aevo_jax.models.layers.mlp', 'activate', _relaid('batch', 'length', None)),
+      array='up_proj.kernel', source='MLP.__call__', rule='mlp',
+    ),
+    'chunks': Case(
+      DENSE, 'fsdp', train={'logits_chunk': 16}, adaptation='lora',
+      plant=_patched('aevo_jax.models.decoder', 'gather_weight', _not_gathered),
+      array='lm_head.kernel', source=models, rule='embed',
+    ),
+    'whole_logits': Case(
+      DENSE, 'fsdp_tensor',
+      plant=_patched('aevo_jax.models.decoder', 'Decoder.logits',
+                     _relaid('batch', 'length', None)),
+      array='lm_head.kernel', source='', rule='vocab',
+    ),
+  }  # fmt: skip
+
+
 GOOD = _good()
-BAD: dict[str, Case] = {}
+BAD = _bad()
 
 
 def main(name: str, cases: list[str]) -> None:

@@ -62,6 +62,11 @@ class Asked:
     return self.layout.mesh_axes('batch') + self.layout.mesh_axes('length')
 
   @property
+  def heads_axes(self) -> set[str]:
+    """The mesh axes along which devices have other heads of the same tokens."""
+    return set(self.layout.mesh_axes('heads')) - set(self.token_axes)
+
+  @property
   def stream_bytes(self) -> float:
     """The size of the residual stream on a device, in a microbatch."""
     train = self.recipe.train

@@ -86,6 +86,8 @@ def _whole_parameters(asked: Asked) -> list[Finding]:
   """Names parameters that lie whole on every device while others are cut."""
   all_elements = sum(asked.elements(name) for name in asked.shapes)
   found = []
+  if not any(asked.parameter_axes(name) for name in asked.shapes):
+    return found  # every device has a copy, as in data parallelism
   for name in asked.shapes:
     share = asked.elements(name) / all_elements
     if asked.layout.shards(*asked.axes[name]) > 1 or share < _LARGE:

@@ -1,6 +1,7 @@
 """Collectives of a partitioned step that the rules do not ask for, by parameter or activation."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -13,6 +14,7 @@ from aevo_jax.analysis.hlo import Location, Module
 from aevo_jax.training.train_state import TrainState
 
 _TOLERANCE = 1.05
+_LAYER = re.compile(r'layers\.\d+')
 _REDUCED = ('all-reduce', 'reduce-scatter')
 
 
@@ -249,6 +251,9 @@ def _of_activation(step: _Step, one: _Sent) -> list[Finding]:
   names = [product.parameter for product in products]
   if not axes & set(asked.token_axes) and kind in _REDUCED and axes <= asked.feature_axes(names):
     return _thin(step, one, products)
+  meets_heads = axes <= asked.heads_axes and not asked.layout.mesh_axes('kv_heads')
+  if '*' in asked.config.pattern and meets_heads and flow.size(one.value) <= asked.key_elements:
+    return []  # keys and values that lie whole meet the queries of some heads
   if axes <= set(asked.layout.mesh_axes('length')) and _is_context(step, one, products):
     return []
   array = _name(asked, products)
@@ -277,12 +282,16 @@ def _is_context(step: _Step, one: _Sent, products: list[Product]) -> bool:
   asked = step.asked
   elements = step.flow.size(one.value)
   pattern = asked.config.pattern
-  if '*' in pattern and elements <= asked.key_elements:
-    if one.collective.kind in _REDUCED:  # the gradients of keys and values
+  if 'M' in pattern and elements <= asked.state_elements:
+    made = {asked.made(p.parameter, forward=p.is_forward) for p in products}
+    if made <= {'mamba_inner', 'lora_rank'}:
       return True
-    made = {asked.made(p.parameter, forward=p.is_forward) for p in products if p.is_forward}
-    return not products or made == {'kv_heads'}
-  return 'M' in pattern and elements <= asked.state_elements
+  if '*' not in pattern or elements > asked.key_elements:
+    return False
+  if one.collective.kind in _REDUCED:  # the gradients of keys and values
+    return True
+  made = {asked.made(p.parameter, forward=p.is_forward) for p in products if p.is_forward}
+  return not products or made == {'kv_heads'}
 
 
 def _thin(step: _Step, one: _Sent, products: list[Product]) -> list[Finding]:
@@ -371,12 +380,18 @@ def _names(axes: Iterable[str]) -> str:
 
 
 def _merged(found: list[Finding], small: float) -> list[Finding]:
-  """Adds up what is the same array at the same place; leaves out what is small in all."""
-  merged: dict[tuple, Finding] = {}
+  """Adds up what is alike in all layers; leaves out what is small in all."""
+  merged: dict[tuple, list[Finding]] = {}
   for one in found:
-    key = (one.kind, one.array, one.detail, one.source)
-    before = merged.get(key)
-    size = one.size + (before.size if before else 0)
-    merged[key] = dataclasses.replace(one, size=size)
-  large = [one for one in merged.values() if one.size > small]
+    key = (one.kind, _LAYER.sub('layers.*', one.array), one.detail, one.source)
+    merged.setdefault(key, []).append(one)
+  large = []
+  for group in merged.values():
+    size = sum(one.size for one in group)
+    arrays = dict.fromkeys(one.array for one in group)
+    array = group[0].array
+    if len(arrays) > 1:
+      array += f' and {len(arrays) - 1} like it'
+    if size > small:
+      large.append(dataclasses.replace(group[0], array=array, size=size))
   return sorted(large, key=lambda one: -one.size)

@@ -21,7 +21,7 @@ from aevo_jax.models.kernels.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.mlp import MLP, activate
 from aevo_jax.models.layers.parameter import param
-from aevo_jax.sharding.by_token import over_tokens
+from aevo_jax.sharding.by_token import flatten, over_tokens, unflatten
 from aevo_jax.sharding.context import ExpertTokens, over_experts
 
 
@@ -243,12 +243,15 @@ class MoE(nnx.Module):
       float32.
     """
     y, routing = self._run(x)
-    counts = jnp.repeat(counted.reshape(-1), routing.experts.shape[1]).astype(jnp.float32)
+    if counted.ndim > 1:
+      counted = flatten(counted)
+    counts = jnp.repeat(counted, routing.experts.shape[1]).astype(jnp.float32)
     experts = jnp.zeros(self.experts.up_proj.shape[0])
     return y, experts.at[routing.experts.reshape(-1)].add(counts)
 
   def _run(self, x: Float[Array, '*lead width']) -> tuple[Float[Array, '*lead width'], Routing]:
-    flat = x.reshape(-1, x.shape[-1])
+    is_batch = x.ndim > 2  # not one token of each row
+    flat = flatten(x) if is_batch else x
     routing = self.gate(flat)
     inner = flat
     if self.fc1_latent_proj is not None:
@@ -256,7 +259,8 @@ class MoE(nnx.Module):
     y = self.experts(inner, routing)
     if self.fc2_latent_proj is not None:
       y = self.fc2_latent_proj(y)
-    y = y.reshape(x.shape)
+    if is_batch:
+      y = unflatten(y, *x.shape[:2])
     if self.shared_experts is not None:
       y = y + self.shared_experts(x)
     return y, routing
