@@ -109,20 +109,20 @@ def findings(case: Case, target: targets.Target) -> list[dict[str, Any]]:
     train=recipe_lib.Train(**fields),
     adaptation=recipe_lib.Adaptation(case.adaptation),
   )
-  kernels = {}
-  if case.as_accelerators:
-    kernels = {'attention_implementation': 'mosaic', 'moe_implementation': 'mosaic'}
-  with case.plant(), _products(case):
+  kernels = {'compute_dtype': 'float32' if target.kind == 'cpu' else 'bfloat16'}
+  if case.as_accelerators and target.kind == 'cpu':
+    kernels |= {'attention_implementation': 'mosaic', 'moe_implementation': 'mosaic'}
+  with case.plant(), _products(case, target):
     step = compile_step(ModelConfig(**(case.model | kernels)), recipe, mesh, sharding, target)
   return [dataclasses.asdict(one) | {'sentence': one.sentence} for one in step.findings]
 
 
 @contextlib.contextmanager
-def _products(case: Case) -> Iterator[None]:
+def _products(case: Case, target: targets.Target) -> Iterator[None]:
   """Differentiates products as accelerators do, and attends and routes by kernels' stand-ins."""
   from aevo_jax.models.layers import linear
 
-  if not case.as_accelerators:
+  if not case.as_accelerators or target.kind != 'cpu':
     yield
     return
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -135,6 +135,14 @@ def _products(case: Case) -> Iterator[None]:
 
 def _good() -> dict[str, Case]:
   scanned = {'scan': True, 'remat_policy': 'block'}
+  tied = {'tie_word_embeddings': True}
+  tensor = {
+    'embed': 'fsdp', 'batch': 'fsdp', 'heads': 'tensor', 'mlp': 'tensor', 'vocab': 'tensor',
+  }  # fmt: skip
+  experts = {
+    'embed': 'fsdp', 'experts': 'expert', 'batch': ('fsdp', 'expert'), 'heads': 'expert',
+    'vocab': 'expert', 'mamba_inner': 'expert',
+  }  # fmt: skip
   return {
     'fsdp': Case(DENSE, 'fsdp'),
     'fsdp_hybrid_lora': Case(HYBRID | scanned, 'fsdp', adaptation='lora'),
@@ -148,7 +156,20 @@ def _good() -> dict[str, Case]:
     'context_hybrid': Case(HYBRID, 'context'),
     'hybrid': Case(EXPERTS, 'hybrid'),
     'hybrid_tied': Case(DENSE | {'tie_word_embeddings': True}, 'hybrid'),
-  }
+    'fsdp_dots_tied': Case(DENSE | tied | {'remat_policy': 'dots', 'scan': True}, 'fsdp'),
+    'fsdp_microbatches': Case(DENSE, 'fsdp', train={'microbatches': 2, 'batch_rows': 32}),
+    'fsdp_as_on_cpus': Case(DENSE | {'remat_policy': 'block'}, 'fsdp', as_accelerators=False),
+    'pairs': Case(DENSE | {'num_key_value_heads': 2}, {'fsdp': 4, 'tensor': 2}, tensor),
+    'tensor_alone': Case(DENSE, {'tensor': 4, 'data': 2}, tensor | {'embed': (), 'batch': 'data'}),
+    'expert_wide_hybrid': Case(HYBRID, {'fsdp': 4, 'expert': 2}, experts),
+    'long_context': Case(DENSE, {'context': 8}, {'embed': 'context', 'length': 'context'}),
+    'context_experts_lora': Case(EXPERTS | scanned, 'context', adaptation='lora'),
+    'data': Case(DENSE, {'data': 8}, {'batch': 'data'}),
+    'words': Case(
+      HYBRID | {'vocab_size': 1024, 'pattern': 'M*-'}, {'fsdp': 8},
+      {'embed': 'fsdp', 'batch': 'fsdp'}, train={'logits_chunk': 64}, adaptation='lora',
+    ),
+  }  # fmt: skip
 
 
 def _patched(target: str, name: str, change: Callable[[Any], Any]) -> Plant:
@@ -245,8 +266,85 @@ def _bad() -> dict[str, Case]:
   }  # fmt: skip
 
 
+def _everywhere(function):
+  """Lays a function's result out whole on every device."""
+
+  @functools.wraps(function)
+  def changed(*args, **kwargs):
+    import jax
+    from jax.sharding import PartitionSpec
+
+    return jax.lax.with_sharding_constraint(function(*args, **kwargs), PartitionSpec())
+
+  return changed
+
+
+def _twice(call):
+  """Multiplies with two copies of a weight that the compiler cannot tell are one."""
+
+  @functools.wraps(call)
+  def changed(self, x, kernel=None):
+    import jax
+
+    if kernel is None:
+      kernel = self.kernel[...].astype(x.dtype)
+    first, second = jax.lax.optimization_barrier((kernel, kernel))
+    return (call(self, x, first) + call(self, x, second)) / 2
+
+  return changed
+
+
+def _fresh() -> dict[str, Case]:
+  """Cases that were written when the diagnosis was done; see docs/sharding.md for what it said."""
+  mamba = HYBRID | {'pattern': 'M-M-'}
+  return {
+    'swapped_batch': Case(
+      DENSE, 'fsdp_tensor', {'batch': 'tensor'}, array="'fsdp'", rule='batch'
+    ),
+    'embed_on_tensor': Case(
+      HYBRID | {'pattern': '*E'}, {'fsdp': 2, 'tensor': 4}, {'embed': 'tensor', 'batch': 'fsdp'},
+      array="'tensor'", rule='embed',
+    ),
+    'rows_of_experts': Case(
+      EXPERTS, 'expert', {'batch': 'fsdp', 'vocab': None, 'heads': None}, array="'expert'",
+      rule='batch',
+    ),
+    'whole_norm': Case(
+      DENSE | {'remat_policy': 'block', 'scan': True}, 'context',
+      plant=_patched('aevo_jax.models.layers.rms_norm', 'RMSNorm.__call__', _everywhere),
+      array='segments.0.', source='rms_norm.py', rule='length',
+    ),
+    'whole_tokens': Case(
+      EXPERTS, 'expert', plant=_patched('aevo_jax.models.layers.moe', 'flatten', _everywhere),
+      array='layers.0.mixer.o_proj.kernel', source='moe.py', rule='batch',
+    ),
+    'whole_heads': Case(
+      DENSE, 'hybrid',
+      plant=_patched('aevo_jax.models.layers.attention', 'Attention._split', _everywhere),
+      array='q_proj.kernel', source='Attention', rule='batch',
+    ),
+    'weights_twice': Case(
+      mamba, 'fsdp', plant=_patched('aevo_jax.models.layers.linear', 'Linear.__call__', _twice),
+      array='in_proj.kernel', source='linear.py', rule='embed',
+    ),
+    'no_embed_experts': Case(
+      EXPERTS, {'data': 4, 'fsdp': 2}, {'vocab': 'fsdp', 'batch': ('data', 'fsdp')},
+      array='experts.up_proj', rule='embed',
+    ),
+    'keys_first': Case(
+      DENSE, 'fsdp_tensor', {'kv_heads': 'tensor', 'heads': None}, array='k_proj.kernel',
+      rule='kv_heads',
+    ),
+    'states': Case(
+      mamba, 'context',
+      plant=_patched('aevo_jax.models.layers.ssd', 'context.layout_in_use', lambda f: lambda: None),
+      array='in_proj.kernel', source='ssd.py', rule='length',
+    ),
+  }  # fmt: skip
+
+
 GOOD = _good()
-BAD = _bad()
+BAD = _bad() | _fresh()
 
 
 def main(name: str, cases: list[str]) -> None:

@@ -8,7 +8,7 @@ from aevo_jax.analysis.hlo import Location
 # Frames that say nothing of where an array belongs.
 _PASSED_THROUGH = (
   'Linear.__call__', 'matmul', '_matmul_forward', '_gradients', 'constrain', '_gathered',
-  '_gathered_backward', 'gather_weight', 'RMSNorm.__call__',
+  '_gathered_backward', 'gather_weight', 'RMSNorm.__call__', 'flatten', 'unflatten', 'over_tokens',
 )  # fmt: skip
 
 
