@@ -3,7 +3,7 @@ test_planted_rules.py, in a process of its own.
 
   planted_rules.py cpux8 good:fsdp bad:no_batch      cases of this file, by kind and name
 
-Prints one JSON line a case: its name and the findings.
+Prints one JSON line a case: its name, the findings, and the bytes of arguments and collectives.
 """
 
 import contextlib
@@ -86,8 +86,9 @@ class Case:
   rule: str = ''
 
 
-def findings(case: Case, target: targets.Target) -> list[dict[str, Any]]:
-  """Compiles a case."""
+def compiled(case: Case, target: targets.Target) -> dict[str, Any]:
+  """Compiles a case; returns what is found, and bytes by kind and axes."""
+  from aevo_jax.analysis.collectives import totals
   from aevo_jax.analysis.compiled import compile_step
   from aevo_jax.config import loading
   from aevo_jax.config.configurables import resolve
@@ -114,7 +115,12 @@ def findings(case: Case, target: targets.Target) -> list[dict[str, Any]]:
     kernels |= {'attention_implementation': 'mosaic', 'moe_implementation': 'mosaic'}
   with case.plant(), _products(case, target):
     step = compile_step(ModelConfig(**(case.model | kernels)), recipe, mesh, sharding, target)
-  return [dataclasses.asdict(one) | {'sentence': one.sentence} for one in step.findings]
+  sent: dict[str, int] = {}
+  for total in totals(step.collectives):
+    key = f'{total.kind} {"+".join(total.axes)}'
+    sent[key] = sent.get(key, 0) + total.result_bytes
+  found = [dataclasses.asdict(one) | {'sentence': one.sentence} for one in step.findings]
+  return {'findings': found, 'arguments': step.arguments, 'sent': sent}
 
 
 @contextlib.contextmanager
@@ -250,7 +256,7 @@ def _bad() -> dict[str, Case]:
     'wide_mlp': Case(
       DENSE, 'fsdp_tensor',
       plant=_patched('aevo_jax.models.layers.mlp', 'activate', _relaid('batch', 'length', None)),
-      array='up_proj.kernel', source='MLP.__call__', rule='mlp',
+      array='up_proj.kernel', source='models/layers/mlp.py', rule='mlp',
     ),
     'chunks': Case(
       DENSE, 'fsdp', train={'logits_chunk': 16}, adaptation='lora',
@@ -343,6 +349,8 @@ def _fresh() -> dict[str, Case]:
   }  # fmt: skip
 
 
+MESHES = ('fsdp', 'fsdp_tensor', 'expert', 'context', 'hybrid')
+PLAIN = {mesh: Case(DENSE, mesh) for mesh in MESHES}
 GOOD = _good()
 BAD = _bad() | _fresh()
 
@@ -354,10 +362,10 @@ def main(name: str, cases: list[str]) -> None:
   targets.prepare(target, layout.checkout_root())
   for case in cases:
     kind, _, called = case.partition(':')
-    chosen = {'good': GOOD, 'bad': BAD}[kind]
+    chosen = {'good': GOOD, 'bad': BAD, 'plain': PLAIN}[kind]
     for one in chosen if called == '*' else called.split(','):
-      found = findings(chosen[one], target)
-      print(json.dumps({'case': f'{kind}:{one}', 'findings': found}), flush=True)
+      found = compiled(chosen[one], target)
+      print(json.dumps({'case': f'{kind}:{one}'} | found), flush=True)
 
 
 if __name__ == '__main__':
