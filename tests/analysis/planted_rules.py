@@ -227,7 +227,6 @@ def _not_gathered(gather_weight):
 
 
 def _bad() -> dict[str, Case]:
-  models = 'aevo_jax/models/'
   return {
     # Rows are on every device: all do the same.
     'no_batch': Case(DENSE, 'fsdp', {'batch': None}, array="'fsdp'", rule='batch'),
@@ -261,7 +260,7 @@ def _bad() -> dict[str, Case]:
     'chunks': Case(
       DENSE, 'fsdp', train={'logits_chunk': 16}, adaptation='lora',
       plant=_patched('aevo_jax.models.decoder', 'gather_weight', _not_gathered),
-      array='lm_head.kernel', source=models, rule='embed',
+      array='lm_head.kernel', source='token_logprobs.py', rule='embed',
     ),
     'whole_logits': Case(
       DENSE, 'fsdp_tensor',
