@@ -104,6 +104,7 @@ BOTH_WAYS: dict[tuple[str, str], str] = {
   ('meta_agent', 'meta_agent/llm'): 'the registry lists the agent, which reads evidence',
   ('models', 'models/hf'): 'lora and weights need stored names, which need the parameters',
   ('models', 'models/layers'): 'the decoder is made of layers, which read ModelConfig and remat',
+  ('analysis', 'analysis/diagnosis'): 'a compiled step has its findings, which read programs',
   ('tasks', 'tasks/families'): 'the mixture lists the families, which make items',
   ('training', 'training/recipe'): 'a recipe holds every section; model set-up reads the recipe',
   ('training', 'training/rl'): "post_train runs both methods, which share the trainer's parts",

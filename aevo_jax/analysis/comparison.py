@@ -62,13 +62,14 @@ def row(mesh: str, target: targets.Target, found: Mapping[str, Any], hardware: H
     'compiled_over_useful': compiled['compiled_flops'] / compiled['useful_flops'],
     'roofline': bounds._asdict() | {'shortest': bounds.shortest, 'longest': bounds.longest},
     'tokens_per_second_of_device': [tokens / bounds.longest, tokens / bounds.shortest],
-    'warnings': _warnings(compiled, bounds),
+    'warnings': _warnings(compiled, bounds) + _too_large(held, hardware, largest),
+    'findings': compiled['findings'],
   }
 
 
 def _warnings(compiled: Mapping[str, Any], bounds: Any) -> list[str]:
   """Names what a person would want to change."""
-  said = list(compiled['resharded'])
+  said = [one['sentence'] for one in compiled['findings']] + list(compiled['resharded'])
   ratio = compiled['compiled_flops'] / compiled['useful_flops']
   if ratio > 2:
     said.append(f'{ratio:.1f} times the useful products are computed')
@@ -77,6 +78,17 @@ def _warnings(compiled: Mapping[str, Any], bounds: Any) -> list[str]:
   elif bounds.links > bounds.products:
     said.append('what is sent within hosts takes longer than all products')
   return said
+
+
+def _too_large(held: float, hardware: Hardware, largest: int) -> list[str]:
+  """Says what would fit, where the batch does not."""
+  room = hardware.memory_gb * 1e9
+  if held <= room:
+    return []
+  said = f'{held / _GIB:.1f} GiB do not fit in {room / _GIB:.1f}'
+  if largest:
+    return [f'{said}; the largest batch that does, by the estimate: {largest} rows']
+  return [f'{said}, whatever the batch']
 
 
 def _sent(found: Row) -> str:

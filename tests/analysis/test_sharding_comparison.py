@@ -71,7 +71,7 @@ def test_an_unknown_device_is_named():
     hardware.load_hardware('abacus', layout.search_paths())
 
 
-def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9) -> dict:
+def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9, said: str = '') -> dict:
   return {
     'mesh': MESH,
     'devices': 16,
@@ -85,6 +85,7 @@ def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9) -> dict:
       'compiled_flops': flops,
       'useful_flops': 10e12,
       'resharded': [],
+      'findings': [{'kind': 'idle mesh axis', 'sentence': said}] if said else [],
       'collectives': [
         {'kind': 'all-gather', 'axes': ['fsdp'], 'wire_bytes': sent},
         {'kind': 'all-reduce', 'axes': ['data'], 'wire_bytes': sent},
@@ -124,12 +125,19 @@ def test_what_to_change_is_named():
   said = {found['mesh']: found.get('warnings', []) for found in rows()}
   assert said['wasteful'] == ['3.0 times the useful products are computed']
   assert said['talkative'] == ['what is sent between hosts takes longer than all products']
-  assert not said['good'] and not said['large']
+  assert not said['good']
+  assert said['large'] == [
+    '11.2 GiB do not fit in 9.3; the largest batch that does, by the estimate: 64 rows'
+  ]
+  full = comparison.row('full', TARGET, found(held=10**10) | {'estimated_state': 1e10}, CHIP)
+  assert full['warnings'] == ['18.6 GiB do not fit in 9.3, whatever the batch']
+  idle = comparison.row('idle', TARGET, found(said="axis 'x' is idle"), CHIP)
+  assert idle['warnings'] == ["axis 'x' is idle"]
 
 
 def test_table_and_page_have_every_row_and_need_nothing_else():
   text = comparison.text(rows())
-  assert text.count('\n') == 1 + 5 + 2  # head, rows, warnings
+  assert text.count('\n') == 1 + 5 + 3  # head, rows, warnings
   assert '| good | h200x16 | 32 x 100 | 0.93 | 0.93 | yes | 64 | fsdp 0.93, data 0.93 |' in text
   page = comparison.html(rows(), 'aevo compare_sharding <x>')
   assert '&lt;x&gt;' in page and '<svg' in page and 'refused' in page
