@@ -17,14 +17,14 @@ from jaxtyping import Array, Bool, Float, Int
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers.attention import Attention, GroupCache, KVCache
-from aevo_jax.models.layers.linear import Linear, matmul
+from aevo_jax.models.layers.linear import Kernel, Linear, multiply
 from aevo_jax.models.layers.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.layers.mlp import MLP
 from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
-from aevo_jax.sharding.context import constrain, gather_weight, settle
+from aevo_jax.sharding.context import cast_weight, constrain, gather_weight, settle
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -212,7 +212,7 @@ class Decoder(nnx.Module):
       return x, None
     return x, jnp.stack(loads)
 
-  def head(self, dtype: jnp.dtype) -> Float[Array, 'width vocab']:
+  def head(self, dtype: jnp.dtype) -> Kernel:
     """Lays out the output head for `logits` of many parts of a row.
 
     Args:
@@ -221,14 +221,19 @@ class Decoder(nnx.Module):
     Returns:
       The head's weights without an adapter, gathered once for all parts.
     """
+    kernel = cast_weight(self._head_kernel(), dtype)
+    gathered = gather_weight(kernel.astype(dtype), 'embed', 'vocab')
+    if kernel.dtype == dtype:
+      return Kernel(gathered)
+    return Kernel(kernel, gathered)
+
+  def _head_kernel(self) -> Float[Array, 'width vocab']:
     if self.lm_head is None:
-      weights = self.embedding[...].T.astype(dtype)
-    else:
-      weights = self.lm_head.kernel[...].astype(dtype)
-    return gather_weight(weights, 'embed', 'vocab')
+      return self.embedding[...].T
+    return self.lm_head.kernel[...]
 
   def logits(
-    self, x: Float[Array, '*lead width'], head: Float[Array, 'width vocab'] | None = None
+    self, x: Float[Array, '*lead width'], head: Kernel | None = None
   ) -> Float[Array, '*lead vocab']:
     """Applies the final norm and the output head.
 
@@ -242,10 +247,8 @@ class Decoder(nnx.Module):
     x = self.norm_f(x)
     if self.lm_head is not None:
       logits = self.lm_head(x, head)
-    elif head is not None:
-      logits = matmul(x, head)
     else:
-      logits = matmul(x, self.embedding[...].T.astype(x.dtype))
+      logits = multiply(x, *(head or Kernel(cast_weight(self._head_kernel(), x.dtype))))
     return logits.astype(jnp.float32)
 
   def prefill(

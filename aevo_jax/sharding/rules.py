@@ -11,12 +11,12 @@ parameter and batch is laid out.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from jax.sharding import PartitionSpec
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import ReadWhen, other_than
+from aevo_jax.config.constraints import OneOf, ReadWhen, other_than
 from aevo_jax.config.nearest import suggestion
 
 PARAMETER_AXES = (
@@ -34,6 +34,8 @@ PARAMETER_AXES = (
   'head_dim',
 )
 ACTIVATION_AXES = ('batch', 'length')
+# The dtype in which devices sum their parts of a gradient: the computation's, or float32.
+REDUCTIONS = ('compute', 'float32')
 UNSHARDED_AXES = ('layers',)  # of stacked parameters: a scan reads one layer after the other
 
 
@@ -50,10 +52,13 @@ class Sharding:
     rules: {logical axis: mesh axis, or several}.
     replicated_limit_mib: a parameter that no rule shards may take so many MiB of bfloat16 on every
       device of a mesh of several.
+    gradient_reduction: the dtype in which devices sum their parts of a weight's gradient:
+      'compute', that of the computation, or 'float32', which sends twice the bytes of bfloat16.
   """
 
   rules: dict[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
   replicated_limit_mib: float = 64.0
+  gradient_reduction: Annotated[str, OneOf(REDUCTIONS)] = 'compute'
 
   def __post_init__(self):
     known = PARAMETER_AXES + ACTIVATION_AXES
@@ -97,7 +102,7 @@ class Sharding:
             f'not{suggestion(axis, sizes)}'
           )
     rules = tuple((logical, self._axes(logical)) for logical in sorted(self.rules))
-    return Layout(tuple(sizes.items()), rules, self.replicated_limit_mib)
+    return Layout(tuple(sizes.items()), rules, self.replicated_limit_mib, self.gradient_reduction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +112,13 @@ class Layout:
   Attributes:
     sizes: (mesh axis, size) in the mesh's order.
     rules: (logical axis, its mesh axes), sorted.
-    replicated_limit_mib: see `Sharding`.
+    replicated_limit_mib, gradient_reduction: see `Sharding`.
   """
 
   sizes: tuple[tuple[str, int], ...]
   rules: tuple[tuple[str, tuple[str, ...]], ...]
   replicated_limit_mib: float
+  gradient_reduction: str = 'compute'
 
   @property
   def devices(self) -> int:

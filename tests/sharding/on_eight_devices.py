@@ -3,6 +3,7 @@ test_equality.py, in a process of its own.
 
   on_eight_devices.py M-*-,ME*E,*E*E+scan+qwen3 fsdp,expert      patterns, mesh files
   on_eight_devices.py continued DIRECTORY        a training run that continues on another mesh
+  on_eight_devices.py reduced M-*-,ME*E fsdp     in which dtypes gradients are summed, in bfloat16
 
 Behind a pattern: scan (with recomputation), qwen3 (another family), window (of attention), kernels
 (their stand-ins on the mesh, none on the single device).
@@ -15,15 +16,23 @@ import dataclasses
 import json
 import pathlib
 import sys
+import tempfile
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from aevo_jax import layout
+from aevo_jax.analysis import hlo
+from aevo_jax.analysis.abstract_step import lower_step
+from aevo_jax.analysis.collectives import collectives
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import resolve
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.decoder import create
+from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.params import abstract, unbind
 from aevo_jax.models.scan_layers import Scanned, stack
 from aevo_jax.sharding import mesh as mesh_lib
@@ -31,7 +40,14 @@ from aevo_jax.training import train_loop
 from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.optimizer import transformation
 from aevo_jax.training.placement import Placement, shapes_of
-from aevo_jax.training.recipe.recipe import Adaptation, Lora, Optimizer, Train, TrainConfig
+from aevo_jax.training.recipe.recipe import (
+  Adaptation,
+  Lora,
+  Optimizer,
+  Recipe,
+  Train,
+  TrainConfig,
+)
 from aevo_jax.training.run_config import RunConfig
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
@@ -153,8 +169,8 @@ def main(patterns: list[str], meshes: list[str]) -> None:
       )
 
 
-def placed(name: str, axes: dict) -> Placement:
-  loading.load([f'configs/meshes/{name}.gin'], [], search_paths=layout.search_paths())
+def placed(name: str, axes: dict, bindings: Sequence[str] = ()) -> Placement:
+  loading.load([f'configs/meshes/{name}.gin'], bindings, search_paths=layout.search_paths())
   mesh = mesh_lib.create(resolve('mesh'), jax.devices()[:1] if name == 'single' else None)
   return Placement(mesh, resolve('sharding').bind(mesh.shape), axes)
 
@@ -218,7 +234,63 @@ def continued(directory: pathlib.Path) -> None:
   )
 
 
-if __name__ == '__main__':
-  continued(pathlib.Path(sys.argv[2])) if sys.argv[1] == 'continued' else main(
-    sys.argv[1].split(','), sys.argv[2].split(',')
+def reduced(patterns: list[str], meshes: list[str]) -> None:
+  """In which dtypes the partitioned step sums along the axis 'fsdp', and a weight's error."""
+  for name in meshes:
+    for reduction in ('compute', 'float32'):
+      bindings = [f'sharding.gradient_reduction = "{reduction}"']
+      for pattern in patterns:
+        kinds, *options = pattern.split('+')
+        config = dataclasses.replace(config_of(kinds, options), compute_dtype='bfloat16')
+        placement = placed(name, shapes_of(config, Adaptation(), Lora()).axes, bindings)
+        recipe = Recipe(train=Train(batch_rows=ROWS, row_length=LENGTH, logits_chunk=8))
+        program = partitioned(lower_step(config, recipe, placement).lowered)
+        summed = [
+          [one.kind, one.axes, one.dtype]
+          for one in collectives(program, placement.mesh.shape)
+          if one.kind in ('all-reduce', 'reduce-scatter') and 'fsdp' in one.axes
+        ]
+        print(json.dumps({'mesh': name, 'reduction': reduction, 'pattern': pattern,
+                          'summed': summed}), flush=True)  # fmt: skip
+      print(json.dumps({'mesh': name, 'reduction': reduction,
+                        'error': linear_error(placement)}), flush=True)  # fmt: skip
+
+
+def partitioned(lowered) -> hlo.Module:
+  """The program before CPUs' compiler raises sums to float32."""
+  with tempfile.TemporaryDirectory() as directory:
+    options = {'xla_dump_to': directory, 'xla_dump_hlo_pass_re': 'spmd-partitioning',
+               'xla_dump_hlo_as_text': True,
+               'xla_backend_optimization_level': 0}  # fmt: skip
+    lowered.compile(compiler_options=options)
+    files = pathlib.Path(directory).glob('*after_*spmd-partitioning.*.txt')
+    return hlo.parse(max(files, key=lambda path: path.stat().st_size).read_text())
+
+
+def linear_error(placement: Placement) -> float:
+  """The error of a bfloat16 layer's weight gradient and bias gradient, by float64."""
+  rng = np.random.default_rng(0)
+  x, g = (rng.normal(size=(ROWS, LENGTH, 16)).astype(jnp.bfloat16) for _ in range(2))
+  structure, params = unbind(Linear(16, 16, ('embed', 'mlp'), rngs=nnx.Rngs(params=0), bias=True))
+
+  def loss(params, x, g):
+    return jnp.sum(structure.bind(params)(x) * g)
+
+  with placement.use():
+    rows = jax.device_put((x, g), placement.batch())
+    found = jax.jit(jax.grad(loss))(params, *rows)
+  x, g = (np.asarray(value, np.float64).reshape(-1, 16) for value in (x, g))
+  expected = {'kernel': x.T @ g, 'bias': g.sum(0)}
+  return max(
+    float(np.abs(np.asarray(found[name]) - value).max() / np.abs(value).max())
+    for name, value in expected.items()
   )
+
+
+if __name__ == '__main__':
+  if sys.argv[1] == 'continued':
+    continued(pathlib.Path(sys.argv[2]))
+  elif sys.argv[1] == 'reduced':
+    reduced(sys.argv[2].split(','), sys.argv[3].split(','))
+  else:
+    main(sys.argv[1].split(','), sys.argv[2].split(','))

@@ -91,6 +91,19 @@ def test_a_run_continues_on_another_mesh(tmp_path):
   assert parts(case['moment']) == 8
 
 
+def test_devices_sum_gradients_in_float32_where_that_is_bound():
+  """In a bfloat16 model of mamba, experts and MLPs: what is summed along 'fsdp' is float32 alone,
+  and a weight's gradient exact to float32's rounding; unbound, matrices are summed in bfloat16.
+  """
+  for line in on_eight_devices('reduced', 'ME', 'fsdp'):
+    exact = line['reduction'] == 'float32'
+    if 'error' in line:
+      assert line['error'] < 1e-6 if exact else line['error'] > 1e-3, line
+    else:
+      dtypes = [dtype for _, _, dtype in line['summed'] if dtype != 's32']
+      assert len(dtypes) > 8 and ('bf16' in dtypes) != exact, line
+
+
 @pytest.mark.slow
 def test_a_step_is_the_single_devices_for_dense_hybrid_and_moe():
   check(

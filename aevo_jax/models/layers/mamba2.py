@@ -20,6 +20,7 @@ from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
 from aevo_jax.models.layers.ssd import ScanInputs, ssd
+from aevo_jax.sharding import context
 
 # dt starts log-uniform in this range, as in the reference.
 _FIRST_DT = (1e-3, 1e-1)
@@ -157,7 +158,7 @@ class Mamba2(nnx.Module):
     gate, channels, dt_bn = self._project(x_bd)
     window = jnp.concatenate([cache.conv, channels[:, None]], axis=1)
     kernel = self.conv_kernel[...].astype(window.dtype)
-    bias = self._conv_bias(window.dtype)
+    bias = self._conv_bias(window.dtype).astype(window.dtype)
     mixed = jnp.einsum('bkc,kc->bc', window, kernel) + _leading(bias, 1)
     x_bnp, b_bgr, c_bgr = self._heads(jax.nn.silu(mixed))
     repeat = self.config.mamba_num_heads // self.config.n_groups
@@ -185,7 +186,7 @@ class Mamba2(nnx.Module):
     """Returns the convolution's bias [c], or a scalar 0."""
     if self.conv_bias is None:
       return jnp.zeros((), dtype)
-    return self.conv_bias[...].astype(dtype)
+    return context.cast_weight(self.conv_bias[...], dtype)
 
   def _heads(self, channels: Float[Array, '*lead channels']) -> _Heads:
     """Takes activated channels apart."""
@@ -218,7 +219,7 @@ class Mamba2(nnx.Module):
     `before` is the state before the first token, in the first token's segment.
     """
     kept = self.config.conv_kernel - 1  # inputs
-    kernel = self.conv_kernel[...].astype(channels.dtype)
+    kernel = context.cast_weight(self.conv_kernel[...], channels.dtype)
     bias = self._conv_bias(channels.dtype)
     initial = None
     if before is None:

@@ -159,6 +159,7 @@ def _activations(
   vocab = config.vocab_size // _width_shards(layout, 'vocab')
   chunk = recipe.train.logits_chunk
   chunked = 0 < chunk < batch.row_length
+  gradient_size = 4 if layout.gradient_reduction == 'float32' else dtype.itemsize
   positions = chunk if chunked else batch.row_length // length_shards
   logits = jax.ShapeDtypeStruct((rows, positions, vocab), jnp.float32)
   inputs = len(config.pattern) * math.prod(x_btd.shape) * dtype.itemsize // length_shards
@@ -169,9 +170,8 @@ def _activations(
     recomputes = policy != 'none'
     largest = 0
     for kind in kinds:
-      # What is computed again, and the weights with their gradient, each whole and in the dtype of
-      # the computation.
-      block = recomputes * kept['none'][kind] + 2 * dtype.itemsize * weights[kind]
+      # What is computed again, and the weights with their gradient, each whole.
+      block = recomputes * kept['none'][kind] + (dtype.itemsize + gradient_size) * weights[kind]
       largest = max(largest, block)
     parts[policy] = {
       'block inputs': inputs,
