@@ -6,7 +6,8 @@ test_equality.py, in a process of its own.
   on_eight_devices.py reduced M-*-,ME*E fsdp     in which dtypes gradients are summed, in bfloat16
 
 Behind a pattern: scan (with recomputation), qwen3 (another family), window (of attention), kernels
-(their stand-ins on the mesh, none on the single device).
+(their stand-ins on the mesh, none on the single device), odd (a vocabulary that no mesh divides),
+adafactor, muon (optimizers).
 
 Prints one JSON line a case: losses, the largest differences, and the shapes that single devices
 hold.
@@ -102,6 +103,8 @@ def config_of(kinds: str, options: list[str]) -> ModelConfig:
     fields = fields | QWEN3
   if 'scan' in options:
     fields = fields | {'scan': True, 'remat_policy': 'block'}
+  if 'odd' in options:
+    fields = fields | {'vocab_size': 33}
   if 'window' in options:
     fields = fields | {'sliding_window': 5}
   return ModelConfig(**fields, pattern=kinds)
@@ -115,8 +118,10 @@ def main(patterns: list[str], meshes: list[str]) -> None:
     structure, params = unbind(create(config, seed=0))
     if config.scan:
       structure, params = unbind(Scanned(abstract(config)))[0], stack(params, kinds)
-    optimizer = transformation(Optimizer())
-    step = make_train_step(structure, optimizer, TrainConfig())
+    names = [option for option in options if option in ('adafactor', 'muon')]
+    optimizer = transformation(Optimizer(name=(names or ['adamw'])[0]))
+    train = TrainConfig()
+    step = make_train_step(structure, optimizer, train)
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))
     whole, metrics = jax.jit(step)(start, {}, batch, np.float32(1e-3))
     if 'kernels' in options:  # the single device has computed without
@@ -129,16 +134,17 @@ def main(patterns: list[str], meshes: list[str]) -> None:
       )
       model = abstract(config)
       structure = unbind(Scanned(model) if config.scan else model)[0]
-      step = make_train_step(structure, optimizer, TrainConfig())
-    *_, axes = shapes_of(config, Adaptation(), Lora())
     for name in meshes:
-      placement = placed(name, axes)
-      shardings = placement.state(start, params)
+      placement = placed(name, config)
+      laid_out = make_train_step(placement.structure(structure, params), optimizer, train)
       with placement.use():
-        state, batches = jax.device_put(start, shardings), jax.device_put(batch, placement.batch())
-        after, sharded = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)(
-          state, {}, batches, np.float32(1e-3)
+        shardings = state_shardings(placement, params, optimizer)
+        state = placement.lay_out(start, shardings)
+        batches = jax.device_put(batch, placement.batch())
+        jitted = jax.jit(
+          placement.padded(laid_out), out_shardings=(shardings, None), donate_argnums=0
         )
+        after, sharded = jitted(state, {}, batches, np.float32(1e-3))
       leaves = {
         '.'.join(
           str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path
@@ -155,7 +161,8 @@ def main(patterns: list[str], meshes: list[str]) -> None:
             'loss_difference': abs(float(sharded['loss'] - metrics['loss'])),
             'grad_norm': float(metrics['grad_norm']),
             'grad_norm_difference': abs(float(sharded['grad_norm'] - metrics['grad_norm'])),
-            'state_difference': difference(after, whole),
+            'state_difference': difference(placement.stored(after), whole),
+            'interleaved': max((form.parts for form in placement.forms.values()), default=1),
             'step_moved': difference(whole.params, start.params),
             'batch': [batches['tokens'].shape, batches['tokens'].addressable_shards[0].data.shape],
             'held': {
@@ -169,10 +176,19 @@ def main(patterns: list[str], meshes: list[str]) -> None:
       )
 
 
-def placed(name: str, axes: dict, bindings: Sequence[str] = ()) -> Placement:
+def state_shardings(placement: Placement, params: dict, optimizer) -> TrainState:
+  def create(params):
+    return TrainState.create(params, optimizer, 0.0)
+
+  laid_out = placement.put(params)
+  return placement.state(jax.eval_shape(placement.padded(create), laid_out), laid_out)
+
+
+def placed(name: str, config: ModelConfig, bindings: Sequence[str] = ()) -> Placement:
   loading.load([f'configs/meshes/{name}.gin'], bindings, search_paths=layout.search_paths())
   mesh = mesh_lib.create(resolve('mesh'), jax.devices()[:1] if name == 'single' else None)
-  return Placement(mesh, resolve('sharding').bind(mesh.shape), axes)
+  layout_ = resolve('sharding').bind(mesh.shape)
+  return Placement.of(mesh, layout_, shapes_of(config, Adaptation(), Lora()), config)
 
 
 class Counted:
@@ -210,9 +226,8 @@ def continued(directory: pathlib.Path) -> None:
 
   rates = [1e-2] * 4
   whole = run('whole', rates)
-  *_, axes = shapes_of(config, Adaptation(), Lora())
   for name, steps in (('fsdp', 2), ('fsdp_tensor', 4)):
-    placement = placed(name, axes)
+    placement = placed(name, config)
     with placement.use():
       state = run('spread', rates[:steps], placement)
   print(
@@ -242,7 +257,7 @@ def reduced(patterns: list[str], meshes: list[str]) -> None:
       for pattern in patterns:
         kinds, *options = pattern.split('+')
         config = dataclasses.replace(config_of(kinds, options), compute_dtype='bfloat16')
-        placement = placed(name, shapes_of(config, Adaptation(), Lora()).axes, bindings)
+        placement = placed(name, config, bindings)
         recipe = Recipe(train=Train(batch_rows=ROWS, row_length=LENGTH, logits_chunk=8))
         program = partitioned(lower_step(config, recipe, placement).lowered)
         summed = [
