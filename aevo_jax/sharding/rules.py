@@ -238,10 +238,12 @@ class Layout:
           )
         used[mesh_axis] = axis
       if size % self.shards(axis):
+        instead = ', or bind sharding.pad_vocab = True' if axis == 'vocab' else ''
         raise IndivisibleError(
           f'{name}: dimension {dimension} ({axis!r}, size {size}) cannot be divided by '
           f'{self.shards(axis)}, the size of mesh axis '
           f'{" x ".join(self.mesh_axes(axis))}; change sharding.rules for {axis!r}, or mesh.axes'
+          f'{instead}'
         )
     mib = math.prod(shape) * 2 / 2**20
     if self.devices > 1 and self.shards(*logical) == 1 and mib > self.replicated_limit_mib:

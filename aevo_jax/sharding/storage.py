@@ -107,20 +107,31 @@ def interleave(x: np.ndarray, pieces: Sequence[int], parts: int) -> np.ndarray:
   return np.concatenate(grouped, axis=-1).reshape(x.shape)
 
 
-def parts_of(layout: Layout, pieces: Mapping[str, tuple[int, ...]], logical: str) -> int:
+def parts_of(
+  layout: Layout,
+  shapes: Mapping[str, Any],
+  axes: Mapping[str, tuple[str, ...]],
+  pieces: Mapping[str, tuple[int, ...]],
+) -> int:
   """Finds into how many parts packed dimensions are interleaved.
 
   Args:
     layout: rules on a mesh.
-    pieces: the widths of the pieces of each packed parameter.
-    logical: the logical axis of the packed dimensions.
+    shapes: {name: anything with `.shape`}, as stored.
+    axes: {name: one logical axis for each dimension}.
+    pieces: {name: widths of the pieces of its last dimension}, for packed parameters.
 
   Returns:
-    As many as devices compute with; 1 where they do not divide every piece.
+    As many as devices compute with; 1 where they do not divide every piece, or where the packed
+    dimension of a parameter cannot be told from another by its size.
   """
-  parts = layout.width_shards(logical)
-  if any(width % parts for widths in pieces.values() for width in widths):
-    return 1
+  parts = 1
+  for name, widths in pieces.items():
+    parts = layout.width_shards(axes[name][-1])
+    sizes = tuple(shapes[name].shape)
+    assert sum(widths) == sizes[-1], f'{name}: {widths} are not the pieces of {sizes}'
+    if any(width % parts for width in widths) or sizes.count(sizes[-1]) > 1:
+      return 1
   return parts
 
 
@@ -141,17 +152,13 @@ def forms(
   Returns:
     {name: form}.
   """
+  parts = parts_of(layout, shapes, axes, pieces)
   found = {}
   for name, value in shapes.items():
     stored = tuple(value.shape)
     placed = layout.padded(stored, axes[name])
-    widths = pieces.get(name, ())
-    parts = 1
-    if widths:
-      parts = parts_of(layout, pieces, axes[name][-1])
-    if parts > 1:
-      assert sum(widths) == stored[-1], f'{name}: {widths} are not the pieces of {stored}'
-      found[name] = Form(stored, placed, axes[name], widths, parts)
+    if parts > 1 and name in pieces:
+      found[name] = Form(stored, placed, axes[name], pieces[name], parts)
     elif placed != stored:
       found[name] = Form(stored, placed, axes[name])
   return found

@@ -6,6 +6,7 @@ to.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -234,6 +235,8 @@ class Placement:
       A function of those in the form of the mesh.
     """
 
+    # Programs keep the function's name and those of its arguments.
+    @functools.wraps(function)
     def on_mesh(*trees: Any) -> Any:
       return self._pad(function(*self._unpad(trees)))
 

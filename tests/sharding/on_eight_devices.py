@@ -209,8 +209,8 @@ class Counted:
 
 
 def continued(directory: pathlib.Path) -> None:
-  """Two steps on one mesh and two on another, beside four without a mesh."""
-  config = ModelConfig(**FIELDS, pattern='-')
+  """Four steps on three meshes, one of which pads and interleaves, beside four without a mesh."""
+  config = config_of('M-', ['odd'])
   structure, params = unbind(create(config, seed=0))
 
   def run(name, rates, placement=None):
@@ -226,7 +226,7 @@ def continued(directory: pathlib.Path) -> None:
 
   rates = [1e-2] * 4
   whole = run('whole', rates)
-  for name, steps in (('fsdp', 2), ('fsdp_tensor', 4)):
+  for name, steps in (('fsdp', 1), ('fsdp_tensor', 3), ('context', 4)):
     placement = placed(name, config)
     with placement.use():
       state = run('spread', rates[:steps], placement)

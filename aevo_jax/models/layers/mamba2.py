@@ -263,6 +263,10 @@ class Mamba2(nnx.Module):
       longer_ids = jnp.pad(segment_ids_bt, ((0, 0), (kept, 0)), mode='edge')
       mixed = causal_conv(longer, kernel, bias, longer_ids)[:, kept:]
     x, b, c = self._heads(jax.nn.silu(mixed))
+    if self.config.n_groups % self.parts:
+      # Devices share a group: they compute with all of it.
+      b = context.constrain(b, 'batch', 'length', None, None)
+      c = context.constrain(c, 'batch', 'length', None, None)
     # Arrays go in and out as wholes: fused with its neighbours, the scan makes XLA's CPU compiler
     # compute these several times over.
     x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))
