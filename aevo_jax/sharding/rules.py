@@ -238,7 +238,8 @@ class Layout:
           )
         used[mesh_axis] = axis
       if size % self.shards(axis):
-        instead = ', or bind sharding.pad_vocab = True' if axis == 'vocab' else ''
+        pads = axis == 'vocab' and not self.pad_vocab
+        instead = ', or bind sharding.pad_vocab = True' if pads else ''
         raise IndivisibleError(
           f'{name}: dimension {dimension} ({axis!r}, size {size}) cannot be divided by '
           f'{self.shards(axis)}, the size of mesh axis '

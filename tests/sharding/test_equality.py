@@ -73,15 +73,14 @@ def check(patterns, meshes):
 @pytest.mark.parametrize(
   ('pattern', 'meshes'),
   [
-    ('EM*+odd', ['fsdp_tensor', 'context']),
+    ('E*', ['fsdp_tensor', 'context']),
     ('*E*E+scan+qwen3', ['expert']),
     ('*E+kernels+window', ['fsdp_tensor', 'context', 'expert']),
   ],
 )
 def test_a_step_is_the_single_devices(pattern, meshes):
-  """Experts, mamba and attention, under the three meshes that cut most: experts, widths, rows; one
-  with a vocabulary that no mesh divides, one scanned with remat, one with GPUs' kernels. The slow
-  test below has all.
+  """Experts and attention, under the three meshes that cut most: experts, widths, rows; one scanned
+  with remat, one with GPUs' kernels. The slow test below has all.
   """
   check([pattern], meshes)
 
