@@ -49,7 +49,7 @@ _COMPILE = flags.DEFINE_string(
 _ROWS = flags.DEFINE_integer(
   'rows',
   0,
-  'Rows of a batch, over all devices; 0 is one for each part into which the rules cut batches.',
+  'Rows of a batch, over all devices; 0 is one for each part of a microbatch by the rules.',
   lower_bound=0,
   flag_values=COMMAND.flags,
 )
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
     sizes = mesh.sizes(_DEVICES.value or (target.devices if target else DEVICES))
     rules = resolve('sharding')
     bound = rules.bind(sizes)
-    rows = _ROWS.value or bound.shards('batch')
+    rows = _ROWS.value or bound.shards('batch') * recipe.train.microbatches
     train = dataclasses.replace(recipe.train, batch_rows=rows, row_length=_ROW_LENGTH.value)
     recipe = dataclasses.replace(recipe, train=train)
     estimate = estimate_memory(

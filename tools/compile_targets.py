@@ -4,6 +4,7 @@
   python tools/compile_targets.py run --only=TEXT    those whose name has the text
   python tools/compile_targets.py check              the two goldens again: nothing may have grown
   python tools/compile_targets.py table              what is kept, as Markdown
+  python tools/compile_targets.py drawn              48 cases by chance, the estimate beside each
 
 Needs `make targets`. A case is one call of `aevo shapes --compile=TARGET --json`; its row goes to
 benchmarks/results/compiled.jsonl, keyed by the digest of the code that decides it. Where the code
@@ -15,8 +16,10 @@ import datetime
 import hashlib
 import json
 import pathlib
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from aevo_jax import layout
@@ -25,7 +28,17 @@ from aevo_jax.analysis.hardware import load_hardware
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'compiled.jsonl'
-CODE = ('models', 'sharding', 'training', 'analysis')  # folders of the package
+DRAWN = ROOT / 'benchmarks' / 'results' / 'estimates.jsonl'
+# What decides a row: folders and files of the package.
+CODE = (
+  'models',
+  'sharding',
+  'training',
+  *(
+    f'analysis/{name}.py'
+    for name in ('abstract_step', 'collectives', 'compiled', 'hlo', 'targets', 'useful_flops')
+  ),
+)
 CHUNK = 512
 MAY_GROW = 1.02
 LIMIT_S = 1200
@@ -39,11 +52,18 @@ class Case(NamedTuple):
   adaptation: str
   target: str
   row_length: int = 4096
+  remat: str = 'block'
+  microbatches: int = 1
+  logits_chunk: int = CHUNK
 
   @property
   def name(self) -> str:
-    """How rows and people call it."""
-    return f'{self.model} {self.mesh} {self.adaptation} {self.target} {self.row_length}'
+    """How rows and people call it: what is usual is left out."""
+    named = f'{self.model} {self.mesh} {self.adaptation} {self.target} {self.row_length}'
+    for field in ('remat', 'microbatches', 'logits_chunk'):
+      if getattr(self, field) != self._field_defaults[field]:
+        named += f' {field}={getattr(self, field)}'
+    return named
 
   def command(self) -> list[str]:
     """The command line, without the interpreter."""
@@ -53,7 +73,9 @@ class Case(NamedTuple):
       f'--gin_file=configs/meshes/{self.mesh}.gin',
       f'--adaptation={self.adaptation}',
       f'--row_length={self.row_length}',
-      f'--gin.train.logits_chunk={CHUNK}',
+      f'--gin.train.logits_chunk={self.logits_chunk}',
+      f"--gin.model.remat_policy='{self.remat}'",
+      f'--gin.train.microbatches={self.microbatches}',
       f'--compile={self.target}',
       '--json',
     ]
@@ -86,25 +108,26 @@ def cases() -> list[Case]:
 def code_digest() -> str:
   """Digest of the code on which the rows depend."""
   digest = hashlib.sha256()
-  for folder in CODE:
-    for path in sorted((ROOT / 'aevo_jax' / folder).rglob('*.py')):
+  for name in CODE:
+    place = ROOT / 'aevo_jax' / name
+    for path in sorted(place.rglob('*.py')) if place.is_dir() else [place]:
       digest.update(path.relative_to(ROOT).as_posix().encode())
       digest.update(path.read_bytes())
   return digest.hexdigest()[:16]
 
 
-def kept() -> dict[str, dict]:
+def kept(results: pathlib.Path = RESULTS) -> dict[str, dict]:
   """Rows by the name of their case."""
-  if not RESULTS.exists():
+  if not results.exists():
     return {}
-  rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+  rows = [json.loads(line) for line in results.read_text().splitlines()]
   return {row['case']: row for row in rows}
 
 
-def keep(row: dict) -> None:
+def keep(row: dict, results: pathlib.Path = RESULTS) -> None:
   """Adds a row, or puts it in the place of the case's old one."""
-  rows = kept() | {row['case']: row}
-  RESULTS.write_text(''.join(json.dumps(one) + '\n' for one in rows.values()))
+  rows = kept(results) | {row['case']: row}
+  results.write_text(''.join(json.dumps(one) + '\n' for one in rows.values()))
 
 
 def compile_case(case: Case) -> dict:
@@ -128,7 +151,8 @@ def compile_case(case: Case) -> dict:
   except subprocess.TimeoutExpired:
     return row | {'error': f'not compiled within {LIMIT_S} s'}
   if done.returncode:
-    return row | {'error': done.stderr.strip().splitlines()[-1][:300]}
+    said = done.stderr.strip().splitlines()[-1][:300]
+    return row | {'refused' if 'divide' in said else 'error': said}
   found = json.loads(done.stdout[done.stdout.index('{') :])
   compiled = found['compiled']
   wire = {}
@@ -140,7 +164,7 @@ def compile_case(case: Case) -> dict:
     'mesh_sizes': found['mesh'],
     'arguments': compiled['arguments'],
     'temporaries': compiled['temporaries'],
-    'estimated_total': found['total']['block'],
+    'estimated_total': found['total'][case.remat],
     'gathered_bytes': compiled['gathered_bytes'],
     'wire_bytes': wire,
     'compiled_over_useful': compiled['compiled_flops'] / compiled['useful_flops'],
@@ -157,6 +181,65 @@ def run(only: str) -> None:
     row = compile_case(case)
     keep(row)
     print(line(row), flush=True)
+
+
+PRESETS = (
+  'qwen3_0p6b', 'qwen3_1p7b', 'qwen3_4b', 'qwen3_8b', 'qwen3_30b_a3b', 'nemotron_h_8b',
+  'nemotron_nano_9b_v2', NANO, 'nemotron3_super_120b_a12b',
+)  # fmt: skip
+DRAWS = 48
+WITHIN = 0.1
+
+
+def by_chance(seed: str) -> Iterator[Case]:
+  """Yields cases without end, every choice as likely as the other ones; none twice."""
+  chance = random.Random(seed)
+  seen = set()
+  while True:
+    case = Case(
+      model=chance.choice(PRESETS),
+      mesh=chance.choice(MESHES),
+      adaptation=chance.choice(('lora', 'full')),
+      target='h200x8',
+      remat=chance.choice(('none', 'dots', 'minimal', 'block')),
+      microbatches=chance.choice((1, 2, 4)),
+      logits_chunk=chance.choice((0, CHUNK)),
+    )
+    if case not in seen:
+      seen.add(case)
+      yield case
+
+
+def drawn(seed: str, count: int) -> None:
+  """Compiles cases by chance until `count` have a row; a mesh that does not divide has none.
+
+  The seed is the digest of the code unless told otherwise: nobody chooses it, and other code draws
+  other cases. A file of another seed is begun anew.
+  """
+  seed = seed or code_digest()
+  if any(row['seed'] != seed for row in kept(DRAWN).values()):
+    DRAWN.unlink()
+  for case in by_chance(seed):
+    rows = kept(DRAWN)
+    if sum('refused' not in row for row in rows.values()) >= count:
+      break
+    if case.name not in rows:
+      row = compile_case(case) | {'seed': seed}
+      keep(row, DRAWN)
+      print(line(row), flush=True)
+  print(how_near())
+
+
+def how_near() -> str:
+  """Says how many estimates are near what the compiler allots."""
+  rows = [row for row in kept(DRAWN).values() if 'refused' not in row]
+  ratios = [
+    row['estimated_total'] / (row['arguments'] + row['temporaries'])
+    for row in rows
+    if 'error' not in row
+  ]
+  near = sum(abs(ratio - 1) <= WITHIN for ratio in ratios)
+  return f'{near} of {len(rows)} estimates within {WITHIN:.0%} of the compiler'
 
 
 GROWS = ('temporaries', 'gathered_bytes', 'compiled_over_useful')
@@ -177,8 +260,8 @@ def check() -> None:
   for case in GOLDENS:
     before = kept()[case.name]
     after = compile_case(case)
-    if 'error' in after:
-      said.append(f'{case.name}: {after["error"]}')
+    if 'temporaries' not in after:
+      said.append(f'{case.name}: {after.get("error") or after["refused"]}')
       continue
     print(line(after), flush=True)
     said += grown(before, after)
@@ -195,8 +278,9 @@ HEAD = (
 def line(row: dict) -> str:
   """A row as a line of Markdown, GiB per device."""
   first = f'| {row["model"]} | {row["mesh"]} | {row["adaptation"]} | {row["target"]} |'
-  if 'error' in row:
-    return f'{first} | | | | | | {row["error"]} |'
+  for name in ('error', 'refused'):
+    if name in row:
+      return f'{first} | | | | | | {row[name]} |'
   gib = 2**30
   held = row['arguments'] + row['temporaries']
   device = targets.parse(row['target']).hardware
@@ -218,11 +302,15 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('command', choices=['run', 'check', 'table'])
+  parser.add_argument('command', choices=['run', 'check', 'table', 'drawn'])
   parser.add_argument('--only', default='', help='cases whose name has this text')
+  parser.add_argument('--seed', default='', help="of 'drawn'; the code's digest without it")
+  parser.add_argument('--count', type=int, default=DRAWS, help="cases of 'drawn'")
   options = parser.parse_args()
   if options.command == 'run':
     run(options.only)
+  elif options.command == 'drawn':
+    drawn(options.seed, options.count)
   elif options.command == 'check':
     check()
   else:

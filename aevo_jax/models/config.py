@@ -16,7 +16,7 @@ from aevo_jax.models.families import registry
 BLOCKS = {'M': 'mamba', '*': 'attention', '-': 'mlp', 'E': 'moe'}
 DTYPES = ('float32', 'bfloat16')
 MOE_IMPLEMENTATIONS = ('auto', 'tiled', 'ragged_dot', 'mosaic')
-ATTENTION_IMPLEMENTATIONS = ('auto', 'einsum', 'mosaic')
+ATTENTION_IMPLEMENTATIONS = ('auto', 'einsum', 'mosaic', 'splash')
 REMAT_POLICIES = ('none', 'dots', 'minimal', 'block')
 # MaxText's names of the same, and what is like 'minimal' on the device.
 REMAT_ALIASES = {'full': 'block', 'minimal_with_context': 'dots', 'minimal_offloaded': 'minimal'}

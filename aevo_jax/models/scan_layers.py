@@ -183,8 +183,10 @@ class Scanned(Decoder):
     all_loads = []
     cut = segments(self.config.pattern)
     for blocks, segment in zip(self.segments, cut, strict=True):
-      # XLA writes a loop of one repeat out.
-      x, loads = _scan(functools.partial(run, segment.repeats > 1), blocks, x)
+      # XLA writes a loop of one repeat out. In a loop over several blocks, nothing but a barrier
+      # keeps it from computing all of them again at once, with memory for all.
+      alone = segment.repeats > 1 and len(segment.unit) == 1
+      x, loads = _scan(functools.partial(run, alone), blocks, x)
       # In the order of the pattern: all E blocks of the first repeat, then those of the second.
       for repeat in range(segment.repeats):
         all_loads += [load[repeat] for load in loads]

@@ -290,7 +290,12 @@ def _gather(x: jax.Array, mesh_axes: tuple[str, ...], dimension: int) -> jax.Arr
   """Collects the parts of `dimension` that lie along some mesh axes."""
   if not mesh_axes:
     return x
-  return jax.lax.all_gather(x, mesh_axes, axis=dimension, tiled=True)
+  if dimension == 0:
+    return jax.lax.all_gather(x, mesh_axes, tiled=True)
+  # Parts one behind the other in memory, then put in order. Collected in order, XLA's GPU compiler
+  # first transposes, and where layers are scanned it keeps such a copy of all of them.
+  parts = jnp.moveaxis(jax.lax.all_gather(x, mesh_axes), 0, dimension)
+  return parts.reshape(*x.shape[:dimension], -1, *x.shape[dimension + 1 :])
 
 
 def _gathered_weight(

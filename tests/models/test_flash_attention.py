@@ -16,6 +16,7 @@ from flax import nnx
 from aevo_jax import layout
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.kernels import flash_attention
+from aevo_jax.models.kernels.flash_attention import Heads
 from aevo_jax.models.layers.attention import Attention
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
 
@@ -84,13 +85,78 @@ def test_the_first_tokens_of_generation_are_read_with_the_kernel_too(monkeypatch
   np.testing.assert_array_equal(einsum[1][:, 24 * 32 :], kernel[1][:, 24 * 32 :])
 
 
+WHOLE = {'head_dim': 128, 'length': 256, 'whole': True}
+
+
 @pytest.mark.parametrize(
-  ('platform', 'dtype', 'chosen'),
-  [('gpu', 'bfloat16', 'mosaic'), ('gpu', 'float32', 'einsum'), ('cpu', 'bfloat16', 'einsum')],
+  ('platform', 'dtype', 'rows', 'chosen'),
+  [
+    ('gpu', 'bfloat16', {}, 'mosaic'),
+    ('gpu', 'bfloat16', {'head_dim': 64, 'length': 24, 'whole': False}, 'mosaic'),
+    ('gpu', 'float32', {}, 'einsum'),
+    ('cpu', 'bfloat16', {}, 'einsum'),
+    ('tpu', 'bfloat16', {}, 'splash'),
+    ('tpu', 'float32', {}, 'splash'),
+    ('tpu', 'bfloat16', {'head_dim': 64}, 'einsum'),
+    ('tpu', 'bfloat16', {'length': 200}, 'einsum'),
+    ('tpu', 'bfloat16', {'whole': False}, 'einsum'),
+  ],
 )
-def test_the_platform_chooses(platform, dtype, chosen):
-  assert flash_attention.chosen('auto', dtype, platform) == chosen
-  assert flash_attention.chosen('einsum', dtype, platform) == 'einsum'
+def test_the_platform_chooses(platform, dtype, rows, chosen):
+  rows = WHOLE | rows
+  assert flash_attention.chosen('auto', dtype, **rows, platform=platform) == chosen
+  assert flash_attention.chosen('einsum', dtype, **rows, platform=platform) == 'einsum'
+
+
+@pytest.mark.parametrize('window', [0, 200])
+def test_a_tpus_kernel_interpreted_equals_all_scores_on_packed_rows(window):
+  """Splash attention by Pallas' interpreter: 6 query heads on 2 key heads, three segments."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  heads = Heads(
+    jax.random.normal(keys[0], (2, 256, 6, 128)),
+    jax.random.normal(keys[1], (2, 256, 2, 128)),
+    jax.random.normal(keys[2], (2, 256, 2, 128)),
+  )
+  begin = jnp.asarray([[0] * 100 + [100] * 120 + [220] * 36, [0] * 255 + [255]])
+  assert_equal(splash_and_einsum(heads, begin, window=window, behind=0))
+
+
+@pytest.mark.parametrize('window', [0, 100])
+def test_a_tpus_kernel_interpreted_equals_all_scores_on_continuations(window):
+  keys = jax.random.split(jax.random.key(0), 4)
+  heads = Heads(
+    jax.random.normal(keys[0], (2, 128, 2, 128)),
+    jax.random.normal(keys[1], (2, 256, 1, 128)),
+    jax.random.normal(keys[2], (2, 256, 1, 128)),
+  )
+  begin = jnp.asarray([[30] * 128, [0] * 128])
+  assert_equal(splash_and_einsum(heads, begin, window=window, behind=128))
+
+
+def splash_and_einsum(heads, begin, *, window, behind):
+  """Results and gradients of both."""
+  own = jnp.arange(begin.shape[1])[None] + behind
+  first = jnp.maximum(begin, own - window + 1) if window else begin
+  mask = kernel_stand_ins.Mask(first[:, None], jnp.broadcast_to(own + 1, begin.shape)[:, None])
+
+  def splash(heads):
+    y = flash_attention.attend(heads, begin, window=window, behind=behind, implementation='splash')
+    return y.reshape(heads.queries.shape)
+
+  def einsum(heads):
+    return kernel_stand_ins.attention(*heads, mask=mask)
+
+  results = []
+  for run in (splash, einsum):
+    y, gradient = jax.vjp(run, heads)
+    results.append((y, gradient(jnp.cos(jnp.arange(y.size).reshape(y.shape)))))
+  return results
+
+
+def test_rows_without_tiles_are_refused_by_a_tpus_kernel():
+  x = jnp.ones((1, 24, 1, 128))
+  with pytest.raises(NotImplementedError, match="multiples of 128.*bind 'einsum'"):
+    flash_attention.attend(Heads(x, x, x), jnp.zeros((1, 24), jnp.int32), implementation='splash')
 
 
 def test_without_tokamax_the_kernel_says_what_to_install(monkeypatch):

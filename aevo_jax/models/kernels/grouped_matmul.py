@@ -57,6 +57,7 @@ def grouped_matmul(
 _BY_PLATFORM = {'gpu': 'mosaic', 'tpu': 'ragged_dot', 'cpu': 'tiled'}
 
 
+@jax.jit
 def _mosaic(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],

@@ -22,6 +22,7 @@ from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.rope import positions, rotate
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
+from aevo_jax.sharding import context
 
 _MASKED = -1e30  # the score of a position that is not attended to
 
@@ -142,7 +143,7 @@ class Attention(nnx.Module):
     q = self._positioned(q, self.q_norm, selected_bt)
     k = self._positioned(k, self.k_norm, positions_bt)
     heads = Heads(q, k, v)
-    implementation = flash_attention.chosen(self.implementation, self.dtype)
+    implementation = self._implementation(k.shape[1])
     if implementation == 'einsum' or q.shape[1] < k.shape[1]:
       visible = _visible(x_btd.shape[1], self.window)[queries]
       mask = visible[None] & (segment_ids_bt[:, queries, None] == segment_ids_bt[:, None, :])
@@ -151,8 +152,8 @@ class Attention(nnx.Module):
       heads, mask = jax.lax.optimization_barrier((heads, mask))
       y = jax.lax.optimization_barrier(_attend(heads, mask))
     else:
-      first = self._within_window(jnp.arange(q.shape[1])[None] - positions(segment_ids_bt))
-      y = flash_attention.attend(heads, first, implementation=implementation)
+      begin = jnp.arange(q.shape[1])[None] - positions(segment_ids_bt)
+      y = flash_attention.attend(heads, begin, window=self.window, implementation=implementation)
     output = self.o_proj(remat.context(y))
     return output, KVCache(_cached(heads.keys, room), _cached(heads.values, room))
 
@@ -185,7 +186,7 @@ class Attention(nnx.Module):
     v_both = jnp.concatenate([rows.each(v_prompt), v_continuation], axis=1)
     prompt = Heads(q_prompt, k_prompt, v_prompt)
     continuation = Heads(q_continuation, k_both, v_both)
-    implementation = flash_attention.chosen(self.implementation, self.dtype)
+    implementation = self._implementation(math.gcd(rows.prompt, q_continuation.shape[1]))
     if implementation == 'einsum':
       y = self._shared_by_einsum(prompt, continuation, rows)
     else:
@@ -215,26 +216,30 @@ class Attention(nnx.Module):
   ) -> Float[Array, 'prompts time all']:
     """Attends to spans: prompts are padded on the left, continuations on the right."""
     length = rows.prompt
-    of_prompt = self._within_window(jnp.arange(length)[None] - positions(rows.prompt_ids))
-    y_prompt = flash_attention.attend(prompt, of_prompt, implementation=implementation)
+    of_prompt = jnp.arange(length)[None] - positions(rows.prompt_ids)
+    y_prompt = flash_attention.attend(
+      prompt, of_prompt, window=self.window, implementation=implementation
+    )
     begin = jnp.sum(rows.prompt_ids == 0, axis=1, keepdims=True)
-    of_rows = jnp.broadcast_to(rows.each(begin), rows.continuation_ids.shape)
     y_continuation = flash_attention.attend(
       continuation,
-      self._within_window(of_rows, behind=length),
+      jnp.broadcast_to(rows.each(begin), rows.continuation_ids.shape),
+      window=self.window,
       behind=length,
       implementation=implementation,
     )
     return rows.join(y_prompt, y_continuation)
 
-  def _within_window(
-    self, first_bt: Int[Array, 'batch time'], behind: int = 0
-  ) -> Int[Array, 'batch time']:
-    """Moves the first key of each query's span into its window."""
-    if not self.window:
-      return first_bt
-    own = jnp.arange(first_bt.shape[1])[None] + behind
-    return jnp.maximum(first_bt, own - self.window + 1)
+  def _implementation(self, length: int) -> str:
+    """Chooses how rows of multiples of `length` tokens attend."""
+    layout = context.layout_in_use()
+    return flash_attention.chosen(
+      self.implementation,
+      self.dtype,
+      head_dim=self.head_dim,
+      length=length,
+      whole=layout is None or not layout.mesh_axes('length'),
+    )
 
   def step(
     self,

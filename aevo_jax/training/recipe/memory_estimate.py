@@ -155,7 +155,7 @@ def _activations(
   # lies.
   x_btd = jax.ShapeDtypeStruct((rows, batch.row_length, config.hidden_size), dtype)
   kinds = tuple(dict.fromkeys(config.pattern))
-  kept = _kept_by_kind(config, recipe, layout, x_btd, batch.platform)
+  kept = _kept_by_kind(config, recipe, layout, x_btd, batch)
   weights = _gathered(_adapted_blocks(config, recipe), layout)
   vocab = -(-config.vocab_size // layout.width_shards('vocab'))
   chunk = recipe.train.logits_chunk
@@ -212,11 +212,8 @@ def _on_one_device(config: ModelConfig, layout: Layout) -> ModelConfig:
   )
 
 
-def _adapted_blocks(config: ModelConfig, recipe: Recipe, platform: str = '') -> Decoder:
-  """Builds an abstract decoder with blocks of every kind of the pattern, and adapters.
-
-  Where the platform has a kernel for attention, it stands in.
-  """
+def _adapted_blocks(config: ModelConfig, recipe: Recipe) -> Decoder:
+  """Builds an abstract decoder with blocks of every kind of the pattern, and adapters."""
   # A beginning: what a family allows as a whole it may not allow in another order.
   blocks = max(config.pattern.index(kind) for kind in set(config.pattern)) + 1
   model = abstract(dataclasses.replace(config, pattern=config.pattern[:blocks]))
@@ -225,9 +222,21 @@ def _adapted_blocks(config: ModelConfig, recipe: Recipe, platform: str = '') -> 
     lora.attach(
       model, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, seed=0, shapes=True
     )
-  if flash_attention.chosen(config.attention_implementation, config.compute_dtype, platform) != (
-    'einsum'
-  ):
+  return model
+
+
+def _with_kernels(model: Decoder, layout: Layout, batch: _Batch) -> Decoder:
+  """Puts what stands for the kernel of attention in its place, where the platform has one."""
+  config = model.config
+  implementation = flash_attention.chosen(
+    config.attention_implementation,
+    config.compute_dtype,
+    head_dim=config.head_dim,
+    length=batch.row_length,
+    whole=not layout.mesh_axes('length'),
+    platform=batch.platform,
+  )
+  if implementation != 'einsum':
     for layer in model.layers:
       if isinstance(layer.mixer, Attention):
         layer.mixer.implementation = flash_attention.SHAPES
@@ -239,10 +248,11 @@ def _kept_by_kind(
   recipe: Recipe,
   layout: Layout,
   x_btd: jax.ShapeDtypeStruct,
-  platform: str,
+  batch: _Batch,
 ) -> dict[str, dict[str, int]]:
   """Returns policy -> kind -> bytes that one block keeps on a device."""
-  model = _adapted_blocks(_on_one_device(config, layout), recipe, platform)
+  blocks = _adapted_blocks(_on_one_device(config, layout), recipe)
+  model = _with_kernels(blocks, layout, batch)
   token_axes = _token_axes(layout)
   sizes = dict(layout.sizes)
   collected = math.prod(sizes[axis] for axis in layout.mesh_axes('experts') if axis in token_axes)
