@@ -5,7 +5,7 @@ Without one, every function here does nothing.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -316,11 +316,14 @@ def _gathered_weight(
   if x.dtype == dtype:
     x = _collect(x, parts)
   else:
-    x = _cast_and_collected(tuple(parts), x.dtype, dtype, x)
+    x = _cast_and_collected(tuple(parts), jax.ShapeDtypeStruct(x.shape, x.dtype), dtype, x)
   return ad_checkpoint.checkpoint_name(x, 'gathered')
 
 
-def _collect(x: jax.Array, parts: Iterable[tuple[int, tuple[str, ...]]]) -> jax.Array:
+_Parts = Sequence[tuple[int, tuple[str, ...]]]  # dimensions, and along which mesh axes they are cut
+
+
+def _collect(x: jax.Array, parts: _Parts) -> jax.Array:
   for dimension, mesh_axes in parts:
     x = _gather(x, mesh_axes, dimension)
   return x
@@ -328,10 +331,7 @@ def _collect(x: jax.Array, parts: Iterable[tuple[int, tuple[str, ...]]]) -> jax.
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _cast_and_collected(
-  parts: tuple[tuple[int, tuple[str, ...]], ...],
-  stored: jnp.dtype,
-  dtype: jnp.dtype,
-  x: jax.Array,
+  parts: _Parts, stored: jax.ShapeDtypeStruct, dtype: jnp.dtype, x: jax.Array
 ) -> jax.Array:
   """Sends a weight in one dtype, and its gradient back in the one that it is stored in."""
   del stored
@@ -339,26 +339,17 @@ def _cast_and_collected(
 
 
 def _cast_and_collected_forward(
-  parts: tuple[tuple[int, tuple[str, ...]], ...],
-  stored: jnp.dtype,
-  dtype: jnp.dtype,
-  x: jax.Array,
+  parts: _Parts, stored: jax.ShapeDtypeStruct, dtype: jnp.dtype, x: jax.Array
 ) -> tuple[jax.Array, None]:
   return _cast_and_collected(parts, stored, dtype, x), None
 
 
 def _cast_and_collected_backward(
-  parts: tuple[tuple[int, tuple[str, ...]], ...],
-  stored: jnp.dtype,
-  dtype: jnp.dtype,
-  _: None,
-  gradient: jax.Array,
+  parts: _Parts, stored: jax.ShapeDtypeStruct, dtype: jnp.dtype, _: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
   del dtype
-  gradient = gradient.astype(stored)
-  for dimension, mesh_axes in reversed(parts):
-    gradient = jax.lax.psum_scatter(gradient, mesh_axes, scatter_dimension=dimension, tiled=True)
-  return (gradient,)
+  transposed = jax.linear_transpose(functools.partial(_collect, parts=parts), stored)
+  return transposed(gradient.astype(stored.dtype))
 
 
 _cast_and_collected.defvjp(_cast_and_collected_forward, _cast_and_collected_backward)
