@@ -31,6 +31,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from aevo_jax import faults, layout, paths
+from aevo_jax.bindings import names
 from aevo_jax.config import flags as gin_flags
 from aevo_jax.config import loading
 from aevo_jax.config.configurables import Bound, parameters, resolve
@@ -151,27 +152,36 @@ class Command:
     return text
 
   def load_gin(
-    self, *first: pathlib.Path, mode: str = '', known: Mapping[str, Any] | None = None
+    self,
+    *first: pathlib.Path,
+    mode: str = '',
+    known: Mapping[str, Any] | None = None,
+    chip: str = '',
   ) -> tuple[Bound, ...]:
     """Loads files and bindings in order; a mistake ends the command with its message.
 
-    A binding that has no effect in this command is a mistake (`bindings.unread`).
+    A binding that has no effect in this command is a mistake (`bindings.unread`). Where the command
+    reads a mesh and `mesh.for_chip` chooses one, its file is loaded behind the others.
 
     Args:
       *first: gin files that come before those of `--gin_file`.
       mode: the flag by which the command reads other settings, as in `bindings.readers`.
       known: selector -> value of settings that gin does not hold.
+      chip: for which a mesh is chosen; '' is that of this process's devices.
 
     Returns:
       What the person bound, in files and on the command line.
     """
+    from aevo_jax.bindings import readers, unread  # noqa: PLC0415  with it
     from aevo_jax.bindings import registered as _registered  # noqa: F401, PLC0415  imports jax
-    from aevo_jax.bindings import unread  # noqa: PLC0415  with it
 
     files = [str(path) for path in first]
-    bound = gin_flags.load_from_flags(layout.search_paths(), self.flags, files)
-    theirs = tuple(binding for binding in bound if binding.given not in files)
     name = f'{self.name} {mode}'.rstrip()
+    bound = gin_flags.load_from_flags(layout.search_paths(), self.flags, files)
+    all_files = [*files, *self.flags.gin_file]
+    if readers.row(name, 'mesh', 'for_chip') is not None:
+      bound = self._with_mesh_of_chip(bound, all_files, chip)
+    theirs = tuple(binding for binding in bound if binding.given not in files)
     reading = unread.Reading(name, self.flags.flag_values_dict(), known or {}, files)
     try:
       unread.refuse_unread(theirs, reading, name)
@@ -183,8 +193,28 @@ class Command:
       names = [_bound_name(binding) for binding in lowered]
       given = [b for b in gin_flags.bindings(self.flags) if _bound_name(b) not in names]
       bindings = [*given, *lowered]
-      loading.load([*files, *self.flags.gin_file], bindings, search_paths=layout.search_paths())
+      loading.load(all_files, bindings, search_paths=layout.search_paths())
     return theirs
+
+  def _with_mesh_of_chip(
+    self, bound: tuple[Bound, ...], files: list[str], chip: str
+  ) -> tuple[Bound, ...]:
+    """Loads again with the mesh file that `mesh.for_chip` chooses, which is added to the files."""
+    from aevo_jax.sharding import chips  # noqa: PLC0415  imports jax
+
+    try:
+      chosen = chips.chosen_file(chip)
+      if not chosen:
+        return bound
+      table = resolve('mesh').for_chip
+      files.append(chosen)
+      bound = loading.load(
+        files, gin_flags.bindings(self.flags), search_paths=layout.search_paths()
+      )
+      chips.check_chosen(chosen, table)
+    except loading.LoadError as error:
+      sys.exit(f'configuration error: {error}')
+    return bound
 
   def _wants_help(self, arguments: list[str]) -> bool:
     """Whether a help flag stands before a lone `--`."""
@@ -290,11 +320,11 @@ class Command:
     return f'unexpected argument {extra[0]!r}; it takes {wanted}, and flags as --NAME=VALUE'
 
   def _check_gin(self) -> None:
-    """Ends the command where a gin file is missing or a binding cannot be read."""
+    """Ends the command where a gin file is missing, or binds what cannot be read or is no name."""
     if not self.flags.gin_file and not self.flags.gin_bindings:
       return
     try:
-      gin_flags.check_readable_flags(layout.search_paths(), self.flags)
+      gin_flags.check_readable_flags(layout.search_paths(), self.flags, names.written())
     except loading.LoadError as error:
       sys.exit(f'configuration error: {error}')
 

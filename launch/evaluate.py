@@ -4,12 +4,14 @@
   aevo evaluate runs/demo/trials/r2w5/export/model.safetensors --items=300
   aevo evaluate my_run --verifier=challenge --json
   aevo evaluate my_run --split=external --secret_file=mine.json
+  aevo evaluate my_run --gin_file=configs/meshes/fsdp.gin
   aevo evaluate my_run --gin.evaluation.engine=vllm
   aevo evaluate my_adapter --base=my_base --gin_file=configs/engines/challenge.gin
   aevo evaluate my_run --harness=lm_eval --tasks=a,b --include_path=DIR
 
 The weights are a base (in shards or imported, too), a safetensors file, the --out of `aevo train`,
-or a LoRA adapter in PEFT's form. Prints accuracy by family with 95% Wilson intervals. A private set
+or a LoRA adapter in PEFT's form; a mesh spreads them over this machine's devices
+(docs/sharding.md). Prints accuracy by family with 95% Wilson intervals. A private set
 of your own is drawn with a secret: mine.json holds {"secret": "64 hex digits"}. With
 evaluation.engine = 'vllm', and for the harness, a vLLM server answers. The sets are those of
 constitution.gin, which --gin_file and --gin_bindings override (dev_set.seed,
@@ -224,7 +226,7 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   from aevo_jax.campaign.setup import setup
   from aevo_jax.config.configurables import resolve
   from aevo_jax.config.loading import LoadError
-  from aevo_jax.evaluation import scoring, sets, stored_model, vllm_scoring
+  from aevo_jax.evaluation import scoring, sets, vllm_scoring
   from aevo_jax.training.recipe import header
 
   COMMAND.load_gin(layout.root_file('constitution.gin'))
@@ -238,15 +240,15 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
     else:
       secret = read_secret(pathlib.Path(_SECRET.value))
       items = sets.private_items(constitution, _SPLIT.value, secret, own)
+    model, placement = _read_model(weights, base)
   except (LoadError, ValueError) as error:
     raise EvaluateError(str(error)) from error
-  model = stored_model.read(weights, base)
   objective = constitution.objective
   tasks = constitution.tasks.path or f'{objective.size} puzzles'
   rows = {
     'model': f'{header.model(model.config)}, from {weights}',
     'engine': constitution.evaluation.engine,
-    'devices': header.devices(),
+    'devices': header.devices(placement),
     'items': f'{len(items):,} of {tasks}, {_SPLIT.value}',
     'tokens': f'{objective.max_new_tokens} new ones an answer at most',
     'scored by': objective.verifier,
@@ -267,7 +269,8 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
 
   served = {}
   if constitution.evaluation.engine == 'jax':
-    results = score()
+    with placement.use_for_generation() if placement else contextlib.nullcontext():
+      results = score()
   else:
     with _served_sampler(model, base, weights, settings, objective.max_new_tokens) as sampler:
       results = score(sampler)
@@ -275,6 +278,28 @@ def evaluate(weights: pathlib.Path, base: pathlib.Path) -> dict:
   facts = {'split': _SPLIT.value, 'items_digest': sets.items_digest(items)}
   summary = scoring.summary(results, objective.verifier)
   return {'weights': str(weights)} | model.digest | served | facts | summary
+
+
+def _read_model(weights: pathlib.Path, base: pathlib.Path):
+  """Reads the model to the devices of the mesh, if gin names one.
+
+  Returns:
+    `stored_model.StoredModel`, and its placement or None.
+
+  Raises:
+    ValueError: the mesh does not fit, or the weights are wrong.
+  """
+  from aevo_jax.evaluation import stored_model
+  from aevo_jax.models.hf import checkpoint
+  from aevo_jax.models.params import outline
+  from aevo_jax.training import placement as placement_lib
+
+  config = checkpoint.read_config(base)
+  placement = placement_lib.from_gin(config)
+  shardings = None
+  if placement:
+    shardings = placement.shardings_of_stored(outline(config)[1])
+  return stored_model.read(weights, base, shardings), placement
 
 
 def _constitution():

@@ -1,11 +1,14 @@
-"""Train a base checkpoint from procedural data.
+r"""Train a base checkpoint from procedural data.
 
   aevo pretrain --gin_file=configs/recipes/pretrain_micro.gin --out=my_base
+  aevo pretrain --gin_file=configs/recipes/pretrain_micro.gin --gin_file=configs/meshes/fsdp.gin \
+    --out=my_base
 
-The data are plain puzzles, the skills under them, and a trace of the task's form. Writes
-model.safetensors, config.json, tokenizer.json, tokenizer_config.json, generation_config.json and
-pretrain.json (command, seed, loss curve, accuracy per family) into --out; checkpoints and metrics
-into --out/run. Run again after an interrupt, it continues.
+The data are plain puzzles, the skills under them, and a trace of the task's form. A mesh shards
+over this machine's devices (docs/sharding.md). Writes model.safetensors, config.json,
+tokenizer.json, tokenizer_config.json, generation_config.json and pretrain.json (command, seed, loss
+curve, accuracy per family) into --out; checkpoints and metrics into --out/run. Run again after an
+interrupt, it continues, on another mesh too.
 """
 
 import contextlib
@@ -70,9 +73,9 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
   # may bind.
   from aevo_jax.checkpoint.resume import DamagedCheckpointError
   from aevo_jax.data import tokenizer as tokenizers
-  from aevo_jax.models.decoder import create
+  from aevo_jax.models import scan_layers
   from aevo_jax.models.hf import checkpoint
-  from aevo_jax.models.params import unbind
+  from aevo_jax.models.params import outline
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.train_loop import NonFiniteError
 
@@ -81,8 +84,11 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
     settings = resolve('pretrain')
     config = resolve('model')
     recipe = recipe_lib.from_gin()
+    placement = _placement(settings, config)
   except LoadError as error:
     sys.exit(f'configuration error: {error}')
+  except ValueError as error:
+    sys.exit(f'pretrain: {error}')
   tokenizer = tokenizers.build()
   if tokenizer.get_vocab_size() != config.vocab_size:
     sys.exit(
@@ -91,14 +97,16 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
     )
   started_with = _identity(settings, config, recipe)
   run_directory.begin(out, run_directory.PRETRAIN, started_with, held)
+  run_directory.record_devices(out, placement and placement.record())
   tokenizers.save(out, config.max_position_embeddings)
   tokenizer = tokenizers.load(str(out))
-  print(_header(settings, config, recipe), flush=True)
-  structure, params = unbind(create(config, settings.seed))
+  print(_header(settings, config, recipe, placement), flush=True)
   try:
-    final = _train(structure, params, tokenizer, recipe, settings, out / 'run')
+    final = _train(config, tokenizer, recipe, settings, placement, out / 'run')
   except (DamagedCheckpointError, NonFiniteError) as error:
     sys.exit(f'pretrain: {error}')
+  if config.scan:
+    final = scan_layers.unstack(final, config.pattern)
   checkpoint.save_weights(out / checkpoint.WEIGHTS, final, config)
   eos_id = tokenizer.token_to_id(tokenizers.EOS)
   pad_id = tokenizer.token_to_id(tokenizers.PAD)
@@ -113,7 +121,8 @@ def pretrain(out: pathlib.Path, held: contextlib.ExitStack) -> None:
   _write_json(out / 'generation_config.json', generation)
   mixture = recipe.mixture(settings.size)
   facts = _facts(settings, config, recipe.optimizer)
-  facts['accuracy'] = _accuracies(structure, final, tokenizer, settings, mixture)
+  with placement.use_for_generation() if placement else contextlib.nullcontext():
+    facts['accuracy'] = _accuracies(outline(config)[0], final, tokenizer, settings, mixture)
   facts['loss_curve'] = _loss_curve(out / 'run' / 'metrics.jsonl')
   _write_json(out / 'pretrain.json', facts)
 
@@ -134,7 +143,19 @@ def _identity(settings: Pretrain, config: ModelConfig, recipe) -> dict:
   return {'pretrain': pretrain_settings, 'model': _model_fields(config), 'recipe': sections}
 
 
-def _header(settings: Pretrain, config: ModelConfig, recipe) -> str:
+def _placement(settings: Pretrain, config: ModelConfig):
+  """Builds the placement of the loaded configuration; None where it names no mesh."""
+  from aevo_jax.training import placement as placement_lib
+
+  placement = placement_lib.from_gin(config)
+  if placement:
+    placement.layout.check_batch(
+      settings.rows, settings.row_length, ('pretrain.rows', 'pretrain.row_length')
+    )
+  return placement
+
+
+def _header(settings: Pretrain, config: ModelConfig, recipe, placement) -> str:
   """Words what the run is about to do."""
   from aevo_jax.training.recipe import header
 
@@ -143,7 +164,7 @@ def _header(settings: Pretrain, config: ModelConfig, recipe) -> str:
     'recipe': header.changes([(name, getattr(recipe, name)) for name in _sections_read()]),
     'model': header.model(config),
     'method': 'pretraining, all weights',
-    'devices': header.devices(),
+    'devices': header.devices(placement),
     'tokens': f'{tokens:,}',
     'steps': f'{settings.steps:,} of {settings.rows} rows x {settings.row_length} tokens',
     'budget': 'pretrain.steps',
@@ -151,9 +172,31 @@ def _header(settings: Pretrain, config: ModelConfig, recipe) -> str:
   return header.text(rows)
 
 
-def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: pathlib.Path):
+def _first_params(config: ModelConfig, seed: int, placement) -> dict:
+  """Makes the parameters of step 0, stacked where the config scans; each device its pieces."""
+  import jax
+
+  from aevo_jax.models import scan_layers
+  from aevo_jax.models.decoder import create
+  from aevo_jax.models.params import unbind
+
+  def make() -> dict:
+    params = unbind(create(config, seed))[1]
+    return scan_layers.stack(params, config.pattern) if config.scan else params
+
+  if placement is None:
+    return make()
+  shardings = placement.shardings_of_stored(jax.eval_shape(make))
+  return jax.jit(make, out_shardings=shardings)()
+
+
+def _train(
+  config: ModelConfig, tokenizer, recipe, settings: Pretrain, placement, run: pathlib.Path
+) -> dict:
   """Trains all parameters on the stream of texts; returns the final ones by name."""
   from aevo_jax.data import pipeline
+  from aevo_jax.models.params import abstract, unbind
+  from aevo_jax.models.scan_layers import Scanned
   from aevo_jax.training import train_loop
   from aevo_jax.training.model_setup import PolicyModel
   from aevo_jax.training.optimizer import learning_rates, transformation
@@ -175,15 +218,19 @@ def _train(structure, params: dict, tokenizer, recipe, settings: Pretrain, run: 
     if step % 100 == 0:
       print(f'step {step} of {settings.steps}: loss {scalars["loss"]:.4f}', flush=True)
 
-  state = train_loop.train(
-    PolicyModel(structure, params, {}),
-    transformation(recipe.optimizer),
-    pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
-    learning_rates(recipe.optimizer, settings.steps),
-    run,
-    TrainConfig(),
-    RunConfig(checkpoint_every=settings.checkpoint_every, on_step=on_step),
-  )
+  model = abstract(config)
+  structure = unbind(Scanned(model) if config.scan else model)[0]
+  params = _first_params(config, settings.seed, placement)
+  with placement.use() if placement else contextlib.nullcontext():
+    state = train_loop.train(
+      PolicyModel(structure, params, {}),
+      transformation(recipe.optimizer),
+      pipeline.batches(source, rows=settings.rows, row_length=settings.row_length),
+      learning_rates(recipe.optimizer, settings.steps),
+      run,
+      TrainConfig(),
+      RunConfig(checkpoint_every=settings.checkpoint_every, on_step=on_step, placement=placement),
+    )
   return state.final_params()
 
 

@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.training.recipe import recipe as recipe_lib
   from aevo_jax.training.recipe.memory_estimate import estimate_memory
 
-  COMMAND.load_gin()
+  COMMAND.load_gin(chip=target.hardware if target else '')
   try:
     config = resolve('model')
     recipe = recipe_lib.from_gin()

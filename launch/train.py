@@ -223,7 +223,9 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   vllm = _check_read(recipe)
   allowance.refuse_low_limit(base, Machine().memory_limit())
   config = override('model', checkpoint.read_config(base), model_config.EXECUTION)
-  placement = placement_lib.from_gin(config, recipe)
+  placement = placement_lib.from_gin(config, recipe.adaptation, recipe.lora)
+  if placement:
+    placement.layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
   if recipe.algorithm() and placement:
     method = recipe.method.name
     raise ValueError(f'method.name = {method!r} runs on one device; leave mesh.axes empty')
@@ -245,6 +247,7 @@ def _begin_job(out: pathlib.Path, base: pathlib.Path, recipe, held: contextlib.E
   run_directory.begin(out, run_directory.TRAIN, started_with, held)
   origin = {'base': str(base.absolute())}
   (out / run_directory.ORIGIN).write_text(json.dumps(origin) + '\n')
+  run_directory.record_devices(out, placement and placement.record())
   for remark in (*chat_template.remarks(str(base)), *checkpoint.remarks(base)):
     print(f'train: {remark}')
   return _Job(recipe, config, resolve('upkeep'), placement, plan, run)
@@ -265,7 +268,7 @@ def _header(job: _Job, base: pathlib.Path) -> str:
     'recipe': header.changes(recipe.sections().items()),
     'model': f'{header.model(job.config)}, {job.config.compute_dtype}, from {base}',
     'method': header.method(recipe),
-    'devices': header.devices(job.placement and job.placement.mesh),
+    'devices': header.devices(job.placement),
     'tokens': tokens,
     'steps': header.steps(plan, recipe),
     'budget': budget,

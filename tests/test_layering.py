@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     'faults',
     'layout',
     'paths',
+    'sharding',
   },  # the shell around a launch command
   'faults': set(),  # the operating system's errors in words; standard library only
   'file_kinds': set(),  # files of another kind than is read; standard library only

@@ -43,6 +43,7 @@ _MIXTURE = _always('family_weight', 'rare_share', 'difficulty', 'answer_shown', 
 _ASKS_LLM = ReadWhen(one_of('campaign.agent', 'llm'), one_of('campaign.workers_choose', 'llm'))
 _PRICED = ReadWhen(other_than('llm.price_in', 0.0), other_than('llm.price_out', 0.0))
 _SERVED = ReadWhen(one_of('evaluation.engine', 'vllm'))
+_IN_PROCESS = ReadWhen(one_of('evaluation.engine', 'jax'))
 _LOCAL = ReadWhen(one_of('campaign.arbiter', 'local'))
 _MANUAL = ReadWhen(one_of('campaign.arbiter', 'manual'))
 _EXTERNAL = ReadWhen(one_of('objective.target', 'external'))
@@ -99,7 +100,7 @@ READERS: Mapping[str, Rows] = {
     **_always('model.attention_implementation', 'model.scan'),
     'vllm': (ReadWhen(one_of('rollout.engine', 'vllm')),),
   },
-  'pretrain': {**_MIXTURE, **_always('pretrain', 'model', 'optimizer')},
+  'pretrain': {**_MIXTURE, **_always('pretrain', 'model', 'optimizer', 'mesh', 'sharding')},
   'campaign': {
     **_RECIPE,
     **_always('rollout', 'campaign', 'objective', 'tasks.path', 'dev_set', 'budget'),
@@ -131,6 +132,8 @@ READERS: Mapping[str, Rows] = {
     'final_set': (ReadWhen(one_of('--split', 'final')),),
     'evaluation.engine': (),
     'vllm': (_SERVED,),
+    'mesh': (_IN_PROCESS,),
+    'sharding': (_IN_PROCESS,),
   },
   'evaluate --harness': _always('vllm', 'evaluation.engine'),
   'shapes': {

@@ -1,12 +1,14 @@
 """A trainer's directory: made new, or gone on with if it holds the same run, by one process.
 
     OUT/RECORD   what makes two runs the same, as JSON; its name says which command trains there
+    OUT/DEVICES  a line for each start on a mesh: devices, mesh, rules, and what chose them
     OUT/.lock    held by the process that trains there
 
 It imports nothing of ours, so a command can refuse a directory before JAX starts.
 """
 
 import contextlib
+import datetime
 import fcntl
 import json
 import pathlib
@@ -17,6 +19,7 @@ LOCK = '.lock'
 TRAIN = 'train.json'
 PRETRAIN = 'pretrain_run.json'
 ORIGIN = 'origin.json'  # where the base lies; no part of what makes two runs the same
+DEVICES = 'devices.jsonl'
 
 CAMPAIGNS = 'a run of `aevo campaign`'
 # What else may lie in a directory, by the file that shows it; the first that is there names it.
@@ -164,6 +167,23 @@ def begin(
       f'{out} holds another run: {"; ".join(differences)}. Choose another --out, or '
       'give the same settings to continue it'
     )
+
+
+def record_devices(out: pathlib.Path, placement: dict[str, Any] | None) -> None:
+  """Appends what computes from this start on, which may be another mesh than before.
+
+  Args:
+    out: the run's directory.
+    placement: `Placement.record`; None without a mesh, which is written where a mesh came before.
+  """
+  path = out / DEVICES
+  if placement is None:
+    if not path.exists():
+      return
+    placement = {'mesh': {}}
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+  with path.open('a') as file:
+    file.write(json.dumps({'started': now} | placement) + '\n')
 
 
 def _flat(values: dict, prefix: str = '') -> dict:

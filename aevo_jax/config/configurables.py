@@ -12,7 +12,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -250,10 +250,11 @@ def construct_all(names: Iterable[str], bindings: Iterable[Binding]) -> dict[str
     LoadError: naming the selectors of every parameter that does not exist; or as `construct`.
   """
   sections: dict[str, dict[str, Any]] = {name: {} for name in names}
+  known = {name: fields for name, fields in parameters().items() if name in sections}
   problems = []
   for binding in bindings:
     name, _, parameter = binding.selector.rpartition('.')
-    problem = name_problem(name, parameter, sections)
+    problem = name_problem(name, parameter, known)
     if problem is not None:
       problems.append(f"binding '{binding.selector} = {render_value(binding.value)}': {problem}")
     else:
@@ -263,18 +264,17 @@ def construct_all(names: Iterable[str], bindings: Iterable[Binding]) -> dict[str
   return {name: construct(name, bound) for name, bound in sections.items()}
 
 
-def name_problem(name: str, parameter: str, names: Iterable[str]) -> str | None:
+def name_problem(name: str, parameter: str, known: Mapping[str, Sequence[str]]) -> str | None:
   """Explains why `name.parameter` cannot be bound, with the nearest name that can.
 
   Args:
     name: of a configurable, perhaps misspelt.
     parameter: of it.
-    names: of the configurables that may be bound.
+    known: name -> parameters of the configurables that may be bound.
 
   Returns:
     The end of an error message, or None if the parameter exists.
   """
-  known = {name: fields for name, fields in parameters().items() if name in names}
   if name not in known:
     key = f'{name}.{parameter}'
     selectors = []

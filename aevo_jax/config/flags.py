@@ -15,7 +15,7 @@ quotes away, a bare word is a string; a field that is no string refuses it by it
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import app, flags
 
@@ -163,14 +163,21 @@ def bindings(flag_values: flags.FlagValues) -> list[str]:
   return [with_quotes(text) for text in flag_values.gin_bindings]
 
 
-def check_readable_flags(search_paths: Sequence[str], flag_values: flags.FlagValues) -> None:
-  """Checks files and syntax before anything heavy is imported that registers configurables.
+def check_readable_flags(
+  search_paths: Sequence[str],
+  flag_values: flags.FlagValues,
+  known: Mapping[str, Sequence[str]],
+) -> None:
+  """Checks files, syntax and names before anything heavy registers configurables.
 
   Args:
     search_paths: directories, as for `loading.load`.
     flag_values: parsed flags, with those of `define`.
+    known: name -> parameters of all configurables.
 
   Raises:
     LoadError: see `loading.check_readable`.
   """
-  check_readable(flag_values.gin_file, bindings(flag_values), search_paths=search_paths)
+  check_readable(
+    flag_values.gin_file, bindings(flag_values), search_paths=search_paths, known=known
+  )

@@ -17,7 +17,7 @@ import io
 import os
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -128,19 +128,31 @@ def load(
 
 
 def check_readable(
-  gin_files: Sequence[str], gin_bindings: Sequence[str], *, search_paths: Sequence[str]
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  *,
+  search_paths: Sequence[str],
+  known: Mapping[str, Sequence[str]],
 ) -> None:
-  """Checks what needs no configurable to be registered: that files are there, and their syntax.
+  """Checks what needs no configurable to be registered: files, their syntax, and names.
 
   Args:
     gin_files: as `load` takes them.
     gin_bindings: as `load` takes them.
     search_paths: directories.
+    known: name -> parameters of all configurables.
 
   Raises:
-    LoadError: as `load`, for a missing file, wrong syntax or an import.
+    LoadError: as `load`, for a missing file, wrong syntax, an import, or a name that is none.
   """
-  _read(gin_files, gin_bindings, search_paths)
+  problems = []
+  for statement in _read(gin_files, gin_bindings, search_paths):
+    if statement.name and not statement.scope:
+      problem = name_problem(statement.name, statement.parameter, known)
+      if problem is not None:
+        problems.append(f'{statement.where}: {problem}')
+  if problems:
+    raise LoadError('\n'.join(problems))
 
 
 def _read(
@@ -194,10 +206,8 @@ def parse_binding(text: str) -> None:
 def _read_binding(text: str, search_paths: Sequence[str]) -> list[_Statement]:
   parse_binding(text)
   where = f"binding '{text}'"
-  statements = []
-  for statement in _parse(text, where, search_paths):
-    statements.append(dataclasses.replace(statement, source=where, from_command_line=True))
-  return statements
+  written = _parse(text, where, search_paths)
+  return [dataclasses.replace(one, source=where, from_command_line=True) for one in written]
 
 
 def _read_file(
@@ -258,8 +268,7 @@ def _parse_with_gin(text: str, source: str, in_file: bool) -> list[Any]:
   parsed = []
   try:
     parser = config_parser.ConfigParser(io.StringIO(text), _Placeholders())
-    # Not `for statement in parser`: an iterator turns a StopIteration from the tokens into a silent
-    # end.
+    # Not `for`: an iterator turns a StopIteration from the tokens into a silent end.
     while (statement := parser.parse_statement()) is not None:
       parsed.append(statement)
   except tokenize.TokenError as error:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 from safetensors import SafetensorError
 
 from aevo_jax import faults
@@ -39,12 +41,17 @@ class StoredModel:
   digest: dict[str, str]
 
 
-def read(weights: pathlib.Path, base: pathlib.Path) -> StoredModel:
+def read(
+  weights: pathlib.Path,
+  base: pathlib.Path,
+  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+) -> StoredModel:
   """Reads weights and what their base holds beside them.
 
   Args:
     weights: what `find_weights` returned. An adapter is merged into the base's weights.
     base: directory with config.json, tokenizer and chat template.
+    shardings: where each parameter goes; None is the default device.
 
   Returns:
     The model.
@@ -58,12 +65,14 @@ def read(weights: pathlib.Path, base: pathlib.Path) -> StoredModel:
   try:
     config = checkpoint.read_config(base)
     if is_adapter:
-      params = weights_lib.load(base, config)
+      params = weights_lib.load(base, config, shardings=shardings)
       adapter = peft_adapter.load(weights.parent, config)
       digest = {'file_digest': file_digest(weights), 'base_digest': logical_digest(params)}
       params = lora.merge({**params, **adapter.params}, adapter.alpha / adapter.rank)
+      if shardings is not None:
+        params = jax.device_put(params, dict(shardings))
     else:
-      params = weights_lib.load(weights, config)
+      params = weights_lib.load(weights, config, shardings=shardings)
       digest = {'logical_digest': logical_digest(params)}
       if weights.is_file():
         digest = {'file_digest': file_digest(weights)}

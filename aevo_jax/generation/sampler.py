@@ -5,7 +5,7 @@ every row has ended. Prompts are left-padded to a multiple of `bucket` and sorte
 few programs are compiled and little padding is read; among equals by their tokens, because prompts
 that begin alike end after about as many steps. Every call with the same weights, prompts and thread
 count gives the same tokens; a sampled completion depends on its own seed, whatever else is in the
-batch.
+batch. On a mesh (`sharding.context`) rows lie by the rules of `Layout.of_generation`.
 """
 
 import functools
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
 from aevo_jax.models.decoder import DecodeState
 from aevo_jax.models.params import Params, Structure
+from aevo_jax.sharding.context import constrain, layout_in_use
 
 
 class Noise(NamedTuple):
@@ -71,6 +72,8 @@ def generate(
     The new tokens of every row.
   """
   model = structure.bind(params)
+  tokens_bt = constrain(tokens_bt, 'batch', None)
+  valid_bt = constrain(valid_bt, 'batch', None)
   logits, state = model.prefill(tokens_bt, valid_bt, max_new_tokens)
   tokens = jnp.full((tokens_bt.shape[0], max_new_tokens), pad_id, jnp.int32)
   keys_b = None if noise is None else jax.vmap(jax.random.key)(noise.seeds)
@@ -121,7 +124,7 @@ class Sampler:
       structure: the model's.
       eos_id: the end token.
       pad_id: fills prompts on the left.
-      batch: rows per program; a CPU's caches hold the activations of about 32 prompts.
+      batch: rows per program, at least; a CPU's caches hold the activations of about 32 prompts.
       bucket: prompt lengths are rounded up to a multiple of it.
       max_new_tokens: generation stops there if no end token came.
     """
@@ -162,8 +165,9 @@ class Sampler:
     padded = [-(-len(prompt) // self._bucket) * self._bucket for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (padded[i], tuple(prompts[i])))
     completions: list[list[int]] = [[]] * len(prompts)
-    for start in range(0, len(order), self._batch):
-      chosen = order[start : start + self._batch]
+    batch = self._rows()
+    for start in range(0, len(order), batch):
+      chosen = order[start : start + batch]
       rows = [prompts[i] for i in chosen]
       row_seeds = None if seeds is None else [seeds[i] for i in chosen]
       length = padded[chosen[-1]]
@@ -173,6 +177,14 @@ class Sampler:
         completions[i] = ids
     return completions
 
+  def _rows(self) -> int:
+    """Returns the rows of a program; on a mesh the next number that its rules divide."""
+    layout = layout_in_use()
+    if layout is None:
+      return self._batch
+    parts = layout.shards('batch')
+    return -(-self._batch // parts) * parts
+
   def _decode(
     self,
     params: Params,
@@ -181,15 +193,16 @@ class Sampler:
     seeds: Sequence[int] | None,
     temperature: float,
   ) -> list[list[int]]:
-    """Runs the program on up to `batch` prompts, padded to `length`; fillers are left out."""
-    tokens = np.full((self._batch, length), self._pad, np.int32)
-    valid = np.zeros((self._batch, length), bool)
+    """Runs the program on up to `_rows` prompts, padded to `length`; fillers are left out."""
+    batch = self._rows()
+    tokens = np.full((batch, length), self._pad, np.int32)
+    valid = np.zeros((batch, length), bool)
     for row, prompt in enumerate(prompts):
       tokens[row, length - len(prompt) :] = prompt
       valid[row, length - len(prompt) :] = True
     noise = None
     if seeds is not None:
-      fillers = [0] * (self._batch - len(seeds))
+      fillers = [0] * (batch - len(seeds))
       noise = Noise(np.array([*seeds, *fillers], np.uint32), temperature)
     out = generate(
       self._structure,

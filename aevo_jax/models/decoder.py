@@ -24,7 +24,13 @@ from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
-from aevo_jax.sharding.context import cast_weight, constrain, gather_weight, settle
+from aevo_jax.sharding.context import (
+  cast_weight,
+  constrain,
+  gather_weight,
+  layout_in_use,
+  settle,
+)
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -97,6 +103,7 @@ class Block(nnx.Module):
     Returns:
       The residual stream at those positions, and the block's state.
     """
+    x = constrain(x, 'batch', None, None)
     normed = self.norm(x)
     mixer = self.mixer
     cache = None
@@ -127,6 +134,7 @@ class Block(nnx.Module):
     Returns:
       The residual stream behind the block, and its state.
     """
+    x = constrain(x, 'batch', None)
     normed = self.norm(x)
     mixer = self.mixer
     if isinstance(mixer, Mamba2):
@@ -264,7 +272,8 @@ class Decoder(nnx.Module):
     Returns:
       The logits after the last prompt token, and the state to continue from.
     """
-    x, caches = self._prefill_blocks(self._embed(tokens_bt), valid_bt.astype(jnp.int32), room)
+    x = settle(self._embed(tokens_bt))
+    x, caches = self._prefill_blocks(x, valid_bt.astype(jnp.int32), room)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
     logits = self.logits(x[:, -1])
     return logits, DecodeState(caches, valid, jnp.asarray(tokens_bt.shape[1], jnp.int32))
@@ -314,6 +323,7 @@ class Decoder(nnx.Module):
     caches = []
     for i, block in enumerate(self.layers):
       wanted = slice(-1, None) if i >= last_stateful else slice(None)
+      block, x = _in_turn(block, x)
       x, cache = block.prefill(x, segment_ids_bt, room, wanted)
       caches.append(cache)
     return x, tuple(caches)
@@ -328,9 +338,25 @@ class Decoder(nnx.Module):
     """Runs the blocks on one token more."""
     after = []
     for block, cache in zip(self.layers, caches, strict=True):
+      block, x = _in_turn(block, x)
       x, cache = block.step(x, cache, position, valid_bt)
       after.append(cache)
     return x, tuple(after)
+
+
+def _in_turn(
+  block: Block, x: Float[Array, 'batch *lead width']
+) -> tuple[Block, Float[Array, 'batch *lead width']]:
+  """Has a block's weights gathered when the block before it has ended, where they are cut.
+
+  Left alone, XLA gathers those of all blocks in front of the loop over tokens, and a whole model
+  lies on every device.
+  """
+  if layout_in_use() is None:
+    return block, x
+  graphdef, state = nnx.split(block)
+  state, x = jax.lax.optimization_barrier((state, x))
+  return nnx.merge(graphdef, state), x
 
 
 def run_block(

@@ -24,12 +24,18 @@ class MeshConfig:
     axes: {axis: size} within a host or slice, whose links are fast. One size of all may be -1:
       whatever is left. Empty: no mesh.
     hosts: {axis: size} across hosts or slices; they come first in the mesh.
+    for_chip: {chip: mesh file}, in place of the others and of the rules: the file of the chip that
+      computes is loaded (`sharding.chips`). Empty: no choice.
   """
 
   axes: dict[str, int] = dataclasses.field(default_factory=dict)
   hosts: dict[str, int] = dataclasses.field(default_factory=dict)
+  for_chip: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
+    for chip in self.for_chip:
+      if chip != chip.lower():
+        raise ValueError(f'for_chip: chips are in lower case; write {chip.lower()!r} for {chip!r}')
     both = sorted(self.axes.keys() & self.hosts.keys())
     if both:
       raise ValueError(
@@ -59,6 +65,11 @@ class MeshConfig:
     Raises:
       ValueError: the sizes' product is not the number of devices.
     """
+    if self.for_chip and not self.axes:
+      raise ValueError(
+        'mesh.for_chip chooses by chip, and nothing has chosen here; name one of its files: '
+        f'{", ".join(dict.fromkeys(self.for_chip.values()))}'
+      )
     sizes = self.hosts | self.axes
     known = abs(math.prod(sizes.values()))  # one size at most is -1
     resolved = dict(sizes)

@@ -255,18 +255,36 @@ class Layout:
       )
     return self.spec(*logical)
 
-  def check_batch(self, rows: int, row_length: int) -> None:
+  def of_generation(self) -> 'Layout':
+    """Returns the rules for decoding, where a row's tokens come one after the other.
+
+    Rows go where rows and positions of a training batch go. Weights lie as before.
+    """
+    rules = dict(self.rules)
+    rows = self.mesh_axes('batch') + self.mesh_axes('length')
+    rules.pop('length', None)
+    if rows:
+      rules['batch'] = rows
+    return dataclasses.replace(self, rules=tuple(sorted(rules.items())))
+
+  def check_batch(
+    self,
+    rows: int,
+    row_length: int,
+    bindings: tuple[str, str] = ('train.batch_rows', 'train.row_length'),
+  ) -> None:
     """Checks that the rules divide a batch.
 
     Args:
       rows: of a batch.
       row_length: tokens of a row.
+      bindings: that say so.
 
     Raises:
       ValueError: they do not, with the binding to change.
     """
-    self._check_divides('train.batch_rows', rows, 'batch')
-    self._check_divides('train.row_length', row_length, 'length')
+    self._check_divides(bindings[0], rows, 'batch')
+    self._check_divides(bindings[1], row_length, 'length')
 
   def _check_divides(self, binding: str, size: int, logical: str) -> None:
     if size % self.shards(logical):

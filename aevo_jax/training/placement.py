@@ -31,13 +31,15 @@ from aevo_jax.models.params import (
   resident_dtype,
   unbind,
 )
-from aevo_jax.sharding import context, storage
+from aevo_jax.sharding import chips, context, storage
 from aevo_jax.sharding import mesh as mesh_lib
 from aevo_jax.sharding.rules import Layout
 from aevo_jax.sharding.storage import Form
-from aevo_jax.training.recipe.recipe import Adaptation, Lora, Recipe
+from aevo_jax.training.recipe.recipe import Adaptation, Lora
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
+_FULL = Adaptation()
+_NO_ADAPTER = Lora()
 
 
 class ModelShapes(NamedTuple):
@@ -116,15 +118,24 @@ class Placement:
     layout: rules from logical axes to mesh axes.
     axes: logical axes of the model's parameters.
     forms: of those that lie otherwise than they are stored.
+    source: the mesh file and the chip by which it was chosen; '' where no chip chose.
   """
 
   mesh: Mesh
   layout: Layout
   axes: Mapping[str, tuple[str, ...]]
   forms: Mapping[str, Form] = dataclasses.field(default_factory=dict)
+  source: str = ''
 
   @classmethod
-  def of(cls, mesh: Mesh, layout: Layout, shapes: ModelShapes, config: ModelConfig) -> 'Placement':
+  def of(
+    cls,
+    mesh: Mesh,
+    layout: Layout,
+    shapes: ModelShapes,
+    config: ModelConfig,
+    source: str = '',
+  ) -> 'Placement':
     """Builds the placement of a model.
 
     Args:
@@ -132,6 +143,7 @@ class Placement:
       layout: rules that are bound to it.
       shapes: of the model.
       config: of the model.
+      source: see `source`.
     """
     every = shapes.trained | shapes.frozen
     pieces = {}
@@ -139,7 +151,8 @@ class Placement:
       widths = packed_widths(name, config)
       if widths:
         pieces[name] = widths
-    return cls(mesh, layout, shapes.axes, storage.forms(layout, every, shapes.axes, pieces))
+    forms = storage.forms(layout, every, shapes.axes, pieces)
+    return cls(mesh, layout, shapes.axes, forms, source)
 
   def params(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
     """Returns the sharding of every parameter.
@@ -168,19 +181,22 @@ class Placement:
     )
 
   def shardings_of_stored(self, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """Returns where parameters can be read to, before `put` brings them into the mesh's form.
+    """Returns where stored parameters can lie, before or without `put`.
 
     Args:
       shapes: of the parameters, as stored.
 
     Returns:
-      The sharding of each, but for those that get a padding.
+      The sharding of each; those that would need a padding are whole on every device.
     """
     even = {}
+    whole = {}
     for name, value in shapes.items():
-      if name not in self.forms or self.forms[name].placed == value.shape:
+      if name in self.forms and self.forms[name].placed != value.shape:
+        whole[name] = NamedSharding(self.mesh, PartitionSpec())
+      else:
         even[name] = value
-    return self.params(even)
+    return self.params(even) | whole
 
   def put(self, params: Mapping[str, Any]) -> Params:
     """Puts parameters on the mesh.
@@ -298,32 +314,52 @@ class Placement:
     """Returns the sharding of every array of a batch, [batch, time]."""
     return NamedSharding(self.mesh, self.layout.spec('batch', 'length'))
 
+  def record(self) -> dict[str, Any]:
+    """Returns what computes and how arrays lie there, as JSON values."""
+    return {
+      'devices': self.mesh.size,
+      'device_kind': self.mesh.devices.flat[0].device_kind,
+      'mesh': dict(self.mesh.shape),
+      'rules': {name: list(axes) for name, axes in self.layout.rules},
+      'chosen': self.source,
+    }
+
   def use(self) -> contextlib.AbstractContextManager:
     """Returns a context in which training steps are traced and run."""
     return context.use(self.mesh, self.layout, self.axes)
 
+  def use_for_generation(self) -> contextlib.AbstractContextManager:
+    """Returns a context in which samplers are traced and run."""
+    return context.use(self.mesh, self.layout.of_generation(), self.axes)
 
-def from_gin(config: ModelConfig, recipe: Recipe) -> Placement | None:
+
+def from_gin(
+  config: ModelConfig, adaptation: Adaptation = _FULL, adapter: Lora = _NO_ADAPTER
+) -> Placement | None:
   """Builds the placement of the loaded gin configuration on this machine's devices.
 
   Args:
     config: of the model.
-    recipe: its batches and its adaptation must fit the rules.
+    adaptation: full fine-tuning or an adapter.
+    adapter: rank and targets, read where the adaptation is an adapter.
 
   Returns:
     The placement; None where the configuration names no mesh.
 
   Raises:
-    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters or
-      batches not the rules.
+    ValueError: the mesh does not fit the devices, the rules not the mesh, or the parameters not the
+      rules.
   """
   mesh_config = resolve('mesh')
   if not mesh_config.axes:
     return None
   layout = resolve('sharding').bind(mesh_config.sizes(jax.device_count()))
-  layout.check_batch(recipe.train.batch_rows, recipe.train.row_length)
-  shapes = shapes_of(config, recipe.adaptation, recipe.lora)
-  placement = Placement.of(mesh_lib.create(mesh_config), layout, shapes, config)
+  shapes = shapes_of(config, adaptation, adapter)
+  source = ''
+  if mesh_config.for_chip:
+    chip = chips.this_chip()
+    source = f'{chips.file_of(mesh_config.for_chip, chip)}, by mesh.for_chip for {chip}'
+  placement = Placement.of(mesh_lib.create(mesh_config), layout, shapes, config, source)
   # Called for its ValueError, before anything runs.
   placement.params(layout.padded_shapes(shapes.trained | shapes.frozen, shapes.axes))
   return placement

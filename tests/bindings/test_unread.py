@@ -100,6 +100,11 @@ REFUSED = [
   ('train', ('--gin.budget.rounds=2',), '(read by aevo campaign, aevo simulate)'),
   ('train', ('--gin_file=configs/campaigns/smoke.gin',), 'reads none of its bindings (campaign.'),
   ('pretrain', (PRETRAIN, '--gin.rl.epochs=2'), 'aevo pretrain reads nothing of rl'),
+  (
+    'pretrain',
+    (PRETRAIN, '--gin.sharding.replicated_limit_mib=1'),
+    'nothing reads sharding while mesh.axes = {}',
+  ),
   ('pretrain', (PRETRAIN, "--gin.model.router='sigmoid'"), "to one with 'E' in it"),
   (
     'pretrain',
@@ -111,6 +116,12 @@ REFUSED = [
   ('evaluate', (BASE, '--gin.final_set.items=7'), 'or give --split=final'),
   ('evaluate', (BASE, '--gin.external_set.items=7', '--items=3'), 'or give --split=external'),
   ('evaluate', (BASE, '--gin.final_set.items=7', '--items=3'), 'or give --split=final'),
+  (
+    'evaluate',
+    (BASE, FSDP, "--gin.evaluation.engine='vllm'"),
+    "nothing reads mesh while evaluation.engine = 'vllm'; leave it out, or bind",
+  ),
+  ('evaluate', (BASE, '--gin.sharding.rules={"embed": "x"}'), 'nothing reads sharding while mesh'),
   ('evaluate', (BASE, '--gin.evaluation.arbiter_url="http://a"'), 'does not read it'),
   (
     'evaluate',
@@ -232,7 +243,7 @@ COMMANDS_OF = {
   'algorithms': ['train'],
   'campaigns': ['campaign', 'simulate'],
   'engines': ['evaluate'],
-  'meshes': ['train', 'shapes'],
+  'meshes': ['train', 'pretrain', 'evaluate', 'shapes'],
   'models': ['shapes', 'pretrain'],
   'recipes': ['pretrain'],
 }

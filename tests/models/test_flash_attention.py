@@ -155,7 +155,7 @@ def splash_and_einsum(heads, begin, *, window, behind):
 
 def test_rows_without_tiles_are_refused_by_a_tpus_kernel():
   x = jnp.ones((1, 24, 1, 128))
-  with pytest.raises(NotImplementedError, match="multiples of 128.*bind 'einsum'"):
+  with pytest.raises(NotImplementedError, match=r"multiples of 128.*bind 'einsum'"):
     flash_attention.attend(Heads(x, x, x), jnp.zeros((1, 24), jnp.int32), implementation='splash')
 
 

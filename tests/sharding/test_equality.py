@@ -23,12 +23,12 @@ INTERLEAVED = dict.fromkeys(MESHES, 1) | {'fsdp_tensor': 4, 'hybrid': 2}
 BATCH = {'single': 1, 'fsdp': 8, 'fsdp_tensor': 2, 'expert': 8, 'context': 8, 'hybrid': 4}
 
 
-def on_eight_devices(*arguments):
+def on_eight_devices(*arguments, script='on_eight_devices.py'):
   """The JSON lines of one process with 8 devices."""
   flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
   environment = os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
   result = subprocess.run(
-    [sys.executable, pathlib.Path(__file__).with_name('on_eight_devices.py'), *arguments],
+    [sys.executable, pathlib.Path(__file__).with_name(script), *arguments],
     capture_output=True,
     text=True,
     env=environment,

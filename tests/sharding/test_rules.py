@@ -152,6 +152,12 @@ def test_batches_are_divided():
     layout_.check_batch(2, 6)
 
 
+def test_decoding_has_rows_where_training_has_rows_and_positions():
+  layout_ = bound(batch='fsdp', length='tensor', embed='fsdp').of_generation()
+  assert layout_.spec('batch', 'length', 'embed') == P(('fsdp', 'tensor'), None, 'fsdp')
+  assert bound(embed='fsdp').of_generation() == bound(embed='fsdp')
+
+
 def test_gin_gives_both():
   loading.load(
     [str(MESHES[0])], ["sharding.rules = {'embd': 'fsdp'}"], search_paths=layout.search_paths()

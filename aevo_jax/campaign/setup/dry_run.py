@@ -9,6 +9,7 @@ from aevo_jax.campaign.machine.probes import Machine
 from aevo_jax.campaign.setup import estimate as estimate_lib
 from aevo_jax.campaign.setup import preflight, setup
 from aevo_jax.campaign.setup.settings import CampaignSettings
+from aevo_jax.config.configurables import LoadError
 from aevo_jax.config.constitution import Constitution, LlmRules
 from aevo_jax.evaluation import sets
 from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
@@ -118,7 +119,10 @@ def _large_model(
   constitution: Constitution, estimate: estimate_lib.Estimate, substrate: pathlib.Path | None
 ) -> Mapping[str, str]:
   """Says what a trial of another model takes on each device, and that its substrate is missing."""
-  lines = dict(estimate_lib.memory(estimate, constitution))
+  try:
+    lines = dict(estimate_lib.memory(estimate, constitution))
+  except ValueError as error:
+    raise LoadError(f'estimate: {error}') from error
   if substrate is None:
     recipe = ''
     if constitution.submission.max_rank:

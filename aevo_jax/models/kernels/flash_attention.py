@@ -9,6 +9,7 @@ devices, its keys and values are collected.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -153,13 +154,6 @@ def _mosaic(heads: Heads, spans: Spans) -> Float[Array, 'batch time heads head']
   first_bt = spans.begin_bt
   if spans.window:
     first_bt = jnp.maximum(first_bt, own - spans.window + 1)
-  return _mosaic_kernel(heads, first_bt, jnp.broadcast_to(own, first_bt.shape))
-
-
-@jax.jit
-def _mosaic_kernel(
-  heads: Heads, first_bt: Int[Array, 'batch time'], last_bt: Int[Array, 'batch time']
-) -> Float[Array, 'batch time heads head']:
   try:
     # The public function takes a mask of all pairs alone.
     from tokamax._src.ops.attention import (  # pyrefly: ignore[missing-import]  # noqa: PLC0415
@@ -171,9 +165,22 @@ def _mosaic_kernel(
       "model.attention_implementation = 'mosaic' (what 'auto' is on a GPU in bfloat16) needs "
       f"tokamax: install aevo-jax[kernels], or bind 'einsum' ({error})"
     ) from error
-  mask = base.Mask(k_start=first_bt[:, None], k_end=last_bt[:, None] + 1)
-  kernel = api.IMPLEMENTATIONS['mosaic_gpu']
-  return kernel(heads.queries, heads.keys, heads.values, mask=mask)
+  end_bt = jnp.broadcast_to(own + 1, first_bt.shape)
+  return _by_kernel(api.IMPLEMENTATIONS['mosaic_gpu'], base.Mask, heads, first_bt, end_bt)
+
+
+# Traced and lowered once for all blocks with the same sizes.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _by_kernel(
+  kernel: Callable[..., jax.Array],
+  mask: Callable[..., Any],
+  heads: Heads,
+  first_bt: Int[Array, 'batch time'],
+  end_bt: Int[Array, 'batch time'],
+) -> Float[Array, 'batch time heads head']:
+  """Calls a kernel of tokamax with its class of masks."""
+  spans = mask(k_start=first_bt[:, None], k_end=end_bt[:, None])
+  return kernel(heads.queries, heads.keys, heads.values, mask=spans)
 
 
 def _splash(heads: Heads, spans: Spans) -> Float[Array, 'batch time heads head']:

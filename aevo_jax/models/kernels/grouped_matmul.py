@@ -14,6 +14,7 @@ Implementations with equal results (`model.moe_implementation`):
                   what CPUs want, and one tile after the other on whatever else.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,16 +58,12 @@ def grouped_matmul(
 _BY_PLATFORM = {'gpu': 'mosaic', 'tpu': 'ragged_dot', 'cpu': 'tiled'}
 
 
-@jax.jit
 def _mosaic(
   x_sd: Float[Array, 'rows inputs'],
   w_edf: Float[Array, 'groups inputs outputs'],
   sizes_e: Int[Array, ' groups'],
 ) -> Float[Array, 'rows outputs']:
-  """Multiplies by tokamax's kernel, which leaves rows behind the last group as memory was.
-
-  They are cleared in the products, and, by clearing the rows that go in, in the gradient too.
-  """
+  """Multiplies by tokamax's kernel."""
   try:
     import tokamax  # pyrefly: ignore[missing-import]  # noqa: PLC0415  an optional extra
   except ImportError as error:
@@ -74,18 +71,54 @@ def _mosaic(
       "model.moe_implementation = 'mosaic' (what 'auto' is on a GPU) needs tokamax: install "
       f"aevo-jax[kernels], or bind 'tiled' ({error})"
     ) from error
-  of_group = (jnp.arange(x_sd.shape[0]) < sizes_e.sum())[:, None]
-  rows = jnp.where(of_group, x_sd, 0)
   try:
-    # No other implementation: a slower one must not take its place unseen.
-    y_sf = tokamax.ragged_dot(rows, w_edf, group_sizes=sizes_e, implementation='mosaic')
+    return _by_kernel(tokamax.ragged_dot, x_sd, w_edf, sizes_e)
   except (NotImplementedError, ValueError) as error:
     raise NotImplementedError(
       f"model.moe_implementation = 'mosaic' has no kernel for {x_sd.dtype} rows of "
       f'{w_edf.shape[1]} by {w_edf.shape[2]} on a {target_platform()}: {error}; bind '
       "model.compute_dtype = 'bfloat16', or 'tiled'"
     ) from error
-  return jnp.where(of_group, y_sf, 0)
+
+
+# Traced and lowered once for all blocks with the same sizes.
+@functools.partial(jax.jit, static_argnums=0)
+def _by_kernel(
+  ragged_dot: Callable[..., jax.Array],
+  x_sd: Float[Array, 'rows inputs'],
+  w_edf: Float[Array, 'groups inputs outputs'],
+  sizes_e: Int[Array, ' groups'],
+) -> Float[Array, 'rows outputs']:
+  """Multiplies by a kernel that leaves rows behind the last group as memory was.
+
+  They are cleared in the products, and, by clearing the rows that go in, in the gradient too.
+  """
+  of_group = jnp.arange(x_sd.shape[0]) < sizes_e.sum()
+  # No other implementation: a slower one must not take its place unseen.
+  y_sf = ragged_dot(_cleared(x_sd, of_group), w_edf, group_sizes=sizes_e, implementation='mosaic')
+  return _cleared(y_sf, of_group)
+
+
+@jax.custom_vjp
+def _cleared(
+  x_sd: Float[Array, 'rows width'], of_group_s: Bool[Array, ' rows']
+) -> Float[Array, 'rows width']:
+  """Makes rows of no group zero, in the gradient too.
+
+  JAX's own gradient has an array of zeros beside it, which a scan over layers keeps.
+  """
+  return jnp.where(of_group_s[:, None], x_sd, 0)
+
+
+def _cleared_forward(x_sd: Array, of_group_s: Array) -> tuple[Array, Array]:
+  return _cleared(x_sd, of_group_s), of_group_s
+
+
+def _cleared_backward(of_group_s: Array, g_sd: Array) -> tuple[Array, None]:
+  return _cleared(g_sd, of_group_s), None
+
+
+_cleared.defvjp(_cleared_forward, _cleared_backward)
 
 
 def _padded(

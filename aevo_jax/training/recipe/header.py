@@ -87,16 +87,18 @@ def method(recipe: Recipe) -> str:
   return f'{recipe.method.name}, {trained}'
 
 
-def devices(mesh: Any = None) -> str:
+def devices(placement: Any = None) -> str:
   """Words the devices of this process and the mesh over them.
 
   Args:
-    mesh: `jax.sharding.Mesh`; None where one device trains.
+    placement: `placement.Placement`; None where one device computes.
   """
-  if mesh is None:
+  if placement is None:
     return f'1 {jax.default_backend()}, no mesh'
+  mesh = placement.mesh
   sizes = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
-  return f'{mesh.size} {jax.default_backend()}, mesh {sizes}'
+  source = f' ({placement.source})' if placement.source else ''
+  return f'{mesh.size} {jax.default_backend()}, mesh {sizes}{source}'
 
 
 def steps(plan: StepPlan, recipe: Recipe) -> str:

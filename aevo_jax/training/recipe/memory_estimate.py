@@ -9,16 +9,18 @@ the gradients and what differentiating the largest block takes, its weights gath
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from aevo_jax.models import lora, remat
+from aevo_jax.models import lora, remat, scan_layers
 from aevo_jax.models.config import REMAT_ALIASES, REMAT_POLICIES, ModelConfig
 from aevo_jax.models.decoder import Block, Decoder
 from aevo_jax.models.kernels import flash_attention
+from aevo_jax.models.kernels.platform import target_platform
 from aevo_jax.models.layers.attention import Attention
 from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.params import abstract, is_adapter, logical_axes, unbind
@@ -67,7 +69,15 @@ class MemoryEstimate:
       Bytes on each device.
     """
     parts = self.activations[REMAT_ALIASES.get(policy, policy)]
-    throughout = parts['block inputs'] + parts['kept in blocks'] + parts['weights in compute dtype']
+    throughout = sum(
+      parts[name]
+      for name in (
+        'block inputs',
+        'kept in blocks',
+        'weights in compute dtype',
+        'weights transposed',
+      )
+    )
     in_loss = parts['loss'] + parts['gathered head']
     return throughout + max(in_loss, self.gradients + parts['largest block'])
 
@@ -120,11 +130,13 @@ def estimate_memory(
     return device_bytes(tree, state_specs(tree, shapes, specs), dict(layout.sizes))
 
   parameters = on_device(trained)
-  in_compute_dtype = {
-    name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(config.compute_dtype))
-    for name, shape in shapes.items()
-    if shape.dtype != config.compute_dtype
-  }
+  in_compute_dtype = _in_dtype(
+    {name: shape for name, shape in shapes.items() if shape.dtype != config.compute_dtype},
+    config.compute_dtype,
+  )
+  anew = {name: shapes[name] for name in _transposed(shapes, model.axes, layout, platform)}
+  copies = on_device(in_compute_dtype)
+  transposed = on_device(_in_dtype(anew, config.compute_dtype))
   batch = _Batch(rows, row_length, platform)
   return MemoryEstimate(
     count=sum(math.prod(shape.shape) for shape in (model.trained | model.frozen).values()),
@@ -133,8 +145,44 @@ def estimate_memory(
     gradients=parameters * (2 if recipe.train.microbatches > 1 else 1),
     optimizer=on_device(jax.eval_shape(transformation(recipe.optimizer).init, trained)),
     moving_average=parameters if recipe.train.ema_decay else 0,
-    activations=_activations(config, recipe, layout, batch, on_device(in_compute_dtype)),
+    activations=_activations(config, recipe, layout, batch, _Copies(copies, transposed)),
   )
+
+
+def _in_dtype(shapes: dict[str, Any], dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes in another dtype."""
+  return {
+    name: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype)) for name, shape in shapes.items()
+  }
+
+
+def _transposed(
+  shapes: Mapping[str, Any], axes: Mapping[str, tuple[str, ...]], layout: Layout, platform: str
+) -> list[str]:
+  """Names the weights of which XLA's GPU compiler keeps a transposed copy.
+
+  It collects an array along its first dimension in memory. Where a scanned weight is to be
+  collected along another one, all layers' are transposed before the loop. Experts' are written out
+  (`context.over_experts`).
+  """
+  if (platform or target_platform()) != 'gpu':
+    return []
+  token_axes = set(_token_axes(layout))
+  named = []
+  for name in shapes:
+    if not scan_layers.is_stacked(name) or 'experts' in axes[name]:
+      continue
+    behind_first = axes[name][2:]
+    if any(token_axes & set(layout.mesh_axes(axis)) for axis in behind_first):
+      named.append(name)
+  return named
+
+
+class _Copies(NamedTuple):
+  """Bytes of copies of weights: in the dtype of the computation, and transposed."""
+
+  in_compute_dtype: int
+  transposed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +193,9 @@ class _Batch:
 
 
 def _activations(
-  config: ModelConfig, recipe: Recipe, layout: Layout, batch: _Batch, weight_copies: int
+  config: ModelConfig, recipe: Recipe, layout: Layout, batch: _Batch, copies: _Copies
 ) -> dict[str, dict[str, int]]:
-  """Returns policy -> part -> bytes; `weight_copies` are those of weights in the compute dtype."""
+  """Returns policy -> part -> bytes."""
   rows = max(1, batch.rows // (layout.shards('batch') * recipe.train.microbatches))
   length_shards = layout.shards('length')
   dtype = jnp.dtype(config.compute_dtype)
@@ -161,7 +209,7 @@ def _activations(
   chunk = recipe.train.logits_chunk
   chunked = 0 < chunk < batch.row_length
   gradient_size = 4 if layout.gradient_reduction == 'float32' else dtype.itemsize
-  positions = chunk if chunked else batch.row_length // length_shards
+  positions = (chunk if chunked else batch.row_length) // length_shards
   logits = jax.ShapeDtypeStruct((rows, positions, vocab), jnp.float32)
   inputs = len(config.pattern) * math.prod(x_btd.shape) * dtype.itemsize // length_shards
   loss = _loss_bytes(logits)
@@ -177,7 +225,8 @@ def _activations(
     parts[policy] = {
       'block inputs': inputs,
       'kept in blocks': sum(kept[policy][kind] for kind in config.pattern),
-      'weights in compute dtype': 0 if recomputes else weight_copies,
+      'weights in compute dtype': 0 if recomputes else copies.in_compute_dtype,
+      'weights transposed': copies.transposed,
       'largest block': largest,
       'loss': loss,
       'gathered head': head,

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from aevo_jax.models.decoder import Decoder
+from aevo_jax.sharding import context
 from aevo_jax.training.tokens.token_stats import TokenStats, of_logits
 
 
@@ -115,19 +116,33 @@ def _shift(x_bt: jax.Array | np.ndarray) -> jax.Array:
 
 
 def _in_chunks(function: Callable[..., Any], hidden: Any, targets_bt: jax.Array, chunk: int) -> Any:
-  """Applies the function to one chunk of positions after the other."""
+  """Applies the function to one chunk of positions after the other.
+
+  Where a row lies in parts on several devices, a chunk has positions of every part, so that all of
+  them work on it.
+  """
   rows, length = targets_bt.shape
-  count = -(-length // chunk)
+  layout = context.layout_in_use()
+  parts = 1 if layout is None else layout.shards('length')
+  of_part = max(1, chunk // parts)
+  count = -(-length // (parts * of_part))
+  padded = count * of_part
 
   def split(x: jax.Array) -> jax.Array:
-    padding = ((0, 0), (0, count * chunk - length), *[(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(jnp.pad(x, padding).reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
+    rest = x.shape[2:]
+    by_part = x.reshape(rows, parts, length // parts, *rest)
+    missing = padded - length // parts
+    by_part = jnp.pad(by_part, ((0, 0), (0, 0), (0, missing), *[(0, 0)] * len(rest)))
+    chunks = jnp.moveaxis(by_part.reshape(rows, parts, count, of_part, *rest), 2, 0)
+    pieces = chunks.reshape(count, rows, parts * of_part, *rest)
+    return context.constrain(pieces, None, 'batch', 'length', *[None] * len(rest))
 
   def apply(piece: tuple[Any, jax.Array]) -> Any:
     return function(*piece)
 
   def join(x: jax.Array) -> jax.Array:
-    return jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length]
+    by_part = jnp.moveaxis(x.reshape(count, rows, parts, of_part), 0, 2)
+    return by_part.reshape(rows, parts, padded)[..., : length // parts].reshape(rows, length)
 
   pieces = (jax.tree.map(split, hidden), split(targets_bt))
   return jax.tree.map(join, jax.lax.map(jax.checkpoint(apply), pieces))
