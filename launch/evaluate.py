@@ -298,7 +298,7 @@ def _read_model(weights: pathlib.Path, base: pathlib.Path):
   placement = placement_lib.from_gin(config)
   shardings = None
   if placement:
-    shardings = placement.params(outline(config)[1])
+    shardings = placement.shardings_of_stored(outline(config)[1])
   return stored_model.read(weights, base, shardings), placement
 
 

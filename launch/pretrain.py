@@ -186,7 +186,8 @@ def _first_params(config: ModelConfig, seed: int, placement) -> dict:
 
   if placement is None:
     return make()
-  return jax.jit(make, out_shardings=placement.params(jax.eval_shape(make)))()
+  shardings = placement.shardings_of_stored(jax.eval_shape(make))
+  return jax.jit(make, out_shardings=shardings)()
 
 
 def _train(

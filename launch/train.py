@@ -317,7 +317,7 @@ def _load_base(base: pathlib.Path, config, recipe, placement) -> dict:
   if placement:
     trained, frozen, _ = placement_lib.shapes_of(config, recipe.adaptation, recipe.lora)
     shapes = {name: shape for name, shape in (trained | frozen).items() if not is_adapter(name)}
-    shardings = placement.params(shapes)
+    shardings = placement.shardings_of_stored(shapes)
   dtype = functools.partial(resident_dtype, frozen=recipe.adaptation.method == 'lora')
   return weights.load(base, config, dtype=dtype, shardings=shardings)
 

@@ -15,7 +15,7 @@ from aevo_jax.models import lora, scan_layers
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.params import Structure, abstract, unbind
 from aevo_jax.training.optimizer import transformation
-from aevo_jax.training.placement import Placement, shapes_of
+from aevo_jax.training.placement import Placement, Shapes, shapes_of
 from aevo_jax.training.recipe.recipe import Recipe, TrainConfig
 from aevo_jax.training.train_state import TrainState
 from aevo_jax.training.train_step import make_train_step
@@ -54,10 +54,13 @@ def lower_step(
   train = recipe.train
   model = shapes_of(config, recipe.adaptation, recipe.lora)
   optimizer = transformation(recipe.optimizer)
-  state = jax.eval_shape(
-    lambda params: TrainState.create(params, optimizer, train.ema_decay), model.trained
-  )
+  trained = model.trained
   frozen = model.frozen
+  structure = _structure(config, recipe)
+
+  def create(params: Shapes) -> TrainState:
+    return TrainState.create(params, optimizer, train.ema_decay)
+
   shape = (train.batch_rows, train.row_length)
   batch = {
     'tokens': jax.ShapeDtypeStruct(shape, jnp.int32),
@@ -65,10 +68,15 @@ def lower_step(
     'weights': jax.ShapeDtypeStruct(shape, jnp.float32),
   }
   outputs = None
+  state = jax.eval_shape(create, trained)
   traced_in = contextlib.nullcontext()
   if isinstance(placement, Placement):
     placement.layout.check_batch(*shape)
-    state_shardings = placement.state(state, model.trained)
+    structure = placement.structure(structure, trained | frozen)
+    trained = placement.layout.padded_shapes(trained, model.axes)
+    frozen = placement.layout.padded_shapes(frozen, model.axes)
+    state = jax.eval_shape(placement.padded(create), trained)
+    state_shardings = placement.state(state, trained)
     outputs = (state_shardings, None)
     state = _on(state, state_shardings)
     frozen = _on(frozen, placement.params(frozen))
@@ -79,7 +87,9 @@ def lower_step(
     state, frozen, batch = (
       jax.tree.map(lambda leaf: _with(leaf, where), tree) for tree in (state, frozen, batch)
     )
-  step = make_train_step(_structure(config, recipe), optimizer, TrainConfig(recipe.loss, train))
+  step = make_train_step(structure, optimizer, TrainConfig(recipe.loss, train))
+  if isinstance(placement, Placement):
+    step = placement.padded(step)
   # Layers choose their kernels by the default device.
   with jax.default_device(_first_device(placement)), traced_in:
     jitted = jax.jit(step, donate_argnums=0, out_shardings=outputs)

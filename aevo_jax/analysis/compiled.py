@@ -85,7 +85,7 @@ def place(
   """
   layout = rules.bind(mesh.sizes(len(devices)))
   shapes = shapes_of(config, recipe.adaptation, recipe.lora)
-  return Placement(mesh_lib.create(mesh, devices), layout, shapes.axes)
+  return Placement.of(mesh_lib.create(mesh, devices), layout, shapes, config)
 
 
 def compile_step(

@@ -50,7 +50,7 @@ def legal(
     mesh = dict(zip(wish, sizes, strict=True))
     layout = rules.bind(mesh)
     try:
-      layout.parameter_specs(shapes, logical_axes)
+      layout.parameter_specs(layout.padded_shapes(shapes, logical_axes), logical_axes)
       layout.check_batch(rows or layout.shards('batch'), row_length)
     except ValueError:
       continue

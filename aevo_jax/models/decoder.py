@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from aevo_jax.models import remat
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.models.layers.attention import Attention, GroupCache, KVCache
-from aevo_jax.models.layers.linear import Linear, matmul
+from aevo_jax.models.layers.linear import Kernel, Linear, multiply
 from aevo_jax.models.layers.mamba2 import Mamba2, MambaCache
 from aevo_jax.models.layers.mlp import MLP
 from aevo_jax.models.layers.moe import MoE
@@ -25,7 +25,7 @@ from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
 from aevo_jax.sharding.by_token import look_up
-from aevo_jax.sharding.context import constrain, gather_weight, layout_in_use
+from aevo_jax.sharding.context import cast_weight, constrain, gather_weight, layout_in_use
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -216,7 +216,7 @@ class Decoder(nnx.Module):
       return x, None
     return x, jnp.stack(loads)
 
-  def head(self, dtype: jnp.dtype) -> Float[Array, 'width vocab']:
+  def head(self, dtype: jnp.dtype) -> Kernel:
     """Lays out the output head for `logits` of many parts of a row.
 
     Args:
@@ -225,14 +225,19 @@ class Decoder(nnx.Module):
     Returns:
       The head's weights without an adapter, gathered once for all parts.
     """
+    kernel = cast_weight(self._head_kernel(), dtype)
+    gathered = gather_weight(kernel.astype(dtype), 'embed', 'vocab')
+    if kernel.dtype == dtype:
+      return Kernel(gathered)
+    return Kernel(kernel, gathered)
+
+  def _head_kernel(self) -> Float[Array, 'width vocab']:
     if self.lm_head is None:
-      weights = self.embedding[...].T.astype(dtype)
-    else:
-      weights = self.lm_head.kernel[...].astype(dtype)
-    return gather_weight(weights, 'embed', 'vocab')
+      return self.embedding[...].T
+    return self.lm_head.kernel[...]
 
   def logits(
-    self, x: Float[Array, '*lead width'], head: Float[Array, 'width vocab'] | None = None
+    self, x: Float[Array, '*lead width'], head: Kernel | None = None
   ) -> Float[Array, '*lead vocab']:
     """Applies the final norm and the output head.
 
@@ -246,10 +251,8 @@ class Decoder(nnx.Module):
     x = self.norm_f(x)
     if self.lm_head is not None:
       logits = self.lm_head(x, head)
-    elif head is not None:
-      logits = matmul(x, head)
     else:
-      logits = matmul(x, self.embedding[...].T.astype(x.dtype))
+      logits = multiply(x, *(head or Kernel(cast_weight(self._head_kernel(), x.dtype))))
     return logits.astype(jnp.float32)
 
   def prefill(
@@ -265,7 +268,7 @@ class Decoder(nnx.Module):
     Returns:
       The logits after the last prompt token, and the state to continue from.
     """
-    x = settle(self._embed(tokens_bt))
+    x = look_up(self.embedding[...], tokens_bt, jnp.dtype(self.config.compute_dtype))
     x, caches = self._prefill_blocks(x, valid_bt.astype(jnp.int32), room)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
     logits = self.logits(x[:, -1])

@@ -5,7 +5,7 @@ Without one, every function here does nothing.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,6 +50,26 @@ def layout_in_use() -> Layout | None:
   """Returns the layout by which arrays lie, or None without a mesh."""
   in_use = _IN_USE.value
   return None if in_use is None else in_use.layout
+
+
+def reduces_in_float32() -> bool:
+  """Tells whether devices sum their parts of a weight's gradient in float32."""
+  layout = layout_in_use()
+  return layout is not None and layout.gradient_reduction == 'float32'
+
+
+def cast_weight(x: Shaped[Array, '...'], dtype: jnp.dtype) -> Shaped[Array, '...']:
+  """Casts a weight to the dtype of the computation, unless its gradient is to be float32's.
+
+  Args:
+    x: the weight.
+    dtype: of the activations.
+
+  Returns:
+    The weight in that dtype; or as it is, where its gradients are summed in float32. Layers then
+    cast it where they use it, and give it a gradient of its own dtype.
+  """
+  return x if reduces_in_float32() else x.astype(dtype)
 
 
 def constrain(x: Shaped[Array, '...'], *logical: str | None) -> Shaped[Array, '...']:
@@ -214,7 +234,7 @@ def _of_this_device(
   summed = tuple(axis for axis in expert_axes + mlp_axes if axis not in token_axes)
   gathered = {}
   for name, value in stacked.items():
-    gathered[name] = _gathered_weight(value, axes[name], layout, token_axes)
+    gathered[name] = _gathered_weight(value, axes[name], layout, tokens.x_sd.dtype)
   x = _gather(tokens.x_sd, collected, 0)
   experts = _gather(tokens.experts_sk, collected, 0)
   weights = _gather(tokens.weights_sk, collected, 0)
@@ -251,15 +271,57 @@ def _gather(x: jax.Array, mesh_axes: tuple[str, ...], dimension: int) -> jax.Arr
 
 
 def _gathered_weight(
-  x: jax.Array, logical_axes: tuple[str, ...], layout: Layout, token_axes: tuple[str, ...]
+  x: jax.Array, logical_axes: tuple[str, ...], layout: Layout, dtype: jnp.dtype
 ) -> jax.Array:
-  """Collects a weight of this device's experts.
+  """Collects a weight of this device's experts, in the dtype of the activations.
 
   Only the part of its width that belongs to this device alone is left out.
   """
+  token_axes = layout.mesh_axes('batch') + layout.mesh_axes('length')
+  parts = []
   for dimension, logical in enumerate(logical_axes[1:], start=1):
     mesh_axes = layout.mesh_axes(logical)
     if logical == 'mlp':
       mesh_axes = _among(mesh_axes, token_axes)
-    x = _gather(x, mesh_axes, dimension)
+    if mesh_axes:
+      parts.append((dimension, mesh_axes))
+  if x.dtype == dtype:
+    x = _collect(x, parts)
+  else:
+    x = _cast_and_collected(tuple(parts), jax.ShapeDtypeStruct(x.shape, x.dtype), dtype, x)
   return ad_checkpoint.checkpoint_name(x, 'gathered')
+
+
+_Parts = Sequence[tuple[int, tuple[str, ...]]]  # dimensions, and along which mesh axes they are cut
+
+
+def _collect(x: jax.Array, parts: _Parts) -> jax.Array:
+  for dimension, mesh_axes in parts:
+    x = _gather(x, mesh_axes, dimension)
+  return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _cast_and_collected(
+  parts: _Parts, stored: jax.ShapeDtypeStruct, dtype: jnp.dtype, x: jax.Array
+) -> jax.Array:
+  """Sends a weight in one dtype, and its gradient back in the one that it is stored in."""
+  del stored
+  return _collect(x.astype(dtype), parts)
+
+
+def _cast_and_collected_forward(
+  parts: _Parts, stored: jax.ShapeDtypeStruct, dtype: jnp.dtype, x: jax.Array
+) -> tuple[jax.Array, None]:
+  return _cast_and_collected(parts, stored, dtype, x), None
+
+
+def _cast_and_collected_backward(
+  parts: _Parts, stored: jax.ShapeDtypeStruct, dtype: jnp.dtype, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+  del dtype
+  transposed = jax.linear_transpose(functools.partial(_collect, parts=parts), stored)
+  return transposed(gradient.astype(stored.dtype))
+
+
+_cast_and_collected.defvjp(_cast_and_collected_forward, _cast_and_collected_backward)

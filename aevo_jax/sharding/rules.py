@@ -11,12 +11,13 @@ parameter and batch is laid out.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import jax
 from jax.sharding import PartitionSpec
 
 from aevo_jax.config.configurables import configurable
-from aevo_jax.config.constraints import ReadWhen, other_than
+from aevo_jax.config.constraints import OneOf, ReadWhen, other_than
 from aevo_jax.config.nearest import suggestion
 
 PARAMETER_AXES = (
@@ -34,6 +35,8 @@ PARAMETER_AXES = (
   'head_dim',
 )
 ACTIVATION_AXES = ('batch', 'length')
+# The dtype in which devices sum their parts of a gradient: the computation's, or float32.
+REDUCTIONS = ('compute', 'float32')
 UNSHARDED_AXES = ('layers',)  # of stacked parameters: a scan reads one layer after the other
 
 
@@ -50,10 +53,16 @@ class Sharding:
     rules: {logical axis: mesh axis, or several}.
     replicated_limit_mib: a parameter that no rule shards may take so many MiB of bfloat16 on every
       device of a mesh of several.
+    gradient_reduction: the dtype in which devices sum their parts of a weight's gradient:
+      'compute', that of the computation, or 'float32', which sends twice the bytes of bfloat16.
+    pad_vocab: a vocabulary that its rule does not divide is padded on the mesh, see `storage`; if
+      not, it is refused.
   """
 
   rules: dict[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
   replicated_limit_mib: float = 64.0
+  gradient_reduction: Annotated[str, OneOf(REDUCTIONS)] = 'compute'
+  pad_vocab: bool = True
 
   def __post_init__(self):
     known = PARAMETER_AXES + ACTIVATION_AXES
@@ -97,7 +106,13 @@ class Sharding:
             f'not{suggestion(axis, sizes)}'
           )
     rules = tuple((logical, self._axes(logical)) for logical in sorted(self.rules))
-    return Layout(tuple(sizes.items()), rules, self.replicated_limit_mib)
+    return Layout(
+      tuple(sizes.items()),
+      rules,
+      self.replicated_limit_mib,
+      self.gradient_reduction,
+      self.pad_vocab,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +122,14 @@ class Layout:
   Attributes:
     sizes: (mesh axis, size) in the mesh's order.
     rules: (logical axis, its mesh axes), sorted.
-    replicated_limit_mib: see `Sharding`.
+    replicated_limit_mib, gradient_reduction, pad_vocab: see `Sharding`.
   """
 
   sizes: tuple[tuple[str, int], ...]
   rules: tuple[tuple[str, tuple[str, ...]], ...]
   replicated_limit_mib: float
+  gradient_reduction: str = 'compute'
+  pad_vocab: bool = True
 
   @property
   def devices(self) -> int:
@@ -131,6 +148,42 @@ class Layout:
       for axis in self.mesh_axes(name):
         parts *= sizes[axis]
     return parts
+
+  def width_shards(self, logical: str) -> int:
+    """Counts the parts into which activations are cut along a parameter's axis.
+
+    Where rows lie along the same mesh axis, weights are gathered instead.
+    """
+    token_axes = self.mesh_axes('batch') + self.mesh_axes('length')
+    sizes = dict(self.sizes)
+    return math.prod(sizes[axis] for axis in self.mesh_axes(logical) if axis not in token_axes)
+
+  def padded(self, shape: tuple[int, ...], logical: tuple[str, ...]) -> tuple[int, ...]:
+    """Returns the shape of a parameter on the mesh.
+
+    Args:
+      shape: as stored.
+      logical: the logical axis of each dimension.
+
+    Returns:
+      The shape with the vocabulary padded up to a multiple of its parts, if `pad_vocab`.
+    """
+    sizes = []
+    for size, axis in zip(shape, logical, strict=True):
+      if axis == 'vocab' and self.pad_vocab:
+        parts = self.shards(axis)
+        size = -(-size // parts) * parts
+      sizes.append(size)
+    return tuple(sizes)
+
+  def padded_shapes(
+    self, shapes: Mapping[str, Any], logical_axes: Mapping[str, tuple[str, ...]]
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of parameters on the mesh, see `padded`."""
+    placed = {}
+    for name, value in shapes.items():
+      placed[name] = jax.ShapeDtypeStruct(self.padded(value.shape, logical_axes[name]), value.dtype)
+    return placed
 
   def spec(self, *logical: str | None) -> PartitionSpec:
     """Partitions an array.
@@ -185,10 +238,13 @@ class Layout:
           )
         used[mesh_axis] = axis
       if size % self.shards(axis):
+        pads = axis == 'vocab' and not self.pad_vocab
+        instead = ', or bind sharding.pad_vocab = True' if pads else ''
         raise IndivisibleError(
           f'{name}: dimension {dimension} ({axis!r}, size {size}) cannot be divided by '
           f'{self.shards(axis)}, the size of mesh axis '
           f'{" x ".join(self.mesh_axes(axis))}; change sharding.rules for {axis!r}, or mesh.axes'
+          f'{instead}'
         )
     mib = math.prod(shape) * 2 / 2**20
     if self.devices > 1 and self.shards(*logical) == 1 and mib > self.replicated_limit_mib:

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from aevo_jax.checkpoint import orbax_io, resume
-from aevo_jax.models.params import Params, Structure
+from aevo_jax.models.params import Params
 from aevo_jax.training.metrics import MetricsWriter
 from aevo_jax.training.model_setup import PolicyModel
 from aevo_jax.training.placement import Placement
@@ -83,10 +83,12 @@ def train(
   """
   placement = run.placement
   params, frozen, shardings = _placed(model, transformation, config, placement)
-  step_fn = _jitted(model.structure, transformation, config, shardings)
-  state = _initial_state(params, transformation, config, shardings)
+  step_fn = _jitted(model, transformation, config, placement, shardings)
+  create = _creator(transformation, config, placement)
+  # One program, which the cache holds, not one for each shape.
+  state = jax.jit(create, out_shardings=shardings)(params)
   checkpoints = directory / 'checkpoints'
-  state = _resume(checkpoints, state, batches)
+  state = _resume(checkpoints, state, batches, placement, shardings)
   steps = len(learning_rates)
 
   first = int(state.step)
@@ -107,13 +109,13 @@ def train(
       stops = run.stop()
       is_due = run.checkpoint_every and done % run.checkpoint_every == 0
       if done == steps or stops or is_due:
-        _save(checkpoints, done, state, batches)
+        _save(checkpoints, done, _stored(state, placement), batches)
         orbax_io.prune(checkpoints, run.control.keep_checkpoints)
       if run.on_step is not None:
         run.on_step(step, scalars)
       if stops:
         break
-  return state
+  return _stored(state, placement)
 
 
 def compile_step(
@@ -130,8 +132,8 @@ def compile_step(
     batches: one is taken, for its shapes.
     config: what the step reads.
   """
-  state = _initial_state(model.params, transformation, config, None)
-  step_fn = _jitted(model.structure, transformation, config, None)
+  state = jax.jit(_creator(transformation, config, None))(model.params)
+  step_fn = _jitted(model, transformation, config, None, None)
   step_fn.lower(state, model.frozen, next(batches), np.float32(0)).compile()
 
 
@@ -145,16 +147,30 @@ def _check_step(step: int, scalars: dict[str, float]) -> None:
   )
 
 
-def _resume(checkpoints: pathlib.Path, state: TrainState, batches: BatchIterator) -> TrainState:
+def _resume(
+  checkpoints: pathlib.Path,
+  state: TrainState,
+  batches: BatchIterator,
+  placement: Placement | None,
+  shardings: Any,
+) -> TrainState:
   """Restores the latest saved state, and moves the batches to its position.
 
   Where none is saved, the given state is returned.
   """
-  latest = resume.restore_latest(checkpoints, state)
+  stored = state if placement is None else placement.stored_shapes(state)
+  latest = resume.restore_latest(checkpoints, stored)
   if latest is None:
     return state
   batches.set_state(json.loads(latest.data_state))
+  if placement is not None:
+    return placement.lay_out(latest.tree, shardings)
   return jax.tree.map(jax.numpy.asarray, latest.tree)
+
+
+def _stored(state: TrainState, placement: Placement | None) -> TrainState:
+  """Returns the state as it is stored, whatever the mesh."""
+  return state if placement is None else placement.stored(state)
 
 
 def _placed(
@@ -166,49 +182,34 @@ def _placed(
   """Puts the parameters on the mesh: trained, frozen, and where the state goes (None without)."""
   if placement is None:
     return model.params, model.frozen, None
-  return (
-    jax.device_put(model.params, placement.params(model.params)),
-    jax.device_put(model.frozen, placement.params(model.frozen)),
-    _state_shardings(placement, model.params, transformation, config),
-  )
-
-
-def _state_shardings(
-  placement: Placement,
-  params: Params,
-  transformation: optax.GradientTransformation,
-  config: TrainConfig,
-) -> Any:
-  def create(params: Params) -> TrainState:
-    return TrainState.create(params, transformation, config.train.ema_decay)
-
-  return placement.state(jax.eval_shape(create, params), params)
+  params = placement.put(model.params)
+  state = jax.eval_shape(_creator(transformation, config, placement), params)
+  return params, placement.put(model.frozen), placement.state(state, params)
 
 
 def _jitted(
-  structure: Structure,
+  model: PolicyModel,
   transformation: optax.GradientTransformation,
   config: TrainConfig,
+  placement: Placement | None,
   shardings: Any,
 ) -> Any:
   """Jits the step with its state donated; `shardings` are the state's on a mesh, or None."""
-  step = make_train_step(structure, transformation, config)
-  if shardings is None:
+  if placement is None:
+    step = make_train_step(model.structure, transformation, config)
     return jax.jit(step, donate_argnums=0)
+  structure = placement.structure(model.structure, model.params | model.frozen)
+  step = placement.padded(make_train_step(structure, transformation, config))
   return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def _initial_state(
-  params: Params,
-  transformation: optax.GradientTransformation,
-  config: TrainConfig,
-  shardings: Any,
-) -> TrainState:
+def _creator(
+  transformation: optax.GradientTransformation, config: TrainConfig, placement: Placement | None
+) -> Callable[[Params], TrainState]:
   def create(params: Params) -> TrainState:
     return TrainState.create(params, transformation, config.train.ema_decay)
 
-  # One program, which the cache holds, not one for each shape.
-  return jax.jit(create, out_shardings=shardings)(params)
+  return create if placement is None else placement.padded(create)
 
 
 def _save(checkpoints: pathlib.Path, step: int, state: TrainState, batches: BatchIterator) -> None:

@@ -1,5 +1,7 @@
 """Meshes that divide a model, nearest to a wish first."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +9,9 @@ import pytest
 from aevo_jax.analysis.legal_meshes import factorizations, legal
 from aevo_jax.sharding.rules import Sharding
 
-RULES = Sharding({'embed': 'fsdp', 'vocab': 'tensor', 'batch': 'fsdp'}, replicated_limit_mib=1e9)
+RULES = Sharding(
+  {'embed': 'fsdp', 'vocab': 'tensor', 'batch': 'fsdp'}, replicated_limit_mib=1e9, pad_vocab=False
+)
 
 
 def of(wish, rules=RULES, vocab=122, embed=128):
@@ -23,6 +27,13 @@ def test_all_products():
 def test_the_nearest_comes_first_and_nothing_illegal_at_all():
   """122 words can be cut in two, not in four."""
   assert of({'fsdp': 2, 'tensor': 4}) == [{'fsdp': 4, 'tensor': 2}, {'fsdp': 8, 'tensor': 1}]
+
+
+def test_a_vocabulary_that_is_padded_restricts_nothing():
+  padded = dataclasses.replace(RULES, pad_vocab=True)
+  wish = {'fsdp': 2, 'tensor': 4}
+  assert of(wish, padded)[0] == wish
+  assert of(wish, padded, embed=3) == [{'fsdp': 1, 'tensor': 8}]
 
 
 def test_a_wish_that_is_legal_is_its_own_nearest():

@@ -43,7 +43,7 @@ def test_json_of_the_micro_model_by_hand():
       ),
     ),
     (
-      ['--gin_file=configs/meshes/expert.gin'],
+      ['--gin_file=configs/meshes/expert.gin', '--gin.sharding.pad_vocab=False'],
       "the nearest mesh that divides it: mesh.axes = {'fsdp': 4, 'expert': 2}",
     ),
     (
@@ -89,6 +89,7 @@ def test_meshes_are_compared_and_one_that_does_not_divide_is_a_row(tmp_path):
     '--hardware=cpux8',
     '--row_length=32',
     '--gin.hardware.memory_gb=0.000001',
+    '--gin.sharding.pad_vocab=False',
     f'--json={tmp_path}/t.json',
     f'--html={tmp_path}/t.html',
   )

@@ -4,6 +4,7 @@ in_proj -> causal depthwise convolution -> selective scan (`ssd`) -> gated RMSNo
 Packed rows: at a segment boundary convolution and state start anew.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
 from aevo_jax.models.layers.ssd import ScanInputs, ssd
+from aevo_jax.sharding import context
+from aevo_jax.sharding.storage import take_apart
 
 # dt starts log-uniform in this range, as in the reference.
 _FIRST_DT = (1e-3, 1e-1)
@@ -53,11 +56,36 @@ class _Heads(NamedTuple):
   c: Array
 
 
+def packed_widths(name: str, config: ModelConfig) -> tuple[int, ...]:
+  """Lists the pieces that lie in the last dimension of a parameter.
+
+  Args:
+    name: ours, of any parameter.
+    config: of the model.
+
+  Returns:
+    The widths of gate, x, B, C and dt in in_proj, of x, B and C in the convolution; nothing for any
+    other parameter.
+  """
+  maps = config.n_groups * config.ssm_state_size
+  channels = (config.mamba_inner, maps, maps)
+  if name.endswith(('.in_proj.kernel', '.in_proj.bias', '.in_proj.lora_b')):
+    return (config.mamba_inner, *channels, config.mamba_num_heads)
+  if name.endswith(('.conv_kernel', '.conv_bias')):
+    return channels
+  return ()
+
+
 class Mamba2(nnx.Module):
-  """The mixer of an M block."""
+  """The mixer of an M block.
+
+  Attributes:
+    parts: in which the packed dimensions of in_proj and convolution are interleaved (`storage`).
+  """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
+    self.parts = 1
     inner = config.mamba_inner
     channels = config.conv_width
     heads = config.mamba_num_heads
@@ -157,7 +185,7 @@ class Mamba2(nnx.Module):
     gate, channels, dt_bn = self._project(x_bd)
     window = jnp.concatenate([cache.conv, channels[:, None]], axis=1)
     kernel = self.conv_kernel[...].astype(window.dtype)
-    bias = self._conv_bias(window.dtype)
+    bias = self._conv_bias(window.dtype).astype(window.dtype)
     mixed = jnp.einsum('bkc,kc->bc', window, kernel) + _leading(bias, 1)
     x_bnp, b_bgr, c_bgr = self._heads(jax.nn.silu(mixed))
     repeat = self.config.mamba_num_heads // self.config.n_groups
@@ -174,25 +202,31 @@ class Mamba2(nnx.Module):
   def _project(self, x: Float[Array, '*lead width']) -> _Projected:
     """Applies in_proj and takes its output apart; dt is positive and within its limits."""
     c = self.config
-    ends = (c.mamba_inner, c.mamba_inner + c.conv_width)
-    gate, channels, dt = jnp.split(self.in_proj(x), ends, axis=-1)
+    pieces = (c.mamba_inner, c.conv_width, c.mamba_num_heads)
+    gate, channels, dt = self._apart(self.in_proj(x), pieces)
     dt = jax.nn.softplus(dt.astype(jnp.float32) + _leading(self.dt_bias[...], dt.ndim - 1))
     if (c.time_step_low, c.time_step_high) != (0.0, math.inf):
       dt = jnp.clip(dt, c.time_step_low, c.time_step_high)
     return _Projected(gate, channels, dt)
 
+  def _apart(self, packed: Float[Array, '*lead packed'], pieces: tuple[int, ...]) -> list[Array]:
+    """Splits a packed dimension into pieces of these widths."""
+    if self.parts == 1:
+      return jnp.split(packed, list(itertools.accumulate(pieces))[:-1], axis=-1)
+    return take_apart(packed, pieces, self.parts)
+
   def _conv_bias(self, dtype: jnp.dtype) -> Float[Array, '*channels_or_none']:
     """Returns the convolution's bias [c], or a scalar 0."""
     if self.conv_bias is None:
       return jnp.zeros((), dtype)
-    return self.conv_bias[...].astype(dtype)
+    return context.cast_weight(self.conv_bias[...], dtype)
 
   def _heads(self, channels: Float[Array, '*lead channels']) -> _Heads:
     """Takes activated channels apart."""
     c = self.config
     lead = channels.shape[:-1]
     maps = c.n_groups * c.ssm_state_size
-    x, b_in, c_out = jnp.split(channels, (c.mamba_inner, c.mamba_inner + maps), axis=-1)
+    x, b_in, c_out = self._apart(channels, (c.mamba_inner, maps, maps))
     return _Heads(
       x=x.reshape(*lead, c.mamba_num_heads, c.mamba_head_dim),
       b=b_in.reshape(*lead, c.n_groups, c.ssm_state_size),
@@ -218,7 +252,7 @@ class Mamba2(nnx.Module):
     `before` is the state before the first token, in the first token's segment.
     """
     kept = self.config.conv_kernel - 1  # inputs
-    kernel = self.conv_kernel[...].astype(channels.dtype)
+    kernel = context.cast_weight(self.conv_kernel[...], channels.dtype)
     bias = self._conv_bias(channels.dtype)
     initial = None
     if before is None:
@@ -229,6 +263,10 @@ class Mamba2(nnx.Module):
       longer_ids = jnp.pad(segment_ids_bt, ((0, 0), (kept, 0)), mode='edge')
       mixed = causal_conv(longer, kernel, bias, longer_ids)[:, kept:]
     x, b, c = self._heads(jax.nn.silu(mixed))
+    if self.config.n_groups % self.parts:
+      # Devices share a group: they compute with all of it.
+      b = context.constrain(b, 'batch', 'length', None, None)
+      c = context.constrain(c, 'batch', 'length', None, None)
     # Arrays go in and out as wholes: fused with its neighbours, the scan makes XLA's CPU compiler
     # compute these several times over.
     x, dt, b, c = jax.lax.optimization_barrier((x, dt, b, c))

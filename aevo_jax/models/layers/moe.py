@@ -22,7 +22,7 @@ from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.mlp import MLP, activate
 from aevo_jax.models.layers.parameter import param
 from aevo_jax.sharding.by_token import flatten, over_tokens, unflatten
-from aevo_jax.sharding.context import ExpertTokens, over_experts
+from aevo_jax.sharding.context import ExpertTokens, cast_weight, over_experts
 
 
 class Routing(NamedTuple):
@@ -158,7 +158,7 @@ class Experts(nnx.Module):
         axes[f'{name}.lora_a'] = ('experts', rows, 'lora_rank')
         stacked[f'{name}.lora_b'] = adapter.lora_b
         axes[f'{name}.lora_b'] = ('experts', 'lora_rank', columns)
-    stacked = {name: value[...].astype(x_sd.dtype) for name, value in stacked.items()}
+    stacked = {name: cast_weight(value[...], x_sd.dtype) for name, value in stacked.items()}
     tokens = ExpertTokens(x_sd, routing.experts, routing.weights)
     return over_experts(self._local, tokens, stacked, axes)
 

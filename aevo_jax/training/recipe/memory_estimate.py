@@ -121,8 +121,9 @@ def estimate_memory(
   """
   layout.check_batch(rows, row_length)
   model = shapes_of(config, recipe.adaptation, recipe.lora)
-  trained = model.trained
-  shapes = trained | model.frozen
+  trained = layout.padded_shapes(model.trained, model.axes)
+  frozen = layout.padded_shapes(model.frozen, model.axes)
+  shapes = trained | frozen
   specs = layout.parameter_specs(shapes, model.axes)
 
   def on_device(tree: Any) -> int:
@@ -138,9 +139,9 @@ def estimate_memory(
   transposed = on_device(_in_dtype(anew, config.compute_dtype))
   batch = _Batch(rows, row_length, platform)
   return MemoryEstimate(
-    count=sum(math.prod(shape.shape) for shape in shapes.values()),
+    count=sum(math.prod(shape.shape) for shape in (model.trained | model.frozen).values()),
     parameters=parameters,
-    frozen=on_device(model.frozen),
+    frozen=on_device(frozen),
     gradients=parameters * (2 if recipe.train.microbatches > 1 else 1),
     optimizer=on_device(jax.eval_shape(transformation(recipe.optimizer).init, trained)),
     moving_average=parameters if recipe.train.ema_decay else 0,
@@ -204,9 +205,10 @@ def _activations(
   kinds = tuple(dict.fromkeys(config.pattern))
   kept = _kept_by_kind(config, recipe, layout, x_btd, batch)
   weights = _gathered(_adapted_blocks(config, recipe), layout)
-  vocab = config.vocab_size // _width_shards(layout, 'vocab')
+  vocab = -(-config.vocab_size // layout.width_shards('vocab'))
   chunk = recipe.train.logits_chunk
   chunked = 0 < chunk < batch.row_length
+  gradient_size = 4 if layout.gradient_reduction == 'float32' else dtype.itemsize
   positions = (chunk if chunked else batch.row_length) // length_shards
   logits = jax.ShapeDtypeStruct((rows, positions, vocab), jnp.float32)
   inputs = len(config.pattern) * math.prod(x_btd.shape) * dtype.itemsize // length_shards
@@ -217,9 +219,8 @@ def _activations(
     recomputes = policy != 'none'
     largest = 0
     for kind in kinds:
-      # What is computed again, and the weights with their gradient, each whole and in the dtype of
-      # the computation.
-      block = recomputes * kept['none'][kind] + 2 * dtype.itemsize * weights[kind]
+      # What is computed again, and the weights with their gradient, each whole.
+      block = recomputes * kept['none'][kind] + (dtype.itemsize + gradient_size) * weights[kind]
       largest = max(largest, block)
     parts[policy] = {
       'block inputs': inputs,
@@ -237,21 +238,11 @@ def _token_axes(layout: Layout) -> tuple[str, ...]:
   return layout.mesh_axes('batch') + layout.mesh_axes('length')
 
 
-def _width_shards(layout: Layout, logical: str) -> int:
-  """Returns into how many parts activations are cut along a parameter's axis.
-
-  Where rows lie along the same mesh axis, weights are gathered instead.
-  """
-  sizes = dict(layout.sizes)
-  token_axes = _token_axes(layout)
-  return math.prod(sizes[axis] for axis in layout.mesh_axes(logical) if axis not in token_axes)
-
-
 def _on_one_device(config: ModelConfig, layout: Layout) -> ModelConfig:
   """Returns the model as wide as a device computes it."""
-  heads = _width_shards(layout, 'heads')
-  mlp = _width_shards(layout, 'mlp')
-  mamba = _width_shards(layout, 'mamba_inner')
+  heads = layout.width_shards('heads')
+  mlp = layout.width_shards('mlp')
+  mamba = layout.width_shards('mamba_inner')
   local_heads = -(-config.num_attention_heads // heads)
   # A key head that several devices share is whole on each.
   local_key_heads = -(-config.num_key_value_heads // heads)
@@ -383,7 +374,7 @@ def _gathered(model: Decoder, layout: Layout) -> dict[str, int]:
     for name, value in unbind(block)[1].items():
       shards = 1
       for axis in axes[name]:
-        shards *= layout.shards(axis) if axis == 'experts' else _width_shards(layout, axis)
+        shards *= layout.shards(axis) if axis == 'experts' else layout.width_shards(axis)
       counts[kind] += math.prod(value.shape) // shards
   return counts
 
