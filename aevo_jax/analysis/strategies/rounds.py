@@ -6,12 +6,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aevo_jax import runtime
 from aevo_jax.analysis import targets
 
+_ARMS = (sys.executable, '-m', 'aevo_jax.analysis.strategies.arms')
 # The baseline's program a second time, as an arm of its own.
 CONTROL = 'control'
 _PROBE = """
@@ -65,17 +66,19 @@ class Rounds:
     devices: on which arms ran, in words.
   """
 
-  def __init__(self, report: Callable[[str], None]):
+  def __init__(self, report: Callable[[str], None], program: Sequence[str] = _ARMS):
     """Begins with nothing.
 
     Args:
       report: gets a line for each arm that is compiled and each turn.
+      program: of the process that runs the arms, `arms` or what speaks as it does.
     """
     self.seconds: dict[str, list[float]] = {}
     self.losses: dict[str, float] = {}
     self.errors: dict[str, str] = {}
     self.devices = ''
     self._report = report
+    self._program = program
 
   def run(self, job: Mapping[str, Any], target: targets.Target) -> None:
     """Measures; when it is interrupted, what was measured until then stays.
@@ -102,7 +105,7 @@ class Rounds:
     """Runs one process; returns the arm in whose turn it died, '' if it did not."""
     with tempfile.TemporaryFile('w+') as errors:
       process = subprocess.Popen(
-        [sys.executable, '-m', 'aevo_jax.analysis.strategies.arms'],
+        self._program,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

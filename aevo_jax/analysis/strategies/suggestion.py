@@ -7,7 +7,7 @@ not fit are pruned, with the reason. The others are ordered by how long a device
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -196,8 +196,30 @@ def _layout(mesh: Mesh, problem: Problem) -> Layout:
   return Sharding(mesh.rules, problem.replicated_limit_mib).bind(mesh.sizes)
 
 
+def estimated(problem: Problem, layout: Layout) -> int:
+  """Estimates the bytes that a step takes on each device beside its state.
+
+  Args:
+    problem: model, batch and devices.
+    layout: rules on a mesh.
+  """
+  train = problem.recipe.train
+  estimate = estimate_memory(
+    problem.config,
+    problem.recipe,
+    layout,
+    rows=train.batch_rows,
+    row_length=train.row_length,
+    platform=problem.platform,
+  )
+  return estimate.temporary(problem.config.remat_policy)
+
+
 def best(
-  meshes: Sequence[Mesh], problem: Problem, most: int
+  meshes: Sequence[Mesh],
+  problem: Problem,
+  most: int,
+  temporary: Callable[[Problem, Layout], int] = estimated,
 ) -> tuple[list[Suggested], list[Pruned]]:
   """Chooses meshes to compile.
 
@@ -205,40 +227,66 @@ def best(
     meshes: of `all_meshes`.
     problem: model, batch and devices.
     most: meshes to choose.
+    temporary: bytes of a step beside the state; it takes a second, so only as many meshes are
+      asked for it as it takes to find those that fit.
 
   Returns:
     Those that fit and send the least, the best first; and all others, each with its reason.
   """
   model = problem.model
   optimizer = transformation(problem.recipe.optimizer)
-  ema = problem.recipe.train.ema_decay
-  state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, ema), model.trained)
+  train = problem.recipe.train
+  state = jax.eval_shape(
+    lambda params: TrainState.create(params, optimizer, train.ema_decay), model.trained
+  )
   limit = problem.hardware.memory_gb * 1e9
   legal: list[Suggested] = []
   pruned: list[Pruned] = []
   for mesh in meshes:
     try:
-      held = _held(model, state, _checked(mesh, problem))
+      layout = _layout(mesh, problem)
+      layout.check_batch(train.batch_rows, train.row_length)
+      _check_heads(problem.config, layout)
+      held = _held(model, state, layout)
     except ValueError as error:
       pruned.append(Pruned(mesh.name, str(error)))
       continue
     if held > limit:
       pruned.append(Pruned(mesh.name, f'its state takes {_of_memory(held, problem.hardware)}'))
       continue
-    layout = _layout(mesh, problem)
     listed = traffic.sent(problem.config, problem.recipe, model, layout)
     sending = traffic.seconds(listed, problem.hardware, mesh.sizes)
     legal.append(Suggested(mesh, held, 0, sending))
-  chosen, behind = _that_fit(sorted(legal, key=lambda one: one.sending), problem, most)
-  return chosen, pruned + behind
+  chosen: list[Suggested] = []
+  for one in sorted(legal, key=lambda one: (one.sending, one.state)):
+    if len(chosen) == most:
+      reason = f'sends for {one.sending * 1e3:.3g} ms a step at least, more than those compiled'
+      pruned.append(Pruned(one.mesh.name, reason))
+      continue
+    beside = temporary(problem, _layout(one.mesh, problem))
+    if one.state + beside > limit:
+      taken = _of_memory(one.state + beside, problem.hardware)
+      reason = f'state and, by the estimate, a step take {taken}'
+      pruned.append(Pruned(one.mesh.name, reason))
+      continue
+    chosen.append(one._replace(temporary=beside))
+  return chosen, pruned
 
 
-def _checked(mesh: Mesh, problem: Problem) -> Layout:
-  """Returns the mesh's layout; ValueError where it does not divide the model or the batch."""
-  train = problem.recipe.train
-  layout = _layout(mesh, problem)
-  layout.check_batch(train.batch_rows, train.row_length)
-  return layout
+def _check_heads(config: ModelConfig, layout: Layout) -> None:
+  """Raises ValueError where a device would compute a part of a head, whose rest is sent to it.
+
+  Along axes that also cut rows or positions, weights are gathered and heads are whole.
+  """
+  token_axes = layout.mesh_axes('batch') + layout.mesh_axes('length')
+  sizes = dict(layout.sizes)
+  for kind, logical, heads in (
+    ('*', 'heads', config.num_attention_heads),
+    ('M', 'mamba_inner', config.mamba_num_heads),
+  ):
+    parts = math.prod(sizes[axis] for axis in layout.mesh_axes(logical) if axis not in token_axes)
+    if kind in config.pattern and heads % parts:
+      raise ValueError(f'{heads} heads of {kind!r} blocks cannot be spread over {parts} devices')
 
 
 def _held(model: ModelShapes, state: TrainState, layout: Layout) -> int:
@@ -250,36 +298,5 @@ def _held(model: ModelShapes, state: TrainState, layout: Layout) -> int:
   return trained + device_bytes(model.frozen, state_specs(model.frozen, shapes, specs), sizes)
 
 
-def _that_fit(
-  ordered: Sequence[Suggested], problem: Problem, most: int
-) -> tuple[list[Suggested], list[Pruned]]:
-  """Takes the first that fit with what a step takes; only so many are estimated."""
-  train = problem.recipe.train
-  limit = problem.hardware.memory_gb * 1e9
-  chosen: list[Suggested] = []
-  pruned: list[Pruned] = []
-  for one in ordered:
-    if len(chosen) == most:
-      reason = f'sends for {one.sending * 1e3:.3g} ms a step at least, more than those compiled'
-      pruned.append(Pruned(one.mesh.name, reason))
-      continue
-    estimate = estimate_memory(
-      problem.config,
-      problem.recipe,
-      _layout(one.mesh, problem),
-      rows=train.batch_rows,
-      row_length=train.row_length,
-      platform=problem.platform,
-    )
-    temporary = estimate.temporary(problem.config.remat_policy)
-    if one.state + temporary > limit:
-      taken = _of_memory(one.state + temporary, problem.hardware)
-      reason = f'state and, by the estimate, a step take {taken}'
-      pruned.append(Pruned(one.mesh.name, reason))
-      continue
-    chosen.append(one._replace(temporary=temporary))
-  return chosen, pruned
-
-
 def _of_memory(size: float, hardware: Hardware) -> str:
-  return f'{size / 1e9:.1f} GB of {hardware.memory_gb:g} GB on each device'
+  return f'{size / 1e9:.4g} GB of {hardware.memory_gb:g} GB on each device'

@@ -5,11 +5,11 @@ the median of its steps. Compared are logarithms of ratios within a round, mesh 
 that a machine that is slower in some rounds is slower for both. Their mean over rounds has an
 interval by Student's t (`scipy.stats.t`): few rounds, whose medians are near normal.
 
-The control runs the baseline's program a second time. Whatever its interval reaches away from no
-difference is not a mesh's doing; the farther end is the control's spread. A mesh is adopted where
-its whole interval lies below minus that spread, rejected where it lies above it. Two equal arms get
-one of the two by mistake in less than 1 of 100 comparisons (`tests/analysis/test_verdicts.py`),
-because both intervals would have to err.
+The control runs the baseline's program a second time. How far its interval reaches away from no
+difference, at its farther end, is the control's spread: so much two equal arms may differ here. A
+mesh is adopted where its mean is faster by more than that, rejected where it is slower by more. Of
+equal arms about 1 of 100 comparisons says one of the two when noise is normal, and 4 of 100 where
+it has heavy tails (`tests/analysis/test_verdicts.py` simulates the former).
 """
 
 import math
