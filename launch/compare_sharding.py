@@ -21,7 +21,6 @@ import glob
 import json
 import math
 import pathlib
-import signal
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -121,12 +120,11 @@ def main(arguments: list[str]) -> int:
   del arguments
   chosen = _check_flags()
   files = _mesh_files(_MESHES.value or ['configs/meshes/*.gin'])
-  at_hand = _at_hand(chosen)
+  at_hand = _at_hand(chosen, files)
   COMMAND.load_gin()
   import jax
 
   from aevo_jax.analysis import comparison
-  from aevo_jax.config.loading import LoadError
 
   jax.config.update('jax_platforms', 'cpu')  # accelerators are for the processes that measure
   rows: list[dict[str, Any]] = []
@@ -144,10 +142,7 @@ def main(arguments: list[str]) -> int:
           rows += of_target
     except KeyboardInterrupt:
       interrupted = True
-      signal.signal(signal.SIGINT, signal.SIG_IGN)  # what there is will be written
       print('interrupted; what there was until then:', file=sys.stderr, flush=True)
-    except (LoadError, ValueError) as error:
-      sys.exit(f'compare_sharding: {error}')
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
   if _HTML.value:
@@ -178,12 +173,17 @@ def _check_flags() -> list[targets.Target]:
   return chosen
 
 
-def _at_hand(chosen: list[targets.Target]) -> set[str]:
+def _at_hand(chosen: list[targets.Target], files: dict[str, str]) -> set[str]:
   """Returns the names of the devices on which steps can be run; none without --measure."""
   from aevo_jax.analysis.strategies import rounds
 
   if not _MEASURE.value:
     return set()
+  if rounds.CONTROL in files and not _SUGGEST.value:
+    sys.exit(
+      f'compare_sharding: --measure: the mesh file {files[rounds.CONTROL]} has the name of the '
+      'control arm; rename it'
+    )
   absent = {target.name: rounds.why_not_at_hand(target) for target in chosen}
   at_hand = {name for name, why in absent.items() if not why}
   said = '; '.join(filter(None, absent.values()))
@@ -200,17 +200,22 @@ def _at_hand(chosen: list[targets.Target]) -> set[str]:
 def _plans(
   chosen: list[targets.Target], files: dict[str, str], directory: pathlib.Path
 ) -> list[_Plan]:
-  """Decides what to compile for each kind of devices."""
+  """Decides what to compile for each kind of devices; a mistake in gin ends the command."""
   from aevo_jax.analysis import comparison
+  from aevo_jax.config.loading import LoadError
 
-  if not _SUGGEST.value:
-    plans = []
+  plans = []
+  try:
     for target in chosen:
+      if _SUGGEST.value:
+        plans.append(_suggested(target, files, directory))
+        continue
       batch = _ROWS.value or _common_batch(files, target)
       hardware = comparison.load(target, layout.search_paths(), _of_hardware())
       plans.append(_Plan(target, hardware, batch, files))
-    return plans
-  return [_suggested(target, files, directory) for target in chosen]
+  except (LoadError, ValueError) as error:
+    sys.exit(f'compare_sharding: {error}')
+  return plans
 
 
 def _suggested(target: targets.Target, files: dict[str, str], directory: pathlib.Path) -> _Plan:
@@ -326,8 +331,6 @@ def _compile(plan: _Plan, rows: list[dict[str, Any]]) -> None:
   from aevo_jax.analysis import comparison
   from aevo_jax.analysis.strategies.compilers import Compilers
 
-  for one in plan.pruned:
-    rows.append({'mesh': one.name, 'hardware': plan.target.name, 'left_out': one.reason})
   arguments = {name: _arguments(plan, path) for name, path in plan.meshes.items()}
   done: dict[str, dict[str, Any]] = {}
   try:
@@ -339,7 +342,11 @@ def _compile(plan: _Plan, rows: list[dict[str, Any]]) -> None:
   finally:
     for name in plan.meshes:
       if name in done:
-        rows.append(done[name] | ({'gin': plan.gin[name]} if name in plan.gin else {}))
+        rows.append(done[name])
+      if name in done and name in plan.gin:
+        rows[-1]['gin'] = plan.gin[name]
+    for one in plan.pruned:
+      rows.append({'mesh': one.name, 'hardware': plan.target.name, 'left_out': one.reason})
 
 
 def _arguments(plan: _Plan, path: str) -> list[str]:
@@ -361,8 +368,10 @@ def _measure(plan: _Plan, rows: list[dict[str, Any]]) -> None:
   if not compiled:
     return
   meshes = {row['mesh']: plan.meshes[row['mesh']] for row in compiled}
-  if CONTROL in meshes:
-    raise ValueError(f'--measure: a mesh is called {CONTROL!r}, as the control is; rename its file')
+  first = next(iter(plan.meshes))
+  if first not in meshes:
+    instead = next(iter(meshes))
+    print(f'{first} could not be compiled; {instead} is the baseline', file=sys.stderr, flush=True)
   meshes[CONTROL] = next(iter(meshes.values()))
   job = {
     'gin_files': list(COMMAND.flags.gin_file or ()),

@@ -179,6 +179,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
   for found in rows:
     if 'repeats' in found:
       lines += _of_measurement(found)
+  suggested = [found for found in order(rows) if 'gin' in found]
+  if suggested:
+    best = suggested[0]
+    lines.append(f'mesh file of {best["mesh"]} (--json has all):\n{best["gin"].rstrip()}')
   for found in rows:
     if 'left_out' in found:
       lines.append(f'left out for {found["hardware"]}: {found["mesh"]}: {found["left_out"]}')

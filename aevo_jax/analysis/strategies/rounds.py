@@ -1,5 +1,6 @@
 """Times of meshes' training steps on the devices at hand, taken in turns by another process."""
 
+import contextlib
 import json
 import os
 import statistics
@@ -115,8 +116,9 @@ class Rounds:
       turn = next(iter(job['meshes']))
       try:
         assert process.stdin and process.stdout, 'they are pipes'
-        process.stdin.write(json.dumps(job))
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # its status will say why it reads nothing
+          process.stdin.write(json.dumps(job))
+          process.stdin.close()
         for line in process.stdout:
           if line.startswith('{'):
             turn = self._take(json.loads(line)) or turn
