@@ -68,7 +68,7 @@ def test_agreement_by_hand():
 
 def rows() -> list[dict]:
   made = []
-  for place, name in enumerate(('fsdp', 'tensor', 'context', 'expert')):
+  for place, name in enumerate(('fsdp', 'tensor', 'context', 'expert', 'data')):
     bounds = {'shortest': 1.0 + place, 'longest': 4.0 + place}
     made.append({'mesh': name, 'hardware': 'cpux8', 'roofline': bounds})
   return made
@@ -78,19 +78,23 @@ def test_rows_of_what_was_measured():
   taken = rounds.Rounds(report=lambda line: None)
   taken.seconds = {'fsdp': BASELINE, 'tensor': [2 * time for time in BASELINE], 'control': CONTROL}
   taken.seconds['context'] = [0.5 * time for time in BASELINE]
-  taken.losses = {'fsdp': 4.8, 'tensor': 4.801, 'control': 4.8, 'context': 3.0}
+  taken.seconds['data'] = [0.7 * time for time in BASELINE]
+  taken.seconds['expert'] = [1.0]
+  taken.losses = {'fsdp': 4.8, 'tensor': 4.801, 'control': 4.8, 'context': 3.0, 'data': 4.8}
+  taken.losses['expert'] = 4.8
   taken.errors = {'expert': 'RuntimeError: out of memory'}
   compared = rows()
   control = measured.add(compared, taken, steps=7)
-  fsdp, tensor, context, expert = (row['measured'] for row in compared)
+  fsdp, tensor, context, expert, data = (row['measured'] for row in compared)
   assert fsdp['verdict'] == 'baseline' and fsdp['seconds'] == 1.0 and fsdp['steps'] == 7
   assert tensor['verdict'] == 'reject' and tensor['over_baseline']['mean'] == pytest.approx(1.0)
   assert 'verdict' not in context and context['error'] == (
     "its first loss is 3 and the baseline's 4.8"
   )
-  assert expert['error'] == 'RuntimeError: out of memory' and 'seconds' not in expert
+  assert expert['error'] == 'RuntimeError: out of memory' and 'verdict' not in expert
+  assert data['verdict'] == 'adopt'
   assert control['repeats'] == 'fsdp' and 0 < control['spread'] < 0.02
-  # Measured: context, fsdp, tensor; predicted: fsdp, tensor, context. One pair of three agrees.
+  # Predicted: fsdp, tensor, data; measured: data, fsdp, tensor. One pair of three agrees.
   assert control['rank_correlation']['tau'] == pytest.approx(-1 / 3)
 
 

@@ -29,7 +29,10 @@ def add(rows: Sequence[dict[str, Any]], rounds: Rounds, steps: int) -> dict[str,
   last = {'mesh': CONTROL, 'hardware': rows[0]['hardware'], 'repeats': baseline}
   for row in [*rows, last]:
     row['measured'] = _of_arm(row['mesh'], baseline, rounds, control, steps)
-  found = verdicts.agreement(_predicted(rows), _medians(rounds))
+  good = [row for row in rows if 'error' not in row['measured']]
+  found = verdicts.agreement(
+    _predicted(good), {row['mesh']: row['measured']['seconds'] for row in good}
+  )
   if found is not None:
     last['rank_correlation'] = found._asdict()
   if control is not None:
@@ -68,7 +71,7 @@ def _of_arm(
     }
   if abs(found['loss'] - expected) > _SAME_LOSS * abs(expected):
     found['error'] = f"its first loss is {found['loss']:.4g} and the baseline's {expected:.4g}"
-  elif name != CONTROL:
+  elif name != CONTROL and 'error' not in found:
     found['verdict'] = verdicts.verdict(difference, control)
   return found
 
@@ -84,7 +87,3 @@ def _predicted(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     bounds = row['roofline']
     middle[row['mesh']] = math.sqrt(bounds['shortest'] * bounds['longest'])
   return middle
-
-
-def _medians(rounds: Rounds) -> dict[str, float]:
-  return {name: statistics.median(times) for name, times in rounds.seconds.items() if times}

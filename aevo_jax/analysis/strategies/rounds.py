@@ -99,8 +99,8 @@ class Rounds:
         return
       meshes = {name: path for name, path in meshes.items() if name not in self.errors}
       complete = min((len(self.seconds.get(name, ())) for name in meshes), default=0)
-      for name in meshes:
-        self.seconds[name] = self.seconds.get(name, [])[:complete]
+      for times in self.seconds.values():
+        del times[complete:]
 
   def _process(self, job: Mapping[str, Any], target: targets.Target) -> str:
     """Runs one process; returns the arm in whose turn it died, '' if it did not."""
