@@ -24,6 +24,8 @@ import tempfile
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'sharding_order.jsonl'
 
+INTERRUPTED = 130  # the rounds that were measured until then count
+
 
 def row(rows: list[dict], command: str, devices: str, loads: list[float]) -> dict:
   """Makes the line that is kept.
@@ -84,9 +86,11 @@ def main() -> None:
   before = os.getloadavg()[1]
   with tempfile.TemporaryDirectory() as directory:
     written = pathlib.Path(directory) / 'rows.json'
-    subprocess.run(
-      [sys.executable, '-m', 'aevo_jax.cli', *arguments, f'--json={written}'], check=True
+    done = subprocess.run(
+      [sys.executable, '-m', 'aevo_jax.cli', *arguments, f'--json={written}'], check=False
     )
+    if done.returncode not in (0, INTERRUPTED):
+      sys.exit(done.returncode)
     rows = json.loads(written.read_text())
   command = ' '.join(['aevo', *arguments])
   found = row(rows, command, options.hardware, [before, os.getloadavg()[1]])

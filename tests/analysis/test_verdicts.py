@@ -40,6 +40,14 @@ def test_a_control_that_differs_is_believed_more_than_a_mesh_that_does():
   assert judge(slow, control=slow) == verdicts.BELOW
 
 
+def test_a_mesh_that_is_noisier_than_the_control_is_not_judged_by_its_mean():
+  """Twice as slow on average, in one round of five."""
+  noisy = [1.0, 1.1, 0.9, 1.2, 40.0]
+  found = verdicts.difference(noisy, BASELINE)
+  assert found is not None and found.mean > 0.7 and found.low < 0
+  assert judge(noisy) == verdicts.BELOW
+
+
 def test_too_few_rounds_are_no_verdict():
   assert judge([1.0]) == '' and judge(BASELINE, control=[1.0]) == ''
 

@@ -7,9 +7,10 @@ interval by Student's t (`scipy.stats.t`): few rounds, whose medians are near no
 
 The control runs the baseline's program a second time. How far its interval reaches away from no
 difference, at its farther end, is the control's spread: so much two equal arms may differ here. A
-mesh is adopted where its mean is faster by more than that, rejected where it is slower by more. Of
-equal arms about 1 of 100 comparisons says one of the two when noise is normal, and 4 of 100 where
-it has heavy tails (`tests/analysis/test_verdicts.py` simulates the former).
+mesh is adopted where its mean is faster by more than that, rejected where it is slower by more; in
+both cases its own interval must leave out no difference, since one arm may be noisier than another.
+Of equal arms about 1 of 100 comparisons says one of the two when noise is normal
+(`tests/analysis/test_verdicts.py` simulates it).
 """
 
 import math
@@ -77,9 +78,9 @@ def verdict(found: Difference | None, control: Difference | None) -> str:
   """
   if found is None or control is None:
     return ''
-  if found.mean < -control.farthest:
+  if found.mean < -control.farthest and found.high < 0:
     return ADOPT
-  if found.mean > control.farthest:
+  if found.mean > control.farthest and found.low > 0:
     return REJECT
   return BELOW
 
