@@ -62,8 +62,8 @@ ALLOWED: dict[str, set[str]] = {
   'generation': _BASE | {'models', 'checkpoint', 'data'},
   # a trial's work; training samples from the policy, hence generation
   'training': _MODEL_SIDE,
-  # what a compiler makes of a trial's step, on devices that need not be there
-  'analysis': _BASE | {'models', 'training'},
+  # what a compiler makes of a trial's step for devices that need not be there, and its time
+  'analysis': _BASE | {'models', 'training', 'layout', 'runtime'},
   # a substrate is built from a checkpoint in a model's own layout, with its chat format
   'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models', 'data'},
   # trusted scoring and the decisions over it

@@ -142,3 +142,43 @@ def test_table_and_page_have_every_row_and_need_nothing_else():
   page = comparison.html(rows(), 'aevo compare_sharding <x>')
   assert '&lt;x&gt;' in page and '<svg' in page and 'refused' in page
   assert 'src=' not in page and 'href="http' not in page and '<script' not in page
+
+
+def with_measured() -> list[dict]:
+  """A mesh that was measured, the control, a mesh that failed when it ran, and one left out."""
+  good = rows()[-1] | {'gin': 'mesh.axes = {}\nsharding.rules = {}\n'}
+  over = {'mean': 0.25, 'low': 0.2, 'high': 0.3, 'rounds': 5}
+  times = {'devices': '8 x cpu', 'steps': 3, 'round_seconds': [0.1, 0.1], 'seconds': 0.1}
+  good['measured'] = times | {'over_baseline': over, 'verdict': 'reject'}
+  failed = comparison.row('failed', TARGET, found(), CHIP)
+  failed['measured'] = {'error': 'RuntimeError: out of memory', 'round_seconds': []}
+  control = {'mesh': 'control', 'hardware': 'h200x16', 'repeats': 'good', 'measured': times}
+  control |= {'spread': 0.05, 'rank_correlation': {'tau': 0.5, 'p': 0.25, 'meshes': 4}}
+  left_out = {'mesh': 'data16', 'hardware': 'h200x16', 'left_out': 'its state takes 200 GB'}
+  return [good, failed, control, left_out]
+
+
+def test_what_was_measured_has_columns_and_lines_of_its_own():
+  text = comparison.text(with_measured())
+  head, _, good, failed, control, *below = text.splitlines()
+  assert head.endswith('| ms measured | over the baseline | verdict |')
+  assert good.endswith('| 100 | +25.0% [+20.0%, +30.0%] | reject |')
+  assert failed.endswith('|  |  | RuntimeError: out of memory |')
+  assert control.startswith('| control | h200x16 | good again |') and '| 100 |' in control
+  assert len({line.count('|') for line in (head, good, failed, control)}) == 1
+  assert below == [
+    'measured for h200x16 on 8 x cpu, in turns, 3 steps a round, 2 rounds; the control runs good '
+    'again, and its spread is 5.0%',
+    "predicted and measured order: Kendall's tau 0.50 (p = 0.25) of 4 meshes, predicted by the "
+    'geometric middle of ms at least',
+    'mesh file of good (--json has all):',
+    'mesh.axes = {}',
+    'sharding.rules = {}',
+    'left out for h200x16: data16: its state takes 200 GB',
+  ]
+  page = comparison.html(with_measured(), 'aevo compare_sharding')
+  assert 'ms measured' in page and 'its state takes 200 GB' in page and '+25.0%' in page
+
+
+def test_columns_of_times_are_there_only_where_some_were_measured():
+  assert 'ms measured' not in comparison.text(rows())
