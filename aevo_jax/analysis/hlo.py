@@ -207,20 +207,24 @@ class Module:
     total = 0.0
     for executed in self.executed():
       instruction = executed.instruction
-      if instruction.opcode != 'custom-call' or _MOSAIC not in instruction.rest:
+      platforms = [name for name in _KERNELS if name in instruction.rest]
+      if instruction.opcode != 'custom-call' or not platforms:
         continue
-      operands = self.operand_shapes(executed)
-      if len(operands) < 4 or any(len(shape.dimensions) != 3 for shape in operands[:3]):
-        continue
-      queries, keys, values, fourth = operands[:4]
-      if keys != values or queries.dimensions[2] != keys.dimensions[2]:
+      arrays = [
+        shape
+        for shape in self.operand_shapes(executed)
+        if shape.dtype in _FLOATS and len(shape.dimensions) >= 3
+      ]
+      if len(arrays) < 3 or arrays[1] != arrays[2]:
         continue  # a grouped product
+      queries, keys = arrays[:2]
       products = 2  # scores and their mix
-      if fourth == queries:  # the gradient of the result: scores again, and three or two more
+      if queries in arrays[3:]:  # the gradient of the result: scores again, and three or two more
         products = 4 if shapes(instruction.result)[0] == keys else 3
-      pairs = queries.dimensions[0] * keys.dimensions[0] / 2
-      width = queries.dimensions[1] * queries.dimensions[2]
-      total += executed.times * products * 2.0 * pairs * width
+      time = _KERNELS[platforms[0]]
+      # Of all rows and heads.
+      size = math.prod(queries.dimensions)
+      total += executed.times * products * 2.0 * size * keys.dimensions[time] / 2
     return total
 
   def _flops_of(self, executed: Executed) -> float:
@@ -231,7 +235,9 @@ class Module:
     return 2.0 * math.prod(result.dimensions) * inner
 
 
-_MOSAIC = 'custom_call_target="mosaic_gpu'
+_FLOATS = ('bf16', 'f16', 'f32')
+# Kernels of GPUs take [..., time, heads, width], those of TPUs [..., heads, time, width].
+_KERNELS = {'custom_call_target="mosaic_gpu': -3, 'custom_call_target="tpu_custom_call': -2}
 _GROUPED = 'ragged'  # in the names of tokamax's kernels
 # Their computations combine two elements, and are no part of the program's flow.
 _APPLIED_TO_ELEMENTS = frozenset(

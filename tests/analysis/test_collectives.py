@@ -109,3 +109,18 @@ def test_kernels_of_attention_count_half_of_the_pairs():
   one = 2 * 64 * 64 / 2 * 4 * 16
   assert hlo.parse(text).attention_flops() == (2 + 3 + 4) * one
   assert hlo.parse(text).grouped_flops() == 0
+
+
+def test_kernels_of_a_tpu_have_heads_first_and_tables_among_their_operands():
+  q = 'bf16[3,4,64,16]{3,2,1,0}'
+  k = 'bf16[3,2,64,16]{3,2,1,0}'
+  call = 'custom_call_target="tpu_custom_call"'
+  text = (
+    f'HloModule m\n\nENTRY %main (x: f32[]) -> f32[] {{\n  %q = {q} parameter(0)\n'
+    f'  %k = {k} parameter(1)\n  %s = s8[1,1,1]{{2,1,0}} parameter(2)\n'
+    '  %n = f32[3,4,8,64]{3,2,1,0} parameter(3)\n'
+    f'  %y = ({q}, f32[3,4,64,128]{{3,2,1,0}}) custom-call(%s, %s, %q, %k, %k), {call}\n'
+    f'  %dq = {q} custom-call(%s, %s, %q, %k, %k, %n, %q), {call}\n'
+    f'  %dkv = ({k}, {k}) custom-call(%s, %s, %q, %k, %k, %n, %q), {call}\n}}\n'
+  )
+  assert hlo.parse(text).attention_flops() == 3 * (2 + 3 + 4) * 2 * 64 * 64 / 2 * 4 * 16
