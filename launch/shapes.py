@@ -262,6 +262,7 @@ def _as_json(compiled: 'CompiledStep') -> dict[str, Any]:
     'collectives': added,
     'gathered_bytes': compiled.gathered_bytes,
     'resharded': [sentence(one) for one in compiled.resharded],
+    'findings': [dataclasses.asdict(one) | {'sentence': one.sentence} for one in compiled.findings],
   }
 
 
@@ -285,6 +286,8 @@ def _print_compiled(compiled: 'CompiledStep', policy: str, estimated: float) -> 
     )
   for one in compiled.resharded:
     print(sentence(one))
+  for one in compiled.findings:
+    print(one.sentence)
   print(
     f'matrix products: {compiled.compiled_flops / 1e12:.2f} TFLOP on each device, '
     f'{compiled.compiled_flops / compiled.useful_flops:.2f} of the useful ones'

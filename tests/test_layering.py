@@ -62,8 +62,8 @@ ALLOWED: dict[str, set[str]] = {
   'generation': _BASE | {'models', 'checkpoint', 'data'},
   # a trial's work; training samples from the policy, hence generation
   'training': _MODEL_SIDE,
-  # what a compiler makes of a trial's step, on devices that need not be there
-  'analysis': _BASE | {'models', 'training'},
+  # what a compiler makes of a trial's step for devices that need not be there, and its time
+  'analysis': _BASE | {'models', 'training', 'layout', 'runtime'},
   # a substrate is built from a checkpoint in a model's own layout, with its chat format
   'substrate': {'config', 'ledger', 'checkpoint', 'layout', 'models', 'data'},
   # trusted scoring and the decisions over it
@@ -104,6 +104,7 @@ BOTH_WAYS: dict[tuple[str, str], str] = {
   ('meta_agent', 'meta_agent/llm'): 'the registry lists the agent, which reads evidence',
   ('models', 'models/hf'): 'lora and weights need stored names, which need the parameters',
   ('models', 'models/layers'): 'the decoder is made of layers, which read ModelConfig and remat',
+  ('analysis', 'analysis/diagnosis'): 'a compiled step has its findings, which read programs',
   ('tasks', 'tasks/families'): 'the mixture lists the families, which make items',
   ('training', 'training/recipe'): 'a recipe holds every section; model set-up reads the recipe',
   ('training', 'training/rl'): "post_train runs both methods, which share the trainer's parts",

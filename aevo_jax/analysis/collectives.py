@@ -60,27 +60,44 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
   """
   found = []
   for executed in module.executed():
-    kind = executed.instruction.opcode.removesuffix('-start')
-    if kind not in KINDS:
-      continue
-    size, axes = _along(executed, mesh)
-    if size == 1:
-      continue
-    results = _results(executed)
-    total = sum(shape.bytes for shape in results)
-    found.append(
-      Collective(
-        kind,
-        axes,
-        max(results, key=lambda shape: shape.bytes).dtype,
-        executed.times,
-        total,
-        _wire_bytes(kind, total, size),
-        executed.instruction.op_name,
-        module.source(executed.instruction),
-      )
-    )
+    collective = collective_of(executed, module, mesh)
+    if collective is not None:
+      found.append(collective)
   return found
+
+
+def collective_of(executed: Executed, module: Module, mesh: Mapping[str, int]) -> Collective | None:
+  """Reads one instruction.
+
+  Args:
+    executed: of the module.
+    module: partitioned for the mesh.
+    mesh: {axis: size}, in the mesh's order.
+
+  Returns:
+    The collective; None where it is none, or of one device.
+
+  Raises:
+    ValueError: groups of devices in a spelling that is not known.
+  """
+  kind = executed.instruction.opcode.removesuffix('-start')
+  if kind not in KINDS:
+    return None
+  size, axes = _along(executed, mesh)
+  if size == 1:
+    return None
+  results = _results(executed)
+  total = sum(shape.bytes for shape in results)
+  return Collective(
+    kind,
+    axes,
+    max(results, key=lambda shape: shape.bytes).dtype,
+    executed.times,
+    total,
+    _wire_bytes(kind, total, size),
+    executed.instruction.op_name,
+    module.source(executed.instruction),
+  )
 
 
 def _results(executed: Executed) -> list:

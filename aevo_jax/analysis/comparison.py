@@ -62,13 +62,14 @@ def row(mesh: str, target: targets.Target, found: Mapping[str, Any], hardware: H
     'compiled_over_useful': compiled['compiled_flops'] / compiled['useful_flops'],
     'roofline': bounds._asdict() | {'shortest': bounds.shortest, 'longest': bounds.longest},
     'tokens_per_second_of_device': [tokens / bounds.longest, tokens / bounds.shortest],
-    'warnings': _warnings(compiled, bounds),
+    'warnings': _warnings(compiled, bounds) + _too_large(held, hardware, largest),
+    'findings': compiled['findings'],
   }
 
 
 def _warnings(compiled: Mapping[str, Any], bounds: Any) -> list[str]:
   """Names what a person would want to change."""
-  said = list(compiled['resharded'])
+  said = [one['sentence'] for one in compiled['findings']] + list(compiled['resharded'])
   ratio = compiled['compiled_flops'] / compiled['useful_flops']
   if ratio > 2:
     said.append(f'{ratio:.1f} times the useful products are computed')
@@ -77,6 +78,17 @@ def _warnings(compiled: Mapping[str, Any], bounds: Any) -> list[str]:
   elif bounds.links > bounds.products:
     said.append('what is sent within hosts takes longer than all products')
   return said
+
+
+def _too_large(held: float, hardware: Hardware, largest: int) -> list[str]:
+  """Says what would fit, where the batch does not."""
+  room = hardware.memory_gb * 1e9
+  if held <= room:
+    return []
+  said = f'{held / _GIB:.1f} GiB do not fit in {room / _GIB:.1f}'
+  if largest:
+    return [f'{said}; the largest batch that does, by the estimate: {largest} rows']
+  return [f'{said}, whatever the batch']
 
 
 def _sent(found: Row) -> str:
@@ -95,9 +107,41 @@ HEAD = (
 )  # fmt: skip
 
 
+MEASURED_HEAD = ('ms measured', 'over the baseline', 'verdict')
+
+
+def _head(rows: Sequence[Row]) -> tuple[str, ...]:
+  """Returns the columns; times only where some were measured."""
+  if any('measured' in found for found in rows):
+    return HEAD + MEASURED_HEAD
+  return HEAD
+
+
 def _cells(found: Row) -> list[str]:
   if 'error' in found:
     return [found['mesh'], found['hardware'], found['error']]
+  if 'roofline' not in found:  # the control, which nobody compiled for a target
+    first = [found['mesh'], found['hardware'], f'{found["repeats"]} again']
+    return first + [''] * (len(HEAD) - 3) + _measured_cells(found)
+  return _compiled_cells(found) + _measured_cells(found)
+
+
+def _measured_cells(found: Row) -> list[str]:
+  """Returns the cells of `MEASURED_HEAD`; none where nothing was to be measured."""
+  if 'measured' not in found:
+    return []
+  measured = found['measured']
+  if 'seconds' not in measured:
+    return ['', '', measured['error']]
+  over = measured.get('over_baseline')
+  difference = ''
+  if over is not None:
+    difference = f'{over["mean"]:+.1%} [{over["low"]:+.1%}, {over["high"]:+.1%}]'
+  verdict = measured.get('error') or measured.get('verdict', '')
+  return [f'{measured["seconds"] * 1e3:.4g}', difference, verdict]
+
+
+def _compiled_cells(found: Row) -> list[str]:
   bounds = found['roofline']
   slow, fast = found['tokens_per_second_of_device']
   return [
@@ -116,14 +160,64 @@ def _cells(found: Row) -> list[str]:
 
 
 def order(rows: Sequence[Row]) -> list[Row]:
-  """Sorts rows: by hardware, those that fit first, then by the longest time; refusals last."""
+  """Sorts rows: by hardware, those that fit first, then by the longest time; refusals last.
+
+  Meshes that were left out are none of them.
+  """
 
   def key(found: Row) -> tuple:
     if 'error' in found:
       return (found['hardware'], 2, 0.0)
+    if 'roofline' not in found:
+      return (found['hardware'], 3, 0.0)
     return (found['hardware'], 0 if found['fits'] else 1, found['roofline']['longest'])
 
-  return sorted(rows, key=key)
+  return sorted((found for found in rows if 'left_out' not in found), key=key)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+  """Writes what stands below the table.
+
+  Args:
+    rows: of `row`, of `measured.add`, and meshes that were left out.
+
+  Returns:
+    A line for each warning, each measurement and each mesh that was left out.
+  """
+  lines = []
+  for found in order(rows):
+    named = f'{found["mesh"]} on {found["hardware"]}'
+    lines += [f'{named}: {warning}' for warning in found.get('warnings', ())]
+  for found in rows:
+    if 'repeats' in found:
+      lines += _of_measurement(found)
+  suggested = [found for found in order(rows) if 'gin' in found]
+  if suggested:
+    best = suggested[0]
+    lines.append(f'mesh file of {best["mesh"]} (--json has all):\n{best["gin"].rstrip()}')
+  for found in rows:
+    if 'left_out' in found:
+      lines.append(f'left out for {found["hardware"]}: {found["mesh"]}: {found["left_out"]}')
+  return lines
+
+
+def _of_measurement(control: Row) -> list[str]:
+  """Says how it was measured, how far equal arms differ and whether the order was predicted."""
+  measured = control['measured']
+  lines = [
+    f'measured for {control["hardware"]} on {measured["devices"] or "no device"}, in turns, '
+    f'{measured["steps"]} steps a round, {len(measured["round_seconds"])} rounds; the control runs '
+    f'{control["repeats"]} again'
+  ]
+  if 'spread' in control:
+    lines[0] += f', and its spread is {control["spread"]:.1%}'
+  found = control.get('rank_correlation')
+  if found is not None:
+    lines.append(
+      f"predicted and measured order: Kendall's tau {found['tau']:.2f} (p = {found['p']:.2g}) of "
+      f'{found["meshes"]} meshes, predicted by the geometric middle of ms at least'
+    )
+  return lines
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -133,17 +227,15 @@ def text(rows: Sequence[Row]) -> str:
     rows: of `row`.
 
   Returns:
-    A table of Markdown, GiB per device, and the warnings below it.
+    A table of Markdown, GiB per device, and the notes below it.
   """
-  lines = [f'| {" | ".join(HEAD)} |', f'|{"---|" * len(HEAD)}']
-  warned = []
+  head = _head(rows)
+  lines = [f'| {" | ".join(head)} |', f'|{"---|" * len(head)}']
   for found in order(rows):
     cells = _cells(found)
-    cells += [''] * (len(HEAD) - len(cells))
+    cells += [''] * (len(head) - len(cells))
     lines.append(f'| {" | ".join(cells)} |')
-    for warning in found.get('warnings', ()):
-      warned.append(f'{found["mesh"]} on {found["hardware"]}: {warning}')
-  return '\n'.join([*lines, *warned])
+  return '\n'.join([*lines, *notes(rows)])
 
 
 def html(rows: Sequence[Row], command: str) -> str:
@@ -160,16 +252,17 @@ def html(rows: Sequence[Row], command: str) -> str:
   environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
   ordered = order(rows)
   return environment.from_string(template.read_text()).render(
-    head=HEAD,
+    head=_head(rows),
     rows=[_cells(found) for found in ordered],
+    notes=notes(rows),
     refused=['error' in found for found in ordered],
     command=command,
-    plot=_plot([found for found in ordered if 'error' not in found]),
+    plot=_plot([found for found in ordered if 'roofline' in found]),
   )
 
 
 def _plot(rows: Sequence[Row]) -> str:
-  """Draws time against memory, as SVG; the best lie at the lower left."""
+  """Draws time against memory, as SVG; the best lie at the lower left, a dot is measured."""
   figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout='constrained')
   axes = figure.subplots()
   for found in rows:
@@ -177,6 +270,8 @@ def _plot(rows: Sequence[Row]) -> str:
     memory = (found['state'] + found['temporaries']) / _GIB
     times = [bounds['shortest'] * 1e3, bounds['longest'] * 1e3]
     axes.plot(times, [memory, memory], marker='|', color='tab:blue' if found['fits'] else 'tab:red')
+    if 'seconds' in found.get('measured', {}):
+      axes.plot(found['measured']['seconds'] * 1e3, memory, marker='o', color='tab:green')
     axes.annotate(f'{found["mesh"]}, {found["hardware"]}', (times[1], memory), fontsize=8)
   axes.set_xlabel('milliseconds of a step, at least: everything overlaps to nothing does')
   axes.set_ylabel('GiB on each device')

@@ -13,6 +13,9 @@ import time
 from aevo_jax.analysis import hlo, resharding, targets
 from aevo_jax.analysis.abstract_step import lower_step
 from aevo_jax.analysis.collectives import Collective, collectives
+from aevo_jax.analysis.diagnosis.diagnosis import diagnose
+from aevo_jax.analysis.diagnosis.expected import Asked
+from aevo_jax.analysis.diagnosis.finding import Finding
 from aevo_jax.analysis.useful_flops import useful_flops
 from aevo_jax.models.config import ModelConfig
 from aevo_jax.sharding import mesh as mesh_lib
@@ -40,6 +43,7 @@ class CompiledStep:
       keys that are not seen, and count half of all pairs.
     useful_flops: that all devices together cannot do without, over their number.
     resharded: arrays that the partitioner makes whole on every device.
+    findings: what devices send, hold or compute and no rule asks for, the most bytes first.
     trace_s, compile_s: seconds that it took to trace and to compile.
   """
 
@@ -51,6 +55,7 @@ class CompiledStep:
   compiled_flops: float
   useful_flops: float
   resharded: list[resharding.Resharded]
+  findings: list[Finding]
   trace_s: float
   compile_s: float
 
@@ -103,7 +108,7 @@ def compile_step(
   """
   placement = place(config, recipe, mesh, rules, list(targets.devices(target)))
   started = time.perf_counter()
-  lowered = lower_step(config, recipe, placement).lowered
+  step = lower_step(config, recipe, placement)
   traced = time.perf_counter()
   with tempfile.TemporaryDirectory() as directory:
     options = {
@@ -112,11 +117,13 @@ def compile_step(
       'xla_dump_hlo_as_text': True,
     }
     with resharding.listening() as said:
-      executable = lowered.compile(compiler_options=options)
+      executable = step.lowered.compile(compiler_options=options)
     compiled = time.perf_counter()
     partitioned = hlo.parse(_program(pathlib.Path(directory), placement.layout.devices))
   memory = executable.memory_analysis()
+  final = hlo.parse(executable.as_text())
   sizes = dict(placement.mesh.shape)
+  asked = Asked.of(config, recipe, placement.layout, target.platform)
   train = recipe.train
   useful = useful_flops(config, recipe, rows=train.batch_rows, row_length=train.row_length)
   return CompiledStep(
@@ -124,12 +131,13 @@ def compile_step(
     mesh=sizes,
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    collectives=collectives(hlo.parse(executable.as_text()), sizes),
+    collectives=collectives(final, sizes),
     compiled_flops=partitioned.flops()
     + partitioned.grouped_flops() / placement.layout.shards('experts')
     + partitioned.attention_flops(),
     useful_flops=useful / placement.layout.devices,
     resharded=resharding.read(''.join(said), partitioned, placement.layout),
+    findings=diagnose(partitioned, final, asked, step.state),
     trace_s=traced - started,
     compile_s=compiled - traced,
   )

@@ -113,11 +113,15 @@ class Module:
     computations: instructions of each, by name.
     entry: name of the one that runs.
     frames: source line of each stack frame, innermost of this package's where it has any.
+    stacks: of each stack frame the places in this package, the innermost first.
+    roots: the instruction that gives each computation's result, by the computation's name.
   """
 
   computations: dict[str, list[Instruction]]
   entry: str
   frames: dict[int, str]
+  stacks: dict[int, tuple['Location', ...]] = dataclasses.field(default_factory=dict)
+  roots: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def executed(self) -> Iterator[Executed]:
     """Yields every instruction that a step runs, with how often."""
@@ -169,6 +173,11 @@ class Module:
     """Returns the file and line that made an instruction, or ''."""
     frame = _FRAME.search(instruction.rest)
     return self.frames.get(int(frame[1]), '') if frame else ''
+
+  def stack(self, instruction: Instruction) -> tuple['Location', ...]:
+    """Returns the places in this package that made an instruction, the innermost first."""
+    frame = _FRAME.search(instruction.rest)
+    return self.stacks.get(int(frame[1]), ()) if frame else ()
 
   def flops(self) -> float:
     """Counts the operations of all matrix products of a step, on one device."""
@@ -254,11 +263,14 @@ def parse(text: str) -> Module:
   """
   computations: dict[str, list[Instruction]] = {}
   entry = ''
+  roots: dict[str, str] = {}
+  name = ''
   current: list[Instruction] | None = None
   for line in text.splitlines():
     opened = _COMPUTATION.match(line)
     if opened:
-      current = computations.setdefault(opened[2], [])
+      name = opened[2]
+      current = computations.setdefault(name, [])
       if opened[1]:
         entry = opened[2]
     elif line.startswith('}'):
@@ -267,9 +279,14 @@ def parse(text: str) -> Module:
       instruction = _instruction(line)
       if instruction is not None:
         current.append(instruction)
+        if line.lstrip().startswith('ROOT '):
+          roots[name] = instruction.name
   if not entry:
     raise ValueError('no HLO module: the text has no ENTRY computation')
-  return Module(computations, entry, _frames(text))
+  stack = _stack(text)
+  frames = {number: stack.innermost_of_ours(number) for number in stack.places}
+  stacks = {number: stack.of_ours(number) for number in stack.places}
+  return Module(computations, entry, frames, stacks, roots)
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -300,38 +317,55 @@ def _until_closed(text: str) -> str:
   return text
 
 
-class _Location(NamedTuple):
+class Location(NamedTuple):
+  """A line of a file, and the function that it stands in."""
+
   file: str
   line: int
+  function: str
 
 
-def _frames(text: str) -> dict[int, str]:
+class _Stack(NamedTuple):
+  """Stack frames by number, and the frame that called each."""
+
+  places: dict[int, Location]
+  parents: dict[int, int]
+
+  def innermost_of_ours(self, number: int) -> str:
+    """Returns file and line of the innermost frame of this package, or of the frame itself."""
+    place = next(iter(self.of_ours(number)), self.places[number])
+    return f'{place.file}:{place.line}' if place.file else ''
+
+  def of_ours(self, number: int) -> tuple[Location, ...]:
+    """Returns the frames of this package, the innermost first; files begin with its name."""
+    found = []
+    for place in self._outwards(number):
+      if '/aevo_jax/' in place.file:
+        found.append(place._replace(file=f'aevo_jax/{place.file.rpartition("/aevo_jax/")[2]}'))
+    return tuple(found)
+
+  def _outwards(self, number: int) -> Iterator[Location]:
+    while number in self.places:
+      yield self.places[number]
+      number = self.parents[number]
+
+
+def _stack(text: str) -> _Stack:
   """Reads the tables of source lines at the head of a module."""
   files = {
     int(n): name for n, name in re.findall(r'^(\d+) "([^"]*/[^"]*\.py)"$', text, re.MULTILINE)
   }
+  named = text.partition('\nFunctionNames\n')[2].partition('\n\n')[0]
+  names = {int(n): name for n, name in re.findall(r'^(\d+) "([^"]*)"$', named, re.MULTILINE)}
   locations = {}
-  located = r'^(\d+) \{file_name_id=(\d+) .*?\bline=(\d+)'
-  for number, file, line in re.findall(located, text, re.MULTILINE):
-    locations[int(number)] = _Location(files.get(int(file), ''), int(line))
+  located = r'^(\d+) \{file_name_id=(\d+) function_name_id=(\d+) .*?\bline=(\d+)'
+  for number, file, function, line in re.findall(located, text, re.MULTILINE):
+    place = Location(files.get(int(file), ''), int(line), names.get(int(function), ''))
+    locations[int(number)] = place
   parents = {}
   places = {}
   stacked = r'^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?'
   for number, location, parent in re.findall(stacked, text, re.MULTILINE):
-    places[int(number)] = locations.get(int(location), _Location('', 0))
+    places[int(number)] = locations.get(int(location), Location('', 0, ''))
     parents[int(number)] = int(parent or 1) - 1  # counted from 1, which stands for none
-  frames = {}
-  for number in places:
-    frames[number] = _innermost_of_ours(number, places, parents)
-  return frames
-
-
-def _innermost_of_ours(number: int, places: dict[int, _Location], parents: dict[int, int]) -> str:
-  frame = number
-  while frame in places:
-    place = places[frame]
-    if '/aevo_jax/' in place.file:
-      return f'aevo_jax/{place.file.rpartition("/aevo_jax/")[2]}:{place.line}'
-    frame = parents[frame]
-  place = places[number]
-  return f'{place.file}:{place.line}' if place.file else ''
+  return _Stack(places, parents)

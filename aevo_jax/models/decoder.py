@@ -24,13 +24,8 @@ from aevo_jax.models.layers.moe import MoE
 from aevo_jax.models.layers.parameter import param
 from aevo_jax.models.layers.rms_norm import RMSNorm
 from aevo_jax.models.layers.shared_prefix import SharedPrefix
-from aevo_jax.sharding.context import (
-  cast_weight,
-  constrain,
-  gather_weight,
-  layout_in_use,
-  settle,
-)
+from aevo_jax.sharding.by_token import look_up
+from aevo_jax.sharding.context import cast_weight, constrain, gather_weight, layout_in_use
 
 _MIXERS = {'M': Mamba2, '*': Attention, '-': MLP, 'E': MoE}
 STATEFUL = 'M*'  # blocks that look at other tokens, and keep a state
@@ -215,7 +210,8 @@ class Decoder(nnx.Module):
     Returns:
       The residual stream behind the last block, and the loads of `with_loads`.
     """
-    x, loads = self._blocks(settle(self._embed(tokens_bt)), segments)
+    x = look_up(self.embedding[...], tokens_bt, jnp.dtype(self.config.compute_dtype))
+    x, loads = self._blocks(x, segments)
     if not loads:
       return x, None
     return x, jnp.stack(loads)
@@ -272,7 +268,7 @@ class Decoder(nnx.Module):
     Returns:
       The logits after the last prompt token, and the state to continue from.
     """
-    x = settle(self._embed(tokens_bt))
+    x = look_up(self.embedding[...], tokens_bt, jnp.dtype(self.config.compute_dtype))
     x, caches = self._prefill_blocks(x, valid_bt.astype(jnp.int32), room)
     valid = jnp.pad(valid_bt, ((0, 0), (0, room)))
     logits = self.logits(x[:, -1])

@@ -88,34 +88,6 @@ def constrain(x: Shaped[Array, '...'], *logical: str | None) -> Shaped[Array, '.
   return jax.lax.with_sharding_constraint(x, in_use.layout.spec(*logical))
 
 
-def settle(x: Shaped[Array, 'batch time width']) -> Shaped[Array, 'batch time width']:
-  """Lays out what was looked up in a table whose width is cut, as the residual stream lies.
-
-  Mesh axes move from the width to rows or positions one at a time, which is an exchange between
-  devices each; all at once a partitioner makes the array whole.
-
-  Args:
-    x: cut along its width as the table is.
-
-  Returns:
-    The same numbers.
-  """
-  layout = layout_in_use()
-  if layout is None:
-    return x
-  home = dict.fromkeys(layout.mesh_axes('batch'), 0) | dict.fromkeys(layout.mesh_axes('length'), 1)
-  cut: tuple[list[str], list[str]] = ([], [])
-  width = list(layout.mesh_axes('embed'))
-  for axis in reversed(layout.mesh_axes('embed')):
-    if axis not in home:
-      continue
-    width.remove(axis)
-    cut[home[axis]].insert(0, axis)
-    spec = PartitionSpec(*(tuple(axes) or None for axes in (*cut, width)))
-    x = jax.lax.with_sharding_constraint(x, spec)
-  return constrain(x, 'batch', 'length', None)
-
-
 def constrain_parameters(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """Lays out by name what has the parameters' shapes, such as gradients.
 

@@ -71,7 +71,7 @@ def test_an_unknown_device_is_named():
     hardware.load_hardware('abacus', layout.search_paths())
 
 
-def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9) -> dict:
+def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9, said: str = '') -> dict:
   return {
     'mesh': MESH,
     'devices': 16,
@@ -85,6 +85,7 @@ def found(sent: float = 1e9, flops: float = 10e12, held: int = 10**9) -> dict:
       'compiled_flops': flops,
       'useful_flops': 10e12,
       'resharded': [],
+      'findings': [{'kind': 'idle mesh axis', 'sentence': said}] if said else [],
       'collectives': [
         {'kind': 'all-gather', 'axes': ['fsdp'], 'wire_bytes': sent},
         {'kind': 'all-reduce', 'axes': ['data'], 'wire_bytes': sent},
@@ -124,13 +125,60 @@ def test_what_to_change_is_named():
   said = {found['mesh']: found.get('warnings', []) for found in rows()}
   assert said['wasteful'] == ['3.0 times the useful products are computed']
   assert said['talkative'] == ['what is sent between hosts takes longer than all products']
-  assert not said['good'] and not said['large']
+  assert not said['good']
+  assert said['large'] == [
+    '11.2 GiB do not fit in 9.3; the largest batch that does, by the estimate: 64 rows'
+  ]
+  full = comparison.row('full', TARGET, found(held=10**10) | {'estimated_state': 1e10}, CHIP)
+  assert full['warnings'] == ['18.6 GiB do not fit in 9.3, whatever the batch']
+  idle = comparison.row('idle', TARGET, found(said="axis 'x' is idle"), CHIP)
+  assert idle['warnings'] == ["axis 'x' is idle"]
 
 
 def test_table_and_page_have_every_row_and_need_nothing_else():
   text = comparison.text(rows())
-  assert text.count('\n') == 1 + 5 + 2  # head, rows, warnings
+  assert text.count('\n') == 1 + 5 + 3  # head, rows, warnings
   assert '| good | h200x16 | 32 x 100 | 0.93 | 0.93 | yes | 64 | fsdp 0.93, data 0.93 |' in text
   page = comparison.html(rows(), 'aevo compare_sharding <x>')
   assert '&lt;x&gt;' in page and '<svg' in page and 'refused' in page
   assert 'src=' not in page and 'href="http' not in page and '<script' not in page
+
+
+def with_measured() -> list[dict]:
+  """A mesh that was measured, the control, a mesh that failed when it ran, and one left out."""
+  good = rows()[-1] | {'gin': 'mesh.axes = {}\nsharding.rules = {}\n'}
+  over = {'mean': 0.25, 'low': 0.2, 'high': 0.3, 'rounds': 5}
+  times = {'devices': '8 x cpu', 'steps': 3, 'round_seconds': [0.1, 0.1], 'seconds': 0.1}
+  good['measured'] = times | {'over_baseline': over, 'verdict': 'reject'}
+  failed = comparison.row('failed', TARGET, found(), CHIP)
+  failed['measured'] = {'error': 'RuntimeError: out of memory', 'round_seconds': []}
+  control = {'mesh': 'control', 'hardware': 'h200x16', 'repeats': 'good', 'measured': times}
+  control |= {'spread': 0.05, 'rank_correlation': {'tau': 0.5, 'p': 0.25, 'meshes': 4}}
+  left_out = {'mesh': 'data16', 'hardware': 'h200x16', 'left_out': 'its state takes 200 GB'}
+  return [good, failed, control, left_out]
+
+
+def test_what_was_measured_has_columns_and_lines_of_its_own():
+  text = comparison.text(with_measured())
+  head, _, good, failed, control, *below = text.splitlines()
+  assert head.endswith('| ms measured | over the baseline | verdict |')
+  assert good.endswith('| 100 | +25.0% [+20.0%, +30.0%] | reject |')
+  assert failed.endswith('|  |  | RuntimeError: out of memory |')
+  assert control.startswith('| control | h200x16 | good again |') and '| 100 |' in control
+  assert len({line.count('|') for line in (head, good, failed, control)}) == 1
+  assert below == [
+    'measured for h200x16 on 8 x cpu, in turns, 3 steps a round, 2 rounds; the control runs good '
+    'again, and its spread is 5.0%',
+    "predicted and measured order: Kendall's tau 0.50 (p = 0.25) of 4 meshes, predicted by the "
+    'geometric middle of ms at least',
+    'mesh file of good (--json has all):',
+    'mesh.axes = {}',
+    'sharding.rules = {}',
+    'left out for h200x16: data16: its state takes 200 GB',
+  ]
+  page = comparison.html(with_measured(), 'aevo compare_sharding')
+  assert 'ms measured' in page and 'its state takes 200 GB' in page and '+25.0%' in page
+
+
+def test_columns_of_times_are_there_only_where_some_were_measured():
+  assert 'ms measured' not in comparison.text(rows())

@@ -93,20 +93,15 @@ def test_simulated_devices_gather_every_matrix_twice_by_hand():
   assert compiled['compiled_flops'] / compiled['useful_flops'] < 1.3
 
 
-@pytest.mark.parametrize(
-  ('mesh', 'named'), [('context', []), ('fsdp_tensor', ["'batch'", "'embed'", "'vocab'"])]
-)
-def test_what_a_partitioner_makes_whole_is_named_with_its_rules(mesh, named):
-  """Rows of an embedding that is cut along width and words get their gradient the long way."""
+@pytest.mark.parametrize('mesh', ['context', 'fsdp_tensor'])
+def test_nothing_is_made_whole_by_a_partitioner(mesh):
+  """Rows of an embedding that is cut along width and words go to their devices, and back."""
   done = shapes(
     MICRO[0], f'--gin_file=configs/meshes/{mesh}.gin', '--compile=cpux8', '--row_length=64',
     "--gin.model.pattern='*-'", '--gin.model.vocab_size=128', '--json',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  said = json.loads(done.stdout)['compiled']['resharded']
-  assert bool(said) == bool(named)
-  for rule in named:
-    assert any(rule in sentence for sentence in said), said
+  assert json.loads(done.stdout)['compiled']['resharded'] == []
 
 
 @pytest.mark.skipif(not INSTALLED, reason='make targets')

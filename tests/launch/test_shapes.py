@@ -72,6 +72,11 @@ def test_a_mesh_that_does_not_fit_is_a_sentence(arguments, said):
       ['--meshes=configs/meshes/*.gin', '--hardware=h200x8', '--json=no/such/t.json'],
       'no/such/t.json: there is no such directory',
     ),
+    (['--hardware=h200x8', '--suggest', '--rounds=9'], '--rounds is read with --measure alone'),
+    (
+      ['--hardware=h200x8', '--meshes=configs/meshes/fsdp.gin', '--best=3'],
+      '--best is read with --suggest alone',
+    ),
   ],
 )
 def test_a_comparison_that_cannot_be_is_a_sentence(arguments, said):

@@ -6,8 +6,8 @@ test_equality.py, in a process of its own.
   on_eight_devices.py reduced M-*-,ME*E fsdp     in which dtypes gradients are summed, in bfloat16
 
 Behind a pattern: scan (with recomputation), qwen3 (another family), window (of attention), kernels
-(their stand-ins on the mesh, none on the single device), odd (a vocabulary that no mesh divides),
-adafactor, muon (optimizers).
+(their stand-ins on the mesh, none on the single device), chunks (of logits, on the mesh alone), odd
+(a vocabulary that no mesh divides), adafactor, muon (optimizers).
 
 Prints one JSON line a case: losses, the largest differences, and the shapes that single devices
 hold.
@@ -134,6 +134,8 @@ def main(patterns: list[str], meshes: list[str]) -> None:
       )
       model = abstract(config)
       structure = unbind(Scanned(model) if config.scan else model)[0]
+    if 'chunks' in options:  # of 6 positions: of 4 parts of a row one each, 8 times
+      train = TrainConfig(train=Train(logits_chunk=6))
     for name in meshes:
       placement = placed(name, config)
       laid_out = make_train_step(placement.structure(structure, params), optimizer, train)

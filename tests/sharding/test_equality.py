@@ -73,7 +73,7 @@ def check(patterns, meshes):
 @pytest.mark.parametrize(
   ('pattern', 'meshes'),
   [
-    ('E*', ['fsdp_tensor', 'context']),
+    ('E*+chunks', ['fsdp_tensor', 'context']),
     ('*E*E+scan+qwen3', ['expert']),
     ('*E+kernels+window', ['fsdp_tensor', 'context', 'expert']),
   ],
@@ -115,6 +115,7 @@ def test_a_step_is_the_single_devices_for_dense_hybrid_and_moe():
   check(
     [
       '*-*-+odd',
+      '*-*-+chunks',
       'M-*-',
       'ME*E',
       'M*EM*E+scan+odd',

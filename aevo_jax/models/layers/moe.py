@@ -21,6 +21,7 @@ from aevo_jax.models.kernels.grouped_matmul import grouped_matmul
 from aevo_jax.models.layers.linear import Linear
 from aevo_jax.models.layers.mlp import MLP, activate
 from aevo_jax.models.layers.parameter import param
+from aevo_jax.sharding.by_token import flatten, over_tokens, unflatten
 from aevo_jax.sharding.context import ExpertTokens, cast_weight, over_experts
 
 
@@ -67,13 +68,18 @@ class Router(nnx.Module):
     choice = scores
     if self.e_score_correction_bias is not None:
       choice = scores + jax.lax.stop_gradient(self.e_score_correction_bias[...])[None]
-    if c.topk_group < c.n_group:
-      choice = self._within_groups(choice)
-    experts = jax.lax.top_k(choice, c.num_experts_per_tok)[1]
+    experts = over_tokens(self._best, choice)
     weights = jnp.take_along_axis(scores, experts, axis=1)
     if c.norm_topk_prob:
       weights = weights / (weights.sum(axis=1, keepdims=True) + 1e-20)
     return Routing(experts, weights * c.routed_scaling_factor)
+
+  def _best(self, choice: Float[Array, 'tokens experts']) -> Int[Array, 'tokens chosen']:
+    """Returns the experts with the highest scores, the best first."""
+    c = self.config
+    if c.topk_group < c.n_group:
+      choice = self._within_groups(choice)
+    return jax.lax.top_k(choice, c.num_experts_per_tok)[1]
 
   def _within_groups(
     self, choice: Float[Array, 'tokens experts']
@@ -237,12 +243,15 @@ class MoE(nnx.Module):
       float32.
     """
     y, routing = self._run(x)
-    counts = jnp.repeat(counted.reshape(-1), routing.experts.shape[1]).astype(jnp.float32)
+    if counted.ndim > 1:
+      counted = flatten(counted)
+    counts = jnp.repeat(counted, routing.experts.shape[1]).astype(jnp.float32)
     experts = jnp.zeros(self.experts.up_proj.shape[0])
     return y, experts.at[routing.experts.reshape(-1)].add(counts)
 
   def _run(self, x: Float[Array, '*lead width']) -> tuple[Float[Array, '*lead width'], Routing]:
-    flat = x.reshape(-1, x.shape[-1])
+    is_batch = x.ndim > 2  # not one token of each row
+    flat = flatten(x) if is_batch else x
     routing = self.gate(flat)
     inner = flat
     if self.fc1_latent_proj is not None:
@@ -250,7 +259,8 @@ class MoE(nnx.Module):
     y = self.experts(inner, routing)
     if self.fc2_latent_proj is not None:
       y = self.fc2_latent_proj(y)
-    y = y.reshape(x.shape)
+    if is_batch:
+      y = unflatten(y, *x.shape[:2])
     if self.shared_experts is not None:
       y = y + self.shared_experts(x)
     return y, routing
