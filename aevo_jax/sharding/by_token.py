@@ -54,6 +54,10 @@ def look_up(
   layout = layout_in_use()
   if layout is None:
     return table[ids].astype(dtype)
+  # A vocabulary that is divided unevenly gets its padding back: a manual program wants equal parts.
+  words = layout.padded(table.shape, ('vocab', 'embed'))[0]
+  if words != table.shape[0]:
+    table = jnp.pad(table, ((0, words - table.shape[0]), (0, 0)))
   rows = layout.spec('batch', 'length')
   run = jax.shard_map(
     functools.partial(_of_this_part, layout, dtype),

@@ -90,19 +90,18 @@ def test_meshes_are_compared_and_one_that_does_not_divide_is_a_row(tmp_path):
     '--gin_file=configs/models/micro_qwen3.gin',
     "--gin.model.pattern='*-'",
     '--meshes=configs/meshes/fsdp.gin',
-    '--meshes=configs/meshes/expert.gin',
+    '--meshes=configs/meshes/context.gin',
     '--hardware=cpux8',
-    '--row_length=32',
+    '--row_length=30',
     '--gin.hardware.memory_gb=0.000001',
-    '--gin.sharding.pad_vocab=False',
     f'--json={tmp_path}/t.json',
     f'--html={tmp_path}/t.html',
   )
   assert result.returncode == 0, result.stderr
-  fsdp, expert = json.loads((tmp_path / 't.json').read_text())
+  fsdp, context = json.loads((tmp_path / 't.json').read_text())
   assert fsdp['mesh'] == 'fsdp' and fsdp['rows'] == 8
   assert not fsdp['fits'] and fsdp['largest_batch'] == 0
   assert {tuple(one['axes']) for one in fsdp['collectives']} == {('fsdp',)}
-  assert "('vocab', size 122) cannot be divided by 4" in expert['error']
+  assert 'train.row_length = 30 cannot be divided by 4' in context['error']
   assert '<svg' in (tmp_path / 't.html').read_text()
-  assert '| fsdp | cpux8 | 8 x 32 |' in result.stdout
+  assert '| fsdp | cpux8 | 8 x 30 |' in result.stdout

@@ -185,7 +185,8 @@ def fewest_rows(meshes: Sequence[Mesh], problem: Problem) -> int:
   for mesh in meshes:
     try:
       layout = _layout(mesh, problem)
-      layout.parameter_specs(model.trained | model.frozen, model.axes)
+      shapes = layout.padded_shapes(model.trained | model.frozen, model.axes)
+      layout.parameter_specs(shapes, model.axes)
     except ValueError:
       continue
     rows = math.lcm(rows, layout.shards('batch'))
@@ -290,9 +291,12 @@ def _check_heads(config: ModelConfig, layout: Layout) -> None:
 
 
 def _held(model: ModelShapes, state: TrainState, layout: Layout) -> int:
-  """Returns the exact bytes of state and frozen weights on a device."""
+  """Returns the exact bytes of state and frozen weights on a device.
+
+  A vocabulary's padding is left out, which is less than a row for each device.
+  """
   shapes = model.trained | model.frozen
-  specs = layout.parameter_specs(shapes, model.axes)
+  specs = layout.parameter_specs(layout.padded_shapes(shapes, model.axes), model.axes)
   sizes = dict(layout.sizes)
   trained = device_bytes(state, state_specs(state, shapes, specs), sizes)
   return trained + device_bytes(model.frozen, state_specs(model.frozen, shapes, specs), sizes)
