@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
   chosen = _check_flags()
   files = _mesh_files(_MESHES.value or ['configs/meshes/*.gin'])
   at_hand = _at_hand(chosen, files)
-  COMMAND.load_gin()
+  COMMAND.load_gin(pathlib.Path(next(iter(files.values()))))  # bindings of meshes are for all
   import jax
 
   from aevo_jax.analysis import comparison

@@ -93,6 +93,7 @@ def test_meshes_are_compared_and_one_that_does_not_divide_is_a_row(tmp_path):
     '--meshes=configs/meshes/context.gin',
     '--hardware=cpux8',
     '--row_length=30',
+    '--gin.sharding.replicated_limit_mib=100',
     '--gin.hardware.memory_gb=0.000001',
     f'--json={tmp_path}/t.json',
     f'--html={tmp_path}/t.html',
