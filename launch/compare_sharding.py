@@ -263,14 +263,14 @@ def _problem(target: targets.Target) -> 'Problem':
 
   loading.load(COMMAND.flags.gin_file or (), _of_model(), search_paths=layout.search_paths())
   config = resolve('model')
-  limit = resolve('sharding').replicated_limit_mib
+  sharding = resolve('sharding')
   recipe = recipe_lib.from_gin()
   if _ADAPTATION.value:
     recipe = dataclasses.replace(recipe, adaptation=recipe_lib.Adaptation(_ADAPTATION.value))
   train = dataclasses.replace(recipe.train, row_length=_ROW_LENGTH.value)
   recipe = dataclasses.replace(recipe, train=train)
   hardware = comparison.load(target, layout.search_paths(), _of_hardware())
-  return Problem(config, recipe, hardware, target.platform, limit)
+  return Problem(config, recipe, hardware, target.platform, sharding)
 
 
 def _mesh_files(patterns: list[str]) -> dict[str, str]:

@@ -78,11 +78,10 @@ def job(**changed) -> arms.Job:
 
 
 def test_the_real_step_runs_and_a_mesh_that_does_not_fit_is_a_reason(capsys):
-
   arms.run(job())
   said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   turns = [facts for facts in said if 'seconds' in facts and 'arm' in facts]
-  assert [facts['arm'] for facts in turns] == ['single', 'single']
+  assert [facts['arm'] for facts in turns] == ['single', 'single'], said
   assert all(len(facts['seconds']) == 2 and min(facts['seconds']) > 0 for facts in turns)
   # A turn begins anew, with the loss of random weights: near that of guessing 122 tokens.
   assert turns[0]['loss'] == turns[1]['loss'] == pytest.approx(4.8, abs=1.5)

@@ -53,7 +53,7 @@ def problem(**changed) -> suggestion.Problem:
     'recipe': RECIPE,
     'hardware': CHIP,
     'platform': 'cpu',
-    'replicated_limit_mib': 64.0,
+    'sharding': Sharding(),
   }
   return suggestion.Problem(**(fields | changed))
 
@@ -186,7 +186,7 @@ def test_the_estimate_is_that_of_aevo_shapes():
 
 
 def test_a_replicated_model_over_the_limit_is_refused_as_by_train():
-  _, pruned = best(replicated_limit_mib=0.001)
+  _, pruned = best(sharding=Sharding(replicated_limit_mib=0.001))
   assert 'sharding.replicated_limit_mib' in pruned['data8']
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -79,12 +80,18 @@ class Arm:
     train = dataclasses.replace(recipe.train, batch_rows=job.rows, row_length=job.row_length)
     recipe = dataclasses.replace(recipe, train=train)
     optimizer = transformation(recipe.optimizer)
-    placement = placement_lib.from_gin(self._config, recipe)
+    placement = placement_lib.from_gin(self._config, recipe.adaptation, recipe.lora)
     self._seed = job.seed
     self._shapes: AbstractStep = lower_step(self._config, recipe, placement)
     self._step = self._shapes.lowered.compile()
+    assert placement is not None, 'the mesh file names axes'
+    self._forms = placement.forms
+
+    def create(params: dict[str, jax.Array]) -> TrainState:
+      return TrainState.create(params, optimizer, train.ema_decay)
+
     self._create = jax.jit(
-      lambda params: TrainState.create(params, optimizer, train.ema_decay),
+      placement.padded(create),
       donate_argnums=0,
       out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self._shapes.state),
     )
@@ -98,8 +105,8 @@ class Arm:
     Returns:
       Seconds of each, and the loss of the first state.
     """
-    frozen = random_params(self._shapes.frozen, self._seed + 1)
-    state = self._create(random_params(self._shapes.state.params, self._seed))
+    frozen = random_params(self._shapes.frozen, self._forms, self._seed + 1)
+    state = self._create(random_params(self._shapes.state.params, self._forms, self._seed))
     batch = self._batch()
     state, metrics = jax.block_until_ready(self._step(state, frozen, batch, _LEARNING_RATE))
     loss = float(metrics['loss'])
@@ -125,11 +132,14 @@ class Arm:
     return jax.device_put(values, shardings)
 
 
-def random_params(shapes: dict[str, jax.ShapeDtypeStruct], seed: int) -> dict[str, jax.Array]:
+def random_params(
+  shapes: dict[str, jax.ShapeDtypeStruct], forms: Mapping[str, Any], seed: int
+) -> dict[str, jax.Array]:
   """Makes weights of some size: matrices scaled as at initialization, vectors 1, biases 0.
 
   Args:
     shapes: with shardings.
+    forms: of the parameters that lie otherwise on the mesh than in a file.
     seed: the same on every mesh gives the same weights.
 
   Returns:
@@ -141,6 +151,10 @@ def random_params(shapes: dict[str, jax.ShapeDtypeStruct], seed: int) -> dict[st
       made[name] = jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
     elif len(shape.shape) < 2:
       made[name] = jnp.ones(shape.shape, shape.dtype, device=shape.sharding)
+    elif name in forms:
+      form = forms[name]
+      stored = _filled(form.stored, str(shape.dtype), None)(1000 * seed + number)
+      made[name] = jax.device_put(form.lay_out(np.asarray(stored)), shape.sharding)
     else:
       filled = _filled(shape.shape, str(shape.dtype), shape.sharding)
       made[name] = filled(1000 * seed + number)

@@ -6,6 +6,7 @@ not fit are pruned, with the reason. The others are ordered by how long a device
 (`traffic`), since all of them do the same useful products; no compiler has been asked.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -90,14 +91,14 @@ class Problem(NamedTuple):
     recipe: its batch has the rows that every mesh is to take.
     hardware: of the devices.
     platform: 'cpu', 'gpu' or 'tpu'.
-    replicated_limit_mib: of `Sharding`.
+    sharding: whose rules are the mesh's instead.
   """
 
   config: ModelConfig
   recipe: Recipe
   hardware: Hardware
   platform: str
-  replicated_limit_mib: float
+  sharding: Sharding
 
   @property
   def model(self) -> ModelShapes:
@@ -180,13 +181,13 @@ def fewest_rows(meshes: Sequence[Mesh], problem: Problem) -> int:
   Returns:
     Rows.
   """
-  model = problem.model
+  stored = problem.model
   rows = 1
   for mesh in meshes:
     try:
       layout = _layout(mesh, problem)
-      shapes = layout.padded_shapes(model.trained | model.frozen, model.axes)
-      layout.parameter_specs(shapes, model.axes)
+      model = _on_mesh(stored, layout)
+      layout.parameter_specs(model.trained | model.frozen, model.axes)
     except ValueError:
       continue
     rows = math.lcm(rows, layout.shards('batch'))
@@ -194,7 +195,7 @@ def fewest_rows(meshes: Sequence[Mesh], problem: Problem) -> int:
 
 
 def _layout(mesh: Mesh, problem: Problem) -> Layout:
-  return Sharding(mesh.rules, problem.replicated_limit_mib).bind(mesh.sizes)
+  return dataclasses.replace(problem.sharding, rules=mesh.rules).bind(mesh.sizes)
 
 
 def estimated(problem: Problem, layout: Layout) -> int:
@@ -234,12 +235,8 @@ def best(
   Returns:
     Those that fit and send the least, the best first; and all others, each with its reason.
   """
-  model = problem.model
-  optimizer = transformation(problem.recipe.optimizer)
+  stored = problem.model
   train = problem.recipe.train
-  state = jax.eval_shape(
-    lambda params: TrainState.create(params, optimizer, train.ema_decay), model.trained
-  )
   limit = problem.hardware.memory_gb * 1e9
   legal: list[Suggested] = []
   pruned: list[Pruned] = []
@@ -248,7 +245,8 @@ def best(
       layout = _layout(mesh, problem)
       layout.check_batch(train.batch_rows, train.row_length)
       _check_heads(problem.config, layout)
-      held = _held(model, state, layout)
+      model = _on_mesh(stored, layout)
+      held = _held(model, problem.recipe, layout)
     except ValueError as error:
       pruned.append(Pruned(mesh.name, str(error)))
       continue
@@ -290,14 +288,23 @@ def _check_heads(config: ModelConfig, layout: Layout) -> None:
       raise ValueError(f'{heads} heads of {kind!r} blocks cannot be spread over {parts} devices')
 
 
-def _held(model: ModelShapes, state: TrainState, layout: Layout) -> int:
-  """Returns the exact bytes of state and frozen weights on a device.
+def _on_mesh(model: ModelShapes, layout: Layout) -> ModelShapes:
+  """Returns the shapes with a vocabulary that is padded where the mesh wants it."""
+  return model._replace(
+    trained=layout.padded_shapes(model.trained, model.axes),
+    frozen=layout.padded_shapes(model.frozen, model.axes),
+  )
 
-  A vocabulary's padding is left out, which is less than a row for each device.
-  """
+
+def _held(model: ModelShapes, recipe: Recipe, layout: Layout) -> int:
+  """Returns the exact bytes of state and frozen weights on a device."""
   shapes = model.trained | model.frozen
-  specs = layout.parameter_specs(layout.padded_shapes(shapes, model.axes), model.axes)
+  specs = layout.parameter_specs(shapes, model.axes)
   sizes = dict(layout.sizes)
+  optimizer = transformation(recipe.optimizer)
+  state = jax.eval_shape(
+    lambda params: TrainState.create(params, optimizer, recipe.train.ema_decay), model.trained
+  )
   trained = device_bytes(state, state_specs(state, shapes, specs), sizes)
   return trained + device_bytes(model.frozen, state_specs(model.frozen, shapes, specs), sizes)
 
