@@ -11,8 +11,11 @@ import jax.numpy as jnp
 
 
 def ragged_dot(x, w, *, group_sizes, implementation):
-  """Leaves rows behind the last group as memory was, in the products and in the gradient."""
+  """Leaves rows behind the last group as memory was, in the products and in the gradient. Widths
+  beyond a tile are whole tiles.
+  """
   assert implementation == 'mosaic'
+  assert all(width < 64 or width % 64 == 0 for width in w.shape[1:]), w.shape
   return _multiply(x, w, group_sizes)
 
 

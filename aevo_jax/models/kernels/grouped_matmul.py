@@ -94,9 +94,18 @@ def _by_kernel(
   They are cleared in the products, and, by clearing the rows that go in, in the gradient too.
   """
   of_group = jnp.arange(x_sd.shape[0]) < sizes_e.sum()
+  inputs, outputs = w_edf.shape[1:]
+  more = (0, _missing(inputs))
+  rows = jnp.pad(_cleared(x_sd, of_group), ((0, 0), more))
+  weights = jnp.pad(w_edf, ((0, 0), more, (0, _missing(outputs))))
   # No other implementation: a slower one must not take its place unseen.
-  y_sf = ragged_dot(_cleared(x_sd, of_group), w_edf, group_sizes=sizes_e, implementation='mosaic')
-  return _cleared(y_sf, of_group)
+  y_sf = ragged_dot(rows, weights, group_sizes=sizes_e, implementation='mosaic')
+  return _cleared(y_sf[:, :outputs], of_group)
+
+
+def _missing(width: int) -> int:
+  """Returns what is missing to a width of whole tiles, which the kernel wants beyond one tile."""
+  return -width % TILE if width > TILE else 0
 
 
 @jax.custom_vjp
