@@ -291,10 +291,11 @@ def _twice(call):
   def changed(self, x, kernel=None):
     import jax
 
-    if kernel is None:
-      kernel = self.kernel[...].astype(x.dtype)
-    first, second = jax.lax.optimization_barrier((kernel, kernel))
-    return (call(self, x, first) + call(self, x, second)) / 2
+    from aevo_jax.models.layers.linear import Kernel
+
+    weight = self.kernel[...].astype(x.dtype) if kernel is None else kernel[0]
+    first, second = jax.lax.optimization_barrier((weight, weight))
+    return (call(self, x, Kernel(first)) + call(self, x, Kernel(second))) / 2
 
   return changed
 

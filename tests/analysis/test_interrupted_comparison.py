@@ -21,6 +21,8 @@ def interrupted(after: str, *arguments: str) -> tuple[int, str, str]:
     text=True,
     env=environment(),
     cwd=REPOSITORY,
+    # Whoever starts the tests in the background may have had interrupts ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   said = ''
   assert process.stderr is not None

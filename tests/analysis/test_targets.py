@@ -95,10 +95,13 @@ def test_simulated_devices_gather_every_matrix_twice_by_hand():
 
 @pytest.mark.parametrize('mesh', ['context', 'fsdp_tensor'])
 def test_nothing_is_made_whole_by_a_partitioner(mesh):
-  """Rows of an embedding that is cut along width and words go to their devices, and back."""
+  """Rows of an embedding that is cut along width and words go to their devices, and back. (Two key
+  heads for four devices would be cut in pieces, which is named for itself.)
+  """
   done = shapes(
     MICRO[0], f'--gin_file=configs/meshes/{mesh}.gin', '--compile=cpux8', '--row_length=64',
-    "--gin.model.pattern='*-'", '--gin.model.vocab_size=128', '--json',
+    "--gin.model.pattern='*-'", '--gin.model.vocab_size=128', '--gin.model.num_key_value_heads=4',
+    '--json',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout)['compiled']['resharded'] == []

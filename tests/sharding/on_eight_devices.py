@@ -110,6 +110,15 @@ def config_of(kinds: str, options: list[str]) -> ModelConfig:
   return ModelConfig(**fields, pattern=kinds)
 
 
+def with_kernels(config: ModelConfig) -> ModelConfig:
+  """The model on GPUs' kernels, whose stand-ins are installed."""
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+  import kernel_stand_ins
+
+  kernel_stand_ins.install()
+  return dataclasses.replace(config, attention_implementation='mosaic', moe_implementation='mosaic')
+
+
 def main(patterns: list[str], meshes: list[str]) -> None:
   batch = make_batch(0)
   for pattern in patterns:
@@ -125,13 +134,7 @@ def main(patterns: list[str], meshes: list[str]) -> None:
     start = jax.tree.map(np.asarray, TrainState.create(params, optimizer, 0.0))
     whole, metrics = jax.jit(step)(start, {}, batch, np.float32(1e-3))
     if 'kernels' in options:  # the single device has computed without
-      sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-      import kernel_stand_ins
-
-      kernel_stand_ins.install()
-      config = dataclasses.replace(
-        config, attention_implementation='mosaic', moe_implementation='mosaic'
-      )
+      config = with_kernels(config)
       model = abstract(config)
       structure = unbind(Scanned(model) if config.scan else model)[0]
     if 'chunks' in options:  # of 6 positions: of 4 parts of a row one each, 8 times
