@@ -274,14 +274,15 @@ def check() -> None:
 
 
 HEAD = (
-  '| model | mesh | adaptation | target | rows | state | temporaries | fits | gathered | '
+  '| model | mesh | adaptation, remat | target | rows | state | temporaries | fits | gathered | '
   'compiled / useful | estimate / compiled |\n|---|---|---|---|---|---|---|---|---|---|---|'
 )
 
 
 def line(row: dict) -> str:
   """A row as a line of Markdown, GiB per device."""
-  first = f'| {row["model"]} | {row["mesh"]} | {row["adaptation"]} | {row["target"]} |'
+  how = f'{row["adaptation"]}, {row["remat"]}'
+  first = f'| {row["model"]} | {row["mesh"]} | {how} | {row["target"]} |'
   for name in ('error', 'refused'):
     if name in row:
       return f'{first} | | | | | | {row[name]} |'

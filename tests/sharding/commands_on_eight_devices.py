@@ -24,8 +24,7 @@ from aevo_jax.generation import sampler as sampler_lib
 from aevo_jax.models.decoder import create
 from aevo_jax.models.params import unbind
 from aevo_jax.training import train_loop
-from aevo_jax.training.placement import Placement, shapes_of
-from aevo_jax.training.recipe.recipe import Adaptation, Lora
+from aevo_jax.training.placement import Placement
 
 sys.path[:0] = [str(path) for path in pathlib.Path(__file__).resolve().parents[:2]]
 import on_eight_devices
@@ -76,13 +75,12 @@ def sampler(patterns: list[str], meshes: list[str]) -> None:
     kinds, *options = pattern.split('+')
     config = on_eight_devices.config_of(kinds, options)
     structure, params = unbind(create(config, seed=0))
-    *_, axes = shapes_of(config, Adaptation(), Lora())
     generate = sampler_lib.Sampler(
       structure, eos_id=2, pad_id=0, batch=ROWS, bucket=BUCKET, max_new_tokens=NEW
     )
     whole = generate(params, prompts)
     for name in meshes:
-      placement: Placement = on_eight_devices.placed(name, axes)
+      placement: Placement = on_eight_devices.placed(name, config)
       sharded = jax.device_put(params, placement.params(params))
       with placement.use_for_generation():
         found = generate(sharded, prompts)
