@@ -12,7 +12,8 @@ def interrupted(after: str, *arguments: str) -> tuple[int, str, str]:
   """Sends SIGINT once a line of standard error has some text; returns status and both outputs."""
   process = subprocess.Popen(
     [
-      sys.executable,
+      # Whoever starts the tests in the background may have had interrupts ignored.
+      *('env', '--default-signal=INT', sys.executable),
       *('-m', 'aevo_jax.cli', 'compare_sharding', '--hardware=cpux2', '--row_length=16'),
       *('--gin_file=configs/models/micro_nemotron_h.gin', "--gin.model.pattern='-'", *arguments),
     ],
@@ -21,8 +22,6 @@ def interrupted(after: str, *arguments: str) -> tuple[int, str, str]:
     text=True,
     env=environment(),
     cwd=REPOSITORY,
-    # Whoever starts the tests in the background may have had interrupts ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   said = ''
   assert process.stderr is not None
