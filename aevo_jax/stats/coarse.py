@@ -82,7 +82,7 @@ def _gain(found: dict[str, Any], level: float | None, decimals: int) -> dict[str
     'freedom': _figure(min(found['freedom'], 1000)),
     'dev_freedom': _figure(min(found['dev_freedom'], 1000)),
     'luck': round(found['luck'], 4),
-    'transfer': found['transfer'],
+    'transfer': round(found['transfer'], 2),
     'n': found['n'],
   }
 
