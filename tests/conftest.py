@@ -46,6 +46,7 @@ TINY = (
   'budget.rounds = 1',
   'budget.workers = 2',
   'budget.noise_seeds = 2',
+  'reversal.blind = True',
   'budget.final_seeds = 1',
   'budget.trial_tokens = 8192',
   'budget.trial_steps = 4',

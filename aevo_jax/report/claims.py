@@ -8,6 +8,7 @@ recipe: between them and the others lies chance alone.
 from typing import NamedTuple
 
 from aevo_jax.meta_agent.drift.trust import ALARMS
+from aevo_jax.report import timeline
 from aevo_jax.report.gains import BASE, PROMOTED, STARTING, Gain
 from aevo_jax.report.run_view import RunView
 
@@ -157,6 +158,7 @@ def warnings(view: RunView) -> list[str]:
       f'The rounds ended after round {exhausted["round"]} of {planned}: {exhausted["reason"]}.'
     )
   said += _alarms(view)
+  said += _unseen(view)
   finished = view.state.finished is not None
   if finished and not view.manual:
     said += _unscored(view)
@@ -172,7 +174,7 @@ def _alarms(view: RunView) -> list[str]:
   for round_, streams in sorted(view.state.verdicts.items()):
     for stream, verdict in streams.items():
       if verdict['verdict'] in ALARMS:
-        first.setdefault(stream, f'{verdict["verdict"]} in round {round_}')
+        first.setdefault(stream, f'{verdict["verdict"].replace("_", " ")} in round {round_}')
   said = []
   for stream, what in sorted(first.items()):
     said.append(f'Dev does not track the external score on {stream.replace("_", " ")}: {what}.')
@@ -185,6 +187,28 @@ def _alarms(view: RunView) -> list[str]:
           f'{departure.verdict} in round {judgement.round}.'
         )
   return said
+
+
+def _unseen(view: RunView) -> list[str]:
+  """What the verdicts of the last round could not have seen."""
+  if not view.state.verdicts:
+    return []
+  last = max(view.state.verdicts)
+  seen: dict[str, list[float]] = {}
+  for verdict in view.state.verdicts[last].values():
+    for effect, size in timeline.detectable(verdict).items():
+      seen.setdefault(effect, []).append(size)
+  if not seen:
+    return [f'No verdict of round {last} could have detected anything, whatever dev did.']
+  gains = seen.get('dev_gain')
+  if gains is None:
+    return [
+      f'No verdict of round {last} could have seen a flaw of dev that all trials of a round share.'
+    ]
+  return [
+    f'In round {last} the verdicts could have seen a dev gain of {min(gains):.2f} to '
+    f'{max(gains):.2f} that does not arrive on the external set, by stream.'
+  ]
 
 
 def _unscored(view: RunView) -> list[str]:

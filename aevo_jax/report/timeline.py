@@ -64,16 +64,31 @@ class Look:
 
   @property
   def detectable(self) -> str:
-    """The minimum detectable effect in words.
+    """What the tests of the round could have detected, in words.
 
     Returns:
-      For example 'detectable: slope drop of 0.40'.
+      For example 'detectable: dev gain of 0.14, slope drop of 0.40'.
     """
-    verdict = self.verdict
-    if verdict is None or verdict['minimum_detectable_effect'] is None:
-      return 'nothing detectable yet'
-    effect = verdict['effect'].replace('_', ' ')
-    return f'detectable: {effect} of {verdict["minimum_detectable_effect"]:.2f}'
+    found = detectable(self.verdict)
+    parts = [f'{effect.replace("_", " ")} of {value:.2f}' for effect, value in found.items()]
+    return f'detectable: {", ".join(parts)}' if parts else 'nothing detectable yet'
+
+
+def detectable(verdict: Mapping | None) -> dict[str, float]:
+  """Collects what a verdict's tests could have detected.
+
+  Args:
+    verdict: the recorded fields; those of earlier versions have the nearest test's alone.
+
+  Returns:
+    Effect -> its size, of the tests that could detect one; see `reversal.Verdict`.
+  """
+  if verdict is None:
+    return {}
+  found = verdict.get('detectable')
+  if found is None:
+    found = {verdict['effect']: verdict['minimum_detectable_effect']}
+  return {effect: value for effect, value in found.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

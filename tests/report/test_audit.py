@@ -127,7 +127,11 @@ FILES = {
   'scores/r1w1.dev.json': (json_change(mark_otherwise), {'dev scores'}),
   'scores/base.dev.json': (json_change(answer_otherwise), {'dev scores'}),
   'scores/r0w1.dev.json': (json_change(lambda v: v.update(file_digest='0' * 64)), {'dev scores'}),
-  'scores/r0w0.dev.json': (json_change(lambda v: v['items'].pop()), {'dev scores'}),
+  # The verdicts rest on dev's answers as well.
+  'scores/r0w0.dev.json': (
+    json_change(lambda v: v['items'].pop()),
+    {'dev scores', 'concordance'},
+  ),
   'scores/r1w0.external.json': (json_change(mark_otherwise), {'external scores'}),
   'scores/r1w1.external.json': (
     json_change(lambda v: v['summary']['overall'].update(accuracy=0.9)),
@@ -169,13 +173,13 @@ def test_a_changed_recipe_is_named(run_copy, rewrite):
 def test_a_missing_file_is_a_failure(run_copy, name):
   (run_copy / name).unlink()
   part = {
-    'scores/r1w1.dev.json': 'dev scores',
+    'scores/r1w1.dev.json': 'dev scores',  # and what the verdicts make of it
     'scores/starting0.final.json': 'final scores',
     'evidence/round_000.json': 'evidence',
     'policy/round_001/standing.gin': 'policies',
     'ledger.head': 'ledger',
   }[name]
-  assert failed(run_copy) == {part}
+  assert failed(run_copy) - {'concordance'} == {part}
 
 
 # -- the ledger ------------------------------------------------------------------------------------
@@ -199,9 +203,9 @@ def test_a_broken_chain_stops_the_audit(run_copy, rewrite, change):
   assert {f.status for name, f in found.items() if name != 'ledger'} == {checks.SKIPPED}
 
 
-def swap_ranks(payload: dict) -> None:
-  a, b = sorted(payload['ranks'])
-  payload['ranks'][a], payload['ranks'][b] = payload['ranks'][b], payload['ranks'][a]
+def turn_around(payload: dict) -> None:
+  row = payload['streams']['overall']
+  row['discordant'] = row['n'] * (row['n'] - 1) // 2 - row['discordant']
 
 
 def more_correct(payload: dict) -> None:
@@ -218,10 +222,13 @@ FORGED = {
     with_payload('external_released', lambda p: p.update(score=0.99), 'r1w1'),
     {'releases', 'evidence'},
   ),
-  'ranks': (with_payload('external_ranked', swap_ranks), {'ranks', 'evidence'}),
+  'statistics': (
+    with_payload('concordance_measured', turn_around),
+    {'concordance', 'verdicts'},
+  ),
   'dev score': (
     with_payload('trial_scored', more_correct, 'r1w1'),
-    {'dev scores', 'concordance', 'evidence'},
+    {'dev scores', 'evidence'},
   ),
   'base score': (with_payload('base_scored', more_correct), {'dev scores'}),
   'final score': (
