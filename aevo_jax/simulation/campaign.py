@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.next_policy import next_policy
 from aevo_jax.campaign.decisions.round_evidence import round_evidence
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
@@ -109,6 +109,7 @@ class Simulator:
     self.surface = sampled.surface
     self.shift = shift or sampled.shift
     self._rng = np.random.default_rng([scenario.settings.seed, index, 2])
+    self._external: dict[str, dict] = {}
     self.detector = Detector(
       scenario.constitution, scenario.families, scenario.settings.replays, index
     )
@@ -178,6 +179,10 @@ class Simulator:
     encoder = self._scenario.encoder
     codes = [encoder.codes(encoder.prune(a.overlay)) for a in policy.assignments]
     scores = self.scores(np.asarray(codes), policy.round)
+    state.policies[policy.round] = {'policy': policy.to_json()}
+    items = self._constitution.external_set.items
+    for worker, accuracy in enumerate(scores.external.mean(axis=1).tolist()):
+      self._external[_trial_name(policy.round, worker)] = _summary(accuracy, items)
     for worker, row in enumerate(scores.dev.tolist()):
       trial = self._trial(policy, worker, row)
       state.trials[trial.trial] = trial
@@ -185,8 +190,16 @@ class Simulator:
     # In round 0 all trials run one recipe, so that there is nothing to rank.
     if policy.round and self._scenario.settings.verdicts:
       state.verdicts[policy.round] = self.detector.judge(scores.dev, scores.external)
+    self._compare_arms(state, policy)
     evidence = round_evidence(state, policy.round, policy, self._constitution)
     return Evidence.from_json(evidence.to_text())
+
+  def _compare_arms(self, state: CampaignState, policy: Policy) -> None:
+    """Compares the arms of a revision, if the round is their look, as the arbiter does."""
+    if arms.compared(state, policy.round):
+      state.attributions[policy.round] = arms.result(
+        state, policy.round, self._external.__getitem__, self._constitution
+      )
 
   def _trial(self, policy: Policy, worker: int, dev: list[float]) -> TrialState:
     """Makes a sealed trial with its dev accuracies, one of each family."""
