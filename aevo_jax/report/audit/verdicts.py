@@ -113,7 +113,7 @@ def _control(run: AuditedRun, look: int) -> dict | None:
   """The comparison of the arms, as the arbiter computes it."""
 
   def proportion(trial: str) -> dict:
-    return run.external(run.state.trials[trial])['overall']
+    return run.external(trial)['overall']
 
   return arms.result(run.state, look, proportion, run.constitution)
 
