@@ -1,26 +1,22 @@
-"""Two recipes of a revision: who runs them, which runs are compared at the look, and how many trials
-a round the thresholds are made for.
-"""
+"""Two recipes of a revision: who runs them, and which runs are compared at the look."""
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
-from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.config.constitution import Constitution, Control
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.drift import calibration
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
-from aevo_jax.stats import concordance
 
 CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)})
 AXES = {name: {f'{name}.x': {'kind': 'float', 'low': 0.0, 'high': 1.0}} for name in 'abc'}
-RECIPES = arms.Recipes({}, SearchSpace.from_literals(AXES), dict.fromkeys(('a.x', 'b.x', 'c.x'), 0.5))
+RECIPES = arms.Recipes(
+  {}, SearchSpace.from_literals(AXES), dict.fromkeys(('a.x', 'b.x', 'c.x'), 0.5)
+)
 
 
 def policy(round_, explorers=7, **more):
@@ -133,29 +129,3 @@ def test_scores_that_were_handed_in_are_of_the_arms_in_turns_whatever_their_dev(
   armed_trials = arms.of_trials(state_of([armed(6)]), 6)
   chosen = decisions.to_release(trials, 5, manual=True, armed=armed_trials)
   assert chosen == ['r6w0', 'r6w1', 'r6w2', 'r6w3', 'r6w4']
-
-
-@pytest.mark.parametrize(('arbiter', 'workers'), [('manual', 4), ('local', 8)])
-def test_thresholds_are_for_the_trials_that_somebody_will_score(arbiter, workers):
-  rng = np.random.default_rng(0)
-  rounds = [
-    concordance.reduce_round(
-      {'overall': dict(enumerate(rng.standard_normal(4)))},
-      {'overall': dict(enumerate(rng.standard_normal(4)))},
-      {},
-      0,
-    )
-    for _ in range(2)
-  ]
-  of_workers = {
-    n: calibration.thresholds(
-      rounds, CONSTITUTION.reversal, CONSTITUTION.budget.rounds, n, trial_seed(0, 'thresholds')
-    )
-    for n in (4, 8)
-  }
-  assert of_workers[4].slope_p != of_workers[8].slope_p
-  state = CampaignState()
-  state.started = {'settings': {'arbiter': arbiter}}
-  state.concordance = {1: rounds[0], 2: rounds[1]}
-  fixed = decisions.fix_thresholds(state, 3, CONSTITUTION, 0)
-  assert fixed == dataclasses.asdict(of_workers[workers])

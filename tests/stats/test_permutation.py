@@ -30,8 +30,6 @@ def test_ties_count_against_the_claim():
 
 def test_signs_are_flipped_in_all_ways():
   differences = [0.068, 0.041, -0.018, 0.009, -0.025]
-  sums = [
-    np.dot(signs, np.abs(differences)) for signs in itertools.product([1, -1], repeat=5)
-  ]
+  sums = [np.dot(signs, np.abs(differences)) for signs in itertools.product([1, -1], repeat=5)]
   expected = np.mean(np.asarray(sums) >= sum(differences) - 1e-12)
   assert permutation.sign_flip_p(differences) == pytest.approx(expected)

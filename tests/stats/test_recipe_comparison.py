@@ -18,7 +18,10 @@ def test_welchs_test_is_scipys():
 
 
 def test_the_larger_p_value_counts():
-  apart, touching = compare([9, 8, 9], [3, 4, 3], 0.05, 0.8), compare([9, 2, 9], [3, 4, 3], 0.05, 0.8)
+  apart, touching = (
+    compare([9, 8, 9], [3, 4, 3], 0.05, 0.8),
+    compare([9, 2, 9], [3, 4, 3], 0.05, 0.8),
+  )
   assert apart.p_value == apart.least == pytest.approx(0.05)
   assert touching.p_value == max(
     welch_p([9, 2, 9], [3, 4, 3]), permutation.greater_p([9, 2, 9], [3, 4, 3])
