@@ -26,7 +26,7 @@ def policy(round_, explorers=7, **more):
 
 
 def armed(round_=5, rules=CONSTITUTION.control):
-  named = arms.Named({'a.x': 0.1}, {'b.x': 0.2})
+  named = {'revised': {'a.x': 0.1}, 'control': {'b.x': 0.2}}
   return dataclasses.replace(
     arms._armed(policy(round_), named, rules.workers, RECIPES), look=6, control=7 - round_
   )
@@ -59,6 +59,16 @@ def test_the_same_recipes_run_until_the_look_also_when_one_is_promoted():
   by_arm = {a.arm: a for a in second.assignments}
   assert by_arm['revised'].axis == ANCHOR and by_arm['revised'].changes == {}
   assert by_arm['control'].changes == {'a.x': 0.5, 'b.x': 0.2}
+
+
+def test_a_recipe_that_can_no_longer_be_bound_has_no_further_runs():
+  defaults = dict(RECIPES.defaults, **{'a.x': -1.0})  # out of the search space
+  promoted = dataclasses.replace(RECIPES, standing={'a.x': 0.1}, defaults=defaults)
+  second = arms.go_on(policy(6), armed(), CONSTITUTION.control, promoted)
+  assert [a.arm for a in second.assignments] == ['', *3 * ['revised'], *4 * ['']]
+  assert (
+    second.look == 6 and len(arms.go_on(policy(6), second, Control(), RECIPES).assignments) == 8
+  )
 
 
 def test_fresh_runs_of_both_and_every_anchor_of_the_standing_recipe_are_compared():

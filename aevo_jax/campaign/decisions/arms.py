@@ -19,6 +19,7 @@ import numpy as np
 
 from aevo_jax.campaign.decisions.state import CampaignState
 from aevo_jax.config.constitution import Constitution, Control
+from aevo_jax.config.parameter import value_problem
 from aevo_jax.config.search_space import SearchSpace, prune
 from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.meta_agent import policy as policy_lib
@@ -89,7 +90,7 @@ class Recipes:
         highest = gain
     return best
 
-  def assignment(self, overlay: Mapping[str, Any], arm: str) -> Assignment:
+  def assignment(self, overlay: Mapping[str, Any], arm: str) -> Assignment | None:
     """Assigns a worker a fresh run of a recipe.
 
     Args:
@@ -97,12 +98,15 @@ class Recipes:
       arm: that it belongs to.
 
     Returns:
-      The assignment, with changes of the recipe that stands now.
+      The assignment, with changes of the recipe that stands now. None where that one binds what
+      the recipe leaves alone, and no value of the search space undoes it.
     """
     changes = {}
     for selector in {**self.standing, **overlay}:
       value = overlay.get(selector, self.defaults.get(selector))
       if value != self.standing.get(selector, self.defaults.get(selector)):
+        if value_problem(self.space.parameter(selector), value) is not None:
+          return None
         changes[selector] = value
     merged = self.overlay(changes)
     live = {selector: value for selector, value in changes.items() if selector in merged}
@@ -152,7 +156,7 @@ def begin(
     return _with_reason(following, SAME_RECIPE)
   if named.revised == recipes.overlay({}):
     return _with_reason(following, NO_RECIPE)
-  armed = _armed(following, named, workers, recipes)
+  armed = _armed(following, named._asdict(), workers, recipes)
   return _with_reason(
     dataclasses.replace(armed, look=look, control=rounds, objectives_before=dict(before)),
     f'control arm: {workers} workers a round run the recipe that the old objectives put first, '
@@ -170,12 +174,12 @@ def go_on(following: Policy, policy: Policy, rules: Control, recipes: Recipes) -
     recipes: of the following round.
 
   Returns:
-    The policy with the same two recipes and the same look.
+    The policy with the same two recipes and the same look; without one of them where a promotion
+    has made it impossible to bind.
   """
   overlays = {a.arm: a.overlay for a in policy.assignments if a.arm}
-  named = Named(overlays[REVISED], overlays[CONTROL])
   workers = min(rules.workers, _explorers(following) // 2)
-  armed = _armed(following, named, workers, recipes)
+  armed = _armed(following, overlays, workers, recipes)
   if following.objectives != policy.objectives:
     armed = _with_reason(armed, f'{NOT_TESTED}: the arms of an earlier one go on to their look')
   return dataclasses.replace(
@@ -194,14 +198,18 @@ def _with_reason(policy: Policy, reason: str) -> Policy:
   return dataclasses.replace(policy, reasons=(reason, *policy.reasons))
 
 
-def _armed(following: Policy, named: Named, workers: int, recipes: Recipes) -> Policy:
+def _armed(
+  following: Policy, overlays: Mapping[str, dict[str, Any]], workers: int, recipes: Recipes
+) -> Policy:
   """Gives the places of the agent's last explorers to the arms, in turns."""
   anchors = [a for a in following.assignments if a.axis == ANCHOR]
   explorers = [a for a in following.assignments if a.axis != ANCHOR]
   runs = []
   for _ in range(workers):
-    runs.append(recipes.assignment(named.revised, REVISED))
-    runs.append(recipes.assignment(named.control, CONTROL))
+    for arm in (REVISED, CONTROL):
+      run = recipes.assignment(overlays[arm], arm) if arm in overlays else None
+      if run is not None:
+        runs.append(run)
   kept = explorers[: len(explorers) - len(runs)]
   return dataclasses.replace(following, assignments=(*anchors, *runs, *kept))
 

@@ -33,18 +33,24 @@ from aevo_jax.meta_agent.drift import levels as levels_lib
 from aevo_jax.meta_agent.drift import reversal
 from aevo_jax.meta_agent.drift.levels import Levels
 from aevo_jax.meta_agent.drift.reversal import Verdict
-from aevo_jax.stats import tracking
+from aevo_jax.stats import spread_test, tracking
 
 DEV = 'dev'
 CROSS = 'cross'
 OVERALL = 'overall'
 WEAKER = 'proxies only, weaker'
 DISAGREE = 'undetermined: they disagree'
+CONVERGED = (
+  'the slope fell, and the distance from the others did not grow: the scores converge, and whether '
+  'the proxy departed cannot be told'
+)
 _ALARMS = ('reversed', 'decoupled')
 # What is left of the disagreement, in standard errors of a slope, must be less by MARGIN than after
 # leaving out any other set of that size, and at most this share of it.
 MARGIN = 1.0
 LEFT_SHARE = 0.6
+# Log-odds of a score of 0 or 1 of an unknown number of items.
+_FARTHEST = 10.0
 
 # proxy -> stream (a family, or overall) -> (score, its variance by the luck of the items)
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
@@ -368,24 +374,28 @@ def _disagreement(verdicts: Sequence[Verdict]) -> float:
 
 
 class _Board:
-  """All scores, each proxy's in units of its spread within the calibration rounds."""
+  """All scores as log-odds, each proxy's in units of its spread within the calibration rounds."""
 
   def __init__(self, rounds: Sequence[Round], calibration_rounds: int):
     self._rounds = rounds
-    self._first = rounds[:calibration_rounds]
+    self._calibration = calibration_rounds
     self._scales: dict[_Cell, float] = {}
+
+  def _values(self, cell: _Cell) -> list[np.ndarray]:
+    """Of every round, the log-odds of its trials, [trials]."""
+    values = []
+    for round_ in self._rounds:
+      scores = [trial[cell.proxy][cell.stream] for trial in round_.values()]
+      values.append(np.array([_log_odds(*score).value for score in scores]))
+    return values
 
   def _scale(self, cell: _Cell) -> float:
     """The pooled spread of a proxy's scores; 0 where they never differed."""
     if cell not in self._scales:
-      squares = []
-      freedom = 0
-      for round_ in self._first:
-        values = np.array([trial[cell.proxy][cell.stream][0] for trial in round_.values()])
-        if len(values):
-          squares.append(float(((values - values.mean()) ** 2).sum()))
-          freedom += len(values) - 1
-      self._scales[cell] = float(np.sqrt(sum(squares) / freedom)) if freedom else 0.0
+      first = self._values(cell)[: self._calibration]
+      squares = sum(float(np.square(_centred(values)).sum()) for values in first)
+      freedom = sum(max(len(values) - 1, 0) for values in first)
+      self._scales[cell] = float(np.sqrt(squares / freedom)) if freedom else 0.0
     return self._scales[cell]
 
   def rows(self, comparisons: _Comparisons) -> _Rows:
@@ -393,37 +403,82 @@ class _Board:
 
     Others that never differed have no say.
     """
+    dev: list[dict] = [{} for _ in self._rounds]
+    consensus: list[dict] = [{} for _ in self._rounds]
+    variance: list[dict] = [{} for _ in self._rounds]
+    for stream, pairs in comparisons.items():
+      for proxy, others in pairs:
+        cell = _Cell(stream, proxy)
+        own = self._values(cell)
+        theirs = self._consensus(stream, others)
+        for number, round_ in enumerate(self._rounds):
+          dev[number][cell] = dict(zip(round_, own[number].tolist(), strict=True))
+          consensus[number][cell] = dict(zip(round_, theirs[number].tolist(), strict=True))
+          items = [_log_odds(*trial[proxy][stream]).variance for trial in round_.values()]
+          variance[number][cell] = float(np.mean(items)) if items else None
     rounds = []
     rows = []
-    for number, round_ in enumerate(self._rounds):
-      dev = {}
-      consensus = {}
-      variance = {}
-      for stream, pairs in comparisons.items():
-        for proxy, others in pairs:
-          cell = _Cell(stream, proxy)
-          dev[cell] = {name: trial[proxy][stream][0] for name, trial in round_.items()}
-          consensus[cell] = self._consensus(round_, stream, others)
-          variance[cell] = None
-          if round_:
-            variances = [trial[proxy][stream][1] for trial in round_.values()]
-            variance[cell] = float(np.mean(variances))
-      rounds.append(tracking.Round(dev, consensus, variance))
-      rows.append(tracking.measure(rounds, calibration_rounds=len(self._first), seed=number))
+    for number in range(len(self._rounds)):
+      rounds.append(tracking.Round(dev[number], consensus[number], variance[number]))
+      measured = tracking.measure(rounds, calibration_rounds=self._calibration, seed=number)
+      for cell, row in measured.items():
+        if 'p' in row['slope']:
+          row['slope']['p'] = max(row['slope']['p'], self._disagreement_p(rounds, cell))
+      rows.append(measured)
     return rows
 
-  def _consensus(self, round_: Round, stream: str, others: Sequence[str]) -> dict[str, float]:
-    """trial -> mean of the others' scores, each in units of its spread."""
-    scales = {}
+  def _disagreement_p(self, rounds: Sequence[tracking.Round], cell: _Cell) -> float:
+    """The p value of a proxy's distance from the consensus having grown since calibration.
+
+    When policies converge, what proxies share shrinks and what each has of its own stays. The slope
+    falls then, although nobody departed; the distance does not grow, since what is shared drops out
+    of it.
+    """
+    scale = self._scale(cell) or 1.0
+    before = []
+    since = []
+    for number, round_ in enumerate(rounds):
+      own = np.array(list(round_.dev[cell].values())) / scale
+      distances = own - np.array(list(round_.external[cell].values()))
+      (before if number < self._calibration else since).append(distances)
+    return spread_test.grew_p(before, since)
+
+  def _consensus(self, stream: str, others: Sequence[str]) -> list[np.ndarray]:
+    """Of every round, the mean of the others' log-odds in units of their spreads, [trials]."""
+    parts = []
     for other in others:
       scale = self._scale(_Cell(stream, other))
       if scale:
-        scales[other] = scale
-    means = {}
-    for name, trial in round_.items():
-      total = sum(trial[other][stream][0] / scale for other, scale in scales.items())
-      means[name] = total / max(len(scales), 1)
-    return means
+        parts.append([values / scale for values in self._values(_Cell(stream, other))])
+    if not parts:
+      return [np.zeros(len(round_)) for round_ in self._rounds]
+    return [np.mean(of_round, axis=0) for of_round in zip(*parts, strict=True)]
+
+
+class _LogOdds(NamedTuple):
+  """A score's log-odds, and their variance by the luck of the items."""
+
+  value: float
+  variance: float
+
+
+def _log_odds(score: float, variance: float) -> _LogOdds:
+  """Turns an accuracy into log-odds, with half an item on each side so that they are finite.
+
+  The number of items is the one that gives the variance, see `_of_counts`.
+  """
+  spread = score * (1 - score)
+  half = 0.0
+  if variance > 0:
+    half = variance / (spread + math.sqrt(spread**2 + variance))
+  low, high = score + half, 1 - score + half
+  if not min(low, high) > 0:  # of unknown items, all right or all wrong
+    return _LogOdds(math.copysign(_FARTHEST, score - 0.5), 0.0)
+  return _LogOdds(math.log(low / high), variance / (low * high) ** 2)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+  return values - values.mean() if len(values) else values
 
 
 def _against_each_other(panel: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
