@@ -1,6 +1,6 @@
 """How often proxies that judge each other raise a false alarm, see one of them depart, and name it.
 
-  .venv/bin/python benchmarks/proxy_consensus.py run [--campaigns=600] [--only=NAME]
+  .venv/bin/python benchmarks/proxy_consensus.py run --worlds=design [--campaigns=600]
       whole simulated campaigns, world by world; what is there is kept, unless the code has changed
   .venv/bin/python benchmarks/proxy_consensus.py table
       Markdown of benchmarks/results/proxy_consensus.json
@@ -21,6 +21,7 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aevo_jax.runtime import single_threaded_blas
@@ -91,8 +92,6 @@ DESIGN = (
 JUDGE = (
   World('spread of quality 1 -> .3, three proxies', 3, spread=0.3),
   World('spread of quality 1 -> .5, two proxies', 2, spread=0.5),
-  World('spread of quality 1 -> .3, six families', streams=7, affected=7, spread=0.3),
-  World('all coupled, six families', streams=7, affected=7),
   World('spread of quality 1 -> .3, 16 trials a round', trials=16, spread=0.3),
   World('own part t(3)', freedom=3),
   World('own part t(3), spread of quality 1 -> .5', freedom=3, spread=0.5),
@@ -100,6 +99,8 @@ JUDGE = (
   World('unequal noise, spread of quality 1 -> .5', unequal=0.5, spread=0.5),
   World('levels drift by .5 a round to the ceiling', level=1.0, drift=0.5),
   World('levels drift, one proxy 2 log-odds higher', level=0.0, drift=0.5, apart=True),
+  World('spread of quality 1 -> .3, six families', streams=7, affected=7, spread=0.3),
+  World('all coupled, six families', streams=7, affected=7),
 )
 DEPARTURES = (
   World('one of five departs', departing=1),
@@ -115,7 +116,7 @@ DEPARTURES = (
   World('one of five departs everywhere, six families', departing=1, streams=7, affected=7),
   World('one of five departs on one of six families', departing=1, streams=7),
 )
-WORLDS = {world.name: world for world in (*DESIGN, *JUDGE, *DEPARTURES)}
+GROUPS = {'design': DESIGN, 'judge': JUDGE, 'departures': DEPARTURES}
 
 
 @functools.cache
@@ -208,11 +209,10 @@ def outcome(world: World, rounds: list[proxies.Round]) -> dict[str, bool]:
   }
 
 
-def run(campaigns: int, only: str) -> None:
+def run(worlds: Sequence[World], campaigns: int) -> None:
   results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-  for name, world in WORLDS.items():
-    if only not in ('', name):
-      continue
+  for world in worlds:
+    name = world.name
     cell = results.get(name, {})
     if cell.get('code') != digest():
       cell = {'code': digest(), 'campaigns': 0, 'correlation': 0.0} | dict.fromkeys(EVENTS, 0)
@@ -267,8 +267,8 @@ if __name__ == '__main__':
   )
   parser.add_argument('mode', choices=['run', 'table'])
   parser.add_argument('--campaigns', type=int, default=600)
-  parser.add_argument('--only', default='', choices=['', *WORLDS])
+  parser.add_argument('--worlds', default='design', choices=[*GROUPS])
   arguments = parser.parse_args()
   if arguments.mode == 'run':
-    run(arguments.campaigns, arguments.only)
+    run(GROUPS[arguments.worlds], arguments.campaigns)
   print(table())

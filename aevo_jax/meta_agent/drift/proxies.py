@@ -1,12 +1,16 @@
 """Proxies: without an external target, dev and the probes judge each other.
 
 Every proxy is compared, per family and overall, with the consensus of the others: the mean of their
-scores, each centred within its round and in units of its spread in the calibration rounds. (Units
+log-odds, each centred within its round and in units of its spread in the calibration rounds. (Units
 of each round's spread would turn the slope into a correlation, which falls whenever a policy
 converges.) The tests are those of `reversal`, the consensus standing where the external score
 stands there: the slope of the consensus on the proxy against its reference from the calibration
 rounds, and the e-process of the ranks. Alpha is of the whole campaign, over all proxies, families
 and looks.
+
+A slope that fell is an alarm only if the proxy's distance from the consensus has grown as well, at
+the same level. When policies converge, what proxies share shrinks and what each has of its own
+stays: the slope falls, and nobody departed. The distance does not grow then.
 
 An alarm says that the panel does not agree any more; whoever departed drags the others' consensus
 along. Who it was is decided by leaving out: the smallest set, less than half of the panel, after
@@ -215,7 +219,8 @@ def _judge(
   )
   verdicts: dict[str, dict[str, Verdict]] = {}
   if any(rows):
-    verdicts = _by_stream(reversal.verdicts(rows, rules, thresholds))
+    judged = reversal.verdicts(rows, rules, thresholds)
+    verdicts = _by_stream(_explained(judged, rows[-1], thresholds))
 
   after = _trust_of(latest, trust)
   departed = {}
@@ -278,6 +283,20 @@ def _panels(latest: Scores, trust: Mapping[str, Mapping[str, float]]) -> dict[st
       trusted = (p for p in names if trust.get(p, {}).get(stream, 1.0) > 0)
       panels[stream] = tuple(trusted)
   return panels
+
+
+def _explained(
+  judged: Mapping[_Cell, Verdict], latest: Mapping[_Cell, Any], levels: Levels
+) -> dict[_Cell, Verdict]:
+  """Says why a slope that fell is no alarm."""
+  explained = {}
+  for cell, verdict in judged.items():
+    slope = latest.get(cell, {}).get('slope', {})
+    fell = 'fall_p' in slope and levels.slope_p and slope['fall_p'] <= levels.slope_p
+    if fell and verdict.verdict == 'undetermined':
+      verdict = dataclasses.replace(verdict, why=CONVERGED)
+    explained[cell] = verdict
+  return explained
 
 
 def _disputed(verdict: Verdict) -> Verdict:
@@ -423,6 +442,7 @@ class _Board:
       measured = tracking.measure(rounds, calibration_rounds=self._calibration, seed=number)
       for cell, row in measured.items():
         if 'p' in row['slope']:
+          row['slope']['fall_p'] = row['slope']['p']
           row['slope']['p'] = max(row['slope']['p'], self._disagreement_p(rounds, cell))
       rows.append(measured)
     return rows
