@@ -10,7 +10,7 @@ import pytest
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import proxies
 
-RULES = Reversal(replays=400)
+RULES = Reversal()
 NAMES = ('dev', 'rules', 'families', 'order', 'samples')
 
 
@@ -24,6 +24,7 @@ def rounds(
   streams=('overall',),
   onset: int = 3,
   names=NAMES,
+  spread: float = 1.0,
 ) -> list[proxies.Round]:
   """Coupled proxies, of which the first `bad` follow another quality from `onset` on; so many
   trials that nothing is left to chance.
@@ -31,6 +32,7 @@ def rounds(
   rng, made = np.random.default_rng(seed), []
   for k in range(1, number + 1):
     quality, other = rng.standard_normal((2, trials))
+    quality *= spread if k >= onset else 1.0
     follows = [other if j < bad and k >= onset else quality for j in range(count)]
     scores = {
       names[j]: 0.5 + 0.03 * (0.8 * follows[j] + 0.6 * rng.standard_normal((len(streams), trials)))
@@ -49,7 +51,7 @@ def rounds(
 
 
 def judge(made):
-  return proxies.judge(made, RULES, len(made), len(made[0]))
+  return proxies.judge(made, RULES, len(made))
 
 
 @pytest.mark.parametrize(('count', 'bad'), [(5, 1), (3, 1), (5, 2)])
@@ -83,6 +85,26 @@ def test_coupled_proxies_are_coupled_and_trusted():
   said = judge(rounds(5))
   assert {v.verdict for v in said[-1].verdicts['overall'].values()} == {'coupled'}
   assert all(not j.departed and {t['overall'] for t in j.trust.values()} == {1.0} for j in said)
+
+
+def test_policies_that_converge_lower_the_slope_and_raise_no_alarm():
+  said = judge(rounds(5, spread=0.4))
+  assert not any(j.departed for j in said)
+  verdicts = said[-1].verdicts['overall'].values()
+  assert all(v.slope < 0.6 * v.reference_slope for v in verdicts)
+  assert not {v.verdict for v in verdicts} & {'decoupled', proxies.DISAGREE}
+  few = judge(rounds(5, spread=0.3, trials=12))[-1].verdicts['overall'].values()
+  assert any(v.verdict == 'undetermined' and v.why == proxies.CONVERGED for v in few)
+
+
+@pytest.mark.parametrize(
+  ('score', 'items'), [(0.0, 40), (1.0, 40), (0.3, 40)], ids=['none', 'all', 'some']
+)
+def test_log_odds_of_a_score_have_half_an_item_on_each_side(score, items):
+  right = score * items
+  variance = (right * (items - right) / items + 0.25) / items**2
+  found = proxies._log_odds(score, variance)
+  assert found.value == pytest.approx(np.log((right + 0.5) / (items - right + 0.5)))
 
 
 def test_all_departing_together_shows_nothing():
@@ -138,7 +160,7 @@ def test_a_proxy_that_never_differs_has_no_say_and_breaks_nothing():
   ids=['no rounds', 'all failed', 'one failed'],
 )
 def test_rounds_without_trials_are_survived(made):
-  assert len(proxies.judge(made, RULES, 4, 3)) == len(made)
+  assert len(proxies.judge(made, RULES, 4)) == len(made)
 
 
 # -- scores and consensus --------------------------------------------------------------------------

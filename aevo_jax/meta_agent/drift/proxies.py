@@ -45,8 +45,8 @@ OVERALL = 'overall'
 WEAKER = 'proxies only, weaker'
 DISAGREE = 'undetermined: they disagree'
 CONVERGED = (
-  'the slope fell, and the distance from the others did not grow: the scores converge, and whether '
-  'the proxy departed cannot be told'
+  'the slope fell, and it is not shown that the distance from the others grew: policies may have '
+  'converged, or the proxy departed'
 )
 _ALARMS = ('reversed', 'decoupled')
 # What is left of the disagreement, in standard errors of a slope, must be less by MARGIN than after
