@@ -1,4 +1,6 @@
-"""Two recipes of a revision: who runs them, and which runs are compared at the look."""
+"""Two recipes of a revision: who runs them, which runs are compared at the look; and what levels are
+divided among.
+"""
 
 import dataclasses
 
@@ -139,3 +141,22 @@ def test_scores_that_were_handed_in_are_of_the_arms_in_turns_whatever_their_dev(
   armed_trials = arms.of_trials(state_of([armed(6)]), 6)
   chosen = decisions.to_release(trials, 5, manual=True, armed=armed_trials)
   assert chosen == ['r6w0', 'r6w1', 'r6w2', 'r6w3', 'r6w4']
+
+
+@pytest.mark.parametrize(('scorer', 'streams'), [('manual', 1), ('local', 3)])
+def test_levels_are_divided_among_the_streams_that_somebody_will_score(scorer, streams):
+  """A score that is handed in is of the whole set; the arbiter scores two families as well."""
+  state = CampaignState()
+  state.started = {'settings': {'arbiter': scorer}}
+  part = {'correct': 5, 'total': 10, 'accuracy': 0.5, 'low': 0.2, 'high': 0.8}
+  state.trials['r0w0'] = TrialState('r0w0', 0, 0, ANCHOR, '', 0)
+  state.trials['r0w0'].dev = {'overall': part, 'by_family': {'a': part, 'b': part}}
+  fixed = decisions.fix_levels(state, 3, CONSTITUTION)
+  rules = CONSTITUTION.reversal
+  looks = CONSTITUTION.budget.rounds - rules.calibration_rounds
+  share = rules.slope_share
+  if scorer == 'manual':  # there is no gain test, and the others have its share
+    share /= 1 - rules.gain_share
+    assert fixed['gain_p'] is None
+  assert fixed['streams'] == streams
+  assert fixed['slope_p'] == pytest.approx(rules.alpha * share / (streams * looks))
