@@ -1,6 +1,4 @@
-"""Two recipes of a revision: who runs them, which runs are compared at the look; and what levels are
-divided among.
-"""
+"""Two recipes of a revision: who runs them, which runs are compared, and what levels divide."""
 
 import dataclasses
 

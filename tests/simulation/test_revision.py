@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from aevo_jax.config.constitution import Control
-from aevo_jax.meta_agent.policy import ANCHOR
 from aevo_jax.simulation.campaign import Simulator, simulate
 from aevo_jax.simulation.scenario import Scenario
 
@@ -40,7 +39,7 @@ def test_an_alarm_changes_the_familys_objective_and_says_so(revised):
 
 
 def test_old_and_new_objectives_run_their_recipes_until_the_look(revised):
-  world, simulator, policies = revised
+  world, _, policies = revised
   first = next(p for p in policies if p.objectives)
   assert first.reasons[0].startswith(tuple(first.objectives))
   assert any('control arm' in r for r in first.reasons)
