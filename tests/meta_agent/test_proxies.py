@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent.drift import proxies
+from aevo_jax.meta_agent.drift import proxies, proxy_board
 
 RULES = Reversal()
 NAMES = ('dev', 'rules', 'families', 'order', 'samples')
@@ -102,7 +102,7 @@ def test_policies_that_converge_lower_the_slope_and_raise_no_alarm():
 def test_log_odds_of_a_score_have_half_an_item_on_each_side(score, items):
   right = score * items
   variance = (right * (items - right) / items + 0.25) / items**2
-  found = proxies._log_odds(score, variance)
+  found = proxy_board.log_odds(score, variance)
   assert found.value == pytest.approx(np.log((right + 0.5) / (items - right + 0.5)))
 
 

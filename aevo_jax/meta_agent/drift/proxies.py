@@ -27,17 +27,15 @@ dispute that is undecided. Proxies with trust 0 leave the panel.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import levels as levels_lib
 from aevo_jax.meta_agent.drift import reversal
 from aevo_jax.meta_agent.drift.levels import Levels
+from aevo_jax.meta_agent.drift.proxy_board import Board, Cell, Round, Rows, Scores
 from aevo_jax.meta_agent.drift.reversal import Verdict
-from aevo_jax.stats import spread_test, tracking
 
 DEV = 'dev'
 CROSS = 'cross'
@@ -53,26 +51,6 @@ _ALARMS = ('reversed', 'decoupled')
 # leaving out any other set of that size, and at most this share of it.
 MARGIN = 1.0
 LEFT_SHARE = 0.6
-# Log-odds of a score of 0 or 1 of an unknown number of items.
-_FARTHEST = 10.0
-
-# proxy -> stream (a family, or overall) -> (score, its variance by the luck of the items)
-Scores = Mapping[str, Mapping[str, Sequence[float]]]
-# trial -> scores
-Round = Mapping[str, Scores]
-
-
-class _Cell(NamedTuple):
-  """A comparison: of one proxy on one stream with the others there."""
-
-  stream: str
-  proxy: str
-
-
-# of every round: comparison -> row of `tracking.measure`
-_Rows = list[dict[_Cell, Any]]
-# stream -> what is compared there: (proxy, the others)
-_Comparisons = Mapping[str, Iterable[tuple[str, Sequence[str]]]]
 
 
 def scores(
@@ -204,7 +182,7 @@ def _judge(
   """Judges after the latest of some rounds, under the trust before it."""
   latest = _latest_trial(rounds)
   panels = _panels(latest, trust)
-  board = _Board(rounds, rules.calibration_rounds)
+  board = Board(rounds, rules.calibration_rounds)
   comparisons = {}
   for stream, panel in panels.items():
     if len(panel) > 1:
@@ -214,7 +192,7 @@ def _judge(
     rules,
     round_=len(rounds),
     planned_rounds=planned_rounds,
-    streams=[_Cell(stream, proxy) for stream in comparisons for proxy in panels[stream]],
+    streams=[Cell(stream, proxy) for stream in comparisons for proxy in panels[stream]],
     with_gains=False,
   )
   verdicts: dict[str, dict[str, Verdict]] = {}
@@ -286,8 +264,8 @@ def _panels(latest: Scores, trust: Mapping[str, Mapping[str, float]]) -> dict[st
 
 
 def _explained(
-  judged: Mapping[_Cell, Verdict], latest: Mapping[_Cell, Any], levels: Levels
-) -> dict[_Cell, Verdict]:
+  judged: Mapping[Cell, Verdict], latest: Mapping[Cell, Any], levels: Levels
+) -> dict[Cell, Verdict]:
   """Says why a slope that fell is no alarm."""
   explained = {}
   for cell, verdict in judged.items():
@@ -324,8 +302,8 @@ class _Examination:
   than the alarm did.
   """
 
-  board: '_Board'
-  rows: _Rows
+  board: Board
+  rows: Rows
   stream: str
   rules: Reversal
   thresholds: Levels
@@ -392,115 +370,6 @@ def _disagreement(verdicts: Sequence[Verdict]) -> float:
   return max(fallen) if 2 * len(fallen) >= len(verdicts) else math.inf
 
 
-class _Board:
-  """All scores as log-odds, each proxy's in units of its spread within the calibration rounds."""
-
-  def __init__(self, rounds: Sequence[Round], calibration_rounds: int):
-    self._rounds = rounds
-    self._calibration = calibration_rounds
-    self._scales: dict[_Cell, float] = {}
-
-  def _values(self, cell: _Cell) -> list[np.ndarray]:
-    """Of every round, the log-odds of its trials, [trials]."""
-    values = []
-    for round_ in self._rounds:
-      scores = [trial[cell.proxy][cell.stream] for trial in round_.values()]
-      values.append(np.array([_log_odds(*score).value for score in scores]))
-    return values
-
-  def _scale(self, cell: _Cell) -> float:
-    """The pooled spread of a proxy's scores; 0 where they never differed."""
-    if cell not in self._scales:
-      first = self._values(cell)[: self._calibration]
-      squares = sum(float(np.square(_centred(values)).sum()) for values in first)
-      freedom = sum(max(len(values) - 1, 0) for values in first)
-      self._scales[cell] = float(np.sqrt(squares / freedom)) if freedom else 0.0
-    return self._scales[cell]
-
-  def rows(self, comparisons: _Comparisons) -> _Rows:
-    """Compares proxies with the consensus of others, in every round.
-
-    Others that never differed have no say.
-    """
-    dev: list[dict] = [{} for _ in self._rounds]
-    consensus: list[dict] = [{} for _ in self._rounds]
-    variance: list[dict] = [{} for _ in self._rounds]
-    for stream, pairs in comparisons.items():
-      for proxy, others in pairs:
-        cell = _Cell(stream, proxy)
-        own = self._values(cell)
-        theirs = self._consensus(stream, others)
-        for number, round_ in enumerate(self._rounds):
-          dev[number][cell] = dict(zip(round_, own[number].tolist(), strict=True))
-          consensus[number][cell] = dict(zip(round_, theirs[number].tolist(), strict=True))
-          items = [_log_odds(*trial[proxy][stream]).variance for trial in round_.values()]
-          variance[number][cell] = float(np.mean(items)) if items else None
-    rounds = []
-    rows = []
-    for number in range(len(self._rounds)):
-      rounds.append(tracking.Round(dev[number], consensus[number], variance[number]))
-      measured = tracking.measure(rounds, calibration_rounds=self._calibration, seed=number)
-      for cell, row in measured.items():
-        if 'p' in row['slope']:
-          row['slope']['fall_p'] = row['slope']['p']
-          row['slope']['p'] = max(row['slope']['p'], self._disagreement_p(rounds, cell))
-      rows.append(measured)
-    return rows
-
-  def _disagreement_p(self, rounds: Sequence[tracking.Round], cell: _Cell) -> float:
-    """The p value of a proxy's distance from the consensus having grown since calibration.
-
-    When policies converge, what proxies share shrinks and what each has of its own stays. The slope
-    falls then, although nobody departed; the distance does not grow, since what is shared drops out
-    of it.
-    """
-    scale = self._scale(cell) or 1.0
-    before = []
-    since = []
-    for number, round_ in enumerate(rounds):
-      own = np.array(list(round_.dev[cell].values())) / scale
-      distances = own - np.array(list(round_.external[cell].values()))
-      (before if number < self._calibration else since).append(distances)
-    return spread_test.grew_p(before, since)
-
-  def _consensus(self, stream: str, others: Sequence[str]) -> list[np.ndarray]:
-    """Of every round, the mean of the others' log-odds in units of their spreads, [trials]."""
-    parts = []
-    for other in others:
-      scale = self._scale(_Cell(stream, other))
-      if scale:
-        parts.append([values / scale for values in self._values(_Cell(stream, other))])
-    if not parts:
-      return [np.zeros(len(round_)) for round_ in self._rounds]
-    return [np.mean(of_round, axis=0) for of_round in zip(*parts, strict=True)]
-
-
-class _LogOdds(NamedTuple):
-  """A score's log-odds, and their variance by the luck of the items."""
-
-  value: float
-  variance: float
-
-
-def _log_odds(score: float, variance: float) -> _LogOdds:
-  """Turns an accuracy into log-odds, with half an item on each side so that they are finite.
-
-  The number of items is the one that gives the variance, see `_of_counts`.
-  """
-  spread = score * (1 - score)
-  half = 0.0
-  if variance > 0:
-    half = variance / (spread + math.sqrt(spread**2 + variance))
-  low, high = score + half, 1 - score + half
-  if not min(low, high) > 0:  # of unknown items, all right or all wrong
-    return _LogOdds(math.copysign(_FARTHEST, score - 0.5), 0.0)
-  return _LogOdds(math.log(low / high), variance / (low * high) ** 2)
-
-
-def _centred(values: np.ndarray) -> np.ndarray:
-  return values - values.mean() if len(values) else values
-
-
 def _against_each_other(panel: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
   """Each proxy, with the others of the panel."""
   return [(proxy, _without(panel, {proxy})) for proxy in panel]
@@ -510,7 +379,7 @@ def _without(panel: Sequence[str], out: Collection[str]) -> tuple[str, ...]:
   return tuple(proxy for proxy in panel if proxy not in out)
 
 
-def _by_stream(verdicts: Mapping[_Cell, Verdict]) -> dict[str, dict[str, Verdict]]:
+def _by_stream(verdicts: Mapping[Cell, Verdict]) -> dict[str, dict[str, Verdict]]:
   """stream -> proxy -> verdict, of verdicts by comparison."""
   by_stream: dict[str, dict[str, Verdict]] = {}
   for cell, verdict in verdicts.items():
