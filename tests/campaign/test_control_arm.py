@@ -1,6 +1,7 @@
 """Two recipes of a revision: who runs them, which runs are compared, and what levels divide."""
 
 import dataclasses
+import types
 
 import pytest
 
@@ -11,6 +12,7 @@ from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
+from aevo_jax.report.audit import verdicts
 
 CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)})
 AXES = {name: {f'{name}.x': {'kind': 'float', 'low': 0.0, 'high': 1.0}} for name in 'abc'}
@@ -126,6 +128,20 @@ def test_a_revised_recipe_has_to_beat_the_control_recipe_and_the_standing_one():
   assert timid['difference'] > 0 and timid['p_value'] > 0.3
   assert results(good, bad, [500]) is None and results(good, [], standing) is None
   assert results(good[:2], bad[:2], standing)['detectable'] is None
+
+
+def test_the_audit_compares_the_arms_again_and_leaves_tests_of_earlier_versions():
+  state = state_of([policy_lib.starting(3), policy(4), armed(5), armed(6)])
+  right = {'r5w1': 60, 'r6w3': 70}
+
+  def external(trial):
+    return {'overall': {'correct': right.get(trial, 50), 'total': 100}}
+
+  run = types.SimpleNamespace(state=state, external=external, constitution=CONSTITUTION)
+  found = verdicts._control(run, 6)
+  assert found['difference'] == 0.05 and (found['revised'], found['standing']) == (6, 6)
+  state.attributions = {4: {'rounds': 1}, 6: found}
+  assert verdicts._looks(run) == {6: found}
 
 
 def test_scores_that_were_handed_in_are_of_the_arms_in_turns_whatever_their_dev():
