@@ -21,9 +21,9 @@ it back) and the round are drawn from a seed of this script alone. Agents see ne
 (meta_agent.anonymize). In a null campaign the axes are there and dev has no flaw.
 
 Results accumulate in benchmarks/results/planted_decoupling.json, keyed by kind and seed, each with
-the digests of its constitution and code. The pooled test of revised against control arms is exact
-and stratified by campaign and round, on numbers of external items that were right, from the
-revealed scores.
+the digests of its constitution and code. Revised is compared with control with the campaign as the
+unit: exactly, over all signs of the campaigns' differences, in external items that were right. The
+committed campaigns ran under an earlier version, whose arms were explorers and not two recipes.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from scipy import special
 
 import aevo_jax.campaign.setup.settings  # noqa: F401  registers what gin may bind
 from aevo_jax import layout
-from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions import arms
 from aevo_jax.campaign.decisions.state import CampaignState, fold
 from aevo_jax.campaign.setup import setup
 from aevo_jax.config import constitution as constitution_lib
@@ -155,7 +155,7 @@ def outcome(run: pathlib.Path, plant: Plant, kind: str) -> dict[str, Any]:
   strata = [
     {arm: [_external(run, t) for t in trials] for arm, trials in found.items()}
     for k in sorted(state.attributions)
-    if (found := decisions.arms(state, k))
+    if (found := arms.compared(state, k))
   ]
   return {
     'kind': kind,

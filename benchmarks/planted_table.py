@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aevo_jax.stats.intervals import wilson
-from aevo_jax.stats.permutation import Stratum, compare
+from aevo_jax.stats.permutation import sign_flip_p
 
 PILOTS = 100  # seeds from here on were run while the study was set up, and count for nothing
 HEAD = (
@@ -99,10 +99,37 @@ def _detections(found: Sequence[dict]) -> list[str]:
     f'planted: detected, and the objective changed, in {len(hits)} of {len(found)} '
     f'[{low:.2f}, {high:.2f}]'
   ]
-  pooled = compare([Stratum(s['revised'], s['control']) for r in hits for s in r['strata']])
-  if pooled:
-    lines.append(
-      'revised against control, pooled over campaigns and rounds: '
-      f'{pooled.difference:+.1f} of the external items, exact p = {pooled.p_value:.4f}'
-    )
+  differences = {r['seed']: difference(r['strata']) for r in hits if r['strata']}
+  if differences:
+    lines += _by_campaign(differences)
+  return lines
+
+
+def difference(strata: Sequence[dict]) -> float:
+  """Revised less control of one campaign, in external items: weighted mean over its rounds."""
+  weighted = 0.0
+  weights = 0.0
+  for stratum in strata:
+    revised = stratum['revised']
+    control = stratum['control']
+    weight = len(revised) * len(control) / (len(revised) + len(control))
+    weighted += weight * (float(np.mean(revised)) - float(np.mean(control)))
+    weights += weight
+  return weighted / weights
+
+
+def _by_campaign(differences: dict[int, float]) -> list[str]:
+  """The campaign is the unit: within one, all trials of an arm share its recipes and its luck."""
+  values = list(differences.values())
+  lines = [
+    f'revised against control, {len(values)} campaigns as units: '
+    f'{float(np.mean(values)):+.1f} of the external items, exact sign-flip p = '
+    f'{sign_flip_p(values):.3f}'
+  ]
+  if len(values) > 1:
+    without = {}
+    for seed in differences:
+      without[seed] = sign_flip_p([v for other, v in differences.items() if other != seed])
+    seed = max(without, key=without.__getitem__)
+    lines.append(f'without seed {seed}, on which it leans most: p = {without[seed]:.3f}')
   return lines

@@ -1,179 +1,274 @@
-"""How often proxies that judge each other raise a false alarm, see one of them depart.
+"""How often proxies that judge each other raise a false alarm, see one of them depart, and name it.
 
-And name the right one: whole simulated campaigns.
+  .venv/bin/python benchmarks/proxy_consensus.py run --worlds=design [--campaigns=600]
+      whole simulated campaigns, world by world; what is there is kept, unless the code has changed
+  .venv/bin/python benchmarks/proxy_consensus.py table
+      Markdown of benchmarks/results/proxy_consensus.json
 
-  .venv/bin/python benchmarks/proxy_consensus.py run [--campaigns=120] [--only='all coupled']
-  adds to benchmarks/results/proxy_consensus.json, cell by cell .venv/bin/python
-  benchmarks/proxy_consensus.py table     the JSON as a Markdown table
+A campaign has 6 rounds of 8 trials if nothing else is said. The log-odds of a proxy's score are
+`SCALE` times .8 quality + .6 of its own + item noise; reliability 1 has no item noise, .5 as much
+as everything else. From round 3 on, the first after calibration, the world changes: policies
+converge, levels drift, or some proxies follow a quality of their own, the same for all of them. The
+judge is meta_agent.drift.proxies under the constitution's default `reversal`.
 
-A campaign has 6 rounds, of 8 trials if nothing else is said. A proxy's score is .8 quality + .6 of
-its own + item noise, in units of the spread between trials; reliability 1 has no item noise, .5 as
-much as everything else. From round 3 on, the first after calibration, the proxies that depart
-follow a quality of their own instead, the same for all of them. The judge is
-meta_agent.drift.proxies under the constitution's default `reversal`.
+The worlds of `DESIGN` were looked at while the rule was made; those of `JUDGE` were written down
+before it was run on them.
 """
 
 import argparse
+import functools
+import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aevo_jax.runtime import single_threaded_blas
+
+single_threaded_blas()  # before numpy is imported
 
 import numpy as np
+from scipy import special
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import proxies
 from aevo_jax.stats.intervals import wilson
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'proxy_consensus.json'
-ROUNDS, ONSET = 6, 3
+ROUNDS = 6
+ONSET = 3
 NAMES = ('dev', 'rules', 'families', 'order', 'samples')
 FAMILIES = ('overall', 'a', 'b', 'c', 'd', 'e', 'f')
-# name -> (proxies, those that depart, streams, streams on which they do, trials a round, share of
-# the campaigns)
-CELLS = {
-  'all coupled': (5, 0, 1, 1, 8, 1.0),
-  'one of five departs': (5, 1, 1, 1, 8, 0.4),
-  'two of five depart together': (5, 2, 1, 1, 8, 0.4),
-  'all five depart together': (5, 5, 1, 1, 8, 0.4),
-  'one of three departs': (3, 1, 1, 1, 8, 0.4),
-  'one of two departs': (2, 1, 1, 1, 8, 0.4),
-  'two of four depart together': (4, 2, 1, 1, 8, 0.4),
-  'one of five departs, 16 trials a round': (5, 1, 1, 1, 16, 0.4),
-  'all coupled, six families': (5, 0, 7, 7, 8, 0.3),
-  'one of five departs everywhere, six families': (5, 1, 7, 7, 8, 0.15),
-  'one of five departs on one of six families': (5, 1, 7, 1, 8, 0.15),
-}
-SCALE, LEVEL = 0.03, 0.5  # accuracies around LEVEL whose spread between trials is SCALE
+SCALE = 0.12  # in log-odds; .03 in accuracy at a level of .5
+CODE = ('stats', 'meta_agent/drift')
+EVENTS = ('alarm', 'right', 'innocent', 'undecided', 'converged')
 
 
-def campaign(
-  rng: np.random.Generator,
-  count: int,
-  bad: int,
-  streams: int,
-  affected: int,
-  trials: int,
-  reliability: float,
-) -> tuple[list[proxies.Round], float]:
-  """The rounds of a campaign.
+class World(NamedTuple):
+  """What campaigns are drawn from.
 
-  And the correlation of the mean of all proxies with the true quality after the onset. Of several
-  streams the last ones are affected.
+  Attributes:
+    name: in the table.
+    proxies: how many.
+    departing: how many of them follow another quality from `ONSET` on.
+    streams: overall alone, or overall and families.
+    affected: of the streams, the last ones, on which they do.
+    trials: a round.
+    noise: variance of the items' noise, in units of all else.
+    spread: of quality from `ONSET` on, 1 before.
+    own: what a proxy has of its own from `ONSET` on, times .6.
+    freedom: of Student's t of what a proxy has of its own, 0 for normal.
+    level: log-odds around which scores lie in round 1.
+    drift: added to that every round; of the first proxy alone where `apart`.
+    unequal: log of how much more a proxy has of its own per unit of quality.
+    apart: the first proxy's level is 2 log-odds higher.
   """
-  noise = 1 / reliability - 1
-  rounds, means, truth = [], [], []
+
+  name: str
+  proxies: int = 5
+  departing: int = 0
+  streams: int = 1
+  affected: int = 1
+  trials: int = 8
+  noise: float = 0.0
+  spread: float = 1.0
+  own: float = 1.0
+  freedom: int = 0
+  level: float = 0.0
+  drift: float = 0.0
+  unequal: float = 0.0
+  apart: bool = False
+
+
+DESIGN = (
+  World('all coupled'),
+  World('all coupled, reliability .5', noise=1.0),
+  World('spread of quality 1 -> .5', spread=0.5),
+  World('spread of quality 1 -> .3', spread=0.3),
+  World('spread of quality 1 -> .5, reliability .5', noise=1.0, spread=0.5),
+  World('all shrinks to .5', spread=0.5, own=0.5),
+)
+JUDGE = (
+  World('spread of quality 1 -> .3, three proxies', 3, spread=0.3),
+  World('spread of quality 1 -> .5, two proxies', 2, spread=0.5),
+  World('spread of quality 1 -> .3, 16 trials a round', trials=16, spread=0.3),
+  World('own part t(3)', freedom=3),
+  World('own part t(3), spread of quality 1 -> .5', freedom=3, spread=0.5),
+  World('unequal noise', unequal=0.5),
+  World('unequal noise, spread of quality 1 -> .5', unequal=0.5, spread=0.5),
+  World('levels drift by .5 a round to the ceiling', level=1.0, drift=0.5),
+  World('levels drift, one proxy 2 log-odds higher', level=0.0, drift=0.5, apart=True),
+  World('spread of quality 1 -> .3, six families', streams=7, affected=7, spread=0.3),
+  World('all coupled, six families', streams=7, affected=7),
+)
+DEPARTURES = (
+  World('one of five departs', departing=1),
+  World('one of five departs, reliability .5', departing=1, noise=1.0),
+  World('one of five departs, spread of quality 1 -> .5', departing=1, spread=0.5),
+  World('two of five depart together', departing=2),
+  World('all five depart together', departing=5),
+  World('one of three departs', 3, 1),
+  World('one of two departs', 2, 1),
+  World('two of four depart together', 4, 2),
+  World('one of five departs, 16 trials a round', departing=1, trials=16),
+  World('one of five departs, 16 trials, reliability .5', departing=1, trials=16, noise=1.0),
+  World('one of five departs everywhere, six families', departing=1, streams=7, affected=7),
+  World('one of five departs on one of six families', departing=1, streams=7),
+)
+GROUPS = {'design': DESIGN, 'judge': JUDGE, 'departures': DEPARTURES}
+
+
+@functools.cache
+def digest() -> str:
+  """Of the code that decides the rows, this file among it."""
+  root = pathlib.Path(proxies.__file__).parents[2]
+  paths = [pathlib.Path(__file__)]
+  for name in CODE:
+    paths += sorted((root / name).rglob('*.py'))
+  return hashlib.sha256(b''.join(path.read_bytes() for path in paths)).hexdigest()[:12]
+
+
+class Played(NamedTuple):
+  """A campaign, and the correlation of the mean of all proxies with the truth after the onset."""
+
+  rounds: list[proxies.Round]
+  correlation: float
+
+
+def play(world: World, rng: np.random.Generator) -> Played:
+  rounds = []
+  means = []
+  truth = []
   for number in range(1, ROUNDS + 1):
-    quality, other = rng.standard_normal((2, streams, trials))
-    scores = np.empty((count, streams, trials))
-    for j in range(count):
+    after = number >= ONSET
+    quality, other = rng.standard_normal((2, world.streams, world.trials))
+    if after:
+      quality = world.spread * quality
+    scores = np.empty((world.proxies, world.streams, world.trials))
+    for proxy in range(world.proxies):
       follows = quality.copy()
-      if j < bad and number >= ONSET:
-        follows[streams - affected :] = other[streams - affected :]
-      scores[j] = (
-        0.8 * follows
-        + 0.6 * rng.standard_normal((streams, trials))
-        + np.sqrt(noise) * rng.standard_normal((streams, trials))
-      )
-    if number >= ONSET:
-      means.append(scores[:, -1].mean(0))
+      if proxy < world.departing and after:
+        follows[world.streams - world.affected :] = other[world.streams - world.affected :]
+      own = _own(world, rng, after) * np.exp(world.unequal * quality)
+      items = np.sqrt(world.noise) * rng.standard_normal(quality.shape)
+      scores[proxy] = 0.8 * follows + own + items
+    if after:
+      means.append(scores[:, -1].mean(axis=0))
       truth.append(quality[-1])
-    rounds.append(
-      {
-        f't{i}': {
-          NAMES[j]: {
-            FAMILIES[s]: (LEVEL + SCALE * scores[j, s, i], SCALE**2 * noise) for s in range(streams)
-          }
-          for j in range(count)
-        }
-        for i in range(trials)
-      }
-    )
-  return rounds, float(np.corrcoef(np.concatenate(means), np.concatenate(truth))[0, 1])
+    rounds.append(_round(world, scores, world.level + world.drift * (number - 1)))
+  correlation = np.corrcoef(np.concatenate(means), np.concatenate(truth))[0, 1]
+  return Played(rounds, float(correlation))
 
 
-def outcome(
-  rounds: list[proxies.Round], trials: int, bad: set[str], affected: set[str]
-) -> dict[str, bool]:
-  """What the judge made of a campaign."""
-  said = proxies.judge(rounds, Reversal(), ROUNDS, trials)
-  named = {(stream, p) for j in said for stream, out in j.departed.items() for p in out}
-  disputed = any(
-    v.verdict == proxies.DISAGREE
-    for j in said
-    for parts in j.verdicts.values()
-    for v in parts.values()
-  )
-  wrong = {(stream, p) for stream, p in named if p not in bad or stream not in affected}
+def _own(world: World, rng: np.random.Generator, after: bool) -> np.ndarray:
+  shape = (world.streams, world.trials)
+  if world.freedom:
+    own = rng.standard_t(world.freedom, shape) / np.sqrt(world.freedom / (world.freedom - 2))
+  else:
+    own = rng.standard_normal(shape)
+  return 0.6 * own * (world.own if after else 1.0)
+
+
+def _round(world: World, scores: np.ndarray, level: float) -> proxies.Round:
+  trials = {}
+  for trial in range(world.trials):
+    of_trial = {}
+    for proxy in range(world.proxies):
+      start = level + 2.0 * (world.apart and proxy == 0)
+      parts = {}
+      for stream in range(world.streams):
+        accuracy = float(special.expit(start + SCALE * scores[proxy, stream, trial]))
+        variance = world.noise * (SCALE * accuracy * (1 - accuracy)) ** 2
+        parts[FAMILIES[stream]] = (accuracy, variance)
+      of_trial[NAMES[proxy]] = parts
+    trials[f't{trial}'] = of_trial
+  return trials
+
+
+def outcome(world: World, rounds: list[proxies.Round]) -> dict[str, bool]:
+  """What the judge made of a campaign, by `EVENTS`."""
+  judgements = proxies.judge(rounds, Reversal(), ROUNDS)
+  named = set()
+  spoken = []
+  for judgement in judgements:
+    for stream, out in judgement.departed.items():
+      named |= {(stream, proxy) for proxy in out}
+    for parts in judgement.verdicts.values():
+      spoken += parts.values()
+  bad = NAMES[: world.departing]
+  affected = FAMILIES[world.streams - world.affected : world.streams]
+  wrong = {(s, p) for s, p in named if p not in bad or s not in affected}
+  disputed = any(verdict.verdict == proxies.DISAGREE for verdict in spoken)
   return {
     'alarm': bool(named) or disputed,
-    'named': bool(named),
     'right': bool(named) and not wrong,
-    'all_right': not wrong and bad == {p for _, p in named} and bool(bad),
     'innocent': bool(wrong),
     'undecided': disputed and not named,
+    'converged': any(verdict.why == proxies.CONVERGED for verdict in spoken),
   }
 
 
-def run(campaigns: int, only: str) -> None:
-  known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-  for reliability in (1.0, 0.5):
-    for name, (count, bad, streams, affected, trials, share) in CELLS.items():
-      if only not in ('', name):
-        continue
-      key, wanted = f'{name}, reliability {reliability:g}', max(1, round(campaigns * share))
-      cell = known.setdefault(key, {'campaigns': 0, 'seconds': 0.0, 'consensus_truth': 0.0})
-      began = time.monotonic()
-      while cell['campaigns'] < wanted:
-        rounds, correlation = campaign(
-          np.random.default_rng([cell['campaigns'], *key.encode()]),
-          count,
-          bad,
-          streams,
-          affected,
-          trials,
-          reliability,
-        )
-        for what, happened in outcome(
-          rounds, trials, set(NAMES[:bad]), set(FAMILIES[streams - affected : streams])
-        ).items():
-          cell[what] = cell.get(what, 0) + happened
-        cell['consensus_truth'] += (correlation - cell['consensus_truth']) / (cell['campaigns'] + 1)
-        cell['campaigns'] += 1
-      cell['seconds'] = round(cell['seconds'] + time.monotonic() - began, 1)
-      RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + '\n')
-      print(key, cell, flush=True)
+def run(worlds: Sequence[World], campaigns: int) -> None:
+  results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+  for world in worlds:
+    name = world.name
+    cell = results.get(name, {})
+    if cell.get('code') != digest():
+      cell = {'code': digest(), 'campaigns': 0, 'correlation': 0.0} | dict.fromkeys(EVENTS, 0)
+    began = time.monotonic()
+    while cell['campaigns'] < campaigns:
+      rng = np.random.default_rng([cell['campaigns'], *name.encode()])
+      played = play(world, rng)
+      for event, happened in outcome(world, played.rounds).items():
+        cell[event] += happened
+      cell['correlation'] += (played.correlation - cell['correlation']) / (cell['campaigns'] + 1)
+      cell['campaigns'] += 1
+      if time.monotonic() - began > 20 or cell['campaigns'] == campaigns:
+        began = time.monotonic()
+        results[name] = cell
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
+    print(name, cell, flush=True)
 
 
-def table() -> None:
+def table() -> str:
   """Every rate with its 95% Wilson interval."""
-  known = json.loads(RESULTS.read_text())
-  print(
-    '| campaign | reliability | campaigns | alarm | named, no innocent | an innocent '
-    'named | undecided | correlation of the mean of all with the truth '
-    '|\n|---|---|---|---|---|---|---|---|'
-  )
-  for name in CELLS:
-    for reliability in ('1', '0.5'):
-      cell = known.get(f'{name}, reliability {reliability}')
-      if cell and cell['campaigns']:
-
-        def rate(what, cell=cell):
-          return (
-            f'{cell[what] / cell["campaigns"]:.3f} '
-            f'[{", ".join(f"{x:.3f}" for x in wilson(cell[what], cell["campaigns"]))}]'
-          )
-
-        print(
-          f'| {name} | {reliability} | {cell["campaigns"]} | {rate("alarm")} | '
-          f'{rate("right")} | {rate("innocent")} | {rate("undecided")} | '
-          f'{cell["consensus_truth"]:.2f} |'
+  results = json.loads(RESULTS.read_text())
+  lines = [
+    '| campaign | campaigns | alarm | named, no innocent | an innocent named | undecided '
+    '| undetermined, policies converge | correlation of the mean of all with the truth |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  for title, worlds in (
+    ('nulls that the rule was made on', DESIGN),
+    ('nulls that it was judged on', JUDGE),
+    ('departures', DEPARTURES),
+  ):
+    lines.append(f'| *{title}* | | | | | | | |')
+    for world in worlds:
+      cell = results.get(world.name)
+      if cell is not None:
+        rates = ' | '.join(_rate(cell, event) for event in EVENTS)
+        lines.append(
+          f'| {world.name} | {cell["campaigns"]} | {rates} | {cell["correlation"]:.2f} |'
         )
+  codes = sorted({cell['code'] for cell in results.values()})
+  return '\n'.join([*lines, f'\ncode {", ".join(codes)}'])
+
+
+def _rate(cell: dict, event: str) -> str:
+  low, high = wilson(cell[event], cell['campaigns'])
+  return f'{cell[event] / cell["campaigns"]:.3f} [{low:.3f}, {high:.3f}]'
 
 
 if __name__ == '__main__':
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('what', choices=['run', 'table'])
-  parser.add_argument('--campaigns', type=int, default=120)
-  parser.add_argument('--only', default='', choices=['', *CELLS], help='one campaign of the table')
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('mode', choices=['run', 'table'])
+  parser.add_argument('--campaigns', type=int, default=600)
+  parser.add_argument('--worlds', default='design', choices=[*GROUPS])
   arguments = parser.parse_args()
-  run(arguments.campaigns, arguments.only) if arguments.what == 'run' else table()
+  if arguments.mode == 'run':
+    run(GROUPS[arguments.worlds], arguments.campaigns)
+  print(table())

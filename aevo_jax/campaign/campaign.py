@@ -20,7 +20,7 @@ import aevo_jax
 from aevo_jax.campaign import collaborators as collaborators_lib
 from aevo_jax.campaign import pausing
 from aevo_jax.campaign.attempts import Attempts
-from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.decisions import FINAL, Retraining, TrialConditions
 from aevo_jax.campaign.decisions.next_policy import with_choices
 from aevo_jax.campaign.decisions.round_evidence import round_evidence
@@ -338,7 +338,7 @@ class Campaign:
     if round_ not in self.state.verdicts:
       verdicts = decisions.verdicts(self.state, round_, self._constitution)
       self._append('verdicts_spoken', {'round': round_, 'verdicts': verdicts})
-    if decisions.arms(self.state, round_) and round_ not in self.state.attributions:
+    if arms.compared(self.state, round_) and round_ not in self.state.attributions:
       result = self._target.control(round_)
       self._append('control_tested', {'round': round_, 'result': result})
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from aevo_jax.campaign import manual_arbiter
-from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.journal import Journal
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
@@ -47,10 +47,10 @@ class Target(Protocol):
     """
 
   def control(self, round_: int) -> dict | None:
-    """Tests the revision whose control arm runs in a round.
+    """Compares the arms of a revision.
 
     Args:
-      round_: a round with a control arm.
+      round_: the round of their look.
 
     Returns:
       See `servers.arbiter.arm_result`.
@@ -123,8 +123,8 @@ class ArbiterTarget:
 
   def control(self, round_: int) -> dict | None:
     """Asks for the test. See `Target.control`."""
-    rounds = decisions.controlled(self._journal.state, round_)
-    return self._arbiter.call({'op': 'control', 'round': round_, 'rounds': rounds})['result']
+    compared = arms.compared(self._journal.state, round_)
+    return self._arbiter.call({'op': 'control', 'round': round_, 'arms': compared})['result']
 
 
 class ManualTarget:
@@ -147,7 +147,10 @@ class ManualTarget:
   def release(self, round_: int, trials: Sequence[TrialState], policy: Policy) -> None:
     """Waits for scores and releases them. See `Target.release` and `wait_for`."""
     release = self._inputs.constitution.release
-    chosen = decisions.to_release(trials, release.per_round, policy.objectives, manual=True)
+    armed = arms.of_trials(self._journal.state, round_)
+    chosen = decisions.to_release(
+      trials, release.per_round, policy.objectives, manual=True, armed=armed
+    )
     self.wait_for(chosen)
     state = self._journal.state
     scores = {}
@@ -169,7 +172,7 @@ class ManualTarget:
 
   def control(self, round_: int) -> dict | None:
     """Computes the test. See `Target.control`."""
-    return decisions.submitted_control(self._journal.state, round_)
+    return decisions.submitted_control(self._journal.state, round_, self._inputs.constitution)
 
   def wait_for(self, chosen: Sequence[str]) -> None:
     """Exports trials that have not been exported yet, and insists on their scores.

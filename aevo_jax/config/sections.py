@@ -249,13 +249,13 @@ class Reversal:
 class Control:
   """The control arm after a revision of the objectives.
 
-  A revision is supported if the revised explorers beat the control explorers on the external score,
-  by a one-sided exact permutation test.
+  A revision is supported if the recipe that the new objectives put first beats, on fresh runs and
+  the external score, the one that the old objectives put first and the standing one.
 
   Attributes:
-    workers: explorers that go on under the objectives before the revision.
-    rounds: for how many rounds they do.
-    alpha: error rate of the test.
+    workers: explorers of a round that run the old objectives' recipe; as many run the new ones'.
+    rounds: for how many rounds they do. The look is after the last.
+    alpha: error rate of the comparison.
   """
 
   workers: Annotated[int, Ge(0), ReadWhen(other_than('control.rounds', 0))] = 3

@@ -75,6 +75,7 @@ class Policy:
       dev. See meta_agent.drift.trust.
     objectives_before: as they were before the last revision.
     control: rounds left in which a control arm follows `objectives_before`.
+    look: the round after which the arms are compared, named when they begin; 0 without arms.
   """
 
   round: int
@@ -89,6 +90,7 @@ class Policy:
   objectives: dict[str, float] = dataclasses.field(default_factory=dict)
   objectives_before: dict[str, float] = dataclasses.field(default_factory=dict)
   control: int = 0
+  look: int = 0
 
   def overlay(self, worker: int) -> str:
     """Renders what a worker runs over the default recipe.
@@ -102,8 +104,11 @@ class Policy:
     return render_overlay(self.assignments[worker].overlay)
 
   def to_json(self) -> dict[str, Any]:
-    """Renders all fields."""
-    return dataclasses.asdict(self)
+    """Renders all fields, `look` where there is one: earlier policies have the same digest."""
+    fields = dataclasses.asdict(self)
+    if not self.look:
+      del fields['look']
+    return fields
 
   def digest(self) -> str:
     """Computes the SHA-256 of the canonical JSON."""

@@ -7,6 +7,7 @@ before that, of the released ones.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from aevo_jax.campaign.decisions import arms
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.drift.trust import ALARMS, DEV, OVERALL
@@ -14,8 +15,17 @@ from aevo_jax.meta_agent.policy import Policy
 
 SUPPORTED = 'revision supported'
 NOT_SUPPORTED = 'revision not supported'
-NOT_TESTED = 'not tested'
-TOO_FEW = 'not tested: too few trials to tell'
+NOT_TESTED = 'could not have been tested'
+NOT_SEEN = 'could not have been seen'
+NOT_YET = 'not tested yet'
+# Earlier versions compared the means of explorers, which rewards an arm that changes less.
+EARLIER = 'not tested: an earlier version compared the means of explorers'
+
+_WITHOUT_TEST = (
+  (NOT_SUPPORTED, arms.SAME_RECIPE),
+  (NOT_SUPPORTED, arms.NO_RECIPE),
+  (NOT_SEEN, arms.NOT_SEEN),
+)
 
 External = Callable[[TrialState, str], float | None]
 
@@ -95,8 +105,13 @@ def detectable(verdict: Mapping | None) -> dict[str, float]:
 class Revision:
   """A policy that changed what dev is worth.
 
-  before, after: sentences about the objectives. result: the control arm's test at its last round,
-  None if there was none.
+  Attributes:
+    round: the first round under the new objectives.
+    before: sentences about the objectives before.
+    after: sentences about the objectives after.
+    reasons: of the policy, as far as they concern the revision.
+    outcome: one of the constants above.
+    result: the comparison at the look, see `arbiter.arm_result`; None without one.
   """
 
   round: int
@@ -105,6 +120,28 @@ class Revision:
   reasons: tuple[str, ...]
   outcome: str
   result: Mapping | None
+
+  @property
+  def measured(self) -> str:
+    """The comparison in words, '' without one."""
+    result = self.result
+    if result is None:
+      return ''
+    if 'over_standing' not in result:
+      return (
+        f'{result["difference"]:+.3f} on external, {result["revised"]} revised against '
+        f'{result["control"]} control trials, p = {result["p_value"]:.3f}'
+      )
+    detectable = 'no difference could have been significant'
+    if result['detectable'] is not None:
+      detectable = f'a difference of {result["detectable"]:.3f} could have been seen'
+    return (
+      f'the recipe of the new objectives gained {result["difference"]:+.3f} on external over that '
+      f'of the old ones ({result["revised"]} against {result["control"]} fresh runs) and '
+      f'{result["over_standing"]:+.3f} over the standing recipe ({result["standing"]} anchors), '
+      f'p = {result["p_value"]:.3f}; the least p of so few runs is {result["least_p_value"]:.3f}, '
+      f'and {detectable}'
+    )
 
 
 def looks(
@@ -191,40 +228,57 @@ def revisions(
     previous = policies.get(round_ - 1)
     if previous is None or policy.objectives == previous.objectives:
       continue
-    before = previous.objectives
-    if policy.control:
-      before = policy.objectives_before
-    result = _last_test(state, policies, round_)
+    result = _result(state, policies, round_)
+    reasons = tuple(r for r in policy.reasons if ': dev is ' in r or 'control arm' in r)
+    outcome = _outcome(result, reasons, constitution.control.alpha)
+    if result is None and policy.look and state.finished is None:
+      outcome = NOT_YET
     rows.append(
       Revision(
         round=round_,
-        before=_objectives(before),
+        before=_objectives(previous.objectives),
         after=_objectives(policy.objectives),
-        reasons=tuple(r for r in policy.reasons if ': dev is ' in r or 'control arm' in r),
-        outcome=_outcome(result, constitution.control.alpha),
+        reasons=reasons,
+        outcome=outcome,
         result=result,
       )
     )
   return rows
 
 
+def _result(state: CampaignState, policies: Mapping[int, Policy], revised: int) -> Mapping | None:
+  """The comparison at the look that a revision named."""
+  policy = policies[revised]
+  if not policy.look:
+    return _last_test(state, policies, revised)
+  if policies[revised - 1].look == policy.look:
+    return None  # the arms are those of an earlier revision
+  return state.attributions.get(policy.look)
+
+
 def _last_test(
   state: CampaignState, policies: Mapping[int, Policy], revised: int
 ) -> Mapping | None:
-  """The last test of a revision's control arm: before the next revision, or of all."""
+  """Of an earlier version: the last test before the next revision, or of all."""
   result = None
   for round_ in range(revised, max(policies) + 1):
     if round_ > revised and policies[round_].objectives != policies[round_ - 1].objectives:
       break
-    result = state.attributions.get(round_, result)
+    if not policies[round_].look:
+      result = state.attributions.get(round_, result)
   return result
 
 
-def _outcome(result: Mapping | None, alpha: float) -> str:
+def _outcome(result: Mapping | None, reasons: Sequence[str], alpha: float) -> str:
   if result is None:
+    for outcome, begins in _WITHOUT_TEST:
+      if any(reason.startswith(begins) for reason in reasons):
+        return outcome
     return NOT_TESTED
+  if 'over_standing' not in result:
+    return EARLIER
   if result['least_p_value'] > alpha:
-    return TOO_FEW
+    return NOT_SEEN
   if result['p_value'] <= alpha:
     return SUPPORTED
   return NOT_SUPPORTED

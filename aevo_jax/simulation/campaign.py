@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.next_policy import next_policy
 from aevo_jax.campaign.decisions.round_evidence import round_evidence
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
@@ -120,6 +120,7 @@ class Simulator:
     self.surface = sampled.surface
     self.shift = shift or sampled.shift
     self._rng = np.random.default_rng([scenario.settings.seed, index, 2])
+    self._external: dict[str, dict] = {}
     self._dev_set = self._item_set(scenario.constitution.dev_set.items)
     self._external_set = self._item_set(scenario.constitution.external_set.items)
     self.detector = Detector(scenario.constitution, scenario.families, index)
@@ -214,12 +215,17 @@ class Simulator:
     codes = [encoder.codes(encoder.prune(a.overlay)) for a in policy.assignments]
     measured = self.measure(np.asarray(codes), policy.round)
     dev, external = measured.accuracies
+    state.policies[policy.round] = {'policy': policy.to_json()}
+    items = self._constitution.external_set.items
+    for worker, accuracy in enumerate(external.mean(axis=1).tolist()):
+      self._external[_trial_name(policy.round, worker)] = _summary(accuracy, items)
     for worker, row in enumerate(dev.tolist()):
       trial = self._trial(policy, worker, row)
       state.trials[trial.trial] = trial
     self._release(state, policy, external)
     if self._scenario.settings.verdicts:
       self._judge(state, policy, measured)
+    self._compare_arms(state, policy)
     evidence = round_evidence(state, policy.round, policy, self._constitution)
     return Evidence.from_json(evidence.to_text())
 
@@ -232,6 +238,13 @@ class Simulator:
     starting = state.trials[_trial_name(0, 0)].overlay
     same = [name for name in names if state.trials[name].overlay == starting]
     state.verdicts[policy.round] = self.judge(names, measured, same)
+
+  def _compare_arms(self, state: CampaignState, policy: Policy) -> None:
+    """Compares the arms of a revision, if the round is their look, as the arbiter does."""
+    if arms.compared(state, policy.round):
+      state.attributions[policy.round] = arms.result(
+        state, policy.round, self._external.__getitem__, self._constitution
+      )
 
   def _trial(self, policy: Policy, worker: int, dev: list[float]) -> TrialState:
     """Makes a sealed trial with its dev accuracies, one of each family."""

@@ -1,88 +1,74 @@
-"""The exact permutation test of two arms, stratified by round, on numbers of items that are right.
+"""Exact tests that relabel: of two groups of runs, and of differences by their signs.
 
-Within a round every way to call some of the trials revised is as likely as any other if the
-revision does nothing. The statistic is the sum over rounds of what the revised trials get right,
-which weighs a round's difference of means by n_r n_c / (n_r + n_c). Its distribution is the
-convolution of the rounds' distributions, each counted over all subsets, so the p value is exact
-(Fisher 1935). Ties count against the claim.
+The numbers are counts of right items, so that sums are exact and ties count against the claim
+(Fisher 1935).
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 
-class Stratum(NamedTuple):
-  """One round: how many items each trial of either arm got right, of the same number of items."""
+def greater_p(first: Sequence[int], second: Sequence[int]) -> float:
+  """Computes the exact one-sided p value of the claim that `first` is larger than `second`.
 
-  revised: Sequence[int]
-  control: Sequence[int]
+  Where both groups have one distribution, every way to call some of the runs `first` is as likely
+  as any other.
 
-
-class Comparison(NamedTuple):
-  """A test of two arms.
-
-  Attributes:
-    difference: revised minus control, in items; weighted mean over rounds.
-    p_value: one-sided, of the claim that the revised arm is better.
-    least: the p value if every revised trial had beaten every control trial. Few trials cannot get
-      below it.
-  """
-
-  difference: float
-  p_value: float
-  least: float
-
-
-class _Sums(NamedTuple):
-  """counts: subsets with each sum, from the sum `lowest` on."""
-
-  counts: np.ndarray
-  lowest: int
-
-
-def compare(strata: Sequence[Stratum]) -> Comparison | None:
-  """Tests whether the revised arm is better than the control arm.
-
-      >>> compare([Stratum(revised=[9, 8], control=[3, 4])])
-      Comparison(difference=5.0, p_value=0.16666666666666666, least=0.16666666666666666)
+      >>> round(greater_p([9, 8], [3, 4]), 4)
+      0.1667
 
   Args:
-    strata: one for each round; those that lack an arm are left out.
+    first: counts of the first group.
+    second: counts of the second group.
 
   Returns:
-    The test over all rounds that have both arms; None if there is no such round.
+    The share of relabelings whose first group sums to at least as much.
   """
-  strata = [s for s in strata if s.revised and s.control]
-  if not strata:
-    return None
-  distribution = np.ones(1)
-  offset = observed = 0
-  weighted = weights = 0.0
-  ways = 1
-  for revised, control in strata:
-    sums = _subset_sums([*revised, *control], len(revised))
-    distribution = np.convolve(distribution, sums.counts / sums.counts.sum())
-    offset += sums.lowest
-    observed += sum(revised)
-    ways *= math.comb(len(revised) + len(control), len(revised))
-    weight = len(revised) * len(control) / (len(revised) + len(control))
-    weighted += weight * (float(np.mean(revised)) - float(np.mean(control)))
-    weights += weight
-  p_value = float(min(1.0, distribution[observed - offset :].sum()))
-  return Comparison(weighted / weights, p_value, 1 / ways)
-
-
-def _subset_sums(values: Sequence[int], size: int) -> _Sums:
-  """Counts the subsets of `size` by their sum."""
+  values = [*first, *second]
   floor = min(values)
-  shifted = [v - floor for v in values]
+  shifted = [value - floor for value in values]
+  size = len(first)
   top = sum(sorted(shifted)[-size:])
-  counts = np.zeros((size + 1, top + 1))
-  counts[0, 0] = 1
+  # subsets[k, s]: how many subsets of k runs sum to s.
+  subsets = np.zeros((size + 1, top + 1))
+  subsets[0, 0] = 1
   for value in shifted:
     for chosen in range(size, 0, -1):
-      counts[chosen, value:] += counts[chosen - 1, : top + 1 - value]
-  return _Sums(counts[size], floor * size)
+      subsets[chosen, value:] += subsets[chosen - 1, : top + 1 - value]
+  observed = sum(first) - floor * size
+  return float(subsets[size, observed:].sum() / subsets[size].sum())
+
+
+def least_p(first: int, second: int) -> float:
+  """Computes the least p value that `greater_p` can give.
+
+      >>> least_p(3, 3)
+      0.05
+
+  Args:
+    first: runs of the first group.
+    second: runs of the second group.
+  """
+  return 1 / math.comb(first + second, first)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+  """Computes the exact one-sided p value of the claim that differences are above 0 on average.
+
+  Each difference is one unit, such as a campaign. If nothing differs, either sign is as likely.
+
+      >>> sign_flip_p([1.0, 2.0, 3.0])
+      0.125
+
+  Args:
+    differences: at most 20 of them.
+
+  Returns:
+    The share of the 2^n signings whose sum is at least the observed one.
+  """
+  sums = np.zeros(1)
+  for difference in differences:
+    sums = np.concatenate([sums + abs(difference), sums - abs(difference)])
+  return float(np.mean(sums >= sum(differences) - 1e-9))

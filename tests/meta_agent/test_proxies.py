@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent.drift import proxies
+from aevo_jax.meta_agent.drift import proxies, proxy_board
 
 RULES = Reversal()
 NAMES = ('dev', 'rules', 'families', 'order', 'samples')
@@ -22,16 +22,17 @@ def rounds(
   number: int = 6,
   trials: int = 40,
   streams=('overall',),
-  onset: int = 3,
   names=NAMES,
+  spread: float = 1.0,
 ) -> list[proxies.Round]:
-  """Coupled proxies, of which the first `bad` follow another quality from `onset` on; so many
+  """Coupled proxies, of which the first `bad` follow another quality from round 3 on; so many
   trials that nothing is left to chance.
   """
   rng, made = np.random.default_rng(seed), []
   for k in range(1, number + 1):
     quality, other = rng.standard_normal((2, trials))
-    follows = [other if j < bad and k >= onset else quality for j in range(count)]
+    quality *= spread if k >= 3 else 1.0
+    follows = [other if j < bad and k >= 3 else quality for j in range(count)]
     scores = {
       names[j]: 0.5 + 0.03 * (0.8 * follows[j] + 0.6 * rng.standard_normal((len(streams), trials)))
       for j in range(count)
@@ -73,16 +74,36 @@ def test_who_departs_from_a_majority_is_named_and_loses_trust_for_good(count, ba
 def test_half_against_half_is_a_dispute(count, bad):
   said = judge(rounds(count, bad))
   assert not any(j.departed for j in said)
-  told = {v.verdict for v in said[-1].verdicts['overall'].values()}
-  assert told == {'undetermined: they disagree'} and {
-    t['overall'] for t in said[-1].trust.values()
-  } == {0.5}
+  told = {name: v.verdict for name, v in said[-1].verdicts['overall'].items()}
+  assert proxies.DISAGREE in told.values() and 'decoupled' not in told.values()
+  for name, verdict in told.items():
+    assert (said[-1].trust[name]['overall'] == 0.5) == (verdict == proxies.DISAGREE)
 
 
 def test_coupled_proxies_are_coupled_and_trusted():
   said = judge(rounds(5))
   assert {v.verdict for v in said[-1].verdicts['overall'].values()} == {'coupled'}
   assert all(not j.departed and {t['overall'] for t in j.trust.values()} == {1.0} for j in said)
+
+
+def test_policies_that_converge_lower_the_slope_and_raise_no_alarm():
+  said = judge(rounds(5, spread=0.4))
+  assert not any(j.departed for j in said)
+  verdicts = said[-1].verdicts['overall'].values()
+  assert all(v.slope < 0.6 * v.reference_slope for v in verdicts)
+  assert not {v.verdict for v in verdicts} & {'decoupled', proxies.DISAGREE}
+  few = judge(rounds(5, spread=0.3, trials=12))[-1].verdicts['overall'].values()
+  assert any(v.verdict == 'undetermined' and v.why == proxies.CONVERGED for v in few)
+
+
+@pytest.mark.parametrize(
+  ('score', 'items'), [(0.0, 40), (1.0, 40), (0.3, 40)], ids=['none', 'all', 'some']
+)
+def test_log_odds_of_a_score_have_half_an_item_on_each_side(score, items):
+  right = score * items
+  variance = (right * (items - right) / items + 0.25) / items**2
+  found = proxy_board.log_odds(score, variance)
+  assert found.value == pytest.approx(np.log((right + 0.5) / (items - right + 0.5)))
 
 
 def test_all_departing_together_shows_nothing():
@@ -114,7 +135,10 @@ def test_names_and_order_of_proxies_and_trials_carry_no_meaning():
   for a, b in zip(judge(made), judge(renamed), strict=True):
     assert {other[p]: t for p, t in a.trust.items()} == b.trust and a.thresholds == b.thresholds
     for p, verdict in a.verdicts['overall'].items():
-      for field, value in dataclasses.asdict(b.verdicts['overall'][other[p]]).items():
+      fields = dataclasses.asdict(b.verdicts['overall'][other[p]])
+      for effect, least in fields.pop('detectable').items():
+        assert least == (verdict.detectable[effect] and pytest.approx(verdict.detectable[effect]))
+      for field, value in fields.items():
         expected = getattr(verdict, field)
         assert value == (
           pytest.approx(expected, rel=1e-6) if isinstance(expected, float) else expected

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from aevo_jax.campaign.decisions import arms
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
@@ -90,49 +91,60 @@ def test_looks_are_means_of_a_round_with_the_trust_of_the_policy_that_followed()
   assert found['overall'][1].worth == 1.0
 
 
+def result(p, least=0.001, **more):
+  return {
+    'difference': 0.03,
+    'over_standing': 0.02,
+    'p_value': p,
+    'least_p_value': least,
+    'detectable': 0.021,
+    'revised': 6,
+    'control': 6,
+    'standing': 9,
+  } | more
+
+
 @pytest.mark.parametrize(
-  ('results', 'outcome'),
+  ('look', 'found', 'reason', 'outcome'),
   [
-    ({}, timeline.NOT_TESTED),
-    ({3: 0.2}, timeline.NOT_SUPPORTED),
-    ({3: 0.2, 4: 0.05}, timeline.SUPPORTED),
-    ({3: 0.01, 4: 0.2}, timeline.NOT_SUPPORTED),
+    (4, {}, 'control arm: ...', timeline.NOT_TESTED),  # the rounds ended before the look
+    (4, {4: result(0.2)}, 'control arm: ...', timeline.NOT_SUPPORTED),
+    (4, {4: result(0.05)}, 'control arm: ...', timeline.SUPPORTED),
+    (4, {4: result(0.2, 0.2, detectable=None)}, 'control arm: ...', timeline.NOT_SEEN),
+    (4, {4: None}, 'control arm: ...', timeline.NOT_TESTED),
+    (0, {}, f'{arms.NOT_TESTED}: ...', timeline.NOT_TESTED),
+    (0, {}, f'{arms.NOT_SEEN}: ...', timeline.NOT_SEEN),
+    (0, {}, arms.SAME_RECIPE, timeline.NOT_SUPPORTED),
+    (0, {3: {'p_value': 0.01, 'least_p_value': 0.001, 'difference': 0.02, 'revised': 4,
+             'control': 3, 'rounds': 1}}, 'control arm: ...', timeline.EARLIER),
   ],
-)
-def test_the_last_test_of_a_revision_decides(results, outcome):
+)  # fmt: skip
+def test_the_look_of_a_revision_decides(look, found, reason, outcome):
   state = state_with([], {})
-  state.attributions = {
-    round_: {'p_value': p, 'least_p_value': 0.001} for round_, p in results.items()
-  }
+  state.attributions = found
+  state.finished = {}
+  dev = 'a: dev is decoupled (...)'
   policies = {
     2: policy(2),
-    3: policy(3, objectives={'a': 0.0}, reasons=('a: dev is decoupled (...)', 'promoted x')),
-    4: policy(4, objectives={'a': 0.0}),
+    3: policy(3, objectives={'a': 0.0}, look=look, reasons=(dev, 'promoted x', reason)),
+    4: policy(4, objectives={'a': 0.0}, look=look),
   }
   (revision,) = timeline.revisions(state, policies, CONSTITUTION)
-  assert (revision.round, revision.outcome, revision.reasons) == (
-    3,
-    outcome,
-    ('a: dev is decoupled (...)',),
-  )
-  assert revision.before == (
-    'every family: raise dev, promote on external',
-  ) and revision.after == ('a: external only',)
+  assert (revision.round, revision.outcome, revision.reasons) == (3, outcome, (dev, reason))
+  assert revision.before == ('every family: raise dev, promote on external',)
+  assert revision.after == ('a: external only',)
+  assert bool(revision.measured) == (revision.result is not None)
 
 
-def test_a_later_revision_ends_the_test_of_the_one_before():
+def test_a_revision_while_arms_run_is_not_tested_by_them_and_a_look_ahead_is_not_over():
   state = state_with([], {})
-  state.attributions = {
-    3: {'p_value': 0.2, 'least_p_value': 0.03},
-    4: {'p_value': 0.1, 'least_p_value': 0.07},
-  }
   policies = {
     2: policy(2),
-    3: policy(3, objectives={'a': 0.5}),
-    4: policy(4, objectives={'a': 0.5, 'b': -1.0}),
+    3: policy(3, objectives={'a': 0.0}, look=5),
+    4: policy(4, objectives={'a': 0.0, 'b': 0.0}, look=5),
   }
   first, second = timeline.revisions(state, policies, CONSTITUTION)
-  assert (first.outcome, second.outcome) == (timeline.NOT_SUPPORTED, timeline.TOO_FEW)
-  assert (
-    second.before == ('a: dev counts 0.50',) and 'lower dev while external rises' in second.after[1]
-  )
+  assert first.outcome == second.outcome == timeline.NOT_YET
+  state.attributions, state.finished = {5: result(0.01)}, {}
+  first, second = timeline.revisions(state, policies, CONSTITUTION)
+  assert (first.outcome, second.outcome) == (timeline.SUPPORTED, timeline.NOT_TESTED)

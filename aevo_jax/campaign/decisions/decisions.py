@@ -6,21 +6,21 @@ trains. None reads a clock or a file.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from aevo_jax.campaign.decisions import arms
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
 from aevo_jax.campaign.trial.gate import full_recipe
 from aevo_jax.campaign.trial.spec import TrialSpec, trial_seed
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
-from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.drift import levels as levels_lib
 from aevo_jax.meta_agent.drift import reversal
 from aevo_jax.meta_agent.drift.levels import Levels
-from aevo_jax.meta_agent.llm import agent as llm_agent
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 from aevo_jax.meta_agent.scores import OVERALL, DevScore
 from aevo_jax.stats import tracking
@@ -116,6 +116,7 @@ def to_release(
   objectives: Mapping[str, float] = MappingProxyType({}),
   *,
   manual: bool = False,
+  armed: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
   """Chooses whose external scores a round asks for.
 
@@ -125,6 +126,8 @@ def to_release(
     objectives: family -> what dev is worth; a family whose objective is no longer dev is left out
       of the dev score as far as it is worth nothing.
     manual: nobody has an external score before it is asked for.
+    armed: trial -> arm, of fresh runs that are compared at a look. Where only what is asked for has
+      a score, they come before other explorers and in turns, whatever their dev score.
 
   Returns:
     The anchors first, then the best by dev.
@@ -135,6 +138,8 @@ def to_release(
     scored = [t for t in trials if t.external_scored]
 
   def order(trial: TrialState) -> tuple:
+    if manual and trial.trial in armed:
+      return (1, -math.inf, trial.worker)
     value = DevScore.from_json(trial.dev).valued(objectives)
     return (trial.axis != ANCHOR, -value, trial.worker)
 
@@ -224,27 +229,22 @@ def submitted_concordance(
   )
 
 
-def submitted_control(state: CampaignState, last: int) -> dict | None:
-  """Tests a control arm as the arbiter does, on scores that were handed in, in thousandths.
+def submitted_control(state: CampaignState, look: int, constitution: Constitution) -> dict | None:
+  """Compares the arms as the arbiter does, on scores that were handed in, in thousandths.
 
   Args:
     state: of the campaign.
-    last: the round whose revision is tested.
+    look: the round of the look.
+    constitution: of the campaign.
 
   Returns:
     See `arbiter.arm_result`.
   """
-  rounds = []
-  for trials_of_arms in controlled(state, last):
-    proportions = {}
-    for arm, trials in trials_of_arms.items():
-      proportions[arm] = {t: _in_thousandths(state.trials[t].submitted) for t in trials}
-    rounds.append(proportions)
-  return arbiter.arm_result(rounds)
 
+  def proportion(trial: str) -> dict[str, int]:
+    return {'correct': round(1000 * state.trials[trial].submitted), 'total': 1000}
 
-def _in_thousandths(score: float) -> dict[str, int]:
-  return {'correct': round(1000 * score), 'total': 1000}
+  return arms.result(state, look, proportion, constitution)
 
 
 def judged_rounds(state: CampaignState, last: int) -> list[dict]:
@@ -303,56 +303,6 @@ def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> d
     return {}
   spoken = reversal.verdicts(rounds, constitution.reversal, Levels(**state.thresholds[round_]))
   return {stream: dataclasses.asdict(verdict) for stream, verdict in sorted(spoken.items())}
-
-
-def arms(state: CampaignState, round_: int) -> dict[str, list[str]] | None:
-  """Finds the trials of a round with a control arm.
-
-  Args:
-    state: of the campaign.
-    round_: the round.
-
-  Returns:
-    arm -> its trials that have an external score; None of another round. None also where a language
-    model was to choose both arms and one question went unanswered: then the arms differ by who
-    chose them.
-  """
-  for purpose in (llm_agent.POLICY, llm_agent.CONTROL):
-    if (round_, purpose) in state.fell_back:
-      return None
-  assignments = policy_lib.from_json(state.policies[round_]['policy']).assignments
-  trials: dict[str, list[str]] = {'revised': [], 'control': []}
-  for trial in state.of_round(round_):
-    arm = assignments[trial.worker].arm
-    if trial.has_external and arm in trials:
-      trials[arm].append(trial.trial)
-  return trials if all(trials.values()) else None
-
-
-def controlled(state: CampaignState, last: int) -> list[dict[str, list[str]]]:
-  """Finds the arms of all rounds that test the same revision as a round does.
-
-  Args:
-    state: of the campaign.
-    last: that round, the last of them.
-
-  Returns:
-    arm -> trials of each such round, oldest first.
-  """
-  rounds = []
-  for round_ in range(last, 0, -1):
-    trials_of_arms = arms(state, round_)
-    if trials_of_arms is None:
-      break
-    rounds.append(trials_of_arms)
-    # The round in which the revision began.
-    if _objectives(state, round_) != _objectives(state, round_ - 1):
-      break
-  return rounds[::-1]
-
-
-def _objectives(state: CampaignState, round_: int) -> Mapping[str, float]:
-  return policy_lib.from_json(state.policies[round_]['policy']).objectives
 
 
 def promotion(policy: Policy, following: Policy) -> dict[str, Any]:

@@ -4,10 +4,9 @@ All are pure functions of the evidence and, where a language model is asked, of 
 """
 
 import dataclasses
-import random
 from collections.abc import Callable, Mapping, Sequence
 
-from aevo_jax.campaign.decisions import proxy_target
+from aevo_jax.campaign.decisions import arms, proxy_target
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.config.constitution import Constitution
@@ -17,7 +16,7 @@ from aevo_jax.meta_agent.drift import trust
 from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.llm import agent as llm_agent
 from aevo_jax.meta_agent.llm.dialogue import Dialogue
-from aevo_jax.meta_agent.policy import ANCHOR, Policy
+from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.meta_agent.registry import AGENTS
 
 
@@ -35,7 +34,7 @@ def next_policy(
   """Decides the policy of the next round.
 
   The latest verdicts first revise what dev is worth, for agents that use them. In the rounds after
-  a revision some workers go on as if there had been none: the control arm.
+  a revision some workers run the recipes that the old and the new objectives put first (`arms`).
 
   Args:
     history: evidence of all rounds so far, oldest first.
@@ -64,24 +63,17 @@ def next_policy(
     return caller.decide(history, {}, {}, llm_agent.POLICY)
   last = history[-1]
   revision = trust.revise(policy.objectives, policy.trust, last.verdicts, last.families)
-  revised = revision.objectives != policy.objectives
-  control = constitution.control.rounds if revised else max(policy.control - 1, 0)
-  before = policy.objectives if revised and not policy.control else policy.objectives_before
   following = dataclasses.replace(
     caller.decide(history, revision.objectives, revision.trust, llm_agent.POLICY),
     parent=policy.digest(),
     trust=revision.trust,
     objectives=revision.objectives,
-    objectives_before=before if control else {},
-    control=control,
+    objectives_before={},
+    control=0,
+    look=0,
   )
-  reasons = (*revision.reasons, *following.reasons)
-  if control and policy.round < constitution.budget.rounds:
-    old = caller.decide([_without_verdicts(e) for e in history], before, {}, llm_agent.CONTROL)
-    armed = _with_control_arm(following, old, constitution.control.workers, caller.seed)
-    following = armed.policy
-    reasons = (*reasons, armed.reason)
-  return dataclasses.replace(following, reasons=reasons)
+  following = caller.with_arms(following, history)
+  return dataclasses.replace(following, reasons=(*revision.reasons, *following.reasons))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,46 +104,17 @@ class _Caller:
       return asking.decide(history, policy, self.constitution, defaults, self.seed)
     return anonymize.decide(agent(), history, policy, self.constitution, defaults, self.seed)
 
-
-def _without_verdicts(evidence: Evidence) -> Evidence:
-  """The evidence as it would be had no verdict been spoken."""
-  trials = tuple(dataclasses.replace(trial, arm='') for trial in evidence.trials)
-  return dataclasses.replace(evidence, verdicts={}, attribution=None, trials=trials)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Armed:
-  """A policy with a control arm, and a sentence on it."""
-
-  policy: Policy
-  reason: str
-
-
-def _with_control_arm(following: Policy, old: Policy, workers: int, seed: int) -> _Armed:
-  """Gives `workers` of the explorers to what the old objectives would have run.
-
-  Which ranks of the two lists go to which arm is random: the first explorers of a list are its best
-  ones. Had the revision changed nothing, the permutation test would still be exact.
-  """
-  anchors = [a for a in following.assignments if a.axis == ANCHOR]
-  explorers = [a for a in following.assignments if a.axis != ANCHOR]
-  former = [a for a in old.assignments if a.axis != ANCHOR]
-  ranks = min(len(explorers), len(former))
-  count = min(workers, ranks - 1)
-  if count < 1:
-    return _Armed(following, 'no control arm: too few workers explore')
-  control = set(random.Random(seed).sample(range(ranks), count))
-  arms = []
-  for rank, assignment in enumerate(explorers):
-    if rank in control:
-      arms.append(dataclasses.replace(former[rank], arm='control'))
-    else:
-      arms.append(dataclasses.replace(assignment, arm='revised'))
-  reason = (
-    f'control arm: {count} of {len(arms)} explorers go on under the objectives before the '
-    'revision, so that the revision itself is tested'
-  )
-  return _Armed(dataclasses.replace(following, assignments=(*anchors, *arms)), reason)
+  def with_arms(self, following: Policy, history: Sequence[Evidence]) -> Policy:
+    """Adds the arms that test a revision of objectives, while there is one to test."""
+    rules = self.constitution.control
+    recipes = arms.Recipes(
+      following.standing, self.constitution.space(), default_values(self.recipe)
+    )
+    if self.policy.look > self.policy.round:
+      return arms.go_on(following, self.policy, rules, recipes)
+    if following.objectives == self.policy.objectives or not (rules.workers and rules.rounds):
+      return following
+    return arms.begin(following, self.policy.objectives, history, self.constitution, recipes)
 
 
 def with_choices(

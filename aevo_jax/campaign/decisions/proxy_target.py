@@ -119,7 +119,7 @@ def assess(state: CampaignState, round_: int, constitution: Constitution) -> Ass
     scored = [t for t in state.of_round(number) if t.dev is not None]
     rounds.append({t.trial: proxies.scores(t.dev, t.probes) for t in scored})
   budget = constitution.budget
-  judgements = proxies.judge(rounds, constitution.reversal, budget.rounds, budget.workers)
+  judgements = proxies.judge(rounds, constitution.reversal, budget.rounds)
   judgement = judgements[-1] if judgements else Judgement()
   return Assessment(trials, round_, judgement, _shares(trials))
 

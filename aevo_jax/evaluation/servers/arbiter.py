@@ -14,9 +14,9 @@ machine meets the same holdout. The constitution holds only the secret's commitm
                 by family and overall, how far external followed dev: discordant pairs and coarse
                 results of the tests; asked once a round, and the same question again gets the
                 same answer
-  control       round, rounds                    -> {"result"}
-                did the revised arm beat the control arm? difference, p value, numbers of trials;
-                asked once a round, likewise
+  control       round, arms                      -> {"result"}
+                does the revised arm's recipe beat the control arm's and the standing one?
+                differences, p value, numbers of runs; asked once a round, likewise
   release       round, trials                    -> {"scores", "families"}
                 rounded, at most release.per_round trials a round
   final         candidate, weights, file_digest  -> {}
@@ -32,17 +32,18 @@ machine meets the same holdout. The constitution holds only the secret's commitm
 import contextlib
 import hmac
 import json
+import math
 import os
 import pathlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aevo_jax.evaluation.servers import arguments as arguments_lib
 from aevo_jax.evaluation.servers import protocol, told
 from aevo_jax.evaluation.servers.score_files import write_scores
-from aevo_jax.stats import permutation
+from aevo_jax.stats import recipe_comparison
 
 KEY = 'arbiter.key'
 KEY_BYTES = 32
@@ -142,35 +143,40 @@ def released_families(summary: dict, decimals: int) -> dict[str, list]:
   return families
 
 
-def arm_result(rounds: Sequence[dict]) -> dict | None:
-  """Tests a control arm; the numbers are rounded as far as they are told.
+def arm_result(runs: Mapping[str, Sequence[dict]], constitution) -> dict | None:
+  """Compares the arms of a revision; the numbers are rounded as far as they are told.
 
   Args:
-    rounds: arm -> trial -> proportion on the external set, for each round since the revision.
+    runs: 'revised', 'control', 'standing' -> proportions on the external set.
+    constitution: level of the test, and the power of what it could have found.
 
   Returns:
-    The revised arm's gain in accuracy to three decimals, the exact p value that it is not better,
-    the least p value that so few trials could give, and numbers of rounds and trials. None where
-    no round has both arms.
+    How much better the revised recipe is than the control recipe, and than the standing one, in
+    accuracy to three decimals; the p value of the claim that it is better than both (the larger of
+    two); the least p value that so few runs could give; the difference from the control recipe that
+    is found with the power, None where nothing could be significant; numbers of runs. None where an
+    arm has fewer than two runs.
   """
-  strata = []
-  trials = {'revised': 0, 'control': 0}
-  for arms in rounds:
-    correct = {}
-    for arm in trials:
-      correct[arm] = [proportion['correct'] for proportion in arms[arm].values()]
-      trials[arm] += len(correct[arm])
-    strata.append(permutation.Stratum(**correct))
-  comparison = permutation.compare(strata)
-  if comparison is None:
-    return None
-  items = next(proportion['total'] for proportion in rounds[0]['revised'].values())
+  correct = {}
+  for arm in ('revised', 'control', 'standing'):
+    correct[arm] = [proportion['correct'] for proportion in runs.get(arm, ())]
+  parts = []
+  for other in ('control', 'standing'):
+    part = recipe_comparison.compare(
+      correct['revised'], correct[other], constitution.control.alpha, constitution.reversal.power
+    )
+    if part is None:
+      return None
+    parts.append(part)
+  items = runs['revised'][0]['total']
+  detectable = parts[0].detectable / items
   return {
-    'difference': round(comparison.difference / items, 3),
-    'p_value': round(comparison.p_value, 4),
-    'least_p_value': round(comparison.least, 4),
-    'rounds': len(rounds),
-    **trials,
+    'difference': round(parts[0].difference / items, 3),
+    'over_standing': round(parts[1].difference / items, 3),
+    'p_value': round(max(part.p_value for part in parts), 4),
+    'least_p_value': round(max(part.least for part in parts), 4),
+    'detectable': round(detectable, 3) if math.isfinite(detectable) else None,
+    **{arm: len(counts) for arm, counts in correct.items()},
   }
 
 
@@ -277,10 +283,10 @@ class Arbiter:
     return self._once('concordance', request, self._concordance)
 
   def control(self, request: dict) -> dict:
-    """Tests a control arm; asked once a round.
+    """Compares the arms of a revision; asked once a round.
 
     Args:
-      request: 'round' and 'rounds' (arm -> trials, for each round since the revision).
+      request: 'round' and 'arms' (arm -> trials, see `decisions.arms.compared`).
 
     Returns:
       'result': see `arm_result`.
@@ -375,13 +381,10 @@ class Arbiter:
     return told.bits(from_rows(rows), self._constitution.objective.verifier)
 
   def _control(self, request: dict) -> dict:
-    rounds = []
-    for trials_of_arms in request['rounds']:
-      arms = {}
-      for arm, trials in trials_of_arms.items():
-        arms[arm] = {trial: self._summary(trial)['overall'] for trial in trials}
-      rounds.append(arms)
-    return {'result': arm_result(rounds)}
+    runs = {}
+    for arm, trials in request['arms'].items():
+      runs[arm] = [self._summary(trial)['overall'] for trial in trials]
+    return {'result': arm_result(runs, self._constitution)}
 
 
 def main() -> None:

@@ -1,12 +1,16 @@
 """Proxies: without an external target, dev and the probes judge each other.
 
 Every proxy is compared, per family and overall, with the consensus of the others: the mean of their
-scores, each centred within its round and in units of its spread in the calibration rounds. (Units
+log-odds, each centred within its round and in units of its spread in the calibration rounds. (Units
 of each round's spread would turn the slope into a correlation, which falls whenever a policy
 converges.) The tests are those of `reversal`, the consensus standing where the external score
 stands there: the slope of the consensus on the proxy against its reference from the calibration
 rounds, and the e-process of the ranks. Alpha is of the whole campaign, over all proxies, families
 and looks.
+
+A slope that fell is an alarm only if the proxy's distance from the consensus has grown as well, at
+the same level. When policies converge, what proxies share shrinks and what each has of its own
+stays: the slope falls, and nobody departed. The distance does not grow then.
 
 An alarm says that the panel does not agree any more; whoever departed drags the others' consensus
 along. Who it was is decided by leaving out: the smallest set, less than half of the panel, after
@@ -23,46 +27,30 @@ dispute that is undecided. Proxies with trust 0 leave the panel.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import levels as levels_lib
 from aevo_jax.meta_agent.drift import reversal
 from aevo_jax.meta_agent.drift.levels import Levels
+from aevo_jax.meta_agent.drift.proxy_board import Board, Cell, Round, Rows, Scores
 from aevo_jax.meta_agent.drift.reversal import Verdict
-from aevo_jax.stats import tracking
 
 DEV = 'dev'
 CROSS = 'cross'
 OVERALL = 'overall'
 WEAKER = 'proxies only, weaker'
 DISAGREE = 'undetermined: they disagree'
+CONVERGED = (
+  'the slope fell, and it is not shown that the distance from the others grew: policies may have '
+  'converged, or the proxy departed'
+)
 _ALARMS = ('reversed', 'decoupled')
 # What is left of the disagreement, in standard errors of a slope, must be less by MARGIN than after
 # leaving out any other set of that size, and at most this share of it.
 MARGIN = 1.0
 LEFT_SHARE = 0.6
-
-# proxy -> stream (a family, or overall) -> (score, its variance by the luck of the items)
-Scores = Mapping[str, Mapping[str, Sequence[float]]]
-# trial -> scores
-Round = Mapping[str, Scores]
-
-
-class _Cell(NamedTuple):
-  """A comparison: of one proxy on one stream with the others there."""
-
-  stream: str
-  proxy: str
-
-
-# of every round: comparison -> row of `tracking.measure`
-_Rows = list[dict[_Cell, Any]]
-# stream -> what is compared there: (proxy, the others)
-_Comparisons = Mapping[str, Iterable[tuple[str, Sequence[str]]]]
 
 
 def scores(
@@ -194,7 +182,7 @@ def _judge(
   """Judges after the latest of some rounds, under the trust before it."""
   latest = _latest_trial(rounds)
   panels = _panels(latest, trust)
-  board = _Board(rounds, rules.calibration_rounds)
+  board = Board(rounds, rules.calibration_rounds)
   comparisons = {}
   for stream, panel in panels.items():
     if len(panel) > 1:
@@ -204,12 +192,13 @@ def _judge(
     rules,
     round_=len(rounds),
     planned_rounds=planned_rounds,
-    streams=[_Cell(stream, proxy) for stream in comparisons for proxy in panels[stream]],
+    streams=[Cell(stream, proxy) for stream in comparisons for proxy in panels[stream]],
     with_gains=False,
   )
   verdicts: dict[str, dict[str, Verdict]] = {}
   if any(rows):
-    verdicts = _by_stream(reversal.verdicts(rows, rules, thresholds))
+    judged = reversal.verdicts(rows, rules, thresholds)
+    verdicts = _by_stream(_explained(judged, rows[-1], thresholds))
 
   after = _trust_of(latest, trust)
   departed = {}
@@ -274,6 +263,20 @@ def _panels(latest: Scores, trust: Mapping[str, Mapping[str, float]]) -> dict[st
   return panels
 
 
+def _explained(
+  judged: Mapping[Cell, Verdict], latest: Mapping[Cell, Any], levels: Levels
+) -> dict[Cell, Verdict]:
+  """Says why a slope that fell is no alarm."""
+  explained = {}
+  for cell, verdict in judged.items():
+    slope = latest.get(cell, {}).get('slope', {})
+    fell = 'fall_p' in slope and levels.slope_p and slope['fall_p'] <= levels.slope_p
+    if fell and verdict.verdict == 'undetermined':
+      verdict = dataclasses.replace(verdict, why=CONVERGED)
+    explained[cell] = verdict
+  return explained
+
+
 def _disputed(verdict: Verdict) -> Verdict:
   return dataclasses.replace(
     verdict,
@@ -299,8 +302,8 @@ class _Examination:
   than the alarm did.
   """
 
-  board: '_Board'
-  rows: _Rows
+  board: Board
+  rows: Rows
   stream: str
   rules: Reversal
   thresholds: Levels
@@ -367,65 +370,6 @@ def _disagreement(verdicts: Sequence[Verdict]) -> float:
   return max(fallen) if 2 * len(fallen) >= len(verdicts) else math.inf
 
 
-class _Board:
-  """All scores, each proxy's in units of its spread within the calibration rounds."""
-
-  def __init__(self, rounds: Sequence[Round], calibration_rounds: int):
-    self._rounds = rounds
-    self._first = rounds[:calibration_rounds]
-    self._scales: dict[_Cell, float] = {}
-
-  def _scale(self, cell: _Cell) -> float:
-    """The pooled spread of a proxy's scores; 0 where they never differed."""
-    if cell not in self._scales:
-      squares = []
-      freedom = 0
-      for round_ in self._first:
-        values = np.array([trial[cell.proxy][cell.stream][0] for trial in round_.values()])
-        if len(values):
-          squares.append(float(((values - values.mean()) ** 2).sum()))
-          freedom += len(values) - 1
-      self._scales[cell] = float(np.sqrt(sum(squares) / freedom)) if freedom else 0.0
-    return self._scales[cell]
-
-  def rows(self, comparisons: _Comparisons) -> _Rows:
-    """Compares proxies with the consensus of others, in every round.
-
-    Others that never differed have no say.
-    """
-    rounds = []
-    rows = []
-    for number, round_ in enumerate(self._rounds):
-      dev = {}
-      consensus = {}
-      variance = {}
-      for stream, pairs in comparisons.items():
-        for proxy, others in pairs:
-          cell = _Cell(stream, proxy)
-          dev[cell] = {name: trial[proxy][stream][0] for name, trial in round_.items()}
-          consensus[cell] = self._consensus(round_, stream, others)
-          variance[cell] = None
-          if round_:
-            variances = [trial[proxy][stream][1] for trial in round_.values()]
-            variance[cell] = float(np.mean(variances))
-      rounds.append(tracking.Round(dev, consensus, variance))
-      rows.append(tracking.measure(rounds, calibration_rounds=len(self._first), seed=number))
-    return rows
-
-  def _consensus(self, round_: Round, stream: str, others: Sequence[str]) -> dict[str, float]:
-    """trial -> mean of the others' scores, each in units of its spread."""
-    scales = {}
-    for other in others:
-      scale = self._scale(_Cell(stream, other))
-      if scale:
-        scales[other] = scale
-    means = {}
-    for name, trial in round_.items():
-      total = sum(trial[other][stream][0] / scale for other, scale in scales.items())
-      means[name] = total / max(len(scales), 1)
-    return means
-
-
 def _against_each_other(panel: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
   """Each proxy, with the others of the panel."""
   return [(proxy, _without(panel, {proxy})) for proxy in panel]
@@ -435,7 +379,7 @@ def _without(panel: Sequence[str], out: Collection[str]) -> tuple[str, ...]:
   return tuple(proxy for proxy in panel if proxy not in out)
 
 
-def _by_stream(verdicts: Mapping[_Cell, Verdict]) -> dict[str, dict[str, Verdict]]:
+def _by_stream(verdicts: Mapping[Cell, Verdict]) -> dict[str, dict[str, Verdict]]:
   """stream -> proxy -> verdict, of verdicts by comparison."""
   by_stream: dict[str, dict[str, Verdict]] = {}
   for cell, verdict in verdicts.items():

@@ -117,7 +117,8 @@ def choose(
   """
   chosen = []
   for number, assignment in enumerate(policy.assignments):
-    if assignment.axis != ANCHOR:
+    # A fresh run of a named recipe is compared with others of it.
+    if assignment.axis != ANCHOR and not assignment.arm:
       asked = dialogue(worker(number))
       assignment = _chosen(assignment, policy, constitution, defaults, asked, parse)
     chosen.append(assignment)

@@ -1,7 +1,7 @@
 """What left the arbiter: released scores, and submissions to somebody else who scores."""
 
 from aevo_jax.campaign import manual_arbiter
-from aevo_jax.campaign.decisions import decisions
+from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.decisions import FINAL
 from aevo_jax.checkpoint import digest as digest_lib
 from aevo_jax.evaluation import sets
@@ -55,6 +55,7 @@ def _named_by_rule(run: AuditedRun, round_: int) -> list[str]:
     run.constitution.release.per_round,
     run.policies[round_].objectives,
     manual=run.manual,
+    armed=arms.of_trials(run.state, round_),
   )
 
 

@@ -2,8 +2,8 @@
 
 import collections
 
-from aevo_jax.campaign.decisions import decisions
-from aevo_jax.evaluation.servers import arbiter, told
+from aevo_jax.campaign.decisions import arms, decisions
+from aevo_jax.evaluation.servers import told
 from aevo_jax.report.audit.audited_run import AuditedRun, sha256
 
 
@@ -55,9 +55,9 @@ def _check_submitted_statistics(run: AuditedRun) -> None:
       f'round {round_}: the recorded statistics of dev and external are not those of the '
       'scores that were handed in',
     )
-  for round_, recorded in run.state.attributions.items():
+  for round_, recorded in _looks(run).items():
     run.expect(
-      recorded == decisions.submitted_control(run.state, round_),
+      recorded == decisions.submitted_control(run.state, round_, run.constitution),
       f'round {round_}: the recorded test of the control arm is not that of the scores '
       'that were handed in',
     )
@@ -78,14 +78,17 @@ def check_concordance(run: AuditedRun) -> str:
       recorded == _concordance(run, round_),
       f'round {round_}: the recorded statistics of dev and external are not those of the answers',
     )
-  for round_, recorded in run.state.attributions.items():
+  looks = _looks(run)
+  for round_, recorded in looks.items():
     run.expect(
       recorded == _control(run, round_),
       f'round {round_}: the recorded test of the control arm is not that of the answers',
     )
+  earlier = len(run.state.attributions) - len(looks)
+  left = f'; {earlier} tests of explorers by an earlier version left unchecked' if earlier else ''
   return (
-    f'{len(run.state.concordance)} rounds of statistics and {len(run.state.attributions)} '
-    'tests of a control arm recomputed from the answers'
+    f'{len(run.state.concordance)} rounds of statistics and {len(looks)} '
+    f'tests of a control arm recomputed from the answers{left}'
   )
 
 
@@ -100,15 +103,22 @@ def _concordance(run: AuditedRun, round_: int) -> dict:
   return told.told(dev, external, asked, decimals=run.constitution.release.decimals)
 
 
-def _control(run: AuditedRun, round_: int) -> dict | None:
-  """The test of the control arm, as the arbiter computes it."""
-  rounds = []
-  for trials_of_arms in decisions.controlled(run.state, round_):
-    arms = {}
-    for arm, trials in trials_of_arms.items():
-      arms[arm] = {trial: run.external(trial)['overall'] for trial in trials}
-    rounds.append(arms)
-  return arbiter.arm_result(rounds)
+def _looks(run: AuditedRun) -> dict[int, dict | None]:
+  """Recorded comparisons of arms at a look. Earlier versions compared explorers, and named none."""
+  results = {}
+  for round_, recorded in run.state.attributions.items():
+    if arms.compared(run.state, round_) is not None:
+      results[round_] = recorded
+  return results
+
+
+def _control(run: AuditedRun, look: int) -> dict | None:
+  """The comparison of the arms, as the arbiter computes it."""
+
+  def proportion(trial: str) -> dict:
+    return run.external(trial)['overall']
+
+  return arms.result(run.state, look, proportion, run.constitution)
 
 
 def check_evidence(run: AuditedRun) -> str:
