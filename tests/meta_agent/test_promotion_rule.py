@@ -20,7 +20,6 @@ from aevo_jax.meta_agent.scores import ReleasedScore
 from aevo_jax.stats.mean_gain import Sample, welch_p
 
 EMA = {'train.ema_decay': 0.8}
-RULE = shipped().promotion
 
 
 def test_welch_is_scipys_test_of_two_samples():
@@ -52,7 +51,7 @@ def test_the_variance_is_the_largest_of_own_pooled_anchors_and_floor():
   ):
     assert promotion_rule.change_sample(noise, scores, shipped()) == pytest.approx((sd, freedom, 3))
   same = promotion_rule.change_sample(ExternalNoise(), [0.5, 0.5], shipped())
-  assert same.sd == RULE.seed_sd_floor
+  assert same.sd == shipped().promotion.seed_sd_floor
   coarse = dataclasses.replace(
     shipped(), release=dataclasses.replace(shipped().release, decimals=1)
   )
@@ -61,14 +60,17 @@ def test_the_variance_is_the_largest_of_own_pooled_anchors_and_floor():
 
 def test_levels_add_up_to_the_campaigns_and_end_with_the_last_candidate():
   total = 0.0
-  for number in range(RULE.candidates + 2):
+  for number in range(shipped().promotion.candidates + 2):
     for test in range(1, 40):
       total += promotion_rule.level(shipped(), number, test)
-  assert total == pytest.approx(1 - RULE.confidence)
+  assert total == pytest.approx(1 - shipped().promotion.confidence)
   noise = ExternalNoise(0.005, 5, 0.005, 4)
   gains = ([0.6] * 3, [0.5] * 5)
   assert promotion_rule.passes(candidate(*gains), noise, shipped())
-  for other in (candidate(*gains, number=RULE.candidates), candidate([0.6] * 2, [0.5] * 5)):
+  for other in (
+    candidate(*gains, number=shipped().promotion.candidates),
+    candidate([0.6] * 2, [0.5] * 5),
+  ):
     assert not promotion_rule.passes(other, noise, shipped())
   assert not promotion_rule.passes(candidate(*gains), ExternalNoise(), shipped())
 
@@ -77,7 +79,7 @@ def test_levels_add_up_to_the_campaigns_and_end_with_the_last_candidate():
 def test_a_protected_family_may_not_fall_below_its_floor(family, falls):
   change = candidate([0.6] * 3, [0.5] * 5, family=family)
   assert bool(change.fallen(shipped())) is falls
-  rule = dataclasses.replace(RULE, unprotected=('one',))
+  rule = dataclasses.replace(shipped().promotion, unprotected=('one',))
   assert not change.fallen(dataclasses.replace(shipped(), promotion=rule))
 
 
