@@ -81,7 +81,9 @@ class ArbiterTarget:
       return
     state = self._journal.state
     per_round = self._constitution.release.per_round
-    chosen = decisions.to_release(scored, per_round, policy.objectives)
+    chosen = decisions.to_release(
+      scored, per_round, policy.objectives, decisions.repeated(state, round_)
+    )
     missing = [t for t in chosen if state.trials[t].released is None]
     if not missing:
       return
@@ -148,8 +150,9 @@ class ManualTarget:
     """Waits for scores and releases them. See `Target.release` and `wait_for`."""
     release = self._inputs.constitution.release
     armed = arms.of_trials(self._journal.state, round_)
+    repeats = decisions.repeated(self._journal.state, round_)
     chosen = decisions.to_release(
-      trials, release.per_round, policy.objectives, manual=True, armed=armed
+      trials, release.per_round, policy.objectives, repeats, manual=True, armed=armed
     )
     self.wait_for(chosen)
     state = self._journal.state

@@ -61,16 +61,22 @@ SEEN_WITH = {
   'control.workers': FOUND,
   'control.rounds': FOUND,
   'keep_or_discard.anchor_every': {'budget.rounds': 12},
-  'reversal.exact_rounds': {'reversal.test': 'exact'},
   'keep_or_discard.screen': {'budget.rounds': 12},
-  'simulation.anchors': FOUND | {'simulation.plant_size': 3.0},
+  'promotion.unprotected': {'promotion.family_floor': 0.001},
+  'simulation.gain': FOUND | {'simulation.surface': 'single'},
+  'simulation.slice_harm': FOUND | {'simulation.surface': 'single'},
   'simulation.plant_size': FOUND,
   'simulation.plant_harm': FOUND,
+  'reversal.exact_rounds': {'reversal.test': 'exact'},
+  'simulation.anchors': FOUND | {'simulation.plant_size': 3.0},
 }
 RATE = {'kind': 'float', 'low': 5e-5, 'high': 5e-3, 'scale': 'log'}
 VALUES = {
   'search_space.axes': [{'update_rule': {'optimizer.learning_rate': RATE}}],
   'search_space.from_round': [{'adaptation': 3}],
+  'keep_or_discard.screen': [0.9],
+  'promotion.unprotected': [tuple(FAMILIES)],
+  'simulation.tail': [3],
   'simulation.plant_axes': [('adaptation',), ('moments',)],
 }
 # What a run of seconds cannot show, and what does.
