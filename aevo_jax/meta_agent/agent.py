@@ -49,7 +49,7 @@ class Agent(Protocol):
     asks_llm: it is constructed with a `Dialogue` and a `Parser`, and is no function of the evidence
       alone. Others are constructed without arguments, and are shown roles instead of names (see
       `anonymize`).
-    extra: optional dependency, None without one.
+    extras: optional dependencies.
   """
 
   uses_verdicts: ClassVar[bool] = False
@@ -57,7 +57,7 @@ class Agent(Protocol):
   one_trial_a_round: ClassVar[bool] = False
   promotes_last: ClassVar[bool] = False
   asks_llm: ClassVar[bool] = False
-  extra: ClassVar[Extra | None] = None
+  extras: ClassVar[tuple[Extra, ...]] = ()
 
   def decide(
     self,
