@@ -14,6 +14,7 @@ from aevo_jax.meta_agent.agents.random_search import (
   SparseRandom,
   SparseTested,
 )
+from aevo_jax.meta_agent.agents.sparse_gp import SparseGp, SparseGpTested
 from aevo_jax.meta_agent.agents.statistical import Statistical
 from aevo_jax.meta_agent.llm.agent import LlmAgent
 
@@ -31,6 +32,8 @@ AGENTS: Mapping[str, type[Agent]] = {
   'tpe_tested': TpeTested,
   'gp': Gp,
   'gp_tested': GpTested,
+  'sparse_gp': SparseGp,
+  'sparse_gp_tested': SparseGpTested,
   'frozen': Frozen,
   'keep_or_discard': KeepOrDiscard,
   'llm': LlmAgent,

@@ -79,7 +79,7 @@ def sample_recipes(
 
 
 def sample_sparse(situation: Situation, count: int) -> list[Assignment]:
-  """Samples recipes that differ from the standing one in one axis or in two.
+  """Samples recipes near the standing one.
 
   Args:
     situation: of the round.
@@ -88,15 +88,36 @@ def sample_sparse(situation: Situation, count: int) -> list[Assignment]:
   Returns:
     Assignments of the axis 'sparse', with a whole recipe each.
   """
-  space = situation.constitution.space()
   rng = np.random.default_rng([situation.seed, situation.round])
+  return sample_near(situation, [situation.standing], count, rng, SPARSE)
+
+
+def sample_near(
+  situation: Situation,
+  starts: Sequence[Mapping[str, Any]],
+  count: int,
+  rng: np.random.Generator,
+  name: str,
+) -> list[Assignment]:
+  """Samples recipes that differ from given ones in one axis or in two.
+
+  Args:
+    situation: of the round.
+    starts: overlays, from which samples start in turn.
+    count: recipes.
+    rng: seeded generator.
+    name: of the assignments' axis.
+
+  Returns:
+    Assignments with a whole recipe each, none of which is the standing one.
+  """
+  space = situation.constitution.space()
   sampled: list[Assignment] = []
   while len(sampled) < count:
-    axes = rng.permutation(len(space.axes))[: rng.integers(1, MOST + 1)]
-    overlay = dict(situation.standing)
-    for at in axes:
+    overlay = dict(starts[len(sampled) % len(starts)])
+    for at in rng.permutation(len(space.axes))[: rng.integers(1, MOST + 1)]:
       overlay |= draw(space.axes[at], rng, {**situation.defaults, **overlay})
     overlay = prune(overlay, space, situation.defaults)
     if overlay and overlay != situation.standing:
-      sampled.append(Assignment(SPARSE, overlay, overlay, 'random draw of one or two axes'))
+      sampled.append(Assignment(name, overlay, overlay, 'one axis or two are another'))
   return sampled
