@@ -76,7 +76,9 @@ class ArbiterTarget:
       ranks = self._arbiter.call(request)['ranks']
       self._journal.append('external_ranked', {'round': round_, 'ranks': ranks})
     per_round = self._constitution.release.per_round
-    chosen = decisions.to_release(scored, per_round, policy.objectives)
+    chosen = decisions.to_release(
+      scored, per_round, policy.objectives, decisions.repeated(state, round_)
+    )
     missing = [t for t in chosen if state.trials[t].released is None]
     if not missing:
       return
@@ -133,7 +135,10 @@ class ManualTarget:
   def release(self, round_: int, trials: Sequence[TrialState], policy: Policy) -> None:
     """Waits for scores, ranks and releases them. See `Target.release` and `wait_for`."""
     release = self._inputs.constitution.release
-    chosen = decisions.to_release(trials, release.per_round, policy.objectives, manual=True)
+    repeats = decisions.repeated(self._journal.state, round_)
+    chosen = decisions.to_release(
+      trials, release.per_round, policy.objectives, repeats, manual=True
+    )
     self.wait_for(chosen)
     state = self._journal.state
     scores = {}

@@ -146,18 +146,27 @@ class Budget:
 @configurable('promotion')
 @dataclasses.dataclass(frozen=True)
 class Promotion:
-  """When a gain counts.
+  """When a gain counts (meta_agent.promotion_rule).
 
   Attributes:
-    confidence: that the one-sided t statistic against the noise floor must reach.
+    confidence: 1 less the false promotions that a campaign may expect where nothing gains.
     min_gain: least gain that counts.
     seed_sd_floor: least standard deviation between training seeds that is ever assumed, since
       three seeds can look alike by luck.
+    looks: fresh looks at a change before it is tested, beside the trial for which it was chosen.
+    candidates: changes that the whole campaign may test; 1 - confidence is divided among them.
+    family_floor: a change is not promoted while the mean of its looks lies lower than that of the
+      anchors by more than this in any protected family.
+    unprotected: names of families that may fall further; all others are protected.
   """
 
   confidence: Annotated[float, Interval(ge=0.5, lt=1)] = 0.9
   min_gain: float = 0.01
   seed_sd_floor: float = 0.005
+  looks: Annotated[int, Ge(2)] = 3
+  candidates: Annotated[int, Ge(1)] = 4
+  family_floor: Annotated[float, Interval(gt=0, le=1)] = 0.05
+  unprotected: tuple[str, ...] = ()
 
 
 @configurable('release')
@@ -197,8 +206,7 @@ class KeepOrDiscard:
   Attributes:
     anchors: trials of a newly kept recipe before anything is compared with it.
     anchor_every: one of so many further trials is the standing recipe again.
-    screen: one-sided p value of a change's first look up to which it gets the second one, which
-      decides.
+    screen: one-sided p value of a change's first look up to which it is looked at again.
   """
 
   anchors: Annotated[int, Ge(1)] = 4

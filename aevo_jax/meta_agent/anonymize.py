@@ -192,7 +192,9 @@ class Names:
       if items:
         sizes[name] = type(items)(items=items.items)
     space = SearchSpaceText(dict(sorted(axes.items())))
-    return dataclasses.replace(constitution, search_space=space, **sizes)
+    unprotected = tuple(self.family(name) for name in constitution.promotion.unprotected)
+    promotion = dataclasses.replace(constitution.promotion, unprotected=unprotected)
+    return dataclasses.replace(constitution, search_space=space, promotion=promotion, **sizes)
 
   def _spec(self, literal: Mapping[str, Any]) -> dict[str, Any]:
     """Renames the conditions of one parameter."""

@@ -12,7 +12,8 @@ It holds sealed results and released scores only. As JSON (schema 2):
                  "external_rank": rank or null,
                  "cost": {"tokens", "steps", "flops", "seconds"}}],
      "failures": {cause: how many trials},
-     "noise": {"seed_sd", "degrees_of_freedom", "replicates", "by_family": {family: sd}},
+     "noise": {"seed_sd", "degrees_of_freedom", "replicates", "by_family": {family: sd},
+               "external": {"anchor_sd", "anchor_freedom", "changed_sd", "changed_freedom"}},
      "reliability": {"dev": {stream: reliability or null}},
      "verdicts": {stream: verdict},
      "attribution": result of the control arm's test or null,
@@ -23,7 +24,8 @@ Each proportion of dev is {"correct", "total", "accuracy", "low", "high"}, with 
 interval over items. A stream is a family or 'overall'. Without an external target, `target` is
 'proxies', the consensus stands in the external fields, and `proxies` holds what the proxies say of
 each other (see campaign.decisions.proxy_target). Schema 1, of the first runs, has a part of these
-fields.
+fields. Earlier evidence of schema 2 has no `external` in its noise, and is read and rendered
+without it.
 
 `seconds` are measured by the workers, for people and reports: no agent that is a function of the
 evidence may read them, so that a campaign repeats exactly.
@@ -51,7 +53,7 @@ _SINCE_2 = {
   'trial': ('arm', 'external_interval', 'external_by_family'),
   'dev': ('other_verifier',),
   'cost': ('seconds',),
-  'noise': ('by_family',),
+  'noise': ('by_family', 'external'),
 }
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -87,6 +89,40 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExternalNoise:
+  """The spread of released external scores between seeds of one recipe, without any floor.
+
+  Attributes:
+    anchor_sd: pooled over the recipes that anchors ran.
+    anchor_freedom: its degrees of freedom; 0 where nothing was replicated.
+    changed_sd: pooled over changed recipes, without the trial for which each was chosen.
+    changed_freedom: its degrees of freedom.
+  """
+
+  anchor_sd: float = 0.0
+  anchor_freedom: int = 0
+  changed_sd: float = 0.0
+  changed_freedom: int = 0
+
+  @classmethod
+  def pooled(
+    cls, anchors: Sequence[Sequence[float]], changed: Sequence[Sequence[float]]
+  ) -> 'ExternalNoise':
+    """Pools the standard deviations within groups.
+
+    Args:
+      anchors: released scores of anchors, a group for each recipe.
+      changed: of changed recipes, a group for each.
+
+    Returns:
+      The noise, rounded to 6 digits.
+    """
+    anchor = variance.pooled_sd(anchors)
+    change = variance.pooled_sd(changed)
+    return cls(round(anchor.sd, 6), anchor.freedom, round(change.sd, 6), change.freedom)
+
+
+@dataclasses.dataclass(frozen=True)
 class Noise:
   """The spread between seeds of one recipe.
 
@@ -95,12 +131,14 @@ class Noise:
     degrees_of_freedom: of `seed_sd`.
     replicates: trials in groups of two or more.
     by_family: family -> its standard deviation.
+    external: that of the score that decides; None in evidence of earlier versions.
   """
 
   seed_sd: float
   degrees_of_freedom: int
   replicates: int
   by_family: Mapping[str, float] = _NOTHING
+  external: ExternalNoise | None = None
 
   @classmethod
   def pooled(cls, groups: Sequence[Sequence[float]], floor: float) -> 'Noise':
@@ -116,9 +154,28 @@ class Noise:
     sd, freedom, replicates = variance.pooled_sd(groups)
     return cls(round(max(sd, floor), 6), freedom, replicates)
 
+  @classmethod
+  def from_json(cls, fields: Mapping[str, Any]) -> 'Noise':
+    """Reads what `to_json` renders.
+
+    Args:
+      fields: of any schema.
+
+    Returns:
+      The noise.
+    """
+    external = fields.get('external')
+    if external is not None:
+      external = ExternalNoise(**external)
+    return cls(**{**fields, 'external': external})
+
   def to_json(self) -> dict[str, Any]:
-    """Renders the fields."""
-    return vars(self) | {'by_family': dict(self.by_family)}
+    """Renders the fields; `external` only where it is known."""
+    fields = vars(self) | {'by_family': dict(self.by_family)}
+    del fields['external']
+    if self.external is not None:
+      fields['external'] = dict(vars(self.external))
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +353,7 @@ class Evidence:
         )
       typed: dict[str, Any] = {
         'trials': tuple(TrialEvidence.from_json(row) for row in fields['trials']),
-        'noise': Noise(**fields['noise']),
+        'noise': Noise.from_json(fields['noise']),
         'verdicts': {s: Verdict(**v) for s, v in fields.get('verdicts', {}).items()},
         'cost': Cost(**fields.get('cost', {})),
       }

@@ -1,16 +1,18 @@
 """Looks at changes: what each gained over its anchors in all rounds, and what follows from that."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevo_jax.config.constitution import Constitution, Promotion
+from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.evidence import Evidence, TrialEvidence
+from aevo_jax.meta_agent.promotion_rule import Candidate
 from aevo_jax.stats.mean_gain import gain_p
 
 
@@ -24,6 +26,7 @@ class Observation:
     dev: gains on dev over the anchors of the same standing recipe.
     external: gains on the released external score.
     anchors: that each external gain is taken over, at least; 0 before there is one.
+    standings: recipes that it was tried on.
   """
 
   axis: str
@@ -31,6 +34,7 @@ class Observation:
   dev: list[float] = dataclasses.field(default_factory=list)
   external: list[float] = dataclasses.field(default_factory=list)
   anchors: int = 0
+  standings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class Setting(NamedTuple):
@@ -69,6 +73,8 @@ def observe(
     for trial in evidence.explorers:
       fresh = Observation(trial.axis, trial.changes)
       observation = observations.setdefault(_key(trial.axis, trial.changes), fresh)
+      if evidence.standing not in observation.standings:
+        observation.standings.append(evidence.standing)
       observation.dev.append(trial.dev.valued(objectives) - dev)
       if trial.external is not None and released:
         observation.external.append(trial.external - float(np.mean(released)))
@@ -112,52 +118,119 @@ def released_scores(trials: Iterable[TrialEvidence]) -> list[float]:
   return [t.external for t in trials if t.external is not None]
 
 
-def significant(
-  observations: Mapping[str, Observation], latest: Evidence, constitution: Constitution
-) -> Observation | None:
-  """Finds the best change that passes the promotion rule.
+def candidates(history: Sequence[Evidence], constitution: Constitution) -> list[Candidate]:
+  """Collects the changes that are tested, with the looks that test them.
 
-  Args:
-    observations: all looks at all changes.
-    latest: evidence of the latest round: only a change that it looked at can pass.
-    constitution: holds the rule.
-
-  Returns:
-    The change with the greatest mean gain; None if none passes.
-  """
-  fresh = {_key(t.axis, t.changes) for t in latest.trials}
-  passed = []
-  for key, observation in observations.items():
-    if key not in fresh or not observation.external:
-      continue
-    if promotion_rule.passes(observation.external, observation.anchors, latest.noise, constitution):
-      passed.append(observation)
-  return min(passed, key=lambda o: (-float(np.mean(o.external)), o.axis), default=None)
-
-
-def rollback(history: Sequence[Evidence], rule: Promotion) -> Rollback | None:
-  """Finds out whether the last promotion lowered the external score beyond the noise floor.
+  A trial tests a change if an earlier round ran the same change of the same standing recipe, or if
+  several workers of its round run it: it was fixed before its score was known.
 
   Args:
     history: evidence of all rounds.
-    rule: least gain and confidence.
+    constitution: says from how many looks on a change is tested.
+
+  Returns:
+    The candidates in the order in which they became ones.
+  """
+  found: dict[str, Candidate] = {}
+  seen: set[str] = set()
+  for evidence in history:
+    keys = {}
+    for trial in evidence.trials:
+      if not trial.is_anchor:
+        keys[trial.trial] = _key(repr(sorted(evidence.standing.items())), trial.changes)
+    runs = Counter(keys.values())
+    for trial in evidence.trials:
+      key = keys.get(trial.trial)
+      if trial.external is None or key is None or (key not in seen and runs[key] < 2):
+        continue
+      fresh = Candidate(len(found), trial.axis, trial.changes, evidence.standing)
+      candidate = found.setdefault(key, fresh)
+      candidate.looks.append(trial)
+      candidate.latest = evidence.round
+    for candidate in found.values():
+      if candidate.latest == evidence.round:
+        candidate.tests += len(candidate.looks) >= constitution.promotion.looks
+    seen.update(runs)
+  for candidate in found.values():
+    candidate.anchors = released_anchors(history, candidate.standing)
+  return list(found.values())
+
+
+def released_anchors(
+  history: Sequence[Evidence], standing: Mapping[str, Any]
+) -> list[TrialEvidence]:
+  """Lists the anchors of a standing recipe that have a released score, also without a dev score.
+
+  Args:
+    history: evidence of all rounds.
+    standing: overlay of the recipe.
+
+  Returns:
+    The anchors in order.
+  """
+  found = []
+  for evidence in history:
+    if evidence.standing == standing:
+      found += [t for t in evidence.trials if t.is_anchor and t.external is not None]
+  return found
+
+
+class Tested(NamedTuple):
+  """What the tests of a round say: the change to promote, and those that a family holds back."""
+
+  winner: Candidate | None
+  held_back: list[Candidate]
+
+
+def significant(history: Sequence[Evidence], constitution: Constitution) -> Tested:
+  """Finds the best change of the standing recipe that passes the promotion rule.
+
+  Args:
+    history: evidence of all rounds. Only a change that the latest one looked at can pass.
+    constitution: holds the rule.
+
+  Returns:
+    The change with the greatest mean gain, and the changes that would have passed without a fall
+    of a protected family.
+  """
+  latest = history[-1]
+  passed = []
+  held_back = []
+  for candidate in candidates(history, constitution):
+    if candidate.latest != latest.round or candidate.standing != latest.standing:
+      continue
+    if promotion_rule.passes(candidate, latest.noise.external, constitution):
+      fallen = candidate.fallen(constitution)
+      (held_back if fallen else passed).append(candidate)
+  winner = min(passed, key=lambda c: (-c.gain, c.axis), default=None)
+  return Tested(winner, held_back)
+
+
+def rollback(history: Sequence[Evidence], constitution: Constitution) -> Rollback | None:
+  """Finds out whether the last promotion lowered the external score beyond the noise.
+
+  Args:
+    history: evidence of all rounds.
+    constitution: least gain, confidence and floor of the noise.
 
   Returns:
     What to go back to; None where all anchors since show no such loss.
   """
+  rule = constitution.promotion
   current = history[-1].standing
-  noise = history[-1].noise
+  noise = history[-1].noise.external
   earlier = [evidence.standing for evidence in history if evidence.standing != current]
-  if not earlier:
+  if not earlier or noise is None:
     return None
-  before = released_scores(anchor_trials(history, earlier[-1]))
-  after = released_scores(anchor_trials(history, current))
+  before = released_scores(released_anchors(history, earlier[-1]))
+  after = released_scores(released_anchors(history, current))
   if not before or not after:
     return None
   loss = float(np.mean(after) - np.mean(before))
   if round(loss, 9) > -rule.min_gain:
     return None
-  p = gain_p(-loss, noise.seed_sd, noise.degrees_of_freedom, len(before), len(after))
+  sample = promotion_rule.anchor_sample(noise, 1, constitution)
+  p = gain_p(-loss, sample.sd, noise.anchor_freedom, len(before), len(after))
   if p > 1 - rule.confidence:
     return None
   return Rollback(dict(earlier[-1]), loss)

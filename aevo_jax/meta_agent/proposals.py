@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
+from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.parameter import Parameter
 from aevo_jax.config.search_space import Axis, SearchSpace, draw, neighbour
 from aevo_jax.meta_agent import promotion_value
 from aevo_jax.meta_agent.effects import Effects
 from aevo_jax.meta_agent.observations import Observation, by_axis, settings
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, render_overlay
-from aevo_jax.meta_agent.promotion_value import Outlook
+from aevo_jax.meta_agent.promotion_rule import Candidate
+from aevo_jax.meta_agent.promotion_value import Outlook, Tried
 
 # In units of each parameter's range.
 DEAD_END_DISTANCE = 0.2
@@ -44,18 +47,24 @@ class Situation:
   """What a round is planned on.
 
   Attributes:
-    base: the standing recipe's overlay, pruned.
+    standing: the standing recipe's overlay.
+    base: the same, pruned.
     demoted: names of axes.
     dead_ends: those that are live.
     effects: the posterior.
+    protected: [F] bool, families that may not fall.
     outlook: what the promotion rule will ask for.
+    constitution: holds that rule.
   """
 
+  standing: dict[str, Any]
   base: dict[str, Any]
   demoted: Sequence[str]
   dead_ends: Sequence[DeadEnd]
   effects: Effects
+  protected: np.ndarray
   outlook: Outlook
+  constitution: Constitution
 
   @property
   def space(self) -> SearchSpace:
@@ -78,6 +87,31 @@ class Situation:
     """
     return self.effects.encoder.prune(self.base | changes)
 
+  def excess(self, moves: np.ndarray) -> np.ndarray:
+    """Computes by how much protected families fall below their floor.
+
+    Args:
+      moves: [..., F] by which the families' log-odds move.
+
+    Returns:
+      [...] sums over families, 0 where none falls too far.
+    """
+    levels = self.effects.levels
+    falls = special.expit(levels) - special.expit(levels + moves)
+    beyond = np.maximum(falls - self.constitution.promotion.family_floor, 0.0)
+    return beyond @ self.protected
+
+  def worth(self, moves: np.ndarray) -> np.ndarray:
+    """Computes the gain in overall accuracy, less what protected families fall too far.
+
+    Args:
+      moves: [..., F] by which the families' log-odds move.
+
+    Returns:
+      [...] by which new changes are compared.
+    """
+    return self.effects.overall(moves) - self.excess(moves)
+
   def steps(self, overlays: Sequence[dict[str, Any]]) -> np.ndarray:
     """Computes what overlays have more of than the standing recipe.
 
@@ -95,6 +129,7 @@ class Situation:
 def explorers(
   situation: Situation,
   observations: Mapping[str, Observation],
+  candidates: Sequence[Candidate],
   count: int,
   rng: np.random.Generator,
 ) -> list[Assignment]:
@@ -103,42 +138,89 @@ def explorers(
   Args:
     situation: of the round.
     observations: all looks at all changes.
+    candidates: of the standing recipe.
     count: explorers.
     rng: seeded generator.
 
   Returns:
-    Assignments; further anchors where there are too few changes.
+    Assignments, a change several times where that many looks at it are wanted; further anchors
+    where there are too few changes.
   """
   effects = situation.effects
-  tried = []
+  past = []
   for observation in observations.values():
     if situation.overlay(observation.changes) != situation.base:
-      tried.append(observation)
-  changes = [o.changes for o in tried] + _new(situation, observations, rng)
+      past.append(observation)
+  changes = [o.changes for o in past] + _new(situation, observations, rng)
   if not changes:
     return [_further_anchor(situation)] * count
   steps = situation.steps([situation.overlay(change) for change in changes])
-  looks = np.zeros(len(changes))
-  total = np.zeros(len(changes))
-  for i, observation in enumerate(tried):
-    looks[i] = len(observation.external)
-    total[i] = sum(observation.external)
   means, sds = effects.gains(steps)
-  gains = effects.overall(effects.draw_steps(steps, rng, SAMPLES))
-  chosen: dict[str, Assignment] = {}
-  for at in promotion_value.choose(gains, looks, total, situation.outlook):
+  moves = effects.draw_steps(steps, rng, SAMPLES)
+  gains = effects.overall(moves)
+  # A change with which a protected family falls is not promoted, whatever it gains.
+  gains = np.where(situation.excess(moves) > 0, np.minimum(gains, 0.0), gains)
+  tried = _tried(len(changes), past, candidates, situation)
+  gains[:, : len(past)] = _seen(gains[:, : len(past)], past, situation, rng)
+  chosen: list[Assignment] = []
+  overlays: set[str] = set()
+  for block in promotion_value.choose(gains, tried, situation.outlook, count):
+    at = block.change
     reason = f'expected {means[at]:+.3f} +- {sds[at]:.3f} on dev'
-    if at < len(tried):
-      dev = tried[at].dev
+    if at < len(past):
+      dev = past[at].dev
       reason = (
         f'retest: gained {np.mean(dev):+.3f} on dev in {len(dev)} trial(s), not promoted; {reason}'
       )
     assignment = _assignment(situation, changes[at], reason)
-    chosen.setdefault(render_overlay(assignment.overlay), assignment)
-    if len(chosen) == count:
-      break
-  further = [_further_anchor(situation)] * (count - len(chosen))
-  return [*chosen.values(), *further]
+    overlay = render_overlay(assignment.overlay)
+    if overlay not in overlays:
+      overlays.add(overlay)
+      chosen += [assignment] * block.trials
+  return [*chosen, *[_further_anchor(situation)] * (count - len(chosen))]
+
+
+def _tried(
+  count: int, past: Sequence[Observation], candidates: Sequence[Candidate], situation: Situation
+) -> Tried:
+  """What the promotion rule knows of `count` changes, of which the past ones come first."""
+  tried = Tried.none(count)
+  by_changes = {
+    render_overlay(c.changes): c for c in candidates if c.standing == situation.standing
+  }
+  for i, observation in enumerate(past):
+    tried.known[i] = situation.standing in observation.standings
+    candidate = by_changes.get(render_overlay(observation.changes))
+    if candidate is None:
+      continue
+    tried.looks[i] = len(candidate.looks)
+    tried.total[i] = len(candidate.looks) * candidate.gain
+    tried.tests[i] = candidate.tests
+    tried.barred[i] = candidate.number >= situation.constitution.promotion.candidates or bool(
+      candidate.fallen(situation.constitution)
+    )
+  return tried
+
+
+def _seen(
+  gains: np.ndarray, past: Sequence[Observation], situation: Situation, rng: np.random.Generator
+) -> np.ndarray:
+  """Moves samples of gains towards the external ones that were seen, each change for itself.
+
+  A normal posterior: g + k (mean seen + its error - g), with k = var g / (var g + var of the mean).
+  """
+  outlook = situation.outlook
+  moved = gains.copy()
+  for i, observation in enumerate(past):
+    looks = len(observation.external)
+    if not looks:
+      continue
+    error = np.hypot(outlook.change.sd / looks**0.5, outlook.anchor.sd / observation.anchors**0.5)
+    variance = np.var(gains[:, i])
+    weight = variance / (variance + error**2)
+    seen = np.mean(observation.external) + error * rng.standard_normal(len(gains))
+    moved[:, i] += weight * (seen - gains[:, i])
+  return moved
 
 
 def _new(
@@ -152,7 +234,7 @@ def _new(
   effects = situation.effects
   weights = np.concatenate([effects.means[None], effects.draws(rng, CANDIDATES)])
   candidates = []
-  for changes in menus.best(weights, effects, rng):
+  for changes in menus.best(weights, situation, rng):
     overlay = situation.overlay(changes)
     if changes and overlay not in seen:
       seen.append(overlay)
@@ -238,26 +320,26 @@ class Menus:
     return cls(tuple(names), np.asarray(starts), kept, np.concatenate(steps), demoted)
 
   def best(
-    self, weights: np.ndarray, effects: Effects, rng: np.random.Generator
+    self, weights: np.ndarray, situation: Situation, rng: np.random.Generator
   ) -> list[dict[str, Any]]:
     """Finds the changes that gain most under each of some weights.
 
     Args:
       weights: [D, F, f].
-      effects: the posterior, for its levels.
+      situation: of the round, for levels and floors of families.
       rng: seeded generator.
 
     Returns:
       D changes: the best setting of each axis, of the best of SUBSETS random sets of axes.
     """
     moves = self.steps @ weights.transpose(0, 2, 1)  # [D, M, F]
-    gains = effects.overall(moves)
+    gains = situation.worth(moves)
     columns = []
     for start, end in itertools.pairwise(self.starts):
       columns.append(start + gains[:, start:end].argmax(axis=1))
     best = np.stack(columns, axis=1)
     subsets = np.stack([self._subsets(rng) for _ in weights])
-    totals = effects.overall(subsets @ np.take_along_axis(moves, best[..., None], axis=1))
+    totals = situation.worth(subsets @ np.take_along_axis(moves, best[..., None], axis=1))
     worth = np.where(subsets.any(axis=2), totals, -np.inf)
     chosen = subsets[np.arange(len(weights)), worth.argmax(axis=1)]
     changes = []

@@ -216,7 +216,8 @@ class Simulator:
     overall = dict(zip(names, external.mean(axis=1).tolist(), strict=True))
     by_name = dict(zip(names, external.tolist(), strict=True))
     trials = state.of_round(policy.round)
-    for name in decisions.to_release(trials, rules.per_round, policy.objectives):
+    repeats = decisions.repeated(state, policy.round)
+    for name in decisions.to_release(trials, rules.per_round, policy.objectives, repeats):
       released = {}
       for family, accuracy in zip(families, by_name[name], strict=True):
         released[family] = [round(accuracy, rules.decimals), items]

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from aevo_jax.meta_agent.evidence import Evidence, Noise, TrialEvidence
+from aevo_jax.meta_agent.evidence import Evidence, ExternalNoise, Noise, TrialEvidence
 from aevo_jax.meta_agent.scores import DevScore, Proportion
 
 
@@ -29,7 +29,7 @@ def dev_score(accuracy: float, total: int = 1200) -> DevScore:
 def evidence(
   round_: int, standing: dict, rows: list[tuple], *, seed_sd: float = 0.005, dof: int = 4
 ) -> Evidence:
-  """The evidence of a round of `rows`, which are read as `Row`."""
+  """The evidence of a round of `rows`, which are read as `Row`; one noise in all scores."""
   trials = []
   for worker, row in enumerate(rows):
     trial = Row(*row)
@@ -44,4 +44,6 @@ def evidence(
         external=trial.external,
       )
     )
-  return Evidence(round_, standing, tuple(trials), Noise(seed_sd, dof, dof + 1))
+  external = ExternalNoise(seed_sd, dof, seed_sd, dof)
+  noise = Noise(seed_sd, dof, dof + 1, external=external)
+  return Evidence(round_, standing, tuple(trials), noise)

@@ -5,8 +5,9 @@ what follows from them: a trial's input, which scores are released, the verdicts
 trains. None reads a clock or a file.
 """
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -106,10 +107,35 @@ def tie_seed(campaign_seed: int, round_: int) -> int:
   return trial_seed(campaign_seed, f'ties{round_}')
 
 
+def repeated(state: CampaignState, round_: int) -> frozenset[str]:
+  """Finds the trials that repeat a change, so that their scores test it (`promotion_rule`).
+
+  Args:
+    state: with all trials of the round and of those before.
+    round_: the round.
+
+  Returns:
+    Names of trials whose recipe an earlier round tried, or several workers of this one run.
+  """
+  earlier = set()
+  runs: collections.Counter[str] = collections.Counter()
+  now = []
+  for trial in state.trials.values():
+    if trial.axis == ANCHOR or not 0 <= trial.round <= round_:
+      continue
+    if trial.round == round_:
+      now.append(trial)
+      runs[trial.overlay] += 1
+    else:
+      earlier.add(trial.overlay)
+  return frozenset(t.trial for t in now if t.overlay in earlier or runs[t.overlay] > 1)
+
+
 def to_release(
   trials: Sequence[TrialState],
   per_round: int,
   objectives: Mapping[str, float] = MappingProxyType({}),
+  repeats: Collection[str] = (),
   *,
   manual: bool = False,
 ) -> list[str]:
@@ -120,10 +146,12 @@ def to_release(
     per_round: the quota.
     objectives: family -> what dev is worth; a family whose objective is no longer dev is left out
       of the dev score as far as it is worth nothing.
+    repeats: names of trials that test a change. Dev has no say in whether they are released: dev
+      and external share a seed's luck.
     manual: nobody has an external score before it is asked for.
 
   Returns:
-    The anchors first, then the best by dev.
+    The anchors first, then the repeats, then the best by dev.
   """
   if manual:
     scored = [t for t in trials if t.dev is not None]
@@ -131,8 +159,11 @@ def to_release(
     scored = [t for t in trials if t.external_scored]
 
   def order(trial: TrialState) -> tuple:
-    value = DevScore.from_json(trial.dev).valued(objectives)
-    return (trial.axis != ANCHOR, -value, trial.worker)
+    if trial.axis == ANCHOR:
+      return (0, -DevScore.from_json(trial.dev).valued(objectives), trial.worker)
+    if trial.trial in repeats:
+      return (1, 0.0, trial.worker)
+    return (2, -DevScore.from_json(trial.dev).valued(objectives), trial.worker)
 
   return [t.trial for t in sorted(scored, key=order)[:per_round]]
 

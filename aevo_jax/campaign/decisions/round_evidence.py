@@ -4,6 +4,7 @@ The audit calls the same functions on the ledger it reads. None reads a clock or
 """
 
 import collections
+import dataclasses
 from collections.abc import Mapping
 
 from aevo_jax.campaign.decisions import proxy_target
@@ -14,6 +15,7 @@ from aevo_jax.meta_agent.evidence import (
   PROXIES,
   Cost,
   Evidence,
+  ExternalNoise,
   Noise,
   TrialEvidence,
   failures,
@@ -69,7 +71,7 @@ def round_evidence(
 def _noise(
   state: CampaignState, round_: int, target: proxy_target.Assessment | None, floor: float
 ) -> Noise:
-  """The spread between seeds, from all anchors so far; overall that of the target's scores."""
+  """The spread between seeds so far; overall that of the target's scores."""
   groups: dict[str, list[dict[str, float]]] = collections.defaultdict(list)
   for trial in state.trials.values():
     if trial.axis != ANCHOR or trial.dev is None or not 0 <= trial.round <= round_:
@@ -85,7 +87,29 @@ def _noise(
       by_stream.setdefault(stream, []).append([accuracies[stream] for accuracies in group])
   overall = Noise.pooled(by_stream.pop(OVERALL), floor)
   by_family = {f: Noise.pooled(parts, floor).seed_sd for f, parts in by_stream.items()}
-  return Noise(overall.seed_sd, overall.degrees_of_freedom, overall.replicates, by_family)
+  return dataclasses.replace(
+    overall, by_family=by_family, external=_external_noise(state, round_, target)
+  )
+
+
+def _external_noise(
+  state: CampaignState, round_: int, target: proxy_target.Assessment | None
+) -> ExternalNoise:
+  """The spread of the score that decides, of anchors and of changed recipes."""
+  anchors: dict[str, list[float]] = collections.defaultdict(list)
+  changed: dict[str, list[float]] = collections.defaultdict(list)
+  trials = [t for t in state.trials.values() if 0 <= t.round <= round_]
+  for trial in sorted(trials, key=lambda t: (t.round, t.worker)):
+    score = trial.released
+    if target is not None:
+      score = None if trial.dev is None else target.score(trial)
+    groups = anchors if trial.axis == ANCHOR else changed
+    # The first trial of a change selected it, released or not: it is no look that tests.
+    if trial.overlay not in groups and groups is changed:
+      groups[trial.overlay] = []
+    elif score is not None:
+      groups[trial.overlay].append(score)
+  return ExternalNoise.pooled(list(anchors.values()), list(changed.values()))
 
 
 def _trial(

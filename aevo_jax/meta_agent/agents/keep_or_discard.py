@@ -6,16 +6,17 @@ some beat the standing recipe by noise. So here
      `keep_or_discard.anchors` trials of a recipe that was kept (the looks that won it a contest are
      too good), and one more anchor in every `anchor_every` trials;
   2. a change whose first look gains `promotion.min_gain` with a one-sided p value of at most
-     `keep_or_discard.screen` gets a second look on a fresh seed;
-  3. it is kept if the mean of both looks passes the constitution's promotion rule
-     (`promotion_rule`), whose level is divided among all rounds.
-Only released external scores count; dev decides nothing. tests/meta_agent/test_keep_or_discard.py
-simulates how often noise is kept.
+     `keep_or_discard.screen` is looked at again on fresh seeds, as long as these gain `min_gain`
+     and the campaign may still test changes;
+  3. it is kept if the fresh looks pass the constitution's promotion rule (`promotion_rule`), in
+     one of `TESTS` tests, and no protected family fell.
+Only released external scores count; dev decides nothing. benchmarks/promotion_noise.py simulates
+how often noise is kept.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,21 @@ from aevo_jax.config.search_space import Axis, neighbour, prune, sample
 from aevo_jax.config.statements import render_value
 from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.agent import Agent
-from aevo_jax.meta_agent.evidence import Evidence, TrialEvidence
-from aevo_jax.meta_agent.observations import released_scores
+from aevo_jax.meta_agent.evidence import Evidence, ExternalNoise, TrialEvidence
+from aevo_jax.meta_agent.observations import candidates, released_anchors
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
+from aevo_jax.meta_agent.promotion_rule import Candidate
 
 # How far a number moves, in units of its range, when it is not sampled anew.
 NEAR = 0.2
 # Samples of a change, until it is a new one.
 ATTEMPTS = 20
+# Of one change, the later of which have a smaller level (`promotion_rule.level`).
+TESTS = 2
 
 
 class KeepOrDiscard(Agent):
-  """Tries one change after the other, and looks twice at what it keeps."""
+  """Tries one change after the other, and looks several times at what it keeps."""
 
   changes_are_whole = True
   one_trial_a_round = True
@@ -62,7 +66,7 @@ class KeepOrDiscard(Agent):
       promoted[trial.axis] = trial.changes
     if outcome.look_again:
       overlay = prune(standing | trial.changes, space, defaults)
-      reason = 'a second look on a fresh seed decides'
+      reason = 'a further look on a fresh seed'
       assignment = Assignment(trial.axis, trial.changes, overlay, reason)
     else:
       rng = np.random.default_rng([seed, policy.round])
@@ -89,53 +93,57 @@ class _Outcome:
 
 
 def _judge(history: Sequence[Evidence], constitution: Constitution) -> _Outcome:
-  """Keeps or discards the latest change, or asks for a second look at it."""
+  """Keeps or discards the latest change, or asks for a further look at it."""
   latest = history[-1]
   trial = latest.trials[0]
   bindings = [f'{k} = {render_value(v)}' for k, v in sorted(trial.changes.items())]
   words = f'{trial.axis}: {", ".join(bindings)}'
-  looks = _looks(history)
-  gains = looks.gains
-  if not gains:
+  anchors = released_anchors(history, latest.standing)
+  if trial.external is None or not anchors or latest.noise.external is None:
     return _Outcome(reasons=(f'discarded {words}: no score ({trial.status})',))
-  if len(gains) == 1:
-    again = (
-      round(gains[0], 9) >= constitution.promotion.min_gain
-      and promotion_rule.p_value(gains, looks.anchors, latest.noise)
-      <= constitution.keep_or_discard.screen
-    )
-    verb = 'a second look at' if again else 'discarded'
-    reason = f'{verb} {words}: {gains[0]:+.3f} on external over {looks.anchors} anchor(s)'
-    return _Outcome(look_again=again, reasons=(reason,))
-  keep = promotion_rule.passes(gains, looks.anchors, latest.noise, constitution)
-  verb = 'kept' if keep else 'discarded'
-  reason = (
-    f'{verb} {words}: {float(np.mean(gains)):+.3f} on external in two looks, over '
-    f'{looks.anchors} anchor(s)'
+  tested = candidates(history, constitution)
+  current = [c for c in tested if c.latest == latest.round]
+  if not current:
+    first = Candidate(len(tested), trial.axis, trial.changes, latest.standing, [trial], anchors)
+    return _screened(first, latest.noise.external, constitution, words)
+  return _tested(current[0], latest.noise.external, constitution, words)
+
+
+def _screened(
+  first: Candidate, noise: ExternalNoise, constitution: Constitution, words: str
+) -> _Outcome:
+  """Whether a first look, the only one of `first`, leads to further ones."""
+  score = f'{first.gain:+.3f} on external over {len(first.anchors)} anchor(s)'
+  gains = (
+    first.gain >= constitution.promotion.min_gain
+    and promotion_rule.p_value(first, noise, constitution) <= constitution.keep_or_discard.screen
   )
-  return _Outcome(keep=keep, reasons=(reason,))
+  if not gains:
+    return _Outcome(reasons=(f'discarded {words}: {score}',))
+  if first.number >= constitution.promotion.candidates:
+    return _Outcome(reasons=(f'discarded {words}: {score}, and no further change may be tested',))
+  return _Outcome(look_again=True, reasons=(f'further looks at {words}: {score}',))
 
 
-class _Looks(NamedTuple):
-  """Gains of the latest change, the second look last, over so many anchors."""
-
-  gains: list[float]
-  anchors: int
-
-
-def _looks(history: Sequence[Evidence]) -> _Looks:
-  """Compares the latest change with its standing recipe; no gains where a score is missing."""
-  latest = history[-1]
-  anchors = _anchors(history, latest.standing)
-  trials: list[TrialEvidence] = [latest.trials[0]]
-  before = history[-2].trials[0]
-  if before.changes == trials[0].changes and history[-2].standing == latest.standing:
-    trials.insert(0, before)
-  scores = released_scores(trials)
-  if not anchors or len(scores) < len(trials):
-    return _Looks([], len(anchors))
-  mean = float(np.mean(anchors))
-  return _Looks([score - mean for score in scores], len(anchors))
+def _tested(
+  candidate: Candidate, noise: ExternalNoise, constitution: Constitution, words: str
+) -> _Outcome:
+  """What follows from the fresh looks at a change."""
+  rule = constitution.promotion
+  score = (
+    f'{candidate.gain:+.3f} on external in {len(candidate.looks)} fresh look(s), over '
+    f'{len(candidate.anchors)} anchor(s)'
+  )
+  if promotion_rule.passes(candidate, noise, constitution):
+    fallen = candidate.fallen(constitution)
+    if not fallen:
+      return _Outcome(keep=True, reasons=(f'kept {words}: {score}',))
+    falls = ', '.join(f'{family} {fall:+.3f}' for family, fall in fallen.items())
+    reason = f'discarded {words}: {score}, and a protected family fell ({falls})'
+    return _Outcome(reasons=(reason,))
+  if candidate.gain >= rule.min_gain and candidate.tests < TESTS:
+    return _Outcome(look_again=True, reasons=(f'further looks at {words}: {score}',))
+  return _Outcome(reasons=(f'discarded {words}: {score}',))
 
 
 def _under(history: Sequence[Evidence], standing: Mapping[str, Any]) -> list[TrialEvidence]:
@@ -145,11 +153,6 @@ def _under(history: Sequence[Evidence], standing: Mapping[str, Any]) -> list[Tri
     if evidence.standing == standing:
       trials += evidence.trials
   return trials
-
-
-def _anchors(history: Sequence[Evidence], standing: Mapping[str, Any]) -> list[float]:
-  """Released scores of the anchors of a recipe, also of one without a dev score."""
-  return released_scores(t for t in _under(history, standing) if t.is_anchor)
 
 
 def _next(
@@ -167,7 +170,7 @@ def _next(
   for trial in trials:
     anchors += trial.is_anchor
     since = 0 if trial.is_anchor else since + 1
-  if anchors < rhythm.anchors or not _anchors(history, standing):
+  if anchors < rhythm.anchors or not released_anchors(history, standing):
     return _anchor(standing, 'the standing recipe, before anything is compared with it')
   if since >= rhythm.anchor_every - 1:
     reason = f'the standing recipe again, as one of every {rhythm.anchor_every} trials'

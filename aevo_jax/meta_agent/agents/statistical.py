@@ -3,22 +3,22 @@
 After each round it
   1. rolls the standing recipe back if the anchors show that the last promotion lowered the external
      score, beyond the noise floor;
-  2. promotes the one change that raised the released external score most, by at least `min_gain`
-     and beyond the noise floor: gains of one change are pooled over rounds and pass
-     `promotion_rule`;
+  2. promotes the one change that raised the released external score most, if it passes
+     `promotion_rule` on looks that were fixed before their scores were known, and no protected
+     family fell;
   3. estimates the effect of every axis' settings from the dev scores of all rounds, family by
      family (see `effects`), enters settings that lose beyond doubt into the dead-end registry, and
      demotes axes with two of them and no setting that may gain. Of a family whose dev lost trust,
      the released external scores are taken instead; where there are none, dev's steps times what
      they are worth (`Policy.objectives`);
-  4. assigns workers: of changes tried before and of recipes that change several axes at once, those
-     that are worth most together to the promotion rule in the rounds that are left (see `proposals`
-     and `promotion_value`).
+  4. assigns workers: of changes tried before, several times where the rule needs that many looks,
+     and of recipes that change several axes at once, those that are worth most together to the
+     promotion rule in the rounds that are left (see `proposals` and `promotion_value`).
 
 Several axes a worker, because 28 trials of one axis each look at every axis of twelve about twice,
 and 28 trials of two or three each five times. Dev decides whose external score is asked for; the
-external score alone decides promotions. benchmarks/agent_comparison.py simulates how often noise is
-promoted, and what is gained.
+external score alone decides promotions. benchmarks/promotion_noise.py simulates how often noise is
+promoted, and benchmarks/agent_comparison.py what is gained.
 """
 
 from collections import Counter
@@ -34,18 +34,20 @@ from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.agent import Agent
 from aevo_jax.meta_agent.effects import Count, Effects, Trial, fit
 from aevo_jax.meta_agent.encoding import Encoder
-from aevo_jax.meta_agent.evidence import PROXIES, Evidence, Noise, TrialEvidence
+from aevo_jax.meta_agent.evidence import PROXIES, Evidence, ExternalNoise, TrialEvidence
 from aevo_jax.meta_agent.observations import (
   Observation,
   anchor_trials,
   by_axis,
+  candidates,
   observe,
-  released_scores,
+  released_anchors,
   rollback,
   settings,
   significant,
 )
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, DeadEnd, Policy, render_overlay
+from aevo_jax.meta_agent.promotion_rule import Candidate
 from aevo_jax.meta_agent.promotion_value import Outlook
 from aevo_jax.meta_agent.proposals import Situation, explorers
 from aevo_jax.meta_agent.scores import OVERALL
@@ -71,7 +73,7 @@ class Statistical(Agent):
     """Decides in the four steps of the module's docstring; arguments as in `Agent`."""
     rng = np.random.default_rng([seed, policy.round])
     observations = observe(history, policy.objectives)
-    changed = _standing(history, policy, observations, constitution, defaults)
+    changed = _standing(history, policy, constitution, defaults)
     space = constitution.space()
     encoder = Encoder(space, defaults)
     calibration = constitution.reversal.calibration_rounds
@@ -94,18 +96,19 @@ class Statistical(Agent):
           'gain'
         )
 
-    noise = history[-1].noise
-    outlook = Outlook(
-      rounds=constitution.budget.rounds - policy.round,
-      seed_sd=noise.seed_sd,
-      freedom=noise.degrees_of_freedom,
-      anchors=len(released_scores(anchor_trials(history, changed.standing))),
-      level=promotion_rule.level(constitution),
-      min_gain=constitution.promotion.min_gain,
+    tested = candidates(history, constitution)
+    situation = Situation(
+      standing=changed.standing,
+      base=base,
+      demoted=demoted,
+      dead_ends=live,
+      effects=effects,
+      protected=_protected(history, changed.standing, encoder, constitution),
+      outlook=_outlook(history, changed.standing, len(tested), constitution),
+      constitution=constitution,
     )
-    situation = Situation(base, demoted, live, effects, outlook)
     anchor = Assignment(ANCHOR, {}, dict(changed.standing), 'the standing recipe unchanged')
-    others = explorers(situation, observations, constitution.budget.workers - 1, rng)
+    others = explorers(situation, observations, tested, constitution.budget.workers - 1, rng)
     return Policy(
       round=policy.round + 1,
       parent=policy.digest(),
@@ -118,21 +121,64 @@ class Statistical(Agent):
     )
 
 
-def promotion_reason(observation: Observation, noise: Noise, measure: str = 'external') -> str:
+def _outlook(
+  history: Sequence[Evidence], standing: dict[str, Any], tested: int, constitution: Constitution
+) -> Outlook:
+  """What the promotion rule will ask for, after so many candidates."""
+  rule = constitution.promotion
+  noise = history[-1].noise.external or ExternalNoise()
+  anchors = max(len(released_anchors(history, standing)), 1)
+  return Outlook(
+    rounds=constitution.budget.rounds - history[-1].round,
+    releases=max(constitution.release.per_round - 1, 0),
+    change=promotion_rule.change_sample(noise, [0.0], constitution),
+    anchor=promotion_rule.anchor_sample(noise, anchors, constitution),
+    looks=rule.looks,
+    level=(1 - rule.confidence) / rule.candidates,
+    candidates=max(rule.candidates - tested, 0),
+    min_gain=rule.min_gain,
+  )
+
+
+def promotion_reason(
+  candidate: Candidate,
+  noise: ExternalNoise,
+  constitution: Constitution,
+  measure: str = 'external',
+) -> str:
   """Words the sentence that explains a promotion.
 
   Args:
-    observation: the change.
+    candidate: the change.
     noise: of the evidence.
+    constitution: holds the rule.
     measure: name of the score that the gain is of.
 
   Returns:
     One sentence.
   """
+  p = promotion_rule.p_value(candidate, noise, constitution)
   return (
-    f'promoted {observation.axis}: {_words(observation.changes)} gained '
-    f'{float(np.mean(observation.external)):+.3f} on {measure} over '
-    f'{len(observation.external)} trial(s), beyond the noise floor (sd {noise.seed_sd:.4f})'
+    f'promoted {candidate.axis}: {_words(candidate.changes)} gained {candidate.gain:+.3f} on '
+    f'{measure} in {len(candidate.looks)} fresh looks over {len(candidate.anchors)} anchors '
+    f'(p = {p:.2g}, beyond the noise of changed recipes)'
+  )
+
+
+def held_back_reason(candidate: Candidate, constitution: Constitution) -> str:
+  """Words the sentence that explains why a change that gains is not promoted.
+
+  Args:
+    candidate: the change.
+    constitution: holds the floor.
+
+  Returns:
+    One sentence.
+  """
+  falls = [f'{f} {d:+.3f}' for f, d in candidate.fallen(constitution).items()]
+  return (
+    f'held back {candidate.axis}: {_words(candidate.changes)} gained {candidate.gain:+.3f}, and '
+    f'a protected family fell below its floor ({", ".join(falls)})'
   )
 
 
@@ -147,14 +193,13 @@ class _Standing(NamedTuple):
 def _standing(
   history: Sequence[Evidence],
   policy: Policy,
-  observations: Mapping[str, Observation],
   constitution: Constitution,
   defaults: Mapping[str, Any],
 ) -> _Standing:
   """Rolls the standing recipe back, or promotes a change, or leaves it."""
   latest = history[-1]
   measure = 'the consensus of the proxies' if latest.target == PROXIES else 'external'
-  previous = rollback(history, constitution.promotion)
+  previous = rollback(history, constitution)
   if previous is not None:
     promoted = {}
     for axis, changes in policy.promoted.items():
@@ -165,14 +210,17 @@ def _standing(
       f'{measure} since the last promotion, beyond the noise floor'
     )
     return _Standing(previous.standing, promoted, (reason,))
-  winner = significant(observations, latest, constitution)
+  tested = significant(history, constitution)
+  held_back = [held_back_reason(candidate, constitution) for candidate in tested.held_back]
+  winner = tested.winner
   if winner is None or _holds(winner.changes, policy.standing):
-    return _Standing(dict(policy.standing), dict(policy.promoted), ())
+    return _Standing(dict(policy.standing), dict(policy.promoted), tuple(held_back))
   space = constitution.space()
+  reason = promotion_reason(winner, latest.noise.external, constitution, measure)
   return _Standing(
     prune(policy.standing | winner.changes, space, defaults),
     policy.promoted | by_axis(winner.changes, space),
-    (promotion_reason(winner, latest.noise, measure),),
+    (reason, *held_back),
   )
 
 
@@ -260,6 +308,18 @@ def _effects(
   looks = _looks(history, standing, encoder)
   released = _with_families(looks)
   return fit(encoder, trials, _counts(looks, objectives, released))
+
+
+def _protected(
+  history: Sequence[Evidence],
+  standing: dict[str, Any],
+  encoder: Encoder,
+  constitution: Constitution,
+) -> np.ndarray:
+  """[F] bool, the families that may not fall, in the order of `_effects`; overall is none."""
+  free = (*constitution.promotion.unprotected, OVERALL)
+  families = _counts(_looks(history, standing, encoder))
+  return np.asarray([family not in free for family in families], bool)
 
 
 def _with_families(trials: Sequence[TrialEvidence]) -> list[TrialEvidence]:

@@ -54,6 +54,7 @@ def _named_by_rule(run: AuditedRun, round_: int) -> list[str]:
     run.state.of_round(round_),
     run.constitution.release.per_round,
     run.policies[round_].objectives,
+    decisions.repeated(run.state, round_),
     manual=run.manual,
   )
 
