@@ -16,10 +16,12 @@ from aevo_jax.meta_agent.agents.random_search import (
 )
 from aevo_jax.meta_agent.agents.sparse_gp import SparseGp, SparseGpTested
 from aevo_jax.meta_agent.agents.statistical import Statistical
+from aevo_jax.meta_agent.agents.untested import Untested
 from aevo_jax.meta_agent.llm.agent import LlmAgent
 
 AGENTS: Mapping[str, type[Agent]] = {
   'statistical': Statistical,
+  'statistical_untested': Untested,
   'random': RandomSearch,
   'random_tested': RandomTested,
   'sparse': SparseRandom,

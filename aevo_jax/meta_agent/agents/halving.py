@@ -4,7 +4,8 @@ Sequential halving of Karnin, Koren & Somekh (2013), since a trial's tokens are 
 half of the rounds every explorer runs a recipe of its own, drawn as `SparseRandom` draws them. In
 every round after that the better half of the recipes that are left, by mean dev score, runs again,
 on as many explorers each as there are. After the last round the recipe with the best mean released
-score is kept, the starting recipe included; `HalvingTested` asks the promotion rule instead.
+score is kept, the starting recipe included. `HalvingTested` asks the promotion rule instead; in its
+last round the best recipe takes the explorers whose scores are released.
 """
 
 from collections.abc import Sequence
@@ -58,9 +59,13 @@ class Halving(Peer):
       arms = [arm for arm in arms if len(arm.dev) > 1]
     arms.sort(key=lambda arm: -float(np.mean(arm.dev)))
     left = arms[: min(count, max(1, len(arms) // 2))]
+    first = 0
+    if self.tested and situation.round + 1 == rounds:
+      # The rule tests one recipe with as many looks as are released.
+      first = min(situation.constitution.release.per_round - 1, count)
     repeated = []
     for seat in range(count):
-      overlay = left[seat % len(left)].overlay
+      overlay = left[max(seat - first, 0) % len(left)].overlay
       reason = f'one of the {len(left)} recipes that are left, on a fresh seed'
       repeated.append(Assignment(AXIS, overlay, overlay, reason))
     return repeated

@@ -2,9 +2,10 @@
 
 A peer comes in two forms. The published one keeps the recipe with the best released score. The
 tested one (`tested = True`, a name that ends in '_tested') moves its standing recipe only by the
-constitution's promotion rule, as the statistical agent does. Then up to half of its explorers
-repeat what gained on the released score, best first, since the rule counts looks. A peer with
-`promotes_last` holds the starting recipe until the last round is over.
+constitution's promotion rule, as the statistical agent does. The rule tests repeats. So the recipe
+that gained most on the released score takes as many explorers of the next round as scores of
+explorers are released. A peer with `promotes_last` holds the starting recipe until the last round
+is over.
 
 A peer's changes are whole recipes. So all looks at one recipe count, whichever standing recipe the
 round had, and are compared with the anchors of the present one.
@@ -20,8 +21,11 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.agent import Agent
 from aevo_jax.meta_agent.agents.statistical import promotion_reason
 from aevo_jax.meta_agent.evidence import PROXIES, Evidence, TrialEvidence
-from aevo_jax.meta_agent.observations import observe, rollback, significant
-from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
+from aevo_jax.meta_agent.observations import Observation, candidates, observe, rollback, significant
+from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
+
+# Tests of one recipe, the later of which have a smaller level (`promotion_rule.level`).
+TESTS = 2
 
 
 class Situation(NamedTuple):
@@ -163,15 +167,14 @@ def best_tested(history: Sequence[Evidence], policy: Policy, constitution: Const
   Returns:
     The recipe; the standing one where nothing passes.
   """
-  previous = rollback(history, constitution.promotion)
+  previous = rollback(history, constitution)
   if previous is not None:
     reason = f'rolled back: anchors score {-previous.loss:.3f} lower since the last promotion'
     return Best(dict(previous.standing), (reason,))
-  relative = compared_with(history, policy.standing)
-  winner = significant(observe(relative), relative[-1], constitution)
-  if winner is None:
+  winner = significant(compared_with(history, policy.standing), constitution).winner
+  if winner is None or winner.changes == policy.standing:
     return Best(dict(policy.standing), ())
-  reason = promotion_reason(winner, history[-1].noise, _measure(history))
+  reason = promotion_reason(winner, history[-1].noise.external, constitution, _measure(history))
   return Best(dict(winner.changes), (reason,))
 
 
@@ -183,46 +186,59 @@ def compared_with(history: Sequence[Evidence], standing: Mapping[str, Any]) -> l
     standing: overlay of the recipe.
 
   Returns:
-    The evidence as if every round had had that standing recipe. Anchors of other ones are left out,
-    and so are explorers that ran that very recipe: their scores won it its place.
+    The evidence as if every round had had that standing recipe, without the anchors of other ones.
   """
   relative = []
   for evidence in history:
     own = evidence.standing == standing
-    kept = []
-    for trial in evidence.trials:
-      if own if trial.is_anchor else trial.changes != standing:
-        kept.append(trial)
-    relative.append(dataclasses.replace(evidence, standing=dict(standing), trials=tuple(kept)))
+    kept = tuple(trial for trial in evidence.trials if own or not trial.is_anchor)
+    relative.append(dataclasses.replace(evidence, standing=dict(standing), trials=kept))
   return relative
 
 
 def retests(
   history: Sequence[Evidence], standing: Mapping[str, Any], constitution: Constitution
 ) -> list[Assignment]:
-  """Repeats the recipes that gained on the released score: on half of the explorers at most.
+  """Repeats the recipe that gained most on the released score, if the rule may still test it.
 
   Args:
     history: evidence of all rounds.
     standing: overlay of the next standing recipe.
-    constitution: number of workers, and the least gain that counts.
+    constitution: the least gain that counts, released scores and what the rule may test.
 
   Returns:
-    Assignments, those of the greatest mean gain first.
+    Assignments of one recipe, as many as explorers have released scores; none where nothing gained.
   """
-  gained = []
-  for observation in observe(compared_with(history, standing)).values():
-    looks = observation.external
-    if looks and round(float(np.mean(looks)), 9) >= constitution.promotion.min_gain:
-      gained.append(observation)
-  gained.sort(key=lambda o: -float(np.mean(o.external)))
-  assignments = []
-  for observation in gained[: (constitution.budget.workers - 1) // 2]:
-    looks = observation.external
-    reason = f'retest: gained {float(np.mean(looks)):+.3f} in {len(looks)} released trial(s)'
-    overlay = dict(observation.changes)
-    assignments.append(Assignment(observation.axis, overlay, overlay, reason))
-  return assignments
+  relative = compared_with(history, standing)
+  tested = {}
+  for candidate in candidates(relative, constitution):
+    tested[render_overlay(candidate.changes)] = candidate
+  most = constitution.promotion.candidates
+  best = None
+  for observation in observe(relative).values():
+    candidate = tested.get(render_overlay(observation.changes))
+    if candidate is None:
+      possible = len(tested) < most
+    else:
+      possible = candidate.number < most and candidate.tests < TESTS
+    if not observation.external or not possible or observation.changes == standing:
+      continue
+    gain = round(float(np.mean(observation.external)), 9)
+    if gain >= constitution.promotion.min_gain and (best is None or gain > best.gain):
+      best = _Gained(gain, observation)
+  if best is None:
+    return []
+  overlay = dict(best.observation.changes)
+  reason = f'a further look at what gained {best.gain:+.3f} on the released score'
+  look = Assignment(best.observation.axis, overlay, overlay, reason)
+  return [look] * min(constitution.release.per_round - 1, constitution.budget.workers - 1)
+
+
+class _Gained(NamedTuple):
+  """A recipe that gained on the released score."""
+
+  gain: float
+  observation: Observation
 
 
 def policy_of(
