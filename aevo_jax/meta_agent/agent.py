@@ -14,10 +14,12 @@ class Extra(NamedTuple):
   Attributes:
     module: name that Python imports.
     name: of the extra of this package that installs it.
+    target: of a checkout's Makefile that installs it, '' without one.
   """
 
   module: str
   name: str
+  target: str = ''
 
   def missing(self, agent: str) -> str:
     """Words the error of an agent that lacks it.
@@ -28,9 +30,10 @@ class Extra(NamedTuple):
     Returns:
       A sentence with the command that installs it.
     """
+    checkout = f', or in a checkout: make {self.target}' if self.target else ''
     return (
       f'campaign.agent = {agent!r} needs {self.module}; install it with: '
-      f"pip install 'aevo-jax[{self.name}]'"
+      f"pip install 'aevo-jax[{self.name}]'{checkout}"
     )
 
 

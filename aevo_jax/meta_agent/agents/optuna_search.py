@@ -133,7 +133,7 @@ class TpeTested(Tpe):
 class Gp(OptunaPeer):
   """Samples recipes from the Gaussian process."""
 
-  extras = (Extra('optuna', 'search'), Extra('torch', 'gp'))
+  extras = (Extra('optuna', 'search'), Extra('torch', 'gp', 'gp'))
   axis = 'gp'
   asked = 'Gaussian process'
   # The process knows the parameters that every trial has, and no others.
