@@ -164,7 +164,7 @@ class Promotion:
   min_gain: float = 0.01
   seed_sd_floor: float = 0.005
   looks: Annotated[int, Ge(2)] = 3
-  candidates: Annotated[int, Ge(1)] = 4
+  candidates: Annotated[int, Ge(1)] = 3
   family_floor: Annotated[float, Interval(gt=0, le=1)] = 0.05
   unprotected: tuple[str, ...] = ()
 

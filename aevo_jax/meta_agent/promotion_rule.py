@@ -19,12 +19,13 @@ and noisier than other changes; two looks alone that happen to agree prove nothi
 
 A campaign tests at most `promotion.candidates` changes, in the order in which they became
 candidates. Each has the level (1 - promotion.confidence) / promotion.candidates. It is tested after
-every round that looked at it, from `promotion.looks` looks on, and its k-th test has 2^-k of that
-level. Over all candidates and tests the levels add up to at most 1 - confidence. As far as each p
-value is valid that bounds the probability of a false promotion in a campaign, however the tests
-depend on each other (Bonferroni). The p values are approximate where noise is not normal, where a
-few recipes are far noisier than others, and where trials of one round share luck:
-benchmarks/promotion_noise.py measures how often noise is promoted then.
+every round that looked at it, from `promotion.looks` looks on. Its k-th test has 3 / 4^k of that
+level: most for the first, which is often the only one. Over all candidates and tests the levels add
+up to at most 1 - confidence. As far as each p value is valid, that bounds the probability of a false
+promotion in a campaign, however the tests depend on each other (Bonferroni). The p values are
+approximate where noise is not normal, where a few recipes are far noisier than others, and where
+trials of one round share luck: benchmarks/promotion_noise.py measures how often noise is promoted
+then.
 
 A change that passes is not promoted while a protected family has fallen: the mean of its looks lies
 more than `promotion.family_floor` below that of the anchors. The estimate itself decides and no
@@ -169,6 +170,21 @@ def p_value(candidate: Candidate, noise: ExternalNoise, constitution: Constituti
   return welch_p(candidate.gain, change, anchor)
 
 
+def spending(test: float) -> float:
+  """Returns the share of a candidate's level that a test has; over all tests they add up to 1.
+
+      >>> spending(1)
+      0.75
+
+  Args:
+    test: its number, from 1.
+
+  Returns:
+    3 / 4^test.
+  """
+  return 3.0 / 4.0**test
+
+
 def level(constitution: Constitution, number: int, test: int) -> float:
   """Computes what the p value of a test may be at most.
 
@@ -183,7 +199,7 @@ def level(constitution: Constitution, number: int, test: int) -> float:
   rule = constitution.promotion
   if number >= rule.candidates or test < 1:
     return 0.0
-  return (1 - rule.confidence) / rule.candidates / 2.0**test
+  return (1 - rule.confidence) / rule.candidates * spending(test)
 
 
 def passes(candidate: Candidate, noise: ExternalNoise | None, constitution: Constitution) -> bool:

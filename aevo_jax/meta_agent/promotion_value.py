@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from aevo_jax.meta_agent.promotion_rule import needed_gain
+from aevo_jax.meta_agent.promotion_rule import needed_gain, spending
 from aevo_jax.stats.mean_gain import Sample
 
 # What a promotion is worth if it comes a round later.
-DELAY = 0.9
+DELAY = 0.75
 # Weight of the gain itself, where no change can be promoted any more.
 TIE = 1e-6
 
@@ -113,7 +113,7 @@ def values(gains: np.ndarray, tried: Tried, more: np.ndarray, outlook: Outlook) 
     anchor = outlook.anchor._replace(
       freedom=outlook.anchor.freedom + later, count=outlook.anchor.count + later
     )
-    needed[i] = needed_gain(change, anchor, outlook.level / 2.0 ** (tried.tests[i] + 1))
+    needed[i] = needed_gain(change, anchor, outlook.level * spending(tried.tests[i] + 1))
   after = tried.looks + more
   expected = (tried.total + more * gains) / np.maximum(after, 1)
   spread = outlook.change.sd * np.sqrt(np.maximum(more, 1)) / np.maximum(after, 1)

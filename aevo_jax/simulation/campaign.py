@@ -5,6 +5,7 @@ that the controller calls.
 """
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from aevo_jax.simulation import surface as surface_lib
 from aevo_jax.simulation.detector import Alarm, Detector
 from aevo_jax.simulation.injected_shift import InjectedShift, LogOdds, Onset
 from aevo_jax.simulation.scenario import Scenario
+
+# How much noisier a wild recipe is.
+WILD = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +136,40 @@ class Simulator:
     """
     settings = self._scenario.settings
     shape = (len(codes), len(self._scenario.families))
-    seed_noise = settings.seed_sd * self._rng.standard_normal(shape)
+    scale = self._noise_scale(codes, round_)
+    seed_noise = settings.seed_sd * self._luck(shape) * scale
+    if settings.shared_sd:
+      seed_noise = seed_noise + settings.shared_sd * self._luck((len(codes), 1)) * scale
     added = self._shift_log_odds(codes, round_)
     dev = self.surface.accuracies(codes, seed_noise + added.dev)
-    transfer_noise = settings.transfer_sd * self._rng.standard_normal(shape)
-    external = self.surface.accuracies(codes, seed_noise + added.external + transfer_noise)
+    noise = seed_noise + settings.transfer_sd * self._luck(shape) * scale
+    if settings.external_sd:
+      noise = noise + settings.external_sd * self._luck((len(codes), 1)) * scale
+    if settings.round_sd:
+      rounds, places = np.unique(np.broadcast_to(round_, len(codes)), return_inverse=True)
+      noise = noise + settings.round_sd * self._luck((len(rounds), 1))[places]
+    external = self.surface.accuracies(codes, noise + added.external)
     measured_dev = self._measure(dev, self._constitution.dev_set.items)
     return Scores(measured_dev, self._measure(external, self._constitution.external_set.items))
+
+  def _luck(self, shape: tuple[int, ...]) -> np.ndarray:
+    """Draws noise of sd 1, normal or of Student's t."""
+    tail = self._scenario.settings.tail
+    if not tail:
+      return self._rng.standard_normal(shape)
+    return self._rng.standard_t(tail, shape) * np.sqrt((tail - 2) / tail)
+
+  def _noise_scale(self, codes: np.ndarray, round_: int | np.ndarray) -> np.ndarray:
+    """[N, 1]: how much noisier each trial is than one of the starting recipe in round 0."""
+    settings = self._scenario.settings
+    start = self._scenario.encoder.codes({})
+    changed = (codes != start).any(axis=1)
+    scale = np.where(changed, settings.changed_noise, 1.0)
+    if settings.wild_share:
+      # A recipe is wild or not, whenever it is trained.
+      chances = np.asarray([_chance(row) for row in codes])
+      scale = np.where(changed & (chances < settings.wild_share), WILD * scale, scale)
+    return (scale * (1 + settings.noise_growth) ** np.asarray(round_, float))[:, None]
 
   def _measure(self, accuracies: np.ndarray, items: int) -> np.ndarray:
     """Draws the share of right answers of a set of items, spread evenly over families."""
@@ -225,6 +256,12 @@ class Simulator:
       state.trials[name].released_families = released
     ranked = sorted(overall, key=lambda name: overall[name])
     state.ranks[policy.round] = {name: rank for rank, name in enumerate(ranked)}
+
+
+def _chance(code: np.ndarray) -> float:
+  """A number in [0, 1) that follows from a recipe alone."""
+  digest = hashlib.sha256(np.round(code, 9).tobytes()).digest()
+  return int.from_bytes(digest[:6], 'big') / 2**48
 
 
 def _trial_name(round_: int, worker: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from aevo_jax.config.search_space import draw
 from aevo_jax.meta_agent import effects as effects_lib
@@ -136,6 +137,10 @@ def make(
     return _fitted(encoder, families, posterior, rng)
   noise = settings.base_sd * rng.standard_normal(len(families))
   family_levels = np.log(settings.base / (1 - settings.base)) + noise
+  if settings.surface == 'single':
+    return Surface(
+      encoder, tuple(families), family_levels, single(encoder, family_levels, settings, rng)
+    )
   kinds = {'drawn': drawn, 'rugged': rugged, 'flat': flat}
   absolute = kinds[settings.surface](encoder, families, settings, rng)
   start = encoder.codes({})[None]
@@ -183,6 +188,54 @@ def flat(
     The effect, not yet relative to the starting recipe.
   """
   return lambda codes: np.zeros((len(codes), len(families)))
+
+
+def single(
+  encoder: Encoder, levels_of: np.ndarray, settings: Settings, rng: np.random.Generator
+) -> Effect:
+  """Draws one value of one choice that gains, while nothing else matters.
+
+  Args:
+    encoder: of the search space.
+    levels_of: [F] log-odds of the starting recipe.
+    settings: the gain in overall accuracy, and what the first family loses meanwhile.
+    rng: of the draw.
+
+  Returns:
+    The effect, of which every family but the first has one size in log-odds.
+
+  Raises:
+    ValueError: the search space has no choice that always holds.
+  """
+  start = encoder.codes({})
+  choices = []
+  for i, parameter in enumerate(encoder.parameters):
+    if levels(parameter) and not parameter.when:
+      choices.append(i)
+  if not choices:
+    raise ValueError("simulation.surface = 'single' needs a choice without `when` in the space")
+  column = choices[rng.integers(len(choices))]
+  count = len(levels(encoder.parameters[column]))
+  others = [value for value in range(count) if value != start[column]]
+  value = others[rng.integers(len(others))]
+  moves = _moves_of_gain(levels_of, settings)
+  return lambda codes: np.where(codes[:, column] == value, 1.0, 0.0)[:, None] * moves
+
+
+def _moves_of_gain(levels_of: np.ndarray, settings: Settings) -> np.ndarray:
+  """[F] moves of log-odds that gain as much overall, by bisection."""
+  before = special.expit(levels_of)
+  moves = np.zeros(len(levels_of))
+  if settings.slice_harm:
+    moves[0] = special.logit(max(before[0] - settings.slice_harm, 1e-3)) - levels_of[0]
+  low = 0.0
+  high = 20.0
+  for _ in range(60):
+    middle = (low + high) / 2
+    moves[settings.slice_harm > 0 :] = middle
+    gain = (special.expit(levels_of + moves) - before).mean()
+    low, high = (middle, high) if gain < settings.gain else (low, middle)
+  return moves
 
 
 def _sensitivity(encoder: Encoder, families: Sequence[str], rng: np.random.Generator) -> np.ndarray:

@@ -30,13 +30,14 @@ from aevo_jax.meta_agent.evidence import Evidence, ExternalNoise, TrialEvidence
 from aevo_jax.meta_agent.observations import candidates, released_anchors
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
 from aevo_jax.meta_agent.promotion_rule import Candidate
+from aevo_jax.stats.mean_gain import gain_p
 
 # How far a number moves, in units of its range, when it is not sampled anew.
 NEAR = 0.2
 # Samples of a change, until it is a new one.
 ATTEMPTS = 20
 # Of one change, the later of which have a smaller level (`promotion_rule.level`).
-TESTS = 2
+TESTS = 3
 
 
 class KeepOrDiscard(Agent):
@@ -114,11 +115,11 @@ def _screened(
 ) -> _Outcome:
   """Whether a first look, the only one of `first`, leads to further ones."""
   score = f'{first.gain:+.3f} on external over {len(first.anchors)} anchor(s)'
-  gains = (
-    first.gain >= constitution.promotion.min_gain
-    and promotion_rule.p_value(first, noise, constitution) <= constitution.keep_or_discard.screen
-  )
-  if not gains:
+  # A screen and no test: one look says nothing of its own variance.
+  sd = promotion_rule.change_sample(noise, [0.0], constitution).sd
+  freedom = max(noise.anchor_freedom, noise.changed_freedom)
+  p = gain_p(first.gain, sd, freedom, 1, len(first.anchors))
+  if first.gain < constitution.promotion.min_gain or p > constitution.keep_or_discard.screen:
     return _Outcome(reasons=(f'discarded {words}: {score}',))
   if first.number >= constitution.promotion.candidates:
     return _Outcome(reasons=(f'discarded {words}: {score}, and no further change may be tested',))
