@@ -15,14 +15,15 @@ campaigns in which the promoted recipe is truly better or worse by more than .00
 agent's; the difference of true gains has a bootstrap interval over campaigns. 'fitted' is the
 statistical agent's own model, fitted to the trials in benchmarks/results/trials.json, which
 flatters it; 'drawn' is a model near to it; 'rugged' has nothing that it assumes; 'flat' is pure
-noise, where every promotion is false. Rows hold a digest of the code that decides them, without
-comments and docstrings; `--table` marks older ones. 'gp' and 'gp_tested' need torch (`make gp`) and
-take ten seconds a campaign. What an agent is worth on real training is measured by
-campaign_gain.py.
+noise, where every promotion is false. Rows hold a digest of the constitution and of the code that
+decide them, without comments and docstrings; `--table` marks older ones. 'gp' and 'gp_tested' need
+torch (`make gp`) and take ten seconds a campaign. What an agent is worth on real training is
+measured by campaign_gain.py.
 """
 
 import argparse
 import ast
+import dataclasses
 import functools
 import hashlib
 import json
@@ -40,6 +41,7 @@ from aevo_jax import layout
 from aevo_jax.campaign.decisions.state import fold
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
+from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.ledger.append import read
 from aevo_jax.meta_agent.registry import AGENTS as CLASSES
@@ -119,9 +121,16 @@ def code(path: pathlib.Path) -> str:
 
 
 @functools.cache
+def rules() -> Constitution:
+  """The shipped constitution."""
+  loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
+  return constitution_lib.from_gin()
+
+
+@functools.cache
 def digest(surface: str, agent: str) -> str:
   """Digest of what decides the rows of a surface and an agent."""
-  paths = [layout.root_file('constitution.gin'), layout.root_file('substrate') / 'recipe.gin']
+  paths = [layout.root_file('substrate') / 'recipe.gin']
   for name in DECIDING:
     path = PACKAGE / name
     paths += sorted(path.glob('*.py')) if path.is_dir() else [path]
@@ -135,7 +144,9 @@ def digest(surface: str, agent: str) -> str:
   paths += [PACKAGE.parent / f'{module.replace(".", "/")}.py' for module in sorted(modules)]
   if surface == 'fitted':
     paths += [PACKAGE / 'meta_agent/effects.py', TRIALS]
-  found = hashlib.sha256()
+  decided = dataclasses.asdict(rules())
+  del decided['llm_rules']
+  found = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
   for path in paths:
     found.update(code(pathlib.Path(path)).encode())
   return found.hexdigest()[:12]
@@ -174,14 +185,12 @@ def missing(
 
 def simulate(surfaces: Sequence[str], agents: Sequence[str], campaigns: int) -> None:
   """Plays the missing campaigns, and adds a row after each."""
-  loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
-  constitution = constitution_lib.from_gin()
   recipe = (layout.root_file('substrate') / 'recipe.gin').read_text()
   scenarios = {}
   for surface in surfaces:
     trials = str(TRIALS) if surface == 'fitted' else ''
     settings = Settings(surface=surface, trials=trials, verdicts=False)
-    scenarios[surface] = Scenario(constitution, settings, recipe, tuple(FAMILIES))
+    scenarios[surface] = Scenario(rules(), settings, recipe, tuple(FAMILIES))
   for cell, index in missing(surfaces, agents, campaigns):
     outcome = campaign.run(scenarios[cell.surface], cell.agent, index)
     row = cell._asdict() | {

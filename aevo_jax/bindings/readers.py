@@ -51,6 +51,7 @@ _DRY_RUN = ReadWhen(one_of('--dry_run', True))
 _OF_A_MODEL = ReadWhen(other_than('estimate.model', ''))
 _SHIFTED = ReadWhen(other_than('--plant', 'none'))
 _MOVES = ReadWhen(other_than('simulation.surface', 'flat'))
+_SINGLE = ReadWhen(one_of('simulation.surface', 'single'))
 
 # Shapes and dtypes are what memory depends on.
 _SIZES = _always(
@@ -155,7 +156,11 @@ READERS: Mapping[str, Rows] = {
     **_always('reversal.exact_rounds', 'reversal.power', 'control.workers', 'control.rounds'),
     **_always('search_space', 'simulation.seed', 'simulation.surface', 'simulation.trials'),
     **_always('simulation.base', 'simulation.base_sd', 'simulation.seed_sd'),
-    **_always('simulation.transfer_sd', 'simulation.verdicts'),
+    **_always('simulation.transfer_sd', 'simulation.verdicts', 'simulation.shared_sd'),
+    **_always('simulation.external_sd', 'simulation.round_sd', 'simulation.changed_noise'),
+    **_always('simulation.wild_share', 'simulation.noise_growth', 'simulation.tail'),
+    'simulation.gain': (_SINGLE,),
+    'simulation.slice_harm': (_SINGLE,),
     'keep_or_discard': (ReadWhen(holding('--agents', 'keep_or_discard')),),
     'simulation.effect_sd': (_MOVES,),
     'simulation.change_cost': (_MOVES,),

@@ -21,8 +21,8 @@ A campaign tests at most `promotion.candidates` changes, in the order in which t
 candidates. Each has the level (1 - promotion.confidence) / promotion.candidates. It is tested after
 every round that looked at it, from `promotion.looks` looks on. Its k-th test has 3 / 4^k of that
 level: most for the first, which is often the only one. Over all candidates and tests the levels add
-up to at most 1 - confidence. As far as each p value is valid, that bounds the probability of a false
-promotion in a campaign, however the tests depend on each other (Bonferroni). The p values are
+up to at most 1 - confidence. As far as each p value is valid, that bounds the probability of a
+false promotion in a campaign, however the tests depend on each other (Bonferroni). The p values are
 approximate where noise is not normal, where a few recipes are far noisier than others, and where
 trials of one round share luck: benchmarks/promotion_noise.py measures how often noise is promoted
 then.

@@ -26,6 +26,7 @@ OTHERS: dict[str, list[Any]] = {
   'objective.size': ['standard'],
   'vllm.gap': [0.01],
   'probes.templates': [('Say it again. {prompt}',)],
+  'promotion.unprotected': [('unit_conversion',)],
   'search_space.axes': [{}],
   'search_space.from_round': [{'schedule': 2}],
   'vllm.url': ['http://127.0.0.1:8000'],

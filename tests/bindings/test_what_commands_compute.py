@@ -62,6 +62,12 @@ SEEN_WITH = {
   'control.workers': FOUND,
   'control.rounds': FOUND,
   'keep_or_discard.anchor_every': {'budget.rounds': 12},
+  'keep_or_discard.screen': {'budget.rounds': 12},
+  'promotion.unprotected': {'promotion.family_floor': 0.001},
+  'simulation.gain': FOUND | {'simulation.surface': 'single'},
+  'simulation.slice_harm': FOUND | {'simulation.surface': 'single'},
+  'simulation.plant_size': FOUND,
+  'simulation.plant_harm': FOUND,
   'reversal.exact_rounds': {'reversal.test': 'exact'},
   'simulation.anchors': FOUND,
   'simulation.replays': FOUND,
@@ -70,6 +76,9 @@ RATE = {'kind': 'float', 'low': 5e-5, 'high': 5e-3, 'scale': 'log'}
 VALUES = {
   'search_space.axes': [{'update_rule': {'optimizer.learning_rate': RATE}}],
   'search_space.from_round': [{'adaptation': 3}],
+  'keep_or_discard.screen': [0.9],
+  'promotion.unprotected': [tuple(FAMILIES)],
+  'simulation.tail': [3],
   'simulation.plant_axes': [('adaptation',), ('moments',)],
 }
 # What a run of seconds cannot show, and what does.

@@ -63,21 +63,22 @@ def test_every_round_explores_from_the_starting_recipe_with_draws_of_its_own(qui
   ]
 
 
-def test_nothing_is_learnt_from_any_outcome(quiet):
+def test_nothing_is_learnt_before_the_last_round(quiet):
   rng = np.random.default_rng(0)
   other = campaign(lambda a: 0.5 if a.axis == ANCHOR else float(rng.uniform(0.1, 0.9)))
-  assert [p.assignments for p in other[1:4]] == [p.assignments for p in quiet[1:4]]
+  assert [p.assignments for p in other[1:3]] == [p.assignments for p in quiet[1:3]]
   assert all(p.standing == {} for p in other[:4])
 
 
-def test_the_promotion_rule_speaks_once_over_all_rounds(quiet):
+def test_the_last_round_looks_again_at_the_best_and_the_promotion_rule_speaks_once(quiet):
   """The best change of round 2, by far: promoted after the last round and not before."""
   best = policy_lib.render_overlay(quiet[2].assignments[3].changes)
   won = campaign(
     lambda a: 0.8 if a.changes and policy_lib.render_overlay(a.changes) == best else 0.5
   )
+  looks = [policy_lib.render_overlay(a.changes) == best for a in won[3].assignments]
+  assert looks == [False, True, True, True, False]
   assert [bool(p.standing) for p in won] == [False, False, False, False, True]
   assert won[4].standing == quiet[2].assignments[3].changes and 'gained +0.300' in won[4].reasons[0]
-  assert (
-    campaign(lambda a: 0.51 if a.changes else 0.5)[4].standing == {}
-  )  # two noise floors: not beyond them
+  # .004 vanishes in two released decimals.
+  assert campaign(lambda a: 0.504 if a.changes else 0.5)[4].standing == {}

@@ -18,7 +18,7 @@ from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.agents.keep_or_discard import KeepOrDiscard
-from aevo_jax.meta_agent.evidence import Noise
+from aevo_jax.meta_agent.evidence import ExternalNoise, Noise
 from aevo_jax.meta_agent.policy import ANCHOR
 
 RECIPE = (layout.root_file('substrate') / 'recipe.gin').read_text()
@@ -56,9 +56,10 @@ class Simulated:
       seed,
       constitution(*bindings),
     )
-    self.policy, self.history, self.anchors = (
+    self.policy, self.history, self.anchors, self.changed = (
       policy_lib.starting(self.constitution.budget.noise_seeds),
       [],
+      {},
       {},
     )
 
@@ -68,10 +69,17 @@ class Simulated:
     for assignment in self.policy.assignments:
       dev, drawn = MEAN + self.effect(assignment.overlay) + SD * self.rng.standard_normal(2)
       score = round(drawn, 2) if external is None else external
+      overlay = policy_lib.render_overlay(assignment.overlay)
       if assignment.axis == ANCHOR:
-        self.anchors.setdefault(policy_lib.render_overlay(assignment.overlay), []).append(dev)
+        self.anchors.setdefault(overlay, []).append(score)
+      elif overlay in self.changed:
+        self.changed[overlay].append(score)
+      else:  # the first look selects
+        self.changed[overlay] = []
       rows.append((assignment.axis, assignment.changes, dev, None if math.isnan(score) else score))
     noise = Noise.pooled(list(self.anchors.values()), self.constitution.promotion.seed_sd_floor)
+    groups = (list(self.anchors.values()), list(self.changed.values()))
+    noise = dataclasses.replace(noise, external=ExternalNoise.pooled(*groups))
     scored = evidence(self.policy.round, self.policy.standing, rows)
     self.history.append(dataclasses.replace(scored, noise=noise))
     self.policy = KeepOrDiscard().decide(
@@ -110,17 +118,15 @@ def test_one_change_of_one_axis_that_passes_the_gate():
   )
 
 
-def test_a_gain_is_looked_at_again_and_kept_only_if_both_looks_pass():
-  for second, kept in ((MEAN + 0.2, True), (MEAN - 0.08, False), (math.nan, False)):
+def test_a_gain_is_kept_only_if_three_fresh_looks_pass():
+  for later, kept in ((MEAN + 0.2, True), (MEAN - 0.08, False), (math.nan, False)):
     campaign = Simulated(seed=3)
     first = campaign.round(MEAN).assignments[0]
-    again = campaign.round(MEAN + 0.2).assignments[0]
-    assert (again.axis, again.changes, again.overlay) == (
-      first.axis,
-      first.changes,
-      first.overlay,
-    ) and 'a second look at' in campaign.policy.reasons[0]
-    policy = campaign.round(second)
+    for score in (MEAN + 0.2, MEAN + 0.2, MEAN + 0.2):
+      again = campaign.round(score).assignments[0]
+      assert (again.axis, again.overlay) == (first.axis, first.overlay)
+      assert 'further looks at' in campaign.policy.reasons[0] and not campaign.policy.standing
+    policy = campaign.round(later)
     assert (policy.standing == first.overlay) is kept and ('kept' in policy.reasons[0]) is kept
     assert policy.promoted == ({first.axis: first.changes} if kept else {})
     if (
@@ -147,26 +153,21 @@ def test_no_gain_is_discarded_at_once(outcome):
   )
 
 
-def test_the_threshold_is_the_promotion_rules():
-  """Against the formula by hand: 8 anchors at MEAN, two looks at the same gain, Bonferroni over 200
-  rounds and both looks.
-  """
-  campaign = Simulated(seed=5)
+def test_without_candidates_left_nothing_is_looked_at_again():
+  campaign = Simulated(bindings=('promotion.candidates = 1',))
   campaign.round(MEAN)
-  noise = campaign.history[0].noise
-  error = noise.seed_sd * math.sqrt(1 / 2 + 1 / 8)
-  critical = stats.t.isf(0.1 / 200 / 4, 7) * error
-  for gain, kept in ((critical * 1.01, True), (critical * 0.99, False)):
-    other = Simulated(seed=5)
-    other.round(MEAN)
-    other.round(MEAN + gain)
-    assert bool(other.round(MEAN + gain).standing) is kept
+  for score in (MEAN + 0.2, MEAN - 0.1):
+    campaign.round(score)
+  assert 'discarded' in campaign.policy.reasons[0]
+  assert 'no further change may be tested' in campaign.round(MEAN + 0.2).reasons[0]
 
 
 def test_noise_is_hardly_ever_kept():
-  """Campaigns of 100 rounds in which no change does anything: the bound is a false keep in at most
-  10% of the campaigns. Keeping whatever beats the anchors' mean by min_gain in one look would keep
-  something in all of them."""
+  """Campaigns of 100 rounds in which no change does anything: at most 10% of them keep something.
+
+  Keeping whatever beats the anchors' mean by min_gain in one look would keep something in all of
+  them. benchmarks/promotion_noise.py has more of them.
+  """
   campaigns = [
     Simulated(seed=seed, bindings=(SMALL, 'budget.rounds = 100')).run() for seed in range(CAMPAIGNS)
   ]

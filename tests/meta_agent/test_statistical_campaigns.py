@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -49,12 +50,14 @@ def test_what_gained_is_tried_again_where_that_is_worth_it():
   assert not counts[:, :2].any() and counts.sum() >= 3
 
 
-def test_the_first_assignment_is_the_standing_recipe_and_every_other_differs_from_it():
+def test_the_first_assignment_is_the_standing_recipe_and_only_looks_repeat():
   for policy in campaign(World(real_effects), 5)[1:]:
     assert policy.assignments[0].axis == ANCHOR and policy.assignments[0].overlay == policy.standing
     overlays = [a.overlay for a in policy.assignments if a.axis != ANCHOR]
     assert policy.standing not in overlays
-    assert len({json.dumps(o, sort_keys=True) for o in overlays}) == len(overlays)
+    runs = Counter(json.dumps(o, sort_keys=True) for o in overlays)
+    # No more looks than scores are released beside the anchor's.
+    assert sum(count for count in runs.values() if count > 1) <= shipped().release.per_round - 1
 
 
 def test_renaming_axes_changes_no_number():
@@ -136,8 +139,8 @@ def test_how_often_noise_is_promoted_and_real_effects_are_found(capsys):
   """Campaigns of 4 rounds x 8 workers; benchmarks/agent_comparison.py has more of them, on other
   surfaces.
 
-  A promotion needs released looks, jointly significant at 90% divided among all explorers of the
-  campaign. Where settings differ, few promotions are harmful.
+  A promotion needs fresh released looks that pass `promotion_rule`. Where settings differ, few
+  promotions are harmful.
   """
   null = [campaign(World(), seed) for seed in range(40)]
   world = World(real_effects, seed_sd=0.006)
