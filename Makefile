@@ -10,6 +10,7 @@ SHELL := bash
 UV_VERSION := 0.13.8
 VLLM_VERSION := 0.32.0
 HARNESS_VERSION := 0.4.13
+GP_PACKAGE := torch>=2.8
 PARITY_PACKAGES := torch==2.13.0+cpu transformers==5.19.0 peft==0.21.0 trl==1.16.0
 # MaxText names no dependencies of its own; these are what training and GRPO on a CPU take, Tunix beside it.
 PEERS_PACKAGES := maxtext==0.2.5 google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 \
@@ -36,6 +37,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 UV := .bootstrap/bin/uv
 UV_READY := .bootstrap/uv-$(UV_VERSION)
+GP_READY := .venv/.aevo-gp-$(shell echo '$(GP_PACKAGE)' | cksum | tr ' ' -)
 HARNESS_READY := .venv/.aevo-harness-$(HARNESS_VERSION)
 VLLM_READY := third_party/vllm/.venv/.aevo-vllm-$(VLLM_VERSION)
 PARITY_READY := third_party/parity/.venv/.aevo-parity-$(shell echo '$(PARITY_PACKAGES)' | cksum | tr ' ' -)
@@ -87,7 +89,7 @@ own_environment() {  # NAME PYTHONS UV_PIP_INSTALL_ARGUMENTS...: third_party/NAM
 }
 endef
 
-.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers targets targets-check targets-goldens vllm vllm-full harness lock wheel clean
+.PHONY: help setup demo smoke lint hooks test test-fast test-long test-all docs-check parity peers targets targets-check targets-goldens vllm vllm-full harness gp lock wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -187,6 +189,16 @@ $(HARNESS_READY): $(READY)
 	@$(functions)
 	use_pip_settings
 	$(UV) pip install --quiet -p .venv/bin/python --constraints requirements.lock lm-eval==$(HARNESS_VERSION)
+	touch $@
+
+gp: $(GP_READY)  ## install torch beside what is locked, for campaign.agent = 'gp' (200 MB; gigabytes where only CUDA builds are found)
+	@echo "torch is in .venv"
+
+# A setup that syncs .venv with the lock takes it out again, so it comes after each.
+$(GP_READY): $(READY)
+	@$(functions)
+	use_pip_settings
+	$(UV) pip install --quiet -p .venv/bin/python --constraints requirements.lock $$(torch_for_cpu) '$(GP_PACKAGE)'
 	touch $@
 
 parity: $(READY) $(PARITY_READY)  ## compare logits and gradients live with Hugging Face's (own environment with torch)

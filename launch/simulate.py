@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
   from aevo_jax.config.configurables import resolve
   from aevo_jax.config.nearest import suggestion
   from aevo_jax.evaluation.sets import own_tasks
-  from aevo_jax.meta_agent.agents.tpe import MissingOptunaError
+  from aevo_jax.meta_agent.agents.optuna_search import MissingExtraError
   from aevo_jax.meta_agent.registry import OFFLINE
   from aevo_jax.simulation import study
   from aevo_jax.simulation.scenario import Scenario
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
       _PLANT.value,
     )
     found = study.outcomes(scenario, _AGENTS.value, _CAMPAIGNS.value, _PROCESSES.value)
-  except (MissingOptunaError, OSError, ValueError) as error:
+  except (MissingExtraError, OSError, ValueError) as error:
     sys.exit(f'simulate: {error}')
   if _JSON.value:
     report = {}

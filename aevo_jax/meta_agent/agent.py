@@ -14,10 +14,12 @@ class Extra(NamedTuple):
   Attributes:
     module: name that Python imports.
     name: of the extra of this package that installs it.
+    target: of a checkout's Makefile that installs it, '' without one.
   """
 
   module: str
   name: str
+  target: str = ''
 
   def missing(self, agent: str) -> str:
     """Words the error of an agent that lacks it.
@@ -28,9 +30,10 @@ class Extra(NamedTuple):
     Returns:
       A sentence with the command that installs it.
     """
+    checkout = f', or in a checkout: make {self.target}' if self.target else ''
     return (
       f'campaign.agent = {agent!r} needs {self.module}; install it with: '
-      f"pip install 'aevo-jax[{self.name}]'"
+      f"pip install 'aevo-jax[{self.name}]'{checkout}"
     )
 
 
@@ -49,7 +52,7 @@ class Agent(Protocol):
     asks_llm: it is constructed with a `Dialogue` and a `Parser`, and is no function of the evidence
       alone. Others are constructed without arguments, and are shown roles instead of names (see
       `anonymize`).
-    extra: optional dependency, None without one.
+    extras: optional dependencies.
   """
 
   uses_verdicts: ClassVar[bool] = False
@@ -57,7 +60,7 @@ class Agent(Protocol):
   one_trial_a_round: ClassVar[bool] = False
   promotes_last: ClassVar[bool] = False
   asks_llm: ClassVar[bool] = False
-  extra: ClassVar[Extra | None] = None
+  extras: ClassVar[tuple[Extra, ...]] = ()
 
   def decide(
     self,

@@ -116,10 +116,9 @@ def _check_choices(
       "campaign.arbiter = 'manual' asks somebody for scores that objective.target = "
       "'proxies' has no use for; set the one or the other"
     )
-  if agent == 'tpe' and importlib.util.find_spec('optuna') is None:
-    raise InvalidCampaignError(
-      "campaign.agent = 'tpe' needs optuna; install it with: pip install 'aevo-jax[search]'"
-    )
+  for extra in AGENTS[agent].extras:
+    if importlib.util.find_spec(extra.module) is None:
+      raise InvalidCampaignError(extra.missing(agent))
 
 
 def _check_budget(constitution: Constitution, agent: str) -> None:

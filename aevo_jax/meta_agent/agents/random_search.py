@@ -1,87 +1,52 @@
 """Random search under the same budget and the same gate: the peer every other agent must beat.
 
-Each worker samples every axis with probability 1/2 and leaves the others at the default. The
-standing recipe is the trial with the best released external score so far, the starting recipe
-included.
+`RandomSearch` samples every axis with probability 1/2 and leaves the others at the default.
+`SparseRandom` changes one or two axes of the standing recipe.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.search_space import draw, prune
-from aevo_jax.meta_agent.agent import Agent
-from aevo_jax.meta_agent.evidence import PROXIES, Evidence, TrialEvidence
-from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
+from aevo_jax.meta_agent.agents.peers import Peer, Situation
+from aevo_jax.meta_agent.policy import Assignment
 
 AXIS = 'random'
+SPARSE = 'sparse'
+# The most axes that a sparse recipe changes.
+MOST = 2
 
 
-class RandomSearch(Agent):
+class RandomSearch(Peer):
   """Samples every recipe at random."""
 
-  changes_are_whole = True
-
-  def decide(
-    self,
-    history: Sequence[Evidence],
-    policy: Policy,
-    constitution: Constitution,
-    defaults: Mapping[str, Any],
-    seed: int,
-  ) -> Policy:
-    """Keeps the best released recipe and samples the explorers; arguments as in `Agent`."""
-    best = best_released(history, policy)
-    count = constitution.budget.workers - 1
-    explorers = sample_recipes(constitution, defaults, count, [seed, policy.round])
-    return policy_of(policy, best.standing, explorers, reasons=best.reasons)
+  def propose(self, situation: Situation, count: int) -> list[Assignment]:
+    """Samples the explorers; arguments as in `Peer`."""
+    seed = [situation.seed, situation.round]
+    return sample_recipes(situation.constitution, situation.defaults, count, seed)
 
 
-class Best(NamedTuple):
-  """The standing recipe's overlay, and why it changes, if it does."""
+class RandomTested(RandomSearch):
+  """Random search under the promotion rule."""
 
-  standing: dict[str, Any]
-  reasons: tuple[str, ...]
-
-
-def overlay_of(trial: TrialEvidence, evidence: Evidence) -> dict[str, Any]:
-  """Finds the recipe that a trial ran, under an agent whose changes are whole.
-
-  Args:
-    trial: of the round.
-    evidence: of the round.
-
-  Returns:
-    Its overlay.
-  """
-  return evidence.standing if trial.is_anchor else trial.changes
+  tested = True
 
 
-def best_released(history: Sequence[Evidence], policy: Policy) -> Best:
-  """Finds the recipe with the best released external score so far, the earliest of equals.
+class SparseRandom(Peer):
+  """Samples one or two axes of every recipe, and takes the others from the standing one."""
 
-  Args:
-    history: evidence of all rounds.
-    policy: holds the standing recipe before.
+  def propose(self, situation: Situation, count: int) -> list[Assignment]:
+    """Samples the explorers; arguments as in `Peer`."""
+    return sample_sparse(situation, count)
 
-  Returns:
-    The recipe; the standing one where nothing was released.
-  """
-  best = -1.0
-  standing = dict(policy.standing)
-  for evidence in history:
-    for trial in evidence.trials:
-      if trial.external is not None and trial.external > best:
-        best = trial.external
-        standing = dict(overlay_of(trial, evidence))
-  if standing == policy.standing:
-    return Best(standing, ())
-  measure = 'released external score'
-  if history[-1].target == PROXIES:
-    measure = 'consensus of the proxies'
-  return Best(standing, (f'best {measure} so far: {best:.2f}',))
+
+class SparseTested(SparseRandom):
+  """Sparse random search under the promotion rule."""
+
+  tested = True
 
 
 def sample_recipes(
@@ -113,31 +78,46 @@ def sample_recipes(
   return sampled
 
 
-def policy_of(
-  policy: Policy,
-  standing: dict[str, Any],
-  explorers: Sequence[Assignment],
-  reasons: tuple[str, ...] = (),
-) -> Policy:
-  """Makes the next policy of an agent that keeps no dead ends: an anchor, and the explorers.
+def sample_sparse(situation: Situation, count: int) -> list[Assignment]:
+  """Samples recipes near the standing one.
 
   Args:
-    policy: that of the last round.
-    standing: overlay of the next standing recipe.
-    explorers: assignments beside the anchor.
-    reasons: sentences.
+    situation: of the round.
+    count: recipes.
 
   Returns:
-    The policy.
+    Assignments of the axis 'sparse', with a whole recipe each.
   """
-  anchor = Assignment(ANCHOR, {}, dict(standing), 'the standing recipe unchanged')
-  return Policy(
-    round=policy.round + 1,
-    parent=policy.digest(),
-    standing=standing,
-    promoted={},
-    demoted=(),
-    dead_ends=(),
-    assignments=(anchor, *explorers),
-    reasons=reasons,
-  )
+  rng = np.random.default_rng([situation.seed, situation.round])
+  return sample_near(situation, [situation.standing], count, rng, SPARSE)
+
+
+def sample_near(
+  situation: Situation,
+  starts: Sequence[Mapping[str, Any]],
+  count: int,
+  rng: np.random.Generator,
+  name: str,
+) -> list[Assignment]:
+  """Samples recipes that differ from given ones in one axis or in two.
+
+  Args:
+    situation: of the round.
+    starts: overlays, from which samples start in turn.
+    count: recipes.
+    rng: seeded generator.
+    name: of the assignments' axis.
+
+  Returns:
+    Assignments with a whole recipe each, none of which is the standing one.
+  """
+  space = situation.constitution.space()
+  sampled: list[Assignment] = []
+  while len(sampled) < count:
+    overlay = dict(starts[len(sampled) % len(starts)])
+    for at in rng.permutation(len(space.axes))[: rng.integers(1, MOST + 1)]:
+      overlay |= draw(space.axes[at], rng, {**situation.defaults, **overlay})
+    overlay = prune(overlay, space, situation.defaults)
+    if overlay and overlay != situation.standing:
+      sampled.append(Assignment(name, overlay, overlay, 'one axis or two are another'))
+  return sampled

@@ -73,7 +73,7 @@ class Statistical(Agent):
     """Decides in the four steps of the module's docstring; arguments as in `Agent`."""
     rng = np.random.default_rng([seed, policy.round])
     observations = observe(history, policy.objectives)
-    changed = _standing(history, policy, constitution, defaults)
+    changed = self.standing(history, policy, constitution, defaults)
     space = constitution.space()
     encoder = Encoder(space, defaults)
     calibration = constitution.reversal.calibration_rounds
@@ -119,6 +119,16 @@ class Statistical(Agent):
       assignments=(anchor, *others),
       reasons=(*changed.reasons, *entered.reasons, *demotions),
     )
+
+  def standing(
+    self,
+    history: Sequence[Evidence],
+    policy: Policy,
+    constitution: Constitution,
+    defaults: Mapping[str, Any],
+  ) -> 'Standing':
+    """Decides the next standing recipe; arguments as in `Agent`."""
+    return _standing(history, policy, constitution, defaults)
 
 
 def _outlook(
@@ -182,7 +192,7 @@ def held_back_reason(candidate: Candidate, constitution: Constitution) -> str:
   )
 
 
-class _Standing(NamedTuple):
+class Standing(NamedTuple):
   """The next standing recipe: overlay, axis -> changes that made it in, and why it changes."""
 
   standing: dict[str, Any]
@@ -195,7 +205,7 @@ def _standing(
   policy: Policy,
   constitution: Constitution,
   defaults: Mapping[str, Any],
-) -> _Standing:
+) -> Standing:
   """Rolls the standing recipe back, or promotes a change, or leaves it."""
   latest = history[-1]
   measure = 'the consensus of the proxies' if latest.target == PROXIES else 'external'
@@ -209,15 +219,15 @@ def _standing(
       f'rolled back to the standing recipe before: anchors score {-previous.loss:.3f} lower on '
       f'{measure} since the last promotion, beyond the noise floor'
     )
-    return _Standing(previous.standing, promoted, (reason,))
+    return Standing(previous.standing, promoted, (reason,))
   tested = significant(history, constitution)
   held_back = [held_back_reason(candidate, constitution) for candidate in tested.held_back]
   winner = tested.winner
   if winner is None or _holds(winner.changes, policy.standing):
-    return _Standing(dict(policy.standing), dict(policy.promoted), tuple(held_back))
+    return Standing(dict(policy.standing), dict(policy.promoted), tuple(held_back))
   space = constitution.space()
   reason = promotion_reason(winner, latest.noise.external, constitution, measure)
-  return _Standing(
+  return Standing(
     prune(policy.standing | winner.changes, space, defaults),
     policy.promoted | by_axis(winner.changes, space),
     (reason, *held_back),

@@ -1,4 +1,4 @@
-"""Optuna's sampler as an agent, and best of N: legal, seeded, pure, and what each promotes."""
+"""Optuna's samplers as agents, and best of N: what each learns and promotes, and what it needs."""
 
 import dataclasses
 import functools
@@ -11,10 +11,8 @@ from aevo_jax import layout
 from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
-from aevo_jax.config.statements import Binding
-from aevo_jax.meta_agent.agents import tpe
 from aevo_jax.meta_agent.agents.best_of_n import BestOfN
-from aevo_jax.meta_agent.agents.tpe import Tpe
+from aevo_jax.meta_agent.agents.optuna_search import Gp, MissingExtraError, Tpe
 from aevo_jax.meta_agent.policy import ANCHOR, starting
 
 DEFAULTS = default_values((layout.root_file('substrate') / 'recipe.gin').read_text())
@@ -40,30 +38,6 @@ def decide(agent, *history, seed=0, **fields):
 START = evidence(
   0, {}, [(ANCHOR, {}, 0.4, 0.4), (ANCHOR, {}, 0.41, 0.41), (ANCHOR, {}, None, None)]
 )
-
-
-@pytest.mark.parametrize(
-  'agent',
-  [Tpe, BestOfN],
-  ids=['aevo_jax.meta_agent.agents.tpe', 'aevo_jax.meta_agent.agents.best_of_n'],
-)
-def test_batches_are_legal_seeded_and_without_repeats(agent):
-  history = (
-    START,
-    evidence(1, {}, [(ANCHOR, {}, 0.4, 0.4), ('x', EMA, 0.45, 0.44), ('x', LORA, 0.3, None)]),
-  )
-  policy = decide(agent, *history, seed=3)
-  assert policy == decide(agent, *history, seed=3) != decide(agent, *history, seed=4)
-  assert (
-    len(policy.assignments) == constitution().budget.workers
-    and policy.assignments[0].axis == ANCHOR
-  )
-  overlays = [a.overlay for a in policy.assignments[1:]]
-  for overlay in overlays:
-    constitution().space().check([Binding(s, v) for s, v in overlay.items()], DEFAULTS)
-  assert all(
-    overlay and overlays.count(overlay) == 1 and overlay not in (EMA, LORA) for overlay in overlays
-  )
 
 
 def test_the_estimator_learns_from_dev():
@@ -95,8 +69,23 @@ def test_best_of_n_chooses_once_by_dev_among_what_was_released():
   assert decide(BestOfN, evidence(4, {}, [('x', EMA, None, None)])).standing == {}
 
 
-def test_without_optuna_the_error_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+  ('agent', 'module', 'fix'),
+  [(Tpe, 'optuna', r'aevo-jax\[search\]'), (Gp, 'torch', r'aevo-jax\[gp\].*make gp')],
+)
+def test_without_what_it_needs_the_error_says_what_to_install(monkeypatch, agent, module, fix):
   # Python's own way to say that a module cannot be imported.
-  monkeypatch.setitem(sys.modules, 'optuna', None)
-  with pytest.raises(tpe.MissingOptunaError, match=r'aevo-jax\[search\]'):
-    decide(Tpe, START)
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(MissingExtraError, match=fix):
+    decide(agent, START)
+
+
+def test_the_process_repeats_and_knows_parameters_with_a_default_out_of_range():
+  """It learns that averaging helps, of which the starting recipe has none."""
+  pytest.importorskip('torch', reason='make gp installs it')
+  rows = [('x', {'train.ema_decay': 0.5 + 0.03 * i}, 0.40 + 0.01 * i, None) for i in range(14)]
+  history = (START, evidence(1, {}, rows))
+  policy = decide(Gp, *history)
+  assert policy == decide(Gp, *history)
+  decays = [a.overlay['train.ema_decay'] for a in policy.assignments[1:]]
+  assert min(decays) > 0.8
