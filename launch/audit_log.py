@@ -89,7 +89,9 @@ def main(arguments: list[str]) -> None:
     sys.exit(f'audit_log: {faults.explain(error)}')
   judgement = kept_gains.judge(log, noise, _ALPHA.value)
   if _JSON.value:
-    print(json.dumps(dataclasses.asdict(judgement) | {'noise': dataclasses.asdict(noise)}, indent=1))
+    print(
+      json.dumps(dataclasses.asdict(judgement) | {'noise': dataclasses.asdict(noise)}, indent=1)
+    )
     return
   print('\n'.join(wording.lines(log, noise, judgement)))
 

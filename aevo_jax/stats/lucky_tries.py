@@ -110,8 +110,11 @@ def best_gain_quantile(level: float, tries: int, freedom: float | None = None) -
 def detectable_gain(alpha: float, power: float, tries: int, freedom: float | None = None) -> float:
   """Computes the true gain of a try that `kept_gain_p` finds at a level with some power.
 
-      >>> round(detectable_gain(0.05, 0.8, 1), 2)  # sqrt 2 (1.96 + .84)
-      3.96
+  It is a gain over the score that stands on record, which may owe something to luck itself. So the
+  noise of the try alone is left, and the gain is the critical one + z_power.
+
+      >>> round(detectable_gain(0.05, 0.8, 1), 2)  # sqrt 2 x 1.96 + .84
+      3.61
 
   Args:
     alpha: level of the p value.
@@ -123,7 +126,7 @@ def detectable_gain(alpha: float, power: float, tries: int, freedom: float | Non
     A gain, in standard deviations between seeds.
   """
   needed = _solve(lambda gain: best_gain_p(gain, tries, freedom) * (tries + 1) / tries - alpha)
-  return needed + float(np.sqrt(2) * special.ndtri(power))
+  return needed + float(special.ndtri(power))
 
 
 def _solve(excess: Callable[[float], float]) -> float:

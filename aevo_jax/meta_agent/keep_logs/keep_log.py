@@ -5,6 +5,7 @@ description, parted by tabs. Commas and semicolons part columns as well, and nam
 """
 
 import dataclasses
+import itertools
 import pathlib
 import re
 
@@ -123,9 +124,10 @@ def _score_column(file: TableFile, said: Said) -> str:
     return said.score
   possible = []
   for name in file.header:
-    if name and name != said.status and name.lower() not in _IDENTITIES:
-      if not score_columns.why_no_score(name, list(file.column(name).values())):
-        possible.append(name)
+    if not name or name == said.status or name.lower() in _IDENTITIES:
+      continue
+    if not score_columns.why_no_score(name, list(file.column(name).values())):
+      possible.append(name)
   if len(possible) == 1:
     return possible[0]
   found = f'columns that may hold it: {", ".join(possible)}' if possible else 'no column looks so'
@@ -195,7 +197,7 @@ def _check_kept(path: pathlib.Path, log: KeepLog, said: Said) -> None:
     )
   better = 0
   worse = 0
-  for before, now in zip(kept, kept[1:], strict=False):
+  for before, now in itertools.pairwise(kept):
     better += now.score > before.score
     worse += now.score < before.score
   if said.lower_is_better is None and worse > better:

@@ -79,8 +79,8 @@ class Judgement:
     improvement_by_noise: of the best of the tries over the baseline if no try has an effect.
     certain: lower confidence bound of the true improvement, 0 or more.
     not_kept: lines of runs that scored better than what stood, and were discarded.
-    detectable: true gain that question 1 finds with power .8 if it comes at the first try, and
-      after as many tries as a kept change had in the median.
+    detectable: true gain over the score on record that question 1 finds with power .8 if it comes
+      at the first try, and after as many tries as a kept change had in the median.
     median_tries: that number.
     alpha: level of questions 1 and 3.
   """

@@ -140,8 +140,7 @@ def closing(judgement: Judgement, noise: SeedNoise) -> str:
   """
   exceeding = len(judgement.exceeding)
   kept = len(judgement.kept)
-  gains = 'gain exceeds' if exceeding == 1 else 'gains exceed'
-  seen = f'{exceeding} of {kept} kept {gains} the noise between seeds'
+  seen = f'{exceeding} of {kept} kept gains exceed the noise between seeds'
   low, high = judgement.by_noise.interval
   if kept > high:
     seen += ', and more were kept than noise alone keeps'
@@ -157,7 +156,10 @@ def closing(judgement: Judgement, noise: SeedNoise) -> str:
       f'{judgement.improvement:.3g}).'
     )
   first, later = judgement.detectable
-  could = f'A change that gains {first:.2g} is told from noise in 8 of 10 cases at the first try'
+  could = (
+    f'A change that is truly {first:.2g} better than the score on record is told from noise in 8 '
+    'of 10 cases at the first try'
+  )
   if judgement.median_tries > 1:
-    could += f', and one that gains {later:.2g} at try {judgement.median_tries}'
+    could += f', one that is {later:.2g} better at try {judgement.median_tries}'
   return f'{seen}. {certain} {could}; one run has noise of {noise.deviation:.2g}.'
