@@ -137,7 +137,7 @@ def _solve(excess: Callable[[float], float]) -> float:
     low *= 2
   while excess(high) > 0:
     high *= 2
-  return float(optimize.brentq(excess, low, high, xtol=1e-9))
+  return float(optimize.root_scalar(excess, bracket=(low, high), xtol=1e-9).root)
 
 
 class Records(NamedTuple):
