@@ -11,7 +11,6 @@ trained and nothing is written.
 """
 
 import pathlib
-import statistics
 import sys
 
 from absl import app, flags
@@ -115,34 +114,26 @@ def replay(table, rules, *, items: int | None, round_column: str | None) -> None
     items: questions behind each family's dev score; None where nobody knows.
     round_column: column that names the rounds, for the headings.
   """
-  from aevo_jax.meta_agent.drift import calibration, reversal
-  from aevo_jax.stats import concordance
+  from aevo_jax.meta_agent.drift import table_verdicts
+  from aevo_jax.meta_agent.drift.reversal import ALARMS
 
   _print_outline(table, items)
-  workers = round(statistics.median(round_.rows for round_ in table.rounds))
   streams = [*table.families, 'overall']
   width = max(map(len, streams))
-  rows = []
   alarms: dict[str, list[str]] = {}
   detectable = False
-  for number, round_ in enumerate(table.rounds, 1):
-    thresholds = calibration.thresholds(rows, rules, len(table.rounds), workers, SEED)
-    variance = {}
-    if items:
-      variance = table.item_variance(round_, items)
-    external = dict.fromkeys(round_.dev, round_.external)
-    rows.append(concordance.reduce_round(round_.dev, external, variance, seed=number))
+  spoken = table_verdicts.judged(table, rules, items)
+  for number, (round_, verdicts) in enumerate(zip(table.rounds, spoken, strict=True), 1):
     label = ''
     if round_column:
       label = f' ({round_column} {round_.label})'
     first, last = round_.lines
     print(f'\nround {number}{label}: {round_.rows} candidates, lines {first} to {last}')
-    verdicts = reversal.verdicts(rows, rules, thresholds)
     for stream in streams:
       verdict = verdicts.get(stream)
       print(f'  {stream:<{width}}  {line(verdict)}')
       detectable |= verdict is not None and verdict.minimum_detectable_effect is not None
-      if verdict and verdict.verdict in ('reversed', 'decoupled'):
+      if verdict and verdict.verdict in ALARMS:
         alarms.setdefault(stream, []).append(f'{verdict.verdict} in round {number}')
   print()
   for stream, raised in alarms.items():

@@ -134,7 +134,7 @@ class Campaign:
         self._run, self._journal, self._settings, self._inputs, collaborators.write_submission
       )
     else:
-      self._target = ArbiterTarget(self._journal, self._settings, self._inputs, arbiter)
+      self._target = ArbiterTarget(self._run, self._journal, self._settings, self._inputs, arbiter)
 
   @property
   def state(self) -> CampaignState:
@@ -327,9 +327,7 @@ class Campaign:
     )
 
   def _fix_thresholds(self, round_: int) -> None:
-    thresholds = decisions.fix_thresholds(
-      self.state, round_, self._constitution, self._settings.seed
-    )
+    thresholds = decisions.fix_levels(self.state, round_, self._constitution)
     self._append('thresholds_fixed', {'round': round_, 'thresholds': thresholds})
 
   def _judge(self, round_: int, trials: list[TrialState]) -> None:

@@ -4,6 +4,7 @@
 hands their scores in, and computes the same from them.
 """
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,7 +15,8 @@ from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.journal import Journal
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
-from aevo_jax.evaluation.servers import arbiter as arbiter_lib
+from aevo_jax.evaluation import scoring
+from aevo_jax.evaluation.servers import told
 from aevo_jax.evaluation.servers.client import Server
 from aevo_jax.meta_agent.policy import Policy
 
@@ -23,7 +25,7 @@ class Target(Protocol):
   """What a campaign learns from its external scores."""
 
   def release(self, round_: int, trials: Sequence[TrialState], policy: Policy) -> None:
-    """Enters a round's ranks and released scores into the journal, as far as they are missing.
+    """Enters a round's released scores into the journal, as far as they are missing.
 
     The anchors' scores are released first, then those of the best trials by dev, within the quota.
 
@@ -41,7 +43,7 @@ class Target(Protocol):
       trials: of the round.
 
     Returns:
-      Stream -> statistics, see `stats.concordance`.
+      Stream -> row of `stats.tracking.measure`.
     """
 
   def control(self, round_: int) -> dict | None:
@@ -58,23 +60,26 @@ class Target(Protocol):
 class ArbiterTarget:
   """The arbiter's process, which keeps the scores to itself."""
 
-  def __init__(self, journal: Journal, settings: CampaignSettings, inputs: Inputs, arbiter: Server):
+  def __init__(
+    self,
+    run: pathlib.Path,
+    journal: Journal,
+    settings: CampaignSettings,
+    inputs: Inputs,
+    arbiter: Server,
+  ):
+    self._run = run
     self._journal = journal
     self._settings = settings
     self._constitution = inputs.constitution
     self._arbiter = arbiter
 
   def release(self, round_: int, trials: Sequence[TrialState], policy: Policy) -> None:
-    """Asks for ranks and scores. See `Target.release`."""
+    """Asks for scores. See `Target.release`."""
     scored = [t for t in trials if t.external_scored]
     if not scored:
       return
     state = self._journal.state
-    if round_ not in state.ranks:
-      seed = decisions.tie_seed(self._settings.seed, round_)
-      request = {'op': 'ranks', 'trials': [t.trial for t in scored], 'seed': seed}
-      ranks = self._arbiter.call(request)['ranks']
-      self._journal.append('external_ranked', {'round': round_, 'ranks': ranks})
     per_round = self._constitution.release.per_round
     chosen = decisions.to_release(scored, per_round, policy.objectives)
     missing = [t for t in chosen if state.trials[t].released is None]
@@ -94,18 +99,27 @@ class ArbiterTarget:
 
   def concordance(self, round_: int, trials: Sequence[TrialState]) -> dict[str, dict]:
     """Asks for the statistics. See `Target.concordance`."""
-    scored = [t.trial for t in trials if t.has_external]
-    if not scored:
+    if not any(t.has_external for t in trials):
       return {}
-    request = {
-      'op': 'concordance',
-      'round': round_,
-      'trials': scored,
-      'dev': decisions.dev_streams(trials),
-      'variance': decisions.dev_item_variance(trials),
-      'seed': decisions.tie_seed(self._settings.seed, round_),
-    }
+    asked = decisions.question(self._journal.state, round_, self._constitution, self._settings.seed)
+    named = {name for names in (*asked['rounds'], asked['start']) for name in names}
+    dev = {name: self._dev_answers(name) for name in sorted(named)}
+    request = {'op': 'concordance', 'dev': dev, **asked}
     return self._arbiter.call(request)['streams']
+
+  def _dev_answers(self, trial: str) -> dict[str, str]:
+    """A trial's right answers on dev, as the evaluator wrote them."""
+    path = self._run / 'scores' / f'{trial}.dev.json'
+    results = scoring.from_rows(json.loads(path.read_text())['items'])
+    answers = told.bits(results, self._constitution.objective.verifier)
+    recorded = self._journal.state.trials[trial].dev['overall']['correct']
+    right = sum(marks.count('1') for marks in answers.values())
+    if right != recorded:
+      raise ValueError(
+        f'{path} has {right} right answers and the ledger {recorded}; restore the file from a copy '
+        'of the run'
+      )
+    return answers
 
   def control(self, round_: int) -> dict | None:
     """Asks for the test. See `Target.control`."""
@@ -131,7 +145,7 @@ class ManualTarget:
     self._write_submission = write_submission
 
   def release(self, round_: int, trials: Sequence[TrialState], policy: Policy) -> None:
-    """Waits for scores, ranks and releases them. See `Target.release` and `wait_for`."""
+    """Waits for scores and releases them. See `Target.release` and `wait_for`."""
     release = self._inputs.constitution.release
     chosen = decisions.to_release(trials, release.per_round, policy.objectives, manual=True)
     self.wait_for(chosen)
@@ -140,9 +154,6 @@ class ManualTarget:
     for trial in chosen:
       if state.trials[trial].submitted is not None:
         scores[trial] = state.trials[trial].submitted
-    if scores and round_ not in state.ranks:
-      ranks = arbiter_lib.rank(scores, decisions.tie_seed(self._settings.seed, round_))
-      self._journal.append('external_ranked', {'round': round_, 'ranks': ranks})
     for trial, score in scores.items():
       if state.trials[trial].released is None:
         rounded = round(score, release.decimals)
@@ -151,8 +162,10 @@ class ManualTarget:
 
   def concordance(self, round_: int, trials: Sequence[TrialState]) -> dict[str, dict]:
     """Computes the statistics. See `Target.concordance`."""
-    seed = decisions.tie_seed(self._settings.seed, round_)
-    return decisions.submitted_concordance(trials, seed)
+    del trials  # the state has them
+    return decisions.submitted_concordance(
+      self._journal.state, round_, self._inputs.constitution, self._settings.seed
+    )
 
   def control(self, round_: int) -> dict | None:
     """Computes the test. See `Target.control`."""

@@ -212,22 +212,34 @@ class Reversal:
   """When dev no longer tracks the external score (meta_agent.drift.reversal).
 
   Attributes:
-    alpha: error rate of a whole campaign, over all families and all looks.
+    alpha: error rate of a whole campaign, over all tests, families and looks.
+    gain_share: of alpha, for the test that dev gained and the external score did not follow.
+    slope_share: of alpha, for the test that the slope of external on dev fell. What is left is for
+      the test that dev and external rank trials against each other.
+    transfer: share of a gain on dev that must arrive on the external set.
     calibration_rounds: the first rounds, which give the reference slope of external on dev. Nothing
       is called decoupled before they are over.
     test: what calls a family reversed: 'e_process', looked at after every round, or 'exact', once,
       after `exact_rounds` rounds.
     exact_rounds: rounds that 'exact' waits for.
     power: of the minimum detectable effect that goes with every verdict.
-    replays: coupled campaigns that are simulated to fix the threshold of a round before it runs.
   """
 
   alpha: _Probability = 0.05
+  gain_share: Annotated[float, Interval(ge=0, lt=1)] = 0.5
+  slope_share: Annotated[float, Interval(ge=0, lt=1)] = 0.3
+  transfer: Annotated[float, Interval(gt=0, le=1)] = 0.5
   calibration_rounds: Annotated[int, Ge(1)] = 2
   test: Annotated[str, OneOf(('e_process', 'exact'))] = 'e_process'
   exact_rounds: Annotated[int, Ge(1), _EXACT] = 4
   power: _Probability = 0.8
-  replays: Annotated[int, Ge(100)] = 2000
+
+  def __post_init__(self):
+    if self.gain_share + self.slope_share >= 1:
+      raise ValueError(
+        f'reversal.gain_share = {self.gain_share:g} and reversal.slope_share = '
+        f'{self.slope_share:g} leave nothing of reversal.alpha for the ranks; lower one'
+      )
 
 
 @configurable('control')

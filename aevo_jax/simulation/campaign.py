@@ -21,8 +21,9 @@ from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.policy import Policy
 from aevo_jax.simulation import injected_shift
 from aevo_jax.simulation import surface as surface_lib
-from aevo_jax.simulation.detector import Alarm, Detector
+from aevo_jax.simulation.detector import Alarm, Detector, by_trial
 from aevo_jax.simulation.injected_shift import InjectedShift, LogOdds, Onset
+from aevo_jax.simulation.item_set import ItemSet
 from aevo_jax.simulation.scenario import Scenario
 
 
@@ -56,11 +57,21 @@ class World(NamedTuple):
   shift: InjectedShift | None
 
 
-class Scores(NamedTuple):
-  """Measured accuracies of each set, [..., F] each."""
+class Measured(NamedTuple):
+  """What N trials answer.
+
+  Attributes:
+    dev: booleans [N, F, items].
+    external: booleans [N, F, items of the external set].
+  """
 
   dev: np.ndarray
   external: np.ndarray
+
+  @property
+  def accuracies(self) -> tuple[np.ndarray, np.ndarray]:
+    """On dev and external, [N, F] each."""
+    return self.dev.mean(axis=-1), self.external.mean(axis=-1)
 
 
 def sample_world(scenario: Scenario, index: int) -> World:
@@ -109,9 +120,9 @@ class Simulator:
     self.surface = sampled.surface
     self.shift = shift or sampled.shift
     self._rng = np.random.default_rng([scenario.settings.seed, index, 2])
-    self.detector = Detector(
-      scenario.constitution, scenario.families, scenario.settings.replays, index
-    )
+    self._dev_set = self._item_set(scenario.constitution.dev_set.items)
+    self._external_set = self._item_set(scenario.constitution.external_set.items)
+    self.detector = Detector(scenario.constitution, scenario.families, index)
 
   @property
   def onset(self) -> Onset | None:
@@ -120,15 +131,21 @@ class Simulator:
       return None
     return Onset(self._scenario.families[self.shift.family], self.shift.onset)
 
-  def scores(self, codes: np.ndarray, round_: int | np.ndarray) -> Scores:
-    """Measures recipes with all noise: training seeds, the sets' difficulty and their items.
+  def _item_set(self, items: int) -> ItemSet:
+    """Draws a set whose items are spread evenly over families."""
+    families = len(self._scenario.families)
+    common = self._scenario.settings.common_items
+    return ItemSet.sample(families, items // families, common, self._rng)
+
+  def measure(self, codes: np.ndarray, round_: int | np.ndarray) -> Measured:
+    """Trains and asks recipes, with all noise: training seeds, the sets' difficulty, their items.
 
     Args:
       codes: recipes, [N, P].
       round_: in which all recipes are trained, or [N] of each.
 
     Returns:
-      Accuracies on dev and external, [N, F] each.
+      Their answers.
     """
     settings = self._scenario.settings
     shape = (len(codes), len(self._scenario.families))
@@ -137,13 +154,31 @@ class Simulator:
     dev = self.surface.accuracies(codes, seed_noise + added.dev)
     transfer_noise = settings.transfer_sd * self._rng.standard_normal(shape)
     external = self.surface.accuracies(codes, seed_noise + added.external + transfer_noise)
-    measured_dev = self._measure(dev, self._constitution.dev_set.items)
-    return Scores(measured_dev, self._measure(external, self._constitution.external_set.items))
+    return Measured(
+      self._dev_set.answers(dev, self._rng), self._external_set.answers(external, self._rng)
+    )
 
-  def _measure(self, accuracies: np.ndarray, items: int) -> np.ndarray:
-    """Draws the share of right answers of a set of items, spread evenly over families."""
-    per_family = items // accuracies.shape[1]
-    return self._rng.binomial(per_family, accuracies) / per_family
+  def judge(self, names: Sequence[str], measured: Measured, same: Sequence[str]) -> dict[str, dict]:
+    """Gives the verdicts on one more round.
+
+    Args:
+      names: of its trials.
+      measured: their answers.
+      same: names of those that ran the starting recipe.
+
+    Returns:
+      Fields of the verdicts by stream.
+    """
+    return self.detector.judge(by_trial(names, self._scenario.families, *measured), same)
+
+  def start(self, names: Sequence[str], measured: Measured) -> None:
+    """Takes trials as replicates of the starting recipe.
+
+    Args:
+      names: of the trials.
+      measured: their answers.
+    """
+    self.detector.start(by_trial(names, self._scenario.families, *measured))
 
   def _shift_log_odds(self, codes: np.ndarray, round_: int | np.ndarray) -> LogOdds:
     if self.shift is None:
@@ -177,16 +212,26 @@ class Simulator:
     """
     encoder = self._scenario.encoder
     codes = [encoder.codes(encoder.prune(a.overlay)) for a in policy.assignments]
-    scores = self.scores(np.asarray(codes), policy.round)
-    for worker, row in enumerate(scores.dev.tolist()):
+    measured = self.measure(np.asarray(codes), policy.round)
+    dev, external = measured.accuracies
+    for worker, row in enumerate(dev.tolist()):
       trial = self._trial(policy, worker, row)
       state.trials[trial.trial] = trial
-    self._release(state, policy, scores.external)
-    # In round 0 all trials run one recipe, so that there is nothing to rank.
-    if policy.round and self._scenario.settings.verdicts:
-      state.verdicts[policy.round] = self.detector.judge(scores.dev, scores.external)
+    self._release(state, policy, external)
+    if self._scenario.settings.verdicts:
+      self._judge(state, policy, measured)
     evidence = round_evidence(state, policy.round, policy, self._constitution)
     return Evidence.from_json(evidence.to_text())
+
+  def _judge(self, state: CampaignState, policy: Policy, measured: Measured) -> None:
+    """Enters the verdicts on a round; in round 0 all trials run one recipe."""
+    names = [_trial_name(policy.round, worker) for worker in range(len(measured.dev))]
+    if not policy.round:
+      self.start(names, measured)
+      return
+    starting = state.trials[_trial_name(0, 0)].overlay
+    same = [name for name in names if state.trials[name].overlay == starting]
+    state.verdicts[policy.round] = self.judge(names, measured, same)
 
   def _trial(self, policy: Policy, worker: int, dev: list[float]) -> TrialState:
     """Makes a sealed trial with its dev accuracies, one of each family."""
@@ -208,7 +253,7 @@ class Simulator:
     return trial
 
   def _release(self, state: CampaignState, policy: Policy, external: np.ndarray) -> None:
-    """Releases external scores within the quota, and ranks all trials by them."""
+    """Releases external scores within the quota."""
     rules = self._constitution.release
     families = self._scenario.families
     items = self._constitution.external_set.items // len(families)
@@ -222,8 +267,6 @@ class Simulator:
         released[family] = [round(accuracy, rules.decimals), items]
       state.trials[name].released = round(overall[name], rules.decimals)
       state.trials[name].released_families = released
-    ranked = sorted(overall, key=lambda name: overall[name])
-    state.ranks[policy.round] = {name: rank for rank, name in enumerate(ranked)}
 
 
 def _trial_name(round_: int, worker: int) -> str:

@@ -1,21 +1,24 @@
 """The verdicts of a simulated campaign, by the functions that judge a real one."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from aevo_jax.config.constitution import Constitution, Reversal
-from aevo_jax.meta_agent.drift import calibration, reversal
-from aevo_jax.stats import concordance
+from aevo_jax.config.constitution import Constitution
+from aevo_jax.meta_agent.drift import levels, reversal
+from aevo_jax.meta_agent.drift.reversal import ALARMS
+from aevo_jax.stats import coarse, tracking
+from aevo_jax.stats.gain_test import Answers
+from aevo_jax.stats.tracking import OVERALL, Gains
 
-ALARMS = ('reversed', 'decoupled')
-OVERALL = 'overall'
+# trial -> family -> answers [items]
+Trials = Mapping[str, Mapping[str, Answers]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-  """The first round in which a stream was given a verdict of `ALARMS`."""
+  """The first round in which a stream was given a verdict of `reversal.ALARMS`."""
 
   round: int
   stream: str
@@ -27,25 +30,24 @@ def alarm_order(alarm: Alarm) -> tuple[int, str]:
   return alarm.round, alarm.stream
 
 
-def rules(constitution: Constitution, replays: int) -> Reversal:
-  """Returns the constitution's rules with another number of replays behind each threshold."""
-  return dataclasses.replace(constitution.reversal, replays=replays)
-
-
-def variances(dev: np.ndarray, items: int) -> np.ndarray:
-  """Computes the binomial variance of a dev accuracy, as the mean over trials.
+def by_trial(
+  names: Sequence[str], families: Sequence[str], dev: np.ndarray, external: np.ndarray
+) -> dict[str, dict[str, Answers]]:
+  """Names the trials and families of answers.
 
   Args:
-    dev: accuracies, [..., trials, F].
-    items: of the dev set, spread evenly over the F families.
+    names: of N trials.
+    families: of F families.
+    dev: booleans [N, F, items].
+    external: booleans [N, F, items].
 
   Returns:
-    [..., F + 1] variances by stream. The last stream, overall, is the mean of families.
+    trial -> family -> answers.
   """
-  families = dev.shape[-1]
-  accuracy = np.clip(dev, 0, 1)
-  by_family = (accuracy * (1 - accuracy)).mean(axis=-2) / (items // families)
-  return np.concatenate([by_family, by_family.sum(axis=-1, keepdims=True) / families**2], axis=-1)
+  named = {}
+  for i, name in enumerate(names):
+    named[name] = {f: Answers(dev[i, k], external[i, k]) for k, f in enumerate(families)}
+  return named
 
 
 class Detector:
@@ -54,54 +56,64 @@ class Detector:
   Args:
     constitution: its rules and budget.
     families: names; the streams are these and overall.
-    replays: coupled campaigns behind each threshold.
     seed: of the coins that break ties.
 
   Attributes:
     alarms: the first of each stream.
   """
 
-  def __init__(self, constitution: Constitution, families: Sequence[str], replays: int, seed: int):
-    self._rules = rules(constitution, replays)
-    self._budget = constitution.budget
+  def __init__(self, constitution: Constitution, families: Sequence[str], seed: int):
+    self._constitution = constitution
     self._streams = (*families, OVERALL)
     self._seed = seed
-    self._items = constitution.dev_set.items
-    self._rounds: list[dict] = []
+    self._start: dict[str, Mapping[str, Answers]] = {}
+    self._measured: list[tracking.Round] = []
+    self._rows: list[tracking.Rows] = []
     self.alarms: list[Alarm] = []
 
-  def judge(self, dev: np.ndarray, external: np.ndarray) -> dict[str, dict]:
+  def start(self, trials: Trials) -> None:
+    """Takes replicates of the starting recipe, before the first round."""
+    self._start |= trials
+
+  def judge(self, trials: Trials, same: Collection[str] = ()) -> dict[str, dict]:
     """Judges the campaign after one more round, and notes new alarms.
 
     Args:
-      dev: accuracies of the round's trials, [trials, F], unrounded.
-      external: of the same trials.
+      trials: of the round.
+      same: names of those that ran the starting recipe.
 
     Returns:
       Fields of the verdicts by stream.
     """
-    noise = dict(zip(self._streams, variances(dev, self._items).tolist(), strict=True))
-    thresholds = calibration.thresholds(
-      self._rounds, self._rules, self._budget.rounds, self._budget.workers, 0
+    rules = self._constitution.reversal
+    number = len(self._rows) + 1
+    fixed = levels.fix(
+      rules,
+      round_=number,
+      planned_rounds=self._constitution.budget.rounds,
+      streams=self._streams,
     )
-    self._rounds.append(
-      concordance.reduce_round(
-        self._by_stream(dev), self._by_stream(external), noise, self._seed + len(self._rounds)
+    for name in same:
+      self._start[f'{number}|{name}'] = trials[name]
+    self._measured.append(tracking.of_answers(trials))
+    changed = {name: answers for name, answers in trials.items() if name not in same}
+    exact = tracking.measure(
+      self._measured,
+      calibration_rounds=rules.calibration_rounds,
+      seed=self._seed + number,
+      gains=Gains(self._start, changed, rules.transfer),
+    )
+    self._rows.append(
+      coarse.rows(
+        exact,
+        gain_p=fixed.gain_p,
+        slope_p=fixed.slope_p,
+        decimals=self._constitution.release.decimals,
       )
     )
-    verdicts = {}
-    for stream, verdict in reversal.verdicts(self._rounds, self._rules, thresholds).items():
-      verdicts[stream] = dataclasses.asdict(verdict)
+    spoken = reversal.verdicts(self._rows, rules, fixed)
     known = {alarm.stream for alarm in self.alarms}
-    for stream, fields in sorted(verdicts.items()):
-      if fields['verdict'] in ALARMS and stream not in known:
-        self.alarms.append(Alarm(len(self._rounds), stream, fields['verdict']))
-    return verdicts
-
-  def _by_stream(self, accuracies: np.ndarray) -> dict[str, dict[str, float]]:
-    """Returns stream -> trial -> score of a table [trials, F]."""
-    columns = [*accuracies.T.tolist(), accuracies.mean(axis=1).tolist()]
-    scores = {}
-    for stream, column in zip(self._streams, columns, strict=True):
-      scores[stream] = {str(trial): score for trial, score in enumerate(column)}
-    return scores
+    for stream, verdict in sorted(spoken.items()):
+      if verdict.verdict in ALARMS and stream not in known:
+        self.alarms.append(Alarm(number, stream, verdict.verdict))
+    return {stream: dataclasses.asdict(verdict) for stream, verdict in spoken.items()}

@@ -33,13 +33,14 @@ class Settings:
     base_sd: spread of families around `base`.
     seed_sd: between training seeds, for each family, on dev and external alike.
     transfer_sd: by which the external set's difficulty differs from dev's, anew for each trial.
+    common_items: correlation of two trials' answers to an item, at an accuracy of 1/2: the part of
+      an item's luck that all trials share.
     plant_size: what the shifted axis moves on dev, from one end of its range to the other.
     plant_harm: how far a 'reversal' moves the external set the other way, in plant_size.
     plant_round: of the shift's onset; 0 is drawn from the plant seed.
     plant_axes: names of axes among which the shifted one is drawn; all where there are none.
     anchors: trials of the unchanged recipe in a round where designs are drawn without an agent;
       agents place anchors themselves.
-    replays: coupled campaigns behind each threshold of the verdicts, in place of reversal.replays.
     verdicts: whether every round is judged, which takes as long as an agent.
   """
 
@@ -53,12 +54,12 @@ class Settings:
   base_sd: Annotated[float, Ge(0)] = 0.7
   seed_sd: Annotated[float, Ge(0)] = 0.085
   transfer_sd: Annotated[float, Ge(0)] = 0.05
+  common_items: Annotated[float, Interval(ge=0, lt=1)] = 0.7
   plant_size: float = 2.0
   plant_harm: Annotated[float, Ge(0)] = 1.0
   plant_round: Annotated[int, Ge(0)] = 0
   plant_axes: tuple[str, ...] = ()
   anchors: Annotated[int, Ge(0)] = 1
-  replays: int = 200
   verdicts: bool = True
 
   def __post_init__(self):

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aevo_jax.meta_agent.drift.reversal import ALARMS
 from aevo_jax.simulation import designs
 from aevo_jax.simulation.campaign import Outcome, run
-from aevo_jax.simulation.detector import ALARMS, OVERALL, Alarm
+from aevo_jax.simulation.detector import OVERALL, Alarm
 from aevo_jax.simulation.scenario import Scenario
 from aevo_jax.stats.intervals import wilson
 

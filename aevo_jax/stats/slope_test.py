@@ -1,157 +1,177 @@
-"""The slope of external on dev within rounds, and a one-sided Welch test that it fell.
+"""The slope of external on dev within rounds, and a one-sided test that it fell.
 
 The slope, not the correlation: noise of the external score, or scoring only the best trials by dev,
-lowers a correlation and leaves the slope as it is. Noise of dev (few items) attenuates the slope by
-lambda = 1 - var_item / var_observed. Policies that converge shrink the spread between trials and
-with it lambda. So the reference is scaled by lambda_now / lambda_reference before it is compared,
-lambda_now being the least that the observed spread allows.
+lowers a correlation and leaves the slope as it is. Both scores are taken as log-odds where they are
+accuracies, so that a slope stays as it is when levels drift towards 0 or 1. Standard errors are
+HC3 (MacKinnon and White 1985), which hold where the residuals of some trials are larger than those
+of others, and the two slopes are compared as Welch compares means.
 
-All functions work on numbers and, element by element, on arrays.
+Noise of dev (few items) attenuates the slope by lambda = 1 - var_item / var_observed. Policies that
+converge shrink the spread between trials and with it lambda. So the reference is scaled by
+lambda_now / lambda_reference before it is compared, lambda_now being the least that the observed
+spread allows.
 """
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from aevo_jax.stats.concordance import centred_sums
-
 # Probability that dev's true spread is below the bound that the reference is scaled by.
 CAUTION = 0.1
 # Residual degrees of freedom of a slope that is compared: Satterthwaite's approximation is too
 # liberal below.
 LEAST_FREEDOM = 4
+# Share of a residual that a trial's own leverage leaves, at least: beyond it the trial alone
+# decides the slope.
+_LEAST_LEFT = 1e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class Moments:
-  """Sums over trials, each trial centred on its round; numbers, or arrays of one shape.
+class Round(NamedTuple):
+  """Scores of one round's trials on one scale, log-odds where they are accuracies.
 
   Attributes:
-    n: trials.
-    groups: rounds they come from.
-    sxx: sum of squares of dev (x).
-    sxy: sum of products of dev and external.
-    syy: sum of squares of external (y).
-    item: sum over rounds of (trials - 1) x variance of dev by its items, which is what item noise
-      adds to sxx; nan where unknown.
+    dev: [trials].
+    external: [trials].
+    item_variance: of a dev score, by what its items do to one trial and not to another; None where
+      it is not known.
   """
 
-  n: float | np.ndarray
-  groups: float | np.ndarray
-  sxx: float | np.ndarray
-  sxy: float | np.ndarray
-  syy: float | np.ndarray
-  item: float | np.ndarray = np.nan
+  dev: Sequence[float]
+  external: Sequence[float]
+  item_variance: float | None
 
-  @classmethod
-  def of_round(
-    cls, dev: Sequence[float], external: Sequence[float], item_variance: float | None
-  ) -> 'Moments':
-    """Computes one round's moments.
 
-    Args:
-      dev: [trials].
-      external: [trials].
-      item_variance: variance of a dev score by its items; None where unknown.
+class Slope(NamedTuple):
+  """The slope of external on dev over some rounds.
 
-    Returns:
-      Moments of one group.
-    """
-    item = np.nan if item_variance is None else (len(dev) - 1) * item_variance
-    return cls(len(dev), 1, **centred_sums(dev, external), item=item)
+  Attributes:
+    value: external per dev; nan where dev has no spread.
+    variance: its squared standard error, HC3.
+    freedom: residual degrees of freedom: trials less rounds less 1.
+    spread: variance of dev between the trials of a round.
+    item_variance: of dev by its items, mean over trials; nan where it is not known.
+    trials: behind it.
+  """
 
-  @property
-  def freedom(self):
-    """Residual degrees of freedom."""
-    return self.n - self.groups - 1
+  value: float
+  variance: float
+  freedom: int
+  spread: float
+  item_variance: float
+  trials: int
 
   @property
-  def spread(self):
-    """Variance of dev between trials of a round."""
-    return self.sxx / np.maximum(self.n - self.groups, 1)
+  def reliability(self) -> float:
+    """lambda: the share of dev's variance that is not item noise, at least 0; nan if unknown."""
+    if not self.spread > 0:
+      return 0.0
+    return float(np.maximum(1 - self.item_variance / self.spread, 0.0))
 
-  @functools.cached_property
-  def reliability(self):
-    """lambda: the share of dev's variance that is not item noise, 0 or more; nan where unknown."""
-    with np.errstate(divide='ignore', invalid='ignore'):
-      share = np.maximum(1 - np.divide(self.item, self.sxx), 0)
-      known = np.where(np.asarray(self.sxx) > 0, share, 0)
-      return np.where(np.isnan(self.item), np.nan, known)
-
-  @functools.cached_property
-  def least_reliability(self):
+  @property
+  def least_reliability(self) -> float:
     """`reliability` if the observed variance is at its lower confidence bound.
 
     The bound is one-sided, at `CAUTION`, for normal scores.
     """
-    freedom = np.maximum(self.n - self.groups, 1)
-    return np.maximum(1 - (1 - self.reliability) * special.chdtri(freedom, CAUTION) / freedom, 0)
+    between = self.freedom + 1
+    bound = float(special.chdtri(between, CAUTION)) / between
+    return float(np.maximum(1 - (1 - self.reliability) * bound, 0.0))
 
-  @functools.cached_property
-  def slope(self):
-    """External per dev; nan where dev has no spread."""
-    with np.errstate(divide='ignore', invalid='ignore'):
-      return np.where(np.asarray(self.sxx) > 0, np.divide(self.sxy, self.sxx), np.nan)
-
-  @functools.cached_property
-  def variance(self):
-    """Squared standard error of the slope.
-
-    The residual sum of squares is at least what rounding leaves of syy.
-    """
-    with np.errstate(divide='ignore', invalid='ignore'):
-      residual = np.maximum(
-        self.syy - np.divide(np.square(self.sxy), self.sxx), 1e-12 * np.asarray(self.syy)
-      )
-      return np.divide(residual / np.maximum(self.freedom, 1), self.sxx)
-
-  @functools.cached_property
-  def comparable(self):
+  @property
+  def comparable(self) -> bool:
     """Whether there is a slope with enough degrees of freedom."""
-    return (np.asarray(self.sxx) > 0) & (self.freedom >= LEAST_FREEDOM)
+    return self.spread > 0 and self.freedom >= LEAST_FREEDOM
 
 
-def pool(rounds: Sequence[Moments]) -> Moments:
-  """Adds up the moments of rounds.
+def log_odds(accuracies: Sequence[float], items: int) -> np.ndarray:
+  """Computes log-odds, with half an item added on each side so that they are finite.
 
-      >>> pool([Moments(2, 1, 1.0, 1.0, 1.0), Moments(3, 1, 2.0, 1.0, 1.0)]).sxx
-      3.0
+      >>> log_odds([0.5, 1.0], 100).round(3).tolist()
+      [0.0, 5.303]
 
   Args:
-    rounds: of any number. Rounds without known item noise make that of the sum unknown.
+    accuracies: [trials] shares of right answers.
+    items: behind each.
 
   Returns:
-    Their moments together; zeros if there are none.
+    [trials] log-odds.
   """
-  totals = {}
-  for field in dataclasses.fields(Moments):
-    totals[field.name] = sum((getattr(m, field.name) for m in rounds), 0.0)
-  return Moments(**totals)
+  right = np.asarray(accuracies, np.float64) * items
+  return np.log((right + 0.5) / (items - right + 0.5))
 
 
-def positive_p(moments: Moments) -> np.ndarray:
+def slope(rounds: Sequence[Round]) -> Slope:
+  """Fits the slope over some rounds, each trial centred on its round, with its HC3 error.
+
+      Var(b) = sum_i (x_i r_i / (1 - h_i))^2 / (sum_i x_i^2)^2
+
+  x_i is the centred dev score, r_i the residual and h_i the leverage, 1 / (trials of the round) +
+  x_i^2 / sum x^2 (MacKinnon and White 1985, eq. 12).
+
+      >>> slope([Round([0.0, 1.0, 2.0], [1.0, 3.0, 5.0], None)]).value
+      2.0
+
+  Args:
+    rounds: of two trials or more each; others are left out.
+
+  Returns:
+    The slope. Where no round is left, its spread is 0.
+  """
+  rounds = [each for each in rounds if len(each.dev) > 1]
+  x = _centred([each.dev for each in rounds])
+  y = _centred([each.external for each in rounds])
+  sizes = np.array([len(each.dev) for each in rounds])
+  squares = float(x @ x)
+  between = int(sizes.sum()) - len(rounds)
+  spread = squares / between if between else 0.0
+  weights = sizes - 1
+  known = [np.nan if each.item_variance is None else each.item_variance for each in rounds]
+  item_variance = float(weights @ np.array(known)) / between if between else np.nan
+  if not squares > 0:
+    return Slope(np.nan, np.nan, between - 1, 0.0, item_variance, len(x))
+  value = float(x @ y) / squares
+  left = 1 - np.repeat(1 / sizes, sizes) - np.square(x) / squares
+  # What rounding leaves of a perfect line is no residual.
+  residuals = np.maximum(np.abs(y - value * x), 1e-6 * np.abs(y).max(initial=0.0))
+  errors = x * residuals / np.maximum(left, _LEAST_LEFT)
+  variance = float(errors @ errors) / squares**2
+  return Slope(value, variance, between - 1, spread, item_variance, len(x))
+
+
+def _centred(rounds: Sequence[Sequence[float]]) -> np.ndarray:
+  """All values, each less the mean of its round; exactly 0 where a round is constant."""
+  parts = [np.zeros(0)]
+  for values in rounds:
+    shifted = np.asarray(values, np.float64) - values[0]
+    parts.append(shifted - shifted.mean())
+  return np.concatenate(parts)
+
+
+def positive_p(slope: Slope) -> float:
   """Computes the one-sided p value of a slope above 0, by Student's t.
 
-      >>> float(positive_p(Moments(8, 1, 1.0, 0.0, 1.0)))
+      >>> positive_p(Slope(0.0, 1.0, 8, 1.0, 0.0, 10))
       0.5
 
   Args:
-    moments: of any shape.
+    slope: of any rounds.
 
   Returns:
-    p values of that shape; 1 where there is no slope to compare.
+    The p value; 1 where there is no slope to compare.
   """
-  with np.errstate(divide='ignore', invalid='ignore'):
-    t = np.where(moments.slope == 0, 0.0, moments.slope / np.sqrt(moments.variance))
-  return np.where(moments.comparable, special.stdtr(np.maximum(moments.freedom, 1), -t), 1.0)
+  if not slope.comparable:
+    return 1.0
+  if slope.value == 0:
+    return 0.5
+  with np.errstate(divide='ignore'):
+    statistic = slope.value / np.sqrt(slope.variance)
+  return float(special.stdtr(slope.freedom, -statistic))
 
 
 class Fall(NamedTuple):
-  """A Welch test.
+  """A test that a slope fell.
 
   Attributes:
     p: one-sided, of a slope below the scaled reference; 1 where it cannot be tested.
@@ -162,15 +182,15 @@ class Fall(NamedTuple):
     ratio: (least) lambda_now / lambda_reference; 1 where item noise is unknown.
   """
 
-  p: np.ndarray
-  statistic: np.ndarray
-  freedom: np.ndarray
-  drop: np.ndarray
-  error: np.ndarray
-  ratio: np.ndarray
+  p: float
+  statistic: float
+  freedom: float
+  drop: float
+  error: float
+  ratio: float
 
 
-def fell(reference: Moments, now: Moments, up_to: float = 1.0, cautious: bool = True) -> Fall:
+def fell(reference: Slope, now: Slope) -> Fall:
   """Tests whether the slope fell below the reference (Welch 1947).
 
       t = (ratio b_reference - b_now) / sqrt(ratio^2 var_reference + var_now)
@@ -178,60 +198,48 @@ def fell(reference: Moments, now: Moments, up_to: float = 1.0, cautious: bool = 
   The ratio of reliabilities is held within [0, 1]: a larger spread than in the reference would
   raise the slope that is expected, and with eight trials that is as often chance as it is true.
 
-      >>> before, now = Moments(9, 1, 1.0, 1.0, 1.1), Moments(9, 1, 1.0, 0.0, 1.0)
-      >>> bool(fell(before, now).p < 0.05)
+      >>> fell(Slope(1.0, 0.01, 12, 1.0, 0.0, 14), Slope(0.0, 0.01, 12, 1.0, 0.0, 14)).p < 1e-4
       True
 
   Args:
-    reference: moments of the calibration rounds.
-    now: moments of the rounds that are judged, of the same shape.
-    up_to: a p value certain to exceed it may be given as 1, which saves a replay most of its time.
-    cautious: takes the least reliability that the observed spread allows now. The estimate itself
-      is by chance too high as often as too low. Far out in the tail, where a campaign's critical p
-      lies, that alone gives two to four times the nominal rate of alarms.
+    reference: of the calibration rounds.
+    now: of the rounds that are judged.
 
   Returns:
-    The test, element by element.
+    The test.
   """
-  with np.errstate(divide='ignore', invalid='ignore'):
-    before = reference.reliability
-    after = now.least_reliability if cautious else now.reliability
-    testable = reference.comparable & now.comparable & ~(before == 0)
-    known = testable & ~np.isnan(before) & ~np.isnan(after)
-    ratio = np.where(known, np.clip(after / before, 0.0, 1.0), 1.0)
-    drop = ratio * reference.slope - now.slope
-    first = ratio**2 * reference.variance
-    second = now.variance
-    freedom = (first + second) ** 2 / (
-      first**2 / np.maximum(reference.freedom, 1) + second**2 / np.maximum(now.freedom, 1)
-    )
-    freedom = np.where(np.isfinite(freedom), freedom, LEAST_FREEDOM)
-    error = np.sqrt(first + second)
-    # No error at all is certainty, and no drop is no evidence.
-    statistic = np.where(drop == 0, 0.0, drop / error)
-    # Student's tail is above the normal one: below the normal quantile, p exceeds `up_to`.
-    worth = np.asarray(testable & (statistic >= special.ndtri(1 - up_to)))
-    p = np.ones(worth.shape)
-    p[worth] = special.stdtr(
-      np.broadcast_to(freedom, worth.shape)[worth], -np.broadcast_to(statistic, worth.shape)[worth]
-    )
-    return Fall(p, statistic, freedom, drop, error, ratio)
+  before = reference.reliability
+  ratio = 1.0
+  if before > 0 and not np.isnan(now.item_variance):
+    ratio = float(np.clip(now.least_reliability / before, 0.0, 1.0))
+  if not reference.comparable or not now.comparable or before == 0:
+    return Fall(1.0, 0.0, LEAST_FREEDOM, 0.0, np.nan, ratio)
+  drop = ratio * reference.value - now.value
+  first = ratio**2 * reference.variance
+  second = now.variance
+  error = np.sqrt(first + second)
+  if error == 0:  # two perfect lines: certainty, and no drop is no evidence
+    return Fall(float(drop <= 0), float(np.sign(drop) * np.inf), np.inf, drop, 0.0, ratio)
+  freedom = (first + second) ** 2 / (first**2 / reference.freedom + second**2 / now.freedom)
+  statistic = float(drop / error)
+  return Fall(
+    float(special.stdtr(freedom, -statistic)), statistic, float(freedom), drop, float(error), ratio
+  )
 
 
-def minimum_detectable_drop(fall: Fall, critical_p: float, power: float) -> float:
-  """Computes the true drop that the test detects: error (t_{1 - critical_p} + t_power).
+def minimum_detectable_drop(fall: Fall, level: float, power: float) -> float:
+  """Computes the true drop that the test detects: error (t_{1 - level} + t_power).
 
-      >>> one = np.float64(1.0)
-      >>> round(minimum_detectable_drop(Fall(one, one, 30.0, one, one, one), 0.05, 0.5), 3)
+      >>> round(minimum_detectable_drop(Fall(1.0, 1.0, 30.0, 1.0, 1.0, 1.0), 0.05, 0.5), 3)
       1.697
 
   Args:
-    fall: a test of one stream, which gives the standard error and the degrees of freedom.
-    critical_p: p value at which the test alarms.
+    fall: a test, which gives the standard error and the degrees of freedom.
+    level: p value at which the test alarms.
     power: probability of an alarm.
 
   Returns:
     A drop of the slope, external per dev.
   """
-  quantiles = special.stdtrit(fall.freedom, 1 - critical_p) + special.stdtrit(fall.freedom, power)
+  quantiles = special.stdtrit(fall.freedom, 1 - level) + special.stdtrit(fall.freedom, power)
   return float(fall.error * quantiles)

@@ -17,13 +17,17 @@ from aevo_jax.config.constitution import Constitution
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.evaluation.servers import arbiter
 from aevo_jax.meta_agent import policy as policy_lib
-from aevo_jax.meta_agent.drift import calibration, reversal
+from aevo_jax.meta_agent.drift import levels as levels_lib
+from aevo_jax.meta_agent.drift import reversal
+from aevo_jax.meta_agent.drift.levels import Levels
 from aevo_jax.meta_agent.llm import agent as llm_agent
 from aevo_jax.meta_agent.policy import ANCHOR, Policy
 from aevo_jax.meta_agent.scores import OVERALL, DevScore
-from aevo_jax.stats import concordance
+from aevo_jax.stats import tracking
 
 FINAL = -1  # the round number of final retrainings in trial records
+# Items that a score that was handed in is taken to count: its scorer tells no number.
+_SUBMITTED_ITEMS = 1000
 
 
 class Retraining(NamedTuple):
@@ -154,39 +158,70 @@ def dev_streams(trials: Sequence[TrialState]) -> dict[str, dict[str, float]]:
   return dict(sorted(by_stream.items()))
 
 
-def dev_item_variance(trials: Sequence[TrialState]) -> dict[str, float]:
-  """Computes how much the items' luck moves a dev accuracy.
+def question(
+  state: CampaignState, round_: int, constitution: Constitution, campaign_seed: int
+) -> dict[str, Any]:
+  """Builds what the arbiter is asked about a round: how far external followed dev so far.
 
   Args:
-    trials: of a round.
+    state: of the campaign, with the round's scores and its levels.
+    round_: the round.
+    constitution: of the campaign.
+    campaign_seed: of the campaign.
 
   Returns:
-    stream -> variance, mean over the trials that have both scores.
+    See `told.told`. The replicates of the starting recipe are all trials of any round that ran it.
   """
-  by_stream: dict[str, list[float]] = {}
-  for trial in trials:
-    if trial.has_external and trial.dev is not None:
-      for stream, part in DevScore.from_json(trial.dev).streams().items():
-        by_stream.setdefault(stream, []).append(part.item_variance)
-  return {stream: sum(values) / len(values) for stream, values in sorted(by_stream.items())}
+  rounds = []
+  for k in range(1, round_ + 1):
+    rounds.append([t.trial for t in state.of_round(k) if t.has_external and t.dev is not None])
+  start = []
+  overlays = {trial.overlay for trial in state.of_round(0)}
+  for trial in state.trials.values():
+    scored = trial.has_external and trial.dev is not None
+    if scored and trial.overlay in overlays and 0 <= trial.round <= round_:
+      start.append(trial.trial)
+  levels = state.thresholds[round_]
+  return {
+    'round': round_,
+    'rounds': rounds,
+    'start': sorted(start),
+    'transfer': constitution.reversal.transfer,
+    'calibration_rounds': constitution.reversal.calibration_rounds,
+    'seed': tie_seed(campaign_seed, round_),
+    'gain_p': levels['gain_p'],
+    'slope_p': levels['slope_p'],
+  }
 
 
-def submitted_concordance(trials: Sequence[TrialState], seed: int) -> dict[str, dict]:
-  """Computes the statistics of a round whose external scores were handed in.
+def submitted_concordance(
+  state: CampaignState, round_: int, constitution: Constitution, campaign_seed: int
+) -> dict[str, dict]:
+  """Computes the rows of a round whose external scores were handed in, of rounds 1 to it.
 
   Args:
-    trials: of the round.
-    seed: of the coin that breaks ties.
+    state: of the campaign.
+    round_: the round.
+    constitution: of the campaign.
+    campaign_seed: of the campaign.
 
   Returns:
-    'overall' -> statistics, since such scores are of the whole set.
+    'overall' -> row of `tracking.measure`, since such scores are of the whole set.
   """
-  scores = {t.trial: t.submitted for t in trials if t.submitted is not None}
-  streams = dev_streams(trials)
-  dev = {}
-  if OVERALL in streams:
-    dev[OVERALL] = streams[OVERALL]
-  return concordance.reduce_round(dev, {OVERALL: scores}, dev_item_variance(trials), seed)
+  rounds = []
+  for k in range(1, round_ + 1):
+    trials = state.of_round(k)
+    scores = {t.trial: t.submitted for t in trials if t.submitted is not None}
+    dev = {OVERALL: dev_streams(trials).get(OVERALL, {})}
+    items = [t.dev['overall']['total'] for t in trials if t.dev is not None]
+    rounds.append(
+      tracking.of_accuracies(dev, {OVERALL: scores}, max(items, default=None), _SUBMITTED_ITEMS)
+    )
+  return tracking.measure(
+    rounds,
+    calibration_rounds=constitution.reversal.calibration_rounds,
+    seed=tie_seed(campaign_seed, round_),
+  )
 
 
 def submitted_control(state: CampaignState, last: int) -> dict | None:
@@ -225,35 +260,35 @@ def judged_rounds(state: CampaignState, last: int) -> list[dict]:
   return [state.concordance.get(k, {}) for k in range(1, last + 1)]
 
 
-def fix_thresholds(
-  state: CampaignState, round_: int, constitution: Constitution, campaign_seed: int
-) -> dict[str, Any]:
-  """Computes the thresholds that will judge a round, from the rounds before it.
+def fix_levels(state: CampaignState, round_: int, constitution: Constitution) -> dict[str, Any]:
+  """Computes the levels that will judge a round.
 
   Args:
-    state: of the campaign.
+    state: of the campaign, with the dev scores of round 0.
     round_: the round to be judged.
     constitution: of the campaign.
-    campaign_seed: of the campaign.
 
   Returns:
-    The fields of `calibration.Thresholds`.
+    The fields of `levels.Levels`.
   """
-  workers = constitution.budget.workers
-  if state.started['settings'].get('arbiter') == 'manual':
-    workers = min(workers, constitution.release.per_round)  # nobody scores the others
-  thresholds = calibration.thresholds(
-    judged_rounds(state, round_ - 1),
+  streams = {OVERALL}
+  manual = state.started['settings'].get('arbiter') == 'manual'
+  if not manual:  # scores that are handed in are of the whole set
+    for trial in state.of_round(0):
+      if trial.dev is not None:
+        streams.update(DevScore.from_json(trial.dev).streams())
+  levels = levels_lib.fix(
     constitution.reversal,
-    constitution.budget.rounds,
-    workers,
-    trial_seed(campaign_seed, 'thresholds'),
+    round_=round_,
+    planned_rounds=constitution.budget.rounds,
+    streams=streams,
+    with_gains=not manual,
   )
-  return dataclasses.asdict(thresholds)
+  return dataclasses.asdict(levels)
 
 
 def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> dict[str, dict]:
-  """Computes the verdicts on a round, under the thresholds that were fixed before it.
+  """Computes the verdicts on a round, at the levels that were fixed before it.
 
   Args:
     state: of the campaign, with the round's concordance.
@@ -266,9 +301,7 @@ def verdicts(state: CampaignState, round_: int, constitution: Constitution) -> d
   rounds = judged_rounds(state, round_)
   if not any(rounds):  # one trial a round is ranked against nothing
     return {}
-  spoken = reversal.verdicts(
-    rounds, constitution.reversal, calibration.Thresholds(**state.thresholds[round_])
-  )
+  spoken = reversal.verdicts(rounds, constitution.reversal, Levels(**state.thresholds[round_]))
   return {stream: dataclasses.asdict(verdict) for stream, verdict in sorted(spoken.items())}
 
 

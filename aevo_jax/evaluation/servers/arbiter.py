@@ -10,11 +10,10 @@ machine meets the same holdout. The constitution holds only the secret's commitm
 
   score         trial, weights, file_digest      -> {}
                 scored and kept; nothing is told
-  ranks         trials, seed                     -> {"ranks"}
-                0 = lowest external score; ties broken by the seeded coin
-  concordance   round, trials, dev, ...          -> {"streams"}
-                by family and overall, how far external followed dev: rank counts and rounded
-                moments; asked once a round, and the same question again gets the same answer
+  concordance   round, rounds, dev, ...          -> {"streams"}
+                by family and overall, how far external followed dev: discordant pairs and coarse
+                results of the tests; asked once a round, and the same question again gets the
+                same answer
   control       round, rounds                    -> {"result"}
                 did the revised arm beat the control arm? difference, p value, numbers of trials;
                 asked once a round, likewise
@@ -35,22 +34,20 @@ import hmac
 import json
 import os
 import pathlib
-import random
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from aevo_jax.evaluation.servers import arguments as arguments_lib
-from aevo_jax.evaluation.servers import protocol
+from aevo_jax.evaluation.servers import protocol, told
 from aevo_jax.evaluation.servers.score_files import write_scores
-from aevo_jax.stats import concordance, permutation
+from aevo_jax.stats import permutation
 
 KEY = 'arbiter.key'
 KEY_BYTES = 32
 OPERATIONS = (
   'score',
-  'ranks',
   'concordance',
   'control',
   'release',
@@ -127,40 +124,6 @@ def holdout_secret(home: pathlib.Path, holdout: str) -> bytes:
 
 
 # -- what is told of scores ------------------------------------------------------------------------
-
-
-def rank(accuracies: Mapping[str, float], seed: int) -> dict[str, int]:
-  """Ranks trials; a seeded coin that does not depend on their order breaks ties.
-
-  Args:
-    accuracies: trial -> accuracy.
-    seed: of the coin.
-
-  Returns:
-    trial -> rank, 0 = lowest.
-  """
-  coin = random.Random(seed)
-  keys = {trial: (accuracies[trial], coin.random()) for trial in sorted(accuracies)}
-  order = sorted(keys, key=lambda trial: (*keys[trial], trial))
-  return {trial: position for position, trial in enumerate(order)}
-
-
-def accuracy(summary: dict, stream: str) -> float | None:
-  """Reads an accuracy.
-
-  Args:
-    summary: of a set.
-    stream: a family or 'overall'.
-
-  Returns:
-    The accuracy, None where the set has no such family.
-  """
-  proportion = summary['by_family'].get(stream)
-  if stream == 'overall':
-    proportion = summary['overall']
-  if proportion is None:
-    return None
-  return proportion['accuracy']
 
 
 def released_families(summary: dict, decimals: int) -> dict[str, list]:
@@ -284,18 +247,6 @@ class Arbiter:
     """
     return self._keep('final', request['candidate'], request)
 
-  def ranks(self, request: dict) -> dict:
-    """Ranks trials by their external scores.
-
-    Args:
-      request: 'trials' and 'seed'.
-
-    Returns:
-      'ranks': see `rank`.
-    """
-    accuracies = {trial: self._accuracy(trial) for trial in request['trials']}
-    return {'ranks': rank(accuracies, request['seed'])}
-
   def release(self, request: dict) -> dict:
     """Releases rounded scores within the round's quota.
 
@@ -318,10 +269,10 @@ class Arbiter:
     """Measures how far external followed dev in a round; asked once a round.
 
     Args:
-      request: 'round', 'trials', 'dev' (stream -> trial -> accuracy), 'variance' and 'seed'.
+      request: 'round', 'dev' (trial -> family -> right answers) and a question, see `told.told`.
 
     Returns:
-      'streams': see `stats.concordance.reduce_round`.
+      'streams': see `told.told`.
     """
     return self._once('concordance', request, self._concordance)
 
@@ -364,11 +315,14 @@ class Arbiter:
       raise protocol.RequestError(f'{name!r} is not a trial name')
     return self._private / f'{name}.{split}.json'
 
-  def _summary(self, trial: str) -> dict:
+  def _stored(self, trial: str) -> dict:
     path = self._path('external', trial)
     if not path.exists():
       raise protocol.RequestError(f'{trial} has no external score yet')
-    return json.loads(path.read_text())['summary']
+    return json.loads(path.read_text())
+
+  def _summary(self, trial: str) -> dict:
+    return self._stored(trial)['summary']
 
   def _accuracy(self, trial: str) -> float:
     return self._summary(trial)['overall']['accuracy']
@@ -410,14 +364,15 @@ class Arbiter:
     return stored['answer']
 
   def _concordance(self, request: dict) -> dict:
-    summaries = {trial: self._summary(trial) for trial in request['trials']}
-    external = {}
-    for stream in request['dev']:
-      external[stream] = {trial: accuracy(s, stream) for trial, s in summaries.items()}
-    streams = concordance.reduce_round(
-      request['dev'], external, request['variance'], request['seed']
-    )
-    return {'streams': streams}
+    external = {trial: self._bits(trial) for trial in request['dev']}
+    decimals = self._constitution.release.decimals
+    return {'streams': told.told(request['dev'], external, request, decimals=decimals)}
+
+  def _bits(self, trial: str) -> dict[str, str]:
+    from aevo_jax.evaluation.scoring import from_rows  # noqa: PLC0415 - it starts JAX
+
+    rows = self._stored(trial)['items']
+    return told.bits(from_rows(rows), self._constitution.objective.verifier)
 
   def _control(self, request: dict) -> dict:
     rounds = []

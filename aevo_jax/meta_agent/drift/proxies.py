@@ -29,10 +29,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent.drift import calibration, reversal
-from aevo_jax.meta_agent.drift.calibration import Thresholds
+from aevo_jax.meta_agent.drift import levels as levels_lib
+from aevo_jax.meta_agent.drift import reversal
+from aevo_jax.meta_agent.drift.levels import Levels
 from aevo_jax.meta_agent.drift.reversal import Verdict
-from aevo_jax.stats import concordance
+from aevo_jax.stats import tracking
 
 DEV = 'dev'
 CROSS = 'cross'
@@ -58,7 +59,7 @@ class _Cell(NamedTuple):
   proxy: str
 
 
-# of every round: comparison -> row of `concordance.reduce_round`
+# of every round: comparison -> row of `tracking.measure`
 _Rows = list[dict[_Cell, Any]]
 # stream -> what is compared there: (proxy, the others)
 _Comparisons = Mapping[str, Iterable[tuple[str, Sequence[str]]]]
@@ -123,13 +124,14 @@ class Judgement:
     verdicts: stream -> proxy -> verdict; of a proxy that was named, against those it departs from.
     trust: proxy -> stream -> trust.
     departed: stream -> proxies named in this round.
-    thresholds: fixed before the round; None before the first round of recipes that differ.
+    thresholds: levels, fixed before the round; None before the first round of recipes that differ,
+      and in evidence of versions whose tests had other ones.
   """
 
   verdicts: Mapping[str, Mapping[str, Verdict]] = dataclasses.field(default_factory=dict)
   trust: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
   departed: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-  thresholds: Thresholds | None = None
+  thresholds: Levels | None = None
 
   @classmethod
   def from_json(cls, fields: Mapping[str, Any]) -> 'Judgement':
@@ -151,7 +153,7 @@ class Judgement:
       departed[stream] = tuple(named)
     fixed = fields['thresholds']
     if fixed is not None:
-      fixed = Thresholds(**fixed)
+      fixed = None if 'replays' in fixed else Levels(**fixed)
     return cls(verdicts, fields['trust'], departed, fixed)
 
   def to_json(self) -> dict[str, Any]:
@@ -164,16 +166,13 @@ class Judgement:
     return {'evidence': WEAKER, **dataclasses.asdict(self)}
 
 
-def judge(
-  rounds: Sequence[Round], rules: Reversal, planned_rounds: int, workers: int
-) -> list[Judgement]:
+def judge(rounds: Sequence[Round], rules: Reversal, planned_rounds: int) -> list[Judgement]:
   """Judges after every round, each time from that round and the rounds before.
 
   Args:
     rounds: of trials that differ; the noise floor's round of equal recipes is none.
     rules: of the verdicts.
     planned_rounds: of the whole campaign.
-    workers: trials a round.
 
   Returns:
     One judgement for each round.
@@ -181,7 +180,7 @@ def judge(
   judgements: list[Judgement] = []
   trust: Mapping[str, Mapping[str, float]] = {}
   for done in range(1, len(rounds) + 1):
-    judgements.append(_judge(rounds[:done], trust, rules, planned_rounds, workers))
+    judgements.append(_judge(rounds[:done], trust, rules, planned_rounds))
     trust = judgements[-1].trust
   return judgements
 
@@ -191,7 +190,6 @@ def _judge(
   trust: Mapping[str, Mapping[str, float]],
   rules: Reversal,
   planned_rounds: int,
-  workers: int,
 ) -> Judgement:
   """Judges after the latest of some rounds, under the trust before it."""
   latest = _latest_trial(rounds)
@@ -202,7 +200,13 @@ def _judge(
     if len(panel) > 1:
       comparisons[stream] = _against_each_other(panel)
   rows = board.rows(comparisons)
-  thresholds = calibration.thresholds(rows[:-1], rules, planned_rounds, workers, seed=0)
+  thresholds = levels_lib.fix(
+    rules,
+    round_=len(rounds),
+    planned_rounds=planned_rounds,
+    streams=[_Cell(stream, proxy) for stream in comparisons for proxy in panels[stream]],
+    with_gains=False,
+  )
   verdicts: dict[str, dict[str, Verdict]] = {}
   if any(rows):
     verdicts = _by_stream(reversal.verdicts(rows, rules, thresholds))
@@ -299,7 +303,7 @@ class _Examination:
   rows: _Rows
   stream: str
   rules: Reversal
-  thresholds: Thresholds
+  thresholds: Levels
 
   def verdicts(self, left: Sequence[str], out: Sequence[str]) -> dict[str, Verdict]:
     """proxy -> verdict: those left against each other, those out against all that are left."""
@@ -389,6 +393,7 @@ class _Board:
 
     Others that never differed have no say.
     """
+    rounds = []
     rows = []
     for number, round_ in enumerate(self._rounds):
       dev = {}
@@ -403,7 +408,8 @@ class _Board:
           if round_:
             variances = [trial[proxy][stream][1] for trial in round_.values()]
             variance[cell] = float(np.mean(variances))
-      rows.append(concordance.reduce_round(dev, consensus, variance, seed=number))
+      rounds.append(tracking.Round(dev, consensus, variance))
+      rows.append(tracking.measure(rounds, calibration_rounds=len(self._first), seed=number))
     return rows
 
   def _consensus(self, round_: Round, stream: str, others: Sequence[str]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Trust: how far dev is believed, family by family, and what a step of dev is worth to the agent.
 
-A family whose dev is called reversed or decoupled stops being rewarded for dev. Its `objective`,
-the worth of a step on dev in external score, falls from 1 to the measured slope over the reference
-slope, at most 0 for a reversed one. Below 0 the agent looks for what lowers dev there, since that
+A family whose dev is called reversed, decoupled or gaining nothing stops being rewarded for dev.
+Its `objective`, the worth of a step on dev in external score, falls from 1 to the measured slope
+over the reference slope, to external's gain over dev's where dev gains nothing, and to at most 0
+for a reversed one. Below 0 the agent looks for what lowers dev there, since that
 is what raised the external score. Its released external scores take the place of dev wherever there
 are some (see agents.statistical).
 
@@ -18,11 +19,10 @@ moves a little with every round.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from aevo_jax.meta_agent.drift.reversal import Verdict
+from aevo_jax.meta_agent.drift.reversal import ALARMS, Verdict
 
 DEV = 'dev'
 OVERALL = 'overall'
-ALARMS = ('reversed', 'decoupled')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +82,16 @@ def revise(
 
 
 def _worth(verdict: Verdict) -> float:
-  """Slope over reference, in [-1, 1), rounded; 0 where unknown, at most 0 of a reversed stream."""
+  """What a step of dev is worth, in [-1, 1), rounded; 0 where that is not known.
+
+  External's gain over dev's where nothing is gained, at least 0; else slope over reference, at most
+  0 of a reversed stream.
+  """
   worth = 0.0
-  if verdict.slope is not None and verdict.reference_slope:
+  if verdict.verdict == 'gaining_nothing':
+    if verdict.dev_gain and verdict.external_gain is not None:
+      worth = max(0.0, min(verdict.external_gain / verdict.dev_gain, 0.99))
+  elif verdict.slope is not None and verdict.reference_slope:
     worth = max(-1.0, min(verdict.slope / verdict.reference_slope, 0.99))
   if verdict.verdict == 'reversed':
     worth = min(worth, 0.0)
@@ -107,7 +114,8 @@ def _sentence(family: str, stream: str, verdict: Verdict, before: float, worth: 
     value = f'e = {verdict.e_value:.3g}'
   else:
     value = f'p = {verdict.p_value:.2g}'
+  said = verdict.verdict.replace('_', ' ')
   return (
-    f'{family}: dev is {verdict.verdict}{where} ({verdict.test} test, {value} over {verdict.n} '
+    f'{family}: dev is {said}{where} ({verdict.test} test, {value} over {verdict.n} '
     f'trials), worth {worth:+.2f} instead of {before:+.2f}: {aim}'
   )

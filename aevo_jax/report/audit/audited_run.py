@@ -63,7 +63,7 @@ class AuditedRun:
     self.broken: set[str] = set()
     self.dialogues: dict[tuple[int, str], Recorded] = {}
     self._items: dict[str, list[Item]] = {}
-    self._external: dict[str, dict[str, dict]] = {}
+    self._answers: dict[tuple[str, str], dict[str, str]] = {}
     self._admitted: dict[tuple[str, int], tuple[Binding, ...]] = {}
     self._chosen: dict[int, Policy] = {}
     self._decided: dict[int, Policy] = {}
@@ -241,21 +241,35 @@ class AuditedRun:
     Returns:
       Stream ('overall' or a family) -> {'correct', 'total', 'accuracy'}.
     """
-    if trial in self._external:
-      return self._external[trial]
-    stored = json.loads((self.path / 'scores' / f'{trial}.external.json').read_text())['items']
-    compare = verify.named(self.constitution.objective.verifier)
-    marks: dict[str, list[bool]] = {}
-    for row, item in zip(stored, self.items('external'), strict=True):
-      correct = compare(item.family, row[2], item.answer)
-      for stream in ('overall', item.family):
-        marks.setdefault(stream, []).append(correct)
-    scores = {}
-    for stream, correct in marks.items():
-      accuracy = round(sum(correct) / len(correct), 6)
-      scores[stream] = {'correct': sum(correct), 'total': len(correct), 'accuracy': accuracy}
-    self._external[trial] = scores
+    marks = self.answers(trial, 'external')
+    scores = {'overall': _share(''.join(marks.values()))}
+    for family, of_family in marks.items():
+      scores[family] = _share(of_family)
     return scores
+
+  def answers(self, trial: str, split: str) -> dict[str, str]:
+    """Compares a trial's answers with the keys again.
+
+    The checks of scores report all other faults of the file.
+
+    Args:
+      trial: name of a trial that was scored on the set.
+      split: 'dev' or 'external'.
+
+    Returns:
+      Family -> 0 and 1 of its items in their order.
+    """
+    if (trial, split) in self._answers:
+      return self._answers[trial, split]
+    stored = json.loads((self.path / 'scores' / f'{trial}.{split}.json').read_text())['items']
+    compare = verify.named(self.constitution.objective.verifier)
+    marks: dict[str, list[str]] = {}
+    for row, item in zip(stored, self.items(split), strict=True):
+      correct = compare(item.family, row[2], item.answer)
+      marks.setdefault(item.family, []).append('1' if correct else '0')
+    answers = {family: ''.join(of_family) for family, of_family in sorted(marks.items())}
+    self._answers[trial, split] = answers
+    return answers
 
   # -- recipes -------------------------------------------------------------------------------------
 
@@ -385,6 +399,15 @@ class AuditedRun:
         parse=self.parse,
       )
     return self._decided[round_]
+
+
+def _share(marks: str) -> dict:
+  correct = marks.count('1')
+  return {
+    'correct': correct,
+    'total': len(marks),
+    'accuracy': round(correct / len(marks), 6),
+  }
 
 
 def sha256(text: str) -> str:

@@ -1,7 +1,8 @@
 """Score files: dev, probe, external and final scores and ranks, from the answers in the files."""
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aevo_jax.campaign.decisions import decisions
@@ -10,7 +11,7 @@ from aevo_jax.evaluation import probes as probes_lib
 from aevo_jax.evaluation import scoring
 from aevo_jax.evaluation.probes import Probe
 from aevo_jax.evaluation.scoring import ItemResult
-from aevo_jax.evaluation.servers import arbiter, score_files
+from aevo_jax.evaluation.servers import score_files
 from aevo_jax.report.audit.audited_run import BASE, AuditedRun
 from aevo_jax.report.audit.findings import NotYetError
 from aevo_jax.tasks.item import Item
@@ -108,7 +109,7 @@ def check_external_scores(run: AuditedRun) -> str:
 
 
 def check_ranks(run: AuditedRun) -> str:
-  """Checks within-round ranks, the coin that breaks ties included.
+  """Checks within-round ranks, the coin that breaks ties included; earlier versions told them.
 
   Args:
     run: a run with a revealed secret that holds, or with scores that were handed in.
@@ -124,10 +125,18 @@ def check_ranks(run: AuditedRun) -> str:
       elif not run.manual and trial.external_scored:
         accuracies[trial.trial] = run.external(trial.trial)['overall']['accuracy']
     run.expect(
-      ranks == arbiter.rank(accuracies, decisions.tie_seed(run.started['seed'], round_)),
+      ranks == _ranked(accuracies, decisions.tie_seed(run.started['seed'], round_)),
       f'round {round_} was ranked otherwise',
     )
   return f'{len(run.state.ranks)} rounds ranked as recorded, ties included'
+
+
+def _ranked(accuracies: Mapping[str, float], seed: int) -> dict[str, int]:
+  """trial -> rank, 0 = lowest; a coin that does not depend on the order breaks ties."""
+  coin = random.Random(seed)
+  keys = {trial: (accuracies[trial], coin.random()) for trial in sorted(accuracies)}
+  order = sorted(keys, key=lambda trial: (*keys[trial], trial))
+  return {trial: position for position, trial in enumerate(order)}
 
 
 def check_final_scores(run: AuditedRun) -> str:

@@ -3,13 +3,12 @@
 import collections
 
 from aevo_jax.campaign.decisions import decisions
-from aevo_jax.evaluation.servers import arbiter
+from aevo_jax.evaluation.servers import arbiter, told
 from aevo_jax.report.audit.audited_run import AuditedRun, sha256
-from aevo_jax.stats import concordance
 
 
 def check_verdicts(run: AuditedRun) -> str:
-  """Checks thresholds from the rounds before, and verdicts from the statistics under them.
+  """Checks the levels that were fixed, and the verdicts at them from the statistics.
 
   Args:
     run: a run with the constitution it began with.
@@ -17,11 +16,11 @@ def check_verdicts(run: AuditedRun) -> str:
   Returns:
     The number of verdicts, by kind.
   """
+  _check_version(run)
   for round_, recorded in run.state.thresholds.items():
-    thresholds = decisions.fix_thresholds(run.state, round_, run.constitution, run.started['seed'])
     run.expect(
-      recorded == thresholds,
-      f'round {round_}: the thresholds do not follow from the rounds before it',
+      recorded == decisions.fix_levels(run.state, round_, run.constitution),
+      f'round {round_}: the levels are not those of the constitution',
     )
   if run.manual:
     _check_submitted_statistics(run)
@@ -36,11 +35,20 @@ def check_verdicts(run: AuditedRun) -> str:
   return f'{counts.total()} verdicts recomputed: {", ".join(kinds)}'
 
 
+def _check_version(run: AuditedRun) -> None:
+  """Whether this version's rules judged the run; those of earlier ones had replays."""
+  run.expect(
+    not any('replays' in thresholds for thresholds in run.state.thresholds.values()),
+    'an earlier version judged this run, by other tests; audit it with the code that it ran with '
+    '(git checkout COMMIT, the commit is in the first record)',
+  )
+
+
 def _check_submitted_statistics(run: AuditedRun) -> None:
   """Of a manual arbiter the statistics follow from the scores that were handed in."""
   for round_, recorded in run.state.concordance.items():
     statistics = decisions.submitted_concordance(
-      run.state.of_round(round_), decisions.tie_seed(run.started['seed'], round_)
+      run.state, round_, run.constitution, run.started['seed']
     )
     run.expect(
       recorded == statistics,
@@ -64,6 +72,7 @@ def check_concordance(run: AuditedRun) -> str:
   Returns:
     Numbers of rounds and of tests.
   """
+  _check_version(run)
   for round_, recorded in run.state.concordance.items():
     run.expect(
       recorded == _concordance(run, round_),
@@ -81,21 +90,14 @@ def check_concordance(run: AuditedRun) -> str:
 
 
 def _concordance(run: AuditedRun, round_: int) -> dict:
-  """Statistics of dev and external by stream, as the arbiter computes them."""
-  trials = run.state.of_round(round_)
-  dev = decisions.dev_streams(trials)
-  external: dict[str, dict[str, float | None]] = {}
-  for stream, scores in dev.items():
-    external[stream] = {}
-    for trial in scores:
-      score = run.external(trial).get(stream, {})
-      external[stream][trial] = score.get('accuracy')
-  return concordance.reduce_round(
-    dev,
-    external,
-    decisions.dev_item_variance(trials),
-    decisions.tie_seed(run.started['seed'], round_),
-  )
+  """Rows of a round, as the arbiter computes and tells them."""
+  if not any(t.has_external for t in run.state.of_round(round_)):
+    return {}
+  asked = decisions.question(run.state, round_, run.constitution, run.started['seed'])
+  names = {name for names in (*asked['rounds'], asked['start']) for name in names}
+  dev = {name: run.answers(name, 'dev') for name in names}
+  external = {name: run.answers(name, 'external') for name in names}
+  return told.told(dev, external, asked, decimals=run.constitution.release.decimals)
 
 
 def _control(run: AuditedRun, round_: int) -> dict | None:

@@ -1,0 +1,267 @@
+"""The gain test: dev gained over the starting recipe, and the external score did not follow.
+
+It sees what no comparison within a round can: an exploit that enters with the standing recipe moves
+all trials of a round together. So the trials of one round are compared with replicates of the
+starting recipe, on the same items.
+
+For each stream, the trials i of the round are weighted by what they gained on one half of dev's
+items, w_i = max(0, A_i - A_0) / sum, and the gain is measured on the other half: dev gain D =
+sum w_i (B_i - B_0), external gain E = sum w_i (E_i - E_0). The halves are swapped and the two
+results averaged (cross-fitting), so a trial that was lucky on its items is not believed for it.
+The claim "dev gained, and external by less than `transfer` of it" is an intersection-union test
+(Berger 1982): both
+
+    z1 = (E - transfer D) / se(E - transfer D)    far below 0
+    z2 = D / se(D)                                far above 0
+
+and p is the larger of the two tail probabilities of Student's t. If either part is untrue, p is
+below a level at most with that level's probability, whatever the other part does.
+
+Both errors have two parts. What the choice of items does is taken from the items themselves, each
+with its own difference between the weighted trials and the starting recipe; items that are hard for
+all cancel. What training seeds do is taken from the replicates of the starting recipe: the spread
+of E - transfer D (of D) between them beyond their items. It is pooled over families on the scale
+of log-odds, p (1 - p), weighted by how well each family shows it. Degrees of freedom follow by
+Satterthwaite's rule. Replicates are what the power hangs on: there must be two at least.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+# Seed noise that is assumed at least, in log-odds: replicates may agree by chance.
+LEAST_SEED_SD = 0.03
+# Seed noise for which families are weighted; any value gives a valid estimate.
+_WEIGHED_FOR_SD = 0.085
+
+
+class Answers(NamedTuple):
+  """Right answers of some trials to the items of one family, as 0 and 1.
+
+  Attributes:
+    dev: [trials, items].
+    external: [trials, items of the external set].
+  """
+
+  dev: np.ndarray
+  external: np.ndarray
+
+
+class Gain(NamedTuple):
+  """What a round's trials gained over the starting recipe, in accuracy.
+
+  Attributes:
+    p: of the claim that dev gained and external gained less than `transfer` of it; 1 where no trial
+      gained on dev.
+    dev: gain of the trials that gain on dev, D above; nan where there is none.
+    external: the same trials' gain on the external set, E above.
+    dev_error: standard error of D.
+    error: standard error of E - transfer D.
+    freedom: degrees of freedom of `error`.
+    dev_freedom: degrees of freedom of `dev_error`.
+  """
+
+  p: float
+  dev: float
+  external: float
+  dev_error: float
+  error: float
+  freedom: float
+  dev_freedom: float
+
+
+class _Variance(NamedTuple):
+  """An estimated variance, and the variance of that estimate."""
+
+  value: float
+  of_value: float
+
+
+class _Seeds(NamedTuple):
+  """Seed noise in squared log-odds: of D and of E - transfer D."""
+
+  dev: _Variance
+  difference: _Variance
+
+
+def gains(
+  start: Mapping[str, Answers], trials: Mapping[str, Answers], transfer: float
+) -> dict[str, Gain]:
+  """Tests one round, by family and overall (the mean of families, where there are several).
+
+  Args:
+    start: family -> answers of two or more replicates of the starting recipe.
+    trials: family -> answers of the round's trials, on the same items.
+    transfer: share of a dev gain that must arrive on the external set.
+
+  Returns:
+    stream -> test. Empty where there are fewer than two replicates, or no trial.
+  """
+  first = next(iter(start.values()), None)
+  if first is None or len(first.dev) < 2 or not len(next(iter(trials.values())).dev):
+    return {}
+  seeds = _seed_noise(list(start.values()), transfer)
+  tests = {}
+  for family in start:
+    tests[family] = _test([start[family]], [trials[family]], seeds, transfer)
+  if len(start) > 1:
+    everything = [trials[family] for family in start]
+    tests['overall'] = _test(list(start.values()), everything, seeds, transfer)
+  return tests
+
+
+def minimum_detectable_gain(gain: Gain, level: float, transfer: float, power: float) -> float:
+  """Computes the dev gain that is found where external gains nothing.
+
+  It is the larger of what the two parts of the claim need: error (t_{1 - level} + t_power), by
+  `transfer` for E - transfer D.
+
+  Args:
+    gain: a test, which gives errors and degrees of freedom.
+    level: p value at which the test alarms.
+    transfer: as the test was made with.
+    power: probability of an alarm, where the other part is certain.
+
+  Returns:
+    A gain of accuracy; it may exceed 1.
+  """
+
+  def needed(error: float, freedom: float) -> float:
+    quantiles = special.stdtrit(freedom, 1 - level) + special.stdtrit(freedom, power)
+    return float(error * quantiles)
+
+  return max(needed(gain.error, gain.freedom) / transfer, needed(gain.dev_error, gain.dev_freedom))
+
+
+def _test(
+  start: Sequence[Answers], trials: Sequence[Answers], seeds: _Seeds, transfer: float
+) -> Gain:
+  """The test of the mean of some families."""
+  families = len(start)
+  replicates = len(start[0].dev)
+  weights = []
+  dev = 0.0
+  dev_items = 0.0
+  for half in (0, 1):
+    chosen = _weights(start, trials, half)
+    if chosen is None:
+      nan = float('nan')
+      return Gain(1.0, nan, nan, nan, nan, nan, nan)
+    weights.append(chosen)
+    for before, after in zip(start, trials, strict=True):
+      differences = _differences(before.dev[:, 1 - half :: 2], after.dev[:, 1 - half :: 2], chosen)
+      dev += differences.mean() / 2 / families
+      dev_items += _variance_of_mean(differences) / 4 / families**2
+  mean_weights = (weights[0] + weights[1]) / 2
+  external = 0.0
+  external_items = 0.0
+  for before, after in zip(start, trials, strict=True):
+    differences = _differences(before.external, after.external, mean_weights)
+    external += differences.mean() / families
+    external_items += _variance_of_mean(differences) / families**2
+  # How much of the seed noise of one trial is left in weighted trials less replicates.
+  left = float(mean_weights @ mean_weights) + 1 / replicates
+  dev_scale = sum(_scale(each.dev) ** 2 for each in start) / families**2
+  scale = sum(_scale(each.external) ** 2 for each in start) / families**2
+  least_items = min(each.dev.shape[1] // 2 for each in start) - 1
+  of_dev = _total(
+    [_Variance(dev_items, 2 * dev_items**2 / least_items), _times(seeds.dev, left * dev_scale)]
+  )
+  items = external_items + transfer**2 * dev_items
+  of_difference = _total(
+    [_Variance(items, 2 * items**2 / least_items), _times(seeds.difference, left * scale)]
+  )
+  error = np.sqrt(of_difference.value)
+  dev_error = np.sqrt(of_dev.value)
+  freedom = 2 * of_difference.value**2 / of_difference.of_value
+  dev_freedom = 2 * of_dev.value**2 / of_dev.of_value
+  p = max(
+    special.stdtr(freedom, (external - transfer * dev) / error),
+    special.stdtr(dev_freedom, -dev / dev_error),
+  )
+  return Gain(
+    *map(float, (p, dev, external, dev_error, error, freedom, dev_freedom)),
+  )
+
+
+def _weights(start: Sequence[Answers], trials: Sequence[Answers], half: int) -> np.ndarray | None:
+  """[trials] weights by the gain on every other item of dev; None where no trial gained."""
+  gained = np.zeros(len(trials[0].dev))
+  for before, after in zip(start, trials, strict=True):
+    gained += after.dev[:, half::2].mean(axis=1) - before.dev[:, half::2].mean()
+  positive = np.maximum(gained, 0.0)
+  if not positive.any():
+    return None
+  return positive / positive.sum()
+
+
+def _differences(before: np.ndarray, after: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """[items]: the weighted trials' answers less the mean answer of the starting recipe."""
+  return weights @ after - before.mean(axis=0)
+
+
+def _variance_of_mean(values: np.ndarray) -> float:
+  return float(values.var(ddof=1)) / len(values)
+
+
+def _scale(answers: np.ndarray) -> float:
+  """p (1 - p), by which a step in log-odds moves an accuracy; half an item on each side."""
+  share = (answers.sum() + 0.5) / (answers.size + 1)
+  return float(share * (1 - share))
+
+
+def _total(parts: Sequence[_Variance]) -> _Variance:
+  return _Variance(sum(part.value for part in parts), sum(part.of_value for part in parts))
+
+
+def _times(variance: _Variance, factor: float) -> _Variance:
+  return _Variance(variance.value * factor, variance.of_value * factor**2)
+
+
+def _seed_noise(start: Sequence[Answers], transfer: float) -> _Seeds:
+  """Pools seed noise over families; see the module's docstring."""
+  of_dev = []
+  of_difference = []
+  for each in start:
+    dev = each.dev.mean(axis=1)
+    external = each.external.mean(axis=1)
+    dev_items = _own_item_variance(each.dev)
+    external_items = _own_item_variance(each.external)
+    of_dev.append((_scale(each.dev), float(dev.var(ddof=1)), dev_items))
+    of_difference.append(
+      (
+        _scale(each.external),
+        float((external - transfer * dev).var(ddof=1)),
+        external_items + transfer**2 * dev_items,
+      )
+    )
+  replicates = len(start[0].dev)
+  return _Seeds(_pooled(of_dev, replicates), _pooled(of_difference, replicates))
+
+
+def _own_item_variance(answers: np.ndarray) -> float:
+  """Variance of one replicate's accuracy by what items do to it and not to the others."""
+  return float(answers.var(axis=0, ddof=1).mean()) / answers.shape[1]
+
+
+def _pooled(families: Sequence[tuple[float, float, float]], replicates: int) -> _Variance:
+  """Seed variance in squared log-odds, from families' (scale, spread, item variance).
+
+  Each family's spread less its item variance estimates scale^2 x seed variance. They are weighted
+  by the inverse of the variance that the estimate has at `_WEIGHED_FOR_SD`.
+  """
+  total = 0.0
+  weights = 0.0
+  of_total = 0.0
+  for scale, spread, item_variance in families:
+    expected = item_variance + (scale * _WEIGHED_FOR_SD) ** 2
+    weight = scale**2 / expected**2
+    total += weight * (spread - item_variance)
+    weights += weight * scale**2
+    of_total += weight**2 * 2 * expected**2 / (replicates - 1)
+  value = max(total / weights, LEAST_SEED_SD**2)
+  # Satterthwaite's degrees of freedom are those at the noise that families were weighted for.
+  relative = of_total / weights**2 / max(_WEIGHED_FOR_SD**2, value) ** 2
+  return _Variance(value, relative * value**2)
