@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from aevo_jax.stats.prefixes import Prefixes
+
 # Alternatives that a round's e-value bets on in equal parts: Mallows models that favour reversed
 # rankings.
 PHIS = (0.3, 0.5, 0.7, 0.85)
@@ -45,7 +47,6 @@ def mahonian(n: int) -> tuple[int, ...]:
   return tuple(counts)
 
 
-@functools.cache
 def null(sizes: tuple[int, ...]) -> np.ndarray:
   """Computes the probabilities of 0, 1, ... discordant pairs in all, over independent rounds.
 
@@ -58,10 +59,15 @@ def null(sizes: tuple[int, ...]) -> np.ndarray:
   Returns:
     [pairs + 1] probabilities.
   """
-  total = np.ones(1)
-  for n in sizes:
-    total = np.convolve(total, [count / math.factorial(n) for count in mahonian(n)])
-  return total
+  return _nulls(sizes)
+
+
+@functools.cache
+def _one_round(n: int) -> np.ndarray:
+  return np.array([count / math.factorial(n) for count in mahonian(n)])
+
+
+_nulls = Prefixes(np.ones(1), lambda total, n, _: np.convolve(total, _one_round(n)))
 
 
 def reversal_p(discordant: int, sizes: Sequence[int]) -> float:
@@ -77,7 +83,7 @@ def reversal_p(discordant: int, sizes: Sequence[int]) -> float:
   Returns:
     An exact one-sided p value.
   """
-  return min(float(null(tuple(sorted(sizes)))[discordant:].sum()), 1.0)
+  return min(float(null(tuple(sizes))[discordant:].sum()), 1.0)
 
 
 def concordance_p(discordant: int, sizes: Sequence[int]) -> float:
@@ -289,3 +295,61 @@ def detectable_correlation(
   n = max(sizes)
   share = float(mallows(n, low) @ np.arange(n * (n - 1) // 2 + 1)) / (n * (n - 1) / 2)
   return math.sin(math.pi / 2 * (1 - 2 * share))
+
+
+# Mallows models among which the weakest that an e-process detects is looked for, from phi = 1 down.
+_MODELS = 1 - np.linspace(0, 1, 65) ** 2 * (1 - 1e-9)
+
+
+def detectable_by_e_process(
+  sizes: tuple[int, ...], planned_rounds: int, threshold: float, power: float
+) -> float | None:
+  """Finds the weakest negative correlation, the same in all rounds, that the e-process detects.
+
+  As `detectable_correlation`, but by simulations that go on where those of one round fewer ended.
+
+      >>> detectable_by_e_process((8,), 1, 1e9, 0.8) is None
+      True
+
+  Args:
+    sizes: trials of each round.
+    planned_rounds: as in `e_process`.
+    threshold: of the e-process after the last of these rounds.
+    power: probability with which it is reached.
+
+  Returns:
+    A correlation in [-1, 0]; None if not even -1 is detected.
+  """
+  if not sizes:
+    return None
+  unspent = max(planned_rounds - len(sizes), 0) / planned_rounds
+  found = (_bets(planned_rounds)(sizes) + unspent >= threshold).mean(-1)
+  if found[-1] < power:
+    return None
+  place = int(np.argmax(found >= power))
+  phi = _MODELS[place]
+  if place:
+    between = (power - found[place - 1]) / (found[place] - found[place - 1])
+    phi = _MODELS[place - 1] + between * (_MODELS[place] - _MODELS[place - 1])
+  n = max(sizes)
+  share = float(mallows(n, float(phi)) @ np.arange(n * (n - 1) // 2 + 1)) / (n * (n - 1) / 2)
+  return math.sin(math.pi / 2 * (1 - 2 * share))
+
+
+@functools.lru_cache(maxsize=4)
+def _bets(planned_rounds: int) -> Prefixes[np.ndarray]:
+  """Simulated e-processes, [models, samples], without the stakes of rounds to come."""
+
+  def step(betting: np.ndarray, n: int, place: int) -> np.ndarray:
+    uniform = np.random.default_rng(place).random(_SAMPLES)
+    discordant = np.stack([np.searchsorted(row, uniform, side='right') for row in _cumulative(n)])
+    stakes = betting + (place < planned_rounds) / planned_rounds
+    return np.minimum(stakes * e_value(discordant, n), math.exp(_LARGEST))
+
+  return Prefixes(np.zeros((len(_MODELS), _SAMPLES)), step)
+
+
+@functools.lru_cache(maxsize=256)
+def _cumulative(n: int) -> np.ndarray:
+  """[models, pairs] probabilities of at most so many discordant pairs."""
+  return np.stack([np.cumsum(mallows(n, float(phi)))[:-1] for phi in _MODELS])

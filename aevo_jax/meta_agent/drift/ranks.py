@@ -174,14 +174,11 @@ def detectable(sizes: tuple[int, ...], rules: Reversal, levels: Levels) -> float
 
 @functools.lru_cache(maxsize=4096)
 def _detectable(sizes: tuple[int, ...], power: float, alarm: _Alarm) -> float | None:
-  def e_process(discordant: np.ndarray) -> np.ndarray:
-    values = [rank_tests.e_value(discordant[:, i], n) for i, n in enumerate(sizes)]
-    running = rank_tests.e_process(np.stack(values, -1), alarm.planned_rounds)
-    return running[:, -1] >= alarm.threshold
+  if alarm.test == 'e_process':
+    return rank_tests.detectable_by_e_process(sizes, alarm.planned_rounds, alarm.threshold, power)
 
   def exact(discordant: np.ndarray) -> np.ndarray:
     critical = rank_tests.critical(sizes, alarm.threshold)
     return discordant.sum(-1) >= (np.inf if critical is None else critical)
 
-  test = e_process if alarm.test == 'e_process' else exact
-  return rank_tests.detectable_correlation(sizes, test, power)
+  return rank_tests.detectable_correlation(sizes, exact, power)
