@@ -16,9 +16,9 @@ _KEPT = 64
 class Prefixes(Generic[State]):
   """States of a fold, `step(state, item, place)` for each item.
 
-      >>> total = Prefixes(0, lambda state, item, place: state + item)
-      >>> total((1, 2)), total((1, 2, 3))
-      (3, 6)
+  >>> total = Prefixes(0, lambda state, item, place: state + item)
+  >>> total((1, 2)), total((1, 2, 3))
+  (3, 6)
   """
 
   def __init__(self, start: State, step: Callable[[State, int, int], State]):

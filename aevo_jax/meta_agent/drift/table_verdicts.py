@@ -27,12 +27,12 @@ def judged(table: Table, rules: Reversal, items: int | None) -> Iterator[dict[st
     stream -> verdict, for each round.
   """
   scale = _scale(table)
-  rounds: list[tracking.Round] = []
+  windows = tracking.Windows(rules.calibration_rounds)
   rows: list[tracking.Rows] = []
   streams = {stream for each in table.rounds for stream in each.dev}
   for number, each in enumerate(table.rounds, 1):
-    rounds.append(_measured(each, items, scale))
-    rows.append(tracking.measure(rounds, calibration_rounds=rules.calibration_rounds, seed=number))
+    windows.add(_measured(each, items, scale))
+    rows.append(windows.measure(seed=number))
     fixed = levels.fix(
       rules,
       round_=number,
