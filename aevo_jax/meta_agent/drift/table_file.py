@@ -5,6 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from aevo_jax import file_kinds, strict_json
+from aevo_jax.meta_agent.drift import score_columns
 
 
 class TableError(ValueError):
@@ -48,6 +49,30 @@ def read(path: pathlib.Path) -> TableFile:
     return _cells(path)
   except (UnicodeDecodeError, csv.Error) as error:
     raise TableError(f'{path} is no CSV text in UTF-8: {error}; save it as that') from None
+
+
+def without_crashes(file: TableFile) -> tuple[TableFile, dict[int, str]]:
+  """Leaves out candidates that a status column calls crashed.
+
+  Args:
+    file: with any columns.
+
+  Returns:
+    The file without them; and line -> status.
+
+  Raises:
+    TableError: none is left.
+  """
+  crashed = {}
+  for name in file.header:
+    if score_columns.is_status(name):
+      for line, status in file.column(name).items():
+        if score_columns.has_crashed(status):
+          crashed[line] = f'{name} {status}'
+  lines = [line for line in file.lines if line.number not in crashed]
+  if not lines:
+    raise TableError(f'{file.path} has no candidate that did not crash')
+  return file._replace(lines=lines), crashed
 
 
 def _cells(path: pathlib.Path) -> TableFile:
