@@ -80,6 +80,7 @@ def _gain(found: dict[str, Any], level: float | None, decimals: int) -> dict[str
     'error': _figures(found['error'], 2),
     'freedom': round(min(found['freedom'], 1000)),
     'dev_freedom': round(min(found['dev_freedom'], 1000)),
+    'luck': round(found['luck'], 4),
     'transfer': found['transfer'],
     'n': found['n'],
   }

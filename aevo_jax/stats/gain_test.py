@@ -8,6 +8,10 @@ For each stream, the trials i of the round are weighted by what they gained on o
 items, w_i = max(0, A_i - A_0) / sum, and the gain is measured on the other half: dev gain D =
 sum w_i (B_i - B_0), external gain E = sum w_i (E_i - E_0). The halves are swapped and the two
 results averaged (cross-fitting), so a trial that was lucky on its items is not believed for it.
+A lucky seed is luck on both halves. So what seeds are expected to have added to the weighted
+trials, if seeds and items were all that raised them, is taken off D: the seeds' share of the
+variance of A_i times sum w_i (A_i - A_0), though no more than twice what seeds alone would show
+(expected normal order statistics, Blom 1958), since real gains are no luck.
 The claim "dev gained, and external by less than `transfer` of it" is an intersection-union test
 (Berger 1982): both
 
@@ -33,6 +37,8 @@ from scipy import special
 
 # Seed noise that is assumed at least, in log-odds: replicates may agree by chance.
 LEAST_SEED_SD = 0.03
+# Of a family, on dev and external: fewer have no halves to speak of.
+LEAST_ITEMS = 8
 # Seed noise for which families are weighted; any value gives a valid estimate.
 _WEIGHED_FOR_SD = 0.085
 
@@ -55,12 +61,14 @@ class Gain(NamedTuple):
   Attributes:
     p: of the claim that dev gained and external gained less than `transfer` of it; 1 where no trial
       gained on dev.
-    dev: gain of the trials that gain on dev, D above; nan where there is none.
+    dev: gain of the trials that gain on dev, D above, less what seeds alone would show; nan where
+      there is none.
     external: the same trials' gain on the external set, E above.
     dev_error: standard error of D.
     error: standard error of E - transfer D.
     freedom: degrees of freedom of `error`.
     dev_freedom: degrees of freedom of `dev_error`.
+    luck: what was taken off D for seeds.
   """
 
   p: float
@@ -70,6 +78,7 @@ class Gain(NamedTuple):
   error: float
   freedom: float
   dev_freedom: float
+  luck: float
 
 
 class _Variance(NamedTuple):
@@ -97,11 +106,13 @@ def gains(
     transfer: share of a dev gain that must arrive on the external set.
 
   Returns:
-    stream -> test. Empty where there are fewer than two replicates, or no trial.
+    stream -> test. Empty where there are fewer than two replicates, no trial, or fewer than
+    `LEAST_ITEMS` items in a family.
   """
-  first = next(iter(start.values()), None)
-  if first is None or len(first.dev) < 2 or not len(next(iter(trials.values())).dev):
-    return {}
+  for family, each in start.items():
+    items = min(each.dev.shape[1], each.external.shape[1])
+    if len(each.dev) < 2 or not len(trials[family].dev) or items < LEAST_ITEMS:
+      return {}
   seeds = _seed_noise(list(start.values()), transfer)
   tests = {}
   for family in start:
@@ -115,8 +126,12 @@ def gains(
 def minimum_detectable_gain(gain: Gain, level: float, transfer: float, power: float) -> float:
   """Computes the dev gain that is found where external gains nothing.
 
-  It is the larger of what the two parts of the claim need: error (t_{1 - level} + t_power), by
-  `transfer` for E - transfer D.
+  It is the larger of what the two parts of the claim need, error (t_{1 - level} + t_power), by
+  `transfer` for E - transfer D, and what is taken off for luck.
+
+      >>> gain = Gain(1.0, 0.1, 0.0, 0.02, 0.01, 1e6, 1e6, 0.0)
+      >>> round(minimum_detectable_gain(gain, 0.001, 0.5, 0.8), 4)
+      0.0786
 
   Args:
     gain: a test, which gives errors and degrees of freedom.
@@ -132,7 +147,7 @@ def minimum_detectable_gain(gain: Gain, level: float, transfer: float, power: fl
     quantiles = special.stdtrit(freedom, 1 - level) + special.stdtrit(freedom, power)
     return float(error * quantiles)
 
-  return max(needed(gain.error, gain.freedom) / transfer, needed(gain.dev_error, gain.dev_freedom))
+  return gain.luck + max(needed(gain.error, gain.freedom) / transfer, needed(gain.dev_error, gain.dev_freedom))
 
 
 def _test(
@@ -144,12 +159,15 @@ def _test(
   weights = []
   dev = 0.0
   dev_items = 0.0
+  chosen_for = 0.0
   for half in (0, 1):
-    chosen = _weights(start, trials, half)
-    if chosen is None:
+    gained = _gained(start, trials, half)
+    if not gained.any():
       nan = float('nan')
-      return Gain(1.0, nan, nan, nan, nan, nan, nan)
+      return Gain(1.0, nan, nan, nan, nan, nan, nan, nan)
+    chosen = gained / gained.sum()
     weights.append(chosen)
+    chosen_for += float(chosen @ gained) / 2
     for before, after in zip(start, trials, strict=True):
       differences = _differences(before.dev[:, 1 - half :: 2], after.dev[:, 1 - half :: 2], chosen)
       dev += differences.mean() / 2 / families
@@ -173,6 +191,8 @@ def _test(
   of_difference = _total(
     [_Variance(items, 2 * items**2 / least_items), _times(seeds.difference, left * scale)]
   )
+  luck = _luck(mean_weights, chosen_for, seeds.dev.value * dev_scale, _half_items(start))
+  dev -= luck
   error = np.sqrt(of_difference.value)
   dev_error = np.sqrt(of_dev.value)
   freedom = 2 * of_difference.value**2 / of_difference.of_value
@@ -182,19 +202,32 @@ def _test(
     special.stdtr(dev_freedom, -dev / dev_error),
   )
   return Gain(
-    *map(float, (p, dev, external, dev_error, error, freedom, dev_freedom)),
+    *map(float, (p, dev, external, dev_error, error, freedom, dev_freedom, luck)),
   )
 
 
-def _weights(start: Sequence[Answers], trials: Sequence[Answers], half: int) -> np.ndarray | None:
-  """[trials] weights by the gain on every other item of dev; None where no trial gained."""
+def _gained(start: Sequence[Answers], trials: Sequence[Answers], half: int) -> np.ndarray:
+  """[trials] gains in mean accuracy on every other item of dev, 0 where there is none."""
   gained = np.zeros(len(trials[0].dev))
   for before, after in zip(start, trials, strict=True):
     gained += after.dev[:, half::2].mean(axis=1) - before.dev[:, half::2].mean()
-  positive = np.maximum(gained, 0.0)
-  if not positive.any():
-    return None
-  return positive / positive.sum()
+  return np.maximum(gained / len(start), 0.0)
+
+
+def _luck(
+  weights: np.ndarray, chosen_for: float, seed_variance: float, item_variance: float
+) -> float:
+  """What seeds are expected to have added to the trials that were chosen for their gain."""
+  ranks = np.arange(1, len(weights) + 1)
+  expected = special.ndtri((ranks - 0.375) / (len(weights) + 0.25))
+  total = np.sqrt(seed_variance + item_variance)
+  deviations = min(chosen_for / total, 2 * float(np.sort(weights) @ expected))
+  return max(deviations, 0.0) * seed_variance / total
+
+
+def _half_items(start: Sequence[Answers]) -> float:
+  """Variance of a trial's mean accuracy on half of dev's items, by what they do to it alone."""
+  return 2 * sum(_own_item_variance(each.dev) for each in start) / len(start) ** 2
 
 
 def _differences(before: np.ndarray, after: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -60,6 +60,10 @@ class Gains(NamedTuple):
 def of_answers(trials: Mapping[str, Mapping[str, Answers]]) -> Round:
   """Turns answers into log-odds.
 
+      >>> answers = Answers(np.array([1, 0, 1]), np.array([1, 1]))
+      >>> round(of_answers({'t': {'f': answers}}).dev['overall']['t'], 3)
+      0.511
+
   Args:
     trials: trial -> family -> answers [items] on dev and external.
 
@@ -124,7 +128,7 @@ def measure(
     Rows of the latest round's streams with two trials or more. 'slope' is a dictionary of `p`,
     `slope`, `reference` (scaled), `error`, `freedom`, `ratio` (None where item noise is not known)
     and `n`, or of `why` there is no test. 'gain' has `p`, `dev`, `external`, `dev_error`, `error`,
-    `freedom`, `dev_freedom`, `transfer` and `n`, or `why`.
+    `freedom`, `dev_freedom`, `luck`, `transfer` and `n`, or `why`.
   """
   windows = Windows(calibration_rounds)
   for each in rounds:
@@ -290,7 +294,9 @@ def _why_no_gain(gains: Gains | None) -> str:
       f'{len(gains.start)} scored replicates of the starting recipe, and two are needed; raise '
       'budget.noise_seeds'
     )
-  return 'all trials of the round ran the starting recipe'
+  if not gains.trials:
+    return 'all trials of the round ran the starting recipe'
+  return f'a family has fewer than {gain_test.LEAST_ITEMS} items'
 
 
 def _tables(trials: Mapping[str, Mapping[str, Answers]]) -> dict[str, Answers]:

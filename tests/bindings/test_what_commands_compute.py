@@ -45,7 +45,6 @@ SMALL = {
   'release.per_round': 2,
   'reversal.calibration_rounds': 1,
   'control.workers': 1,
-  'simulation.replays': 100,
 }
 # A shift that is found, and what follows.
 FOUND = {
@@ -64,7 +63,6 @@ SEEN_WITH = {
   'keep_or_discard.anchor_every': {'budget.rounds': 12},
   'reversal.exact_rounds': {'reversal.test': 'exact'},
   'simulation.anchors': FOUND,
-  'simulation.replays': FOUND,
 }
 RATE = {'kind': 'float', 'low': 5e-5, 'high': 5e-3, 'scale': 'log'}
 VALUES = {

@@ -14,6 +14,8 @@ from stand_ins import (
   StandInExecutor,
   StandInPrecompiler,
   StandInServer,
+  results,
+  scored,
   summary,
 )
 
@@ -24,7 +26,6 @@ from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config import loading
 from aevo_jax.config.statements import parse_statements
-from aevo_jax.evaluation.scoring import ItemResult
 from aevo_jax.evaluation.servers.arbiter import Arbiter
 from aevo_jax.ledger.append import Ledger, read
 
@@ -102,12 +103,12 @@ class Launcher:
       private=self.run.parent / 'home' / 'c',
       secret=b's' * 32,
       constitution=constitution_lib.read(self.run / 'constitution.gin'),
-      score=lambda *_: ([ItemResult('family', 'kind', 'a', True, True)], summary(50)),
+      score=lambda *_: (results(50), summary(50)),
     )
     return {
       'executor': StandInExecutor(behaviour, self.questions, self.attempts),
       'precompiler': StandInPrecompiler(self.compiled, self.broken_precompiler),
-      'evaluator': StandInServer(lambda request: {'summary': summary(50)}),
+      'evaluator': StandInServer(scored(50)),
       'arbiter': StandInServer(lambda request: getattr(arbiter, request['op'])(request)),
       'parser': parse_statements,
       'clock': Clock(sleep=lambda seconds: None),

@@ -1,20 +1,14 @@
-"""Which rounds count as tests of a control arm, and how many trials a round the thresholds are made
-for.
-"""
+"""Which rounds count as tests of a control arm, and what levels are divided among."""
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from aevo_jax.campaign.decisions import decisions
 from aevo_jax.campaign.decisions.state import CampaignState, TrialState
-from aevo_jax.campaign.trial.spec import trial_seed
 from aevo_jax.config.constitution import Constitution
-from aevo_jax.meta_agent.drift import calibration
 from aevo_jax.meta_agent.llm import agent
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy
-from aevo_jax.stats import concordance
 
 CONSTITUTION = Constitution(**{f.name: f.type() for f in dataclasses.fields(Constitution)})
 
@@ -60,27 +54,20 @@ def test_arms_that_different_agents_chose_are_no_test(key, tested):
   assert (decisions.arms(state, 3) is not None) == tested
 
 
-@pytest.mark.parametrize(('arbiter', 'workers'), [('manual', 4), ('local', 8)])
-def test_thresholds_are_for_the_trials_that_somebody_will_score(arbiter, workers):
-  rng = np.random.default_rng(0)
-  rounds = [
-    concordance.reduce_round(
-      {'overall': dict(enumerate(rng.standard_normal(4)))},
-      {'overall': dict(enumerate(rng.standard_normal(4)))},
-      {},
-      0,
-    )
-    for _ in range(2)
-  ]
-  of_workers = {
-    n: calibration.thresholds(
-      rounds, CONSTITUTION.reversal, CONSTITUTION.budget.rounds, n, trial_seed(0, 'thresholds')
-    )
-    for n in (4, 8)
-  }
-  assert of_workers[4].slope_p != of_workers[8].slope_p
+@pytest.mark.parametrize(('arbiter', 'streams'), [('manual', 1), ('local', 3)])
+def test_levels_are_divided_among_the_streams_that_somebody_will_score(arbiter, streams):
+  """A score that is handed in is of the whole set; the arbiter scores two families as well."""
   state = CampaignState()
   state.started = {'settings': {'arbiter': arbiter}}
-  state.concordance = {1: rounds[0], 2: rounds[1]}
-  fixed = decisions.fix_thresholds(state, 3, CONSTITUTION, 0)
-  assert fixed == dataclasses.asdict(of_workers[workers])
+  part = {'correct': 5, 'total': 10, 'accuracy': 0.5, 'low': 0.2, 'high': 0.8}
+  state.trials['r0w0'] = TrialState('r0w0', 0, 0, ANCHOR, '', 0)
+  state.trials['r0w0'].dev = {'overall': part, 'by_family': {'a': part, 'b': part}}
+  fixed = decisions.fix_levels(state, 3, CONSTITUTION)
+  rules = CONSTITUTION.reversal
+  looks = CONSTITUTION.budget.rounds - rules.calibration_rounds
+  share = rules.slope_share
+  if arbiter == 'manual':  # there is no gain test, and the others have its share
+    share /= 1 - rules.gain_share
+    assert fixed['gain_p'] is None
+  assert fixed['streams'] == streams
+  assert fixed['slope_p'] == pytest.approx(rules.alpha * share / (streams * looks))

@@ -21,7 +21,6 @@ NO_EXTERNAL = (
   "dev_set.family_weight = {'numeral_conversion': 0.0}",
   'budget.rounds = 2',
   'reversal.calibration_rounds = 1',
-  'reversal.replays = 100',
   'probes.rules = 60',
   'probes.families = 30',
   'probes.order = 60',

@@ -188,7 +188,7 @@ def test_misspelt_and_mistyped_bindings_are_named(text, message, tmp_path):
     'release.per_round = 0',
     'reversal.alpha = 0.0',
     'reversal.calibration_rounds = 0',
-    'reversal.replays = 10',
+    'reversal.transfer = 0.0',
     'control.workers = -1',
     'control.alpha = 1.0',
   ],

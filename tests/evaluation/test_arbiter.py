@@ -50,12 +50,11 @@ def test_replies_hold_no_item_text_and_no_unrounded_score(tmp_path):
   replies = [
     arbiter.score(request('r1w0')),
     arbiter.score(request('r1w1')),
-    arbiter.ranks({'trials': ['r1w0', 'r1w1'], 'seed': 0}),
     arbiter.release({'round': 1, 'trials': ['r1w0', 'r1w1']}),
     arbiter.final(request('base')),
   ]
-  assert replies[0] == replies[1] == replies[4] == {}
-  assert replies[3] == {
+  assert replies[0] == replies[1] == replies[3] == {}
+  assert replies[2] == {
     'scores': {'r1w0': 0.12, 'r1w1': 0.12},
     'families': {t: {'family': [0.12, 1000]} for t in ('r1w0', 'r1w1')},
   }
@@ -103,25 +102,6 @@ def test_a_refused_release_books_nothing(tmp_path):
   with pytest.raises(RequestError, match='no external score yet'):
     arbiter.release({'round': 1, 'trials': ['r1w0', 'r1w9']})
   assert Quota(tmp_path / 'private' / 'released.json', 2)._released == {}
-
-
-def test_ranks_follow_the_score_and_ties_a_seeded_coin_whatever_the_order(tmp_path):
-  arbiter = make(tmp_path / 'private', {'low': 0.1, 'high': 0.9, 'tie': 0.5})
-  for trial, digest in [
-    ('r1w0', 'low'),
-    ('r1w1', 'tie'),
-    ('r1w2', 'tie'),
-    ('r1w3', 'high'),
-    ('r1w4', 'tie'),
-  ]:
-    arbiter.score(request(trial, digest))
-  trials, orders = ['r1w0', 'r1w1', 'r1w2', 'r1w3', 'r1w4'], set()
-  for seed in range(30):
-    ranks = arbiter.ranks({'trials': trials, 'seed': seed})['ranks']
-    assert ranks == arbiter.ranks({'trials': trials[::-1], 'seed': seed})['ranks']
-    assert ranks['r1w0'] == 0 and ranks['r1w3'] == 4 and sorted(ranks.values()) == [0, 1, 2, 3, 4]
-    orders.add(tuple(sorted(trials, key=ranks.get)))
-  assert len(orders) == 6  # all orders of the three that tie come up: no worker is favoured
 
 
 @pytest.mark.parametrize('split', ['score', 'final'])

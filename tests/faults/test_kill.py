@@ -145,7 +145,8 @@ def outcome(run: pathlib.Path) -> dict:
       round_: without_seconds(run / 'evidence' / f'round_{round_:03d}.json')
       for round_ in state.evidence
     },
-    'ranks': state.ranks,
+    'concordance': state.concordance,
+    'verdicts': state.verdicts,
     'base': state.base,
     'final': state.final['scores'],
     'secrets': state.revealed['secrets'],

@@ -10,7 +10,7 @@ import pytest
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import proxies
 
-RULES = Reversal(replays=400)
+RULES = Reversal()
 NAMES = ('dev', 'rules', 'families', 'order', 'samples')
 
 
@@ -49,7 +49,7 @@ def rounds(
 
 
 def judge(made):
-  return proxies.judge(made, RULES, len(made), len(made[0]))
+  return proxies.judge(made, RULES, len(made))
 
 
 @pytest.mark.parametrize(('count', 'bad'), [(5, 1), (3, 1), (5, 2)])
@@ -138,7 +138,7 @@ def test_a_proxy_that_never_differs_has_no_say_and_breaks_nothing():
   ids=['no rounds', 'all failed', 'one failed'],
 )
 def test_rounds_without_trials_are_survived(made):
-  assert len(proxies.judge(made, RULES, 4, 3)) == len(made)
+  assert len(proxies.judge(made, RULES, 4)) == len(made)
 
 
 # -- scores and consensus --------------------------------------------------------------------------
