@@ -147,7 +147,9 @@ def minimum_detectable_gain(gain: Gain, level: float, transfer: float, power: fl
     quantiles = special.stdtrit(freedom, 1 - level) + special.stdtrit(freedom, power)
     return float(error * quantiles)
 
-  return gain.luck + max(needed(gain.error, gain.freedom) / transfer, needed(gain.dev_error, gain.dev_freedom))
+  return gain.luck + max(
+    needed(gain.error, gain.freedom) / transfer, needed(gain.dev_error, gain.dev_freedom)
+  )
 
 
 def _test(

@@ -1,19 +1,18 @@
 """A fold over a sequence that grows: the states of the latest prefixes are kept.
 
-Verdicts are given after every round on all rounds so far, so that what is computed from the sizes
-of rounds is asked for one round more each time.
+Verdicts are given after every round on all rounds so far, so that what is computed from them is
+asked for one round more each time.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any
 
-State = TypeVar('State')
 # Prefixes whose states are kept: of several sequences at a time.
 _KEPT = 64
 
 
-class Prefixes(Generic[State]):
+class Prefixes[State]:
   """States of a fold, `step(state, item, place)` for each item.
 
   >>> total = Prefixes(0, lambda state, item, place: state + item)
@@ -21,7 +20,7 @@ class Prefixes(Generic[State]):
   (3, 6)
   """
 
-  def __init__(self, start: State, step: Callable[[State, int, int], State]):
+  def __init__(self, start: State, step: Callable[[State, Any, int], State]):
     """Makes a fold that has seen nothing.
 
     Args:
@@ -31,9 +30,9 @@ class Prefixes(Generic[State]):
     """
     self._start = start
     self._step = step
-    self._known: OrderedDict[tuple[int, ...], State] = OrderedDict()
+    self._known: OrderedDict[tuple[Hashable, ...], State] = OrderedDict()
 
-  def __call__(self, items: tuple[int, ...]) -> State:
+  def __call__(self, items: tuple[Hashable, ...]) -> State:
     """Computes the state of some items.
 
     Args:

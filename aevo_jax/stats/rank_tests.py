@@ -18,8 +18,8 @@ from aevo_jax.stats.prefixes import Prefixes
 # Alternatives that a round's e-value bets on in equal parts: Mallows models that favour reversed
 # rankings.
 PHIS = (0.3, 0.5, 0.7, 0.85)
-# Logarithm of the largest bet that is paid: products of bets must not overflow.
-_LARGEST = 300.0
+# The largest bet that is paid: products of bets must not overflow.
+LARGEST = math.exp(300.0)
 # Samples of the power behind a detectable correlation.
 _SAMPLES = 1000
 
@@ -153,7 +153,7 @@ def _e_values(n: int) -> np.ndarray:
   for phi in PHIS:
     log_z = sum(math.log((1 - phi**i) / (1 - phi)) for i in range(1, n + 1))
     bets.append(math.lgamma(n + 1) + concordant * math.log(phi) - log_z)
-  return np.exp(np.minimum(bets, _LARGEST)).mean(0)
+  return np.exp(np.minimum(bets, math.log(LARGEST))).mean(0)
 
 
 def e_value(discordant: int | np.ndarray, n: int) -> np.ndarray:
@@ -200,7 +200,7 @@ def e_process(e_values: np.ndarray, planned_rounds: int) -> np.ndarray:
   for t in range(e_values.shape[-1]):
     starts = t < planned_rounds
     stakes = (betting + starts / planned_rounds) * e_values[..., t]
-    betting = np.minimum(stakes, math.exp(_LARGEST))
+    betting = np.minimum(stakes, LARGEST)
     after.append(betting + max(planned_rounds - t - 1, 0) / planned_rounds)
   return np.stack(after, -1)
 
@@ -344,7 +344,7 @@ def _bets(planned_rounds: int) -> Prefixes[np.ndarray]:
     uniform = np.random.default_rng(place).random(_SAMPLES)
     discordant = np.stack([np.searchsorted(row, uniform, side='right') for row in _cumulative(n)])
     stakes = betting + (place < planned_rounds) / planned_rounds
-    return np.minimum(stakes * e_value(discordant, n), math.exp(_LARGEST))
+    return np.minimum(stakes * e_value(discordant, n), LARGEST)
 
   return Prefixes(np.zeros((len(_MODELS), _SAMPLES)), step)
 

@@ -72,7 +72,10 @@ def test_the_size_holds_at_the_boundary_of_either_part(replicates):
   The first is the worst case of lucky seeds, of which a part is left (.08 was seen).
   """
   rng = np.random.default_rng(replicates)
-  worlds = {'nothing on dev': (0.0, -0.6), 'half arrives': (1.0, 0.5)}  # log-odds; in accuracy .53 of it
+  worlds = {
+    'nothing on dev': (0.0, -0.6),
+    'half arrives': (1.0, 0.5),
+  }  # log-odds; in accuracy .53 of it
   for dev, external in worlds.values():
     alarms = 0
     for _ in range(400):

@@ -9,6 +9,7 @@ import numpy as np
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift.levels import Levels
 from aevo_jax.stats import rank_tests
+from aevo_jax.stats.prefixes import Prefixes
 
 
 class Pairs(NamedTuple):
@@ -108,11 +109,9 @@ def _together(rows: History) -> tuple[tuple[int, ...], int]:
 def _e_process(
   histories: Mapping[str, History], rules: Reversal, levels: Levels
 ) -> dict[str, RankTest]:
-  table = []
-  for rows in histories.values():
-    values = [1.0 if row is None else rank_tests.e_value(row.discordant, row.n) for row in rows]
-    table.append(values)
-  current = rank_tests.e_process(np.array(table, np.float64), levels.planned_rounds)[:, -1]
+  running = _running(levels.planned_rounds)
+  unspent = max(levels.planned_rounds - levels.round, 0) / levels.planned_rounds
+  current = np.array([running(rows) + unspent for rows in histories.values()])
   alpha = levels.ranks_alpha
   decisions = rank_tests.e_bh(current, alpha, levels.streams)
   needed = levels.streams / (alpha * max(sum(decisions), 1))
@@ -125,6 +124,18 @@ def _e_process(
       bool(rejects), 'e_process', discordant, sum(sizes), None, float(value), needed, weakest
     )
   return tests
+
+
+@functools.lru_cache(maxsize=4)
+def _running(planned_rounds: int) -> Prefixes[float]:
+  """The e-process of a history, see `rank_tests.e_process`, without the stakes to come."""
+
+  def step(betting: float, row: Pairs | None, place: int) -> float:
+    stake = betting + (place < planned_rounds) / planned_rounds
+    value = 1.0 if row is None else float(rank_tests.e_value(row.discordant, row.n))
+    return min(stake * value, rank_tests.LARGEST)
+
+  return Prefixes(0.0, step)
 
 
 def _exact(

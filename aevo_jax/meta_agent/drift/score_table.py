@@ -133,7 +133,7 @@ class Table:
   @functools.cached_property
   def perfect(self) -> tuple[float, float] | None:
     """A perfect dev and a perfect external score, 1 or 100; None where they are no accuracies."""
-    names = (*self.families, OVERALL)
+    names = self.families if self.mean_overall else (*self.families, OVERALL)
     if any(score_columns.is_loss(name) for name in (*names, self.external)):
       return None
     dev = _perfect([score for name in names for score in self._as_written(name, self.rounds)])
@@ -154,8 +154,8 @@ class Table:
     dev, external = self.perfect
     streams = {}
     for name, column in round_.dev.items():
-      streams[name] = _as_shares(column, dev, self._lower(name))
-    return streams, _as_shares(round_.external, external, self.external in self.lower_is_better)
+      streams[name] = _as_shares(column, dev, self._errors(name))
+    return streams, _as_shares(round_.external, external, self._errors(self.external))
 
   def with_rounds_of(self, size: int) -> 'Table':
     """Makes the same table with rounds of another size.
@@ -173,11 +173,11 @@ class Table:
     rounds = _rounds(dev, external, grouping.groups)
     return dataclasses.replace(self, rounds=rounds, grouped=grouping.how)
 
-  def _lower(self, stream: str) -> bool:
-    """Whether less is better in a stream; of a mean of families, in all of them."""
-    if stream == OVERALL and self.mean_overall and self.families:
-      return set(self.families) <= set(self.lower_is_better)
-    return stream in self.lower_is_better
+  def _errors(self, stream: str) -> float:
+    """The part of a stream that is error rates: 0 or 1, between them of a mean of families."""
+    if stream == OVERALL and self.mean_overall:
+      return len(set(self.families) & set(self.lower_is_better)) / len(self.families)
+    return float(stream in self.lower_is_better)
 
   def _external_as_written(self) -> list[float]:
     sign = -1 if self.external in self.lower_is_better else 1
@@ -185,7 +185,7 @@ class Table:
 
   def _as_written(self, stream: str, rounds: Sequence[Round]) -> list[float]:
     """The scores of a stream in some rounds, those of which less is better too."""
-    sign = -1 if self._lower(stream) else 1
+    sign = -1 if stream in self.lower_is_better else 1
     return [sign * score for each in rounds for score in _present(each.dev[stream])]
 
 
@@ -198,11 +198,11 @@ def _perfect(scores: Sequence[float]) -> float:
   )
 
 
-def _as_shares(column: Column, perfect: float, lower: bool) -> Column:
+def _as_shares(column: Column, perfect: float, errors: float) -> Column:
   """Scores by the perfect one; an error, which has the other sign, is what the share lacks of 1."""
   shares: Column = {}
   for line, score in column.items():
-    shares[line] = None if score is None else score / perfect + lower
+    shares[line] = None if score is None else score / perfect + errors
   return shares
 
 
@@ -445,7 +445,9 @@ def _columns(
     for line, cell in cells.items():
       if score_columns.has_crashed(cell) or score_columns.is_infinite(cell):
         no_scores[line] = cell
-      columns[name][line] = None if line in no_scores else _score(cell, file.path, line, name)
+      columns[name][line] = (
+        None if line in no_scores else table_file.score(cell, file.path, line, name)
+      )
     _check_ranks(file.path, name, columns[name], said)
   return columns, ignored, no_scores
 
@@ -483,21 +485,3 @@ def _mean(columns: Mapping[str, Column]) -> Column:
     scores = [column[line] for column in columns.values()]
     means[line] = None if None in scores else math.fsum(scores) / len(scores)
   return means
-
-
-def _score(cell: str, path: pathlib.Path, line: int, column: str) -> float | None:
-  """The score in a cell, None if it is missing; raises TableError for anything else."""
-  if cell.lower() in score_columns.MISSING:
-    return None
-  if score_columns.has_comma(cell):
-    raise TableError(
-      f'{path}:{line}: {cell!r} in column {column!r} has a comma; write a decimal point, and '
-      'nothing between thousands'
-    )
-  value = score_columns.number(cell)
-  if value is None:
-    raise TableError(
-      f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
-      'empty if the score is missing'
-    )
-  return value

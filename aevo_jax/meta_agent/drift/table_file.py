@@ -75,6 +75,37 @@ def without_crashes(file: TableFile) -> tuple[TableFile, dict[int, str]]:
   return file._replace(lines=lines), crashed
 
 
+def score(cell: str, path: pathlib.Path, line: int, column: str) -> float | None:
+  """Reads the score in a cell.
+
+  Args:
+    cell: as it is written.
+    path: of the file, for the message.
+    line: of the cell, likewise.
+    column: likewise.
+
+  Returns:
+    The number; None where it is missing.
+
+  Raises:
+    TableError: anything else.
+  """
+  if cell.lower() in score_columns.MISSING:
+    return None
+  if score_columns.has_comma(cell):
+    raise TableError(
+      f'{path}:{line}: {cell!r} in column {column!r} has a comma; write a decimal point, and '
+      'nothing between thousands'
+    )
+  value = score_columns.number(cell)
+  if value is None:
+    raise TableError(
+      f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
+      'empty if the score is missing'
+    )
+  return value
+
+
 def _cells(path: pathlib.Path) -> TableFile:
   written = path.read_bytes()
   foreign = file_kinds.not_text(path, written, file_kinds.CSV)
