@@ -38,7 +38,7 @@ def test_what_could_be_seen_is_in_points_of_the_table(tmp_path, unit):
   replayed = table(tmp_path, 64, unit=unit)
   course = table_closing.courses(replayed, Reversal(), None)
   lines = table_closing.sentences(replayed, course, {}, 0.8)
-  words = lines[0].split('points less of lb')[0].split('a point of dev brings ')[1]
+  words = lines[0].split(' less on lb')[0].split('a point gained on dev gains ')[1]
   assert 0.2 < float(words) < 2
   spread = float(lines[0].split('for the ')[1].split()[0])
   assert spread == pytest.approx(5 * unit, rel=0.2)

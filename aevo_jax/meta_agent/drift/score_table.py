@@ -238,8 +238,9 @@ def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
       + '; give each family one, or name those there are with --dev_columns=NAME,...'
       + _log_of_changes(file)
     )
-  _check_directions(path, columns, said)
   columns, zeros = _without_zeros(columns, said, crashed)
+  grouping = _grouping(file, list(columns[said.external]), said, round_size)
+  _check_directions(path, columns, said, grouping.order)
   lower = tuple([name for name in columns if name in said.lower_is_better])
   if not any(name.lower() == OVERALL for name in columns) and len(columns) > 2:
     families = {name: _present(column) for name, column in columns.items() if name != said.external}
@@ -249,7 +250,6 @@ def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
   overall_name = next((name for name in columns if name.lower() == OVERALL), '')
   overall = columns.pop(overall_name, None)
   streams = columns | {OVERALL: _mean(columns) if overall is None else overall}
-  grouping = _grouping(file, list(external), said, round_size)
   return Table(
     families=tuple(columns),
     ignored=ignored,
@@ -349,9 +349,12 @@ def _check_names(file: TableFile, said: Columns) -> None:
     raise TableError(f'{file.path}: two columns are named {" and ".join(overall)}; rename one')
 
 
-def _check_directions(path: pathlib.Path, columns: Mapping[str, Column], said: Columns) -> None:
+def _check_directions(
+  path: pathlib.Path, columns: Mapping[str, Column], said: Columns, order: Sequence[int]
+) -> None:
   """Raises TableError where less seems to be better in a column and no flag says which."""
-  for name, column in columns.items():
+  for name, unordered in columns.items():
+    column = _part(unordered, order)
     if name in said.lower_is_better or name in said.higher_is_better:
       continue
     why = ''

@@ -23,7 +23,7 @@ _FEWEST = 3
 _SEEN = {
   'reversed': 'dev and {external} ranked the candidates against each other',
   'gaining_nothing': 'dev gained and {external} did not follow',
-  'decoupled': '{external} rose less with dev than in the calibration rounds',
+  'decoupled': '{external} gained less with dev than in the calibration rounds',
 }
 
 # stream -> its verdict after each round, None where it has none
@@ -156,7 +156,7 @@ def _could(table: Table, stream: str, course: Sequence[Verdict | None], power: f
   if drop is not None and points is not None:
     fall = drop * points.slope_unit
     found.append(
-      f'a point of dev brings {fall:.2g} points less of {table.external} than in the calibration '
+      f'a point gained on dev gains {fall:.2g} less on {table.external} than in the calibration '
       f'rounds ({fall * points.spread:.2g} for the {points.spread:.2g} by which candidates of a '
       'round differ)'
     )

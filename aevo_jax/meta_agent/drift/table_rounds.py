@@ -40,6 +40,11 @@ class Grouping(NamedTuple):
   how: str
   alone: dict[int, str]
 
+  @property
+  def order(self) -> list[int]:
+    """The lines of all rounds that are judged."""
+    return [line for group in self.groups for line in group.lines]
+
 
 def by_size(lines: Sequence[int], size: int) -> Grouping:
   """Makes rounds of so many lines; a last one of a single line joins the one before it.
