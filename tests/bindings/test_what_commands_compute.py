@@ -62,7 +62,10 @@ SEEN_WITH = {
   'control.rounds': FOUND,
   'keep_or_discard.anchor_every': {'budget.rounds': 12},
   'reversal.exact_rounds': {'reversal.test': 'exact'},
-  'simulation.anchors': FOUND,
+  'keep_or_discard.screen': {'budget.rounds': 12},
+  'simulation.anchors': FOUND | {'simulation.plant_size': 3.0},
+  'simulation.plant_size': FOUND,
+  'simulation.plant_harm': FOUND,
 }
 RATE = {'kind': 'float', 'low': 5e-5, 'high': 5e-3, 'scale': 'log'}
 VALUES = {

@@ -6,7 +6,7 @@ from aevo_jax.meta_agent.drift.reversal import Verdict
 from aevo_jax.meta_agent.drift.trust import revise
 
 
-def verdict(name, *, slope=None, reference=None, e=None, p=0.001):
+def verdict(name, *, slope=None, reference=None, e=None, p=0.001, gains=(None, None)):
   return Verdict(
     stream='',
     verdict=name,
@@ -23,6 +23,8 @@ def verdict(name, *, slope=None, reference=None, e=None, p=0.001):
     minimum_detectable_effect=None,
     effect='slope_drop',
     why='',
+    dev_gain=gains[0],
+    external_gain=gains[1],
   )
 
 
@@ -47,6 +49,8 @@ def test_without_an_alarm_nothing_changes():
     (verdict('reversed', slope=0.2, reference=0.8, e=150.0), 0.0, 0.0, 'only the external score'),
     (verdict('reversed', slope=-3.0, reference=0.8, e=150.0), -1.0, 0.0, 'lowers dev'),
     (verdict('reversed', e=150.0), 0.0, 0.0, 'no longer rewards dev'),
+    (verdict('gaining_nothing', gains=(0.2, 0.03)), 0.15, 0.15, 'a step of dev counts 0.15'),
+    (verdict('gaining_nothing', gains=(0.2, -0.03)), 0.0, 0.0, 'dev is gaining nothing'),
   ],
 )
 def test_an_alarm_makes_a_step_of_dev_worth_its_measured_slope(spoken, worth, trust, words):
