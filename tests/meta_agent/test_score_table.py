@@ -98,7 +98,7 @@ def test_timestamps_and_periods(tmp_path, cells, period, labels):
 def test_a_loss_is_told_by_its_fall_in_the_order_of_time(tmp_path):
   """Newest first, it rises down the file."""
   rows = [f'2026-02-{20 - i},{1.5 + i / 50:.2f},{9 - i}\n' for i in range(10)]
-  with pytest.raises(TableError, match="'a' goes from 1.68 to 1.5 in the order of time"):
+  with pytest.raises(TableError, match=r"'a' goes from 1\.68 to 1\.5 in the order of time"):
     read(
       tmp_path, 'date,a,lb\n' + ''.join(rows), size=None, column='date', higher_is_better=('lb',)
     )

@@ -216,8 +216,8 @@ def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
   Args:
     path: of the CSV file.
     said: what the person says of its columns.
-    round_size: rows of a round, where no column names the rounds; the last may have fewer, and joins
-      the one before it if it has one.
+    round_size: rows of a round, where no column names the rounds; the last may have fewer, and
+      joins the one before it if it has one.
 
   Returns:
     The table.

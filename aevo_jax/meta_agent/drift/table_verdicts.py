@@ -61,4 +61,5 @@ def _named(columns: Mapping[str, Column]) -> dict[str, dict[str, float | None]]:
 
 def _outside(columns: Mapping[str, Column], external: Column) -> dict[str, dict[str, float | None]]:
   """The one external score for every stream."""
-  return dict.fromkeys(columns, {str(line): score for line, score in external.items()})
+  scores = {str(line): score for line, score in external.items()}
+  return dict.fromkeys(columns, scores)
