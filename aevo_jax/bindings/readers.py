@@ -167,7 +167,10 @@ READERS: Mapping[str, Rows] = {
     'simulation.plant_axes': (_SHIFTED,),
     'simulation.anchors': (ReadWhen(holding('--agents', 'none')),),
   },
-  'replay_ledger': _always('reversal'),
+  'replay_ledger': {
+    **_always('reversal.alpha', 'reversal.gain_share', 'reversal.slope_share', 'reversal.test'),
+    **_always('reversal.calibration_rounds', 'reversal.exact_rounds', 'reversal.power'),
+  },
 }
 
 # Command -> setting -> the flag that, where it is given, takes its place.

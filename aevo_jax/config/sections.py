@@ -223,6 +223,7 @@ class Reversal:
       after `exact_rounds` rounds.
     exact_rounds: rounds that 'exact' waits for.
     power: of the minimum detectable effect that goes with every verdict.
+    blind: whether a campaign may start whose verdicts could detect nothing.
   """
 
   alpha: _Probability = 0.05
@@ -233,6 +234,7 @@ class Reversal:
   test: Annotated[str, OneOf(('e_process', 'exact'))] = 'e_process'
   exact_rounds: Annotated[int, Ge(1), _EXACT] = 4
   power: _Probability = 0.8
+  blind: bool = False
 
   def __post_init__(self):
     if self.gain_share + self.slope_share >= 1:

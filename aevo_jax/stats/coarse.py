@@ -2,7 +2,8 @@
 
 Released scores are rounded, so that a holdout is not read off through them. What the tests tell is
 rounded further: p values up to 1, 2 or 5 times a power of ten (or to the level at which they
-alarm), slopes to one decimal, external gains as released scores are.
+alarm), slopes to one decimal, external gains as released scores are, errors and degrees of freedom
+to one digit.
 """
 
 import math
@@ -62,8 +63,8 @@ def _slope(found: dict[str, Any], level: float | None) -> dict[str, Any]:
     'p': upwards(found['p'], level),
     'slope': round(found['slope'], 1),
     'reference': round(found['reference'], 1),
-    'error': _figures(found['error'], 1),
-    'freedom': round(min(found['freedom'], 1000)),
+    'error': _figure(found['error']),
+    'freedom': _figure(min(found['freedom'], 1000)),
     'ratio': None if ratio is None else round(ratio, 1),
     'n': found['n'],
   }
@@ -75,17 +76,17 @@ def _gain(found: dict[str, Any], level: float | None, decimals: int) -> dict[str
   return {
     'p': upwards(found['p'], level),
     'dev': round(found['dev'], 4),
-    'external': round(found['external'], decimals),
-    'dev_error': _figures(found['dev_error'], 2),
-    'error': _figures(found['error'], 2),
-    'freedom': round(min(found['freedom'], 1000)),
-    'dev_freedom': round(min(found['dev_freedom'], 1000)),
+    'external': round(found['external'], decimals) + 0.0,
+    'dev_error': _figure(found['dev_error']),
+    'error': _figure(found['error']),
+    'freedom': _figure(min(found['freedom'], 1000)),
+    'dev_freedom': _figure(min(found['dev_freedom'], 1000)),
     'luck': round(found['luck'], 4),
-    'transfer': found['transfer'],
+    'transfer': round(found['transfer'], 2),
     'n': found['n'],
   }
 
 
-def _figures(value: float, digits: int) -> float:
-  """Rounds to significant digits."""
-  return float(f'{value:.{digits}g}')
+def _figure(value: float) -> float:
+  """Rounds to one significant digit."""
+  return float(f'{value:.0e}')

@@ -21,6 +21,9 @@ The claim "dev gained, and external by less than `transfer` of it" is an interse
 and p is the larger of the two tail probabilities of Student's t. If either part is untrue, p is
 below a level at most with that level's probability, whatever the other part does.
 
+Where external is easier or harder than dev, the same step in log-odds moves it less. `transfer` is
+then taken of what that step would give there, if that is less: levels that drift are no flaw.
+
 Both errors have two parts. What the choice of items does is taken from the items themselves, each
 with its own difference between the weighted trials and the starting recipe; items that are hard for
 all cancel. What training seeds do is taken from the replicates of the starting recipe: the spread
@@ -69,6 +72,7 @@ class Gain(NamedTuple):
     freedom: degrees of freedom of `error`.
     dev_freedom: degrees of freedom of `dev_error`.
     luck: what was taken off D for seeds.
+    transfer: share of D that was expected to arrive.
   """
 
   p: float
@@ -79,6 +83,7 @@ class Gain(NamedTuple):
   freedom: float
   dev_freedom: float
   luck: float
+  transfer: float
 
 
 class _Variance(NamedTuple):
@@ -113,30 +118,29 @@ def gains(
     items = min(each.dev.shape[1], each.external.shape[1])
     if len(each.dev) < 2 or not len(trials[family].dev) or items < LEAST_ITEMS:
       return {}
-  seeds = _seed_noise(list(start.values()), transfer)
+  everything = list(start.values())
   tests = {}
   for family in start:
-    tests[family] = _test([start[family]], [trials[family]], seeds, transfer)
+    tests[family] = _test(everything, [start[family]], [trials[family]], transfer)
   if len(start) > 1:
-    everything = [trials[family] for family in start]
-    tests['overall'] = _test(list(start.values()), everything, seeds, transfer)
+    after = [trials[family] for family in start]
+    tests['overall'] = _test(everything, everything, after, transfer)
   return tests
 
 
-def minimum_detectable_gain(gain: Gain, level: float, transfer: float, power: float) -> float:
+def minimum_detectable_gain(gain: Gain, level: float, power: float) -> float:
   """Computes the dev gain that is found where external gains nothing.
 
   It is the larger of what the two parts of the claim need, error (t_{1 - level} + t_power), by
   `transfer` for E - transfer D, and what is taken off for luck.
 
-      >>> gain = Gain(1.0, 0.1, 0.0, 0.02, 0.01, 1e6, 1e6, 0.0)
-      >>> round(minimum_detectable_gain(gain, 0.001, 0.5, 0.8), 4)
+      >>> gain = Gain(1.0, 0.1, 0.0, 0.02, 0.01, 1e6, 1e6, 0.0, 0.5)
+      >>> round(minimum_detectable_gain(gain, 0.001, 0.8), 4)
       0.0786
 
   Args:
     gain: a test, which gives errors and degrees of freedom.
     level: p value at which the test alarms.
-    transfer: as the test was made with.
     power: probability of an alarm, where the other part is certain.
 
   Returns:
@@ -148,25 +152,39 @@ def minimum_detectable_gain(gain: Gain, level: float, transfer: float, power: fl
     return float(error * quantiles)
 
   return gain.luck + max(
-    needed(gain.error, gain.freedom) / transfer, needed(gain.dev_error, gain.dev_freedom)
+    needed(gain.error, gain.freedom) / gain.transfer, needed(gain.dev_error, gain.dev_freedom)
   )
 
 
-def _test(
-  start: Sequence[Answers], trials: Sequence[Answers], seeds: _Seeds, transfer: float
-) -> Gain:
-  """The test of the mean of some families."""
+class _Measured(NamedTuple):
+  """What the mean of some families shows of a round.
+
+  Attributes:
+    weights: [trials], the mean of both halves'.
+    chosen_for: gain on the half that the weights come from.
+    dev: D, with luck.
+    dev_items: its variance by items.
+    external: E.
+    external_items: its variance by items.
+  """
+
+  weights: np.ndarray
+  chosen_for: float
+  dev: float
+  dev_items: float
+  external: float
+  external_items: float
+
+
+def _measure(start: Sequence[Answers], trials: Sequence[Answers]) -> _Measured | None:
+  """Measures the gains; None where no trial gained on a half of dev."""
   families = len(start)
-  replicates = len(start[0].dev)
   weights = []
-  dev = 0.0
-  dev_items = 0.0
-  chosen_for = 0.0
+  dev = dev_items = chosen_for = 0.0
   for half in (0, 1):
     gained = _gained(start, trials, half)
     if not gained.any():
-      nan = float('nan')
-      return Gain(1.0, nan, nan, nan, nan, nan, nan, nan)
+      return None
     chosen = gained / gained.sum()
     weights.append(chosen)
     chosen_for += float(chosen @ gained) / 2
@@ -175,37 +193,61 @@ def _test(
       dev += differences.mean() / 2 / families
       dev_items += _variance_of_mean(differences) / 4 / families**2
   mean_weights = (weights[0] + weights[1]) / 2
-  external = 0.0
-  external_items = 0.0
+  external = external_items = 0.0
   for before, after in zip(start, trials, strict=True):
     differences = _differences(before.external, after.external, mean_weights)
     external += differences.mean() / families
     external_items += _variance_of_mean(differences) / families**2
+  return _Measured(mean_weights, chosen_for, dev, dev_items, external, external_items)
+
+
+def _test(
+  everything: Sequence[Answers],
+  start: Sequence[Answers],
+  trials: Sequence[Answers],
+  transfer: float,
+) -> Gain:
+  """The test of the mean of some families; seed noise is pooled over `everything`."""
+  found = _measure(start, trials)
+  if found is None:
+    nan = float('nan')
+    return Gain(1.0, nan, nan, nan, nan, nan, nan, nan, transfer)
   # How much of the seed noise of one trial is left in weighted trials less replicates.
-  left = float(mean_weights @ mean_weights) + 1 / replicates
-  dev_scale = sum(_scale(each.dev) ** 2 for each in start) / families**2
-  scale = sum(_scale(each.external) ** 2 for each in start) / families**2
+  left = float(found.weights @ found.weights) + 1 / len(start[0].dev)
+  dev_scale = sum(_scale(each.dev) ** 2 for each in start) / len(start) ** 2
+  scale = sum(_scale(each.external) ** 2 for each in start) / len(start) ** 2
+  seeds = _seed_noise(everything, transfer).dev
+  luck = _luck(found.weights, found.chosen_for, seeds.value * dev_scale, _half_items(start))
+  dev = found.dev - luck
+  expected = transfer * min(1.0, _same_step(start, dev))
   least_items = min(each.dev.shape[1] // 2 for each in start) - 1
-  of_dev = _total(
-    [_Variance(dev_items, 2 * dev_items**2 / least_items), _times(seeds.dev, left * dev_scale)]
-  )
-  items = external_items + transfer**2 * dev_items
+  of_dev = _total(_by_items(found.dev_items, least_items), _times(seeds, left * dev_scale))
   of_difference = _total(
-    [_Variance(items, 2 * items**2 / least_items), _times(seeds.difference, left * scale)]
+    _by_items(found.external_items + expected**2 * found.dev_items, least_items),
+    _times(_seed_noise(everything, expected).difference, left * scale),
   )
-  luck = _luck(mean_weights, chosen_for, seeds.dev.value * dev_scale, _half_items(start))
-  dev -= luck
   error = np.sqrt(of_difference.value)
   dev_error = np.sqrt(of_dev.value)
   freedom = 2 * of_difference.value**2 / of_difference.of_value
   dev_freedom = 2 * of_dev.value**2 / of_dev.of_value
   p = max(
-    special.stdtr(freedom, (external - transfer * dev) / error),
+    special.stdtr(freedom, (found.external - expected * dev) / error),
     special.stdtr(dev_freedom, -dev / dev_error),
   )
   return Gain(
-    *map(float, (p, dev, external, dev_error, error, freedom, dev_freedom, luck)),
+    *map(float, (p, dev, found.external, dev_error, error, freedom, dev_freedom, luck, expected)),
   )
+
+
+def _same_step(start: Sequence[Answers], dev: float) -> float:
+  """What external would gain by dev's step in log-odds, by what dev gains in accuracy."""
+  if not dev > 0:
+    return 1.0
+  before = float(np.mean([_share(each.dev) for each in start]))
+  after = min(before + dev, 1 - (1 - before) / 1000)
+  outside = float(np.mean([_share(each.external) for each in start]))
+  moved = special.expit(special.logit(outside) + special.logit(after) - special.logit(before))
+  return float(moved - outside) / (after - before)
 
 
 def _gained(start: Sequence[Answers], trials: Sequence[Answers], half: int) -> np.ndarray:
@@ -241,13 +283,22 @@ def _variance_of_mean(values: np.ndarray) -> float:
   return float(values.var(ddof=1)) / len(values)
 
 
+def _share(answers: np.ndarray) -> float:
+  """The accuracy, with half an item on each side."""
+  return float((answers.sum() + 0.5) / (answers.size + 1))
+
+
 def _scale(answers: np.ndarray) -> float:
-  """p (1 - p), by which a step in log-odds moves an accuracy; half an item on each side."""
-  share = (answers.sum() + 0.5) / (answers.size + 1)
-  return float(share * (1 - share))
+  """p (1 - p), by which a step in log-odds moves an accuracy."""
+  share = _share(answers)
+  return share * (1 - share)
 
 
-def _total(parts: Sequence[_Variance]) -> _Variance:
+def _by_items(value: float, freedom: int) -> _Variance:
+  return _Variance(value, 2 * value**2 / freedom)
+
+
+def _total(*parts: _Variance) -> _Variance:
   return _Variance(sum(part.value for part in parts), sum(part.of_value for part in parts))
 
 

@@ -268,7 +268,8 @@ def fell(reference: Slope, now: Slope) -> Fall:
   second = now.variance
   error = np.sqrt(first + second)
   if error == 0:  # two perfect lines: certainty, and no drop is no evidence
-    return Fall(float(drop <= 0), float(np.sign(drop) * np.inf), np.inf, drop, 0.0, ratio)
+    statistic = 0.0 if drop == 0 else float(np.copysign(np.inf, drop))
+    return Fall(float(drop <= 0), statistic, np.inf, drop, 0.0, ratio)
   freedom = (first + second) ** 2 / (first**2 / reference.freedom + second**2 / now.freedom)
   statistic = float(drop / error)
   return Fall(

@@ -282,7 +282,7 @@ def _gain_tests(gains: Gains | None) -> dict[str, dict[str, Any]]:
     if np.isnan(test.dev):
       rows[stream] = {'why': 'no trial gained on dev over the starting recipe'}
     else:
-      rows[stream] = test._asdict() | {'transfer': gains.transfer, 'n': len(gains.trials)}
+      rows[stream] = test._asdict() | {'n': len(gains.trials)}
   return rows
 
 

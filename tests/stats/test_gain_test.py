@@ -89,7 +89,7 @@ def test_a_gain_that_does_not_arrive_is_found_and_its_minimum_detectable_effect_
   found = gains(*draw(rng, 3, 7, dev=0.9), 0.5)
   assert found['f1'].p <= level and found['overall'].p <= level
   tests = [gains(*draw(rng, 3, 7, dev=0.6), 0.5)['f1'] for _ in range(40)]
-  detectable = np.mean([minimum_detectable_gain(test, level, 0.5, 0.8) for test in tests])
+  detectable = np.mean([minimum_detectable_gain(test, level, 0.8) for test in tests])
   hits = 0
   # At 1/2, a step in accuracy is a fourth of the step in log-odds, to first order.
   step = np.log((0.5 + detectable) / (0.5 - detectable))

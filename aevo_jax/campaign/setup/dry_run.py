@@ -12,6 +12,7 @@ from aevo_jax.campaign.setup.settings import CampaignSettings
 from aevo_jax.config.configurables import LoadError
 from aevo_jax.config.constitution import Constitution, LlmRules
 from aevo_jax.evaluation import sets
+from aevo_jax.meta_agent.drift import detectable
 from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.models.hf import checkpoint
@@ -71,6 +72,7 @@ def rows(
     'processes at a time': f'{slots}',
     'time': 'not known: no trial of such a model has run',
     'wall-clock cap': 'none',
+    'verdicts detect': _detected(constitution, setup.families(tasks), manual=manual),
     'disk': 'not known',
     'probes': ', '.join(probes) or 'none',
     'settings': str(dataclasses.asdict(settings)),
@@ -94,6 +96,18 @@ def rows(
   if estimate.model:
     lines |= _large_model(constitution, estimate, substrate)
   return lines
+
+
+def _detected(constitution: Constitution, families: int, *, manual: bool) -> str:
+  """Says which flaws of dev the verdicts could see, and what would show the one that they miss."""
+  if constitution.objective.target != 'external':
+    return 'a proxy that departs from the others; how far is not reckoned beforehand'
+  found = detectable.outlook(constitution, families, manual=manual)
+  text = detectable.sentence(found, constitution.reversal.power)
+  if found.dev_gain is None:
+    fixes = detectable.fixes(constitution, families, manual=manual)
+    text += f'. That would be seen with: {"; ".join(fixes) or "more of everything"}'
+  return text
 
 
 def _machine(machine: Machine, parent: pathlib.Path, disk: int, memory: int) -> dict[str, str]:

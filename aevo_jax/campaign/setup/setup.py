@@ -28,12 +28,14 @@ from aevo_jax.data import chat_template, corpus
 from aevo_jax.data import tokenizer as tokenizers
 from aevo_jax.evaluation import probes, sets
 from aevo_jax.evaluation.servers import arbiter
+from aevo_jax.meta_agent.drift import detectable
 from aevo_jax.meta_agent.llm.chat_client import ChatClient
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.models.hf import checkpoint
 from aevo_jax.substrate import build, manifest
 from aevo_jax.substrate.store import Store
 from aevo_jax.tasks import own_data
+from aevo_jax.tasks.mixture import FAMILIES
 from aevo_jax.tasks.own_data import OwnTasks, TaskFileError
 from aevo_jax.training.recipe.recipe import Train
 
@@ -218,6 +220,34 @@ class Given(NamedTuple):
   machine: Machine
 
 
+def families(tasks: OwnTasks | None) -> int:
+  """Counts the families that dev tells apart.
+
+  Args:
+    tasks: the user's; None for puzzles.
+  """
+  if tasks is None:
+    return len(FAMILIES)
+  return len({item.family for item in tasks.items})
+
+
+def _check_detectable(given: Given) -> None:
+  """Checks that a campaign's verdicts could detect something."""
+  constitution = given.constitution
+  if constitution.objective.target != 'external' or constitution.reversal.blind:
+    return
+  manual = given.settings.arbiter == 'manual'
+  count = families(given.tasks)
+  if not detectable.outlook(constitution, count, manual=manual).nothing:
+    return
+  helps = '; '.join(detectable.fixes(constitution, count, manual=manual)) or 'more of everything'
+  raise validation.InvalidCampaignError(
+    'the verdicts of this campaign could detect nothing with power '
+    f'{constitution.reversal.power:g}. One of these would show a flaw of dev in a family: {helps}. '
+    'Or bind reversal.blind = True to go without'
+  )
+
+
 def check(given: Given, secret: bytes) -> None:
   """Checks that place, settings, recipe, tasks, probes and machine go together; all at once.
 
@@ -253,6 +283,7 @@ def check(given: Given, secret: bytes) -> None:
     functools.partial(preflight.check_allowance, settings, base_bytes),
     functools.partial(preflight.check_memory, constitution, settings, needs, given.machine),
     functools.partial(preflight.check_engine, constitution),
+    functools.partial(_check_detectable, given),
     # A probe that its items cannot be shown in is an error now.
     functools.partial(probes.build, constitution, given.tasks),
   ]

@@ -215,9 +215,7 @@ def _gain(row: Row, rules: Reversal, levels: Levels) -> _Test | None:
     e_value=None,
     threshold=levels.gain_p,
     n=found['n'],
-    minimum_detectable_effect=gain_test.minimum_detectable_gain(
-      gain, levels.gain_p, found['transfer'], rules.power
-    ),
+    minimum_detectable_effect=gain_test.minimum_detectable_gain(gain, levels.gain_p, rules.power),
     effect='dev_gain',
   )
 
