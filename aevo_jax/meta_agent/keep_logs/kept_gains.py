@@ -14,9 +14,10 @@ import dataclasses
 
 import numpy as np
 
+from aevo_jax.meta_agent.keep_logs import lucky_tries
 from aevo_jax.meta_agent.keep_logs.keep_log import KeepLog, Try
 from aevo_jax.meta_agent.keep_logs.seed_noise import SeedNoise
-from aevo_jax.stats import lucky_tries, rank_tests
+from aevo_jax.stats import rank_tests
 from aevo_jax.stats.intervals import Interval
 
 POWER = 0.8

@@ -1,10 +1,17 @@
 """The best of noisy tries: closed forms, Student's t, and samples."""
 
+import doctest
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from aevo_jax.stats import lucky_tries
+from aevo_jax.meta_agent.keep_logs import lucky_tries
+
+
+def test_examples():
+  result = doctest.testmod(lucky_tries)
+  assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize('tries', [1, 2, 7, 300])
