@@ -4,10 +4,11 @@
   aevo replay_ledger history.csv --external_column=private_score --round_column=week \
     --items=200 --gin.reversal.calibration_rounds=3
 
-Prints whether the dev score still tracks the external one, round after round. The table has a row
-for each candidate in the order of time, and a column of dev scores for each family; see
-docs/verdicts.md. More is better in every column that --lower_is_better does not name. Nothing is
-trained and nothing is written.
+Prints whether the dev score still tracks the external one, round after round, and a sentence on
+each family: what was seen, and what could have been. The table has a row for each candidate in the
+order of time, or with dates that --round_column names, and a column of dev scores for each family;
+see docs/verdicts.md. More is better in every column that --lower_is_better does not name. Nothing
+is trained and nothing is written.
 """
 
 import pathlib
@@ -28,12 +29,22 @@ _EXTERNAL = flags.DEFINE_string(
 _ROUND_SIZE = flags.DEFINE_integer(
   'round_size',
   None,
-  'Rows of a round; 8 unless --round_column is given.',
+  'Rows of a round; 8 unless --round_column is given. Neighbouring sizes are judged too.',
   lower_bound=2,
   flag_values=COMMAND.flags,
 )
 _ROUND_COLUMN = flags.DEFINE_string(
-  'round_column', None, 'COLUMN: the one whose values name the rounds.', flag_values=COMMAND.flags
+  'round_column',
+  None,
+  'COLUMN: the one whose values name the rounds, or with dates or timestamps.',
+  flag_values=COMMAND.flags,
+)
+_ROUND_BY = flags.DEFINE_enum(
+  'round_by',
+  None,
+  ['day', 'week', 'month'],
+  'Rounds of the dates in --round_column; the shortest with four rows or more if not given.',
+  flag_values=COMMAND.flags,
 )
 _DEV_COLUMNS = flags.DEFINE_list(
   'dev_columns',
@@ -60,7 +71,6 @@ _ITEMS = flags.DEFINE_integer(
   lower_bound=1,
   flag_values=COMMAND.flags,
 )
-SEED = 0
 DEFAULT_ROUND_SIZE = 8
 
 
@@ -69,6 +79,8 @@ def main(arguments: list[str]) -> None:
   """Reads the table and prints the verdicts."""
   if _ROUND_SIZE.value is not None and _ROUND_COLUMN.value is not None:
     raise app.UsageError('--round_size and --round_column both say what a round is; leave out one')
+  if _ROUND_BY.value is not None and _ROUND_COLUMN.value is None:
+    raise app.UsageError('--round_by divides the dates of --round_column; name that too')
   from aevo_jax.config import constitution
   from aevo_jax.config.loading import LoadError
   from aevo_jax.meta_agent.drift import score_table
@@ -81,7 +93,7 @@ def main(arguments: list[str]) -> None:
     table = score_table.read(pathlib.Path(arguments[0]), _columns(), round_size)
     COMMAND.load_gin(layout.root_file('constitution.gin'))
     rules = constitution.from_gin().reversal
-    replay(table, rules, items=_ITEMS.value, round_column=_ROUND_COLUMN.value)
+    replay(table, rules, items=_ITEMS.value, round_column=_ROUND_COLUMN.value, size=round_size)
   except (LoadError, score_table.TableError) as error:
     sys.exit(f'replay_ledger: {error}')
   except BrokenPipeError:
@@ -99,50 +111,75 @@ def _columns():
   return score_table.Columns(
     external=_EXTERNAL.value,
     round=_ROUND_COLUMN.value,
+    period=_ROUND_BY.value,
     dev=tuple(_DEV_COLUMNS.value),
     lower_is_better=tuple(_LOWER.value),
     higher_is_better=tuple(_HIGHER.value),
   )
 
 
-def replay(table, rules, *, items: int | None, round_column: str | None) -> None:
-  """Prints the table's outline, a verdict on every stream after every round, and the alarms.
+def replay(table, rules, *, items: int | None, round_column: str | None, size: int | None) -> None:
+  """Prints the table's outline, a verdict on every stream after every round, and what was seen.
 
   Args:
     table: `score_table.Table`.
     rules: the constitution's `reversal` section.
     items: questions behind each family's dev score; None where nobody knows.
     round_column: column that names the rounds, for the headings.
+    size: rows of a round; None where a column names the rounds.
   """
-  from aevo_jax.meta_agent.drift import table_verdicts
-  from aevo_jax.meta_agent.drift.reversal import ALARMS
+  from aevo_jax.meta_agent.drift import table_closing
 
   _print_outline(table, items)
-  streams = [*table.families, 'overall']
-  width = max(map(len, streams))
-  alarms: dict[str, list[str]] = {}
-  detectable = False
-  spoken = table_verdicts.judged(table, rules, items)
-  for number, (round_, verdicts) in enumerate(zip(table.rounds, spoken, strict=True), 1):
+  course = table_closing.courses(table, rules, items)
+  width = max(map(len, course))
+  for number, round_ in enumerate(table.rounds, 1):
     label = ''
     if round_column:
       label = f' ({round_column} {round_.label})'
     first, last = round_.lines
     print(f'\nround {number}{label}: {round_.rows} candidates, lines {first} to {last}')
-    for stream in streams:
-      verdict = verdicts.get(stream)
-      print(f'  {stream:<{width}}  {line(verdict)}')
-      detectable |= verdict is not None and verdict.minimum_detectable_effect is not None
-      if verdict and verdict.verdict in ALARMS:
-        alarms.setdefault(stream, []).append(f'{verdict.verdict} in round {number}')
+    for stream, verdicts in course.items():
+      print(f'  {stream:<{width}}  {line(verdicts[number - 1])}')
   print()
-  for stream, raised in alarms.items():
-    print(f'ALARM {stream}: {", ".join(raised)}')
-  if not alarms:
-    print(f'no alarm in {len(table.rounds)} rounds')
+  _print_alarms(course, len(table.rounds), rules)
+  others = {}
+  if size is not None:
+    others = table_closing.at_other_sizes(table, rules, items, size)
+    sizes = ', '.join(str(each) for each in others)
+    print(f'\nIn words, where rounds of {sizes} rows were judged beside those of {size}:')
+  else:
+    print('\nIn words:')
+  for sentence in table_closing.sentences(table, course, others, rules.power):
+    print(f'  {sentence}')
+  print(
+    f'A gain of dev that all candidates of a round share, and that {table.external} does not '
+    'follow, cannot be seen in a table: it takes replicates of the starting recipe.'
+  )
+
+
+def _print_alarms(course, rounds: int, rules) -> None:
+  """Prints the alarms of every stream, or why there was none."""
+  from aevo_jax.meta_agent.drift.reversal import ALARMS
+
+  raised = False
+  detectable = False
+  for stream, verdicts in course.items():
+    alarms = []
+    for number, verdict in enumerate(verdicts, 1):
+      if verdict is None:
+        continue
+      detectable |= verdict.minimum_detectable_effect is not None
+      if verdict.verdict in ALARMS:
+        alarms.append(f'{verdict.verdict} in round {number}')
+    if alarms:
+      raised = True
+      print(f'ALARM {stream}: {", ".join(alarms)}')
+  if not raised:
+    print(f'no alarm in {rounds} rounds')
     if not detectable:
       print('None could have been raised: too few candidates have both scores. Add rounds or rows.')
-  if len(table.rounds) <= rules.calibration_rounds:
+  if rounds <= rules.calibration_rounds:
     print(
       f'The slope test begins after {rules.calibration_rounds} calibration rounds '
       '(reversal.calibration_rounds); this table is over before.'
@@ -154,6 +191,10 @@ def _print_outline(table, items: int | None) -> None:
   candidates = sum(round_.rows for round_ in table.rounds)
   families = ', '.join(table.families) or 'overall alone'
   print(f'{candidates} candidates in {len(table.rounds)} rounds; dev: {families}')
+  print(table.grouped)
+  if table.alone:
+    rows = ', '.join(f'{line} ({label})' for line, label in table.alone.items())
+    print(f'not judged, since they are alone in their round: lines {rows}')
   if table.mean_overall:
     print(
       'overall: no such column, so it is the mean of the families in the rows that have all of them'
@@ -165,6 +206,9 @@ def _print_outline(table, items: int | None) -> None:
   if table.crashed:
     rows = ', '.join(f'{line} ({why})' for line, why in sorted(table.crashed.items()))
     print(f'{len(table.crashed)} candidates left out as crashed: lines {rows}')
+  if table.no_scores:
+    rows = ', '.join(f'{line} ({cell})' for line, cell in sorted(table.no_scores.items()))
+    print(f'cells that are no scores: lines {rows}')
   if table.zeros:
     lines = ', '.join(map(str, table.zeros))
     print(

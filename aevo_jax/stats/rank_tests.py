@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from aevo_jax.stats.prefixes import Prefixes
+
 # Alternatives that a round's e-value bets on in equal parts: Mallows models that favour reversed
 # rankings.
 PHIS = (0.3, 0.5, 0.7, 0.85)
-# Logarithm of the largest bet that is paid: products of bets must not overflow.
-_LARGEST = 300.0
+# The largest bet that is paid: products of bets must not overflow.
+LARGEST = math.exp(300.0)
 # Samples of the power behind a detectable correlation.
 _SAMPLES = 1000
 
@@ -45,7 +47,6 @@ def mahonian(n: int) -> tuple[int, ...]:
   return tuple(counts)
 
 
-@functools.cache
 def null(sizes: tuple[int, ...]) -> np.ndarray:
   """Computes the probabilities of 0, 1, ... discordant pairs in all, over independent rounds.
 
@@ -58,10 +59,15 @@ def null(sizes: tuple[int, ...]) -> np.ndarray:
   Returns:
     [pairs + 1] probabilities.
   """
-  total = np.ones(1)
-  for n in sizes:
-    total = np.convolve(total, [count / math.factorial(n) for count in mahonian(n)])
-  return total
+  return _nulls(sizes)
+
+
+@functools.cache
+def _one_round(n: int) -> np.ndarray:
+  return np.array([count / math.factorial(n) for count in mahonian(n)])
+
+
+_nulls = Prefixes(np.ones(1), lambda total, n, _: np.convolve(total, _one_round(n)))
 
 
 def reversal_p(discordant: int, sizes: Sequence[int]) -> float:
@@ -77,7 +83,7 @@ def reversal_p(discordant: int, sizes: Sequence[int]) -> float:
   Returns:
     An exact one-sided p value.
   """
-  return min(float(null(tuple(sorted(sizes)))[discordant:].sum()), 1.0)
+  return min(float(null(tuple(sizes))[discordant:].sum()), 1.0)
 
 
 def concordance_p(discordant: int, sizes: Sequence[int]) -> float:
@@ -147,7 +153,7 @@ def _e_values(n: int) -> np.ndarray:
   for phi in PHIS:
     log_z = sum(math.log((1 - phi**i) / (1 - phi)) for i in range(1, n + 1))
     bets.append(math.lgamma(n + 1) + concordant * math.log(phi) - log_z)
-  return np.exp(np.minimum(bets, _LARGEST)).mean(0)
+  return np.exp(np.minimum(bets, math.log(LARGEST))).mean(0)
 
 
 def e_value(discordant: int | np.ndarray, n: int) -> np.ndarray:
@@ -194,7 +200,7 @@ def e_process(e_values: np.ndarray, planned_rounds: int) -> np.ndarray:
   for t in range(e_values.shape[-1]):
     starts = t < planned_rounds
     stakes = (betting + starts / planned_rounds) * e_values[..., t]
-    betting = np.minimum(stakes, math.exp(_LARGEST))
+    betting = np.minimum(stakes, LARGEST)
     after.append(betting + max(planned_rounds - t - 1, 0) / planned_rounds)
   return np.stack(after, -1)
 
@@ -289,3 +295,61 @@ def detectable_correlation(
   n = max(sizes)
   share = float(mallows(n, low) @ np.arange(n * (n - 1) // 2 + 1)) / (n * (n - 1) / 2)
   return math.sin(math.pi / 2 * (1 - 2 * share))
+
+
+# Mallows models among which the weakest that an e-process detects is looked for, from phi = 1 down.
+_MODELS = 1 - np.linspace(0, 1, 65) ** 2 * (1 - 1e-9)
+
+
+def detectable_by_e_process(
+  sizes: tuple[int, ...], planned_rounds: int, threshold: float, power: float
+) -> float | None:
+  """Finds the weakest negative correlation, the same in all rounds, that the e-process detects.
+
+  As `detectable_correlation`, but by simulations that go on where those of one round fewer ended.
+
+      >>> detectable_by_e_process((8,), 1, 1e9, 0.8) is None
+      True
+
+  Args:
+    sizes: trials of each round.
+    planned_rounds: as in `e_process`.
+    threshold: of the e-process after the last of these rounds.
+    power: probability with which it is reached.
+
+  Returns:
+    A correlation in [-1, 0]; None if not even -1 is detected.
+  """
+  if not sizes:
+    return None
+  unspent = max(planned_rounds - len(sizes), 0) / planned_rounds
+  found = (_bets(planned_rounds)(sizes) + unspent >= threshold).mean(-1)
+  if found[-1] < power:
+    return None
+  place = int(np.argmax(found >= power))
+  phi = _MODELS[place]
+  if place:
+    between = (power - found[place - 1]) / (found[place] - found[place - 1])
+    phi = _MODELS[place - 1] + between * (_MODELS[place] - _MODELS[place - 1])
+  n = max(sizes)
+  share = float(mallows(n, float(phi)) @ np.arange(n * (n - 1) // 2 + 1)) / (n * (n - 1) / 2)
+  return math.sin(math.pi / 2 * (1 - 2 * share))
+
+
+@functools.lru_cache(maxsize=4)
+def _bets(planned_rounds: int) -> Prefixes[np.ndarray]:
+  """Simulated e-processes, [models, samples], without the stakes of rounds to come."""
+
+  def step(betting: np.ndarray, n: int, place: int) -> np.ndarray:
+    uniform = np.random.default_rng(place).random(_SAMPLES)
+    discordant = np.stack([np.searchsorted(row, uniform, side='right') for row in _cumulative(n)])
+    stakes = betting + (place < planned_rounds) / planned_rounds
+    return np.minimum(stakes * e_value(discordant, n), LARGEST)
+
+  return Prefixes(np.zeros((len(_MODELS), _SAMPLES)), step)
+
+
+@functools.lru_cache(maxsize=256)
+def _cumulative(n: int) -> np.ndarray:
+  """[models, pairs] probabilities of at most so many discordant pairs."""
+  return np.stack([np.cumsum(mallows(n, float(phi)))[:-1] for phi in _MODELS])

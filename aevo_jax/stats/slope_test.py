@@ -119,20 +119,72 @@ def slope(rounds: Sequence[Round]) -> Slope:
   Returns:
     The slope. Where no round is left, its spread is 0.
   """
-  rounds = [each for each in rounds if len(each.dev) > 1]
-  x = _centred([each.dev for each in rounds])
-  y = _centred([each.external for each in rounds])
-  sizes = np.array([len(each.dev) for each in rounds])
+  return of_trials(joined([centred(each) for each in rounds]))
+
+
+class Trials(NamedTuple):
+  """Trials of some rounds, of two trials or more each, from which a slope follows.
+
+  Attributes:
+    dev: [trials], each less the mean of its round.
+    external: likewise.
+    parts: [trials], 1 / (trials of the round).
+    item: sum over rounds of (trials - 1) x variance of dev by its items; nan where unknown.
+    rounds: how many.
+  """
+
+  dev: np.ndarray
+  external: np.ndarray
+  parts: np.ndarray
+  item: float
+  rounds: int
+
+
+def centred(each: Round) -> Trials:
+  """Centres the trials of one round; none are left of a round with fewer than two.
+
+  Args:
+    each: the round.
+  """
+  n = len(each.dev)
+  if n < 2:
+    return Trials(np.zeros(0), np.zeros(0), np.zeros(0), 0.0, 0)
+  item = np.nan if each.item_variance is None else (n - 1) * each.item_variance
+  return Trials(_centred(each.dev), _centred(each.external), np.full(n, 1 / n), item, 1)
+
+
+def joined(parts: Sequence[Trials]) -> Trials:
+  """Joins the trials of different rounds.
+
+  Args:
+    parts: of any number.
+  """
+  nothing = np.zeros(0)
+  return Trials(
+    np.concatenate([nothing, *(each.dev for each in parts)]),
+    np.concatenate([nothing, *(each.external for each in parts)]),
+    np.concatenate([nothing, *(each.parts for each in parts)]),
+    sum((each.item for each in parts), 0.0),
+    sum(each.rounds for each in parts),
+  )
+
+
+def of_trials(trials: Trials) -> Slope:
+  """Fits the slope over centred trials, see `slope`.
+
+  Args:
+    trials: of some rounds.
+  """
+  x = trials.dev
+  y = trials.external
   squares = float(x @ x)
-  between = int(sizes.sum()) - len(rounds)
+  between = len(x) - trials.rounds
   spread = squares / between if between else 0.0
-  weights = sizes - 1
-  known = [np.nan if each.item_variance is None else each.item_variance for each in rounds]
-  item_variance = float(weights @ np.array(known)) / between if between else np.nan
+  item_variance = trials.item / between if between else np.nan
   if not squares > 0:
     return Slope(np.nan, np.nan, between - 1, 0.0, item_variance, len(x))
   value = float(x @ y) / squares
-  left = 1 - np.repeat(1 / sizes, sizes) - np.square(x) / squares
+  left = 1 - trials.parts - np.square(x) / squares
   # What rounding leaves of a perfect line is no residual.
   residuals = np.maximum(np.abs(y - value * x), 1e-6 * np.abs(y).max(initial=0.0))
   errors = x * residuals / np.maximum(left, _LEAST_LEFT)
@@ -140,13 +192,10 @@ def slope(rounds: Sequence[Round]) -> Slope:
   return Slope(value, variance, between - 1, spread, item_variance, len(x))
 
 
-def _centred(rounds: Sequence[Sequence[float]]) -> np.ndarray:
-  """All values, each less the mean of its round; exactly 0 where a round is constant."""
-  parts = [np.zeros(0)]
-  for values in rounds:
-    shifted = np.asarray(values, np.float64) - values[0]
-    parts.append(shifted - shifted.mean())
-  return np.concatenate(parts)
+def _centred(values: Sequence[float]) -> np.ndarray:
+  """Each value less the mean; exactly 0 where all are the same."""
+  shifted = np.asarray(values, np.float64) - values[0]
+  return shifted - shifted.mean()
 
 
 def positive_p(slope: Slope) -> float:

@@ -130,20 +130,83 @@ def measure(
     and `n`, or of `why` there is no test. 'gain' has `p`, `dev`, `external`, `dev_error`, `error`,
     `freedom`, `dev_freedom`, `luck`, `transfer` and `n`, or `why`.
   """
-  latest = rounds[-1]
-  tested = _gain_tests(gains)
-  rows = {}
-  for stream in latest.dev:
-    both = _pairs(latest, stream)
-    if len(both.dev) < 2:
-      continue
-    rows[stream] = {
-      'n': len(both.dev),
-      'discordant': concordance.discordant_pairs(both.dev, both.external, seed),
-      'slope': _slope(rounds, stream, calibration_rounds),
-      'gain': tested.get(stream, {'why': _why_no_gain(gains)}),
+  windows = Windows(calibration_rounds)
+  for each in rounds:
+    windows.add(each)
+  return windows.measure(seed=seed, gains=gains)
+
+
+class Windows:
+  """The rounds of a campaign so far, from which the rows of the latest follow (see `measure`)."""
+
+  def __init__(self, calibration_rounds: int):
+    """Makes a campaign without rounds.
+
+    Args:
+      calibration_rounds: the first rounds, which give the reference slope.
+    """
+    self._calibration_rounds = calibration_rounds
+    self._rounds = 0
+    self._latest: dict[str, slope_test.Round] = {}
+    self._reference: dict[str, slope_test.Trials] = {}
+    self._since: dict[str, slope_test.Trials] = {}
+
+  def add(self, latest: Round) -> None:
+    """Adds a round.
+
+    Args:
+      latest: behind those that were added before.
+    """
+    self._rounds += 1
+    self._latest = {stream: _pairs(latest, stream) for stream in latest.dev}
+    window = self._since if self._rounds > self._calibration_rounds else self._reference
+    for stream, both in self._latest.items():
+      part = slope_test.centred(both)
+      window[stream] = slope_test.joined([window[stream], part]) if stream in window else part
+
+  def measure(self, *, seed: int, gains: Gains | None = None) -> Rows:
+    """Computes the rows of the latest round, see the function `measure`.
+
+    Args:
+      seed: of the coin that breaks its ties.
+      gains: for the gain test.
+    """
+    tested = _gain_tests(gains)
+    rows = {}
+    for stream, both in self._latest.items():
+      if len(both.dev) < 2:
+        continue
+      rows[stream] = {
+        'n': len(both.dev),
+        'discordant': concordance.discordant_pairs(both.dev, both.external, seed),
+        'slope': self._slope(stream),
+        'gain': tested.get(stream, {'why': _why_no_gain(gains)}),
+      }
+    return rows
+
+  def _slope(self, stream: str) -> dict[str, Any]:
+    """The slope test of one stream, over all rounds since the calibration rounds."""
+    if self._rounds <= self._calibration_rounds:
+      return {
+        'why': f'round {self._rounds} of {self._calibration_rounds} calibration rounds: there is '
+        'no reference for the slope before they are over'
+      }
+    nothing = slope_test.joined([])
+    reference = slope_test.of_trials(self._reference.get(stream, nothing))
+    now = slope_test.of_trials(self._since.get(stream, nothing))
+    why = _why_no_slope(reference, now)
+    if why:
+      return {'why': why}
+    fall = slope_test.fell(reference, now)
+    return {
+      'p': fall.p,
+      'slope': now.value,
+      'reference': fall.ratio * reference.value,
+      'error': fall.error,
+      'freedom': fall.freedom,
+      'ratio': None if np.isnan(now.item_variance + reference.item_variance) else fall.ratio,
+      'n': now.trials,
     }
-  return rows
 
 
 def _stack(parts: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -185,31 +248,6 @@ def _pairs(each: Round, stream: str) -> slope_test.Round:
   return slope_test.Round(
     [x for x, _ in both], [y for _, y in both], each.item_variance.get(stream)
   )
-
-
-def _slope(rounds: Sequence[Round], stream: str, calibration_rounds: int) -> dict[str, Any]:
-  """The slope test of one stream, over all rounds since the calibration rounds."""
-  if len(rounds) <= calibration_rounds:
-    return {
-      'why': f'round {len(rounds)} of {calibration_rounds} calibration rounds: there is no '
-      'reference for the slope before they are over'
-    }
-  pairs = [_pairs(each, stream) for each in rounds]
-  reference = slope_test.slope(pairs[:calibration_rounds])
-  now = slope_test.slope(pairs[calibration_rounds:])
-  why = _why_no_slope(reference, now)
-  if why:
-    return {'why': why}
-  fall = slope_test.fell(reference, now)
-  return {
-    'p': fall.p,
-    'slope': now.value,
-    'reference': fall.ratio * reference.value,
-    'error': fall.error,
-    'freedom': fall.freedom,
-    'ratio': None if np.isnan(now.item_variance + reference.item_variance) else fall.ratio,
-    'n': now.trials,
-  }
 
 
 def _why_no_slope(reference: slope_test.Slope, now: slope_test.Slope) -> str:

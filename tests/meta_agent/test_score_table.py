@@ -6,10 +6,10 @@ from aevo_jax.meta_agent.drift import score_table
 from aevo_jax.meta_agent.drift.score_table import TableError
 
 
-def read(tmp_path, text, external='lb', size=2, column=None, **said):
+def read(tmp_path, text, external='lb', size=2, column=None, period=None, **said):
   content = text if isinstance(text, bytes) else text.encode()
   (tmp_path / 'table.csv').write_bytes(content)
-  columns = score_table.Columns(external, column, **said)
+  columns = score_table.Columns(external, column, period, **said)
   return score_table.read(tmp_path / 'table.csv', columns, size)
 
 
@@ -54,27 +54,94 @@ def test_rounds_by_column_and_overall_of_its_own(tmp_path):
   )
 
 
-def test_a_last_round_may_be_short(tmp_path):
-  assert [r.rows for r in read(tmp_path, 'a,lb\n' + '1,2\n2,3\n' * 2 + '3,1\n', size=3).rounds] == [
-    3,
-    2,
-  ]
+@pytest.mark.parametrize(
+  ('rows', 'sizes'), [(2, [2]), (3, [3]), (4, [4]), (5, [3, 2]), (7, [3, 4]), (8, [3, 3, 2])]
+)
+def test_a_table_may_have_any_number_of_rows(tmp_path, rows, sizes):
+  """A last row that is left alone joins the round before it."""
+  table = read(tmp_path, 'a,lb\n' + ''.join(f'{i % 3},{i}\n' for i in range(rows)), size=3)
+  assert [each.rows for each in table.rounds] == sizes
+  assert ('joins the round before' in table.grouped) == (rows % 3 == 1)
+  assert [each.rows for each in table.with_rounds_of(rows).rounds] == [rows]
 
 
-def test_item_variance_of_shares_and_percentages(tmp_path):
-  shares, percent = (
-    read(tmp_path, f'a,b,lb\n{x},{y},1\n{z},{y},2\n{x},,3\n{z},0,4\n')
-    for x, z, y in ((0.2, 0.8, 0.5), (20, 80, 50))
+def dated(cells, period=None):
+  rows = [f'{cell},{i * 7 % 5},{i}\n' for i, cell in enumerate(cells)]
+  return {'text': 'date,a,lb\n' + ''.join(rows), 'size': None, 'column': 'date', 'period': period}
+
+
+def test_dates_are_rounds_in_the_order_of_time(tmp_path):
+  newest_first = [f'2026-01-{day:02d}' for day in (19, 12, 12, 12, 12, 5, 5, 5, 5)]
+  table = read(tmp_path, **dated(newest_first))
+  assert [(r.label, r.rows) for r in table.rounds] == [('2026-01-05', 4), ('2026-01-12', 4)]
+  assert list(table.rounds[0].external) == [7, 8, 9, 10] and table.alone == {2: '2026-01-19'}
+  assert "by the day of 'date'" in table.grouped and 'another order' in table.grouped
+
+
+@pytest.mark.parametrize(
+  ('cells', 'period', 'labels'),
+  [
+    ([f'2026-01-{day:02d}T12:00:00Z' for day in range(5, 19)], None, ['2026-W02', '2026-W03']),
+    (
+      [f'2026/0{month}/{day}' for month in (1, 2) for day in (10, 20)],
+      'month',
+      ['2026-01', '2026-02'],
+    ),
+    ([str(1767571200 + 21600 * i) for i in range(8)], None, ['2026-01-05', '2026-01-06']),
+    (['2026-01-05T23:30:00-02:00', '2026-01-06', '2026-01-06', '2026-01-06'], None, ['2026-01-06']),
+  ],
+)
+def test_timestamps_and_periods(tmp_path, cells, period, labels):
+  assert [r.label for r in read(tmp_path, **dated(cells, period)).rounds] == labels
+
+
+def test_a_loss_is_told_by_its_fall_in_the_order_of_time(tmp_path):
+  """Newest first, it rises down the file."""
+  rows = [f'2026-02-{20 - i},{1.5 + i / 50:.2f},{9 - i}\n' for i in range(10)]
+  with pytest.raises(TableError, match=r"'a' goes from 1\.68 to 1\.5 in the order of time"):
+    read(
+      tmp_path, 'date,a,lb\n' + ''.join(rows), size=None, column='date', higher_is_better=('lb',)
+    )
+
+
+@pytest.mark.parametrize(
+  ('cells', 'period', 'said'),
+  [
+    (['05/01/2026', '05/01/2026'], None, 'write dates as YYYY-MM-DD'),
+    (['2026-01-05', 'soon', '2026-01-06'], None, ":3: 'soon' in round column 'date' is no date"),
+    (['1', '1'], 'week', 'or leave out --round_by'),
+    (['a', 'b', 'c'], None, 'every row has a round of its own'),
+  ],
+)
+def test_other_dates_are_refused(tmp_path, cells, period, said):
+  with pytest.raises(TableError, match=said):
+    read(tmp_path, **dated(cells, period))
+
+
+def test_accuracies_are_shares_of_right_answers_whichever_way_they_are_written(tmp_path):
+  shares = read(
+    tmp_path, 'a,error,lb\n.2,.8,30\n.7,.5,60\n', lower_is_better=('error',), dev=('a',)
   )
-  assert shares.item_variance(shares.rounds[0], 100) == pytest.approx(
-    {'a': 0.0016, 'b': 0.0025, 'overall': 0.0041 / 4}
+  assert shares.perfect == (1, 100)
+  dev, external = shares.shares(shares.rounds[0])
+  assert external == {2: 0.3, 3: 0.6} and dev['overall'] == pytest.approx({2: 0.2, 3: 0.6})
+  errors = read(tmp_path, 'error,lb\n.2,.8\n.7,.5\n', lower_is_better=('error', 'lb'))
+  dev, external = errors.shares(errors.rounds[0])
+  assert dev['error'] == pytest.approx({2: 0.8, 3: 0.3})
+  assert dev['overall'] == pytest.approx(dev['error']) and external == pytest.approx(
+    {2: 0.2, 3: 0.5}
   )
-  assert percent.item_variance(percent.rounds[0], 100) == pytest.approx(
-    {'a': 16, 'b': 25, 'overall': 41 / 4}
-  )
+  errors.check_items()
   ratings = read(tmp_path, 'a,lb\n1500,1\n1600,2\n')
+  assert ratings.perfect is None
   with pytest.raises(TableError, match='they go from 1500 to 1600; leave out --items'):
-    ratings.item_variance(ratings.rounds[0], 100)
+    ratings.check_items()
+
+
+def test_cells_that_say_a_crash_or_infinity_are_no_scores(tmp_path):
+  table = read(tmp_path, 'a,lb\n1,2\nOOM,3\n2,inf\n3,4\n')
+  assert table.no_scores == {3: 'OOM', 4: 'inf'}
+  assert table.rounds[0].dev['a'] == {2: 1, 3: None}
 
 
 FALLING = 'a,lb\n' + ''.join(f'{1.99 - i / 100:.2f},{i}\n' for i in range(10))
@@ -91,14 +158,13 @@ FALLING = 'a,lb\n' + ''.join(f'{1.99 - i / 100:.2f},{i}\n' for i in range(10))
       {},
       r"table.csv:3: 'x' in column 'a' is not a number; leave the cell empty",
     ),
-    ('a,lb\n1,2\n1,inf\n', {}, r"table.csv:3: 'inf' in column 'lb' is not a number"),
     (
       'name,lb\nx,2\ny,3\n',
       {},
       r"no column of dev scores besides 'lb' \(left out: name: not numeric\)",
     ),
     ('a,lb\n1,\n2,\n', {}, "column 'lb' is empty"),
-    ('a,lb\n1,2\n2,2\n1,3\n', {}, 'table.csv:4: round 2 has 1 row'),
+    ('a,lb\n1,2\n', {}, 'has 1 candidates with scores, and two or more are ranked together'),
     ('a,lb\n1,2,3\n', {}, r'table.csv:2: 3 cells, and the header names 2 columns'),
     ('a,a,lb\n1,2,3\n', {}, "two columns are named 'a'"),
     ('a,lb\n', {}, 'no rows of candidates'),
@@ -162,13 +228,7 @@ def test_of_a_loss_less_is_better_and_its_zeros_are_crashes(tmp_path):
   assert table.rounds[0].dev['overall'] == {2: -2.0, 4: -1.5}
   assert table.lower_is_better == ('loss',) and table.crashed == {3: '0 in every score'}
   with pytest.raises(TableError, match="'loss' is a loss; leave out --items"):
-    table.item_variance(table.rounds[0], 100)
-
-
-def test_the_noise_of_an_error_rate_is_that_of_its_accuracy(tmp_path):
-  text = 'error,lb\n.2,1\n.8,2\n'
-  table = read(tmp_path, text, lower_is_better=('error',))
-  assert table.item_variance(table.rounds[0], 100)['error'] == pytest.approx(0.0016)
+    table.check_items()
 
 
 def test_rows_that_crashed_are_left_out_and_zeros_of_accuracies_are_named(tmp_path):
@@ -181,10 +241,16 @@ def test_rows_that_crashed_are_left_out_and_zeros_of_accuracies_are_named(tmp_pa
 
 
 def test_a_column_that_counts_is_no_score(tmp_path):
-  text = 'week,nth,a,lb\n' + ''.join(f'{i // 2},{i},{i * i},{i}\n' for i in range(6))
+  text = 'week,nth,a,at,batch_size,lb\n'
+  text += ''.join(f'{i // 2},{i},{i * i},{1767614400 + i},{i % 3},{i}\n' for i in range(6))
   table = read(tmp_path, text)
   assert table.families == ('a',)
-  assert table.ignored == {'week': 'no score by its name', 'nth': 'counts the rows'}
+  assert table.ignored == {
+    'week': 'no score by its name',
+    'nth': 'counts the rows',
+    'at': 'too large for scores, as timestamps are',
+    'batch_size': 'no score by its name',
+  }
 
 
 def test_columns_that_a_flag_names_are_scores(tmp_path):

@@ -175,3 +175,14 @@ def test_the_detectable_correlation_is_detected_with_that_power():
     0.8, abs=0.05
   )
   assert rank_tests.detectable_correlation((8,), lambda d: d.sum(-1) > 28, 0.8) is None
+
+
+def test_what_the_e_process_detects_is_detected_with_that_power():
+  rho = rank_tests.detectable_by_e_process((8,) * 5, 6, 20.0, 0.8)
+  pairs = discordant(np.random.default_rng(5), rho, (4000, 5))
+  running = rank_tests.e_process(rank_tests.e_value(pairs, 8), 6)[:, -1]
+  assert (running >= 20).mean() == pytest.approx(0.8, abs=0.05)
+  # One round more is simulated on from five, and is the same as six at once.
+  again = rank_tests.detectable_by_e_process((8,) * 6, 6, 20.0, 0.8)
+  rank_tests._bets.cache_clear()
+  assert rank_tests.detectable_by_e_process((8,) * 6, 6, 20.0, 0.8) == again > rho

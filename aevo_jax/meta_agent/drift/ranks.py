@@ -9,6 +9,7 @@ import numpy as np
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift.levels import Levels
 from aevo_jax.stats import rank_tests
+from aevo_jax.stats.prefixes import Prefixes
 
 
 class Pairs(NamedTuple):
@@ -108,11 +109,9 @@ def _together(rows: History) -> tuple[tuple[int, ...], int]:
 def _e_process(
   histories: Mapping[str, History], rules: Reversal, levels: Levels
 ) -> dict[str, RankTest]:
-  table = []
-  for rows in histories.values():
-    values = [1.0 if row is None else rank_tests.e_value(row.discordant, row.n) for row in rows]
-    table.append(values)
-  current = rank_tests.e_process(np.array(table, np.float64), levels.planned_rounds)[:, -1]
+  running = _running(levels.planned_rounds)
+  unspent = max(levels.planned_rounds - levels.round, 0) / levels.planned_rounds
+  current = np.array([running(rows) + unspent for rows in histories.values()])
   alpha = levels.ranks_alpha
   decisions = rank_tests.e_bh(current, alpha, levels.streams)
   needed = levels.streams / (alpha * max(sum(decisions), 1))
@@ -125,6 +124,18 @@ def _e_process(
       bool(rejects), 'e_process', discordant, sum(sizes), None, float(value), needed, weakest
     )
   return tests
+
+
+@functools.lru_cache(maxsize=4)
+def _running(planned_rounds: int) -> Prefixes[float]:
+  """The e-process of a history, see `rank_tests.e_process`, without the stakes to come."""
+
+  def step(betting: float, row: Pairs | None, place: int) -> float:
+    stake = betting + (place < planned_rounds) / planned_rounds
+    value = 1.0 if row is None else float(rank_tests.e_value(row.discordant, row.n))
+    return min(stake * value, rank_tests.LARGEST)
+
+  return Prefixes(0.0, step)
 
 
 def _exact(
@@ -174,14 +185,11 @@ def detectable(sizes: tuple[int, ...], rules: Reversal, levels: Levels) -> float
 
 @functools.lru_cache(maxsize=4096)
 def _detectable(sizes: tuple[int, ...], power: float, alarm: _Alarm) -> float | None:
-  def e_process(discordant: np.ndarray) -> np.ndarray:
-    values = [rank_tests.e_value(discordant[:, i], n) for i, n in enumerate(sizes)]
-    running = rank_tests.e_process(np.stack(values, -1), alarm.planned_rounds)
-    return running[:, -1] >= alarm.threshold
+  if alarm.test == 'e_process':
+    return rank_tests.detectable_by_e_process(sizes, alarm.planned_rounds, alarm.threshold, power)
 
   def exact(discordant: np.ndarray) -> np.ndarray:
     critical = rank_tests.critical(sizes, alarm.threshold)
     return discordant.sum(-1) >= (np.inf if critical is None else critical)
 
-  test = e_process if alarm.test == 'e_process' else exact
-  return rank_tests.detectable_correlation(sizes, test, power)
+  return rank_tests.detectable_correlation(sizes, exact, power)

@@ -42,7 +42,12 @@ _BOOKKEEPING = {
 # Numbers under a name that ends with one of these words are none either: resources, settings,
 # counts. `memory_gb` is one of them, `memory_recall` is not.
 _RESOURCES = {
+  'beta1',
+  'beta2',
   'cost',
+  'decay',
+  'dim',
+  'dropout',
   'duration',
   'elapsed',
   'epoch',
@@ -50,13 +55,18 @@ _RESOURCES = {
   'flops',
   'gb',
   'gib',
+  'gpu',
+  'gpus',
+  'heads',
   'hours',
+  'layers',
   'lr',
   'mb',
   'mem',
   'memory',
   'mib',
   'minutes',
+  'momentum',
   'ms',
   'parameters',
   'params',
@@ -65,8 +75,10 @@ _RESOURCES = {
   'seconds',
   'secs',
   'seed',
+  'size',
   'step',
   'steps',
+  'temperature',
   'time',
   'timestamp',
   'tokens',
@@ -74,6 +86,7 @@ _RESOURCES = {
   'used',
   'vram',
   'wallclock',
+  'warmup',
 }
 _LOSSES = {
   'bpb',
@@ -107,6 +120,7 @@ _LEAST_PERCENT = 20
 _FALLS = -0.7
 _FEWEST_TO_FALL = 8
 _FEWEST_TO_COUNT = 5
+_TIMESTAMPS = 1e9
 SHARES = 'shares (0 to 1)'
 PERCENTAGES = 'percentages (0 to 100)'
 
@@ -177,6 +191,11 @@ def number(cell: str) -> float | None:
   return value if abs(value) < float('inf') else None
 
 
+def is_infinite(cell: str) -> bool:
+  """Whether a cell says infinity, as a run that diverged may have it."""
+  return re.fullmatch(r'[+-]?inf(inity)?', cell.lower()) is not None
+
+
 def why_no_score(name: str, cells: Iterable[str]) -> str:
   """Says why a column holds no scores.
 
@@ -200,6 +219,8 @@ def why_no_score(name: str, cells: Iterable[str]) -> str:
     return f'{present[0]} in every row'
   if len(numbers) == len(present) >= _FEWEST_TO_COUNT and _counts(numbers):
     return 'counts the rows'
+  if None not in numbers and min(numbers) >= _TIMESTAMPS:
+    return 'too large for scores, as timestamps are'
   return ''
 
 

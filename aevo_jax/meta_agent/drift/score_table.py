@@ -7,13 +7,13 @@ comments.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from aevo_jax.config.nearest import suggestion
-from aevo_jax.meta_agent.drift import score_columns, table_file
+from aevo_jax.meta_agent.drift import score_columns, table_file, table_rounds
 from aevo_jax.meta_agent.drift.table_file import TableError, TableFile
 
 OVERALL = 'overall'
@@ -28,7 +28,8 @@ class Columns:
 
   Attributes:
     external: name of the column with the score that counts.
-    round: name of a column with a value for each round; None for rounds of equal size.
+    round: name of a column with a value for each round, or dates; None for rounds of equal size.
+    period: 'day', 'week' or 'month' of dates in that column; None to choose by their number.
     dev: names of the columns with dev scores; empty for all that look like some.
     lower_is_better: names of columns of which less is better. They hold scores.
     higher_is_better: names of columns of which more is better, whatever they are called.
@@ -36,6 +37,7 @@ class Columns:
 
   external: str
   round: str | None = None
+  period: str | None = None
   dev: tuple[str, ...] = ()
   lower_is_better: tuple[str, ...] = ()
   higher_is_better: tuple[str, ...] = ()
@@ -83,10 +85,13 @@ class Table:
     families: in the order of the file.
     ignored: column -> why it is left out.
     mean_overall: whether `overall` was computed here.
-    rounds: in the order of the file.
+    rounds: in the order of time.
+    grouped: how rounds were made, in words.
+    alone: line -> label of a round of that line alone, which is not judged.
     external: name of the external column.
     lower_is_better: columns of which less is better; their scores have the other sign.
     crashed: line -> why its candidate is left out.
+    no_scores: line -> a cell that is missing because it says a crash or infinity.
     zeros: lines of candidates with 0 in every score.
   """
 
@@ -94,24 +99,16 @@ class Table:
   ignored: dict[str, str]
   mean_overall: bool
   rounds: tuple[Round, ...]
+  grouped: str
+  alone: dict[int, str]
   external: str
   lower_is_better: tuple[str, ...]
   crashed: dict[int, str]
+  no_scores: dict[int, str]
   zeros: tuple[int, ...]
 
-  def item_variance(self, round_: Round, items: int) -> dict[str, float]:
-    """Computes the variance of a dev score by the choice of items: the mean of p (1 - p) / items.
-
-    Args:
-      round_: of this table.
-      items: of each family.
-
-    Returns:
-      stream -> variance; overall is taken as the mean of the families.
-
-    Raises:
-      TableError: dev scores are neither shares nor percentages.
-    """
+  def check_items(self) -> None:
+    """Raises TableError where dev scores are no shares of right answers among items."""
     names = self.families or (OVERALL,)
     loss = next((name for name in names if score_columns.is_loss(name)), None)
     if loss is not None:
@@ -121,22 +118,70 @@ class Table:
     written = {name: self._as_written(name, self.rounds) for name in names}
     _check_one_scale(written, 'give --items scores of one scale, or leave it out')
     scores = [score for column in written.values() for score in column]
-    scale = {score_columns.SHARES: 1, score_columns.PERCENTAGES: 100}.get(
-      score_columns.scale(scores)
-    )
-    if scale is None:
+    if not _perfect(scores):
       raise TableError(
         '--items needs dev scores that are shares (0 to 1) or percentages (0 to 100), '
         f'and they go from {min(scores):g} to {max(scores):g}; leave out --items'
       )
-    variance = {}
-    for name in names:
-      present = self._as_written(name, [round_])
-      if present:
-        variance[name] = sum(s * (scale - s) for s in present) / len(present) / items
-    if self.families and len(variance) == len(names):
-      variance[OVERALL] = sum(variance.values()) / len(names) ** 2
-    return variance
+    outside = self._external_as_written()
+    if score_columns.is_loss(self.external) or not _perfect(outside):
+      raise TableError(
+        f'--items needs an external score that is a share or a percentage, and {self.external!r} '
+        'is none; leave out --items'
+      )
+
+  @functools.cached_property
+  def perfect(self) -> tuple[float, float] | None:
+    """A perfect dev and a perfect external score, 1 or 100; None where they are no accuracies."""
+    names = self.families if self.mean_overall else (*self.families, OVERALL)
+    if any(score_columns.is_loss(name) for name in (*names, self.external)):
+      return None
+    dev = _perfect([score for name in names for score in self._as_written(name, self.rounds)])
+    external = _perfect(self._external_as_written())
+    if not dev or not external:
+      return None
+    return dev, external
+
+  def shares(self, round_: Round) -> tuple[dict[str, Column], Column]:
+    """Dev and external scores of a round as shares of right answers, where `perfect` is known.
+
+    Args:
+      round_: of this table.
+
+    Returns:
+      stream -> line -> share, and line -> share; those of error rates are 1 less the error.
+    """
+    dev, external = self.perfect
+    streams = {}
+    for name, column in round_.dev.items():
+      streams[name] = _as_shares(column, dev, self._errors(name))
+    return streams, _as_shares(round_.external, external, self._errors(self.external))
+
+  def with_rounds_of(self, size: int) -> 'Table':
+    """Makes the same table with rounds of another size.
+
+    Args:
+      size: rows of a round.
+    """
+    dev: dict[str, Column] = {}
+    external: Column = {}
+    for each in self.rounds:
+      external |= each.external
+      for name, column in each.dev.items():
+        dev[name] = dev.get(name, {}) | column
+    grouping = table_rounds.by_size(list(external), size)
+    rounds = _rounds(dev, external, grouping.groups)
+    return dataclasses.replace(self, rounds=rounds, grouped=grouping.how)
+
+  def _errors(self, stream: str) -> float:
+    """The part of a stream that is error rates: 0 or 1, between them of a mean of families."""
+    if stream == OVERALL and self.mean_overall:
+      return len(set(self.families) & set(self.lower_is_better)) / len(self.families)
+    return float(stream in self.lower_is_better)
+
+  def _external_as_written(self) -> list[float]:
+    sign = -1 if self.external in self.lower_is_better else 1
+    return [sign * score for each in self.rounds for score in _present(each.external)]
 
   def _as_written(self, stream: str, rounds: Sequence[Round]) -> list[float]:
     """The scores of a stream in some rounds, those of which less is better too."""
@@ -144,15 +189,25 @@ class Table:
     return [sign * score for each in rounds for score in _present(each.dev[stream])]
 
 
+def _perfect(scores: Sequence[float]) -> float:
+  """1 for shares, 100 for percentages, else 0."""
+  if not scores:
+    return 0.0
+  return {score_columns.SHARES: 1.0, score_columns.PERCENTAGES: 100.0}.get(
+    score_columns.scale(scores), 0.0
+  )
+
+
+def _as_shares(column: Column, perfect: float, errors: float) -> Column:
+  """Scores by the perfect one; an error, which has the other sign, is what the share lacks of 1."""
+  shares: Column = {}
+  for line, score in column.items():
+    shares[line] = None if score is None else score / perfect + errors
+  return shares
+
+
 def _present(column: Column) -> list[float]:
   return [score for score in column.values() if score is not None]
-
-
-class _Group(NamedTuple):
-  """A round of the file: its label and its lines."""
-
-  label: str
-  lines: list[int]
 
 
 def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
@@ -161,7 +216,8 @@ def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
   Args:
     path: of the CSV file.
     said: what the person says of its columns.
-    round_size: rows of a round, where no column names the rounds; the last may have fewer.
+    round_size: rows of a round, where no column names the rounds; the last may have fewer, and
+      joins the one before it if it has one.
 
   Returns:
     The table.
@@ -172,17 +228,19 @@ def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
   """
   file = table_file.read(path)
   _check_names(file, said)
-  file, crashed = _without_crashes(file)
-  columns, ignored = _columns(file, said)
+  file, crashed = table_file.without_crashes(file)
+  columns, ignored, no_scores = _columns(file, said)
   if len(columns) == 1:
     left_out = ', '.join(f'{name}: {why}' for name, why in ignored.items())
     raise TableError(
       f'{path} has no column of dev scores besides {said.external!r}'
       + (f' (left out: {left_out})' if left_out else '')
       + '; give each family one, or name those there are with --dev_columns=NAME,...'
+      + _log_of_changes(file)
     )
-  _check_directions(path, columns, said)
   columns, zeros = _without_zeros(columns, said, crashed)
+  grouping = _grouping(file, list(columns[said.external]), said, round_size)
+  _check_directions(path, columns, said, grouping.order)
   lower = tuple([name for name in columns if name in said.lower_is_better])
   if not any(name.lower() == OVERALL for name in columns) and len(columns) > 2:
     families = {name: _present(column) for name, column in columns.items() if name != said.external}
@@ -196,24 +254,48 @@ def read(path: pathlib.Path, said: Columns, round_size: int | None) -> Table:
     families=tuple(columns),
     ignored=ignored,
     mean_overall=overall is None,
-    rounds=_rounds(file, streams, external, _groups(file, list(external), round_size, said.round)),
+    rounds=_rounds(streams, external, grouping.groups),
+    grouped=grouping.how,
+    alone=grouping.alone,
     external=said.external,
     lower_is_better=tuple([OVERALL if name == overall_name else name for name in lower]),
     crashed=crashed,
+    no_scores=no_scores,
     zeros=zeros,
   )
 
 
+def _log_of_changes(file: TableFile) -> str:
+  """The end of the message where a table has a status column."""
+  if any(score_columns.is_status(name) for name in file.header):
+    return '; a log of kept and discarded changes is judged by aevo audit_log'
+  return ''
+
+
+def _grouping(
+  file: TableFile, lines: Sequence[int], said: Columns, round_size: int | None
+) -> table_rounds.Grouping:
+  """The rounds of some lines; raises TableError where no two can be ranked together."""
+  if len(lines) < 2:
+    raise TableError(
+      f'{file.path} has {len(lines)} candidates with scores, and two or more are ranked together'
+    )
+  if said.round is None:
+    return table_rounds.by_size(lines, round_size or len(lines))
+  grouping = table_rounds.by_column(file, lines, said.round, said.period)
+  if not grouping.groups:
+    raise TableError(
+      f'{file.path}: every row has a round of its own by column {said.round!r}, so nothing can be '
+      'ranked; choose another column, or --round_size'
+    )
+  return grouping
+
+
 def _rounds(
-  file: TableFile, streams: Mapping[str, Column], external: Column, groups: Sequence[_Group]
+  streams: Mapping[str, Column], external: Column, groups: Sequence[table_rounds.Group]
 ) -> tuple[Round, ...]:
   rounds = []
   for group in groups:
-    if len(group.lines) < 2:
-      raise TableError(
-        f'{file.path}:{group.lines[0]}: round {group.label} has 1 row, and nothing can be ranked; '
-        'remove it, or choose other rounds with --round_size or --round_column'
-      )
     rounds.append(
       Round(
         label=group.label,
@@ -267,9 +349,12 @@ def _check_names(file: TableFile, said: Columns) -> None:
     raise TableError(f'{file.path}: two columns are named {" and ".join(overall)}; rename one')
 
 
-def _check_directions(path: pathlib.Path, columns: Mapping[str, Column], said: Columns) -> None:
+def _check_directions(
+  path: pathlib.Path, columns: Mapping[str, Column], said: Columns, order: Sequence[int]
+) -> None:
   """Raises TableError where less seems to be better in a column and no flag says which."""
-  for name, column in columns.items():
+  for name, unordered in columns.items():
+    column = _part(unordered, order)
     if name in said.lower_is_better or name in said.higher_is_better:
       continue
     why = ''
@@ -300,20 +385,6 @@ def _check_one_scale(columns: Mapping[str, Sequence[float]], fix: str) -> None:
 
 
 # -- rows that are left out ------------------------------------------------------------------------
-
-
-def _without_crashes(file: TableFile) -> tuple[TableFile, dict[int, str]]:
-  """The file without candidates that a status column calls crashed; and line -> its status."""
-  crashed = {}
-  for name in file.header:
-    if score_columns.is_status(name):
-      for line, status in file.column(name).items():
-        if score_columns.has_crashed(status):
-          crashed[line] = f'{name} {status}'
-  lines = [line for line in file.lines if line.number not in crashed]
-  if not lines:
-    raise TableError(f'{file.path} has no candidate that did not crash')
-  return file._replace(lines=lines), crashed
 
 
 def _without_zeros(
@@ -350,10 +421,13 @@ def _without_zeros(
 # -- columns and cells -----------------------------------------------------------------------------
 
 
-def _columns(file: TableFile, said: Columns) -> tuple[dict[str, Column], dict[str, str]]:
-  """Columns of scores, the external one among them; and column -> why it is left out."""
+def _columns(
+  file: TableFile, said: Columns
+) -> tuple[dict[str, Column], dict[str, str], dict[int, str]]:
+  """Columns of scores; column -> why it is left out; and line -> a cell of it that is no score."""
   columns = {}
   ignored = {}
+  no_scores = {}
   for place, name in enumerate(file.header):
     if name == said.round:
       continue
@@ -372,9 +446,13 @@ def _columns(file: TableFile, said: Columns) -> tuple[dict[str, Column], dict[st
     _check_percent_signs(file.path, name, cells)
     columns[name] = {}
     for line, cell in cells.items():
-      columns[name][line] = _score(cell, file.path, line, name)
+      if score_columns.has_crashed(cell) or score_columns.is_infinite(cell):
+        no_scores[line] = cell
+      columns[name][line] = (
+        None if line in no_scores else table_file.score(cell, file.path, line, name)
+      )
     _check_ranks(file.path, name, columns[name], said)
-  return columns, ignored
+  return columns, ignored, no_scores
 
 
 def _check_ranks(path: pathlib.Path, name: str, column: Column, said: Columns) -> None:
@@ -410,54 +488,3 @@ def _mean(columns: Mapping[str, Column]) -> Column:
     scores = [column[line] for column in columns.values()]
     means[line] = None if None in scores else math.fsum(scores) / len(scores)
   return means
-
-
-def _score(cell: str, path: pathlib.Path, line: int, column: str) -> float | None:
-  """The score in a cell, None if it is missing; raises TableError for anything else."""
-  if cell.lower() in score_columns.MISSING:
-    return None
-  if score_columns.has_comma(cell):
-    raise TableError(
-      f'{path}:{line}: {cell!r} in column {column!r} has a comma; write a decimal point, and '
-      'nothing between thousands'
-    )
-  value = score_columns.number(cell)
-  if value is None:
-    raise TableError(
-      f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
-      'empty if the score is missing'
-    )
-  return value
-
-
-def _groups(
-  file: TableFile, lines: Sequence[int], round_size: int | None, round_column: str | None
-) -> list[_Group]:
-  """The rounds: lines that share a value of the round column, or so many lines each."""
-  if round_column is not None:
-    return _by_value(file, lines, round_column)
-  groups = []
-  for i in range(0, len(lines), round_size):
-    groups.append(_Group(str(i // round_size + 1), list(lines[i : i + round_size])))
-  return groups
-
-
-def _by_value(file: TableFile, lines: Sequence[int], column: str) -> list[_Group]:
-  """Lines in a row that share a value of a column; raises TableError if one comes again."""
-  groups: dict[str, _Group] = {}
-  latest = None
-  for line, value in file.column(column).items():
-    if line not in lines:
-      continue
-    if not value:
-      raise TableError(
-        f'{file.path}:{line}: no value in round column {column!r}; every row needs one'
-      )
-    if value != latest and value in groups:
-      raise TableError(
-        f'{file.path}:{line}: round {value!r} of column {column!r} begins a second time; bring '
-        'the table into the order of time, one round after another'
-      )
-    groups.setdefault(value, _Group(value, [])).lines.append(line)
-    latest = value
-  return list(groups.values())

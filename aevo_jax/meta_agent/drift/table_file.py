@@ -5,6 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from aevo_jax import file_kinds, strict_json
+from aevo_jax.meta_agent.drift import score_columns
 
 
 class TableError(ValueError):
@@ -48,6 +49,61 @@ def read(path: pathlib.Path) -> TableFile:
     return _cells(path)
   except (UnicodeDecodeError, csv.Error) as error:
     raise TableError(f'{path} is no CSV text in UTF-8: {error}; save it as that') from None
+
+
+def without_crashes(file: TableFile) -> tuple[TableFile, dict[int, str]]:
+  """Leaves out candidates that a status column calls crashed.
+
+  Args:
+    file: with any columns.
+
+  Returns:
+    The file without them; and line -> status.
+
+  Raises:
+    TableError: none is left.
+  """
+  crashed = {}
+  for name in file.header:
+    if score_columns.is_status(name):
+      for line, status in file.column(name).items():
+        if score_columns.has_crashed(status):
+          crashed[line] = f'{name} {status}'
+  lines = [line for line in file.lines if line.number not in crashed]
+  if not lines:
+    raise TableError(f'{file.path} has no candidate that did not crash')
+  return file._replace(lines=lines), crashed
+
+
+def score(cell: str, path: pathlib.Path, line: int, column: str) -> float | None:
+  """Reads the score in a cell.
+
+  Args:
+    cell: as it is written.
+    path: of the file, for the message.
+    line: of the cell, likewise.
+    column: likewise.
+
+  Returns:
+    The number; None where it is missing.
+
+  Raises:
+    TableError: anything else.
+  """
+  if cell.lower() in score_columns.MISSING:
+    return None
+  if score_columns.has_comma(cell):
+    raise TableError(
+      f'{path}:{line}: {cell!r} in column {column!r} has a comma; write a decimal point, and '
+      'nothing between thousands'
+    )
+  value = score_columns.number(cell)
+  if value is None:
+    raise TableError(
+      f'{path}:{line}: {cell!r} in column {column!r} is not a number; leave the cell '
+      'empty if the score is missing'
+    )
+  return value
 
 
 def _cells(path: pathlib.Path) -> TableFile:

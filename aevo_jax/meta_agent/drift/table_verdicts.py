@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent.drift import levels, reversal, score_columns
+from aevo_jax.meta_agent.drift import levels, reversal
 from aevo_jax.meta_agent.drift.reversal import Verdict
 from aevo_jax.meta_agent.drift.score_table import Column, Round, Table
 from aevo_jax.stats import tracking
@@ -25,14 +25,18 @@ def judged(table: Table, rules: Reversal, items: int | None) -> Iterator[dict[st
 
   Yields:
     stream -> verdict, for each round.
+
+  Raises:
+    TableError: items are given, and scores are no shares of right answers.
   """
-  scale = _scale(table)
-  rounds: list[tracking.Round] = []
+  if items is not None:
+    table.check_items()
+  windows = tracking.Windows(rules.calibration_rounds)
   rows: list[tracking.Rows] = []
   streams = {stream for each in table.rounds for stream in each.dev}
   for number, each in enumerate(table.rounds, 1):
-    rounds.append(_measured(each, items, scale))
-    rows.append(tracking.measure(rounds, calibration_rounds=rules.calibration_rounds, seed=number))
+    windows.add(_measured(table, each, items))
+    rows.append(windows.measure(seed=number))
     fixed = levels.fix(
       rules,
       round_=number,
@@ -43,34 +47,19 @@ def judged(table: Table, rules: Reversal, items: int | None) -> Iterator[dict[st
     yield reversal.verdicts(rows, rules, fixed)
 
 
-def _scale(table: Table) -> float | None:
-  """What a perfect score is, where dev and external are shares or percentages alike; else None."""
-  kinds = set()
-  columns: list[Column] = []
-  for each in table.rounds:
-    columns += [*each.dev.values(), each.external]
-  scores = [score for column in columns for score in column.values() if score is not None]
-  kinds.add(score_columns.scale(scores))
-  if kinds == {score_columns.SHARES}:
-    return 1.0
-  if kinds == {score_columns.PERCENTAGES}:
-    return 100.0
-  return None
+def _measured(table: Table, each: Round, items: int | None) -> tracking.Round:
+  """A round as it is measured: log-odds of accuracies, other scores as they are."""
+  if table.perfect is None:
+    return tracking.Round(_named(each.dev), _outside(each.dev, each.external), {})
+  dev, external = table.shares(each)
+  return tracking.of_accuracies(_named(dev), _outside(dev, external), items, items or _ITEMS)
 
 
-def _measured(each: Round, items: int | None, scale: float | None) -> tracking.Round:
-  external = dict.fromkeys(each.dev, each.external)
-  if scale is None:
-    return tracking.Round(each.dev, external, {})
-  return tracking.of_accuracies(
-    _shares(each.dev, scale), _shares(external, scale), items, items or _ITEMS
-  )
+def _named(columns: Mapping[str, Column]) -> dict[str, dict[str, float | None]]:
+  return {name: {str(line): s for line, s in column.items()} for name, column in columns.items()}
 
 
-def _shares(columns: Mapping[str, Column], scale: float) -> dict[str, dict[str, float | None]]:
-  shares: dict[str, dict[str, float | None]] = {}
-  for stream, column in columns.items():
-    shares[stream] = {}
-    for line, score in column.items():
-      shares[stream][str(line)] = None if score is None else score / scale
-  return shares
+def _outside(columns: Mapping[str, Column], external: Column) -> dict[str, dict[str, float | None]]:
+  """The one external score for every stream."""
+  scores = {str(line): score for line, score in external.items()}
+  return dict.fromkeys(columns, scores)
