@@ -85,7 +85,7 @@ class Slope(NamedTuple):
     return self.spread > 0 and self.freedom >= LEAST_FREEDOM
 
 
-def log_odds(accuracies: Sequence[float], items: int) -> np.ndarray:
+def log_odds(accuracies: Sequence[float] | np.ndarray, items: int) -> np.ndarray:
   """Computes log-odds, with half an item added on each side so that they are finite.
 
       >>> log_odds([0.5, 1.0], 100).round(3).tolist()
