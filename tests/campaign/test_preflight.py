@@ -57,6 +57,12 @@ MISTAKES = {
     {},
     'lower the one or raise the other',
   ),
+  'blind verdicts': (
+    {},
+    ('reversal.blind = False',),
+    {},
+    'could detect nothing with power 0.8',
+  ),
 }
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
+from scipy import special
+
 from aevo_jax.campaign.machine import allowance
 from aevo_jax.campaign.machine.probes import Machine
 from aevo_jax.campaign.setup import estimate as estimate_lib
@@ -15,12 +17,17 @@ from aevo_jax.evaluation import sets
 from aevo_jax.meta_agent.drift import detectable
 from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
 from aevo_jax.meta_agent.llm.settings import LlmSettings
+from aevo_jax.meta_agent.promotion_rule import level, needed_gain
 from aevo_jax.models.hf import checkpoint
+from aevo_jax.stats.mean_gain import Sample, welch
 from aevo_jax.substrate import build
 
 # One core of a laptop and the micro model. A report prints what its machine reached.
 TOKENS_PER_SECOND = 9000
 SCORE_SECONDS = 12.0
+# Between seeds of one recipe, on 3,000 items of the micro base; resubmissions on the public board
+# differed as much.
+EXTERNAL_SD = 0.01
 
 
 def rows(
@@ -73,6 +80,7 @@ def rows(
     'time': 'not known: no trial of such a model has run',
     'wall-clock cap': 'none',
     'verdicts detect': _detected(constitution, setup.families(tasks), manual=manual),
+    'promotion finds': _promotable(constitution),
     'disk': 'not known',
     'probes': ', '.join(probes) or 'none',
     'settings': str(dataclasses.asdict(settings)),
@@ -108,6 +116,25 @@ def _detected(constitution: Constitution, families: int, *, manual: bool) -> str
     fixes = detectable.fixes(constitution, families, manual=manual)
     text += f'. That would be seen with: {"; ".join(fixes) or "more of everything"}'
   return text
+
+
+def _promotable(constitution: Constitution) -> str:
+  """Says how large a true gain has to be for the first candidate to pass at its first test."""
+  rule = constitution.promotion
+  budget = constitution.budget
+  replicates = budget.noise_seeds + budget.rounds - 1
+  if budget.rounds < 2:
+    return 'nothing: a change is tested by looks after the round that found it, so in two rounds'
+  change = Sample(EXTERNAL_SD, max(rule.looks - 1, 1), rule.looks)
+  anchor = Sample(EXTERNAL_SD, max(budget.noise_seeds - 1, 1), replicates)
+  power = constitution.reversal.power
+  error = welch(change, anchor)
+  needed = max(needed_gain(change, anchor, level(constitution, 0, 1)), rule.min_gain)
+  gain = needed + float(special.stdtrit(error.freedom, power)) * error.se
+  return (
+    f'with power {power:g}: a gain of {gain:.3f} at {rule.looks} looks, if seeds move an external '
+    f'score by {EXTERNAL_SD:g}'
+  )
 
 
 def _machine(machine: Machine, parent: pathlib.Path, disk: int, memory: int) -> dict[str, str]:
