@@ -57,12 +57,6 @@ MISTAKES = {
     {},
     'lower the one or raise the other',
   ),
-  'blind verdicts': (
-    {},
-    ('reversal.blind = False',),
-    {},
-    'could detect nothing with power 0.8',
-  ),
 }
 
 
@@ -85,6 +79,20 @@ def test_a_mistake_is_said_before_the_run_exists(tiny_home, tmp_path, name, entr
       tmp_path / 'run', constitution(*bindings), CampaignSettings(**settings), machine
     )
   assert said in str(error.value) and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('entrance', ENTRANCES)
+def test_a_campaign_whose_verdicts_could_detect_nothing_is_refused(tiny_home, tmp_path, entrance):
+  small = (
+    *('budget.rounds = 2', 'budget.workers = 4', 'budget.noise_seeds = 2'),
+    *('dev_set.items = 120', 'external_set.items = 120'),
+  )
+  given = (CampaignSettings(), StandInMachine())
+  with pytest.raises(InvalidCampaignError, match='could detect nothing with power 0.8'):
+    ENTRANCES[entrance](tmp_path / 'run', constitution(*small), *given)
+  assert not (tmp_path / 'run').exists()
+  blind = constitution(*small, 'reversal.blind = True')
+  ENTRANCES[entrance](tmp_path / 'run', blind, *given)
 
 
 def test_all_mistakes_are_said_at_once(tiny_home, tmp_path):
