@@ -207,15 +207,28 @@ def _plans(
   plans = []
   try:
     for target in chosen:
+      of_chip = _of_chip(files, target)
       if _SUGGEST.value:
-        plans.append(_suggested(target, files, directory))
+        plans.append(_suggested(target, of_chip, directory))
         continue
-      batch = _ROWS.value or _common_batch(files, target)
+      batch = _ROWS.value or _common_batch(of_chip, target)
       hardware = comparison.load(target, layout.search_paths(), _of_hardware())
-      plans.append(_Plan(target, hardware, batch, files))
+      plans.append(_Plan(target, hardware, batch, of_chip))
   except (LoadError, ValueError) as error:
     sys.exit(f'compare_sharding: {error}')
   return plans
+
+
+def _of_chip(files: dict[str, str], target: targets.Target) -> dict[str, str]:
+  """Puts the mesh file that `mesh.for_chip` chooses in the place of one that chooses."""
+  from aevo_jax.config import loading
+  from aevo_jax.sharding import chips
+
+  chosen = {}
+  for name, path in files.items():
+    loading.load([path], [], search_paths=layout.search_paths())
+    chosen[name] = chips.chosen_file(target.hardware) or path
+  return chosen
 
 
 def _suggested(target: targets.Target, files: dict[str, str], directory: pathlib.Path) -> _Plan:
