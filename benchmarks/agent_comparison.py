@@ -228,6 +228,15 @@ def table() -> str:
   return '\n'.join(lines)
 
 
+def _newest(groups: dict, surface: str, agent: str) -> dict[int, dict]:
+  """Campaigns of an agent by the present code, or by the code that wrote its last row."""
+  found: dict[int, dict] = {}
+  for key, group in groups.items():
+    if key[:2] == (surface, agent):
+      found = group
+  return groups.get((surface, agent, digest(surface, agent)), found)
+
+
 def _line(cell: Cell, code: str, found: dict[int, dict], groups: dict) -> str:
   """A row of the table."""
   gains = np.asarray([row['gain'] for row in found.values()])
@@ -245,7 +254,7 @@ def _line(cell: Cell, code: str, found: dict[int, dict], groups: dict) -> str:
     f'{false["share"]:.3f} [{false["low"]:.3f}, {false["high"]:.3f}]',
   ]
   for reference in REFERENCES:
-    other = groups.get((cell.surface, reference, digest(cell.surface, reference)), {})
+    other = _newest(groups, cell.surface, reference)
     columns += _versus(other, found) if reference != cell.agent else ['', '']
   return '| ' + ' | '.join(columns) + ' |'
 
