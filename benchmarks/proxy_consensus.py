@@ -11,8 +11,9 @@ as everything else. From round 3 on, the first after calibration, the world chan
 converge, levels drift, or some proxies follow a quality of their own, the same for all of them. The
 judge is meta_agent.drift.proxies under the constitution's default `reversal`.
 
-The worlds of `DESIGN` were looked at while the rule was made; those of `JUDGE` were written down
-before it was run on them.
+The worlds of `DESIGN` were looked at while the rule was made. Of `JUDGE`, four were looked at as well
+before the rule was final: own part t(3) with spread .5, unequal noise, drift with one proxy higher,
+and two proxies; the others were only judged on.
 """
 
 import argparse
@@ -241,7 +242,7 @@ def table() -> str:
   ]
   for title, worlds in (
     ('nulls that the rule was made on', DESIGN),
-    ('nulls that it was judged on', JUDGE),
+    ('further nulls', JUDGE),
     ('departures', DEPARTURES),
   ):
     lines.append(f'| *{title}* | | | | | | | |')
