@@ -87,7 +87,7 @@ DECIDING = (
   'simulation/scenario.py',
   'simulation/settings.py',
   'simulation/surface.py',
-  'stats/mean_gain.py',
+  'stats/comparisons/mean_gain.py',
 )
 OWN = ('meta_agent/effects.py', 'meta_agent/proposals.py', 'meta_agent/promotion_value.py')
 

@@ -56,8 +56,8 @@ ALARM = 4  # the round after which the alarm is put in
 ITEMS = 3000
 BETTER = 0.005
 CODE = (
-  'stats/permutation.py',
-  'stats/recipe_comparison.py',
+  'stats/comparisons/permutation.py',
+  'stats/comparisons/recipe_comparison.py',
   'campaign/decisions/arms.py',
   'meta_agent',
   'simulation',

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aevo_jax.stats.comparisons.permutation import sign_flip_p
 from aevo_jax.stats.intervals import wilson
-from aevo_jax.stats.permutation import sign_flip_p
 
 PILOTS = 100  # seeds from here on were run while the study was set up, and count for nothing
 HEAD = (

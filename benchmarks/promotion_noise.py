@@ -58,7 +58,7 @@ DECIDING = (
   'meta_agent/proposals.py',
   'meta_agent/agents/statistical.py',
   'meta_agent/agents/keep_or_discard.py',
-  'stats/mean_gain.py',
+  'stats/comparisons/mean_gain.py',
   'simulation/campaign.py',
 )
 

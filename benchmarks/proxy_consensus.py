@@ -11,9 +11,9 @@ as everything else. From round 3 on, the first after calibration, the world chan
 converge, levels drift, or some proxies follow a quality of their own, the same for all of them. The
 judge is meta_agent.drift.proxies under the constitution's default `reversal`.
 
-The worlds of `DESIGN` were looked at while the rule was made. Of `JUDGE`, four were looked at as well
-before the rule was final: own part t(3) with spread .5, unequal noise, drift with one proxy higher,
-and two proxies; the others were only judged on.
+The worlds of `DESIGN` were looked at while the rule was made. Of `JUDGE`, four were looked at as
+well before the rule was final: own part t(3) with spread .5, unequal noise, drift with one proxy
+higher, and two proxies; the others were only judged on.
 """
 
 import argparse

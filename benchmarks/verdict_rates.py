@@ -43,8 +43,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results' / 'verdict_rates.jsonl'
 CODE = (
   'aevo_jax/stats/*.py',
-  'aevo_jax/meta_agent/drift/*.py',
-  'aevo_jax/simulation/*.py',
+  'aevo_jax/meta_agent/drift/levels.py',
+  'aevo_jax/meta_agent/drift/ranks.py',
+  'aevo_jax/meta_agent/drift/reversal.py',
+  'aevo_jax/simulation/campaign.py',
+  'aevo_jax/simulation/de*.py',
+  'aevo_jax/simulation/item_set.py',
+  'aevo_jax/simulation/surface.py',
   'benchmarks/verdict_*.py',
   'constitution.gin',
 )

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError(f'--seed_sd must be above 0, got {_SEED_SD.value:g}')
   if not 0 < _ALPHA.value < 1:
     raise app.UsageError(f'--alpha must lie in (0, 1), got {_ALPHA.value:g}')
-  from aevo_jax.meta_agent.drift.table_file import TableError
+  from aevo_jax.meta_agent.drift.tables.table_file import TableError
   from aevo_jax.meta_agent.keep_logs import keep_log, kept_gains, wording
 
   said = keep_log.Said(_SCORE.value, _STATUS.value, _LOWER.value)
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> None:
 
 def _noise(log):
   """The noise between seeds, as the flags say; raises TableError where nothing has it."""
-  from aevo_jax.meta_agent.drift.table_file import TableError
+  from aevo_jax.meta_agent.drift.tables.table_file import TableError
   from aevo_jax.meta_agent.keep_logs import seed_noise
 
   if _SEED_SD.value is not None:

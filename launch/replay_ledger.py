@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
     raise app.UsageError('--round_by divides the dates of --round_column; name that too')
   from aevo_jax.config import constitution
   from aevo_jax.config.loading import LoadError
-  from aevo_jax.meta_agent.drift import score_table
+  from aevo_jax.meta_agent.drift.tables import score_table
 
   round_size = None
   if not _ROUND_COLUMN.value:
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
 
 def _columns():
   """What the flags say of the columns."""
-  from aevo_jax.meta_agent.drift import score_table
+  from aevo_jax.meta_agent.drift.tables import score_table
 
   return score_table.Columns(
     external=_EXTERNAL.value,
@@ -128,7 +128,7 @@ def replay(table, rules, *, items: int | None, round_column: str | None, size: i
     round_column: column that names the rounds, for the headings.
     size: rows of a round; None where a column names the rounds.
   """
-  from aevo_jax.meta_agent.drift import table_closing
+  from aevo_jax.meta_agent.drift.tables import table_closing
 
   _print_outline(table, items)
   course = table_closing.courses(table, rules, items)

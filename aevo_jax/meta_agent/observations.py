@@ -13,7 +13,7 @@ from aevo_jax.config.search_space import SearchSpace
 from aevo_jax.meta_agent import promotion_rule
 from aevo_jax.meta_agent.evidence import Evidence, TrialEvidence
 from aevo_jax.meta_agent.promotion_rule import Candidate
-from aevo_jax.stats.mean_gain import gain_p
+from aevo_jax.stats.comparisons.mean_gain import gain_p
 
 
 @dataclasses.dataclass

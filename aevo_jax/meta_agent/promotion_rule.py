@@ -42,7 +42,7 @@ from scipy import special
 
 from aevo_jax.config.constitution import Constitution
 from aevo_jax.meta_agent.evidence import ExternalNoise, TrialEvidence
-from aevo_jax.stats.mean_gain import Sample, welch, welch_p
+from aevo_jax.stats.comparisons.mean_gain import Sample, welch, welch_p
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import special
 
 from aevo_jax.meta_agent.promotion_rule import needed_gain, spending
-from aevo_jax.stats.mean_gain import Sample
+from aevo_jax.stats.comparisons.mean_gain import Sample
 
 # What a promotion is worth if it comes a round later.
 DELAY = 0.75

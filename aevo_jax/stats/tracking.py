@@ -71,7 +71,9 @@ def of_answers(trials: Mapping[str, Mapping[str, Answers]]) -> Round:
     The round; overall takes all items together.
   """
   names = sorted(trials)
-  families = sorted(trials[names[0]]) if names else []
+  if not names:
+    return Round({}, {}, {})
+  families = sorted(trials[names[0]])
   dev = {}
   external = {}
   variance = {}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aevo_jax.meta_agent.drift.table_file import TableError
+from aevo_jax.meta_agent.drift.tables.table_file import TableError
 from aevo_jax.meta_agent.keep_logs import keep_log, kept_gains, seed_noise, wording
 from aevo_jax.meta_agent.keep_logs.keep_log import KeepLog, Said, Try
 

@@ -33,7 +33,7 @@ def test_the_digest_sees_every_field_and_no_order_of_keys():
     dataclasses.replace(POLICY, **{f.name: value})
     for f, value in zip(
       dataclasses.fields(POLICY),
-      (3, 'x', {}, {}, (), (), (), (), {'dev': {'one': 0.0}}, {'one': 0.0}, {'one': 0.5}, 1),
+      (3, 'x', {}, {}, (), (), (), (), {'dev': {'one': 0.0}}, {'one': 0.0}, {'one': 0.5}, 1, 2),
       strict=True,
     )
   ]

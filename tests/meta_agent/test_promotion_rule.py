@@ -17,7 +17,7 @@ from aevo_jax.meta_agent.evidence import ExternalNoise, TrialEvidence
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, starting
 from aevo_jax.meta_agent.promotion_rule import Candidate
 from aevo_jax.meta_agent.scores import ReleasedScore
-from aevo_jax.stats.mean_gain import Sample, welch_p
+from aevo_jax.stats.comparisons.mean_gain import Sample, welch_p
 
 EMA = {'train.ema_decay': 0.8}
 

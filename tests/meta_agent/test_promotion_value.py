@@ -9,7 +9,7 @@ from scipy import stats
 
 from aevo_jax.meta_agent import promotion_value
 from aevo_jax.meta_agent.promotion_value import Block, Outlook, Tried
-from aevo_jax.stats.mean_gain import Sample
+from aevo_jax.stats.comparisons.mean_gain import Sample
 
 CHANGE = Sample(0.01, 4, 1)
 ANCHOR = Sample(0.01, 4, 3)

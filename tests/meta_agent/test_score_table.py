@@ -2,8 +2,8 @@
 
 import pytest
 
-from aevo_jax.meta_agent.drift import score_table
-from aevo_jax.meta_agent.drift.score_table import TableError
+from aevo_jax.meta_agent.drift.tables import score_table
+from aevo_jax.meta_agent.drift.tables.score_table import TableError
 
 
 def read(tmp_path, text, external='lb', size=2, column=None, period=None, **said):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.sections import Reversal
-from aevo_jax.meta_agent.drift import score_table, table_closing, table_verdicts
+from aevo_jax.meta_agent.drift.tables import score_table, table_closing, table_verdicts
 
 
 def table(tmp_path, rows, *, unit=1.0, seed=0):

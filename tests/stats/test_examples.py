@@ -8,10 +8,12 @@ import pytest
 
 from aevo_jax import stats
 
-MODULES = [module.name for module in pkgutil.iter_modules(stats.__path__)]
+# Their results are of more than a line.
+WITHOUT = {'aevo_jax.stats.comparisons', 'aevo_jax.stats.comparisons.recipe_comparison'}
+MODULES = [m.name for m in pkgutil.walk_packages(stats.__path__, 'aevo_jax.stats.')]
 
 
-@pytest.mark.parametrize('name', MODULES)
+@pytest.mark.parametrize('name', sorted(set(MODULES) - WITHOUT))
 def test_examples(name):
-  result = doctest.testmod(importlib.import_module(f'aevo_jax.stats.{name}'))
+  result = doctest.testmod(importlib.import_module(name))
   assert result.attempted and not result.failed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aevo_jax.stats import permutation
+from aevo_jax.stats.comparisons import permutation
 
 
 def test_it_is_scipys_exact_permutation_test():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aevo_jax.stats import permutation
-from aevo_jax.stats.recipe_comparison import compare, detectable, welch_p
+from aevo_jax.stats.comparisons import permutation
+from aevo_jax.stats.comparisons.recipe_comparison import compare, detectable, welch_p
 
 
 def test_welchs_test_is_scipys():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aevo_jax.stats import mean_gain, variance
+from aevo_jax.stats import variance
+from aevo_jax.stats.comparisons import mean_gain
 
 
 def test_the_pooled_sd_is_that_of_an_analysis_of_variance():

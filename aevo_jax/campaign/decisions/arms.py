@@ -26,7 +26,7 @@ from aevo_jax.meta_agent import policy as policy_lib
 from aevo_jax.meta_agent.evidence import Evidence
 from aevo_jax.meta_agent.observations import by_axis, observe
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
-from aevo_jax.stats import permutation
+from aevo_jax.stats.comparisons import permutation
 
 REVISED = 'revised'
 CONTROL = 'control'

@@ -19,7 +19,7 @@ from aevo_jax.meta_agent.llm.chat_client import LlmSetupError, read_key
 from aevo_jax.meta_agent.llm.settings import LlmSettings
 from aevo_jax.meta_agent.promotion_rule import level, needed_gain
 from aevo_jax.models.hf import checkpoint
-from aevo_jax.stats.mean_gain import Sample, welch
+from aevo_jax.stats.comparisons.mean_gain import Sample, welch
 from aevo_jax.substrate import build
 
 # One core of a laptop and the micro model. A report prints what its machine reached.

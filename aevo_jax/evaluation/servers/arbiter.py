@@ -43,7 +43,7 @@ from collections.abc import Callable, Mapping, Sequence
 from aevo_jax.evaluation.servers import arguments as arguments_lib
 from aevo_jax.evaluation.servers import protocol, told
 from aevo_jax.evaluation.servers.score_files import write_scores
-from aevo_jax.stats import recipe_comparison
+from aevo_jax.stats.comparisons import recipe_comparison
 
 KEY = 'arbiter.key'
 KEY_BYTES = 32

@@ -30,7 +30,7 @@ from aevo_jax.meta_agent.evidence import Evidence, ExternalNoise, TrialEvidence
 from aevo_jax.meta_agent.observations import candidates, released_anchors
 from aevo_jax.meta_agent.policy import ANCHOR, Assignment, Policy, render_overlay
 from aevo_jax.meta_agent.promotion_rule import Candidate
-from aevo_jax.stats.mean_gain import gain_p
+from aevo_jax.stats.comparisons.mean_gain import gain_p
 
 # How far a number moves, in units of its range, when it is not sampled anew.
 NEAR = 0.2

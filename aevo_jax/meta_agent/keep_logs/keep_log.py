@@ -10,8 +10,8 @@ import pathlib
 import re
 
 from aevo_jax.config.nearest import suggestion
-from aevo_jax.meta_agent.drift import score_columns, table_file
-from aevo_jax.meta_agent.drift.table_file import TableError, TableFile
+from aevo_jax.meta_agent.drift.tables import score_columns, table_file
+from aevo_jax.meta_agent.drift.tables.table_file import TableError, TableFile
 
 _KEPT = re.compile(r'(keep|kept|accept|adopt|promot|baseline)')
 _DISCARDED = re.compile(r'(discard|reject|revert|drop|undo|undid|no.?keep|not.kept|skip)')

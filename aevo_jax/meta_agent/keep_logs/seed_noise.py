@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from aevo_jax.meta_agent.drift.table_file import TableError
+from aevo_jax.meta_agent.drift.tables.table_file import TableError
 from aevo_jax.meta_agent.keep_logs.keep_log import KeepLog, Try
 
 # Of the median absolute deviation beside the standard deviation, for normal scores (Rousseeuw and

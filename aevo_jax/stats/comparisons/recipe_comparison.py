@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from aevo_jax.stats import permutation
+from aevo_jax.stats.comparisons import permutation
 
 MIN_RUNS = 2
 # Of a count that is a whole number, where runs do not differ.

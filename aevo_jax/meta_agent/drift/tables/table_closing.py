@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from aevo_jax.config.constitution import Reversal
-from aevo_jax.meta_agent.drift import table_verdicts
 from aevo_jax.meta_agent.drift.reversal import ALARMS, Verdict
-from aevo_jax.meta_agent.drift.score_table import OVERALL, Table
+from aevo_jax.meta_agent.drift.tables import table_verdicts
+from aevo_jax.meta_agent.drift.tables.score_table import OVERALL, Table
 
 # Sizes of rounds that are judged together; another size is judged with those from one below it to
 # two above.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from aevo_jax.config.constitution import Reversal
 from aevo_jax.meta_agent.drift import levels, reversal
 from aevo_jax.meta_agent.drift.reversal import Verdict
-from aevo_jax.meta_agent.drift.score_table import Column, Round, Table
+from aevo_jax.meta_agent.drift.tables.score_table import Column, Round, Table
 from aevo_jax.stats import tracking
 
 # Items that a share is taken to count where nobody knows: log-odds of 0 and 1 are finite by them.

@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from aevo_jax.config.nearest import suggestion
-from aevo_jax.meta_agent.drift import score_columns, table_file, table_rounds
-from aevo_jax.meta_agent.drift.table_file import TableError, TableFile
+from aevo_jax.meta_agent.drift.tables import score_columns, table_file, table_rounds
+from aevo_jax.meta_agent.drift.tables.table_file import TableError, TableFile
 
 OVERALL = 'overall'
 

@@ -5,7 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from aevo_jax import file_kinds, strict_json
-from aevo_jax.meta_agent.drift import score_columns
+from aevo_jax.meta_agent.drift.tables import score_columns
 
 
 class TableError(ValueError):

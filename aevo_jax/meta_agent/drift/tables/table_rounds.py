@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from aevo_jax.meta_agent.drift import score_columns
-from aevo_jax.meta_agent.drift.table_file import TableError, TableFile
+from aevo_jax.meta_agent.drift.tables import score_columns
+from aevo_jax.meta_agent.drift.tables.table_file import TableError, TableFile
 
 PERIODS = ('day', 'week', 'month')
 _DATE = re.compile(r'\d{4}[-/]\d\d[-/]\d\d($|[T ])')

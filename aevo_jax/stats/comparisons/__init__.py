@@ -1,0 +1,1 @@
+"""Comparisons of runs: whether one recipe's scores are higher than another's."""
