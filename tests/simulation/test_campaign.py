@@ -32,6 +32,32 @@ def test_scores_are_the_surface_with_noise_of_seeds_sets_and_items(scenario):
   )  # the seed's luck is on both sides
 
 
+def test_laws_of_noise(scenario):
+  """Sds of the mean over families, in log-odds at the level of the starting recipe."""
+  quiet = {'base_sd': 0.0, 'seed_sd': 0.0, 'transfer_sd': 0.0, 'surface': 'flat'}
+
+  def sds(changed=False, round_=1, **settings):
+    world = scenario(**quiet, **settings)
+    simulator = Simulator(world, 3)
+    code = world.encoder.codes({'train.batch_rows': 32} if changed else {})
+    truth = simulator.surface.accuracies(code[None])[0]
+    slope = float((truth * (1 - truth)).mean())
+    simulator._measure = lambda accuracies, items: accuracies
+    scores = simulator.scores(np.repeat(code[None], 4000, axis=0), round_)
+    return [float(part.mean(axis=1).std()) / slope for part in (scores.dev, scores.external)]
+
+  assert sds(shared_sd=0.1) == pytest.approx([0.1, 0.1], rel=0.05)
+  assert sds(external_sd=0.1) == pytest.approx([0.0, 0.1], rel=0.05, abs=1e-9)
+  assert sds(external_sd=0.1, tail=5)[1] == pytest.approx(0.1, rel=0.15)
+  assert sds(external_sd=0.1, round_=2, noise_growth=0.5)[1] == pytest.approx(0.225, rel=0.05)
+  assert sds(external_sd=0.1, changed=True, changed_noise=3.0)[1] == pytest.approx(0.3, rel=0.07)
+  assert sds(external_sd=0.05, changed=True, wild_share=1.0)[1] == pytest.approx(0.25, rel=0.07)
+  # All trials of a round share it.
+  assert sds(round_sd=0.1)[1] == pytest.approx(0.0, abs=1e-9)
+  rounds = np.repeat(np.arange(400), 10)
+  assert sds(round_sd=0.1, round_=rounds)[1] == pytest.approx(0.1, rel=0.12)
+
+
 def test_a_round_releases_within_the_quota_the_anchors_first(scenario):
   world = scenario(verdicts=False)
   simulator, state = Simulator(world, 0), CampaignState()

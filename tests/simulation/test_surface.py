@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from aevo_jax.config.search_space import SearchSpace
+from aevo_jax.meta_agent import encoding
 from aevo_jax.meta_agent.encoding import Encoder
 from aevo_jax.simulation import surface as surface_lib
 from aevo_jax.simulation.settings import Settings
@@ -97,6 +98,24 @@ def test_the_long_search_finds_what_a_grid_finds():
   assert best == pytest.approx(1 / (1 + math.exp(origin)), abs=2e-3)
 
 
+@pytest.mark.parametrize('harm', [0.0, 0.15])
+def test_one_value_of_one_choice_gains_and_the_first_family_may_fall(scenario, harm):
+  surface = make(scenario('single', gain=0.04, slice_harm=harm))
+  start = surface.encoder.codes({})
+  gains = []
+  for i, parameter in enumerate(surface.encoder.parameters):
+    for value in range(len(encoding.levels(parameter))):
+      code = start.copy()
+      code[i] = value
+      change = (surface.accuracies(code[None]) - surface.accuracies(start[None]))[0]
+      if abs(change).max() > 1e-9:
+        gains.append(change)
+  (change,) = gains
+  assert change.mean() == pytest.approx(0.04, abs=1e-6)
+  assert change[0] == pytest.approx(-harm, abs=1e-6) or not harm
+  assert (change[1:] > 0).all()
+
+
 def test_settings_that_cannot_be_are_refused():
   for fields, said in (
     ({'surface': 'smooth'}, 'must be one of'),
@@ -104,6 +123,7 @@ def test_settings_that_cannot_be_are_refused():
     ({'trials': 'x'}, 'no other surface'),
     ({'base': 1.0}, r'simulation\.base must lie in \(0, 1\), got 1\.0'),
     ({'seed_sd': -1.0}, 'seed_sd must be >= 0'),
+    ({'tail': 2}, 'no sd is finite'),
   ):
     with pytest.raises(ValueError, match=said):
       Settings(**fields)
