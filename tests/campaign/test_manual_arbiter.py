@@ -33,6 +33,7 @@ SMALL = (
   'budget.rounds = 1',
   'budget.workers = 2',
   'budget.noise_seeds = 2',
+  'reversal.blind = True',
   'budget.trial_tokens = 2048',
   'budget.trial_steps = 2',
   'dev_set.items = 20',

@@ -105,11 +105,13 @@ def play(
     )
     external[name] = float(np.mean(list(truth.values()))) + world.item_sd * rng.standard_normal()
     trial.external_scored = True
-  for name in decisions.to_release(state.of_round(policy.round), constitution.release.per_round):
+  released = decisions.to_release(
+    state.of_round(policy.round),
+    constitution.release.per_round,
+    repeats=decisions.repeated(state, policy.round),
+  )
+  for name in released:
     state.trials[name].released = round(external[name], constitution.release.decimals)
-  state.ranks[policy.round] = {
-    name: rank for rank, name in enumerate(sorted(external, key=external.get))
-  }
   evidence = round_evidence(state, policy.round, policy, constitution)
   return Evidence.from_json(evidence.to_text())
 
