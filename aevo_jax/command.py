@@ -386,6 +386,9 @@ def lowered_by_caps(caps: str) -> list[str]:
       raise app.UsageError(f'{CAPS}: {section} has no field {field!r}; got {binding!r}')
     if getattr(resolve(section), field) > limit:
       lowered.append(f'{selector} = {text}')
+  if lowered and 'reversal' in parameters():
+    # So small a campaign is no campaign whose verdicts anybody will read.
+    lowered.append('reversal.blind = True')
   return lowered
 
 

@@ -245,6 +245,8 @@ def _same_step(start: Sequence[Answers], dev: float) -> float:
     return 1.0
   before = float(np.mean([_share(each.dev) for each in start]))
   after = min(before + dev, 1 - (1 - before) / 1000)
+  if after - before < 1e-9:
+    return 1.0
   outside = float(np.mean([_share(each.external) for each in start]))
   moved = special.expit(special.logit(outside) + special.logit(after) - special.logit(before))
   return float(moved - outside) / (after - before)

@@ -110,5 +110,7 @@ def test_what_cannot_be_tested_is_left_out_or_1():
   assert found.p == 1 and np.isnan(found.dev)
   few = {f: Answers(a.dev[:, : gain_test.LEAST_ITEMS - 1], a.external) for f, a in start.items()}
   assert gains(few, after, 0.5) == {}
+  # A gain that is all luck but for rounding, of few items, is no reason to divide by it.
+  assert gain_test._same_step(list(start.values()), 1e-18) == 1.0
   same = {'a': Answers(np.ones((2, 9)), np.ones((2, 9)))}
   assert gains(same, same, 0.5)['a'].p == 1
