@@ -13,6 +13,7 @@ from aevo_jax.campaign import manual_arbiter
 from aevo_jax.campaign.decisions import arms, decisions
 from aevo_jax.campaign.decisions.state import TrialState
 from aevo_jax.campaign.journal import Journal
+from aevo_jax.campaign.machine.fault import MachineFaultError, resume_command
 from aevo_jax.campaign.manual_arbiter import WriteSubmission
 from aevo_jax.campaign.setup.settings import CampaignSettings, Inputs
 from aevo_jax.evaluation import scoring
@@ -112,14 +113,21 @@ class ArbiterTarget:
   def _dev_answers(self, trial: str) -> dict[str, str]:
     """A trial's right answers on dev, as the evaluator wrote them."""
     path = self._run / 'scores' / f'{trial}.dev.json'
-    results = scoring.from_rows(json.loads(path.read_text())['items'])
+    restore = f'restore it from a copy of the run, then {resume_command(self._run)}'
+    try:
+      results = scoring.from_rows(json.loads(path.read_text())['items'])
+    except FileNotFoundError:
+      raise MachineFaultError('score_file', f'{path} is missing; {restore}') from None
+    except (ValueError, KeyError, TypeError) as error:
+      raise MachineFaultError(
+        'score_file', f'{path} cannot be read ({type(error).__name__}: {error}); {restore}'
+      ) from error
     answers = told.bits(results, self._constitution.objective.verifier)
     recorded = self._journal.state.trials[trial].dev['overall']['correct']
     right = sum(marks.count('1') for marks in answers.values())
     if right != recorded:
-      raise ValueError(
-        f'{path} has {right} right answers and the ledger {recorded}; restore the file from a copy '
-        'of the run'
+      raise MachineFaultError(
+        'score_file', f'{path} has {right} right answers and the ledger {recorded}; {restore}'
       )
     return answers
 

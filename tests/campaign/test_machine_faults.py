@@ -383,3 +383,40 @@ def test_a_result_that_was_there_before_the_pause_is_not_trained_again(launch, m
   machine.free = 10**12
   state, _ = launch(works)
   assert launch.attempts['r1w0'] == before == 1 and state.trials['r1w0'].claim == CLAIM
+
+
+DAMAGES = {
+  'missing': (lambda path: path.unlink(), 'is missing'),
+  'torn': (lambda path: path.write_text(path.read_text()[:40]), 'cannot be read'),
+  'other answers': (
+    lambda path: path.write_text(path.read_text().replace('true, true', 'false, false', 1)),
+    'has 49 right answers and the ledger 50',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGES)
+def test_a_score_file_that_the_verdicts_lack_pauses_and_put_back_it_goes_on(
+  launch, machine, undisturbed, name
+):
+  """The arbiter is asked with dev's answers, and not with those of a file that was changed."""
+  damage, said = DAMAGES[name]
+  path = launch.run / 'scores' / 'r1w1.dev.json'
+  arbiter = launch.stand_ins(works)['arbiter']
+  answer = arbiter._handle
+  kept = []
+
+  def damaged_before(request):
+    if request['op'] == 'release' and request['round'] == 1 and not kept:
+      kept.append(path.read_text())
+      damage(path)
+    return answer(request)
+
+  arbiter._handle = damaged_before
+  launch.collaborators['arbiter'] = arbiter
+  with pytest.raises(MachineFaultError, match=f'r1w1.dev.json {said}.*restore it') as fault:
+    launch(works)
+  assert fault.value.cause == 'score_file' and 'aevo campaign --resume=' in str(fault.value)
+  path.write_text(kept[0])
+  state, _ = launch(works)
+  assert outcome(state) == undisturbed
