@@ -273,7 +273,10 @@ def main() -> None:
   loading.load([str(layout.root_file('constitution.gin'))], [], search_paths=layout.search_paths())
   code = digest()
   done = {(row['world'], row['code'], row['campaigns']) for row in kept()}
-  for name, make in _work(arguments.only, arguments.campaigns, arguments.seed, arguments.run):
+  work = list(_work(arguments.only, arguments.campaigns, arguments.seed, arguments.run))
+  if not any(arguments.only in name for name, _ in work):
+    parser.error(f'no world has {arguments.only!r} in its name')
+  for name, make in work:
     if arguments.only not in name or (name, code, arguments.campaigns) in done:
       continue
     started = time.perf_counter()

@@ -57,6 +57,12 @@ MISTAKES = {
     {},
     'lower the one or raise the other',
   ),
+  'no such family': (
+    {},
+    ("promotion.unprotected = ('bit_manipulaton',)",),
+    {},
+    "did you mean 'bit_manipulation'",
+  ),
 }
 
 

@@ -79,7 +79,7 @@ def rows(
     'processes at a time': f'{slots}',
     'time': 'not known: no trial of such a model has run',
     'wall-clock cap': 'none',
-    'verdicts detect': _detected(constitution, setup.families(tasks), manual=manual),
+    'verdicts detect': _detected(constitution, len(setup.families(tasks)), manual=manual),
     'promotion finds': _promotable(constitution),
     'disk': 'not known',
     'probes': ', '.join(probes) or 'none',

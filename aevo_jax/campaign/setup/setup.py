@@ -23,6 +23,7 @@ from aevo_jax.campaign.trial.gate import default_values
 from aevo_jax.checkpoint import run_directory
 from aevo_jax.config import constitution as constitution_lib
 from aevo_jax.config.constitution import Constitution
+from aevo_jax.config.nearest import suggestion
 from aevo_jax.config.statements import parse_statements
 from aevo_jax.data import chat_template, corpus
 from aevo_jax.data import tokenizer as tokenizers
@@ -220,15 +221,25 @@ class Given(NamedTuple):
   machine: Machine
 
 
-def families(tasks: OwnTasks | None) -> int:
-  """Counts the families that dev tells apart.
+def families(tasks: OwnTasks | None) -> tuple[str, ...]:
+  """Lists the families that dev tells apart.
 
   Args:
     tasks: the user's; None for puzzles.
   """
   if tasks is None:
-    return len(FAMILIES)
-  return len({item.family for item in tasks.items})
+    return tuple(FAMILIES)
+  return tuple(sorted({item.family for item in tasks.items}))
+
+
+def _check_unprotected(given: Given) -> None:
+  """Checks that what `promotion.unprotected` names are families."""
+  names = families(given.tasks)
+  for name in given.constitution.promotion.unprotected:
+    if name not in names:
+      raise validation.InvalidCampaignError(
+        f'promotion.unprotected names no family {name!r}{suggestion(name, names)}'
+      )
 
 
 def _check_detectable(given: Given) -> None:
@@ -237,7 +248,7 @@ def _check_detectable(given: Given) -> None:
   if constitution.objective.target != 'external' or constitution.reversal.blind:
     return
   manual = given.settings.arbiter == 'manual'
-  count = families(given.tasks)
+  count = len(families(given.tasks))
   if not detectable.outlook(constitution, count, manual=manual).nothing:
     return
   helps = '; '.join(detectable.fixes(constitution, count, manual=manual)) or 'more of everything'
@@ -284,6 +295,7 @@ def check(given: Given, secret: bytes) -> None:
     functools.partial(preflight.check_memory, constitution, settings, needs, given.machine),
     functools.partial(preflight.check_engine, constitution),
     functools.partial(_check_detectable, given),
+    functools.partial(_check_unprotected, given),
     # A probe that its items cannot be shown in is an error now.
     functools.partial(probes.build, constitution, given.tasks),
   ]
